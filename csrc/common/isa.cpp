@@ -1,0 +1,87 @@
+#include "common/isa.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+
+namespace pydream {
+namespace {
+
+bool supported(Isa isa) {
+#ifdef PYDREAM_X86
+  __builtin_cpu_init();
+  switch (isa) {
+    case Isa::plain:
+      return true;
+    case Isa::avx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+             __builtin_cpu_supports("f16c");
+    case Isa::avx512:
+      return supported(Isa::avx2) && __builtin_cpu_supports("avx512f") &&
+             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+             __builtin_cpu_supports("avx512vl");
+  }
+  return false;
+#else
+  return isa == Isa::plain;
+#endif
+}
+
+Isa parse(const std::string& name) {
+  for (Isa isa : {Isa::plain, Isa::avx2, Isa::avx512}) {
+    if (name == isa_name(isa) && supported(isa)) return isa;
+  }
+  std::string known;
+  for (const std::string& each : available_isas()) known += (known.empty() ? "" : ", ") + each;
+  throw std::invalid_argument("instruction set '" + name + "' is not available here; one of: " +
+                              known);
+}
+
+Isa initial() {
+  if (const char* name = std::getenv("PYDREAM_ISA")) return parse(name);
+  for (Isa isa : {Isa::avx512, Isa::avx2}) {
+    if (supported(isa)) return isa;
+  }
+  return Isa::plain;
+}
+
+std::atomic<Isa>& current() {
+  static std::atomic<Isa> isa{initial()};
+  return isa;
+}
+
+}  // namespace
+
+std::string isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::avx2:
+      return "avx2";
+    case Isa::avx512:
+      return "avx512";
+    default:
+      return "plain";
+  }
+}
+
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (Isa isa : {Isa::plain, Isa::avx2, Isa::avx512}) {
+    if (supported(isa)) names.push_back(isa_name(isa));
+  }
+  return names;
+}
+
+Isa active_isa() { return current().load(std::memory_order_relaxed); }
+
+void set_isa(const std::string& name) { current().store(parse(name)); }
+
+bool native_bfloat16() {
+#ifdef PYDREAM_X86
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
+}  // namespace pydream

@@ -1,0 +1,25 @@
+// Which compiled variant of the vector kernels this processor runs.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace pydream {
+
+enum class Isa { plain, avx2, avx512 };
+
+// The best variant the processor has, or what PYDREAM_ISA or set_isa named.
+Isa active_isa();
+
+// Variants that were compiled in and that this processor can run, slowest first.
+std::vector<std::string> available_isas();
+
+std::string isa_name(Isa isa);
+
+// Throws std::invalid_argument for a name that is not in available_isas().
+void set_isa(const std::string& name);
+
+// Whether the processor multiplies bfloat16 itself; without that it is slower than float32.
+bool native_bfloat16();
+
+}  // namespace pydream

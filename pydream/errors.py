@@ -1,0 +1,11 @@
+"""Errors meant for the person at the keyboard: one line that says what, where, and what to do."""
+
+from __future__ import annotations
+
+
+class PydreamError(Exception):
+    """Something the user gave cannot be used; the command line prints it and exits with 2."""
+
+
+class ImageError(PydreamError):
+    """One image cannot be read; the message is the reason, without the image's name."""

@@ -1,0 +1,1 @@
+"""The kernels: one public function per op, on CPU and CUDA."""
