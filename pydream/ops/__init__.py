@@ -1,1 +1,8 @@
 """The kernels: one public function per op, on CPU and CUDA."""
+
+from __future__ import annotations
+
+from pydream.ops.collage import collage
+from pydream.ops.score import KeyPatches, key_patches, realism_scores, select_key_patches
+
+__all__ = ["KeyPatches", "collage", "key_patches", "realism_scores", "select_key_patches"]
