@@ -1,3 +1,4 @@
+# ruff: noqa: N999
 from collections.abc import Sequence
 
 compiler: str
@@ -40,5 +41,60 @@ def crop_resize_cpu(
     dtype: str,
     channels_last: bool,
     out: int,
+    threads: int,
+) -> None: ...
+
+# score
+def realism_scores(
+    logits: int,
+    type: str,
+    rows: int,
+    classes: int,
+    stride: int,
+    labels: int,
+    scores: int,
+    threads: int,
+) -> None: ...
+def select_key_patches(
+    scores: int,
+    stride: int,
+    images: int,
+    crops: int,
+    labels: int,
+    per_class: int,
+    classes: int,
+    image: int,
+    crop: int,
+    score: int,
+    threads: int,
+) -> None: ...
+def key_patches(
+    logits: int,
+    type: str,
+    images: int,
+    crops: int,
+    logit_classes: int,
+    stride: int,
+    labels: int,
+    per_class: int,
+    classes: int,
+    image: int,
+    crop: int,
+    score: int,
+    threads: int,
+) -> None: ...
+
+# collage
+def collage(
+    patches: int,
+    classes: int,
+    images: int,
+    factor: int,
+    channels: int,
+    height: int,
+    width: int,
+    size: int,
+    element: int,
+    result: int,
     threads: int,
 ) -> None: ...

@@ -1,4 +1,4 @@
-"""Which implementation runs: the compiled kernel on the CPU, the reference elsewhere."""
+"""Which implementation of an op runs: the compiled one, or the plain-PyTorch reference."""
 
 from __future__ import annotations
 
@@ -8,21 +8,12 @@ import warnings
 import torch
 
 
-def warn_reference_once(device: torch.device) -> None:
-    """Say once per device type that no kernel was built for it and PyTorch does the work."""
-    _warn(device.type)
-
-
 @functools.cache
-def _warn(device_type: str) -> None:
-    how = (
-        "install pydream from source where nvcc is found, with PYDREAM_CUDA=on"
-        if device_type == "cuda"
-        else "move the tensors to the CPU"
-    )
+def warn_reference_once(device: torch.device) -> None:
+    """Say once for each device that its tensors are worked on by the plain-PyTorch reference."""
     warnings.warn(
-        f"this build of pydream has no kernels for {device_type}: plain PyTorch runs instead, "
-        f"with the same results but slower. For the kernels, {how}.",
+        f"pydream has no compiled kernels for {device.type} in this build: plain PyTorch runs "
+        "instead, more slowly. For the CUDA kernels, install pydream where nvcc is found.",
         RuntimeWarning,
         stacklevel=2,
     )

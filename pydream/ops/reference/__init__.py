@@ -1,1 +1,1 @@
-"""Every op in plain PyTorch: the oracle of the tests, and the fallback on other devices."""
+"""Every op in plain PyTorch: the fallback on devices without kernels, and a test oracle."""
