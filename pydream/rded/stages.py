@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -232,7 +233,8 @@ def score(
         workers=config.workers,
         budget=config.memory_budget * 2**20 // 2,
     )
-    with ThreadPoolExecutor(1) as ahead:  # crops a batch while the observer runs on the one before
+    # The next batch is decoded and cropped while the observer runs on this one.
+    with closing(decoded), ThreadPoolExecutor(1) as ahead:
         prepared = ahead.submit(_prepare, maker, selection, batches[0], decoded, watch)
         for number in range(len(batches)):
             batch = prepared.result()
