@@ -4,9 +4,17 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
 
+#include "collage/collage.h"
 #include "common/isa.h"
+#include "crop/crop_cpu.h"
+#include "score/score.h"
 
 namespace py = pybind11;
 
@@ -16,6 +24,15 @@ namespace {
 template <class T>
 T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
+}
+
+pydream::PixelType pixel_type(const std::string& dtype) {
+  using pydream::PixelType;
+  if (dtype == "float32") return PixelType::float32;
+  if (dtype == "float16") return PixelType::float16;
+  if (dtype == "bfloat16") return PixelType::bfloat16;
+  if (dtype == "uint8") return PixelType::uint8;
+  throw std::invalid_argument("dtype must be float32, float16, bfloat16 or uint8, got " + dtype);
 }
 
 }  // namespace
@@ -32,8 +49,102 @@ PYBIND11_MODULE(_C, m) {
   m.attr("compiler") = PYDREAM_COMPILER;
 
   // crop
+  m.def(
+      "random_crop_boxes_cpu",
+      [](uintptr_t sizes, uintptr_t ids, int64_t count, int64_t num_crops, double scale_low,
+         double scale_high, double ratio_low, double ratio_high, uint64_t seed, uintptr_t out,
+         int threads) {
+        pydream::random_crop_boxes_cpu(pointer<int64_t>(sizes), pointer<int64_t>(ids), count,
+                                       num_crops, {scale_low, scale_high, ratio_low, ratio_high},
+                                       seed, pointer<int32_t>(out), threads);
+      },
+      release_gil());
+  m.def(
+      "random_keys_cpu",
+      [](uintptr_t ids, int64_t count, uint64_t seed, uint32_t draw, uintptr_t out, int threads) {
+        pydream::random_keys_cpu(pointer<int64_t>(ids), count, seed, draw, pointer<int64_t>(out),
+                                 threads);
+      },
+      release_gil());
+  m.def(
+      "crop_resize_cpu",
+      [](uintptr_t images, int64_t num_images, uintptr_t boxes, uintptr_t image_index,
+         uintptr_t flip, int64_t num_patches, int64_t channels, int64_t height, int64_t width,
+         int64_t canvas_height, int64_t canvas_width, const std::vector<float>& scale,
+         const std::vector<float>& shift, const std::string& dtype, bool channels_last,
+         uintptr_t out, int threads) {
+        pydream::CropResize task{};
+        task.images = pointer<pydream::Image>(images);
+        task.boxes = pointer<pydream::Box>(boxes);
+        task.image_index = pointer<int64_t>(image_index);
+        task.flip = pointer<bool>(flip);
+        task.num_images = num_images;
+        task.num_patches = num_patches;
+        task.patches_per_image = num_images > 0 ? num_patches / num_images : 1;
+        task.channels = channels;
+        task.height = height;
+        task.width = width;
+        task.canvas_height = canvas_height;
+        task.canvas_width = canvas_width;
+        for (int64_t c = 0; c < channels; ++c) {
+          task.scale[c] = scale.at(c);
+          task.shift[c] = shift.at(c);
+        }
+        task.dtype = pixel_type(dtype);
+        task.channels_last = channels_last;
+        task.out = pointer<void>(out);
+        pydream::crop_resize_cpu(task, threads);
+      },
+      release_gil());
 
   // score
+  m.def(
+      "realism_scores",
+      [](uintptr_t logits, const std::string& type, int64_t rows, int64_t classes, int64_t stride,
+         uintptr_t labels, uintptr_t scores, int threads) {
+        const pydream::Logits given{pointer<const void>(logits), pydream::parse_logit_type(type),
+                                    rows, classes, stride};
+        pydream::check_labels(pointer<const int64_t>(labels), rows, classes);
+        pydream::realism_scores(given, pointer<const int64_t>(labels), 1, pointer<float>(scores),
+                                threads);
+      },
+      release_gil());
+  m.def(
+      "select_key_patches",
+      [](uintptr_t scores, int64_t stride, int64_t images, int64_t crops, uintptr_t labels,
+         int64_t per_class, int64_t classes, uintptr_t image, uintptr_t crop, uintptr_t score,
+         int threads) {
+        pydream::select_key_patches(
+            pointer<const float>(scores), stride, images, crops, pointer<const int64_t>(labels),
+            per_class, classes,
+            {pointer<int64_t>(image), pointer<int64_t>(crop), pointer<float>(score)}, threads);
+      },
+      release_gil());
+  m.def(
+      "key_patches",
+      [](uintptr_t logits, const std::string& type, int64_t images, int64_t crops,
+         int64_t logit_classes, int64_t stride, uintptr_t labels, int64_t per_class,
+         int64_t classes, uintptr_t image, uintptr_t crop, uintptr_t score, int threads) {
+        const pydream::Logits given{pointer<const void>(logits), pydream::parse_logit_type(type),
+                                    images * crops, logit_classes, stride};
+        const int64_t* label = pointer<const int64_t>(labels);
+        pydream::check_labels(label, images, std::min(logit_classes, classes));
+        const std::unique_ptr<float[]> scores(new float[images * crops]);
+        pydream::realism_scores(given, label, crops, scores.get(), threads);
+        pydream::select_key_patches(
+            scores.get(), crops, images, crops, label, per_class, classes,
+            {pointer<int64_t>(image), pointer<int64_t>(crop), pointer<float>(score)}, threads);
+      },
+      release_gil());
 
   // collage
+  m.def(
+      "collage",
+      [](uintptr_t patches, int64_t classes, int64_t images, int64_t factor, int64_t channels,
+         int64_t height, int64_t width, int64_t size, int64_t element, uintptr_t result,
+         int threads) {
+        pydream::collage({classes, images, factor, channels, height, width, size}, element,
+                         pointer<const void>(patches), pointer<void>(result), threads);
+      },
+      release_gil());
 }

@@ -1,0 +1,93 @@
+// Shapes: patches [C, n * f^2, ch, h, w], images [C, n, ch, S, S], both contiguous.
+// Limit: bandwidth, one read of the patches and one write of the images. Whole rows of a
+// cell are copied at once; where a patch must be resized, its columns go one by one
+// through a table, and a row equal to the one above is copied from there.
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "collage/collage.h"
+#include "common/parallel.h"
+
+namespace pydream {
+namespace {
+
+// One column of cells along one side: first pixel, length, and the source of each pixel.
+struct Cell {
+  int64_t start;
+  int64_t side;
+  std::vector<int32_t> source;
+};
+
+std::vector<Cell> cells(int64_t factor, int64_t size, int64_t from) {
+  std::vector<Cell> result(factor);
+  for (int64_t k = 0; k < factor; ++k) {
+    Cell& cell = result[k];
+    cell.start = cell_start(k, size, factor);
+    cell.side = cell_start(k + 1, size, factor) - cell.start;
+    cell.source.resize(cell.side);
+    for (int64_t i = 0; i < cell.side; ++i) {
+      cell.source[i] = static_cast<int32_t>(nearest_source(i, from, cell.side));
+    }
+  }
+  return result;
+}
+
+// One patch's channel [h, w] into its cell of an image's channel [S, S].
+template <class T>
+void fill(const Collage& shape, const Cell& rows, const Cell& columns, const T* patch, T* image) {
+  T* out = image + rows.start * shape.size + columns.start;
+  for (int64_t y = 0; y < rows.side; ++y, out += shape.size) {
+    const T* in = patch + rows.source[y] * shape.width;
+    if (columns.side == shape.width) {
+      std::memcpy(out, in, columns.side * sizeof(T));
+    } else if (y > 0 && rows.source[y] == rows.source[y - 1]) {
+      std::memcpy(out, out - shape.size, columns.side * sizeof(T));
+    } else {
+      const int32_t* source = columns.source.data();
+      for (int64_t x = 0; x < columns.side; ++x) out[x] = in[source[x]];
+    }
+  }
+}
+
+template <class T>
+void collage_typed(const Collage& shape, const T* patches, T* images, int threads) {
+  const std::vector<Cell> rows = cells(shape.factor, shape.size, shape.height);
+  const std::vector<Cell> columns = cells(shape.factor, shape.size, shape.width);
+  const int64_t patch_area = shape.height * shape.width;
+  const int64_t image_area = shape.size * shape.size;
+  const int64_t planes = shape.classes * shape.images * shape.channels;
+  const int64_t grain = std::max<int64_t>(65536 / std::max<int64_t>(image_area, 1), 1);
+  parallel_for(planes, grain, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) {
+      const int64_t channel = p % shape.channels;
+      const int64_t image = p / shape.channels % shape.images;
+      const int64_t c = p / shape.channels / shape.images;
+      for (int64_t k = 0; k < shape.factor * shape.factor; ++k) {
+        const int64_t rank =
+            (c * shape.factor * shape.factor + k) * shape.images + image;  // k * n + i, in class c
+        fill(shape, rows[k / shape.factor], columns[k % shape.factor],
+             patches + (rank * shape.channels + channel) * patch_area, images + p * image_area);
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void collage(const Collage& shape, int64_t element, const void* patches, void* images,
+             int threads) {
+  switch (element) {
+    case 1:
+      return collage_typed(shape, static_cast<const uint8_t*>(patches),
+                           static_cast<uint8_t*>(images), threads);
+    case 2:
+      return collage_typed(shape, static_cast<const uint16_t*>(patches),
+                           static_cast<uint16_t*>(images), threads);
+    default:
+      return collage_typed(shape, static_cast<const uint32_t*>(patches),
+                           static_cast<uint32_t*>(images), threads);
+  }
+}
+
+}  // namespace pydream

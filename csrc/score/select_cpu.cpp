@@ -1,0 +1,103 @@
+// The second stage of key_patches: from scores [N, M] the best crop of every image, then
+// the best images of every class. Limit: one read of the scores; sorting is on packed
+// 64-bit keys, and only of those that are chosen.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <vector>
+
+#include "common/half.h"
+#include "common/parallel.h"
+#include "score/score.h"
+
+namespace pydream {
+namespace {
+
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+// Sorts upwards as: higher score first, then lower image. Both are read back from it.
+uint64_t pack(float score, int64_t image) {
+  const uint32_t bits = float_bits(score + 0.0f);  // -0 ties with 0
+  const uint32_t upwards = (bits & 0x80000000u) ? ~bits : bits | 0x80000000u;
+  return static_cast<uint64_t>(~upwards) << 32 | static_cast<uint64_t>(image);
+}
+
+int64_t unpack_image(uint64_t key) { return static_cast<int64_t>(key & 0xFFFFFFFFu); }
+
+struct Best {
+  std::vector<float> score;   // [N], -inf where an image has no crop
+  std::vector<int64_t> crop;  // [N]
+};
+
+Best best_crops(const float* scores, int64_t stride, int64_t images, int64_t crops, int threads) {
+  Best best{std::vector<float>(images), std::vector<int64_t>(images)};
+  std::atomic<bool> complete{true};
+  const int64_t grain = std::max<int64_t>(65536 / std::max<int64_t>(crops, 1), 1);
+  parallel_for(images, grain, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float* row = scores + i * stride;
+      float score = kMinusInfinity;
+      int64_t crop = 0;
+      for (int64_t m = 0; m < crops; ++m) {
+        if (std::isnan(row[m])) complete = false;
+        if (row[m] > score) {
+          score = row[m];
+          crop = m;
+        }
+      }
+      best.score[i] = score;
+      best.crop[i] = crop;
+    }
+  });
+  if (!complete) throw_nan_rows(scores, images, crops, stride, "scores hold NaN");
+  return best;
+}
+
+}  // namespace
+
+void select_key_patches(const float* scores, int64_t stride, int64_t images, int64_t crops,
+                        const int64_t* labels, int64_t per_class, int64_t classes,
+                        const KeyPatches& result, int threads) {
+  check_labels(labels, images, classes);
+  if (images > int64_t{0xFFFFFFFF}) {
+    throw std::invalid_argument("scores may have at most 2^32 - 1 rows, got " +
+                                std::to_string(images));
+  }
+  const Best best = best_crops(scores, stride, images, crops, threads);
+
+  // A counting sort by class: the keys of class c lie in start[c] .. end[c].
+  std::vector<int64_t> start(classes + 1, 0);
+  for (int64_t i = 0; i < images; ++i) {
+    if (best.score[i] > kMinusInfinity) ++start[labels[i] + 1];
+  }
+  for (int64_t c = 0; c < classes; ++c) start[c + 1] += start[c];
+  std::vector<int64_t> end(start.begin(), start.end() - 1);
+  std::vector<uint64_t> keys(start[classes]);
+  for (int64_t i = 0; i < images; ++i) {
+    if (best.score[i] > kMinusInfinity) keys[end[labels[i]]++] = pack(best.score[i], i);
+  }
+
+  // Pieces of some 8192 images: sorting fewer costs less than waking a thread.
+  const int64_t grain = std::max<int64_t>(8192 * classes / std::max<int64_t>(images, 1), 1);
+  parallel_for(classes, grain, threads, [&](int64_t first, int64_t last) {
+    for (int64_t c = first; c < last; ++c) {
+      const auto from = keys.begin() + start[c];
+      const auto to = keys.begin() + end[c];
+      const auto chosen = from + std::min<int64_t>(per_class, to - from);
+      if (chosen != to) std::nth_element(from, chosen, to);
+      std::sort(from, chosen);
+      for (int64_t rank = 0; rank < per_class; ++rank) {
+        const int64_t at = c * per_class + rank;
+        const bool there = rank < chosen - from;
+        const int64_t image = there ? unpack_image(from[rank]) : -1;
+        result.image[at] = image;
+        result.crop[at] = there ? best.crop[image] : -1;
+        result.score[at] = there ? best.score[image] : kMinusInfinity;
+      }
+    }
+  });
+}
+
+}  // namespace pydream

@@ -1,0 +1,101 @@
+"""Distilled images put together from ranked patches."""
+
+from __future__ import annotations
+
+import torch
+
+from pydream import _C
+from pydream.ops._checks import TensorLike, as_tensor, check_at_least, check_dtype, check_shape
+from pydream.ops._dispatch import warn_reference_once
+from pydream.ops.reference import collage as reference
+
+
+def collage(patches: TensorLike, factor: int, size: int) -> torch.Tensor:
+    """Tile ranked patches into distilled images, factor x factor patches each.
+
+    Image i of n has in cell k (row-major) the patch ranked k·n + i, so that every image gets
+    one of the best patches. A cell's side is ``size // factor``; the first ``size % factor``
+    rows and columns of cells are one pixel larger. A patch of another size than its cell is
+    resized by nearest neighbour (the rule of torch's ``interpolate(mode="nearest")``).
+
+    Parameters
+    ----------
+    patches
+        float32, float16, bfloat16 or uint8 (C, n·factor², ch, h, w), contiguous; of each
+        class, best first.
+    factor
+        Patches along one side of an image, at least 1.
+    size
+        Side S of the images in pixels, at least factor.
+
+    Returns
+    -------
+    torch.Tensor
+        (C, n, ch, S, S) of the same dtype.
+
+    Raises
+    ------
+    TypeError
+        For a dtype that is not one of these.
+    ValueError
+        For other shapes or numbers, or if the patches are not contiguous.
+
+    Notes
+    -----
+    Source: Sun et al., "On the Diversity and Realism of Distilled Dataset", CVPR 2024,
+    section 4.2 (information reconstruction of distilled images).
+    """
+    patches = as_tensor(patches, "patches")
+    check_shape(patches, "patches", ("C", "n * factor**2", "channels", "height", "width"))
+    check_dtype(patches, "patches", torch.float32, torch.float16, torch.bfloat16, torch.uint8)
+    check_at_least(factor, "factor", 1)
+    check_at_least(size, "size", 1)
+    if size < factor:
+        raise ValueError(f"size must be at least factor = {factor}, got {size}")
+    if patches.shape[1] % factor**2 != 0:
+        raise ValueError(
+            f"patches must be a multiple of factor**2 = {factor**2} in dimension 1, "
+            f"got shape {tuple(patches.shape)}"
+        )
+    if patches.shape[3] == 0 or patches.shape[4] == 0:
+        raise ValueError(f"patches must have pixels, got shape {tuple(patches.shape)}")
+    if not patches.is_contiguous():
+        raise ValueError(
+            f"patches must be contiguous, got strides {tuple(patches.stride())} for shape "
+            f"{tuple(patches.shape)}; pass patches.contiguous()"
+        )
+    images: torch.Tensor = torch.ops.pydream.collage(patches, factor, size)
+    return images
+
+
+def _empty_images(patches: torch.Tensor, factor: int, size: int) -> torch.Tensor:
+    classes, ranked, channels = patches.shape[:3]
+    return patches.new_empty((classes, ranked // factor**2, channels, size, size))
+
+
+@torch.library.custom_op("pydream::collage", mutates_args=())
+def _collage(patches: torch.Tensor, factor: int, size: int) -> torch.Tensor:
+    if patches.device.type != "cpu":
+        warn_reference_once(patches.device)
+        return reference.collage(patches, factor, size)
+    images = _empty_images(patches, factor, size)
+    if images.numel() > 0:
+        _C.collage(
+            patches.data_ptr(),
+            images.shape[0],
+            images.shape[1],
+            factor,
+            patches.shape[2],
+            patches.shape[3],
+            patches.shape[4],
+            size,
+            patches.element_size(),
+            images.data_ptr(),
+            torch.get_num_threads(),
+        )
+    return images
+
+
+@_collage.register_fake
+def _(patches: torch.Tensor, factor: int, size: int) -> torch.Tensor:
+    return _empty_images(patches, factor, size)

@@ -1,0 +1,317 @@
+"""Realism scores of patches, and the choice of key patches by them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from pydream import _C
+from pydream.ops._checks import (
+    TensorLike,
+    as_tensor,
+    check_at_least,
+    check_device,
+    check_dtype,
+    check_shape,
+)
+from pydream.ops._dispatch import warn_reference_once
+from pydream.ops.reference import score as reference
+
+_LOGIT_TYPES = {
+    torch.float32: "float32",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+}
+
+
+class KeyPatches(NamedTuple):
+    """The best patches of every class, best first.
+
+    Attributes
+    ----------
+    image
+        int64 (C, n): the image's index among those scored, -1 where the class has too few.
+    crop
+        int64 (C, n): the crop of that image, -1 where the class has too few.
+    score
+        float32 (C, n): the realism score, -inf where the class has too few.
+    """
+
+    image: torch.Tensor
+    crop: torch.Tensor
+    score: torch.Tensor
+
+
+def realism_scores(logits: TensorLike, labels: TensorLike) -> torch.Tensor:
+    """Score each row of logits by log p(label), the negative cross-entropy.
+
+    Parameters
+    ----------
+    logits
+        float32, float16 or bfloat16 (R, K), the observer's; columns contiguous, row stride free.
+    labels
+        int64 or int32 (R,), each in 0..K-1, on the same device.
+
+    Returns
+    -------
+    torch.Tensor
+        float32 (R,). Stable for any finite logits, and exact near 0: a probability close to
+        one keeps its relative accuracy. -inf where only the label's own logit is -inf.
+
+    Raises
+    ------
+    TypeError
+        For a dtype that is not one of these.
+    ValueError
+        For other shapes, strides or devices; for a label out of range; for rows that have no
+        score because they hold NaN, +inf, or nothing but -inf: the message names them.
+
+    Notes
+    -----
+    Not differentiable. Source: Sun et al., "On the Diversity and Realism of Distilled
+    Dataset", CVPR 2024, section 4.2 (the realism score of a patch).
+    """
+    logits = _check_logits(logits)
+    labels = _check_labels(labels, logits.shape[0], "the rows of logits", logits.device, "logits")
+    scores: torch.Tensor = torch.ops.pydream.realism_scores(logits, labels)
+    return scores
+
+
+def select_key_patches(
+    scores: TensorLike, labels: TensorLike, per_class: int, num_classes: int
+) -> KeyPatches:
+    """Choose the best crop of every image, then the best images of every class.
+
+    Parameters
+    ----------
+    scores
+        float32 (N, M): realism scores of M crops of N images; columns contiguous, row stride
+        free. -inf means that there is no such crop: it is never chosen.
+    labels
+        int64 or int32 (N,), each in 0..num_classes-1, on the same device.
+    per_class
+        How many images to choose of each class, n, at least 1.
+    num_classes
+        How many classes there are, C, at least 1.
+
+    Returns
+    -------
+    KeyPatches
+        image, crop and score, each (C, n), best first. Of equal scores the lower crop and the
+        lower image come first.
+
+    Raises
+    ------
+    TypeError
+        For a dtype that is not one of these.
+    ValueError
+        For other shapes, strides, devices or numbers; for a label out of range; for NaN among
+        the scores: the message names the rows.
+
+    Notes
+    -----
+    Source: Sun et al., "On the Diversity and Realism of Distilled Dataset", CVPR 2024,
+    section 4.2 (key patches) and algorithm 1.
+    """
+    scores = as_tensor(scores, "scores")
+    check_shape(scores, "scores", ("N", "M"))
+    check_dtype(scores, "scores", torch.float32)
+    _check_columns(scores, "scores")
+    labels = _check_labels(labels, scores.shape[0], "the rows of scores", scores.device, "scores")
+    check_at_least(per_class, "per_class", 1)
+    check_at_least(num_classes, "num_classes", 1)
+    return KeyPatches(*torch.ops.pydream.select_key_patches(scores, labels, per_class, num_classes))
+
+
+def key_patches(
+    logits: TensorLike, labels: TensorLike, num_crops: int, per_class: int, num_classes: int
+) -> KeyPatches:
+    """Score all crops of all images and choose the key patches, reading the logits once.
+
+    The same as :func:`realism_scores` followed by :func:`select_key_patches`.
+
+    Parameters
+    ----------
+    logits
+        float32, float16 or bfloat16 (N·M, K): row i·M + m is crop m of image i; columns
+        contiguous, row stride free.
+    labels
+        int64 or int32 (N,), one for each image, in 0..K-1 and 0..num_classes-1, on the same
+        device.
+    num_crops
+        Crops of each image, M, at least 1.
+    per_class
+        How many images to choose of each class, n, at least 1.
+    num_classes
+        How many classes there are, C, at least 1.
+
+    Returns
+    -------
+    KeyPatches
+        image, crop and score, each (C, n), best first. Of equal scores the lower crop and the
+        lower image come first.
+
+    Raises
+    ------
+    TypeError
+        For a dtype that is not one of these.
+    ValueError
+        For other shapes, strides, devices or numbers; for a label out of range; for rows of
+        logits that have no score because they hold NaN, +inf, or nothing but -inf: the message
+        names them.
+
+    Notes
+    -----
+    Source: Sun et al., "On the Diversity and Realism of Distilled Dataset", CVPR 2024,
+    section 4.2 (realism score and key patches) and algorithm 1.
+    """
+    logits = _check_logits(logits)
+    check_at_least(num_crops, "num_crops", 1)
+    check_at_least(per_class, "per_class", 1)
+    check_at_least(num_classes, "num_classes", 1)
+    rows = logits.shape[0]
+    if rows % num_crops != 0:
+        raise ValueError(f"logits must have num_crops = {num_crops} rows an image, got {rows} rows")
+    labels = _check_labels(
+        labels,
+        rows // num_crops,
+        "the images (rows of logits / num_crops)",
+        logits.device,
+        "logits",
+    )
+    return KeyPatches(
+        *torch.ops.pydream.key_patches(logits, labels, num_crops, per_class, num_classes)
+    )
+
+
+def _check_columns(tensor: torch.Tensor, name: str) -> None:
+    """Raise ValueError unless the columns of a matrix lie side by side."""
+    if tensor.shape[1] > 1 and tensor.stride(1) != 1:
+        raise ValueError(
+            f"{name} must have contiguous columns, got strides {tuple(tensor.stride())}; "
+            f"pass {name}.contiguous()"
+        )
+
+
+def _check_logits(value: TensorLike) -> torch.Tensor:
+    logits = as_tensor(value, "logits")
+    check_shape(logits, "logits", ("R", "K"))
+    check_dtype(logits, "logits", *_LOGIT_TYPES)
+    _check_columns(logits, "logits")
+    if logits.shape[1] == 0 and logits.shape[0] > 0:
+        raise ValueError(f"logits must have at least one column, got shape {tuple(logits.shape)}")
+    return logits
+
+
+def _check_labels(
+    value: TensorLike, count: int, counted: str, device: torch.device, other: str
+) -> torch.Tensor:
+    labels = as_tensor(value, "labels")
+    check_shape(labels, "labels", ("N",))
+    if labels.shape[0] != count:
+        raise ValueError(f"labels must be as many as {counted}, {count}, got {labels.shape[0]}")
+    check_dtype(labels, "labels", torch.int64, torch.int32)
+    check_device(labels, "labels", device, other)
+    return labels
+
+
+@torch.library.custom_op("pydream::realism_scores", mutates_args=())
+def _realism_scores(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    if logits.device.type != "cpu":
+        warn_reference_once(logits.device)
+        return reference.realism_scores(logits, labels)
+    rows, classes = logits.shape
+    labels = labels.to(torch.int64).contiguous()
+    scores = torch.empty(rows, dtype=torch.float32)
+    _C.realism_scores(
+        logits.data_ptr(),
+        _LOGIT_TYPES[logits.dtype],
+        rows,
+        classes,
+        logits.stride(0),
+        labels.data_ptr(),
+        scores.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return scores
+
+
+@_realism_scores.register_fake
+def _(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return logits.new_empty(logits.shape[0], dtype=torch.float32)
+
+
+def _empty_selection(
+    like: torch.Tensor, num_classes: int, per_class: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    shape = (num_classes, per_class)
+    image = like.new_empty(shape, dtype=torch.int64)
+    crop = like.new_empty(shape, dtype=torch.int64)
+    return image, crop, like.new_empty(shape, dtype=torch.float32)
+
+
+@torch.library.custom_op("pydream::select_key_patches", mutates_args=())
+def _select_key_patches(
+    scores: torch.Tensor, labels: torch.Tensor, per_class: int, num_classes: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    if scores.device.type != "cpu":
+        warn_reference_once(scores.device)
+        return reference.select_key_patches(scores, labels, per_class, num_classes)
+    labels = labels.to(torch.int64).contiguous()
+    image, crop, score = _empty_selection(scores, num_classes, per_class)
+    _C.select_key_patches(
+        scores.data_ptr(),
+        scores.stride(0),
+        scores.shape[0],
+        scores.shape[1],
+        labels.data_ptr(),
+        per_class,
+        num_classes,
+        image.data_ptr(),
+        crop.data_ptr(),
+        score.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return image, crop, score
+
+
+@_select_key_patches.register_fake
+def _(
+    scores: torch.Tensor, labels: torch.Tensor, per_class: int, num_classes: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return _empty_selection(scores, num_classes, per_class)
+
+
+@torch.library.custom_op("pydream::key_patches", mutates_args=())
+def _key_patches(
+    logits: torch.Tensor, labels: torch.Tensor, num_crops: int, per_class: int, num_classes: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    if logits.device.type != "cpu":
+        warn_reference_once(logits.device)
+        return reference.key_patches(logits, labels, num_crops, per_class, num_classes)
+    labels = labels.to(torch.int64).contiguous()
+    image, crop, score = _empty_selection(logits, num_classes, per_class)
+    _C.key_patches(
+        logits.data_ptr(),
+        _LOGIT_TYPES[logits.dtype],
+        labels.shape[0],
+        num_crops,
+        logits.shape[1],
+        logits.stride(0),
+        labels.data_ptr(),
+        per_class,
+        num_classes,
+        image.data_ptr(),
+        crop.data_ptr(),
+        score.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return image, crop, score
+
+
+@_key_patches.register_fake
+def _(
+    logits: torch.Tensor, labels: torch.Tensor, num_crops: int, per_class: int, num_classes: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return _empty_selection(logits, num_classes, per_class)
