@@ -22,6 +22,7 @@ from pydream.evaluate.real import load_test_images, random_real_images
 from pydream.evaluate.recipe import RECIPES, ResolvedRecipe, resolve
 from pydream.evaluate.results import EvaluationResult, EvaluationRow, StudentRun, write_results
 from pydream.evaluate.train import train_student
+from pydream.evaluate.views import largest_batch
 from pydream.models import Observer, load_observer
 
 _FORMAT_VERSION = 1
@@ -83,7 +84,7 @@ def evaluate_set(
         ),
         student=config.student or network.arch,
     )
-    factor = distilled.manifest["factor"] if config.factor is None else config.factor
+    factor = config.factor if config.factor is not None else distilled.manifest.get("factor", 1)
     plans = {"distilled": _resolve(bench, factor)}
     if "random" in config.baselines:
         train = train if train is not None else _open(config, distilled, "train")
@@ -113,7 +114,9 @@ def _run_seeds(
             ).images
         trained = train_student(
             trained_on.to(observer.device),
-            online_targets(observer, recipe.temperature),
+            online_targets(
+                observer, recipe.temperature, largest_batch(len(trained_on), recipe)
+            ),
             bench.test,
             recipe,
             student=bench.student,
@@ -153,7 +156,12 @@ def _resolve(bench: _Bench, factor: int) -> ResolvedRecipe:
 
 def _open(config: EvaluateConfig, distilled: DistilledSet, split: str) -> Source:
     """Open the real images that were named, or that the set was distilled from."""
-    named = config.source or str(distilled.manifest["source"]["description"])
+    named = config.source or distilled.manifest.get("source", {}).get("description")
+    if named is None:
+        raise PydreamError(
+            f"{distilled.path} does not say what it was distilled from; "
+            "name real images with a test split with --source"
+        )
     if split == "test" and not has_split(named, "test"):
         raise PydreamError(
             f"{named} has no test split; name real images that have one with --source"
@@ -241,10 +249,10 @@ def _facts(bench: _Bench, test: Source) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "set": {
             "path": str(bench.distilled.path),
-            "method": manifest["method"],
+            "method": manifest.get("method"),
             "images_per_class": manifest["images_per_class"],
-            "images_bytes": manifest["images_bytes"],
-            "images_sha256": manifest["images_sha256"],
+            "images_bytes": manifest.get("images_bytes"),
+            "images_sha256": manifest.get("images_sha256"),
         },
         "observer": {
             "arch": observer.arch,

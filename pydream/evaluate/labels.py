@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -15,7 +16,7 @@ Targets: TypeAlias = Callable[[MixedBatch], torch.Tensor]
 """Gives the class probabilities, (B, K) float32, that a student should have on a batch."""
 
 
-def online_targets(observer: Observer, temperature: float) -> Targets:
+def online_targets(observer: Observer, temperature: float, batch_size: int) -> Targets:
     """Ask the observer about each batch, as the student sees it: mixed.
 
     Parameters
@@ -24,10 +25,15 @@ def online_targets(observer: Observer, temperature: float) -> Targets:
         Its classes in the order of the set's.
     temperature
         What its logits are divided by before the softmax.
+    batch_size
+        Images of a batch, at most. The observer's tiles are cut to fit, since a padded row costs
+        as much as an image.
     """
+    fitting = copy.copy(observer)
+    fitting.tile = -(-batch_size // -(-batch_size // observer.tile))
 
     def targets(batch: MixedBatch) -> torch.Tensor:
-        return torch.softmax(observer.logits(batch.images) / temperature, dim=1)
+        return torch.softmax(fitting.logits(batch.images) / temperature, dim=1)
 
     return targets
 

@@ -175,6 +175,11 @@ class ResolvedRecipe:
                 raise PydreamError(f"{name} must be a number above 0, got {value}")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise PydreamError(f"weight_decay must be a number from 0 up, got {self.weight_decay}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise PydreamError(
+                "betas must be two numbers from 0 to below 1, "
+                f"got {' '.join(map(str, self.betas))}"
+            )
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise PydreamError(f"crop_scale must be 0 < least <= greatest <= 1, got {low} {high}")

@@ -127,6 +127,11 @@ def steps_per_epoch(num_images: int, recipe: ResolvedRecipe) -> int:
     return -(-num_images // recipe.batch_size)
 
 
+def largest_batch(num_images: int, recipe: ResolvedRecipe) -> int:
+    """Return how many images the largest batch of an epoch has."""
+    return -(-num_images // steps_per_epoch(num_images, recipe))
+
+
 def patch_orders(count: int, factor: int, seed: int) -> torch.Tensor:
     """Draw, for each image, an order of its rows of patches and one of its columns.
 
