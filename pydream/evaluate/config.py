@@ -102,6 +102,4 @@ class EvaluateConfig:
 
     def overrides(self) -> dict[str, Any]:
         """Return the settings that take the place of the recipe's."""
-        return {
-            name: getattr(self, name) for name in _OVERRIDES if getattr(self, name) is not None
-        }
+        return {name: getattr(self, name) for name in _OVERRIDES if getattr(self, name) is not None}

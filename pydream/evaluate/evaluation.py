@@ -114,9 +114,7 @@ def _run_seeds(
             ).images
         trained = train_student(
             trained_on.to(observer.device),
-            online_targets(
-                observer, recipe.temperature, largest_batch(len(trained_on), recipe)
-            ),
+            online_targets(observer, recipe.temperature, largest_batch(len(trained_on), recipe)),
             bench.test,
             recipe,
             student=bench.student,

@@ -117,7 +117,8 @@ def _load(
     images = torch.zeros(len(indices), side, side, 3, dtype=torch.uint8)
     errors: dict[int, str] = {}
     for places, decoded in _groups(source, indices, errors, workers):
-        boxes = torch.tensor([whole_view_box(*each.shape[:2], side) for each in decoded])
+        sizes = [(each.shape[0], each.shape[1]) for each in decoded]
+        boxes = torch.tensor([whole_view_box(height, width, side) for height, width in sizes])
         resized = crop_resize(decoded, boxes, side, dtype=torch.uint8, channels_last=True)
         images[places] = resized.permute(0, 2, 3, 1)
     return images, errors

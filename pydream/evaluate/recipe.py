@@ -177,8 +177,7 @@ class ResolvedRecipe:
             raise PydreamError(f"weight_decay must be a number from 0 up, got {self.weight_decay}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise PydreamError(
-                "betas must be two numbers from 0 to below 1, "
-                f"got {' '.join(map(str, self.betas))}"
+                f"betas must be two numbers from 0 to below 1, got {' '.join(map(str, self.betas))}"
             )
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:

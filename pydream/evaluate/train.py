@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from pydream.errors import PydreamError
 from pydream.evaluate.labels import Targets, soft_loss
 from pydream.evaluate.measure import RealImages, measure
 from pydream.evaluate.recipe import ResolvedRecipe
-from pydream.evaluate.views import steps_per_epoch, views
+from pydream.evaluate.views import MixedBatch, steps_per_epoch, views
 from pydream.models import build_model
 from pydream.progress import track
 
@@ -119,7 +119,7 @@ def train_student(
     side, device = images.shape[1], images.device
     with _own_random_numbers(seed, device):
         model = build_model(student, num_classes=num_classes, side=side)
-        model = model.to(device, memory_format=torch.channels_last)
+        model = model.to(memory_format=torch.channels_last).to(device)
         _check_batches(model, student, len(images), recipe)
         optimizer = make_optimizer(model, recipe)
         curve: list[Checkpoint] = []
@@ -127,30 +127,43 @@ def train_student(
         with track(description, recipe.epochs, "epochs") as advance:
             for epoch in range(recipe.epochs):
                 start = time.perf_counter()
+                batches = views(images, epoch, seed, recipe, mean=mean, std=std)
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.learning_rate_at(epoch)
-                total = torch.zeros((), device=device)
-                for batch in views(images, epoch, seed, recipe, mean=mean, std=std):
-                    wanted = targets(batch)
-                    with torch.autocast(
-                        device.type, torch.bfloat16, enabled=precision == "bfloat16"
-                    ):
-                        logits = model(batch.images)
-                    loss = soft_loss(logits, wanted, recipe.temperature)
-                    optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
-                    optimizer.step()
-                    total += loss.detach() * len(batch.rows)
-                mean_loss = _finite(float(total) / len(images), epoch, recipe)
+                total = _train_epoch(model, optimizer, batches, targets, recipe, precision)
+                loss = _finite(total / len(images), epoch, recipe)
                 trained = time.perf_counter()
                 train_seconds += trained - start
                 if (epoch + 1) % eval_every == 0 or epoch + 1 == recipe.epochs:
                     accuracy = measure(model, test, mean=mean, std=std, precision=precision)
-                    curve.append(Checkpoint(epoch + 1, mean_loss, accuracy.top1, accuracy.top5))
+                    curve.append(Checkpoint(epoch + 1, loss, accuracy.top1, accuracy.top5))
                     test_seconds += time.perf_counter() - trained
                 advance(1)
     steps = recipe.epochs * steps_per_epoch(len(images), recipe)
     return TrainedStudent(model, tuple(curve), steps, train_seconds, test_seconds)
+
+
+def _train_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[MixedBatch],
+    targets: Targets,
+    recipe: ResolvedRecipe,
+    precision: str,
+) -> float:
+    """Take one step for each batch; return the sum of the losses of all images."""
+    losses = []
+    for batch in batches:
+        wanted = targets(batch)
+        mixed_precision = precision == "bfloat16"
+        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=mixed_precision):
+            logits = model(batch.images)
+        loss = soft_loss(logits, wanted, recipe.temperature)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        optimizer.step()
+        losses.append(loss.detach() * len(batch.rows))
+    return float(torch.stack(losses).sum())  # the only wait for the device in an epoch
 
 
 def make_optimizer(model: nn.Module, recipe: ResolvedRecipe) -> torch.optim.Optimizer:
@@ -177,9 +190,7 @@ def _own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _check_batches(
-    model: nn.Module, student: str, num_images: int, recipe: ResolvedRecipe
-) -> None:
+def _check_batches(model: nn.Module, student: str, num_images: int, recipe: ResolvedRecipe) -> None:
     """Refuse batches of one image for a student that normalises over the batch."""
     smallest = num_images // steps_per_epoch(num_images, recipe)
     if smallest > 1 or not any(isinstance(each, _BATCH_NORMS) for each in model.modules()):

@@ -105,14 +105,13 @@ def views(
     shuffle = patch_orders(count, recipe.factor, _seed(seed, _Draw.PATCHES, epoch))
     for step, batch in enumerate(order.tensor_split(steps_per_epoch(count, recipe))):
         chosen = batch.to(images.device)
-        patches, index = images, chosen
+        pixels = images[chosen]
         if recipe.factor > 1:
-            patches, index = shuffle_patches(images[chosen], shuffle[batch]), None
+            pixels = shuffle_patches(pixels, shuffle[batch])
         whole = crop_resize(
-            patches,
+            pixels,
             boxes[batch].to(images.device),
             side,
-            image_index=index,
             flip=flips[batch].to(images.device),
             mean=mean,
             std=std,
@@ -240,4 +239,5 @@ def _seed(seed: int, *spawn_key: int) -> int:
 def _uniform(seed: int, count: int) -> npt.NDArray[np.float64]:
     """Draw numbers in [0, 1) from the raw words of Philox, which no NumPy version may change."""
     words = np.asarray(np.random.Philox(key=seed).random_raw(count), dtype=np.uint64)
-    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    numbers: npt.NDArray[np.float64] = (words >> np.uint64(11)) * 2.0**-53
+    return numbers
