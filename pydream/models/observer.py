@@ -276,19 +276,22 @@ def _build(
     """Build the model and load the weights into it; torch's generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         if num_classes is None:
-            num_classes = _classes_from(construct(arch, num_classes=_MARK, side=side), weights)
+            model = construct(arch, num_classes=_MARK, side=side)
+            num_classes = _count_classes(model, weights)
+            if num_classes is None:  # another architecture: what differs is found in loading
+                load_into(model, where, weights, arch)
+                raise PydreamError(f"{where} does not show its number of classes; give it")
         model = construct(arch, num_classes=num_classes, side=side)
-    words = f"{arch} for {num_classes} classes of {side}×{side} images"
-    load_into(model, where, weights, words)
+    load_into(model, where, weights, f"{arch} for {num_classes} classes of {side}×{side} images")
     return model
 
 
-def _classes_from(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> int:
-    """Count the rows of the layer that, in a model built for ``_MARK`` classes, has so many."""
+def _count_classes(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> int | None:
+    """Count the rows of the weights that have ``_MARK`` of them in a model for so many classes."""
     for name, each in model.named_parameters():
         if each.shape[0] == _MARK and name in weights and weights[name].dim() > 0:
             return weights[name].shape[0]
-    return _MARK
+    return None
 
 
 def _arch_from(metadata: Mapping[str, str], where: str) -> str:
