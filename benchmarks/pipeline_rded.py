@@ -126,7 +126,7 @@ def run_observer(case: Case) -> dict[str, Any]:
     source = open_source(case.folder)
     maker = PatchMaker(source, config, observer, case.side, case.factor)
     selection = preselect(source, case.preselect, 0)
-    step = batch_images(config, observer, 3 * case.side**2 * 4)
+    step = batch_images(config, observer)
     batches = []
     for start in range(0, len(selection.indices), step):
         indices = selection.indices[start : start + step].tolist()

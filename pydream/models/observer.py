@@ -45,6 +45,8 @@ class Observer:
         What the images are normalised with, per channel, for pixels in [0, 1].
     precision
         ``"float32"`` or ``"bfloat16"``: of weights and activations.
+    dtype
+        The same, as a torch dtype.
     weights_sha256
         Hash over names and bytes of the weights.
     tile
@@ -76,8 +78,8 @@ class Observer:
         self.device = device
         self.weights_sha256 = weights_sha256
         self.class_names = class_names
-        self._dtype = _DTYPES[precision]
-        self._model = fold(model.float().to(device), side).to(dtype=self._dtype)
+        self.dtype = _DTYPES[precision]
+        self._model = fold(model.float().to(device), side).to(dtype=self.dtype)
         self._model.to(memory_format=torch.channels_last)
         self._columns = num_classes
         self._order: torch.Tensor | None = None
@@ -92,8 +94,8 @@ class Observer:
         Parameters
         ----------
         images
-            (B, 3, side, side), float32, normalised, on any device; B may be 0. Fastest in
-            channels-last layout.
+            (B, 3, side, side), float32 or ``dtype``, normalised, on any device; B may be 0.
+            Fastest in channels-last layout and ``dtype``.
 
         Returns
         -------
@@ -103,7 +105,7 @@ class Observer:
         Raises
         ------
         TypeError
-            If the images are not float32.
+            If the images have another dtype.
         ValueError
             If they have another shape.
         """
@@ -112,7 +114,7 @@ class Observer:
                 f"images must have shape (B, 3, {self.side}, {self.side}), "
                 f"got {tuple(images.shape)}"
             )
-        if images.dtype != torch.float32:
+        if images.dtype not in (torch.float32, self.dtype):
             raise TypeError(f"images must be float32, got {str(images.dtype).split('.')[-1]}")
         logits = torch.empty(len(images), self._columns, device=self.device)
         for start in range(0, len(images), self.tile):
@@ -146,20 +148,43 @@ class Observer:
             other.class_names = tuple(self.class_names[each] for each in order)
         return other
 
+    def with_side(self, side: int) -> Observer:
+        """Return this observer for images of another side; the weights are shared.
+
+        Parameters
+        ----------
+        side
+            Height and width of the images, in pixels.
+
+        Raises
+        ------
+        PydreamError
+            If the network only takes the side it was made for.
+        """
+        other = copy.copy(self)
+        other.side = side
+        try:
+            other.tile = other._choose_tile()
+        except RuntimeError as error:
+            raise PydreamError(
+                f"{self.arch} takes images of {self.side} pixels a side only, not of {side}"
+            ) from error
+        return other
+
     @torch.no_grad()
     def _run(self, images: torch.Tensor) -> torch.Tensor:
         """Run up to ``tile`` images as one tile; return the logits of all its rows."""
         if len(images) < self.tile:
             empty = self.tile - len(images)
             images = torch.cat([images, images.new_zeros(empty, *images.shape[1:])])
-        images = images.to(self.device, self._dtype)
+        images = images.to(self.device, self.dtype)
         logits: torch.Tensor = self._model(images.contiguous(memory_format=torch.channels_last))
         return logits.float()
 
     @torch.no_grad()
     def _choose_tile(self) -> int:
         """Return the most rows, a power of two, whose biggest activation stays within bounds."""
-        bytes_per_row = 3 * self.side**2 * self._dtype.itemsize
+        bytes_per_row = 3 * self.side**2 * self.dtype.itemsize
 
         def note(module: nn.Module, inputs: object, output: object) -> None:
             nonlocal bytes_per_row
@@ -168,7 +193,7 @@ class Observer:
 
         leaves = [module for module in self._model.modules() if not any(module.children())]
         hooks = [leaf.register_forward_hook(note) for leaf in leaves]
-        self._model(torch.zeros(1, 3, self.side, self.side, device=self.device, dtype=self._dtype))
+        self._model(torch.zeros(1, 3, self.side, self.side, device=self.device, dtype=self.dtype))
         for hook in hooks:
             hook.remove()
         most_rows, most_bytes = _TILE_ON_CPU if self.device.type == "cpu" else _TILE_ELSEWHERE
