@@ -21,14 +21,14 @@ from pydream.errors import PydreamError
 from pydream.models import build_model, save_weights
 from pydream.rded import RdedConfig, distill
 
-from .conftest import CLASSES
+CLASSES = ("ant", "bee", "cat", "dog")  # as the fixture `folder` has them
 
 
-def settings(folder: Path, observer: Path, out: Path, **changes: object) -> RdedConfig:
+def settings(folder: Path, weights: Path, out: Path, **changes: object) -> RdedConfig:
     return RdedConfig(
         **{
             "source": str(folder),
-            "observer": str(observer),
+            "observer": str(weights),
             "out": out,
             "ipc": 2,
             "factor": 2,
