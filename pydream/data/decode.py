@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torchvision.io  # registers torch.ops.image
+import torchvision  # noqa: F401  (registers torch.ops.image)
 
 # Image.open would otherwise import every plugin of Pillow on its first call, in a worker thread.
 from PIL import (
@@ -53,7 +53,7 @@ _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Markers that stand alone: TEM, RST0 to RST7, SOI.
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD9)})
 _JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
-_TORCHVISION_RGB = torchvision.io.ImageReadMode.RGB.value
+_RGB_MODE = 3  # torchvision.io.ImageReadMode.RGB
 # The operator, not torchvision.io.decode_jpeg: that one warns of its deprecation on every call.
 # A torchvision without it leaves JPEG to Pillow.
 _torchvision_jpeg: Callable[..., torch.Tensor] | None
@@ -164,6 +164,11 @@ def prepare(content: bytes | np.ndarray) -> tuple[int, Callable[[], torch.Tensor
     return 3 * header.height * header.width, partial(_decode, content, header)
 
 
+def first_line(error: Exception) -> str:
+    """Reason of an error in one line: its message's first, or its name where it has none."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 def _pixels_to_rgb(pixels: np.ndarray) -> torch.Tensor:
     """RGB tensor of grey or colour pixels, without a copy where they are RGB already."""
     image = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
@@ -185,7 +190,7 @@ def _decode_jpeg(data: bytes, operator: Callable[..., torch.Tensor]) -> torch.Te
     # bytearray: torch warns of memory that it may not write to, and the copy is small.
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     try:
-        image = operator(encoded, _TORCHVISION_RGB, False)
+        image = operator(encoded, _RGB_MODE, False)
     except RuntimeError as error:
         # "decode_jpeg, <file>:<line>, <reason>", then perhaps a stack trace.
         reason = re.sub(r"^.*\.cpp:\d+, ", "", str(error).splitlines()[0])
@@ -202,7 +207,7 @@ def _open_with_pillow(data: bytes) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's parsers raise anything on damaged files
-        raise ImageError(_reason(error)) from error
+        raise ImageError(first_line(error)) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -217,12 +222,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise anything on damaged files
-        raise ImageError(_reason(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    """First line of an error's message, or its name where it has none."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise ImageError(first_line(error)) from error
 
 
 def _read_jpeg_header(data: bytes) -> Header:

@@ -147,6 +147,7 @@ def encodings() -> dict[str, bytes]:
     }
 
 
+@pytest.mark.filterwarnings("ignore:Truncated File Read")
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9])
 @pytest.mark.parametrize("kind", encodings())
 def test_truncated_files_are_errors(kind: str, share: float) -> None:
