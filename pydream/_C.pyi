@@ -1,4 +1,6 @@
 # ruff: noqa: N999
+from collections.abc import Sequence
+
 compiler: str
 
 # build
@@ -8,6 +10,39 @@ def set_isa(name: str) -> None: ...
 def native_bfloat16() -> bool: ...
 
 # crop
+def random_crop_boxes_cpu(
+    sizes: int,
+    ids: int,
+    count: int,
+    num_crops: int,
+    scale_low: float,
+    scale_high: float,
+    ratio_low: float,
+    ratio_high: float,
+    seed: int,
+    out: int,
+    threads: int,
+) -> None: ...
+def random_keys_cpu(ids: int, count: int, seed: int, draw: int, out: int, threads: int) -> None: ...
+def crop_resize_cpu(
+    images: int,
+    num_images: int,
+    boxes: int,
+    image_index: int,
+    flip: int,
+    num_patches: int,
+    channels: int,
+    height: int,
+    width: int,
+    canvas_height: int,
+    canvas_width: int,
+    scale: Sequence[float],
+    shift: Sequence[float],
+    dtype: str,
+    channels_last: bool,
+    out: int,
+    threads: int,
+) -> None: ...
 
 # score
 def realism_scores(

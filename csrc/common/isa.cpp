@@ -33,8 +33,8 @@ Isa parse(const std::string& name) {
   }
   std::string known;
   for (const std::string& each : available_isas()) known += (known.empty() ? "" : ", ") + each;
-  throw std::invalid_argument("instruction set '" + name + "' is not available here; one of: " +
-                              known);
+  throw std::invalid_argument("instruction set '" + name +
+                              "' is not available here; one of: " + known);
 }
 
 Isa initial() {

@@ -11,9 +11,9 @@
 namespace pydream {
 
 // Calls body(begin, end) on pieces that together make [0, count), on up to `threads`
-// threads, the caller's among them; pieces hold `grain` items where they are shared. The first exception that a piece
-// throws is thrown again here, after all pieces have ended. May be called from
-// several threads at once; a call from inside a body runs on that thread alone.
+// threads, the caller's among them; pieces hold `grain` items where they are shared. The first
+// exception that a piece throws is thrown again here, after all pieces have ended. May be called
+// from several threads at once; a call from inside a body runs on that thread alone.
 void parallel_for(int64_t count, int64_t grain, int threads,
                   const std::function<void(int64_t, int64_t)>& body);
 

@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 from pydream.ops.collage import collage
+from pydream.ops.crop import crop_resize, random_crop_boxes, random_keys
 from pydream.ops.score import KeyPatches, key_patches, realism_scores, select_key_patches
 
-__all__ = ["KeyPatches", "collage", "key_patches", "realism_scores", "select_key_patches"]
+__all__ = [
+    "KeyPatches",
+    "collage",
+    "crop_resize",
+    "key_patches",
+    "random_crop_boxes",
+    "random_keys",
+    "realism_scores",
+    "select_key_patches",
+]

@@ -1,0 +1,162 @@
+"""The command line: parses into the same dataclasses as the API and calls the same functions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json as jsonlib
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from pydream.data.distilled import load_set
+from pydream.demo import DemoConfig, run_demo
+from pydream.doctor import diagnose, render_diagnosis
+from pydream.errors import PydreamError
+from pydream.evaluate import EvaluateConfig, evaluate_set, result_table
+from pydream.models import ObserverConfig, train_observer
+from pydream.rded import RdedConfig, distill
+from pydream.report import inspect_set, render_inspection
+
+Json = Annotated[bool, tyro.conf.arg(help="Print the result as JSON, for machines.")]
+Whole = tyro.conf.arg(name="")
+
+app = tyro.extras.SubcommandApp()
+
+
+def _console() -> Console:
+    return Console(highlight=False)
+
+
+def _print_json(value: Any) -> None:
+    print(jsonlib.dumps(value, indent=2, default=str))
+
+
+@app.command(name="rded")
+def rded_command(config: Annotated[RdedConfig, Whole], *, json: Json = False) -> None:
+    """Distil labelled images by RDED: the most realistic patches of real images, tiled."""
+    result = distill(config)
+    if json:
+        _print_json({"path": result.path, "manifest": result.manifest, "seconds": result.seconds})
+        return
+    manifest = result.manifest
+    observer = manifest["observer"]
+    table = Table(show_header=False, box=None)
+    classes, ipc = len(manifest["class_names"]), manifest["images_per_class"]
+    table.add_row("images", f"{classes} classes x {ipc}, {manifest['side']} pixels a side")
+    table.add_row(
+        "observer",
+        f"{observer['arch']}, right on {observer['top1']:.1%} of {observer['images']} "
+        f"{observer['held_out']}",
+    )
+    if manifest["skipped"]:
+        table.add_row("skipped", f"{len(manifest['skipped'])} images, listed in manifest.json")
+    if result.seconds:
+        stages = ", ".join(f"{name} {value:.1f}" for name, value in result.seconds.items())
+        table.add_row("seconds", stages)
+    table.add_row("set", str(result.path))
+    table.add_row("pictures", str(result.path / "report.html"))
+    _console().print(table)
+
+
+@app.command(name="observer")
+def observer_command(config: Annotated[ObserverConfig, Whole], *, json: Json = False) -> None:
+    """Train an observer: a classifier of the images that will be distilled."""
+    result = train_observer(config)
+    if json:
+        _print_json(dataclasses.asdict(result))
+        return
+    _console().print(
+        f"{result.path}: {result.arch}, top-1 {result.top1:.2%} on {result.images} "
+        f"{result.held_out}, {result.seconds:.0f} s"
+    )
+
+
+@app.command(name="evaluate")
+def evaluate_command(config: Annotated[EvaluateConfig, Whole], *, json: Json = False) -> None:
+    """Train students on a distilled set and report their accuracy on real test images."""
+    result = evaluate_set(config)
+    if json:
+        _print_json(result.as_dict())
+        return
+    _console().print(result_table(result))
+    _console().print(f"results: {result.path}")
+
+
+@app.command(name="inspect")
+def inspect_command(
+    path: Annotated[Path, tyro.conf.Positional], *, per_class: bool = False, json: Json = False
+) -> None:
+    """Describe a distilled set and check its files against its manifest.
+
+    Parameters
+    ----------
+    path
+        Folder of the set.
+    per_class
+        Show the scores of every class.
+    json
+        Print the result as JSON, for machines.
+    """
+    facts = inspect_set(load_set(path))
+    if json:
+        _print_json(facts)
+    else:
+        _console().print(render_inspection(facts, per_class=per_class))
+
+
+@app.command(name="doctor")
+def doctor_command(*, json: Json = False) -> None:
+    """Tell what was built, what was found, and what would be used."""
+    facts = diagnose()
+    if json:
+        _print_json(facts)
+    else:
+        _console().print(render_diagnosis(facts))
+
+
+@app.command(name="demo")
+def demo_command(config: Annotated[DemoConfig, Whole], *, json: Json = False) -> None:
+    """Distil scikit-learn's digits to ten images a class, and train on them; two minutes."""
+    result = run_demo(config)
+    if json:
+        _print_json(dataclasses.asdict(result))
+        return
+    console = _console()
+    table = Table(title="Digits: top-1 on test images")
+    table.add_column("trained on")
+    table.add_column("images", justify="right")
+    table.add_column("top-1", justify="right")
+    table.add_row("all training images (the observer)", str(result.train_images),
+                  f"{result.observer_top1:.1%}")  # fmt: skip
+    table.add_row("distilled images", str(result.distilled_images), f"{result.distilled_top1:.1%}")
+    table.add_row("random images", str(result.distilled_images), f"{result.random_top1:.1%}")
+    console.print(table)
+    console.print(f"pictures: {result.contact_sheet}\nreport:   {result.report}")
+
+
+def main() -> None:
+    """Run the command line; exit with 2 for what the user can mend, 130 for Ctrl-C."""
+    try:
+        app.cli(
+            prog="pydream",
+            description="Dataset distillation, fast and dependable.",
+            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
+        )
+    except PydreamError as error:
+        print(f"pydream: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print(
+            "pydream: stopped; what was finished is kept: `pydream rded` goes on with it when the "
+            "same command is given again with --resume",
+            file=sys.stderr,
+        )
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""Images as arrays: in memory, in ``.npz`` files, and the small sets of torchvision and sklearn."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision.datasets as sets
+
+from pydream.data.base import Source
+from pydream.errors import PydreamError
+
+_DIGIT_NAMES = tuple("0123456789")
+
+
+class ArraySource(Source):
+    """Pixels in memory."""
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        class_names: Sequence[str],
+        *,
+        description: str,
+        split: str,
+        positions: np.ndarray | None = None,
+    ) -> None:
+        """Sort checked arrays by class.
+
+        Parameters
+        ----------
+        images
+            uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3).
+        labels
+            Integers (N,), below the number of class names.
+        class_names
+            Name of each label.
+        description, split
+            See `Source`.
+        positions
+            Integers (N,): where each image stands in the user's array, its name in the keys; by
+            default 0 … N - 1.
+        """
+        if positions is None:
+            positions = np.arange(len(labels))
+        self._order = np.argsort(labels, kind="stable")
+        self._images = np.ascontiguousarray(images)
+        ordered = labels[self._order].astype(np.int64)
+        keys = [
+            f"{class_names[label]}/{position:08d}"
+            for label, position in zip(ordered, positions[self._order], strict=True)
+        ]
+        super().__init__(
+            description=description, split=split, class_names=class_names, keys=keys, labels=ordered
+        )
+
+    def read(self, index: int) -> np.ndarray:
+        """View the pixels; see `Source.read`."""
+        pixels: np.ndarray = self._images[self._order[index]]
+        return pixels
+
+    def fingerprint(self) -> str:
+        """SHA-256 over class names, keys and pixels; see `Source.fingerprint`."""
+        digest = hashlib.sha256("\0".join((*self.class_names, *self.keys)).encode())
+        digest.update(str(self._images.shape).encode())
+        digest.update(self._images.reshape(-1).data)
+        return digest.hexdigest()
+
+
+def open_arrays(images: Any, labels: Any, split: str) -> Source:
+    """Check tensors or arrays that the user holds in memory, and wrap them."""
+    pixels, numbers = _to_numpy(images), _to_numpy(labels)
+    description = f"arrays of shape {pixels.shape}"
+    if split != "train":
+        raise PydreamError(
+            f"{description}: no {split} split; give its arrays as a source of its own"
+        )
+    check_images(pixels, "images", description)
+    names = _check_labels(numbers, len(pixels), "labels", description, None)
+    return ArraySource(pixels, numbers, names, description=description, split=split)
+
+
+def open_npz(path: Path, split: str) -> Source:
+    """Open ``images`` and ``labels``, or ``test_images`` and ``test_labels``, of an npz file."""
+    description = str(path)
+    prefix = "" if split == "train" else "test_"
+    with _load_npz(path) as archive:
+        if split == "test" and not {"test_images", "test_labels"} & set(archive.files):
+            raise PydreamError(f"{path}: no test split: it has no test_images and test_labels")
+        names = None
+        if "class_names" in archive.files:
+            names = _check_names(_entry(archive, "class_names", path), description)
+        train_labels = _entry(archive, "labels", path)
+        names = _check_labels(train_labels, None, "labels", description, names)
+        images = _entry(archive, f"{prefix}images", path)
+        labels = _entry(archive, f"{prefix}labels", path)
+    check_images(images, f"{prefix}images", description)
+    if split == "train":
+        _check_labels(labels, len(images), "labels", description, names)
+    else:
+        _check_integers(labels, len(images), "test_labels", description)
+        if labels.max() >= len(names):
+            raise PydreamError(
+                f"{path}: test_labels go up to {labels.max()}, but there are {len(names)} classes"
+            )
+    return ArraySource(images, labels, names, description=description, split=split)
+
+
+def npz_has_test(path: Path) -> bool:
+    """Whether an npz file holds a test split."""
+    with _load_npz(path) as archive:
+        return "test_images" in archive.files and "test_labels" in archive.files
+
+
+def open_digits(split: str) -> Source:
+    """scikit-learn's 1,797 digits; every fifth of a class, in the set's order, is test."""
+    from sklearn.datasets import load_digits  # takes a second to import
+
+    bunch = load_digits()
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    rank_in_class = np.empty(len(images), dtype=np.int64)
+    for digit in range(10):
+        members = np.flatnonzero(bunch.target == digit)
+        rank_in_class[members] = np.arange(len(members))
+    positions = np.flatnonzero((rank_in_class % 5 == 4) == (split == "test"))
+    return ArraySource(
+        images[positions],
+        bunch.target[positions],
+        _DIGIT_NAMES,
+        description="digits",
+        split=split,
+        positions=positions,
+    )
+
+
+def _cifar(dataset: Any) -> tuple[np.ndarray, Any, Sequence[str]]:
+    return dataset.data, dataset.targets, dataset.classes
+
+
+def _mnist(dataset: Any) -> tuple[np.ndarray, Any, Sequence[str]]:
+    return dataset.data.numpy(), dataset.targets, _DIGIT_NAMES
+
+
+def _fashion(dataset: Any) -> tuple[np.ndarray, Any, Sequence[str]]:
+    return dataset.data.numpy(), dataset.targets, dataset.classes
+
+
+def _svhn(dataset: Any) -> tuple[np.ndarray, Any, Sequence[str]]:
+    return dataset.data.transpose(0, 2, 3, 1), dataset.labels, _DIGIT_NAMES
+
+
+_Unpack = Callable[[Any], tuple[np.ndarray, Any, Sequence[str]]]
+# Name in a spec: torchvision's class, folder of its files below the root, how to take it apart.
+TORCHVISION_SETS: dict[str, tuple[Any, str, _Unpack]] = {
+    "cifar10": (sets.CIFAR10, "cifar-10-batches-py", _cifar),
+    "cifar100": (sets.CIFAR100, "cifar-100-python", _cifar),
+    "mnist": (sets.MNIST, "MNIST/raw", _mnist),
+    "fashion-mnist": (sets.FashionMNIST, "FashionMNIST/raw", _fashion),
+    "svhn": (sets.SVHN, "", _svhn),
+}
+
+
+def open_torchvision(name: str, root: Path, split: str) -> Source:
+    """Open one of `TORCHVISION_SETS` from files that are there; nothing is downloaded."""
+    dataset_class, folder, unpack = TORCHVISION_SETS[name]
+    choice = {"split": split} if name == "svhn" else {"train": split == "train"}
+    try:
+        dataset = dataset_class(root, download=False, **choice)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise PydreamError(
+            f"{name}: its files are missing or damaged in {root / folder}; fetch them with "
+            f"torchvision.datasets.{dataset_class.__name__}({str(root)!r}, download=True)"
+        ) from error
+    images, targets, names = unpack(dataset)
+    description = f"{name}:{root}"
+    return ArraySource(images, np.asarray(targets), names, description=description, split=split)
+
+
+def check_images(images: np.ndarray, name: str, description: str) -> None:
+    """Refuse what is not uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3)."""
+    expected = "uint8 of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3)"
+    found = f"{images.dtype} of shape {images.shape}"
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise PydreamError(f"{description}: {name} must be {expected}, but are {found}")
+    if images.ndim == 4 and images.shape[3] not in (1, 3):
+        hint = "; move the channels last" if images.shape[1] in (1, 3) else ""
+        raise PydreamError(f"{description}: {name} must be {expected}, but are {found}{hint}")
+    if images.size == 0:
+        raise PydreamError(f"{description}: {name} are empty, of shape {images.shape}")
+
+
+def _check_labels(
+    labels: np.ndarray, count: int | None, name: str, description: str, names: list[str] | None
+) -> list[str]:
+    """Refuse labels that are not 0 … C - 1, each at least once; return the C class names."""
+    _check_integers(labels, count, name, description)
+    classes = int(labels.max()) + 1
+    counts = np.bincount(labels.astype(np.int64)) if classes <= len(labels) else None
+    if counts is None or not counts.all():
+        present = set(labels.tolist())
+        missing = next(label for label in range(classes) if label not in present)
+        raise PydreamError(
+            f"{description}: {name} go up to {classes - 1}, but no image has label {missing}; "
+            "number the classes 0, 1, 2, … without gaps"
+        )
+    if names is not None and len(names) != classes:
+        raise PydreamError(
+            f"{description}: {len(names)} class_names for {classes} classes in {name}"
+        )
+    return [str(label) for label in range(classes)] if names is None else names
+
+
+def _check_integers(labels: np.ndarray, count: int | None, name: str, description: str) -> None:
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise PydreamError(
+            f"{description}: {name} must be integers of shape (N,), "
+            f"but are {labels.dtype} of shape {labels.shape}"
+        )
+    if count is not None and len(labels) != count:
+        raise PydreamError(f"{description}: {count} images but {len(labels)} {name}")
+    if len(labels) == 0:
+        raise PydreamError(f"{description}: {name} are empty")
+    if labels.min() < 0:
+        raise PydreamError(f"{description}: {name} hold the negative value {labels.min()}")
+
+
+def _check_names(names: np.ndarray, description: str) -> list[str]:
+    if names.ndim != 1 or names.dtype.kind != "U":
+        raise PydreamError(
+            f"{description}: class_names must be strings of shape (C,), "
+            f"but are {names.dtype} of shape {names.shape}"
+        )
+    result: list[str] = names.tolist()
+    if len(set(result)) < len(result):
+        double = next(name for name in result if result.count(name) > 1)
+        raise PydreamError(f"{description}: class_names hold {double!r} more than once")
+    return result
+
+
+def _load_npz(path: Path) -> Any:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise PydreamError(f"{path}: not a readable npz file: {error}") from error
+    if not hasattr(loaded, "files"):
+        raise PydreamError(f"{path}: a single array; save images and labels with numpy.savez")
+    return loaded
+
+
+def _entry(archive: Any, name: str, path: Path) -> np.ndarray:
+    if name not in archive.files:
+        found = ", ".join(archive.files) or "nothing"
+        raise PydreamError(f"{path}: no array {name!r}, only {found}")
+    try:
+        array: np.ndarray = archive[name]
+    except ValueError as error:
+        raise PydreamError(f"{path}: array {name!r} cannot be read: {error}") from error
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        raise PydreamError(f"{path}: array {name!r} is damaged: {error}") from error
+    return array
+
+
+def _to_numpy(values: Any) -> np.ndarray:
+    if isinstance(values, torch.Tensor):
+        array: np.ndarray = values.detach().cpu().numpy()
+        return array
+    return np.asarray(values)

@@ -1,0 +1,145 @@
+"""What every source of images offers."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pydream.data.decode import prepare
+from pydream.errors import PydreamError
+
+
+class Source(ABC):
+    """The labelled images of one split, in an order that depends on their names alone.
+
+    Images are sorted by class, then by key. All methods may be called from several threads.
+
+    Attributes
+    ----------
+    description : str
+        What the user named, for example a path.
+    split : str
+        ``"train"`` or ``"test"``.
+    class_names : tuple[str, ...]
+        Name of each label: sorted for folders and archives, else in the order of the labels.
+    keys : Sequence[str]
+        Name of each image, unique within the split, for example ``"airplane/0000.jpg"``.
+    labels : ndarray
+        int64 (N,), non-decreasing, below ``len(class_names)``.
+    ignored : int
+        Files in the split that are no images by their extension.
+    """
+
+    def __init__(
+        self,
+        *,
+        description: str,
+        split: str,
+        class_names: Sequence[str],
+        keys: Sequence[str],
+        labels: npt.NDArray[np.int64],
+        ignored: int = 0,
+    ) -> None:
+        try:
+            "".join((*class_names, *keys)).encode()
+        except UnicodeEncodeError as error:
+            name = str(error.object[max(0, error.start - 20) : error.end])
+            raise PydreamError(
+                f"{description}: a file or class name is not valid UTF-8, near {name!a}; rename it"
+            ) from error
+        self.description = description
+        self.split = split
+        self.class_names = tuple(class_names)
+        self.keys = keys
+        self.labels = labels
+        self.ignored = ignored
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @abstractmethod
+    def read(self, index: int) -> bytes | npt.NDArray[np.uint8]:
+        """Read one image as it is stored.
+
+        Parameters
+        ----------
+        index
+            Position in `keys`.
+
+        Returns
+        -------
+        bytes or ndarray
+            The encoded file, or uint8 pixels (H, W), (H, W, 1) or (H, W, 3).
+
+        Raises
+        ------
+        ImageError
+            When it cannot be read.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, over class names, keys and what the source knows of the contents.
+
+        That is the file sizes for a folder or tar, sizes and checksums for a zip, the pixels for
+        arrays. Nothing is decoded.
+        """
+
+    def image(self, index: int) -> torch.Tensor:
+        """Decode one image.
+
+        Parameters
+        ----------
+        index
+            Position in `keys`.
+
+        Returns
+        -------
+        Tensor
+            uint8 (H, W, 3), contiguous; it may share memory with the source, so do not write to it.
+
+        Raises
+        ------
+        ImageError
+            When it cannot be read or decoded; the message is the reason, without the key.
+        """
+        _, decode = prepare(self.read(index))
+        return decode()
+
+    def class_indices(self, label: int) -> npt.NDArray[np.int64]:
+        """Positions of the images of one class.
+
+        Parameters
+        ----------
+        label
+            Position in `class_names`.
+
+        Returns
+        -------
+        ndarray
+            int64, increasing.
+        """
+        first, end = np.searchsorted(self.labels, (label, label + 1))
+        return np.arange(first, end, dtype=np.int64)
+
+
+def image_ids(source: Source) -> npt.NDArray[np.int64]:
+    """Identity of every image, from its key alone, by which its random numbers are drawn.
+
+    Parameters
+    ----------
+    source
+        Any source.
+
+    Returns
+    -------
+    ndarray
+        int64 (N,): the first 8 bytes of BLAKE2b of the key in UTF-8, little-endian, signed.
+    """
+    digests = b"".join(hashlib.blake2b(key.encode()).digest()[:8] for key in source.keys)
+    return np.frombuffer(digests, dtype="<i8").astype(np.int64)

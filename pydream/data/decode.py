@@ -1,0 +1,275 @@
+"""Decoding of image files to RGB pixels.
+
+JPEG goes through torchvision's libjpeg-turbo binding, which is three times as fast as Pillow on
+small files. Everything else goes through Pillow: its PNG decoder is as fast as torchvision's and,
+unlike that one, survives damaged files.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zlib
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torchvision.io  # registers torch.ops.image
+
+# Image.open would otherwise import every plugin of Pillow on its first call, in a worker thread.
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
+
+from pydream.errors import ImageError
+
+MAX_PIXELS = 2 * 89_478_485
+"""Largest image that is decoded, in pixels: where Pillow, too, stops by default."""
+
+_PILLOW_FORMATS = tuple(
+    plugin.format
+    for plugin in (
+        JpegImagePlugin.JpegImageFile,
+        PngImagePlugin.PngImageFile,
+        WebPImagePlugin.WebPImageFile,
+        BmpImagePlugin.BmpImageFile,
+        GifImagePlugin.GifImageFile,
+        TiffImagePlugin.TiffImageFile,
+    )
+)
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_JPEG_START = b"\xff\xd8\xff"
+# Frame headers SOF0 to SOF15; C4, C8 and CC are other segments in the same range.
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# Markers that stand alone: TEM, RST0 to RST7, SOI.
+_JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD9)})
+_JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
+_TORCHVISION_RGB = torchvision.io.ImageReadMode.RGB.value
+# The operator, not torchvision.io.decode_jpeg: that one warns of its deprecation on every call.
+# A torchvision without it leaves JPEG to Pillow.
+_torchvision_jpeg: Callable[..., torch.Tensor] | None
+_torchvision_jpeg = getattr(torch.ops.image, "decode_jpeg", None)
+
+
+class Header(NamedTuple):
+    """What is known of an image before it is decoded."""
+
+    kind: str  # "jpeg", "png" or "other"
+    height: int
+    width: int
+    components: int  # of a JPEG: 1 grey, 3 colour, 4 CMYK; otherwise 0
+
+
+def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Header:
+    """Read the kind and size of an encoded image without decoding it.
+
+    Parameters
+    ----------
+    data
+        A whole image file.
+    max_pixels
+        Larger images are refused.
+
+    Returns
+    -------
+    Header
+        Kind, height and width.
+
+    Raises
+    ------
+    ImageError
+        When the file is empty, of no known kind, cut off in its header, or too large.
+    """
+    if data.startswith(_JPEG_START):
+        header = _read_jpeg_header(data)
+    elif data.startswith(_PNG_SIGNATURE):
+        header = _read_png_header(data)
+    elif data:
+        with _open_with_pillow(data) as image:
+            header = Header("other", image.height, image.width, 0)
+    else:
+        raise ImageError("empty file")
+    pixels = header.height * header.width
+    if pixels == 0:
+        raise ImageError(f"image of {header.width}×{header.height} pixels")
+    if pixels > max_pixels:
+        raise ImageError(
+            f"image of {header.width}×{header.height} = {pixels:,} pixels, "
+            f"above the limit of {max_pixels:,}"
+        )
+    return header
+
+
+def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
+    """Decode a JPEG, PNG, WebP, BMP, GIF or TIFF file to RGB.
+
+    Grey becomes RGB with equal channels, alpha is dropped, samples of 16 bits keep their high
+    byte, and of an animation the first frame is taken. The orientation in EXIF is not applied:
+    loaders of the field do not apply it, and observers were trained without it.
+
+    A file that ends early is an error. So is a PNG with a wrong checksum; JPEG has none, so
+    damage inside its data that still parses goes unseen, here as in every other decoder.
+
+    Parameters
+    ----------
+    data
+        A whole image file; its kind is told from its first bytes, not from a name.
+    max_pixels
+        Images with more pixels (height × width) are refused before they are decoded. Pillow's
+        own limit, ``PIL.Image.MAX_IMAGE_PIXELS``, holds besides for all but JPEG.
+
+    Returns
+    -------
+    Tensor
+        uint8 (H, W, 3), contiguous.
+
+    Raises
+    ------
+    ImageError
+        When the data cannot be decoded; the message is a short reason.
+    """
+    return _decode(data, read_header(data, max_pixels=max_pixels))
+
+
+def prepare(content: bytes | np.ndarray) -> tuple[int, Callable[[], torch.Tensor]]:
+    """Tell what an image will take in memory before it is decoded.
+
+    Parameters
+    ----------
+    content
+        An encoded file, or uint8 pixels (H, W), (H, W, 1) or (H, W, 3), as `Source.read` gives.
+
+    Returns
+    -------
+    tuple[int, Callable[[], Tensor]]
+        Bytes of the decoded image, and the function that decodes it.
+
+    Raises
+    ------
+    ImageError
+        When the header cannot be read.
+    """
+    if isinstance(content, np.ndarray):
+        return 3 * content.shape[0] * content.shape[1], partial(_pixels_to_rgb, content)
+    header = read_header(content)
+    return 3 * header.height * header.width, partial(_decode, content, header)
+
+
+def _pixels_to_rgb(pixels: np.ndarray) -> torch.Tensor:
+    """RGB tensor of grey or colour pixels, without a copy where they are RGB already."""
+    image = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
+    if image.ndim == 2:
+        image = image.unsqueeze(-1)
+    return image.expand(-1, -1, 3).contiguous()
+
+
+def _decode(data: bytes, header: Header) -> torch.Tensor:
+    if header.kind == "jpeg" and header.components in (1, 3) and _torchvision_jpeg is not None:
+        return _decode_jpeg(data, _torchvision_jpeg)
+    if header.kind == "png":
+        _check_png(data)
+    with _open_with_pillow(data) as image:
+        return torch.from_numpy(np.array(_to_rgb(image)))
+
+
+def _decode_jpeg(data: bytes, operator: Callable[..., torch.Tensor]) -> torch.Tensor:
+    # bytearray: torch warns of memory that it may not write to, and the copy is small.
+    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    try:
+        image = operator(encoded, _TORCHVISION_RGB, False)
+    except RuntimeError as error:
+        # "decode_jpeg, <file>:<line>, <reason>", then perhaps a stack trace.
+        reason = re.sub(r"^.*\.cpp:\d+, ", "", str(error).splitlines()[0])
+        raise ImageError(f"damaged JPEG: {reason}") from error
+    # The pixels lie as (H, W, 3) behind the (3, H, W) view, so this is no copy.
+    return image.permute(1, 2, 0).contiguous()
+
+
+def _open_with_pillow(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS)
+    except UnidentifiedImageError as error:
+        raise ImageError("not a JPEG, PNG, WebP, BMP, GIF or TIFF image") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's parsers raise anything on damaged files
+        raise ImageError(_reason(error)) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    try:
+        image.load()
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+            samples = np.asarray(image).astype(np.uint32)
+            return Image.fromarray((samples >> 8).astype(np.uint8)).convert("RGB")
+        if image.mode in ("I", "F"):
+            raise ImageError(f"{image.format} of 32-bit samples, whose range is not known")
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise anything on damaged files
+        raise ImageError(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """First line of an error's message, or its name where it has none."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def _read_jpeg_header(data: bytes) -> Header:
+    """Walk the segments up to the frame header, which holds the size."""
+    position = 2
+    while 0 <= position < len(data) - 1:
+        marker = data[position + 1]
+        if data[position] != 0xFF or marker == 0:  # stray bytes, which decoders skip
+            position = data.find(b"\xff", position + 1)
+        elif marker == 0xFF:  # fill byte
+            position += 1
+        elif marker in _JPEG_BARE:
+            position += 2
+        elif marker in (_JPEG_SCAN, _JPEG_END):
+            break
+        elif marker in _JPEG_FRAMES and position + 10 <= len(data):
+            height = int.from_bytes(data[position + 5 : position + 7], "big")
+            width = int.from_bytes(data[position + 7 : position + 9], "big")
+            return Header("jpeg", height, width, data[position + 9])
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    raise ImageError("damaged JPEG: cut off or without a frame header")
+
+
+def _read_png_header(data: bytes) -> Header:
+    if len(data) < 33 or data[12:16] != b"IHDR":
+        raise ImageError("damaged PNG: cut off or without its header")
+    width = int.from_bytes(data[16:20], "big")
+    height = int.from_bytes(data[20:24], "big")
+    return Header("png", height, width, 0)
+
+
+def _check_png(data: bytes) -> None:
+    """Check what Pillow does not: the checksums of the pixel data, and that the file is whole."""
+    view = memoryview(data)
+    position = len(_PNG_SIGNATURE)
+    while position + 12 <= len(data):
+        end = position + 8 + int.from_bytes(view[position : position + 4], "big")
+        name = bytes(view[position + 4 : position + 8])
+        critical = not name[0] & 0x20
+        if end + 4 > len(data):
+            break
+        if critical and zlib.crc32(view[position + 4 : end]) != int.from_bytes(
+            view[end : end + 4], "big"
+        ):
+            raise ImageError(f"damaged PNG: wrong checksum in chunk {name.decode('latin-1')}")
+        if name == b"IEND":
+            return
+        position = end + 4
+    raise ImageError("damaged PNG: cut off")

@@ -1,0 +1,188 @@
+"""Decoding ahead of the consumer, in threads, in order, within a memory budget."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Sequence
+
+import torch
+
+from pydream.data.base import Source
+from pydream.data.decode import prepare
+from pydream.errors import ImageError
+
+Item = torch.Tensor | ImageError
+
+# A worker takes several small images at once, since waking a thread costs as much as decoding a
+# CIFAR image: 256 KiB of pixels or 32 images, whichever is less. A large image goes alone.
+_RUN_BYTES = 256 * 1024
+_RUN_IMAGES = 32
+
+
+def decode_ahead(
+    source: Source, indices: Sequence[int], *, workers: int, budget: int
+) -> Generator[Item, None, None]:
+    """Decode images in threads and give them out in order.
+
+    Parameters
+    ----------
+    source
+        Where the images come from.
+    indices
+        Which images, in the order wanted; repeats are allowed.
+    workers
+        Number of threads that read and decode, at least 1.
+    budget
+        Bytes of pixels that may be decoded, or in decoding, and not yet given out. One image is
+        always let through, however large.
+
+    Yields
+    ------
+    Tensor or ImageError
+        uint8 (H, W, 3) for each index, or why that image cannot be read. Closing the generator
+        stops the threads.
+
+    Raises
+    ------
+    ValueError
+        When `workers` or `budget` is below 1.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    if budget < 1:
+        raise ValueError(f"budget must be at least 1 byte, got {budget}")
+    return _Pipeline(source, indices, workers, budget).results()
+
+
+class _Pipeline:
+    """Workers claim runs of positions, reserve memory in order of position, decode, publish.
+
+    Memory is granted in order of position, so the image that the consumer waits for never waits
+    for memory held by later ones.
+    """
+
+    def __init__(self, source: Source, indices: Sequence[int], workers: int, budget: int) -> None:
+        self._source = source
+        self._indices = indices
+        self._workers = min(workers, len(indices))
+        self._budget = budget
+        self._changed = threading.Condition()
+        self._run_length = 1
+        self._claimed = 0  # positions below it have been claimed by a worker
+        self._reserved = 0  # positions below it have their memory
+        self._held = 0  # bytes decoded or in decoding, and not given out
+        self._finished: dict[int, tuple[list[Item], int]] = {}  # by first position; bytes
+        self._failure: BaseException | None = None
+        self._closed = False
+
+    def results(self) -> Generator[Item, None, None]:
+        threads = [
+            threading.Thread(target=self._work, name=f"pydream-decode-{number}", daemon=True)
+            for number in range(self._workers)
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            position = 0
+            while position < len(self._indices):
+                items, size = self._take(position)
+                position += len(items)
+                yield from items[:-1]
+                self._release(size)
+                yield items[-1]
+        finally:
+            with self._changed:
+                self._closed = True
+                self._changed.notify_all()
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+
+    def _take(self, position: int) -> tuple[list[Item], int]:
+        with self._changed:
+            while position not in self._finished:
+                if self._failure is not None:
+                    raise self._failure
+                self._changed.wait()
+            return self._finished.pop(position)
+
+    def _release(self, size: int) -> None:
+        with self._changed:
+            self._held -= size
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        try:
+            while run := self._claim():
+                prepared = [self._prepare(self._indices[position]) for position in run]
+                self._adapt(prepared)
+                position = run.start
+                while position < run.stop:
+                    granted = self._reserve(position, [size for size, _ in prepared])
+                    if not granted:
+                        return
+                    ready, prepared = prepared[:granted], prepared[granted:]
+                    items = [_decode(decode) for _, decode in ready]
+                    self._publish(position, items, sum(size for size, _ in ready))
+                    position += granted
+        except BaseException as error:
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+
+    def _claim(self) -> range:
+        """Take the next positions; none when all are taken or the consumer has gone."""
+        with self._changed:
+            left = len(self._indices) - self._claimed
+            # Towards the end shorter runs, so that the workers finish together.
+            length = max(1, min(self._run_length, left // (2 * self._workers)))
+            stop = self._claimed if self._closed else self._claimed + min(length, left)
+            run = range(self._claimed, stop)
+            self._claimed = stop
+            return run
+
+    def _prepare(self, index: int) -> tuple[int, Callable[[], torch.Tensor] | ImageError]:
+        try:
+            return prepare(self._source.read(index))
+        except ImageError as error:
+            return 0, error
+
+    def _adapt(self, prepared: list[tuple[int, Callable[[], torch.Tensor] | ImageError]]) -> None:
+        mean = sum(size for size, _ in prepared) // len(prepared)
+        self._run_length = max(1, min(_RUN_IMAGES, _RUN_BYTES // max(1, mean)))
+
+    def _reserve(self, position: int, sizes: list[int]) -> int:
+        """Wait for memory for at least the first size; return for how many there is, 0: closed."""
+        with self._changed:
+            while not self._closed:
+                if self._reserved == position:
+                    granted = self._grant(sizes)
+                    if granted:
+                        self._reserved += granted
+                        self._changed.notify_all()
+                        return granted
+                self._changed.wait()
+            return 0
+
+    def _grant(self, sizes: list[int]) -> int:
+        granted = 0
+        for size in sizes:
+            if self._held and self._held + size > self._budget:
+                break
+            self._held += size
+            granted += 1
+        return granted
+
+    def _publish(self, position: int, items: list[Item], size: int) -> None:
+        with self._changed:
+            self._finished[position] = items, size
+            self._changed.notify_all()
+
+
+def _decode(decode: Callable[[], torch.Tensor] | ImageError) -> Item:
+    if isinstance(decode, ImageError):
+        return decode
+    try:
+        return decode()
+    except ImageError as error:
+        return error

@@ -1,0 +1,120 @@
+"""The whole way on a small set that comes along: scikit-learn's 1,797 handwritten digits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydream.data import open_source
+from pydream.evaluate import EvaluateConfig, evaluate_set
+from pydream.models import ObserverConfig, train_observer
+from pydream.rded import RdedConfig, distill
+
+_SOURCE = "digits"
+_ARCH = "convnet2-w64"
+_OBSERVER_EPOCHS = 20
+_STUDENT_EPOCHS = 100
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Settings of the demo."""
+
+    out: Path = Path("demo")
+    """Folder that gets a new folder for this run."""
+    ipc: int = 10
+    """Distilled images per class."""
+    seed: int = 0
+    """Everything random follows from it."""
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo shows.
+
+    Attributes
+    ----------
+    observer_top1, distilled_top1, random_top1
+        Accuracy on the test images: of the observer, and of students trained on the
+        distilled images and on as many random real ones.
+    train_images, distilled_images
+        How many images the observer and the students were trained on.
+    contact_sheet, report
+        Pictures of the distilled set.
+    """
+
+    observer_top1: float
+    distilled_top1: float
+    random_top1: float
+    train_images: int
+    distilled_images: int
+    contact_sheet: Path
+    report: Path
+
+
+def run_demo(config: DemoConfig) -> DemoResult:
+    """Train an observer on the digits, distil them, and train a student on the result.
+
+    Parameters
+    ----------
+    config
+        The settings.
+
+    Returns
+    -------
+    DemoResult
+        Three accuracies and where the pictures are.
+    """
+    place = _new_folder(config.out)
+    observer = train_observer(
+        ObserverConfig(
+            source=_SOURCE,
+            arch=_ARCH,
+            epochs=_OBSERVER_EPOCHS,
+            horizontal_flip=False,
+            seed=config.seed,
+            out=place / "observer.safetensors",
+        )
+    )
+    distilled = distill(
+        RdedConfig(
+            source=_SOURCE,
+            observer=str(observer.path),
+            out=place / "set",
+            ipc=config.ipc,
+            seed=config.seed,
+        )
+    )
+    result = evaluate_set(
+        EvaluateConfig(
+            set=distilled.path,
+            observer=str(observer.path),
+            epochs=_STUDENT_EPOCHS,
+            horizontal_flip=False,
+            seeds=(config.seed,),
+            baselines=("random",),
+        )
+    )
+    by_name = {row.images: row for row in result.rows}
+    train = open_source(_SOURCE)
+    return DemoResult(
+        observer_top1=observer.top1,
+        distilled_top1=by_name["distilled"].last_mean,
+        random_top1=by_name["random"].last_mean,
+        train_images=len(train),
+        distilled_images=config.ipc * len(train.class_names),
+        contact_sheet=distilled.path / "contact_sheet.png",
+        report=distilled.path / "report.html",
+    )
+
+
+def _new_folder(out: Path) -> Path:
+    number = 1
+    while True:
+        place = out / f"run-{number}"
+        try:
+            place.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return place

@@ -1,0 +1,530 @@
+"""Random boxes, and patches cut from images of different sizes: crop, resize, normalise, cast."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pydream import _C
+from pydream.ops._checks import (
+    TensorLike,
+    as_tensor,
+    check_at_least,
+    check_device,
+    check_dtype,
+    check_shape,
+)
+from pydream.ops._dispatch import warn_reference_once
+from pydream.ops.reference import crop as reference
+
+OUTPUT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)
+MAX_CHANNELS = 4
+
+
+def random_crop_boxes(
+    sizes: TensorLike,
+    num_crops: int,
+    *,
+    scale: Sequence[float] = (0.08, 1.0),
+    ratio: Sequence[float] = (1.0, 1.0),
+    seed: int = 0,
+    ids: TensorLike | None = None,
+) -> Tensor:
+    """Draw boxes with the distribution of torchvision's RandomResizedCrop.
+
+    Ten tries of an area, uniform in `scale`, and a ratio, log-uniform in `ratio`; the first box
+    that fits the image gets a uniform position. If none fits: the largest box in the middle whose
+    ratio is within bounds. RDED (arXiv 2312.03526, section 3.2) takes square boxes.
+
+    Box ``(n, m)`` depends on ``(seed, ids[n], m, sizes[n])`` and nothing else, so it is the same
+    in whatever batch and on whatever rank it is drawn. The boxes are drawn on the CPU.
+
+    Parameters
+    ----------
+    sizes
+        Int32 or int64, (N, 2): height and width of each image, in pixels.
+    num_crops
+        Boxes per image, M.
+    scale
+        Lowest and highest share of the image's area.
+    ratio
+        Lowest and highest ratio of width to height.
+    seed
+        In [0, 2^63).
+    ids
+        Int64, (N,): the identity of each image; by default its position.
+
+    Returns
+    -------
+    Tensor
+        Int32, (N, M, 4): top, left, height, width; on the device of `sizes`.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type or dtype.
+    ValueError
+        If a shape does not fit, an image is empty, or a range is not positive and ascending.
+    """
+    sizes = as_tensor(sizes, "sizes")
+    check_dtype(sizes, "sizes", torch.int32, torch.int64)
+    check_shape(sizes, "sizes", ("N", 2))
+    check_at_least(num_crops, "num_crops", 0)
+    _check_seed(seed)
+    if ids is not None:
+        ids = as_tensor(ids, "ids")
+        check_dtype(ids, "ids", torch.int64)
+        check_shape(ids, "ids", (sizes.shape[0],))
+        check_device(ids, "ids", sizes.device, "sizes")
+    boxes: Tensor = torch.ops.pydream.random_crop_boxes(
+        sizes, num_crops, _check_range(scale, "scale"), _check_range(ratio, "ratio"), seed, ids
+    )
+    return boxes
+
+
+def random_keys(ids: TensorLike, *, seed: int = 0, draw: int = 0) -> Tensor:
+    """Draw one random key per identity; sorting by the keys shuffles without replacement.
+
+    A key depends on ``(seed, draw, id)`` and nothing else: an image keeps its key whatever
+    other images there are.
+
+    Parameters
+    ----------
+    ids
+        Int64, (N,).
+    seed
+        In [0, 2^63).
+    draw
+        Which of the independent draws of this seed; in [0, 2^32).
+
+    Returns
+    -------
+    Tensor
+        Int64, (N,), uniform in [0, 2^63); on the device of `ids`.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type or dtype.
+    ValueError
+        If `ids` is not one-dimensional, or `seed` or `draw` out of range.
+    """
+    ids = as_tensor(ids, "ids")
+    check_dtype(ids, "ids", torch.int64)
+    check_shape(ids, "ids", ("N",))
+    _check_seed(seed)
+    check_at_least(draw, "draw", 0)
+    if draw >= 2**32:
+        raise ValueError(f"draw must be below 2^32, got {draw}")
+    keys: Tensor = torch.ops.pydream.random_keys(ids, seed, draw)
+    return keys
+
+
+def crop_resize(
+    images: TensorLike | Sequence[TensorLike],
+    boxes: TensorLike,
+    size: int | Sequence[int],
+    *,
+    image_index: TensorLike | None = None,
+    flip: TensorLike | None = None,
+    canvas: int | Sequence[int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Cut boxes out of images of any sizes and make patches of them that a model can take.
+
+    In one pass: crop, bilinear antialiased resize of the crop with half-pixel centres, optional
+    flip, scale to [0, 1], normalise, place in the middle of a canvas of zeros, cast. The pixels
+    are those of torchvision's ``resized_crop(antialias=True)`` on float images.
+
+    Parameters
+    ----------
+    images
+        Uint8, (H, W, C) each, with one C from 1 to 4 and sizes of their own; or one batch
+        (N, H, W, C). Rows may be any distance apart; the pixels of a row must be contiguous.
+    boxes
+        Int32 or int64, (P, 4): top, left, height, width within the image, in pixels.
+    size
+        Side of the patches, or height and width.
+    image_index
+        Int32 or int64, (P,): the image of each patch. By default P must be a multiple of N,
+        and patch p comes from image ``p // (P / N)``.
+    flip
+        Bool, (P,): mirror left and right.
+    canvas
+        Side, or height and width, of the output around the patch, whose first row is
+        ``(canvas - size) // 2``; by default `size`. The margin is zero after normalisation.
+    mean, std
+        C numbers each, on the scale of [0, 1]; both or neither.
+    dtype
+        Float32, float16, bfloat16; or uint8, which keeps the scale of 0 to 255, rounds to the
+        nearest and takes no `mean` and `std`.
+    channels_last
+        Whether the output lies in memory as ``torch.channels_last``.
+    out
+        Where to write: of the output's shape, dtype, device and memory format.
+
+    Returns
+    -------
+    Tensor
+        (P, C, canvas height, canvas width), on the device of the images.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type or dtype.
+    ValueError
+        If a shape, stride or device does not fit, a box is empty or not inside its image, or an
+        image index is out of range.
+    """
+    pictures = _check_images(images)
+    device, channels = pictures[0].device, pictures[0].shape[-1]
+    count = pictures[0].shape[0] if pictures[0].dim() == 4 else len(pictures)
+    boxes = as_tensor(boxes, "boxes")
+    check_dtype(boxes, "boxes", torch.int32, torch.int64)
+    check_shape(boxes, "boxes", ("P", 4))
+    check_device(boxes, "boxes", device, "images")
+    patches = boxes.shape[0]
+    if image_index is not None:
+        image_index = _per_patch(image_index, "image_index", boxes, torch.int32, torch.int64)
+    elif patches % max(count, 1) != 0 or (count == 0 and patches != 0):
+        raise ValueError(
+            f"boxes: {patches} boxes are not a multiple of {count} images; pass image_index"
+        )
+    if flip is not None:
+        flip = _per_patch(flip, "flip", boxes, torch.bool)
+    patch_size = _check_pair(size, "size")
+    canvas_size = patch_size if canvas is None else _check_pair(canvas, "canvas")
+    if canvas_size[0] < patch_size[0] or canvas_size[1] < patch_size[1]:
+        raise ValueError(f"canvas {tuple(canvas_size)} is smaller than size {tuple(patch_size)}")
+    if dtype not in OUTPUT_DTYPES:
+        raise TypeError(f"dtype must be float32, float16, bfloat16 or uint8, got {dtype}")
+    means, stds = _check_normalisation(mean, std, channels, dtype)
+    arguments = (
+        pictures,
+        boxes,
+        patch_size,
+        image_index,
+        flip,
+        canvas_size,
+        means,
+        stds,
+        dtype,
+        channels_last,
+    )
+    if out is None:
+        made: Tensor = torch.ops.pydream.crop_resize(*arguments)
+        return made
+    _check_out(out, (patches, channels, *canvas_size), dtype, device, channels_last)
+    torch.ops.pydream.crop_resize_out(*arguments, out)
+    return out
+
+
+def _check_seed(seed: int) -> None:
+    """Raise unless the seed is an int in [0, 2^63)."""
+    check_at_least(seed, "seed", 0)
+    if seed >= 2**63:
+        raise ValueError(f"seed must be below 2^63, got {seed}")
+
+
+def _check_range(value: Sequence[float], name: str) -> list[float]:
+    """Return a positive, ascending pair."""
+    pair = [float(each) for each in value]
+    if len(pair) != 2 or not (0 < pair[0] <= pair[1] and math.isfinite(pair[1])):
+        raise ValueError(f"{name} must be two positive numbers, lowest first, got {value}")
+    return pair
+
+
+def _check_pair(value: int | Sequence[int], name: str) -> list[int]:
+    """Return height and width, each at least 1."""
+    pair: list[int] = list(value) if isinstance(value, Sequence) else [value, value]
+    if len(pair) != 2:
+        raise ValueError(f"{name} must be a number or height and width, got {value}")
+    for each in pair:
+        check_at_least(each, name, 1)
+    return pair
+
+
+def _check_images(images: TensorLike | Sequence[TensorLike]) -> list[Tensor]:
+    """Return the images as tensors: a list of (H, W, C), or one (N, H, W, C) alone in a list."""
+    if isinstance(images, (list, tuple)):
+        if not images:
+            raise ValueError("images is empty; for no patches at all pass a batch (0, H, W, C)")
+        pictures = [as_tensor(each, "images") for each in images]
+        for index, picture in enumerate(pictures):
+            _check_image(picture, f"images[{index}]", ("H", "W", "C"))
+            check_device(picture, f"images[{index}]", pictures[0].device, "images[0]")
+            if picture.shape[2] != pictures[0].shape[2]:
+                raise ValueError(
+                    f"images[{index}] has {picture.shape[2]} channels, "
+                    f"but images[0] has {pictures[0].shape[2]}"
+                )
+        return pictures
+    batch = as_tensor(images, "images")
+    _check_image(batch, "images", ("N", "H", "W", "C"))
+    return [batch]
+
+
+def _check_image(image: Tensor, name: str, shape: Sequence[str]) -> None:
+    """Raise unless this is one image or a batch, with the pixels of a row contiguous."""
+    check_dtype(image, name, torch.uint8)
+    check_shape(image, name, shape)
+    width, channels = image.shape[-2:]
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise ValueError(f"{name} must have 1 to {MAX_CHANNELS} channels last, got {channels}")
+    strides = image.stride()[-2:]
+    if (width > 1 and strides[0] != channels) or (channels > 1 and strides[1] != 1):
+        raise ValueError(
+            f"{name} must have the pixels of a row contiguous in memory, got strides "
+            f"{tuple(image.stride())} for shape {tuple(image.shape)}; call .contiguous()"
+        )
+
+
+def _per_patch(value: TensorLike, name: str, boxes: Tensor, *dtypes: torch.dtype) -> Tensor:
+    """Return a tensor with one entry per patch."""
+    tensor = as_tensor(value, name)
+    check_dtype(tensor, name, *dtypes)
+    check_shape(tensor, name, (boxes.shape[0],))
+    check_device(tensor, name, boxes.device, "boxes")
+    return tensor
+
+
+def _check_normalisation(
+    mean: Sequence[float] | None, std: Sequence[float] | None, channels: int, dtype: torch.dtype
+) -> tuple[list[float] | None, list[float] | None]:
+    """Return mean and std as lists of C numbers, or neither."""
+    if (mean is None) != (std is None):
+        raise ValueError("mean and std go together: pass both or neither")
+    if mean is None or std is None:
+        return None, None
+    if dtype == torch.uint8:
+        raise ValueError("mean and std cannot be used with dtype uint8")
+    means, stds = [float(each) for each in mean], [float(each) for each in std]
+    for name, values in (("mean", means), ("std", stds)):
+        if len(values) != channels:
+            raise ValueError(f"{name} must have {channels} numbers, one per channel, got {values}")
+    if not all(math.isfinite(each) for each in means):
+        raise ValueError(f"mean must be finite, got {means}")
+    if not all(each > 0 and math.isfinite(each) for each in stds):
+        raise ValueError(f"std must be positive, got {stds}")
+    return means, stds
+
+
+def _check_out(
+    out: Tensor,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    channels_last: bool,
+) -> None:
+    """Raise unless the output can be written to `out` as it lies in memory."""
+    if not isinstance(out, Tensor):
+        raise TypeError(f"out must be a torch tensor, got {type(out).__name__}")
+    check_dtype(out, "out", dtype)
+    check_shape(out, "out", shape)
+    check_device(out, "out", device, "images")
+    if not out.is_contiguous(memory_format=_memory_format(channels_last)):
+        raise ValueError(
+            f"out must be contiguous{' in channels_last' if channels_last else ''}, got strides "
+            f"{tuple(out.stride())} for shape {tuple(out.shape)}"
+        )
+
+
+def _memory_format(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+@torch.library.custom_op(
+    "pydream::random_crop_boxes",
+    mutates_args=(),
+    schema="(Tensor sizes, SymInt num_crops, float[] scale, float[] ratio, SymInt seed, "
+    "Tensor? ids) -> Tensor",
+)
+def _random_crop_boxes(
+    sizes: Tensor,
+    num_crops: int,
+    scale: Sequence[float],
+    ratio: Sequence[float],
+    seed: int,
+    ids: Tensor | None,
+) -> Tensor:
+    """Draw on the CPU, return on the device of `sizes`."""
+    extent = sizes.to("cpu", torch.int64).contiguous()
+    count = extent.shape[0]
+    identities = torch.arange(count) if ids is None else ids.cpu().contiguous()
+    boxes = torch.empty((count, num_crops, 4), dtype=torch.int32)
+    _C.random_crop_boxes_cpu(
+        extent.data_ptr(),
+        identities.data_ptr(),
+        count,
+        num_crops,
+        scale[0],
+        scale[1],
+        ratio[0],
+        ratio[1],
+        seed,
+        boxes.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return boxes.to(sizes.device)
+
+
+@_random_crop_boxes.register_fake
+def _(sizes: Tensor, num_crops: int, *_: Any) -> Tensor:
+    return sizes.new_empty((sizes.shape[0], num_crops, 4), dtype=torch.int32)
+
+
+@torch.library.custom_op(
+    "pydream::random_keys",
+    mutates_args=(),
+    schema="(Tensor ids, SymInt seed, SymInt draw) -> Tensor",
+)
+def _random_keys(ids: Tensor, seed: int, draw: int) -> Tensor:
+    """Draw on the CPU, return on the device of `ids`."""
+    identities = ids.cpu().contiguous()
+    keys = torch.empty_like(identities)
+    _C.random_keys_cpu(
+        identities.data_ptr(),
+        identities.shape[0],
+        seed,
+        draw,
+        keys.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return keys.to(ids.device)
+
+
+@_random_keys.register_fake
+def _(ids: Tensor, seed: int, draw: int) -> Tensor:
+    return torch.empty_like(ids, memory_format=torch.contiguous_format)
+
+
+_CROP_RESIZE_ARGUMENTS = (
+    "Tensor[] images, Tensor boxes, SymInt[] size, Tensor? image_index, Tensor? flip, "
+    "SymInt[] canvas, float[]? mean, float[]? std, ScalarType dtype, bool channels_last"
+)
+
+
+@torch.library.custom_op(
+    "pydream::crop_resize", mutates_args=(), schema=f"({_CROP_RESIZE_ARGUMENTS}) -> Tensor"
+)
+def _crop_resize(images: list[Tensor], boxes: Tensor, *arguments: Any) -> Tensor:
+    out = _empty_patches(images, boxes, *arguments)
+    _crop_resize_into(images, boxes, out, *arguments)
+    return out
+
+
+@_crop_resize.register_fake
+def _fake_patches(images: list[Tensor], boxes: Tensor, *arguments: Any) -> Tensor:
+    return _empty_patches(images, boxes, *arguments)
+
+
+def _empty_patches(
+    images: list[Tensor],
+    boxes: Tensor,
+    size: Sequence[int],
+    image_index: Tensor | None,
+    flip: Tensor | None,
+    canvas: Sequence[int],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    dtype: torch.dtype,
+    channels_last: bool,
+) -> Tensor:
+    """Allocate the output, from the arguments of the op."""
+    return torch.empty(
+        (boxes.shape[0], images[0].shape[-1], *canvas),
+        dtype=dtype,
+        device=boxes.device,
+        memory_format=_memory_format(channels_last),
+    )
+
+
+@torch.library.custom_op(
+    "pydream::crop_resize_out",
+    mutates_args=("out",),
+    schema=f"({_CROP_RESIZE_ARGUMENTS}, Tensor(a!) out) -> ()",
+)
+def _crop_resize_out(images: list[Tensor], boxes: Tensor, *arguments: Any) -> None:
+    *others, out = arguments
+    _crop_resize_into(images, boxes, out, *others)
+
+
+@_crop_resize_out.register_fake
+def _(images: list[Tensor], boxes: Tensor, *arguments: Any) -> None:
+    return None
+
+
+def _crop_resize_into(
+    images: list[Tensor],
+    boxes: Tensor,
+    out: Tensor,
+    size: Sequence[int],
+    image_index: Tensor | None,
+    flip: Tensor | None,
+    canvas: Sequence[int],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    dtype: torch.dtype,
+    channels_last: bool,
+) -> None:
+    """Run the kernel on the CPU, the reference elsewhere."""
+    table = _image_table(images)
+    count, patches, channels = table.shape[0], boxes.shape[0], images[0].shape[-1]
+    if boxes.device.type != "cpu":
+        warn_reference_once(boxes.device)
+        if image_index is None:
+            image_index = torch.arange(patches) // max(patches // max(count, 1), 1)
+        out.copy_(
+            reference.crop_resize(
+                images, boxes, size, image_index, flip, canvas, mean, std, dtype, channels_last
+            )
+        )
+        return
+    places = boxes.to(torch.int64).contiguous()
+    sources = None if image_index is None else image_index.to(torch.int64).contiguous()
+    mirrored = None if flip is None else flip.contiguous()
+    if mean is not None and std is not None:
+        factor = [1 / (255 * each) for each in std]
+        offset = [-each / spread for each, spread in zip(mean, std, strict=True)]
+    else:
+        factor = [1.0 if dtype == torch.uint8 else 1 / 255] * channels
+        offset = [0.0] * channels
+    _C.crop_resize_cpu(
+        table.data_ptr(),
+        count,
+        places.data_ptr(),
+        0 if sources is None else sources.data_ptr(),
+        0 if mirrored is None else mirrored.data_ptr(),
+        patches,
+        channels,
+        size[0],
+        size[1],
+        canvas[0],
+        canvas[1],
+        factor,
+        offset,
+        str(dtype).removeprefix("torch."),
+        channels_last,
+        out.data_ptr(),
+        torch.get_num_threads(),
+    )
+
+
+def _image_table(images: list[Tensor]) -> Tensor:
+    """Return int64 (N, 4): address, height, width and bytes between rows of each image."""
+    if images[0].dim() == 3:
+        rows = [(each.data_ptr(), *each.shape[:2], each.stride(0)) for each in images]
+        return torch.tensor(rows, dtype=torch.int64)
+    batch = images[0]
+    table = torch.empty((batch.shape[0], 4), dtype=torch.int64)
+    table[:, 0] = batch.data_ptr() + batch.stride(0) * torch.arange(batch.shape[0])
+    table[:, 1], table[:, 2], table[:, 3] = batch.shape[1], batch.shape[2], batch.stride(1)
+    return table

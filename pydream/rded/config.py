@@ -1,0 +1,107 @@
+"""What an RDED run is told: shared by the API and the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydream.data.distilled import ImageFormat
+from pydream.errors import PydreamError
+
+# What changes how a run goes, never what it makes: left out of the manifest, free on resume.
+_EXECUTION = (
+    "out",
+    "resume",
+    "batch_size",
+    "workers",
+    "memory_budget",
+    "allow_skipped",
+    "allow_weak_observer",
+)
+
+
+@dataclass(frozen=True)
+class RdedConfig:
+    """Settings of `pydream.rded.distill` (arXiv 2312.03526, section 4).
+
+    Raises
+    ------
+    PydreamError
+        If a value is out of its range.
+    """
+
+    source: str
+    """Labelled images: a folder of class folders, a .zip, .tar or .npz, or a set by name
+    (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT, fashion-mnist:ROOT, svhn:ROOT)."""
+    observer: str
+    """Weights of a classifier trained on these classes (.safetensors, .pt, .pth)."""
+    arch: str | None = None
+    """Architecture of the observer, e.g. convnet3, resnet18-modified, resnet18, timm/NAME;
+    read from the weights file where it is written there."""
+    out: Path | None = None
+    """Folder for the distilled set; it must not exist. By default named after the source."""
+    ipc: int = 10
+    """Distilled images per class."""
+    factor: int | None = None
+    """Patches per side of a distilled image. By default 1 up to 64 pixels a side, above that 2."""
+    preselect: int = 300
+    """Real images looked at per class, drawn at random; all of them where a class has fewer."""
+    crops: int = 5
+    """Random crops scored per real image."""
+    side: int | None = None
+    """Side of the distilled images in pixels; by default the observer's."""
+    seed: int = 0
+    """Everything random follows from it."""
+    canvas: Literal["pad", "native"] = "pad"
+    """What the observer sees: the patch on a canvas of full side (the paper), or the patch alone."""
+    class_order: Literal["sorted", "infer"] = "sorted"
+    """How the observer's outputs map to classes: by name or sorted order, or inferred from data."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the observer; auto takes bfloat16 where the processor has it."""
+    allow_weak_observer: bool = False
+    """Go on with an observer whose accuracy is near chance."""
+    allow_skipped: float = 0.01
+    """Share of a class's images that may be unreadable before the run is refused."""
+    upscale: bool = False
+    """Take images smaller than a patch too, and enlarge them."""
+    image_format: ImageFormat = "png"
+    """File format of the distilled images."""
+    quality: int = 95
+    """Quality of WebP and JPEG, 1 to 100."""
+    batch_size: int = 256
+    """Patches cropped and scored at a time; does not change the result."""
+    workers: int = dataclasses.field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    """Threads that decode images; does not change the result."""
+    memory_budget: int = 256
+    """MiB for decoded images and patches that wait; does not change the result."""
+    resume: bool = False
+    """Go on with a run that was stopped."""
+
+    def __post_init__(self) -> None:
+        for name in ("ipc", "preselect", "crops", "batch_size", "workers", "memory_budget"):
+            _at_least_one(name, getattr(self, name))
+        for name in ("factor", "side"):
+            if getattr(self, name) is not None:
+                _at_least_one(name, getattr(self, name))
+        if not 0 <= self.allow_skipped <= 1:
+            raise PydreamError(f"allow_skipped must be 0 to 1, got {self.allow_skipped}")
+        if not 1 <= self.quality <= 100:
+            raise PydreamError(f"quality must be 1 to 100, got {self.quality}")
+        if not 0 <= self.seed < 2**63:
+            raise PydreamError(f"seed must be 0 to 2**63 - 1, got {self.seed}")
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that decide the bytes of the set."""
+        return {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if name not in _EXECUTION
+        }
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise PydreamError(f"{name} must be at least 1, got {value}")

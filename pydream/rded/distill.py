@@ -1,0 +1,315 @@
+"""RDED whole: from labelled images and an observer to a distilled set on disk."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pydream import __version__
+from pydream.data import Source, has_split, open_source
+from pydream.data.distilled import FORMAT_VERSION, SetWriter, images_sha256, load_set
+from pydream.errors import PydreamError
+from pydream.models import Observer, load_observer
+from pydream.progress import track
+from pydream.rded.config import RdedConfig
+from pydream.rded.preflight import Preflight, preflight
+from pydream.rded.stages import (
+    PatchMaker,
+    Preselection,
+    assemble,
+    needed_images,
+    preselect,
+    score,
+    select,
+)
+from pydream.rded.timing import Stopwatch
+from pydream.report import write_report
+
+_SMALL_SIDE = 64  # up to this side the published recipes take whole images (factor 1)
+
+
+@dataclass(frozen=True)
+class RdedResult:
+    """What a run of `distill` gives.
+
+    Attributes
+    ----------
+    path
+        The folder of the distilled set.
+    manifest
+        Its description, as in ``manifest.json``.
+    seconds
+        Wall-clock seconds per stage, and of the whole. Stages overlap.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Run:
+    config: RdedConfig
+    source: Source
+    observer: Observer
+    side: int
+    factor: int
+    writer: SetWriter
+    watch: Stopwatch
+
+
+def distill(
+    config: RdedConfig, *, source: Source | None = None, observer: nn.Module | None = None
+) -> RdedResult:
+    """Distil a labelled image set by RDED (arXiv 2312.03526).
+
+    Parameters
+    ----------
+    config
+        The settings.
+    source
+        The images, where they are no file or known set; ``config.source`` then only names them.
+    observer
+        A classifier of normalised (B, 3, S, S) float32 images, where it is no file;
+        ``config.observer`` then only names it, and ``config.side`` must be given.
+
+    Returns
+    -------
+    RdedResult
+        Where the set lies and what it is.
+
+    Raises
+    ------
+    PydreamError
+        If something given cannot be used. Nothing is then left half-written at ``config.out``.
+    """
+    watch = Stopwatch()
+    with watch("open"):
+        held_out = None
+        if source is None:
+            source = open_source(config.source)
+            if has_split(config.source, "test"):
+                held_out = open_source(config.source, "test")
+        network = load_observer(
+            observer if observer is not None else config.observer,
+            arch=config.arch,
+            side=config.side,
+            precision=config.precision,
+        )
+    side = config.side or network.side
+    factor = config.factor or (1 if side <= _SMALL_SIDE else 2)
+    _check_sizes(source, config.ipc, factor, side)
+    out = config.out or Path(f"{Path(config.source).stem}-rded-ipc{config.ipc}")
+    identity = {
+        **config.identity(),
+        "factor": factor,
+        "side": side,
+        "source_fingerprint": source.fingerprint(),
+        "observer_sha256": network.weights_sha256,
+    }
+    if config.resume and (done := _already_finished(out, identity)) is not None:
+        return done
+    writer = SetWriter(out, identity, resume=config.resume)
+    run = _Run(config, source, network, side, factor, writer, watch)
+    selection = preselect(source, config.preselect, config.seed)
+    with watch("preflight"):
+        measured = _measured(run, selection, held_out)
+    run = _Run(
+        config, source, network.with_class_order(measured.order), side, factor, writer, watch
+    )
+    _distill_classes(run, selection)
+    return _finish(run, identity, measured)
+
+
+def _check_sizes(source: Source, ipc: int, factor: int, side: int) -> None:
+    if factor > side:
+        raise PydreamError(f"factor {factor} is above the side of the images, {side}")
+    counts = np.bincount(source.labels, minlength=len(source.class_names))
+    least = int(counts.argmin())
+    if counts[least] < ipc * factor**2:
+        fitting = [
+            f"--ipc {counts[least] // each**2} --factor {each}"
+            for each in range(factor, 0, -1)
+            if counts[least] >= each**2
+        ]
+        raise PydreamError(
+            f"{source.description}: class {source.class_names[least]} has {counts[least]} images, "
+            f"fewer than the {ipc * factor**2} that ipc {ipc} and factor {factor} take; "
+            f"what would fit: {' or '.join(fitting[:2])}"
+        )
+
+
+def _already_finished(out: Path, identity: dict[str, Any]) -> RdedResult | None:
+    file = out / "manifest.json"
+    if not file.is_file():
+        return None
+    manifest = json.loads(file.read_text())
+    if manifest.get("config") != json.loads(json.dumps(identity)):
+        raise PydreamError(
+            f"{out} holds a finished set made with other settings: choose another --out"
+        )
+    return RdedResult(out, manifest, {})
+
+
+def _measured(run: _Run, selection: Preselection, held_out: Source | None) -> Preflight:
+    kept = run.writer.record("preflight")
+    if kept is not None:
+        return Preflight(**{**kept, "order": tuple(kept["order"])})
+    config = run.config
+    if held_out is not None and held_out.class_names == run.source.class_names:
+        among = np.arange(len(held_out))
+    else:
+        held_out = run.source
+        among = np.setdiff1d(np.arange(len(run.source)), selection.indices)
+        if len(np.unique(run.source.labels[among])) < len(run.source.class_names):
+            among = np.arange(len(run.source))
+    measured = preflight(
+        run.source,
+        held_out,
+        among,
+        run.observer,
+        patches=len(selection.indices) * config.crops,
+        infer=config.class_order == "infer",
+        allow_weak=config.allow_weak_observer,
+        seed=config.seed,
+        workers=config.workers,
+        budget=config.memory_budget * 2**20 // 2,
+    )
+    run.writer.keep("preflight", vars(measured))
+    return measured
+
+
+def _distill_classes(run: _Run, selection: Preselection) -> None:
+    """Score, select and assemble class by class, each written as soon as it is complete."""
+    classes = len(run.source.class_names)
+    finished = {label for label in range(classes) if run.writer.finished_class(label) is not None}
+    if len(finished) == classes:
+        return
+    maker = PatchMaker(run.source, run.config, run.observer, run.side, run.factor)
+    needed = needed_images(selection, run.observer, run.config.crops, finished)
+    scores: dict[int, torch.Tensor] = {}
+    errors: dict[int, str] = {}
+    pending = [label for label in range(classes) if label not in finished]
+    with track("scoring", int(needed.sum()) * run.config.crops, "patches") as advance:
+        for batch in score(maker, selection, needed, run.config, run.watch):
+            scores.update(zip(batch.places, batch.scores, strict=True))
+            errors.update(batch.errors)
+            while pending and selection.starts[pending[0] + 1] - 1 <= batch.places[-1]:
+                _finish_class(run, maker, selection, pending.pop(0), scores, errors)
+            advance(len(batch.places) * run.config.crops)
+
+
+def _finish_class(
+    run: _Run,
+    maker: PatchMaker,
+    selection: Preselection,
+    label: int,
+    scores: dict[int, torch.Tensor],
+    errors: dict[int, str],
+) -> None:
+    places = range(int(selection.starts[label]), int(selection.starts[label + 1]))
+    skipped = [
+        {"key": run.source.keys[selection.indices[place]], "reason": errors[place]}
+        for place in places
+        if place in errors
+    ]
+    _check_skipped(run, label, len(places), skipped)
+    count = run.config.ipc * run.factor**2
+    with run.watch("select"):
+        ranked = select(torch.stack([scores.pop(place) for place in places]), places.start, count)
+    with run.watch("assemble"):
+        images, rows = assemble(
+            maker,
+            selection,
+            ranked,
+            ipc=run.config.ipc,
+            factor=run.factor,
+            side=run.side,
+            budget=run.config.memory_budget * 2**20 // 2,
+        )
+    with run.watch("write"):
+        run.writer.write_class(
+            label,
+            images,
+            {"rows": rows, "skipped": skipped},
+            image_format=run.config.image_format,
+            quality=run.config.quality,
+        )
+
+
+def _check_skipped(run: _Run, label: int, total: int, skipped: list[dict[str, str]]) -> None:
+    config, name = run.config, run.source.class_names[label]
+    usable = total - len(skipped)
+    where = f"{run.source.description}: class {name}"
+    first = f"first {skipped[0]['key']}: {skipped[0]['reason']}" if skipped else ""
+    if usable == 0:
+        raise PydreamError(f"{where} has no readable image; {first}")
+    if len(skipped) > config.allow_skipped * total:
+        raise PydreamError(
+            f"{where}: {len(skipped)} of {total} images cannot be used, above the "
+            f"{config.allow_skipped:.0%} allowed; {first}; mend or remove them, or give "
+            f"--allow-skipped {min(1.0, len(skipped) / total + 0.005):.2f}"
+        )
+    if usable < config.ipc * run.factor**2:
+        raise PydreamError(
+            f"{where} has {usable} usable images, fewer than the "
+            f"{config.ipc * run.factor**2} needed; lower --ipc or --factor, or mend them; {first}"
+        )
+
+
+def _finish(run: _Run, identity: dict[str, Any], measured: Preflight) -> RdedResult:
+    writer, source, observer = run.writer, run.source, run.observer
+    records: list[dict[str, Any]] = []
+    for label in range(len(source.class_names)):
+        record = writer.finished_class(label)
+        assert record is not None
+        records.append(record)
+    with run.watch("write"):
+        writer.write_provenance([row for record in records for row in record["rows"]])
+        files = list((writer.set / "images").glob("*/*"))
+        manifest = {
+            "format": FORMAT_VERSION,
+            "method": "rded",
+            "package": {"name": "pydream-distill", "version": __version__},
+            "config": identity,
+            "seed": run.config.seed,
+            "source": {
+                "description": source.description,
+                "split": source.split,
+                "fingerprint": identity["source_fingerprint"],
+            },
+            "class_names": list(source.class_names),
+            "class_to_idx": {name: index for index, name in enumerate(source.class_names)},
+            "images_per_class": run.config.ipc,
+            "factor": run.factor,
+            "side": run.side,
+            "mean": list(observer.mean),
+            "std": list(observer.std),
+            "observer": {
+                "arch": observer.arch,
+                "weights_sha256": observer.weights_sha256,
+                "precision": observer.precision,
+                "top1": measured.top1,
+                "images": measured.images,
+                "held_out": measured.held_out,
+                "class_order": list(measured.order),
+            },
+            "image_format": run.config.image_format,
+            "images_bytes": sum(file.stat().st_size for file in files),
+            "images_sha256": images_sha256(writer.set),
+            "skipped": [each for record in records for each in record["skipped"]],
+        }
+        writer.write_text(writer.set / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    with run.watch("report"):
+        write_report(load_set(writer.set), writer.write_bytes)
+    seconds = run.watch.report()
+    notes = {"seconds": seconds, "machine": platform.machine(), "threads": torch.get_num_threads()}
+    writer.write_text(writer.set / "run.json", json.dumps(notes, indent=2) + "\n")
+    return RdedResult(writer.finish(), manifest, seconds)

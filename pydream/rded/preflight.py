@@ -1,0 +1,250 @@
+"""Is this observer one for these images? Measured on real images before anything is distilled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import binom
+
+from pydream.data import ImageError, Source, decode_ahead, image_ids, whole_view
+from pydream.errors import PydreamError
+from pydream.models import Observer
+from pydream.ops import random_keys
+
+_DRAW = 2  # the purpose of these random keys; the pre-selection draws with 1
+
+# Above chance with less than this probability of being there by luck.
+_SIGNIFICANCE = 1e-3
+
+# Images measured: enough to tell an observer from chance, few beside what will be scored.
+_SHARE = 0.03
+_LEAST, _MOST = 32, 512
+_PER_CLASS_TO_INFER = 16
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What the observer does on real images.
+
+    Attributes
+    ----------
+    top1
+        Share of images it puts in the right class.
+    images
+        How many were measured.
+    held_out
+        Where they come from, for the report.
+    order
+        Observer output of every class.
+    """
+
+    top1: float
+    images: int
+    held_out: str
+    order: tuple[int, ...]
+
+
+def sample_size(patches: int) -> int:
+    """Return how many images to measure before `patches` patches are scored."""
+    return int(np.clip(patches * _SHARE, _LEAST, _MOST))
+
+
+def draw_evenly(source: Source, among: npt.NDArray[np.int64], count: int, seed: int) -> list[int]:
+    """Draw up to `count` images, as evenly over the classes as they allow.
+
+    Parameters
+    ----------
+    source
+        Where the images are.
+    among
+        (n,) indices to draw from.
+    count
+        How many.
+    seed
+        Decides the draw, together with the identity of each image.
+
+    Returns
+    -------
+    list[int]
+        Indices, in rising order.
+    """
+    keys = random_keys(torch.from_numpy(image_ids(source)[among]), seed=seed, draw=_DRAW).numpy()
+    labels = source.labels[among]
+    by_class = np.lexsort((keys, labels))
+    starts = np.searchsorted(labels[by_class], labels[by_class])
+    rounds = np.arange(len(by_class)) - starts  # 0 for the first drawn of each class, then 1, …
+    chosen = by_class[np.lexsort((keys[by_class], rounds))][:count]
+    return sorted(int(index) for index in among[chosen])
+
+
+def measure(
+    source: Source, indices: Sequence[int], observer: Observer, *, workers: int, budget: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run the observer on whole real images.
+
+    Returns
+    -------
+    tuple[torch.Tensor, torch.Tensor]
+        Log-probabilities (n, K) float32 and labels (n,) int64 of the images that can be read.
+    """
+    logits, labels = [], []
+    views: list[torch.Tensor] = []
+    images = decode_ahead(source, indices, workers=workers, budget=budget)
+    for index, image in zip(indices, images, strict=True):
+        if isinstance(image, ImageError):
+            continue
+        views.append(whole_view(image, observer.side, observer.mean, observer.std))
+        labels.append(int(source.labels[index]))
+        if len(views) == observer.tile:
+            logits.append(observer.logits(torch.cat(views)))
+            views = []
+    if views:
+        logits.append(observer.logits(torch.cat(views)))
+    if not logits:
+        raise PydreamError(f"{source.description}: none of {len(indices)} images can be read")
+    return torch.log_softmax(torch.cat(logits), dim=1), torch.tensor(labels)
+
+
+def infer_order(log_probability: torch.Tensor, labels: torch.Tensor, classes: int) -> list[int]:
+    """Find which output of the observer stands for which class.
+
+    The assignment of outputs to classes, one each, under which the images seen are most
+    likely.
+
+    Parameters
+    ----------
+    log_probability
+        (n, K) float32.
+    labels
+        (n,) int64.
+    classes
+        Number of classes C, at most K.
+
+    Returns
+    -------
+    list[int]
+        The output of each of the C classes.
+    """
+    likelihood = torch.zeros(classes, log_probability.shape[1], dtype=torch.float64)
+    likelihood.index_add_(0, labels, log_probability.clamp(min=-50.0).double())
+    _, outputs = linear_sum_assignment(likelihood.numpy(), maximize=True)
+    return [int(output) for output in outputs]
+
+
+def is_near_chance(right: int, images: int, classes: int) -> bool:
+    """Tell whether `right` of `images` may well be luck with that many classes."""
+    return bool(binom.sf(right - 1, images, 1 / classes) > _SIGNIFICANCE)
+
+
+def given_order(observer: Observer, source: Source) -> list[int]:
+    """Map classes to outputs by the names in the weights file, or one to one.
+
+    Raises
+    ------
+    PydreamError
+        If the numbers of classes differ, or the names do.
+    """
+    names = source.class_names
+    known = observer.class_names
+    if known is not None and set(names) <= set(known):
+        return [known.index(name) for name in names]
+    if observer.num_classes != len(names):
+        raise PydreamError(
+            f"the observer has {observer.num_classes} classes, {source.description} has "
+            f"{len(names)}: give the observer trained on this set, or --class-order infer "
+            "to pick its outputs for these classes"
+        )
+    return list(range(len(names)))
+
+
+def preflight(
+    source: Source,
+    held_out: Source,
+    among: npt.NDArray[np.int64],
+    observer: Observer,
+    *,
+    patches: int,
+    infer: bool,
+    allow_weak: bool,
+    seed: int,
+    workers: int,
+    budget: int,
+) -> Preflight:
+    """Measure the observer on held-out images, and refuse one that is near chance.
+
+    Parameters
+    ----------
+    source
+        What will be distilled.
+    held_out, among
+        Where to measure: a split with the same classes, and the indices to draw from.
+    observer
+        The observer, its outputs in their own order.
+    patches
+        How many patches will be scored; a small share of that is measured.
+    infer
+        Whether to find the order of the outputs from the images. The accuracy is then
+        measured on images that the inference did not see.
+    allow_weak
+        Whether to go on near chance.
+    seed, workers, budget
+        As in `RdedConfig`; the budget in bytes.
+
+    Raises
+    ------
+    PydreamError
+        If the observer is near chance, or its classes do not fit.
+    """
+    classes = len(source.class_names)
+    if infer and observer.num_classes < classes:
+        raise PydreamError(
+            f"the observer has {observer.num_classes} classes, fewer than the {classes} of "
+            f"{source.description}"
+        )
+    order = [] if infer else given_order(observer, source)
+    count = sample_size(patches)
+    if infer:
+        count = max(count, 2 * _PER_CLASS_TO_INFER * classes)
+    indices = draw_evenly(held_out, among, count, seed)
+    log_probability, labels = measure(held_out, indices, observer, workers=workers, budget=budget)
+    where = "test split" if held_out.split != source.split else "training images"
+    if infer:
+        half = torch.arange(len(labels)) % 2 == 0
+        if len(labels) > 1:
+            order = infer_order(log_probability[half], labels[half], classes)
+            log_probability, labels = log_probability[~half], labels[~half]
+        else:
+            order = infer_order(log_probability, labels, classes)
+    predicted = log_probability[:, order].argmax(dim=1)
+    right = int((predicted == labels).sum())
+    if is_near_chance(right, len(labels), classes) and not allow_weak:
+        raise PydreamError(_near_chance(right, log_probability, labels, classes, source, infer))
+    return Preflight(right / len(labels), len(labels), where, tuple(order))
+
+
+def _near_chance(
+    right: int,
+    log_probability: torch.Tensor,
+    labels: torch.Tensor,
+    classes: int,
+    source: Source,
+    infer: bool,
+) -> str:
+    best = infer_order(log_probability, labels, classes) if not infer else []
+    reordered = (log_probability[:, best].argmax(dim=1) == labels).float().mean() if best else 0.0
+    if float(reordered) > max(0.3, 3 * right / len(labels)):
+        advice = "its classes are in another order: try --class-order infer"
+    else:
+        advice = (
+            "give the observer trained on these classes (pydream observer trains one), "
+            "or --allow-weak-observer to go on"
+        )
+    return (
+        f"the observer is right on {right} of {len(labels)} images of {source.description}, "
+        f"near chance ({1 / classes:.1%}): {advice}"
+    )

@@ -1,0 +1,407 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from pydream.data import open_source
+from pydream.data.distilled import load_set
+from pydream.errors import PydreamError
+from pydream.models import build_model, save_weights
+from pydream.rded import RdedConfig, distill
+
+from .conftest import CLASSES
+
+
+def settings(folder: Path, observer: Path, out: Path, **changes: object) -> RdedConfig:
+    return RdedConfig(
+        **{
+            "source": str(folder),
+            "observer": str(observer),
+            "out": out,
+            "ipc": 2,
+            "factor": 2,
+            "allow_weak_observer": True,
+            **changes,
+        }
+    )
+
+
+def hashes(path: Path) -> dict[str, str]:
+    """The bytes of a set, by file: all but run.json, which tells the seconds."""
+    return {
+        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and file.name != "run.json"
+    }
+
+
+@pytest.fixture
+def undisturbed(folder, random_observer, tmp_path) -> dict[str, str]:
+    return hashes(distill(settings(folder, random_observer, tmp_path / "undisturbed")).path)
+
+
+def test_a_set_is_whole_and_says_what_it_is(folder, random_observer, tmp_path):
+    result = distill(settings(folder, random_observer, tmp_path / "set"))
+    distilled = load_set(result.path)
+    assert distilled.images.shape == (8, 32, 32, 3)
+    assert distilled.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert distilled.class_names == CLASSES
+    assert distilled.provenance.num_rows == 8 * 4
+    assert distilled.manifest == json.loads((result.path / "manifest.json").read_text())
+    assert sorted(file.name for file in result.path.iterdir()) == [
+        "contact_sheet.png",
+        "images",
+        "manifest.json",
+        "provenance.parquet",
+        "report.html",
+        "run.json",
+    ]
+    assert not (tmp_path / "set.partial").exists()
+
+
+def test_every_source_image_gives_one_patch_and_the_best_come_first(
+    folder, random_observer, tmp_path
+):
+    rows = pq.read_table(
+        distill(settings(folder, random_observer, tmp_path / "set")).path / "provenance.parquet"
+    ).to_pylist()
+    for label, name in enumerate(CLASSES):
+        mine = [row for row in rows if row["class"] == label]
+        assert len({row["source"] for row in mine}) == len(mine) == 8
+        assert all(row["source"].startswith(f"{name}/") for row in mine)
+        ranked = sorted(mine, key=lambda row: row["cell"] * 2 + row["image"])
+        assert [row["score"] for row in ranked] == sorted(
+            (row["score"] for row in ranked), reverse=True
+        )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"batch_size": 1}, {"batch_size": 4096}, {"workers": 1}, {"workers": 7}, {"memory_budget": 1}],
+    ids=str,
+)
+def test_same_bytes_however_the_run_is_organised(
+    folder, random_observer, tmp_path, undisturbed, changes
+):
+    again = distill(settings(folder, random_observer, tmp_path / "again", **changes))
+    assert hashes(again.path) == undisturbed
+
+
+def test_another_seed_gives_another_set(folder, random_observer, tmp_path, undisturbed):
+    other = distill(settings(folder, random_observer, tmp_path / "other", seed=1))
+    assert hashes(other.path)["provenance.parquet"] != undisturbed["provenance.parquet"]
+
+
+def run_command(*arguments: object, **options: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pydream.cli", "rded", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def command_line(folder: Path, observer: Path, out: Path) -> list[object]:
+    return [
+        folder, "--observer", observer, "--out", out, "--ipc", 2, "--factor", 2,
+        "--allow-weak-observer",
+    ]  # fmt: skip
+
+
+def slow_down(folder: Path) -> None:
+    """Enlarge the last class's pictures, so that a run can be caught in the middle of it."""
+    rng = np.random.default_rng(0)
+    for file in sorted((folder / CLASSES[-1]).iterdir()):
+        pixels = rng.integers(0, 255, size=(1500, 1500, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(file)
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
+@pytest.mark.parametrize("finished", [0, 2])
+def test_a_killed_run_resumes_to_the_same_bytes(
+    folder, random_observer, tmp_path, signal_number, finished
+):
+    slow_down(folder)
+    whole = tmp_path / "whole"
+    distill(settings(folder, random_observer, whole))
+    out = tmp_path / "set"
+    command = command_line(folder, random_observer, out)
+    process = run_command(*command, "--batch-size", 1)
+    record = tmp_path / "set.partial" / "state" / f"{finished:05d}.json"
+    while process.poll() is None and not record.exists():
+        time.sleep(0.005)
+    process.send_signal(signal_number)
+    _, errors = process.communicate(timeout=60)
+    if signal_number == signal.SIGINT:
+        assert process.returncode == 130
+        assert "--resume" in errors
+    assert process.returncode != 0, "the run ended before it could be stopped"
+    assert not out.exists()
+    assert record.exists()
+    resumed = run_command(*command, "--resume")
+    _, errors = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, errors
+    assert hashes(out) == hashes(whole)
+    assert not (tmp_path / "set.partial").exists()
+
+
+def test_resume_does_not_score_finished_classes_again(folder, random_observer, tmp_path):
+    config = settings(folder, random_observer, tmp_path / "set", batch_size=1)
+    reference = hashes(distill(settings(folder, random_observer, tmp_path / "whole")).path)
+    (folder / "dog" / "00.jpg").write_bytes(b"broken")
+    with pytest.raises(PydreamError, match=r"class dog: 1 of 11 images .* dog/00\.jpg"):
+        distill(config)
+    assert not (tmp_path / "set").exists()
+    images = tmp_path / "set.partial" / "set" / "images"
+    written = {file: file.stat().st_mtime_ns for file in images.glob("0000[0-2]/*")}
+    assert len(written) == 6
+    allowed = settings(
+        folder, random_observer, tmp_path / "set", resume=True, allow_skipped=0.1
+    )
+    result = distill(allowed)
+    for file, time_written in written.items():
+        moved = result.path / "images" / file.relative_to(images)
+        assert moved.stat().st_mtime_ns == time_written
+    again = hashes(result.path)
+    for label in range(3):
+        name = f"images/{label:05d}/00000.png"
+        assert again[name] == reference[name]
+    assert result.manifest["skipped"] == [
+        {"key": "dog/00.jpg", "reason": result.manifest["skipped"][0]["reason"]}
+    ]
+
+
+def test_resume_with_other_settings_is_refused_with_the_difference(
+    folder, random_observer, tmp_path
+):
+    (folder / "dog" / "00.jpg").write_bytes(b"broken")
+    with pytest.raises(PydreamError, match="cannot be used"):
+        distill(settings(folder, random_observer, tmp_path / "set"))
+    with pytest.raises(PydreamError, match="--resume"):
+        distill(settings(folder, random_observer, tmp_path / "set"))
+    with pytest.raises(PydreamError, match="crops 5 then, 6 now"):
+        distill(settings(folder, random_observer, tmp_path / "set", crops=6, resume=True))
+
+
+def test_resume_of_a_finished_set_changes_nothing(folder, random_observer, tmp_path):
+    config = settings(folder, random_observer, tmp_path / "set")
+    distill(config)
+    before = hashes(tmp_path / "set")
+    again = distill(settings(folder, random_observer, tmp_path / "set", resume=True))
+    assert again.path == tmp_path / "set"
+    assert hashes(tmp_path / "set") == before
+    with pytest.raises(PydreamError, match="other settings"):
+        distill(settings(folder, random_observer, tmp_path / "set", resume=True, seed=9))
+
+
+def test_an_observer_in_memory_and_images_in_memory(tmp_path):
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(rng.integers(0, 255, (30, 16, 16, 3), dtype=np.uint8))
+    source = open_source((images, torch.arange(30) % 3))
+    model = build_model("convnet1-w8", num_classes=3, side=16)
+    result = distill(
+        settings(Path("memory"), Path("model"), tmp_path / "set", factor=1, side=16),
+        source=source,
+        observer=model,
+    )
+    assert load_set(result.path).images.shape == (6, 16, 16, 3)
+
+
+def test_digits_with_a_good_observer(digits_observer, tmp_path):
+    result = distill(
+        RdedConfig(
+            source="digits", observer=str(digits_observer), out=tmp_path / "set", preselect=40
+        )
+    )
+    assert result.manifest["observer"]["top1"] > 0.8
+    assert result.manifest["observer"]["held_out"] == "test split"
+    rows = pq.read_table(result.path / "provenance.parquet").to_pylist()
+    # The best crops are those the observer is sure of: log p near 0, far above chance (-2.3).
+    assert np.mean([row["score"] for row in rows]) > -0.3
+
+
+def shuffled_observer(file: Path, digits_observer: Path, order: list[int]) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    weights = load_file(digits_observer)
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] = weights[name][order].contiguous()
+    with safe_open(digits_observer, "pt") as handle:
+        metadata = {
+            key: value for key, value in handle.metadata().items() if key != "classes"
+        }
+    model = build_model(metadata["arch"], num_classes=10, side=int(metadata["side"]))
+    model.load_state_dict(weights)
+    save_weights(model, file, metadata)
+
+
+def test_an_observer_with_its_classes_in_another_order(digits_observer, tmp_path):
+    order = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
+    file = tmp_path / "shuffled.safetensors"
+    shuffled_observer(file, digits_observer, order)
+    config = {"source": "digits", "observer": str(file), "out": tmp_path / "set", "preselect": 40}
+    with pytest.raises(PydreamError, match=r"near chance \(10\.0%\).*--class-order infer"):
+        distill(RdedConfig(**config))
+    assert not (tmp_path / "set").exists()
+    result = distill(RdedConfig(**{**config, "out": tmp_path / "inferred"}, class_order="infer"))
+    assert result.manifest["observer"]["class_order"] == [order.index(c) for c in range(10)]
+    straight = distill(
+        RdedConfig(
+            source="digits",
+            observer=str(digits_observer),
+            out=tmp_path / "straight",
+            preselect=40,
+        )
+    )
+    inferred = load_set(result.path)
+    assert torch.equal(inferred.images, load_set(straight.path).images)
+
+
+def test_an_unusable_image_is_skipped_counted_and_listed(folder, random_observer, tmp_path):
+    (folder / "ant" / "00.jpg").write_bytes((folder / "ant" / "00.jpg").read_bytes()[:300])
+    Image.fromarray(np.zeros((5, 40, 3), dtype=np.uint8)).save(folder / "bee" / "01.png")
+    result = distill(settings(folder, random_observer, tmp_path / "set", allow_skipped=0.1))
+    skipped = {each["key"]: each["reason"] for each in result.manifest["skipped"]}
+    assert set(skipped) == {"ant/00.jpg", "bee/01.png"}
+    assert "40x5 pixels, smaller than a patch (16)" in skipped["bee/01.png"]
+    rows = pq.read_table(result.path / "provenance.parquet").to_pylist()
+    assert not {row["source"] for row in rows} & set(skipped)
+    upscaled = distill(
+        settings(folder, random_observer, tmp_path / "up", allow_skipped=0.1, upscale=True)
+    )
+    assert [each["key"] for each in upscaled.manifest["skipped"]] == ["ant/00.jpg"]
+
+
+def test_the_native_canvas_scores_the_patch_alone(folder, tmp_path):
+    torch.manual_seed(0)
+    model = build_model("resnet18-modified", num_classes=4, side=32)
+    file = tmp_path / "resnet.safetensors"
+    save_weights(model, file, {"arch": "resnet18-modified", "side": "32"})
+    native = distill(settings(folder, file, tmp_path / "native", canvas="native", preselect=8))
+    padded = distill(settings(folder, file, tmp_path / "padded", preselect=8))
+    assert native.manifest["config"]["canvas"] == "native"
+    scores = [
+        pq.read_table(each.path / "provenance.parquet")["score"].to_numpy()
+        for each in (native, padded)
+    ]
+    assert not np.allclose(scores[0], scores[1])
+
+
+@pytest.mark.parametrize("image_format", ["webp", "jpeg"])
+def test_other_image_formats(folder, random_observer, tmp_path, image_format):
+    lossless = distill(settings(folder, random_observer, tmp_path / "png"))
+    lossy = distill(
+        settings(folder, random_observer, tmp_path / "lossy", image_format=image_format, quality=95)
+    )
+    difference = (
+        load_set(lossless.path).images.float() - load_set(lossy.path).images.float()
+    ).abs()
+    assert 0 < difference.mean() < 12  # noise is the hardest content for a lossy format
+
+
+def test_nothing_of_the_users_is_touched(folder, random_observer, tmp_path):
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "thesis.txt").write_text("three years of work")
+    with pytest.raises(PydreamError, match="not a distilled set of ours"):
+        distill(settings(folder, random_observer, out))
+    assert (out / "thesis.txt").read_text() == "three years of work"
+    distill(settings(folder, random_observer, tmp_path / "set"))
+    with pytest.raises(PydreamError, match="already holds a distilled set"):
+        distill(settings(folder, random_observer, tmp_path / "set"))
+    stranger = tmp_path / "other.partial"
+    stranger.mkdir()
+    (stranger / "notes").write_text("mine")
+    for resume in (False, True):
+        with pytest.raises(PydreamError, match="not a partial set"):
+            distill(settings(folder, random_observer, tmp_path / "other", resume=resume))
+    assert (stranger / "notes").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ipc": 0}, "ipc must be at least 1, got 0"),
+        ({"factor": 0}, "factor must be at least 1, got 0"),
+        ({"crops": -1}, "crops must be at least 1"),
+        ({"ipc": 3}, r"class ant has 11 images, fewer than the 12 .*--ipc 2 --factor 2"),
+        ({"factor": 33}, "factor 33 is above the side"),
+        ({"allow_weak_observer": False}, "near chance"),
+        ({"quality": 0}, "quality must be 1 to 100"),
+        ({"observer": "missing.pt"}, r"missing\.pt"),
+        ({"arch": "convnet3"}, "convnet3"),
+        ({"arch": "resnet18"}, "resnet18"),
+    ],
+    ids=str,
+)
+def test_bad_settings(folder, random_observer, tmp_path, changes, message):
+    with pytest.raises(PydreamError, match=message) as caught:
+        distill(settings(folder, random_observer, tmp_path / "set", **changes))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "set").exists()
+
+
+def test_an_observer_of_another_class_count(folder, tmp_path):
+    model = build_model("convnet2-w16", num_classes=5, side=32)
+    file = tmp_path / "five.safetensors"
+    save_weights(model, file, {"arch": "convnet2-w16", "side": "32"})
+    with pytest.raises(PydreamError, match="observer has 5 classes, .* has 4"):
+        distill(settings(folder, file, tmp_path / "set"))
+
+
+def test_scores_that_are_no_numbers(folder, random_observer, tmp_path):
+    model = build_model("convnet2-w16", num_classes=4, side=32)
+    with torch.no_grad():
+        model.classifier.weight[0, 0] = torch.nan
+    file = tmp_path / "damaged.safetensors"
+    save_weights(model, file, {"arch": "convnet2-w16", "side": "32"})
+    with pytest.raises(PydreamError, match=r"scores of ant/00\.jpg are not numbers"):
+        distill(settings(folder, file, tmp_path / "set"))
+
+
+def test_a_class_of_unreadable_images(folder, random_observer, tmp_path):
+    for file in (folder / "bee").iterdir():
+        file.write_bytes(b"not an image")
+    with pytest.raises(PydreamError, match="class bee has no readable image"):
+        distill(settings(folder, random_observer, tmp_path / "set", allow_skipped=1.0))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk(folder, random_observer, tmp_path, monkeypatch):
+    def full(self: Path, data: bytes) -> int:
+        with open("/dev/full", "wb") as handle:
+            return handle.write(data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(PydreamError, match=r"No space left on device.*--resume"):
+            distill(settings(folder, random_observer, tmp_path / "set"))
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written(folder, random_observer, tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    with pytest.raises(PydreamError, match="cannot write"):
+        distill(settings(folder, random_observer, locked / "set"))
+
+
+def test_an_output_below_a_file(folder, random_observer, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PydreamError, match="cannot write"):
+        distill(settings(folder, random_observer, tmp_path / "file" / "set"))

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pydream.cli import main
+from pydream.models import ObserverConfig, train_observer
+
+COMMANDS = ("rded", "observer", "evaluate", "inspect", "doctor", "demo")
+
+
+def run(monkeypatch, *arguments: object) -> int:
+    """Run the command line in this process; returns its exit code."""
+    monkeypatch.setattr(sys, "argv", ["pydream", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def observer(tmp_path_factory):
+    out = tmp_path_factory.mktemp("observer") / "digits.safetensors"
+    train_observer(
+        ObserverConfig(
+            source="digits", arch="convnet2-w16", epochs=4, horizontal_flip=False, out=out
+        )
+    )
+    return out
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "tiny" / name).mkdir(parents=True)
+        for number in range(3):
+            picture = Image.fromarray(np.full((9, 9, 3), 40 * number, dtype=np.uint8))
+            picture.save(tmp_path / "tiny" / name / f"{number}.png")
+    return tmp_path / "tiny"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(monkeypatch, capsys, command):
+    assert run(monkeypatch, command, "--help") == 0
+    assert f"pydream {command}" in capsys.readouterr().out
+
+
+def test_the_module_runs_as_a_program():
+    done = subprocess.run(
+        [sys.executable, "-m", "pydream.cli", "doctor", "--json"], capture_output=True, check=True
+    )
+    assert "ops" in json.loads(done.stdout)
+
+
+def test_distil_inspect_evaluate(monkeypatch, capsys, tmp_path, observer):
+    out = tmp_path / "set"
+    distil = ("rded", "digits", "--observer", observer, "--ipc", 2, "--preselect", 20)
+    assert run(monkeypatch, *distil, "--out", out, "--json") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["path"] == str(out)
+    assert captured.err == ""  # no bars where there is no terminal
+    assert run(monkeypatch, "inspect", out, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["intact"] is True
+    evaluate = ("evaluate", out, "--observer", observer, "--epochs", 2)
+    assert run(monkeypatch, *evaluate, "--seeds", 0, 1, "--baselines", "random", "--json") == 0
+    results = json.loads(capsys.readouterr().out)
+    assert {row["images"] for row in results["rows"]} == {"distilled", "random"}
+    assert run(monkeypatch, *evaluate) == 0
+    assert "top-1" in capsys.readouterr().out
+
+
+def test_distil_for_people(monkeypatch, capsys, tmp_path, observer):
+    out = tmp_path / "set"
+    distil = ("rded", "digits", "--observer", observer, "--ipc", 1, "--preselect", 9)
+    assert run(monkeypatch, *distil, "--out", out) == 0
+    printed = capsys.readouterr().out
+    assert "10 classes x 1" in printed
+    assert "report.html" in printed.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("rded", "nowhere", "--observer", "x.pt"), "nowhere"),
+        (("rded", "TINY", "--observer", "x.pt"), "x.pt"),
+        (("rded", "TINY", "--observer", "OBSERVER"), "observer has 10 classes"),
+        (("rded", "digits", "--observer", "OBSERVER", "--ipc", "0"), "ipc must be at least 1"),
+        (("rded", "digits", "--observer", "OBSERVER", "--ipc", "9999"), "what would fit"),
+        (("rded", "digits", "--observer", "OBSERVER", "--out", "TINY"), "not a distilled set"),
+        (("rded", "digits", "--observer", "OBSERVER", "--arch", "convnet3"), "convnet3"),
+        (("rded", "digits", "--observer", "OBSERVER", "--arch", "convnoot"), "convnoot"),
+        (("inspect", "TINY"), "no distilled set"),
+        (("evaluate", "TINY", "--observer", "OBSERVER"), "no distilled set"),
+        (("observer", "nowhere", "--arch", "convnet3", "--out", "o.safetensors"), "nowhere"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    monkeypatch, capsys, tmp_path, observer, tiny, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    names = {"TINY": tiny, "OBSERVER": observer}
+    before = sorted(tmp_path.rglob("*"))
+    assert run(monkeypatch, *(names.get(each, each) for each in arguments)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("pydream: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_unknown_option_is_exit_code_2(monkeypatch, capsys):
+    assert run(monkeypatch, "rded", "digits", "--observer", "x.pt", "--nonsense") == 2
+    assert "nonsense" in capsys.readouterr().err
