@@ -1,4 +1,4 @@
-"""A distilled set on disk: how it is read, and how it is written so that a killed run loses nothing.
+"""A distilled set on disk: read, and written so that a killed run loses nothing.
 
 While a set is made it lives beside its place, in ``<out>.partial``: the future set in ``set/``,
 one record per finished class in ``state/``. Every file and class folder is written elsewhere in

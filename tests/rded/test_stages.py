@@ -130,9 +130,7 @@ def test_scores_are_those_of_the_published_pipeline(folder, random_observer):
 
 @pytest.mark.parametrize("batch_size", [1, 40, 10_000])
 @pytest.mark.parametrize("finished", [set(), {0}, {1, 2}, {3}])
-def test_scores_are_the_same_bits_whatever_the_batch(
-    folder, random_observer, batch_size, finished
-):
+def test_scores_are_the_same_bits_whatever_the_batch(folder, random_observer, batch_size, finished):
     source, observer = open_source(folder), load_observer(random_observer)
     selection = preselect(source, 9, 0)
     whole = config_for(folder, random_observer)
