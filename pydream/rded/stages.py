@@ -295,7 +295,7 @@ def _score_batch(
         good = [row for row, place in enumerate(batch.places) if place not in batch.errors]
         if good:
             places = [batch.places[row] for row in good]
-            logits = logits.unflatten(0, scores.shape)[good].flatten(0, 1)
+            logits = logits.reshape(*scores.shape, -1)[good].flatten(0, 1)
             labels = torch.from_numpy(selection.labels[places]).repeat_interleave(maker.crops)
             try:
                 scores[good] = realism_scores(logits, labels).reshape(len(good), maker.crops)
