@@ -6,7 +6,9 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
 
 from pydream.errors import PydreamError
 from pydream.evaluate.recipe import Mix
@@ -37,7 +39,7 @@ class EvaluateConfig:
         If a value is out of its range.
     """
 
-    set: Path
+    set: Annotated[Positional[Path], arg(metavar="SET")]
     """Folder of the distilled set."""
     observer: str
     """Weights of the observer that labels the images (.safetensors, .pt, .pth)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import json
 import os
 import pickle
 import re
@@ -137,7 +138,7 @@ def save_weights(
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_file(tensors, part, metadata=dict(metadata))
+        part.write_bytes(_serialize(tensors, metadata))
         check_free(path)
         part.rename(path)
     except (OSError, safetensors.SafetensorError) as error:
@@ -145,6 +146,21 @@ def save_weights(
     finally:
         with contextlib.suppress(OSError):  # never made, or renamed
             part.unlink()
+
+
+def _serialize(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Return the bytes of a safetensors file, the same ones for the same content.
+
+    safetensors itself writes the metadata in an order that changes from call to call.
+    """
+    content = safetensors.torch.save(tensors, metadata=dict(metadata))
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def check_free(path: Path) -> None:
