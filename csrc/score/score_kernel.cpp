@@ -3,7 +3,7 @@
 // Shapes: logits [R, K] with contiguous columns, scores [R]. Any K; a row should fit the
 // second-level cache (K up to some 10^5), as it is walked twice: once for its maximum,
 // once for the sum of exponentials. Limit: one read of the logits from memory; from
-// cache, arithmetic (13 vector instructions for each vector of logits).
+// cache, arithmetic (12 vector instructions for each vector of logits).
 //
 // The label's own column stays out of the sum, so that a score near zero (a sure
 // observer) keeps its relative accuracy: log p = -log1p(sum of the others).
@@ -33,7 +33,10 @@ constexpr int64_t kWidth = 4;
 
 typedef float Floats __attribute__((vector_size(kWidth * 4)));
 typedef uint32_t Words __attribute__((vector_size(kWidth * 4)));
-typedef uint16_t Shorts __attribute__((vector_size(kWidth * 2)));
+
+inline float minus_infinity(const float*) { return -std::numeric_limits<float>::infinity(); }
+inline Half minus_infinity(const Half*) { return {0xFC00u}; }
+inline BFloat16 minus_infinity(const BFloat16*) { return {0xFF80u}; }
 
 inline Floats splat(float value) { return value - Floats{}; }
 
@@ -51,8 +54,37 @@ inline Floats multiply_add(Floats a, Floats b, Floats c) {
 #endif
 }
 
-// The larger; where one is NaN, b. (The very rule of the processor's own instruction.)
-inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+// a > b ? a : b, so b where one is NaN. GCC finds the processor's instruction for this by
+// itself in some places only. The masks here and below are full: GCC 12 takes the unset
+// operand of the unmasked forms for an uninitialised variable.
+inline Floats larger(Floats a, Floats b) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_max_ps(0xFFFF, a, b);
+#elif defined(__AVX2__)
+  return _mm256_max_ps(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
+inline float sum_lanes(Floats v) {
+  float lane[kWidth];
+  std::memcpy(lane, &v, sizeof v);
+  for (int64_t half = kWidth / 2; half > 0; half /= 2) {
+    for (int64_t i = 0; i < half; ++i) lane[i] += lane[i + half];
+  }
+  return lane[0];
+}
+
+inline float largest_lane(Floats v) {
+  float lane[kWidth];
+  std::memcpy(lane, &v, sizeof v);
+  for (int64_t half = kWidth / 2; half > 0; half /= 2) {
+    for (int64_t i = 0; i < half; ++i)
+      lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
+  }
+  return lane[0];
+}
 
 template <class Vector, class T>
 inline Vector load_bits(const T* from) {
@@ -61,38 +93,75 @@ inline Vector load_bits(const T* from) {
   return bits;
 }
 
-inline Floats load(const float* from) { return load_bits<Floats>(from); }
-
-inline Floats load(const BFloat16* from) {
-  return as_floats(__builtin_convertvector(load_bits<Shorts>(from), Words) << 16);
-}
-
-inline Floats load(const Half* from) {
 #if defined(__AVX512F__)
-  // Masked, with a full mask: GCC 12 calls the plain one's unset operand uninitialised.
-  return _mm512_maskz_cvtph_ps(0xFFFF, load_bits<__m256i>(from));
+typedef __m256i Narrow;
+inline Floats widen(Narrow bits, const BFloat16*) {
+  return as_floats(reinterpret_cast<Words>(_mm512_maskz_cvtepu16_epi32(0xFFFF, bits)) << 16);
+}
+inline Floats widen(Narrow bits, const Half*) { return _mm512_maskz_cvtph_ps(0xFFFF, bits); }
 #elif defined(__AVX2__)
-  return _mm256_cvtph_ps(load_bits<__m128i>(from));
+typedef __m128i Narrow;
+inline Floats widen(Narrow bits, const BFloat16*) {
+  return as_floats(reinterpret_cast<Words>(_mm256_cvtepu16_epi32(bits)) << 16);
+}
+inline Floats widen(Narrow bits, const Half*) { return _mm256_cvtph_ps(bits); }
 #else
-  // to_float(Half) in vectors: the comparisons give words of all ones.
-  const Words half = __builtin_convertvector(load_bits<Shorts>(from), Words);
+typedef uint16_t Narrow __attribute__((vector_size(kWidth * 2)));
+inline Floats widen(Narrow bits, const BFloat16*) {
+  return as_floats(__builtin_convertvector(bits, Words) << 16);
+}
+// to_float(Half) in vectors: the comparisons give words of all ones.
+inline Floats widen(Narrow bits, const Half*) {
+  const Words half = __builtin_convertvector(bits, Words);
   const Words magnitude = (half & 0x7FFFu) << 13;
   const Words special = reinterpret_cast<Words>(magnitude >= 0x0F800000u);
   const Words subnormal = reinterpret_cast<Words>(magnitude < 0x00800000u);
   const Words rebias = magnitude + (112u << 23);
   const Words small = as_words(as_floats(rebias + (1u << 23)) - splat(0x1p-14f));
-  const Words bits = (subnormal & small) | (~subnormal & (rebias + (special & (112u << 23))));
-  return as_floats(bits | ((half & 0x8000u) << 16));
+  const Words magnitudes = (subnormal & small) | (~subnormal & (rebias + (special & (112u << 23))));
+  return as_floats(magnitudes | ((half & 0x8000u) << 16));
+}
 #endif
+
+inline Floats load(const float* from) { return load_bits<Floats>(from); }
+
+template <class T>
+inline Floats load(const T* from) {
+  return widen(load_bits<Narrow>(from), from);
 }
 
-inline void set_minus_infinity(float& value) { value = -std::numeric_limits<float>::infinity(); }
-inline void set_minus_infinity(Half& value) { value.bits = 0xFC00u; }
-inline void set_minus_infinity(BFloat16& value) { value.bits = 0xFF80u; }
+// The first `count` of a vector, and -inf behind them.
+#if defined(__AVX512F__)
+inline Floats load_partial(const float* from, int64_t count) {
+  const __m512 filler = splat(-std::numeric_limits<float>::infinity());
+  return _mm512_mask_loadu_ps(filler, static_cast<__mmask16>((1u << count) - 1), from);
+}
+template <class T>
+inline Floats load_partial(const T* from, int64_t count) {
+  const __m256i filler = _mm256_set1_epi16(static_cast<int16_t>(minus_infinity(from).bits));
+  return widen(_mm256_mask_loadu_epi16(filler, static_cast<__mmask16>((1u << count) - 1), from),
+               from);
+}
+#else
+template <class T>
+inline Floats load_partial(const T* from, int64_t count) {
+  T padded[kWidth];
+  for (int64_t i = 0; i < kWidth; ++i) padded[i] = i < count ? from[i] : minus_infinity(from);
+  return load(padded);
+}
+#endif
 
-// sum + exp(x) for x <= 0, to 1e-7 of the exponential; 0 below -87.68, NaN for NaN.
+// The same vector, with -inf in one lane; a lane outside of it changes nothing.
+inline Floats without_lane(Floats values, int64_t lane) {
+  static constexpr uint32_t kLanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const Words skipped =
+      reinterpret_cast<Words>(load_bits<Words>(kLanes) == (static_cast<uint32_t>(lane) - Words{}));
+  return skipped ? splat(-std::numeric_limits<float>::infinity()) : values;
+}
+
+// sum + exp(x) for x <= 0, to 2e-7 of the exponential; 0 below -87.68, NaN for NaN.
 // exp(x) = 2^n * exp(r), |r| <= ln(2) / 2, n in -127 .. 0; exp(r) by a polynomial of
-// degree 6, minimax for the relative error (4e-9 before rounding).
+// degree 5, exact at 0 and minimax for the relative error (9.3e-8 before rounding).
 inline Floats add_exp(Floats sum, Floats x) {
   x = larger(splat(-88.0f), x);  // n = -127 there, and the scale's bits are 0: +0
   // The constant leaves n + 127 in the low bits of the rounded product.
@@ -105,12 +174,11 @@ inline Floats add_exp(Floats sum, Floats x) {
   Floats r = x - n * splat(0x1.62e400p-1f);  // short enough for an exact product
   r = r - n * splat(0x1.7f7d1cp-20f);
 #endif
-  Floats p = splat(0x1.6a23d0p-10f);
-  p = multiply_add(p, r, splat(0x1.123a20p-7f));
-  p = multiply_add(p, r, splat(0x1.5558f2p-5f));
-  p = multiply_add(p, r, splat(0x1.555492p-3f));
-  p = multiply_add(p, r, splat(0x1.fffffcp-2f));
-  p = multiply_add(p, r, splat(1.0f));
+  Floats p = splat(0x1.0fa7d8p-7f);
+  p = multiply_add(p, r, splat(0x1.573ad0p-5f));
+  p = multiply_add(p, r, splat(0x1.555a6ep-3f));
+  p = multiply_add(p, r, splat(0x1.fffdc4p-2f));
+  p = multiply_add(p, r, splat(0x1.fffff6p-1f));
   p = multiply_add(p, r, splat(1.0f));
   return multiply_add(p, as_floats(as_words(shifted) << 23), sum);
 }
@@ -118,37 +186,31 @@ inline Floats add_exp(Floats sum, Floats x) {
 // The largest of a row, which may pass over NaN.
 template <class T>
 float row_maximum(const T* row, int64_t classes) {
+  if (classes < kWidth) return largest_lane(load_partial(row, classes));
   Floats best[4];
-  T padded[kWidth];
-  if (classes < kWidth) {
-    for (T& each : padded) set_minus_infinity(each);
-    std::memcpy(padded, row, classes * sizeof(T));
-    best[0] = load(padded);
-  } else {
-    best[0] = load(row + classes - kWidth);  // the rest, overlapping what comes
-    best[1] = best[2] = best[3] = best[0];
-    int64_t k = 0;
-    for (; k + 4 * kWidth <= classes; k += 4 * kWidth) {
-      for (int i = 0; i < 4; ++i) best[i] = larger(best[i], load(row + k + i * kWidth));
-    }
-    for (; k + kWidth <= classes; k += kWidth) best[0] = larger(best[0], load(row + k));
-    best[0] = larger(larger(best[0], best[1]), larger(best[2], best[3]));
+  best[0] = load(row + classes - kWidth);  // the rest, overlapping what comes
+  best[1] = best[2] = best[3] = best[0];
+  int64_t k = 0;
+  for (; k + 4 * kWidth <= classes; k += 4 * kWidth) {
+    for (int i = 0; i < 4; ++i) best[i] = larger(best[i], load(row + k + i * kWidth));
   }
-  float maximum = best[0][0];
-  for (int64_t i = 1; i < kWidth; ++i) maximum = best[0][i] > maximum ? best[0][i] : maximum;
-  return maximum;
+  for (; k + kWidth <= classes; k += kWidth) best[0] = larger(best[0], load(row + k));
+  return largest_lane(larger(larger(best[0], best[1]), larger(best[2], best[3])));
 }
 
 // Adds exp(logit - maximum) of whole vectors to the sum. Sums of at most 16 vectors each
-// are formed first, so that the rounding of long rows does not pile up.
+// are formed first, so that the rounding of long rows does not pile up. What lies `stride`
+// further, in the next row, is fetched meanwhile: a row of 1000 takes 0.22 us instead of
+// 0.30, as the processor's own prefetching ends at a page.
 template <class T>
-void add_vectors(const T* row, int64_t vectors, Floats maximum, Floats& sum) {
+void add_vectors(const T* row, int64_t vectors, int64_t stride, Floats maximum, Floats& sum) {
   while (vectors > 0) {
     const int64_t block = vectors < 64 ? vectors : 64;
     Floats part[4] = {};
     int64_t v = 0;
     for (; v + 4 <= block; v += 4) {
       for (int i = 0; i < 4; ++i) {
+        __builtin_prefetch(row + (v + i) * kWidth + stride);
         part[i] = add_exp(part[i], load(row + (v + i) * kWidth) - maximum);
       }
     }
@@ -159,48 +221,51 @@ void add_vectors(const T* row, int64_t vectors, Floats maximum, Floats& sum) {
   }
 }
 
-// The same for up to one vector, without the logit at `skip`.
-template <class T>
-void add_partial(const T* from, int64_t count, int64_t skip, Floats maximum, Floats& sum) {
-  T padded[kWidth];
-  for (T& each : padded) set_minus_infinity(each);
-  std::memcpy(padded, from, count * sizeof(T));
-  if (skip >= 0 && skip < count) set_minus_infinity(padded[skip]);
-  sum = add_exp(sum, load(padded) - maximum);
+// log p = difference - log(others + exp(difference)), where the difference is the label's
+// logit less the maximum, and the others are the sum of exponentials without the label's.
+inline float score_of(float maximum, double difference, float others) {
+  if (!std::isfinite(maximum)) return std::numeric_limits<float>::quiet_NaN();
+  if (difference == 0.0) return 0.0f - std::log1p(others);
+  return static_cast<float>(difference -
+                            std::log(others + std::exp(static_cast<float>(difference))));
 }
 
 template <class T>
-float score_row(const T* row, int64_t classes, int64_t label) {
+float score_row(const T* row, int64_t classes, int64_t stride, int64_t label) {
   const float maximum = row_maximum(row, classes);
-  if (!std::isfinite(maximum)) return std::numeric_limits<float>::quiet_NaN();
   const int64_t vectors = classes / kWidth;
   const int64_t label_vector = label / kWidth;
+  const int64_t before = label_vector < vectors ? label_vector : vectors;
   const Floats m = splat(maximum);
   Floats sum = {};
-  if (label_vector < vectors) {
-    add_vectors(row, label_vector, m, sum);
-    add_partial(row + label_vector * kWidth, kWidth, label % kWidth, m, sum);
-    add_vectors(row + (label_vector + 1) * kWidth, vectors - label_vector - 1, m, sum);
-  } else {
-    add_vectors(row, vectors, m, sum);
+  add_vectors(row, before, stride, m, sum);
+  if (before < vectors) {
+    const T* from = row + label_vector * kWidth;
+    sum = add_exp(sum, without_lane(load(from), label % kWidth) - m);
+    add_vectors(from + kWidth, vectors - before - 1, stride, m, sum);
   }
-  if (vectors * kWidth < classes) {
-    add_partial(row + vectors * kWidth, classes - vectors * kWidth, label - vectors * kWidth, m,
-                sum);
+  const int64_t rest = classes - vectors * kWidth;
+  if (rest > 0) {
+    const Floats last = load_partial(row + vectors * kWidth, rest);
+    sum = add_exp(sum, without_lane(last, label - vectors * kWidth) - m);
   }
-  double others = 0.0;
-  for (int64_t i = 0; i < kWidth; ++i) others += sum[i];
   const double difference = static_cast<double>(to_float(row[label])) - maximum;
-  if (difference == 0.0) return 0.0f - std::log1p(static_cast<float>(others));
-  return static_cast<float>(difference - std::log(others + std::exp(difference)));
+  return score_of(maximum, difference, sum_lanes(sum));
 }
 
 template <class T>
 void score_typed(const Logits& logits, const int64_t* labels, int64_t rows_per_label, int64_t begin,
                  int64_t end, float* scores) {
   const T* data = static_cast<const T*>(logits.data);
+  int64_t image = begin / rows_per_label;
+  int64_t next_image = (image + 1) * rows_per_label;
   for (int64_t r = begin; r < end; ++r) {
-    scores[r] = score_row(data + r * logits.stride, logits.classes, labels[r / rows_per_label]);
+    if (r == next_image) {
+      ++image;
+      next_image += rows_per_label;
+    }
+    const T* row = data + r * logits.stride;
+    scores[r] = score_row(row, logits.classes, logits.stride, labels[image]);
   }
 }
 

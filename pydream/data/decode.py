@@ -66,7 +66,6 @@ class Header(NamedTuple):
     kind: str  # "jpeg", "png" or "other"
     height: int
     width: int
-    components: int  # of a JPEG: 1 grey, 3 colour, 4 CMYK; otherwise 0
 
 
 def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Header:
@@ -95,7 +94,7 @@ def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Header:
         header = _read_png_header(data)
     elif data:
         with _open_with_pillow(data) as image:
-            header = Header("other", image.height, image.width, 0)
+            header = Header("other", image.height, image.width)
     else:
         raise ImageError("empty file")
     pixels = header.height * header.width
@@ -178,7 +177,7 @@ def _pixels_to_rgb(pixels: np.ndarray) -> torch.Tensor:
 
 
 def _decode(data: bytes, header: Header) -> torch.Tensor:
-    if header.kind == "jpeg" and header.components in (1, 3) and _torchvision_jpeg is not None:
+    if header.kind == "jpeg" and _torchvision_jpeg is not None:
         return _decode_jpeg(data, _torchvision_jpeg)
     if header.kind == "png":
         _check_png(data)
@@ -238,10 +237,10 @@ def _read_jpeg_header(data: bytes) -> Header:
             position += 2
         elif marker in (_JPEG_SCAN, _JPEG_END):
             break
-        elif marker in _JPEG_FRAMES and position + 10 <= len(data):
+        elif marker in _JPEG_FRAMES and position + 9 <= len(data):
             height = int.from_bytes(data[position + 5 : position + 7], "big")
             width = int.from_bytes(data[position + 7 : position + 9], "big")
-            return Header("jpeg", height, width, data[position + 9])
+            return Header("jpeg", height, width)
         else:
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     raise ImageError("damaged JPEG: cut off or without a frame header")
@@ -252,7 +251,7 @@ def _read_png_header(data: bytes) -> Header:
         raise ImageError("damaged PNG: cut off or without its header")
     width = int.from_bytes(data[16:20], "big")
     height = int.from_bytes(data[20:24], "big")
-    return Header("png", height, width, 0)
+    return Header("png", height, width)
 
 
 def _check_png(data: bytes) -> None:

@@ -24,6 +24,8 @@ _COMPRESSED = {
     b"\xfd7zXZ": "unxz",
     b"(\xb5/\xfd": "unzstd",
 }
+# Names without these, nearly all, need no cleaning: archives hold up to millions.
+_ODD = ("/.", "//", "__MACOSX")
 
 
 class FileSource(Source):
@@ -274,6 +276,8 @@ def _clean(name: str) -> str | None:
 
     A name that ends in a slash is a folder, and keeps the slash.
     """
+    if not name.startswith((".", "/")) and not any(odd in name for odd in _ODD):
+        return name
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if not parts or any(map(is_hidden, parts)):
         return None

@@ -75,7 +75,7 @@ def _empty_images(patches: torch.Tensor, factor: int, size: int) -> torch.Tensor
 
 @torch.library.custom_op("pydream::collage", mutates_args=())
 def _collage(patches: torch.Tensor, factor: int, size: int) -> torch.Tensor:
-    if patches.device.type != "cpu":
+    if not patches.is_cpu:
         warn_reference_once(patches.device)
         return reference.collage(patches, factor, size)
     images = _empty_images(patches, factor, size)

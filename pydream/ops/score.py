@@ -218,7 +218,7 @@ def _check_labels(
 
 @torch.library.custom_op("pydream::realism_scores", mutates_args=())
 def _realism_scores(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    if logits.device.type != "cpu":
+    if not logits.is_cpu:
         warn_reference_once(logits.device)
         return reference.realism_scores(logits, labels)
     rows, classes = logits.shape
@@ -247,15 +247,14 @@ def _empty_selection(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     shape = (num_classes, per_class)
     image = like.new_empty(shape, dtype=torch.int64)
-    crop = like.new_empty(shape, dtype=torch.int64)
-    return image, crop, like.new_empty(shape, dtype=torch.float32)
+    return image, torch.empty_like(image), like.new_empty(shape, dtype=torch.float32)
 
 
 @torch.library.custom_op("pydream::select_key_patches", mutates_args=())
 def _select_key_patches(
     scores: torch.Tensor, labels: torch.Tensor, per_class: int, num_classes: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    if scores.device.type != "cpu":
+    if not scores.is_cpu:
         warn_reference_once(scores.device)
         return reference.select_key_patches(scores, labels, per_class, num_classes)
     labels = labels.to(torch.int64).contiguous()
@@ -287,7 +286,7 @@ def _(
 def _key_patches(
     logits: torch.Tensor, labels: torch.Tensor, num_crops: int, per_class: int, num_classes: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    if logits.device.type != "cpu":
+    if not logits.is_cpu:
         warn_reference_once(logits.device)
         return reference.key_patches(logits, labels, num_crops, per_class, num_classes)
     labels = labels.to(torch.int64).contiguous()

@@ -131,6 +131,15 @@ def test_only_a_test_split(tmp_path: Path) -> None:
     assert len(open_source(tmp_path, "test")) == 8
 
 
+def test_folders_beside_the_splits_are_no_classes(pack: Pack, tmp_path: Path) -> None:
+    train = write_class_folders(tmp_path / "root" / "train", CLASSES)
+    val = write_class_folders(tmp_path / "root" / "val", CLASSES)
+    write_class_folders(tmp_path / "root", {"annotations": 1})
+    path = pack(tmp_path / "root", tmp_path / "packed")
+    check_contents(open_source(path), train)
+    check_contents(open_source(path, "test"), val)
+
+
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     written = write_class_folders(tmp_path, {"train": 2, "tram": 2, "bus": 1})
     check_contents(open_source(tmp_path), written)
@@ -178,7 +187,7 @@ def test_images_at_any_depth_and_with_any_extension(pack: Pack, tmp_path: Path) 
     root = tmp_path / "root"
     image = encode(make_pixels(4, 5), "PNG")
     keys = ["a/1.JPG", "a/2.jpeg", "a/b/c/3.Png", "a/b/4.webp", "a/b.gif", "c/5.bmp", "c/6.TIFF"]
-    keys += ["c/7.tif"]
+    keys += ["a/c.png", "c/7.tif"]
     for key in keys:
         (root / key).parent.mkdir(parents=True, exist_ok=True)
         (root / key).write_bytes(image)

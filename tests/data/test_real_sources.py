@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
@@ -16,15 +14,6 @@ from pydream.data import decode_ahead, has_split, open_source
 
 # Pillow's libjpeg-turbo and torchvision's may round the inverse DCT and the colours apart.
 JPEG_STEPS = 2
-
-DATA = Path(os.environ.get("PYDREAM_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
-
-
-def real_archive(name: str) -> Path:
-    path = DATA / name
-    if not path.exists():
-        pytest.skip(f"no {name}: set PYDREAM_DATA to the folder that holds it")
-    return path
 
 
 def check_against_pillow(image: torch.Tensor, data: bytes) -> None:
@@ -34,8 +23,8 @@ def check_against_pillow(image: torch.Tensor, data: bytes) -> None:
     assert np.abs(image.numpy() - expected).max() <= JPEG_STEPS
 
 
-def test_cifar10_in_its_zip() -> None:
-    path = real_archive("cifar10.zip")
+def test_cifar10_in_its_zip(data_root: Path) -> None:
+    path = data_root / "cifar10.zip"
     assert has_split(path, "test")
     train, test = open_source(path), open_source(path, "test")
     with zipfile.ZipFile(path) as archive:
@@ -56,8 +45,8 @@ def test_cifar10_in_its_zip() -> None:
     check_against_pillow(train.image(0), first)
 
 
-def test_photographs_decoded_ahead() -> None:
-    path = real_archive("imagenet-sample-200.zip")
+def test_photographs_decoded_ahead(data_root: Path) -> None:
+    path = data_root / "imagenet-sample-200.zip"
     source = open_source(path)
     assert len(source) == 200
     indices = range(0, 200, 8)

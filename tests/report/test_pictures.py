@@ -9,14 +9,8 @@ import torch
 from PIL import Image
 
 from pydream.report import contact_sheet
-from pydream.report.pictures import (
-    BACKGROUND,
-    GAP,
-    MARGIN,
-    data_uri,
-    even_selection,
-    shorten,
-)
+from pydream.report.layout import GAP, MARGIN, shorten
+from pydream.report.pictures import BACKGROUND, data_uri, even_selection
 
 # JPEG at quality 88 with halved chroma, on a smooth ramp: mean error in levels of 255.
 JPEG_ERROR = 3.0
@@ -28,11 +22,18 @@ def noise(count: int, side: int) -> torch.Tensor:
     return torch.randint(256, shape, dtype=torch.uint8, generator=generator)
 
 
+def packed(pixels: np.ndarray) -> np.ndarray:
+    """One number for each pixel."""
+    alpha = np.full((*pixels.shape[:2], 1), 255, dtype=np.uint8)
+    return np.concatenate([pixels, alpha], axis=2).view(np.uint32)[..., 0]
+
+
 def find(sheet: Image.Image, picture: np.ndarray) -> list[tuple[int, int]]:
     """Where a picture occurs, pixel for pixel, on a sheet: (top, left)."""
-    pixels = np.asarray(sheet)
-    height, width = picture.shape[:2]
-    corners = np.argwhere((pixels == picture[0, 0]).all(axis=2))
+    pixels = packed(np.asarray(sheet))
+    picture = packed(picture)
+    height, width = picture.shape
+    corners = np.argwhere(pixels == picture[0, 0])
     return [
         (top, left)
         for top, left in corners.tolist()
@@ -75,26 +76,45 @@ def test_labels_need_no_order_and_classes_no_equal_counts() -> None:
     (top0, left0), (top1, left1) = (find(sheet, images[i].numpy())[0] for i in (1, 0))
     assert (top1 - top0, left1 - left0) == (96 + GAP, 0)  # class b has no image and no row
     assert find(sheet, images[3].numpy())[0] == (top1, left1 + 2 * (96 + GAP))
+    assert sheet.height == 2 * 96 + GAP + 2 * MARGIN
+
+
+def plain(count: int, side: int) -> torch.Tensor:
+    """Images of one colour each: red and green count, blue is 3."""
+    numbers = torch.arange(count)
+    colours = torch.stack([numbers // 256, numbers % 256, numbers * 0 + 3], dim=1).to(torch.uint8)
+    return colours[:, None, None].expand(count, side, side, 3).contiguous()
 
 
 def test_a_thousand_classes_are_chosen_evenly_and_it_is_said() -> None:
-    colours = torch.arange(1000)
-    images = torch.stack([colours // 256, colours % 256, colours * 0 + 3], dim=1).to(torch.uint8)
-    images = images[:, None, None].expand(1000, 64, 64, 3).contiguous()
-    labels = torch.arange(1000)
     names = [f"a rather long name of class {i}" for i in range(1000)]
-    sheet = contact_sheet(images, labels, names)
+    sheet = contact_sheet(plain(1000, 64), torch.arange(1000), names)
     assert max(sheet.size) <= 4000
     pixels = np.asarray(sheet).astype(int)
-    column = pixels[:, sheet.width - MARGIN - 1]
-    marked = column[column[:, 2] == 3]
-    shown = np.unique(marked[:, 0] * 256 + marked[:, 1])
+    marked = pixels[pixels[..., 2] == 3]
+    shown, area = np.unique(marked[:, 0] * 256 + marked[:, 1], return_counts=True)
     assert (shown[0], shown[-1]) == (0, 999)
-    assert len(shown) > 50
+    assert 500 < len(shown) < 1000
     assert np.ptp(np.diff(shown)) <= 1
+    assert (area == 64 * 64).all()
     last_line = pixels[-MARGIN - 20 : -MARGIN]
     assert (last_line != BACKGROUND).any()
     assert not (last_line[..., 2] == 3).any()
+
+
+def test_many_classes_of_one_image_stand_in_blocks() -> None:
+    sheet = contact_sheet(plain(100, 32), torch.arange(100), ["name"] * 100)
+    pixels = packed(np.asarray(sheet))
+    colours = packed(plain(100, 32)[:, 0].numpy())[:, 0]
+    places = np.array([np.argwhere(pixels == colour)[0] for colour in colours])
+    lefts, sizes = np.unique(places[:, 1], return_counts=True)
+    assert len(lefts) > 3
+    assert sizes.max() - sizes.min() < len(lefts)
+    assert 0.5 < sheet.height / sheet.width <= 1
+    for block in lefts:  # the classes go on down a block, then in the next
+        tops = places[places[:, 1] == block, 0]
+        assert (np.diff(tops) == 96 + GAP).all()
+    assert (np.diff(places[:, 1]) >= 0).all()
 
 
 @pytest.mark.parametrize("largest_side", [300, 700, 4000])
