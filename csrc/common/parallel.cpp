@@ -7,10 +7,9 @@
 #include <condition_variable>
 #include <deque>
 #include <exception>
-#include <memory>
 #include <mutex>
+#include <system_error>
 #include <thread>
-#include <vector>
 
 namespace pydream {
 namespace {
@@ -20,8 +19,8 @@ struct Job {
   int64_t grain;
   const std::function<void(int64_t, int64_t)>* body;
   std::atomic<int64_t> next{0};
-  std::atomic<int> wanted;  // helpers that may still join
-  int running = 0;          // helpers inside; guarded by the pool's mutex
+  int wanted = 0;   // helpers that may still join; guarded by the pool's mutex
+  int running = 0;  // helpers inside; likewise
   std::mutex error_mutex;
   std::exception_ptr error;
 
@@ -49,14 +48,11 @@ class Pool {
   void run(Job& job, int helpers) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      while (static_cast<int>(size_) < helpers) {
-        std::thread([this] { loop(); }).detach();
-        ++size_;
-      }
-      job.wanted = helpers;
+      grow(helpers);
+      job.wanted = std::min(helpers, size_);
       jobs_.push_back(&job);
     }
-    wake_.notify_all();
+    for (int helper = 0; helper < helpers; ++helper) wake_.notify_one();
     inside_body = true;
     job.work();
     inside_body = false;
@@ -66,6 +62,17 @@ class Pool {
   }
 
  private:
+  // Where the system grants no more threads, those there are do the work.
+  void grow(int helpers) {
+    try {
+      while (size_ < helpers) {
+        std::thread([this] { loop(); }).detach();
+        ++size_;
+      }
+    } catch (const std::system_error&) {
+    }
+  }
+
   void loop() {
     inside_body = true;
     std::unique_lock<std::mutex> lock(mutex_);
@@ -94,21 +101,22 @@ class Pool {
   std::condition_variable wake_;
   std::condition_variable done_;
   std::deque<Job*> jobs_;
-  size_t size_ = 0;
+  int size_ = 0;
 };
 
 std::atomic<Pool*> pool_of_process{nullptr};
 
-// A forked child has none of its parent's threads: it starts with a pool of its own.
+// A forked child has none of its parent's threads: it starts with a pool of its own. No lock
+// guards the making of a pool, since another thread might hold it at the time of the fork.
+const int at_fork = pthread_atfork(nullptr, nullptr, [] { pool_of_process = nullptr; });
+
 Pool& pool() {
-  static std::mutex creation;
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { pool_of_process = nullptr; });
-  (void)registered;
   Pool* existing = pool_of_process.load();
   if (existing != nullptr) return *existing;
-  std::lock_guard<std::mutex> lock(creation);
-  if (pool_of_process.load() == nullptr) pool_of_process = new Pool;
-  return *pool_of_process.load();
+  Pool* fresh = new Pool;
+  if (pool_of_process.compare_exchange_strong(existing, fresh)) return *fresh;
+  delete fresh;
+  return *existing;
 }
 
 }  // namespace
@@ -127,7 +135,6 @@ void parallel_for(int64_t count, int64_t grain, int threads,
   job.count = count;
   job.grain = grain;
   job.body = &body;
-  job.wanted = 0;
   pool().run(job, helpers);
   if (job.error) std::rethrow_exception(job.error);
 }
