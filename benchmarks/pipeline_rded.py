@@ -86,9 +86,7 @@ def unpack_imagenet(data: Path, place: Path) -> Case:
     observer = place / "resnet18.safetensors"
     model = build_model("resnet18", num_classes=10, side=224)
     save_weights(model, observer, {"arch": "resnet18", "side": "224"})
-    return Case(
-        "imagenet", folder, observer, "resnet18", side=224, ipc=4, factor=2, preselect=300
-    )
+    return Case("imagenet", folder, observer, "resnet18", side=224, ipc=4, factor=2, preselect=300)
 
 
 def run_ours(case: Case, precision: str) -> dict[str, Any]:
@@ -126,7 +124,7 @@ def run_observer(case: Case) -> dict[str, Any]:
     source = open_source(case.folder)
     maker = PatchMaker(source, config, observer, case.side, case.factor)
     selection = preselect(source, case.preselect, 0)
-    step = batch_images(config, observer, 3 * case.side**2 * 4)
+    step = batch_images(config, observer)
     batches = []
     for start in range(0, len(selection.indices), step):
         indices = selection.indices[start : start + step].tolist()

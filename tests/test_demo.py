@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-
 import pytest
 
 from pydream.demo import DemoConfig, run_demo

@@ -81,7 +81,9 @@ def distill(
                 of_crop = []
                 for crop in range(crops):
                     tick = time.perf_counter()
-                    of_crop.append(F.cross_entropy(observer(batch[:, crop]), target, reduction="none"))
+                    of_crop.append(
+                        F.cross_entropy(observer(batch[:, crop]), target, reduction="none")
+                    )
                     observer_seconds += time.perf_counter() - tick
                     scored += len(batch)
                 loss, best = torch.stack(of_crop).min(dim=0)

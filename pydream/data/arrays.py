@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 import torchvision.datasets as sets
 
 from pydream.data.base import Source
+from pydream.data.decode import first_line
 from pydream.errors import PydreamError
 
 _DIGIT_NAMES = tuple("0123456789")
@@ -246,8 +246,8 @@ def _check_names(names: np.ndarray, description: str) -> list[str]:
 def _load_npz(path: Path) -> Any:
     try:
         loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise PydreamError(f"{path}: not a readable npz file: {error}") from error
+    except Exception as error:  # zipfile and numpy raise anything on damaged files
+        raise PydreamError(f"{path}: not a readable npz file: {first_line(error)}") from error
     if not hasattr(loaded, "files"):
         raise PydreamError(f"{path}: a single array; save images and labels with numpy.savez")
     return loaded
@@ -259,10 +259,8 @@ def _entry(archive: Any, name: str, path: Path) -> np.ndarray:
         raise PydreamError(f"{path}: no array {name!r}, only {found}")
     try:
         array: np.ndarray = archive[name]
-    except ValueError as error:
-        raise PydreamError(f"{path}: array {name!r} cannot be read: {error}") from error
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise PydreamError(f"{path}: array {name!r} is damaged: {error}") from error
+    except Exception as error:  # as above
+        raise PydreamError(f"{path}: array {name!r} cannot be read: {first_line(error)}") from error
     return array
 
 

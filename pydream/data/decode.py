@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torchvision.io  # registers torch.ops.image
+import torchvision  # noqa: F401  (registers torch.ops.image)
 
 # Image.open would otherwise import every plugin of Pillow on its first call, in a worker thread.
 from PIL import (
@@ -53,7 +53,7 @@ _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Markers that stand alone: TEM, RST0 to RST7, SOI.
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD9)})
 _JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
-_TORCHVISION_RGB = torchvision.io.ImageReadMode.RGB.value
+_RGB_MODE = 3  # torchvision.io.ImageReadMode.RGB
 # The operator, not torchvision.io.decode_jpeg: that one warns of its deprecation on every call.
 # A torchvision without it leaves JPEG to Pillow.
 _torchvision_jpeg: Callable[..., torch.Tensor] | None
@@ -66,7 +66,6 @@ class Header(NamedTuple):
     kind: str  # "jpeg", "png" or "other"
     height: int
     width: int
-    components: int  # of a JPEG: 1 grey, 3 colour, 4 CMYK; otherwise 0
 
 
 def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Header:
@@ -95,7 +94,7 @@ def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Header:
         header = _read_png_header(data)
     elif data:
         with _open_with_pillow(data) as image:
-            header = Header("other", image.height, image.width, 0)
+            header = Header("other", image.height, image.width)
     else:
         raise ImageError("empty file")
     pixels = header.height * header.width
@@ -164,6 +163,11 @@ def prepare(content: bytes | np.ndarray) -> tuple[int, Callable[[], torch.Tensor
     return 3 * header.height * header.width, partial(_decode, content, header)
 
 
+def first_line(error: Exception) -> str:
+    """Reason of an error in one line: its message's first, or its name where it has none."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 def _pixels_to_rgb(pixels: np.ndarray) -> torch.Tensor:
     """RGB tensor of grey or colour pixels, without a copy where they are RGB already."""
     image = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
@@ -173,7 +177,7 @@ def _pixels_to_rgb(pixels: np.ndarray) -> torch.Tensor:
 
 
 def _decode(data: bytes, header: Header) -> torch.Tensor:
-    if header.kind == "jpeg" and header.components in (1, 3) and _torchvision_jpeg is not None:
+    if header.kind == "jpeg" and _torchvision_jpeg is not None:
         return _decode_jpeg(data, _torchvision_jpeg)
     if header.kind == "png":
         _check_png(data)
@@ -185,7 +189,7 @@ def _decode_jpeg(data: bytes, operator: Callable[..., torch.Tensor]) -> torch.Te
     # bytearray: torch warns of memory that it may not write to, and the copy is small.
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     try:
-        image = operator(encoded, _TORCHVISION_RGB, False)
+        image = operator(encoded, _RGB_MODE, False)
     except RuntimeError as error:
         # "decode_jpeg, <file>:<line>, <reason>", then perhaps a stack trace.
         reason = re.sub(r"^.*\.cpp:\d+, ", "", str(error).splitlines()[0])
@@ -202,7 +206,7 @@ def _open_with_pillow(data: bytes) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's parsers raise anything on damaged files
-        raise ImageError(_reason(error)) from error
+        raise ImageError(first_line(error)) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -217,12 +221,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise anything on damaged files
-        raise ImageError(_reason(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    """First line of an error's message, or its name where it has none."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise ImageError(first_line(error)) from error
 
 
 def _read_jpeg_header(data: bytes) -> Header:
@@ -238,10 +237,10 @@ def _read_jpeg_header(data: bytes) -> Header:
             position += 2
         elif marker in (_JPEG_SCAN, _JPEG_END):
             break
-        elif marker in _JPEG_FRAMES and position + 10 <= len(data):
+        elif marker in _JPEG_FRAMES and position + 9 <= len(data):
             height = int.from_bytes(data[position + 5 : position + 7], "big")
             width = int.from_bytes(data[position + 7 : position + 9], "big")
-            return Header("jpeg", height, width, data[position + 9])
+            return Header("jpeg", height, width)
         else:
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     raise ImageError("damaged JPEG: cut off or without a frame header")
@@ -252,7 +251,7 @@ def _read_png_header(data: bytes) -> Header:
         raise ImageError("damaged PNG: cut off or without its header")
     width = int.from_bytes(data[16:20], "big")
     height = int.from_bytes(data[20:24], "big")
-    return Header("png", height, width, 0)
+    return Header("png", height, width)
 
 
 def _check_png(data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""A distilled set on disk: how it is read, and how it is written so that a killed run loses nothing.
+"""A distilled set on disk: read, and written so that a killed run loses nothing.
 
 While a set is made it lives beside its place, in ``<out>.partial``: the future set in ``set/``,
 one record per finished class in ``state/``. Every file and class folder is written elsewhere in
@@ -197,16 +197,16 @@ class SetWriter:
         self._state = self.partial / "state"
         self._scratch = self.partial / "scratch"
         check_free(out)
-        identity = json.loads(json.dumps(identity))
+        wanted: dict[str, Any] = json.loads(json.dumps(identity))
         begun = self.partial / "identity.json"
         if self.partial.exists() and (not resume or not begun.is_file()):
             self._refuse(begun.is_file())
         with disk_errors(self.partial):
             if begun.is_file():
-                self._check_same(json.loads(begun.read_text()), identity)
+                self._check_same(json.loads(begun.read_text()), wanted)
             for folder in (self.set / "images", self._state, self._scratch):
                 folder.mkdir(parents=True, exist_ok=True)
-            self.write_text(begun, json.dumps(identity, indent=1))
+            self.write_text(begun, json.dumps(wanted, indent=1))
 
     def _refuse(self, ours: bool) -> None:
         if not ours:

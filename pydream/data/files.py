@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pydream.data.base import Source
+from pydream.data.decode import first_line
 from pydream.data.layout import Tree, is_hidden, is_image, join, lay_out
 from pydream.errors import ImageError, PydreamError
 
@@ -23,6 +24,8 @@ _COMPRESSED = {
     b"\xfd7zXZ": "unxz",
     b"(\xb5/\xfd": "unzstd",
 }
+# Names without these, nearly all, need no cleaning: archives hold up to millions.
+_ODD = ("/.", "//", "__MACOSX")
 
 
 class FileSource(Source):
@@ -65,13 +68,14 @@ def open_tree(path: Path) -> Tree:
         return FolderTree(path)
     try:
         status = path.stat()
-        return _open_archive(path, status.st_mtime_ns, status.st_size)
+        identity = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+        return _open_archive(path, identity)
     except OSError as error:
         raise PydreamError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 @lru_cache(maxsize=2)
-def _open_archive(path: Path, modified: int, size: int) -> Tree:
+def _open_archive(path: Path, identity: tuple[int, ...]) -> Tree:
     """Index an archive; kept, since a run opens both splits of the same one."""
     return ZipTree(path) if path.suffix.lower() == ".zip" else TarTree(path)
 
@@ -179,7 +183,9 @@ class ZipTree(_ArchiveTree):
             with zipfile.ZipFile(path) as archive:
                 infos = archive.infolist()
         except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-            raise PydreamError(f"{path}: not a readable zip archive: {error}") from error
+            raise PydreamError(
+                f"{path}: not a readable zip archive: {first_line(error)}"
+            ) from error
         for info in infos:
             name = _clean(info.filename.replace("\\", "/"))
             if name is None:
@@ -251,7 +257,9 @@ class TarTree(_ArchiveTree):
                     if member.isreg():
                         self._members[name] = member.offset_data, member.size
         except (tarfile.TarError, ValueError, EOFError) as error:
-            raise PydreamError(f"{path}: not a readable tar archive: {error}") from error
+            raise PydreamError(
+                f"{path}: not a readable tar archive: {first_line(error)}"
+            ) from error
         super().__init__(path, names)
 
     def read(self, path: str) -> bytes:
@@ -268,6 +276,8 @@ def _clean(name: str) -> str | None:
 
     A name that ends in a slash is a folder, and keeps the slash.
     """
+    if not name.startswith((".", "/")) and not any(odd in name for odd in _ODD):
+        return name
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if not parts or any(map(is_hidden, parts)):
         return None

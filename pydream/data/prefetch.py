@@ -131,14 +131,13 @@ class _Pipeline:
                 self._changed.notify_all()
 
     def _claim(self) -> range:
-        """Take the next positions; none when all are taken or the consumer has gone."""
+        """Take the next positions; none when all are taken."""
         with self._changed:
             left = len(self._indices) - self._claimed
             # Towards the end shorter runs, so that the workers finish together.
             length = max(1, min(self._run_length, left // (2 * self._workers)))
-            stop = self._claimed if self._closed else self._claimed + min(length, left)
-            run = range(self._claimed, stop)
-            self._claimed = stop
+            run = range(self._claimed, self._claimed + min(length, left))
+            self._claimed = run.stop
             return run
 
     def _prepare(self, index: int) -> tuple[int, Callable[[], torch.Tensor] | ImageError]:

@@ -1,1 +1,16 @@
+"""Training on distilled sets, and what it is worth on real test images."""
 
+from __future__ import annotations
+
+from pydream.evaluate.config import EvaluateConfig
+from pydream.evaluate.evaluation import evaluate_set
+from pydream.evaluate.results import EvaluationResult, EvaluationRow, StudentRun, result_table
+
+__all__ = [
+    "EvaluateConfig",
+    "EvaluationResult",
+    "EvaluationRow",
+    "StudentRun",
+    "evaluate_set",
+    "result_table",
+]

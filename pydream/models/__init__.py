@@ -1,1 +1,22 @@
+"""Classifiers: ConvNet, the registry over torchvision and timm, and observers."""
 
+from __future__ import annotations
+
+from pydream.models.checkpoint import load_into, read_weights, save_weights
+from pydream.models.convnet import ConvNet
+from pydream.models.observer import Observer, load_observer
+from pydream.models.registry import build_model
+from pydream.models.train import ObserverConfig, TrainedObserver, train_observer
+
+__all__ = [
+    "ConvNet",
+    "Observer",
+    "ObserverConfig",
+    "TrainedObserver",
+    "build_model",
+    "load_into",
+    "load_observer",
+    "read_weights",
+    "save_weights",
+    "train_observer",
+]

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from torch.utils.dlpack import from_dlpack
 
 TensorLike: TypeAlias = Any
 """A torch tensor, or anything that speaks DLPack (NumPy, CuPy, JAX)."""
@@ -29,7 +30,7 @@ def as_tensor(value: TensorLike, name: str) -> torch.Tensor:
                 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
                 return torch.from_numpy(value)
         if hasattr(value, "__dlpack__"):
-            return torch.from_dlpack(value)
+            return from_dlpack(value)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise TypeError(f"{name}: this {type(value).__name__} cannot be shared: {error}") from error
     raise TypeError(f"{name} must be a tensor or speak DLPack, got {type(value).__name__}")

@@ -6,7 +6,9 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
 
 from pydream.data.distilled import ImageFormat
 from pydream.errors import PydreamError
@@ -33,7 +35,7 @@ class RdedConfig:
         If a value is out of its range.
     """
 
-    source: str
+    source: Annotated[Positional[str], arg(metavar="SOURCE")]
     """Labelled images: a folder of class folders, a .zip, .tar or .npz, or a set by name
     (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT, fashion-mnist:ROOT, svhn:ROOT)."""
     observer: str
@@ -56,7 +58,8 @@ class RdedConfig:
     seed: int = 0
     """Everything random follows from it."""
     canvas: Literal["pad", "native"] = "pad"
-    """What the observer sees: the patch on a canvas of full side (the paper), or the patch alone."""
+    """What the observer sees: the patch on a canvas of full side (as published), or the patch
+    alone."""
     class_order: Literal["sorted", "infer"] = "sorted"
     """How the observer's outputs map to classes: by name or sorted order, or inferred from data."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -193,7 +193,7 @@ def _distill_classes(run: _Run, selection: Preselection) -> None:
     if len(finished) == classes:
         return
     maker = PatchMaker(run.source, run.config, run.observer, run.side, run.factor)
-    needed = needed_images(selection, run.observer, run.config.crops, finished)
+    needed = needed_images(selection, maker.observer, run.config.crops, finished)
     scores: dict[int, torch.Tensor] = {}
     errors: dict[int, str] = {}
     pending = [label for label in range(classes) if label not in finished]

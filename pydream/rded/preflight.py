@@ -11,7 +11,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom
 
-from pydream.data import ImageError, Source, decode_ahead, image_ids, whole_view
+from pydream.data import ImageError, Source, decode_ahead, image_ids
+from pydream.data.views import whole_view
 from pydream.errors import PydreamError
 from pydream.models import Observer
 from pydream.ops import random_keys

@@ -122,6 +122,16 @@ class PatchMaker:
         The run's.
     observer
         Gives side, mean, std and arithmetic of the patches it is shown.
+
+    Raises
+    ------
+    PydreamError
+        If the observer does not take the patch alone (``canvas="native"``).
+
+    Attributes
+    ----------
+    observer
+        The one that takes what `shown` makes.
     side, factor
         Of a distilled image, in pixels, and the patches along it.
     """
@@ -132,9 +142,10 @@ class PatchMaker:
         self.source = source
         self.seed = config.seed
         self.crops = config.crops
-        self.observer = observer
         self.patch_side = side // factor
-        self.canvas = None if config.canvas == "native" else observer.side
+        self.observer = observer
+        if config.canvas == "native" and self.patch_side != observer.side:
+            self.observer = observer.with_side(self.patch_side)
         self._ids = torch.from_numpy(image_ids(source))
         self._upscale = config.upscale
 
@@ -157,7 +168,7 @@ class PatchMaker:
             list(images),
             self.boxes(indices, images).reshape(-1, 4),
             self.patch_side,
-            canvas=self.canvas,
+            canvas=self.observer.side,
             mean=self.observer.mean,
             std=self.observer.std,
             dtype=self.observer.dtype,
@@ -175,9 +186,10 @@ def group_size(tile: int, crops: int) -> int:
     return tile // math.gcd(tile, crops)
 
 
-def batch_images(config: RdedConfig, observer: Observer, patch_bytes: int) -> int:
-    """Return how many images to score at a time: whole groups, three batches in the budget."""
+def batch_images(config: RdedConfig, observer: Observer) -> int:
+    """Return how many images to score at a time: whole groups, three batches in half the budget."""
     group = group_size(observer.tile, config.crops)
+    patch_bytes = 3 * observer.side**2 * observer.dtype.itemsize
     budget = config.memory_budget * 2**20 // 2 // 3
     patches = min(config.batch_size, budget // patch_bytes)
     return max(1, patches // (group * config.crops)) * group
@@ -219,8 +231,7 @@ def score(
     PydreamError
         If a score is not a number: names the image.
     """
-    side = maker.patch_side if maker.canvas is None else maker.canvas
-    step = batch_images(config, maker.observer, 3 * side * side * maker.observer.dtype.itemsize)
+    step = batch_images(config, maker.observer)
     places = np.flatnonzero(needed)
     batches = [
         group.tolist()
@@ -284,7 +295,7 @@ def _score_batch(
         good = [row for row, place in enumerate(batch.places) if place not in batch.errors]
         if good:
             places = [batch.places[row] for row in good]
-            logits = logits.unflatten(0, scores.shape)[good].flatten(0, 1)
+            logits = logits.reshape(*scores.shape, -1)[good].flatten(0, 1)
             labels = torch.from_numpy(selection.labels[places]).repeat_interleave(maker.crops)
             try:
                 scores[good] = realism_scores(logits, labels).reshape(len(good), maker.crops)

@@ -27,6 +27,4 @@ class Stopwatch:
     def report(self) -> dict[str, float]:
         """Return the seconds of every stage and of the whole, rounded to milliseconds."""
         whole = time.perf_counter() - self._begun
-        return {
-            name: round(value, 3) for name, value in {**self.seconds, "whole": whole}.items()
-        }
+        return {name: round(value, 3) for name, value in {**self.seconds, "whole": whole}.items()}

@@ -55,10 +55,13 @@ def test_grey_jpeg_has_equal_channels() -> None:
     assert torch.equal(image[..., 0], image[..., 2])
 
 
-def test_cmyk_jpeg() -> None:
-    data = encode(Image.fromarray(make_pixels(20, 31)).convert("CMYK"), "JPEG")
-    assert read_header(data).components == 4
-    check(decode_image(data), decode_with_pillow(data))
+@pytest.mark.parametrize("transform", [0, 2], ids=["CMYK", "YCCK"])
+@pytest.mark.usefixtures("jpeg_decoder")
+def test_jpeg_of_four_colours(transform: int) -> None:
+    inks = np.random.default_rng(0).integers(0, 256, (20, 31, 4), dtype=np.uint8)
+    data = bytearray(encode(Image.frombytes("CMYK", (31, 20), inks.tobytes()), "JPEG"))
+    data[data.index(b"Adobe") + 11] = transform
+    check(decode_image(bytes(data)), decode_with_pillow(bytes(data)), JPEG_STEPS)
 
 
 @pytest.mark.usefixtures("jpeg_decoder")
@@ -72,7 +75,7 @@ def test_exif_orientation_is_not_applied() -> None:
 def test_jpeg_header_behind_long_segments_and_fill_bytes() -> None:
     data = encode(make_pixels(10, 30), "JPEG", exif=b"Exif\0\0" + bytes(60000), comment=b"x" * 999)
     data = data[:2] + b"\xff\xff\xff" + data[2:]
-    assert read_header(data)[:3] == ("jpeg", 10, 30)
+    assert read_header(data) == ("jpeg", 10, 30)
     check(decode_image(data), decode_with_pillow(data), JPEG_STEPS)
 
 
@@ -80,7 +83,7 @@ def test_jpeg_header_behind_long_segments_and_fill_bytes() -> None:
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_png(mode: str, height: int, width: int) -> None:
     data = encode(Image.fromarray(make_pixels(height, width)).convert(mode), "PNG")
-    assert read_header(data)[:3] == ("png", height, width)
+    assert read_header(data) == ("png", height, width)
     check(decode_image(data), decode_with_pillow(data))
 
 
@@ -121,7 +124,7 @@ def test_tiff_of_floats_is_refused() -> None:
 )
 def test_other_kinds(kind: str, options: dict[str, object]) -> None:
     data = encode(make_pixels(21, 34), kind, **options)
-    assert read_header(data) == ("other", 21, 34, 0)
+    assert read_header(data) == ("other", 21, 34)
     check(decode_image(data), decode_with_pillow(data))
 
 
@@ -147,6 +150,7 @@ def encodings() -> dict[str, bytes]:
     }
 
 
+@pytest.mark.filterwarnings("ignore:Truncated File Read")
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9])
 @pytest.mark.parametrize("kind", encodings())
 def test_truncated_files_are_errors(kind: str, share: float) -> None:

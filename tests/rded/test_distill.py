@@ -21,14 +21,14 @@ from pydream.errors import PydreamError
 from pydream.models import build_model, save_weights
 from pydream.rded import RdedConfig, distill
 
-from .conftest import CLASSES
+CLASSES = ("ant", "bee", "cat", "dog")  # as the fixture `folder` has them
 
 
-def settings(folder: Path, observer: Path, out: Path, **changes: object) -> RdedConfig:
+def settings(folder: Path, weights: Path, out: Path, **changes: object) -> RdedConfig:
     return RdedConfig(
         **{
             "source": str(folder),
-            "observer": str(observer),
+            "observer": str(weights),
             "out": out,
             "ipc": 2,
             "factor": 2,
@@ -168,9 +168,7 @@ def test_resume_does_not_score_finished_classes_again(folder, random_observer, t
     images = tmp_path / "set.partial" / "set" / "images"
     written = {file: file.stat().st_mtime_ns for file in images.glob("0000[0-2]/*")}
     assert len(written) == 6
-    allowed = settings(
-        folder, random_observer, tmp_path / "set", resume=True, allow_skipped=0.1
-    )
+    allowed = settings(folder, random_observer, tmp_path / "set", resume=True, allow_skipped=0.1)
     result = distill(allowed)
     for file, time_written in written.items():
         moved = result.path / "images" / file.relative_to(images)
@@ -241,9 +239,7 @@ def shuffled_observer(file: Path, digits_observer: Path, order: list[int]) -> No
     for name in ("classifier.weight", "classifier.bias"):
         weights[name] = weights[name][order].contiguous()
     with safe_open(digits_observer, "pt") as handle:
-        metadata = {
-            key: value for key, value in handle.metadata().items() if key != "classes"
-        }
+        metadata = {key: value for key, value in handle.metadata().items() if key != "classes"}
     model = build_model(metadata["arch"], num_classes=10, side=int(metadata["side"]))
     model.load_state_dict(weights)
     save_weights(model, file, metadata)
@@ -359,7 +355,7 @@ def test_an_observer_of_another_class_count(folder, tmp_path):
     model = build_model("convnet2-w16", num_classes=5, side=32)
     file = tmp_path / "five.safetensors"
     save_weights(model, file, {"arch": "convnet2-w16", "side": "32"})
-    with pytest.raises(PydreamError, match="observer has 5 classes, .* has 4"):
+    with pytest.raises(PydreamError, match=r"observer has 5 classes, .* has 4"):
         distill(settings(folder, file, tmp_path / "set"))
 
 

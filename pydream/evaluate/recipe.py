@@ -1,0 +1,269 @@
+"""Training recipes as data: what was published, and the numbers that follow for one student."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from pydream.errors import PydreamError
+
+Mix: TypeAlias = Literal["cutmix", "mixup"]
+"""How two images become one."""
+
+
+@dataclass(frozen=True)
+class MixRule:
+    """What goes with one way of mixing.
+
+    Attributes
+    ----------
+    concentration
+        Both parameters of the beta distribution that the share of the first image is drawn from.
+    temperature
+        What the logits of student and observer are divided by.
+    """
+
+    concentration: float
+    temperature: float
+
+
+@dataclass(frozen=True)
+class SpecialCase:
+    """A published deviation for one image set, and maybe one student only."""
+
+    num_classes: int
+    side: int
+    student: str | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+
+    def applies(self, student: str, num_classes: int, side: int) -> bool:
+        """Tell whether it holds for this student on images of this kind."""
+        same_student = self.student is None or student.partition("-")[0] == self.student
+        return same_student and (self.num_classes, self.side) == (num_classes, side)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A published way to train a student, with its tables; `resolve` reads them.
+
+    Attributes
+    ----------
+    name
+        What the command line calls it.
+    epochs
+        Passes over the set.
+    batch_sizes
+        By images per class. In between, the entry nearest in ratio holds.
+    batch_multiples
+        By number of classes, likewise nearest in ratio.
+    learning_rate
+        Of students that `learning_rates` does not name.
+    learning_rates
+        By the beginning of the student's name.
+    special_cases
+        Image sets with numbers of their own.
+    betas, weight_decay
+        Of AdamW; only weights with two dimensions or more decay.
+    crop_ratio
+        Least and greatest width by height of a random crop.
+    horizontal_flip
+        Whether half of the views are mirrored.
+    mix
+        How images are mixed.
+    mixes
+        What goes with each way of mixing.
+    """
+
+    name: str
+    epochs: int
+    batch_sizes: Mapping[int, int]
+    batch_multiples: Mapping[int, int]
+    learning_rate: float
+    learning_rates: Mapping[str, float]
+    special_cases: tuple[SpecialCase, ...]
+    betas: tuple[float, float]
+    weight_decay: float
+    crop_ratio: tuple[float, float]
+    horizontal_flip: bool
+    mix: Mix
+    mixes: Mapping[Mix, MixRule]
+
+
+RDED = Recipe(
+    name="rded",
+    epochs=300,
+    batch_sizes={1: 10, 10: 50, 50: 100},
+    batch_multiples={10: 1, 100: 2, 1000: 2},
+    learning_rate=0.001,
+    learning_rates={
+        "mobilenet_v2": 0.0025,
+        "mobilenetv2": 0.0025,
+        "efficientnet_b0": 0.002,
+        "vit": 0.0001,
+        "swin": 0.0001,
+        "alexnet": 0.0001,
+    },
+    special_cases=(
+        SpecialCase(num_classes=200, side=64, batch_size=100),
+        SpecialCase(
+            num_classes=100, side=32, student="convnet3", batch_size=25, learning_rate=0.002
+        ),
+    ),
+    betas=(0.9, 0.999),
+    weight_decay=0.01,
+    crop_ratio=(3 / 4, 4 / 3),
+    horizontal_flip=True,
+    mix="cutmix",
+    mixes={"cutmix": MixRule(1.0, 20.0), "mixup": MixRule(0.8, 4.0)},
+)
+"""RDED's (arXiv 2312.03526, section 5.1 and appendix)."""
+
+RECIPES: Mapping[str, Recipe] = {RDED.name: RDED}
+
+
+@dataclass(frozen=True)
+class ResolvedRecipe:
+    """A recipe with every number settled: all that training needs to know.
+
+    Attributes
+    ----------
+    name
+        Of the recipe it comes from.
+    epochs, batch_size, learning_rate, betas, weight_decay
+        As in `Recipe`. The batch size is the greatest: the images of an epoch are dealt evenly
+        over as few batches as that allows.
+    factor
+        Patches per side of an image, which are shuffled; 1 leaves images as they are.
+    crop_scale, crop_ratio
+        Bounds of the area (as a share of the image's) and of width by height of a random crop.
+    horizontal_flip
+        Whether half of the views are mirrored.
+    mix, mix_concentration, temperature
+        As in `Recipe` and `MixRule`.
+
+    Raises
+    ------
+    PydreamError
+        If a number is out of its range.
+    """
+
+    name: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    betas: tuple[float, float]
+    weight_decay: float
+    factor: int
+    crop_scale: tuple[float, float]
+    crop_ratio: tuple[float, float]
+    horizontal_flip: bool
+    mix: Mix
+    mix_concentration: float
+    temperature: float
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "factor"):
+            if getattr(self, name) < 1:
+                raise PydreamError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "mix_concentration", "temperature"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise PydreamError(f"{name} must be a number above 0, got {value}")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise PydreamError(f"weight_decay must be a number from 0 up, got {self.weight_decay}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise PydreamError(
+                f"betas must be two numbers from 0 to below 1, got {' '.join(map(str, self.betas))}"
+            )
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise PydreamError(f"crop_scale must be 0 < least <= greatest <= 1, got {low} {high}")
+        low, high = self.crop_ratio
+        if not 0 < low <= high < math.inf:
+            raise PydreamError(f"crop_ratio must be 0 < least <= greatest, got {low} {high}")
+
+    def learning_rate_at(self, epoch: int) -> float:
+        """Return the learning rate of an epoch (the first is 0): half of a half cosine.
+
+        The factor is ½(1 + cos(π·epoch / 2·epochs)): from 1 down to a half.
+        """
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / (2 * self.epochs)))
+
+
+def resolve(
+    recipe: Recipe,
+    *,
+    student: str,
+    num_images: int,
+    num_classes: int,
+    side: int,
+    factor: int,
+    overrides: Mapping[str, Any],
+) -> ResolvedRecipe:
+    """Settle every number of a recipe.
+
+    Parameters
+    ----------
+    recipe
+        What was published.
+    student
+        Architecture, as `build_model` takes it.
+    num_images, num_classes, side, factor
+        Of the set: how many images, of how many classes, their side in pixels, and how many
+        patches lie along it.
+    overrides
+        Values of fields of `ResolvedRecipe` that take the place of the recipe's.
+
+    Raises
+    ------
+    PydreamError
+        If a number is out of its range.
+    """
+    mix: Mix = overrides.get("mix", recipe.mix)
+    if mix not in recipe.mixes:
+        raise PydreamError(f"mix must be {' or '.join(recipe.mixes)}, got {mix!r}")
+    batch_size, learning_rate = _published(recipe, student, num_images, num_classes, side)
+    values: dict[str, Any] = {
+        "name": recipe.name,
+        "epochs": recipe.epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "betas": recipe.betas,
+        "weight_decay": recipe.weight_decay,
+        "factor": factor,
+        "crop_scale": (1 / max(factor, 1), 1.0),
+        "crop_ratio": recipe.crop_ratio,
+        "horizontal_flip": recipe.horizontal_flip,
+        "mix": mix,
+        "mix_concentration": recipe.mixes[mix].concentration,
+        "temperature": recipe.mixes[mix].temperature,
+    }
+    resolved = ResolvedRecipe(**{**values, **overrides})
+    return dataclasses.replace(resolved, batch_size=min(resolved.batch_size, num_images))
+
+
+def _published(
+    recipe: Recipe, student: str, num_images: int, num_classes: int, side: int
+) -> tuple[int, float]:
+    """Return batch size and learning rate as the recipe's tables have them."""
+    batch_size = _nearest(recipe.batch_sizes, num_images / num_classes)
+    batch_size *= _nearest(recipe.batch_multiples, num_classes)
+    architecture = student.removeprefix("timm/")
+    learning_rate = next(
+        (rate for name, rate in recipe.learning_rates.items() if architecture.startswith(name)),
+        recipe.learning_rate,
+    )
+    for case in recipe.special_cases:
+        if case.applies(student, num_classes, side):
+            batch_size = case.batch_size or batch_size
+            learning_rate = case.learning_rate or learning_rate
+    return batch_size, learning_rate
+
+
+def _nearest(table: Mapping[int, int], value: float) -> int:
+    """Return the entry whose key is nearest to the value in ratio."""
+    return table[min(table, key=lambda key: abs(math.log(value / key)))]

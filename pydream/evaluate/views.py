@@ -1,0 +1,243 @@
+"""What a student sees: shuffled patches, crops, flips and mixes, each drawn from a counter.
+
+Nothing here knows a model or a label, and nothing is remembered between calls: the batches of an
+epoch can be made again at any time, on any machine, so labels can be stored beside them.
+
+Where the random numbers come from: each kind of draw of each epoch has a 63-bit seed of its own,
+NumPy's ``SeedSequence(seed, spawn_key=(kind, epoch))``. Orders and crops take it to
+`random_keys` and `random_crop_boxes`, with the image's row in the set as its identity. Flips and
+patch orders are the raw words of ``Philox(seed)``, so many to a row, in the order of the rows.
+So shuffle, crop and flip of an image depend on (seed, row, epoch) and on nothing else: not on the
+batch size, nor on how many images come after it. Mixes are drawn per batch, from the spawn key
+``(kind, epoch, step)``: share, box and partners depend on the batch size too.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import betaincinv
+
+from pydream.evaluate.recipe import ResolvedRecipe
+from pydream.ops import crop_resize, random_crop_boxes, random_keys
+
+
+class _Draw(enum.IntEnum):
+    """The kinds of draws; the numbers are part of what a seed means."""
+
+    ORDER = 1
+    PATCHES = 2
+    CROP = 3
+    FLIP = 4
+    MIX = 5
+
+
+@dataclass(frozen=True)
+class MixedBatch:
+    """One batch of an epoch, ready for a model.
+
+    Attributes
+    ----------
+    images
+        (B, 3, S, S) float32, normalised, mixed, channels last.
+    rows
+        (B,) int64: which images of the set these are.
+    partners
+        (B,) int64: the images of the set that each is mixed with.
+    share
+        The part of each image that is its own; the rest is its partner's.
+    """
+
+    images: torch.Tensor
+    rows: torch.Tensor
+    partners: torch.Tensor
+    share: float
+
+
+def views(
+    images: torch.Tensor,
+    epoch: int,
+    seed: int,
+    recipe: ResolvedRecipe,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Iterator[MixedBatch]:
+    """Make the batches of one epoch, in their order.
+
+    Parameters
+    ----------
+    images
+        (N, S, S, 3) uint8, the whole set, on the device where it is trained on.
+    epoch
+        The first is 0.
+    seed
+        In [0, 2^63).
+    recipe
+        Says how the images are dealt out, augmented and mixed.
+    mean, std
+        To normalise with, three numbers each, for pixels in [0, 1].
+
+    Yields
+    ------
+    MixedBatch
+        ⌈N / batch_size⌉ of them, equal in size up to one image; each image comes once.
+    """
+    count, side = images.shape[:2]
+    rows = torch.arange(count)
+    order = torch.argsort(random_keys(rows, seed=_seed(seed, _Draw.ORDER, epoch)), stable=True)
+    boxes = random_crop_boxes(
+        torch.full((count, 2), side),
+        1,
+        scale=recipe.crop_scale,
+        ratio=recipe.crop_ratio,
+        seed=_seed(seed, _Draw.CROP, epoch),
+        ids=rows,
+    )[:, 0]
+    flips = torch.zeros(count, dtype=torch.bool)
+    if recipe.horizontal_flip:
+        flips = torch.from_numpy(_uniform(_seed(seed, _Draw.FLIP, epoch), count) < 0.5)
+    shuffle = patch_orders(count, recipe.factor, _seed(seed, _Draw.PATCHES, epoch))
+    for step, batch in enumerate(order.tensor_split(steps_per_epoch(count, recipe))):
+        chosen = batch.to(images.device)
+        pixels = images[chosen]
+        if recipe.factor > 1:
+            pixels = shuffle_patches(pixels, shuffle[batch])
+        whole = crop_resize(
+            pixels,
+            boxes[batch].to(images.device),
+            side,
+            flip=flips[batch].to(images.device),
+            mean=mean,
+            std=std,
+            channels_last=True,
+        )
+        mixed, partners, share = mix(whole, recipe, _seed(seed, _Draw.MIX, epoch, step))
+        yield MixedBatch(mixed, chosen, chosen[partners], share)
+
+
+def steps_per_epoch(num_images: int, recipe: ResolvedRecipe) -> int:
+    """Return the number of batches of an epoch."""
+    return -(-num_images // recipe.batch_size)
+
+
+def largest_batch(num_images: int, recipe: ResolvedRecipe) -> int:
+    """Return how many images the largest batch of an epoch has."""
+    return -(-num_images // steps_per_epoch(num_images, recipe))
+
+
+def patch_orders(count: int, factor: int, seed: int) -> torch.Tensor:
+    """Draw, for each image, an order of its rows of patches and one of its columns.
+
+    Returns
+    -------
+    Tensor
+        (count, 2, factor) int64, permutations of 0 to factor − 1.
+    """
+    drawn = _uniform(seed, count * 2 * factor).reshape(count, 2, factor)
+    return torch.from_numpy(np.argsort(drawn, axis=2, kind="stable"))
+
+
+def shuffle_patches(images: torch.Tensor, orders: torch.Tensor) -> torch.Tensor:
+    """Reorder the rows of patches of each image, and the columns.
+
+    Where the factor does not divide the side, the first rows and columns of patches are one pixel
+    larger than the rest, as in the collages; they keep their sizes when they move.
+
+    Parameters
+    ----------
+    images
+        (B, S, S, 3) uint8.
+    orders
+        (B, 2, f) int64, from `patch_orders`.
+
+    Returns
+    -------
+    Tensor
+        (B, S, S, 3) uint8: place i holds what was at ``orders[..., i]``.
+    """
+    side, factor = images.shape[1], orders.shape[2]
+    strips = torch.arange(side).tensor_split(factor)
+    pixels = torch.stack(
+        [torch.cat([strips[each] for each in order]) for order in orders.flatten(0, 1).tolist()]
+    )
+    down, across = pixels.view(-1, 2, side).to(images.device).unbind(1)
+    within = torch.arange(len(images), device=images.device)
+    return images[within[:, None, None], down[:, :, None], across[:, None, :]]
+
+
+def mix(
+    images: torch.Tensor, recipe: ResolvedRecipe, seed: int
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Mix each image of a batch with another one (or itself), all with the same share and box.
+
+    CutMix (arXiv 1905.04899) or MixUp (arXiv 1710.09412), as the recipe says.
+
+    Parameters
+    ----------
+    images
+        (B, 3, S, S) floating point; may be overwritten.
+    recipe
+        Gives the way of mixing and its concentration.
+    seed
+        Of this batch.
+
+    Returns
+    -------
+    Tensor
+        (B, 3, S, S), mixed.
+    Tensor
+        (B,) int64: the partner of each image, as a place in the batch.
+    float
+        The share of an image that is its own.
+    """
+    drawn = _uniform(seed, 3 + len(images))
+    share = float(betaincinv(recipe.mix_concentration, recipe.mix_concentration, drawn[0]))
+    order = torch.from_numpy(np.argsort(drawn[3:], kind="stable"))
+    partners = order.to(images.device)
+    if recipe.mix == "mixup":
+        return torch.lerp(images[partners], images, share), partners, share
+    side = images.shape[2]
+    top, bottom, left, right = cut_box(side, share, drawn[1], drawn[2])
+    images[:, :, top:bottom, left:right] = images[partners, :, top:bottom, left:right]
+    return images, partners, 1 - (bottom - top) * (right - left) / side**2
+
+
+def cut_box(side: int, share: float, down: float, across: float) -> tuple[int, int, int, int]:
+    """Place CutMix's box: √(1 − share) of the side long, its middle anywhere, cut at the border.
+
+    Parameters
+    ----------
+    side
+        Of the images, in pixels.
+    share
+        What an image keeps where the border cuts nothing off.
+    down, across
+        The middle, in [0, 1) of the side.
+
+    Returns
+    -------
+    tuple[int, int, int, int]
+        Top, bottom, left and right; bottom and right are the first pixels outside.
+    """
+    half = int(side * (1 - share) ** 0.5) // 2
+    y, x = int(down * side), int(across * side)
+    return max(y - half, 0), min(y + half, side), max(x - half, 0), min(x + half, side)
+
+
+def _seed(seed: int, *spawn_key: int) -> int:
+    """Derive the seed of one kind of draw, in [0, 2^63)."""
+    state = np.random.SeedSequence(seed, spawn_key=spawn_key).generate_state(1, np.uint64)
+    return int(state[0]) >> 1
+
+
+def _uniform(seed: int, count: int) -> npt.NDArray[np.float64]:
+    """Draw numbers in [0, 1) from the raw words of Philox, which no NumPy version may change."""
+    words = np.asarray(np.random.Philox(key=seed).random_raw(count), dtype=np.uint64)
+    numbers: npt.NDArray[np.float64] = (words >> np.uint64(11)) * 2.0**-53
+    return numbers

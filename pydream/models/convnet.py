@@ -1,0 +1,112 @@
+"""ConvNet, the small network of the dataset-distillation literature."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, get_args
+
+import torch
+from torch import nn
+
+from pydream.errors import PydreamError
+
+Norm: TypeAlias = Literal["batch", "instance", "none"]
+"""What follows each convolution."""
+
+NORMS: tuple[Norm, ...] = get_args(Norm)
+
+
+class ConvNet(nn.Module):
+    """Blocks of 3×3 convolution, norm, ReLU and 2×2 average pool, then one linear layer.
+
+    Parameters and buffers are named as in the published checkpoints:
+    ``layers.conv.0.weight``, ``layers.norm.0.weight``, …, ``classifier.weight``.
+
+    Parameters
+    ----------
+    num_classes
+        Number of logits.
+    side
+        Height and width of the images, in pixels.
+    channels
+        Channels of the images.
+    depth
+        Number of blocks; each halves the side, rounding down.
+    width
+        Channels after each convolution.
+    norm
+        ``"batch"`` (RDED), ``"instance"`` (DREAM; a group norm with one group per channel and
+        learned scale and shift) or ``"none"``.
+
+    Raises
+    ------
+    PydreamError
+        If an argument is out of range, or the side is too small for the depth.
+
+    Notes
+    -----
+    Gidaris and Komodakis, "Dynamic Few-Shot Visual Learning without Forgetting" (CVPR 2018), as
+    used by RDED (arXiv 2312.03526, section 5.1).
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        side: int,
+        channels: int = 3,
+        depth: int = 3,
+        width: int = 128,
+        norm: Norm = "batch",
+    ) -> None:
+        super().__init__()
+        sizes = {"num_classes": num_classes, "channels": channels, "depth": depth, "width": width}
+        for name, value in sizes.items():
+            if value < 1:
+                raise PydreamError(f"ConvNet: {name} must be at least 1, got {value}")
+        if norm not in NORMS:
+            raise PydreamError(f"ConvNet: norm must be one of {', '.join(NORMS)}, got {norm!r}")
+        if side >> depth < 1:
+            raise PydreamError(
+                f"ConvNet: {depth} blocks halve the image side {depth} times, so the side must be "
+                f"at least {1 << depth}, got {side}; use larger images or fewer blocks"
+            )
+        self.side, self.depth, self.width, self.norm = side, depth, width, norm
+        inputs = [channels] + [width] * (depth - 1)
+        self.layers = nn.ModuleDict(
+            {
+                "conv": nn.ModuleList(nn.Conv2d(each, width, 3, padding=1) for each in inputs),
+                "norm": nn.ModuleList(_norm(norm, width) for _ in inputs),
+                "relu": nn.ModuleList(nn.ReLU() for _ in inputs),
+                "pool": nn.ModuleList(nn.AvgPool2d(2) for _ in inputs),
+            }
+        )
+        self.classifier = nn.Linear(width * (side >> depth) ** 2, num_classes)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the output of the last block, flattened.
+
+        Parameters
+        ----------
+        images
+            (B, channels, side, side), floating point, normalised.
+
+        Returns
+        -------
+        Tensor
+            (B, width · (side >> depth)²), channel-major.
+        """
+        blocks = [self.layers[name] for name in ("conv", "norm", "relu", "pool")]
+        for conv, norm, relu, pool in zip(*blocks, strict=True):
+            images = pool(relu(norm(conv(images))))
+        return images.flatten(1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logits, (B, num_classes), of images, (B, channels, side, side)."""
+        logits: torch.Tensor = self.classifier(self.features(images))
+        return logits
+
+
+def _norm(norm: Norm, width: int) -> nn.Module:
+    """Return the layer that follows a convolution."""
+    if norm == "batch":
+        return nn.BatchNorm2d(width)
+    return nn.GroupNorm(width, width) if norm == "instance" else nn.Identity()

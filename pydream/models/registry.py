@@ -1,0 +1,185 @@
+"""Classifiers by name: ConvNet, torchvision's, timm's."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+
+from pydream.errors import PydreamError
+from pydream.models.convnet import NORMS, ConvNet, Norm
+
+KINDS = (
+    'convnet3 (any depth; "-w64" sets the width, "-instance" or "-none" the norm), '
+    "resnet18-modified (any torchvision ResNet with a 3×3 stem and no max-pool), "
+    "any torchvision classifier such as resnet18, or timm/NAME"
+)
+"""What ``build_model`` takes, in words."""
+
+# The auxiliary heads of these two return more than logits while they train.
+_WITHOUT_AUXILIARY_HEADS = {"aux_logits": False, "init_weights": True}
+_OPTIONS = {"googlenet": _WITHOUT_AUXILIARY_HEADS, "inception_v3": _WITHOUT_AUXILIARY_HEADS}
+
+
+def build_model(arch: str, *, num_classes: int, side: int, channels: int = 3) -> nn.Module:
+    """Build a classifier with fresh weights, drawn from torch's global generator.
+
+    Parameters
+    ----------
+    arch
+        ``"convnet3"`` (any depth), with ``"-w64"`` (width) and ``"-batch"``, ``"-instance"`` or
+        ``"-none"`` (norm) in any order behind it; ``"resnet18-modified"``: any torchvision ResNet
+        with a 3×3 stem of stride 1 and no max-pool, for small images; the name of any torchvision
+        classifier; ``"timm/NAME"`` for timm's.
+    num_classes
+        Number of logits.
+    side
+        Height and width of the images, in pixels.
+    channels
+        Channels of the images; other than 3 with ConvNet and timm only.
+
+    Returns
+    -------
+    Module
+        In training mode; takes (B, channels, side, side) and returns (B, num_classes).
+
+    Raises
+    ------
+    PydreamError
+        If no such model is known, timm is asked for but absent, or the model cannot take images
+        of this side or with these channels.
+    """
+    model = construct(arch, num_classes=num_classes, side=side, channels=channels)
+    check_takes(model, arch, side=side, channels=channels)
+    return model.train()
+
+
+def construct(arch: str, *, num_classes: int, side: int, channels: int = 3) -> nn.Module:
+    """Build as ``build_model`` does, without trying that images of this side fit."""
+    if num_classes < 1:
+        raise PydreamError(f"a classifier needs at least 1 class, got {num_classes}")
+    if arch.startswith("convnet") and arch[7:8].isdigit():
+        depth, width, norm = _parse_convnet(arch)
+        return ConvNet(num_classes, side, channels, depth, width, norm)
+    if arch.startswith("timm/"):
+        return _timm_model(arch, num_classes, side, channels)
+    base = arch.removesuffix("-modified")
+    if base not in torchvision_names():
+        raise _unknown(arch, [*torchvision_names(), *_own_names()])
+    if channels != 3:
+        raise PydreamError(
+            f"{arch} takes images with 3 channels, not {channels}; "
+            "ConvNets (convnet3) and timm models (timm/NAME) take any number"
+        )
+    options: dict[str, Any] = dict(_OPTIONS.get(base, {}))
+    if base.startswith("vit_"):
+        options["image_size"] = side
+    try:
+        model: nn.Module = torchvision.models.get_model(
+            base, weights=None, num_classes=num_classes, **options
+        )
+    except (AssertionError, ValueError) as error:
+        raise PydreamError(f"{arch} cannot be built for {side}×{side} images: {error}") from error
+    return model if base == arch else _modify_stem(model, arch)
+
+
+def torchvision_names() -> list[str]:
+    """Return the names of torchvision's classifiers."""
+    names: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return names
+
+
+def check_takes(model: nn.Module, arch: str, *, side: int, channels: int = 3) -> torch.Tensor:
+    """Run one black image through the model, in evaluation mode, and return the logits.
+
+    Raises
+    ------
+    PydreamError
+        If the model cannot take the image, or does not return (1, number of classes).
+    """
+    model.eval()
+    like = next(iter(model.parameters()), torch.zeros(0))
+    image = torch.zeros(1, channels, side, side, device=like.device, dtype=like.dtype)
+    try:
+        with torch.no_grad():
+            logits = model(image)
+    except Exception as error:  # a model may fail in any way on images that do not fit it
+        reason = str(error).strip().splitlines()
+        raise PydreamError(
+            f"{arch} cannot take {side}×{side} images with {channels} channels: "
+            f"{reason[0] if reason else type(error).__name__}"
+        ) from error
+    if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or len(logits) != 1:
+        what = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise PydreamError(
+            f"{arch} is no classifier: for one image it must return logits of shape "
+            f"(1, classes), it returned {what}"
+        )
+    return logits
+
+
+def _parse_convnet(arch: str) -> tuple[int, int, Norm]:
+    """Read depth, width and norm out of a name such as convnet4-w64-instance."""
+    head, *suffixes = arch.split("-")
+    number = re.fullmatch(r"convnet(\d+)", head)
+    widths = [int(each[1:]) for each in suffixes if re.fullmatch(r"w\d+", each)]
+    norms: list[Norm] = [norm for each in suffixes for norm in NORMS if norm == each]
+    if (
+        number is None
+        or len(widths) > 1
+        or len(norms) > 1
+        or len(widths) + len(norms) < len(suffixes)
+    ):
+        raise _unknown(arch, _own_names())
+    return int(number[1]), widths[0] if widths else 128, norms[0] if norms else "batch"
+
+
+def _own_names() -> list[str]:
+    """Return examples of the names that are not torchvision's, to suggest near ones."""
+    convnets = [f"convnet{depth}" for depth in range(1, 8)]
+    suffixed = [f"{name}-{suffix}" for name in convnets for suffix in ("w64", *NORMS)]
+    resnets = [name for name in torchvision_names() if re.match(r"(wide_)?resne[x]?t", name)]
+    return [*convnets, *suffixed, *(f"{name}-modified" for name in resnets)]
+
+
+def _modify_stem(model: nn.Module, arch: str) -> nn.Module:
+    """Give a torchvision ResNet the stem for small images: 3×3, stride 1, no max-pool."""
+    is_resnet = isinstance(model, torchvision.models.ResNet)
+    if not is_resnet:
+        raise PydreamError(f'{arch}: "-modified" is for torchvision\'s ResNets, e.g. resnet18')
+    stem = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+    model.conv1, model.maxpool = stem, nn.Identity()
+    return model
+
+
+def _timm_model(arch: str, num_classes: int, side: int, channels: int) -> nn.Module:
+    """Build one of timm's models; timm is imported here and nowhere else."""
+    name = arch.removeprefix("timm/")
+    try:
+        timm: Any = importlib.import_module("timm")
+    except ImportError as error:
+        raise PydreamError(f'{arch} needs timm: pip install "pydream-distill[timm]"') from error
+    if not timm.is_model(name):
+        raise _unknown(arch, [f"timm/{each}" for each in timm.list_models()])
+    options: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels}
+    settings = timm.get_pretrained_cfg(name)
+    if settings is not None and settings.fixed_input_size:
+        options["img_size"] = side
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=False, **options)
+    except (AssertionError, TypeError, ValueError, RuntimeError) as error:
+        raise PydreamError(f"{arch} cannot be built for {side}×{side} images: {error}") from error
+    return model
+
+
+def _unknown(arch: str, names: list[str]) -> PydreamError:
+    """Return the error for a name that no model has."""
+    near = difflib.get_close_matches(arch, names, n=3)
+    hint = f"; did you mean {' or '.join(near)}?" if near else "."
+    return PydreamError(f"unknown architecture {arch!r}{hint} Known: {KINDS}")

@@ -1,0 +1,303 @@
+"""Trains an observer on a labelled image set."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pydream.data import Source, has_split, open_source
+from pydream.errors import PydreamError
+from pydream.models.checkpoint import check_free, save_weights
+from pydream.models.convnet import ConvNet
+from pydream.models.observer import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    load_observer,
+    resolve_device,
+    resolve_precision,
+)
+from pydream.models.registry import build_model
+from pydream.models.training_data import Indices, TrainingImages, hold_out, side_of, whole_images
+from pydream.ops import crop_resize
+from pydream.progress import track
+
+_MOMENTUM = 0.9
+_WARM_UP = 0.2  # share of the steps in which the learning rate rises
+
+
+@dataclass(frozen=True)
+class ObserverConfig:
+    """Settings of `train_observer`.
+
+    Raises
+    ------
+    PydreamError
+        If a value is out of its range.
+    """
+
+    source: str
+    """Labelled images: a folder of class folders, a .zip, .tar or .npz, or a set by name
+    (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT, fashion-mnist:ROOT, svhn:ROOT)."""
+    arch: str = "convnet3"
+    """Architecture: convnet3 (any depth; convnet3-w64-instance sets width and norm),
+    resnet18-modified, any torchvision classifier, timm/NAME."""
+    out: Path | None = None
+    """File for the weights; it must not exist. By default named after source and architecture."""
+    epochs: int = 30
+    """Passes over the training images."""
+    side: int | None = None
+    """Side of the images in pixels; by default their own up to 64, and 224 for larger ones."""
+    batch_size: int = 128
+    """Images per step."""
+    learning_rate: float = 0.1
+    """Highest learning rate of SGD: it rises to it in the first fifth, then falls to zero."""
+    weight_decay: float = 5e-4
+    """Weight decay."""
+    label_smoothing: float = 0.1
+    """Share of each target that is spread over all classes."""
+    horizontal_flip: bool = True
+    """Mirror half of the images; wrong for digits and letters."""
+    seed: int = 0
+    """Everything random follows from it."""
+    precision: str = "auto"
+    """Arithmetic: auto, float32 or bfloat16; auto takes bfloat16 where the processor has it."""
+    device: str = "cpu"
+    """Where to train, e.g. cpu or cuda."""
+    workers: int = dataclasses.field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    """Threads that decode images; does not change the result."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "workers"):
+            if getattr(self, name) < 1:
+                raise PydreamError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.side is not None and self.side < 1:
+            raise PydreamError(f"side must be at least 1, got {self.side}")
+        if not 0 < self.learning_rate < math.inf:
+            raise PydreamError(f"learning_rate must be above 0, got {self.learning_rate}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise PydreamError(f"weight_decay must be at least 0, got {self.weight_decay}")
+        if not 0 <= self.label_smoothing < 1:
+            raise PydreamError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        if not 0 <= self.seed < 2**63:
+            raise PydreamError(f"seed must be 0 to 2**63 - 1, got {self.seed}")
+
+
+@dataclass(frozen=True)
+class TrainedObserver:
+    """What `train_observer` made.
+
+    Attributes
+    ----------
+    path
+        The weights.
+    arch
+        The architecture.
+    side
+        Of the images, in pixels.
+    top1
+        Accuracy after the last epoch, in [0, 1].
+    images
+        How many images it was measured on.
+    held_out
+        Where these come from, in words.
+    skipped
+        Training images that could not be read.
+    loss
+        Mean training loss of the last epoch.
+    seconds
+        Time of the whole.
+    """
+
+    path: Path
+    arch: str
+    side: int
+    top1: float
+    images: int
+    held_out: str
+    skipped: int
+    loss: float
+    seconds: float
+
+
+def train_observer(config: ObserverConfig, *, source: Source | None = None) -> TrainedObserver:
+    """Train a classifier on real images, measure it on others, and save it.
+
+    SGD with Nesterov momentum under one cycle of the learning rate, and smoothed labels. Images
+    up to 64 pixels a side are cropped at random after padding by 4 (an eighth of sides below 32),
+    larger ones by random resized crops of 8 to 100 % of the area; half of them are mirrored. The
+    accuracy is measured on the test split or, where there is none, on a tenth of the images of
+    each class, kept aside.
+
+    Parameters
+    ----------
+    config
+        The settings.
+    source
+        The images, where they are no file or known set; ``config.source`` then only names them,
+        and a tenth is kept aside.
+
+    Returns
+    -------
+    TrainedObserver
+        Where the weights are, and how good they are.
+
+    Raises
+    ------
+    PydreamError
+        If something given cannot be used, or the training diverges.
+    """
+    start = time.perf_counter()
+    out = config.out or Path(
+        f"{Path(config.source).stem}-{config.arch.replace('/', '-')}.safetensors"
+    )
+    check_free(out)
+    device = resolve_device(config.device)
+    precision = resolve_precision(config.precision, device)
+    if source is None:
+        source = open_source(config.source)
+        test = open_source(config.source, "test") if has_split(config.source, "test") else None
+    else:
+        test = None
+    side = config.side or side_of(source)
+    train_indices, test_indices, held_out = hold_out(source, test, config.seed)
+    with _own_random_numbers(config.seed, device):
+        model = build_model(config.arch, num_classes=len(source.class_names), side=side)
+        model = model.to(device=device)
+        model.to(memory_format=torch.channels_last)
+        images = TrainingImages(
+            source,
+            train_indices,
+            side,
+            batch_size=config.batch_size,
+            horizontal_flip=config.horizontal_flip,
+            seed=config.seed,
+            workers=config.workers,
+        )
+        loss = _train(model, images, config, precision, device)
+    top1, measured = _measure(
+        model, test or source, test_indices, side=side, precision=precision, config=config
+    )
+    save_weights(model, out, _metadata(model, config, source, side, top1))
+    return TrainedObserver(
+        path=out,
+        arch=config.arch,
+        side=side,
+        top1=top1,
+        images=measured,
+        held_out=held_out,
+        skipped=len(images.skipped),
+        loss=loss,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _train(
+    model: nn.Module,
+    images: TrainingImages,
+    config: ObserverConfig,
+    precision: str,
+    device: torch.device,
+) -> float:
+    """Train in place; return the mean loss of the last epoch."""
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=config.learning_rate,
+        momentum=_MOMENTUM,
+        nesterov=True,
+        weight_decay=config.weight_decay,
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        max_lr=config.learning_rate,
+        total_steps=config.epochs * images.steps,
+        pct_start=_WARM_UP,
+        cycle_momentum=False,
+    )
+    criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+    mixed = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    model.train()
+    mean_loss = math.nan
+    with track("training observer", config.epochs * images.steps, "steps") as advance:
+        for epoch in range(config.epochs):
+            total = torch.zeros((), device=device)
+            for batch, labels in images.epoch():
+                optimizer.zero_grad()
+                with mixed:
+                    loss = criterion(model(batch.to(device)), labels.to(device))
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                total += loss.detach()
+                advance(1)
+            mean_loss = total.item() / images.steps
+            if not math.isfinite(mean_loss):
+                raise PydreamError(
+                    f"training {config.arch} diverged in epoch {epoch + 1} of {config.epochs}: "
+                    f"try a learning_rate below {config.learning_rate:g}"
+                )
+    return mean_loss
+
+
+def _measure(
+    model: nn.Module,
+    source: Source,
+    indices: Indices,
+    *,
+    side: int,
+    precision: str,
+    config: ObserverConfig,
+) -> tuple[float, int]:
+    """Return the accuracy on whole images, and how many could be read."""
+    observer = load_observer(model, side=side, precision=precision, device=config.device)
+    right = images = 0
+    groups = whole_images(
+        source, indices.tolist(), side, workers=config.workers, rows=observer.tile
+    )
+    with track("measuring observer", len(indices), "images") as advance:
+        for views, places in groups:
+            boxes = torch.tensor([[0, 0, side, side]], dtype=torch.int32).expand(len(views), 4)
+            batch = crop_resize(
+                views, boxes, side, mean=observer.mean, std=observer.std, channels_last=True
+            )
+            labels = torch.from_numpy(source.labels[places])
+            right += int((observer.logits(batch).argmax(1).cpu() == labels).sum())
+            images += len(places)
+            advance(len(places))
+    if not images:
+        raise PydreamError(f"{source.description}: none of {len(indices)} images can be read")
+    return right / images, images
+
+
+def _metadata(
+    model: nn.Module, config: ObserverConfig, source: Source, side: int, top1: float
+) -> dict[str, str]:
+    """Return what `load_observer` will want to know."""
+    metadata = {
+        "arch": config.arch,
+        "side": str(side),
+        "classes": json.dumps(source.class_names),
+        "mean": ",".join(map(str, IMAGENET_MEAN)),
+        "std": ",".join(map(str, IMAGENET_STD)),
+        "top1_test": f"{100 * top1:.2f}",
+        "epochs": str(config.epochs),
+        "seed": str(config.seed),
+    }
+    return {**metadata, "norm": model.norm} if isinstance(model, ConvNet) else metadata
+
+
+@contextmanager
+def _own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's generators inside the block, and leave them as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,272 @@
+"""The images an observer is trained on and measured on, as batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from pydream.data import ImageError, Source, decode_ahead, image_ids
+from pydream.data.views import SMALL_SIDE, whole_view_box
+from pydream.errors import PydreamError
+from pydream.models.observer import IMAGENET_MEAN, IMAGENET_STD
+from pydream.ops import crop_resize, random_crop_boxes, random_keys
+
+_DRAW = 4  # the purpose of these random keys; RDED and evaluation draw with 1 to 3
+_LARGE_SIDE = 224
+_MOST_PADDING = 4  # pixels on each side, for sides of 32 and more; an eighth of smaller sides
+_SCALE, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+_BUDGET = 256 << 20  # bytes of decoded images that wait
+_GROUP = 512  # images decoded between two calls of the crop op
+_ALLOWED_SKIPPED = 0.01
+
+Indices = npt.NDArray[np.int64]
+
+
+def side_of(source: Source) -> int:
+    """Return the side of the first image if that is small, else the usual 224."""
+    try:
+        side = min(source.image(0).shape[:2])
+    except ImageError as error:
+        raise PydreamError(
+            f"{source.description}: {source.keys[0]} cannot be read: {error}; give --side"
+        ) from error
+    return side if side <= SMALL_SIDE else _LARGE_SIDE
+
+
+def hold_out(source: Source, test: Source | None, seed: int) -> tuple[Indices, Indices, str]:
+    """Choose what to train on and what to measure on.
+
+    Without a test split a tenth of each class, at least one image, is kept aside: the images whose
+    random keys come first, so that adding images of one class changes no other.
+
+    Returns
+    -------
+    tuple[ndarray, ndarray, str]
+        Places in `source` to train on, places in `test` (or `source`) to measure on, and in words
+        what the latter are.
+
+    Raises
+    ------
+    PydreamError
+        If the splits have other classes, or a class has a single image.
+    """
+    everything = np.arange(len(source))
+    if test is not None:
+        if test.class_names != source.class_names:
+            differing = sorted({*test.class_names} ^ {*source.class_names})[:3]
+            raise PydreamError(
+                f"{source.description}: the classes of the train and test splits differ: "
+                f"{', '.join(differing)} is in one only"
+            )
+        return everything, np.arange(len(test)), "images of the test split"
+    ids = torch.from_numpy(image_ids(source))
+    aside = []
+    for label, name in enumerate(source.class_names):
+        members = source.class_indices(label)
+        if len(members) < 2:
+            raise PydreamError(
+                f"{source.description}: class {name} has {len(members)} image; at least 2 are "
+                "needed, one to train on and one to measure on, where there is no test split"
+            )
+        keys = random_keys(ids[torch.from_numpy(members)], seed=seed, draw=_DRAW)
+        order = torch.argsort(keys, stable=True).numpy()
+        aside.append(np.sort(members[order[: max(1, len(members) // 10)]]))
+    held_out = np.concatenate(aside)
+    return np.setdiff1d(everything, held_out), held_out, "training images kept aside"
+
+
+def whole_images(
+    source: Source, indices: Sequence[int], side: int, *, workers: int, rows: int
+) -> Iterator[tuple[torch.Tensor, list[int]]]:
+    """Bring whole images to one side, in order.
+
+    Yields
+    ------
+    tuple[Tensor, list of int]
+        (n, side, side, 3) uint8 with n up to `rows`, and their places in the source; images that
+        cannot be read are left out.
+    """
+    decoded = decode_ahead(source, indices, workers=workers, budget=_BUDGET)
+    with closing(decoded):
+        for start in range(0, len(indices), rows):
+            group = [int(each) for each in indices[start : start + rows]]
+            pairs = [
+                (index, image)
+                for index, image in zip(group, decoded, strict=False)
+                if isinstance(image, torch.Tensor)
+            ]
+            if not pairs:
+                continue
+            boxes = [whole_view_box(each.shape[0], each.shape[1], side) for _, each in pairs]
+            views = crop_resize(
+                [image for _, image in pairs],
+                torch.tensor(boxes, dtype=torch.int32),
+                side,
+                dtype=torch.uint8,
+                channels_last=True,
+            )
+            yield views.permute(0, 2, 3, 1), [index for index, _ in pairs]
+
+
+class TrainingImages:
+    """Gives the training images batch by batch, augmented.
+
+    Up to 64 pixels a side they are decoded once and kept, and cropped after padding; larger ones
+    are decoded again in every epoch, by threads, and cropped at random scales.
+
+    Parameters
+    ----------
+    source, indices
+        The images, and which of them.
+    side
+        Of the batches, in pixels.
+    batch_size
+        Images of a batch; with fewer images in all, that many.
+    horizontal_flip
+        Whether half of them are mirrored.
+    seed
+        Decides order, crops and flips.
+    workers
+        Threads that decode.
+
+    Attributes
+    ----------
+    skipped
+        Places of the images that could not be read.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        indices: Indices,
+        side: int,
+        *,
+        batch_size: int,
+        horizontal_flip: bool,
+        seed: int,
+        workers: int,
+    ) -> None:
+        self.skipped: set[int] = set()
+        self._source = source
+        self._side = side
+        self._flip_share = 0.5 if horizontal_flip else 0.0
+        self._generator = torch.Generator().manual_seed(seed)
+        self._ids = torch.from_numpy(image_ids(source))
+        self._labels = torch.from_numpy(source.labels.astype(np.int64))
+        self._workers = workers
+        self._pixels = self._load(indices) if side <= SMALL_SIDE else None
+        self._indices = torch.from_numpy(np.setdiff1d(indices, sorted(self.skipped)))
+        self.batch_size = min(batch_size, len(self._indices))
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch; the images that do not fill one are left out of that epoch."""
+        return len(self._indices) // self.batch_size
+
+    def epoch(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Go through the images once, in random order.
+
+        Yields
+        ------
+        tuple[Tensor, Tensor]
+            (batch_size, 3, side, side) float32, normalised, channels-last, and (batch_size,)
+            int64 labels. Where images cannot be read, batches have fewer.
+        """
+        used = self.steps * self.batch_size
+        order = torch.randperm(len(self._indices), generator=self._generator)[:used]
+        flips = torch.rand(used, generator=self._generator) < self._flip_share
+        batches = self._resized_crops if self._pixels is None else self._padded_crops
+        return batches(order, flips)
+
+    def _load(self, indices: Indices) -> torch.Tensor:
+        """Decode the images: (n, side, side, 3) uint8, without the skipped ones."""
+        pixels = torch.empty(len(indices), self._side, self._side, 3, dtype=torch.uint8)
+        count = 0
+        groups = whole_images(
+            self._source, indices.tolist(), self._side, workers=self._workers, rows=_GROUP
+        )
+        read: list[int] = []
+        for views, places in groups:
+            pixels[count : count + len(views)] = views
+            count += len(views)
+            read += places
+        for missing in np.setdiff1d(indices, read).tolist():
+            self._skip(missing, len(indices))
+        return pixels[:count]
+
+    def _skip(self, index: int, count: int) -> None:
+        """Note an image that cannot be read; with too many of them, stop."""
+        self.skipped.add(index)
+        if len(self.skipped) > _ALLOWED_SKIPPED * count:
+            try:
+                self._source.image(index)
+                reason = "it could not be read before"
+            except ImageError as error:
+                reason = str(error)
+            raise PydreamError(
+                f"{self._source.description}: more than {_ALLOWED_SKIPPED:.0%} of the images "
+                f"cannot be read, for example {self._source.keys[index]}: {reason}"
+            )
+
+    def _padded_crops(
+        self, order: torch.Tensor, flips: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Crop images kept in memory at random places after padding them with black."""
+        assert self._pixels is not None
+        boxes = torch.full((len(order), 4), self._side, dtype=torch.int32)
+        padding = min(_MOST_PADDING, self._side // 8)
+        boxes[:, :2] = torch.randint(2 * padding + 1, (len(order), 2), generator=self._generator)
+        border = (0, 0, *4 * [padding])
+        for rows, box, flip in self._split(order, boxes, flips):
+            batch = functional.pad(self._pixels[rows], border)
+            yield self._crop(batch, box, flip), self._labels[self._indices[rows]]
+
+    def _resized_crops(
+        self, order: torch.Tensor, flips: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Decode images and cut random parts of them."""
+        seed = int(torch.randint(2**62, (), generator=self._generator))
+        indices = self._indices[order]
+        decoded = decode_ahead(
+            self._source, indices.tolist(), workers=self._workers, budget=_BUDGET
+        )
+        with closing(decoded):
+            for group, flip in self._split(indices, flips):
+                images: list[torch.Tensor] = []
+                kept: list[int] = []
+                for place, (index, image) in enumerate(zip(group.tolist(), decoded, strict=False)):
+                    if isinstance(image, ImageError):
+                        self._skip(index, len(self._indices))
+                    else:
+                        images.append(image)
+                        kept.append(place)
+                if not images:
+                    continue
+                sizes = torch.tensor([image.shape[:2] for image in images])
+                boxes = random_crop_boxes(
+                    sizes, 1, scale=_SCALE, ratio=_RATIO, seed=seed, ids=self._ids[group[kept]]
+                )
+                yield self._crop(images, boxes[:, 0], flip[kept]), self._labels[group[kept]]
+
+    def _split(self, *columns: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Cut columns of the same length into batches."""
+        return zip(*(torch.split(each, self.batch_size) for each in columns), strict=True)
+
+    def _crop(
+        self, images: torch.Tensor | list[torch.Tensor], boxes: torch.Tensor, flip: torch.Tensor
+    ) -> torch.Tensor:
+        """Cut one box out of each image, as the model takes it."""
+        return crop_resize(
+            images,
+            boxes,
+            self._side,
+            flip=flip,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            channels_last=True,
+        )

@@ -1,0 +1,180 @@
+"""What a distilled set says of itself, and whether its files are those its manifest describes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pydream.data.distilled import DistilledSet, image_files, images_sha256
+from pydream.words import byte_words, score_words
+
+
+def inspect_set(distilled: DistilledSet) -> dict[str, Any]:
+    """Describe a distilled set, and check its image files against its manifest.
+
+    Parameters
+    ----------
+    distilled
+        The set, as `pydream.data.distilled.load_set` reads it.
+
+    Returns
+    -------
+    dict
+        Ready for JSON: ``path``, ``format``, ``method``, ``package``, ``classes``,
+        ``images_per_class``, ``images``, ``side``, ``factor``, ``seed``, ``source``,
+        ``observer``, ``skipped`` (how many), ``bytes`` (of the image files), ``integrity``
+        (``images_sha256``, ``expected``, ``intact``), ``scores`` (``mean``, ``min``, ``max`` of
+        the realism scores, ``cells``, ``distinct_sources``), ``per_class`` (the same for every
+        class, with ``class`` and ``name``). The last two are None for a set without provenance.
+    """
+    manifest = distilled.manifest
+    found = images_sha256(distilled.path)
+    provenance = distilled.provenance
+    return {
+        "path": str(distilled.path),
+        "format": manifest["format"],
+        "method": manifest["method"],
+        "package": manifest["package"],
+        "classes": len(distilled.class_names),
+        "images_per_class": manifest["images_per_class"],
+        "images": len(distilled.images),
+        "side": manifest["side"],
+        "factor": manifest["factor"],
+        "seed": manifest["seed"],
+        "source": manifest["source"],
+        "observer": manifest["observer"],
+        "skipped": len(manifest["skipped"]),
+        "bytes": sum(file.stat().st_size for file in image_files(distilled.path)),
+        "integrity": {
+            "images_sha256": found,
+            "expected": manifest["images_sha256"],
+            "intact": found == manifest["images_sha256"],
+        },
+        "scores": None if provenance is None else overall_scores(provenance),
+        "per_class": None
+        if provenance is None
+        else class_scores(provenance, distilled.class_names),
+    }
+
+
+def overall_scores(provenance: pa.Table) -> dict[str, Any]:
+    """Summarise the realism scores of all cells of a set."""
+    scores = provenance["score"].cast(pa.float64())
+    return {
+        "mean": pc.mean(scores).as_py(),
+        "min": pc.min(scores).as_py(),
+        "max": pc.max(scores).as_py(),
+        "cells": provenance.num_rows,
+        "distinct_sources": pc.count_distinct(provenance["source"]).as_py(),
+    }
+
+
+def class_scores(provenance: pa.Table, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Summarise the realism scores of every class that has cells, in the order of the labels."""
+    summary = (
+        provenance.group_by("class", use_threads=False)
+        .aggregate(
+            [
+                ("score", "mean"),
+                ("score", "min"),
+                ("score", "max"),
+                ("score", "count"),
+                ("source", "count_distinct"),
+            ]
+        )
+        .sort_by("class")
+    )
+    return [
+        {
+            "class": row["class"],
+            "name": class_names[row["class"]],
+            "mean": row["score_mean"],
+            "min": row["score_min"],
+            "max": row["score_max"],
+            "cells": row["score_count"],
+            "distinct_sources": row["source_count_distinct"],
+        }
+        for row in summary.to_pylist()
+    ]
+
+
+def render_inspection(facts: dict[str, Any], *, per_class: bool = False) -> RenderableType:
+    """Lay out what `inspect_set` returned for a terminal.
+
+    Parameters
+    ----------
+    facts
+        What `inspect_set` returned.
+    per_class
+        Whether to add a table of the scores of every class.
+    """
+    parts: list[RenderableType] = [_overview(facts)]
+    if per_class and facts["per_class"] is not None:
+        parts += [Text(), _class_table(facts["per_class"])]
+    return Group(*parts)
+
+
+def _overview(facts: dict[str, Any]) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    source, observer, package = facts["source"], facts["observer"], facts["package"]
+    rows = {
+        "set": facts["path"],
+        "made by": f"{facts['method']}, {package['name']} {package['version']}, "
+        f"format {facts['format']}",
+        "images": f"{facts['images']}: {facts['classes']} classes x {facts['images_per_class']}, "
+        f"{facts['side']} pixels a side, factor {facts['factor']}",
+        "bytes": f"{facts['bytes']:,} ({byte_words(facts['bytes'])})",
+        "source": f"{source['description']}, {source['split']} split",
+        "fingerprint": source["fingerprint"],
+        "observer": f"{observer['arch']}, {observer['precision']}, right on "
+        f"{observer['top1']:.1%} of {observer['images']} images",
+        "seed": str(facts["seed"]),
+    }
+    if facts["skipped"]:
+        rows["skipped"] = f"{facts['skipped']} source images, listed in manifest.json"
+    if facts["scores"] is not None:
+        scores = facts["scores"]
+        rows["scores"] = (
+            f"mean {score_words(scores['mean'])}, lowest {score_words(scores['min'])}, "
+            f"highest {score_words(scores['max'])}"
+        )
+        rows["patches"] = (
+            f"{scores['cells']} from {scores['distinct_sources']} distinct source images"
+        )
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    table.add_row("integrity", _integrity(facts["integrity"]))
+    return table
+
+
+def _integrity(integrity: dict[str, Any]) -> Text:
+    if integrity["intact"]:
+        return Text(f"intact, sha256 {integrity['images_sha256']}", style="green")
+    return Text(
+        "the image files are not those the manifest describes: sha256 "
+        f"{integrity['images_sha256']}, expected {integrity['expected']}",
+        style="bold red",
+    )
+
+
+def _class_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("class", overflow="fold")
+    for name in ("mean score", "lowest", "highest", "patches", "distinct sources"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            Text(row["name"]),
+            *(score_words(row[key]) for key in ("mean", "min", "max")),
+            str(row["cells"]),
+            str(row["distinct_sources"]),
+        )
+    return table

@@ -1,0 +1,150 @@
+"""The report of a distilled set: one page with its pictures, scores and origin."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from pydream.data.distilled import DistilledSet
+from pydream.report.inspect import class_scores, overall_scores
+from pydream.report.pictures import contact_sheet, data_uri, even_selection, indices_by_class
+from pydream.report.plots import score_histogram
+from pydream.words import byte_words, score_words
+
+# What a page shows, so that it stays below about 10 MB.
+_MOST_IMAGES = 800
+_MOST_PIXELS = 16_000_000
+_MOST_PER_CLASS = 10
+_LEAST_PER_CLASS = 4
+
+
+@dataclass(frozen=True)
+class _Thumbnail:
+    uri: str
+    title: str
+
+
+@dataclass(frozen=True)
+class _Row:
+    name: str
+    thumbnails: list[_Thumbnail]
+
+
+def write_report(distilled: DistilledSet, write: Callable[[Path, bytes], None]) -> None:
+    """Write ``contact_sheet.png`` and ``report.html`` into the folder of a set.
+
+    Parameters
+    ----------
+    distilled
+        The set, as `pydream.data.distilled.load_set` reads it.
+    write
+        Writes a file; told its path and its bytes.
+    """
+    for name, data in set_pictures(distilled).items():
+        write(distilled.path / name, data)
+    write(distilled.path / "report.html", render_report(distilled).encode())
+
+
+def set_pictures(distilled: DistilledSet) -> dict[str, bytes]:
+    """Return the picture files that stand beside a report: file name to PNG."""
+    stream = io.BytesIO()
+    sheet = contact_sheet(distilled.images, distilled.labels, distilled.class_names)
+    sheet.save(stream, "PNG", compress_level=3)
+    return {"contact_sheet.png": stream.getvalue()}
+
+
+def render_report(distilled: DistilledSet) -> str:
+    """Render the page of a distilled set: HTML that needs nothing beside it, and no network.
+
+    The same set gives the same bytes: the page tells neither the time nor where the set lies.
+
+    Parameters
+    ----------
+    distilled
+        The set, as `pydream.data.distilled.load_set` reads it.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pydream.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["score"] = score_words
+    manifest, provenance = distilled.manifest, distilled.provenance
+    histogram = None
+    if provenance is not None:
+        histogram = Markup(score_histogram(provenance["score"].to_numpy()))
+    page = environment.get_template("report.html").render(
+        manifest=manifest,
+        classes=len(distilled.class_names),
+        images=len(distilled.images),
+        size=byte_words(manifest["images_bytes"]),
+        facts=_facts(manifest),
+        gallery=_gallery(distilled),
+        histogram=histogram,
+        overall=None if provenance is None else overall_scores(provenance),
+        per_class=None if provenance is None else class_scores(provenance, distilled.class_names),
+    )
+    # Names of folders may hold bytes that are no UTF-8.
+    return page.encode("utf-8", "replace").decode()
+
+
+def _facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    """List what made the set, as (name, value)."""
+    config, observer, source = manifest["config"], manifest["observer"], manifest["source"]
+    canvas = {
+        "pad": "pad: patches are scored on a canvas of the full side",
+        "native": "native: patches are scored at their own side",
+    }
+    return [
+        ("Source", f"{source['description']}, {source['split']} split"),
+        ("Source fingerprint", source["fingerprint"]),
+        ("Observer", f"{observer['arch']}, {observer['precision']}"),
+        (
+            "Observer’s accuracy",
+            f"{observer['top1']:.1%} of {observer['images']} images ({observer['held_out']})",
+        ),
+        ("Observer’s weights, SHA-256", observer["weights_sha256"]),
+        ("Patches per side (factor)", str(manifest["factor"])),
+        ("Canvas", canvas[config["canvas"]]),
+        ("Pre-selected images per class", str(config["preselect"])),
+        ("Crops per image", str(config["crops"])),
+        ("Seed", str(manifest["seed"])),
+        ("Mean, standard deviation", f"{_numbers(manifest['mean'])}; {_numbers(manifest['std'])}"),
+        ("Image files", f"{manifest['image_format']}, {manifest['images_bytes']:,} bytes"),
+        ("Image files, SHA-256", manifest["images_sha256"]),
+        ("Made by", f"{manifest['package']['name']} {manifest['package']['version']}"),
+    ]
+
+
+def _numbers(values: list[float]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
+
+
+def _gallery(distilled: DistilledSet) -> list[_Row]:
+    """Choose pictures for the page, evenly over the classes and over the images of each."""
+    by_class = indices_by_class(distilled.labels, len(distilled.class_names))
+    room = min(_MOST_IMAGES, max(1, _MOST_PIXELS // distilled.images.shape[1] ** 2))
+    per_class = int(np.clip(room // len(by_class), _LEAST_PER_CLASS, _MOST_PER_CLASS))
+    per_class = min(per_class, room, max(len(indices) for indices in by_class.values()))
+    labels = list(by_class)
+    rows = []
+    for label in (labels[place] for place in even_selection(len(labels), room // per_class)):
+        name, indices = distilled.class_names[label], by_class[label]
+        thumbnails = [
+            _Thumbnail(
+                data_uri(distilled.images[indices[number]]),
+                f"{name}, image {number + 1} of {len(indices)}",
+            )
+            for number in even_selection(len(indices), per_class)
+        ]
+        rows.append(_Row(name, thumbnails))
+    return rows

@@ -1,0 +1,158 @@
+"""Pictures of a distilled set: the contact sheet, and single images for a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from pydream.ops._checks import check_dtype, check_shape
+from pydream.report.layout import (
+    GAP,
+    LEAST_ROW,
+    MARGIN,
+    SheetLayout,
+    choose_layout,
+    font,
+    shorten,
+)
+
+BACKGROUND = (250, 250, 250)
+INK = (28, 28, 30)
+FAINT_INK = (110, 110, 115)
+
+
+def contact_sheet(
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    class_names: Sequence[str],
+    *,
+    per_class: int | None = None,
+    largest_side: int = 4000,
+) -> Image.Image:
+    """Lay out a set on one picture: a row for each class, its name at the left.
+
+    Many classes with few images each stand in several blocks of rows, side by side.
+    Small images are enlarged by a whole factor (nearest neighbour), large ones reduced by one
+    (mean of the pixels), as far as needed. Where a set has more classes, or more images of a
+    class, than the picture has room for, an even selection is shown and a last line says so.
+
+    Parameters
+    ----------
+    images
+        (N, S, S, 3) uint8, on the CPU.
+    labels
+        (N,) int64, in [0, len(class_names)).
+    class_names
+        Names of the classes; long ones are shortened.
+    per_class
+        The most images to show of a class; as many as there is room for if None.
+    largest_side
+        Limit of width and height, in pixels.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has another dtype or shape, a label has no name, there is no image, or
+        `largest_side` has no room for a single one.
+    """
+    _check(images, labels, class_names)
+    by_class = indices_by_class(labels, len(class_names))
+    most = max(len(indices) for indices in by_class.values())
+    layout = choose_layout(
+        side=images.shape[1],
+        classes=len(by_class),
+        columns=most if per_class is None else min(most, per_class),
+        names=[class_names[label] for label in by_class],
+        largest_side=largest_side,
+    )
+    shown = [list(by_class)[row] for row in even_selection(len(by_class), layout.rows)]
+    caption = shorten(_caption(layout, len(by_class), most), largest_side - 2 * MARGIN)
+    sheet = Image.new("RGB", _size(layout, caption), BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    for row, label in enumerate(shown):
+        left, top = layout.corner(row)
+        name = shorten(class_names[label], layout.name_width)
+        middle = top + layout.row_height // 2
+        draw.text((left + layout.name_width, middle), name, fill=INK, font=font(), anchor="rm")
+        for column, place in enumerate(even_selection(len(by_class[label]), layout.columns)):
+            picture = Image.fromarray(images[by_class[label][place]].numpy())
+            beside = layout.name_width + MARGIN + column * (layout.cell + GAP)
+            sheet.paste(_resized(picture, layout.cell), (left + beside, top))
+    if caption:
+        bottom = sheet.height - MARGIN - LEAST_ROW // 2
+        draw.text((MARGIN, bottom), caption, fill=FAINT_INK, font=font(), anchor="lm")
+    return sheet
+
+
+def indices_by_class(labels: torch.Tensor, classes: int) -> dict[int, list[int]]:
+    """Map every class that has images to their indices, in order."""
+    found: dict[int, list[int]] = {label: [] for label in range(classes)}
+    for index, label in enumerate(labels.tolist()):
+        found[label].append(index)
+    return {label: indices for label, indices in found.items() if indices}
+
+
+def even_selection(count: int, wanted: int) -> list[int]:
+    """Choose up to `wanted` of range(count), evenly spread, the first and the last among them."""
+    chosen = np.linspace(0, count - 1, min(count, wanted)).round()
+    return [int(each) for each in chosen]
+
+
+def data_uri(image: torch.Tensor) -> str:
+    """Encode an (S, S, 3) uint8 image for a page: PNG up to a side of 64, JPEG above.
+
+    Photographs of a set at full size would make a page of many megabytes as PNG.
+    """
+    picture = Image.fromarray(image.numpy())
+    stream = io.BytesIO()
+    if picture.width <= 64:
+        picture.save(stream, "PNG")
+        kind = "png"
+    else:
+        picture.save(stream, "JPEG", quality=88, optimize=True)
+        kind = "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def _resized(picture: Image.Image, cell: int) -> Image.Image:
+    if cell >= picture.width:
+        return picture.resize((cell, cell), Image.Resampling.NEAREST)
+    return picture.reduce(-(-picture.width // cell))
+
+
+def _size(layout: SheetLayout, caption: str) -> tuple[int, int]:
+    """Add the room that a caption takes."""
+    width, height = layout.size
+    if not caption:
+        return width, height
+    return max(
+        width, math.ceil(font().getlength(caption)) + 2 * MARGIN
+    ), height + LEAST_ROW + MARGIN
+
+
+def _caption(layout: SheetLayout, classes: int, per_class: int) -> str:
+    """Say what was left out, or nothing."""
+    parts = []
+    if layout.rows < classes:
+        parts.append(f"{layout.rows} of {classes} classes")
+    if layout.columns < per_class:
+        parts.append(f"{layout.columns} of {per_class} images per class")
+    return "… " + ", ".join(parts) if parts else ""
+
+
+def _check(images: torch.Tensor, labels: torch.Tensor, class_names: Sequence[str]) -> None:
+    check_shape(images, "images", ("N", "S", "S", 3))
+    check_dtype(images, "images", torch.uint8)
+    check_shape(labels, "labels", (len(images),))
+    check_dtype(labels, "labels", torch.int64)
+    if len(images) == 0 or images.shape[1] != images.shape[2] or images.shape[1] == 0:
+        raise ValueError(f"images must be square, and one at least, got {tuple(images.shape)}")
+    if int(labels.min()) < 0 or int(labels.max()) >= len(class_names):
+        worst = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
+        raise ValueError(f"labels must be in [0, {len(class_names)}), got {worst}")

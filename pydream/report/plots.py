@@ -1,0 +1,96 @@
+"""Plots of a distilled set as SVG that takes its colours from the page it stands in."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import matplotlib.style
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Colours that matplotlib writes, and what the page puts in their place.
+_INK, _FAINT, _BAR = "#010203", "#040506", "#070809"
+_PAGE_COLOURS = {_INK: "var(--ink)", _FAINT: "var(--line)", _BAR: "var(--accent)"}
+
+# Above this, float32 log probabilities round to 0.
+_BEST_SCORE = -1e-7
+_BINS_PER_DECADE = 8
+
+_STYLE = {
+    "svg.hashsalt": "pydream",
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.edgecolor": _FAINT,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+}
+
+
+def score_histogram(scores: npt.NDArray[np.floating]) -> str:
+    """Draw how many patches have which realism score, as an SVG element.
+
+    The axis is logarithmic in the distance to 0, the best score there is: the scores of
+    selected patches crowd there over several orders of magnitude.
+
+    Parameters
+    ----------
+    scores
+        (N,) log probabilities, N at least 1, none above 0.
+    """
+    distance = np.maximum(-scores.astype(np.float64), -_BEST_SCORE)
+    lowest = int(np.floor(np.log10(distance.min())))
+    highest = max(int(np.ceil(np.log10(distance.max()))), lowest + 1)
+    edges = np.logspace(lowest, highest, (highest - lowest) * _BINS_PER_DECADE + 1)
+    counts, _ = np.histogram(distance.clip(edges[0], edges[-1]), edges)
+    # What the user's matplotlibrc says must not change the bytes of a report.
+    with matplotlib.style.context(["default", _STYLE]):
+        figure = Figure(figsize=(4.4, 2.3), layout="constrained")
+        axes = figure.add_subplot()
+        axes.stairs(counts, edges, fill=True, color=_BAR)
+        _label_axes(axes, lowest, highest)
+        stream = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(stream, format="svg", metadata=nothing)
+    return _for_page(stream.getvalue(), f"Histogram of the realism scores of {len(scores)} patches")
+
+
+def _label_axes(axes: Axes, lowest: int, highest: int) -> None:
+    axes.set_xscale("log")
+    axes.set_xlim(10.0**highest, 10.0**lowest)
+    step = 1 + (highest - lowest) // 7
+    ticks = [10.0**exponent for exponent in range(lowest, highest + 1, step)]
+    axes.set_xticks(ticks, [_tick_words(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("realism score (log p; better to the right)")
+    axes.set_ylabel("patches")
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    axes.grid(axis="y", color=_FAINT, linewidth=0.5)
+    axes.set_axisbelow(True)
+
+
+def _tick_words(distance: float) -> str:
+    """Write the score at this distance from 0."""
+    if distance >= 0.001:
+        return f"−{distance:g}"
+    exponent = f"{np.log10(distance):.0f}"
+    return "−10" + exponent.translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def _for_page(svg: str, description: str) -> str:
+    """Keep the element alone, without prolog and style sheet; colours come from the page."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
+    for colour, variable in _PAGE_COLOURS.items():
+        svg = svg.replace(colour, variable)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{description}" ', 1)

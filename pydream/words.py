@@ -1,0 +1,17 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+
+def byte_words(count: int) -> str:
+    """Say a number of bytes in the largest unit that leaves at least one of it."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def score_words(score: float) -> str:
+    """Write a realism score, a log probability, so that scores close to 0 can be told apart."""
+    text = f"{score + 0.0:.2g}"  # adding 0 turns -0 into 0
+    return "−" + text[1:] if text.startswith("-") else text

@@ -1,0 +1,363 @@
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+import torchvision
+from sklearn.datasets import load_digits
+from torchvision.datasets.utils import calculate_md5
+
+from pydream.data import Source, has_split, image_ids, open_source
+from pydream.errors import PydreamError
+
+
+def some_arrays(
+    count: int = 20, shape: tuple[int, ...] = (5, 7, 3), classes: int = 4, seed: int = 0
+):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
+    labels = rng.permutation(np.arange(count) % classes)
+    return images, labels
+
+
+def refusal(spec: object, split: str = "train") -> str:
+    with pytest.raises(PydreamError) as caught:
+        open_source(spec, split)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def check(source: Source, images: np.ndarray, labels: np.ndarray, names: list[str]) -> None:
+    """Keys name class and place in the array; pixels and labels are those at that place."""
+    assert source.class_names == tuple(names)
+    assert source.labels.dtype == np.int64
+    assert (np.diff(source.labels) >= 0).all()
+    assert list(source.keys) == sorted(source.keys, key=lambda k: (names.index(k[:-9]), k))
+    places = [int(key[-8:]) for key in source.keys]
+    assert sorted(places) == list(range(len(images)))
+    for index, place in enumerate(places):
+        assert source.labels[index] == labels[place]
+        assert source.keys[index] == f"{names[labels[place]]}/{place:08d}"
+        expected = np.broadcast_to(
+            images[place].reshape(*images.shape[1:3], -1), (*images.shape[1:3], 3)
+        )
+        image = source.image(index)
+        assert image.dtype == torch.uint8
+        assert image.is_contiguous()
+        assert np.array_equal(image.numpy(), expected)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3), (1, 1, 3)])
+@pytest.mark.parametrize("wrap", [np.asarray, torch.from_numpy, np.ndarray.tolist], ids=str)
+def test_arrays_in_memory(shape: tuple[int, ...], wrap: Callable[[np.ndarray], object]) -> None:
+    images, labels = some_arrays(shape=shape)
+    kept = images if wrap is np.ndarray.tolist else wrap(images)
+    check(open_source((kept, wrap(labels))), images, labels, ["0", "1", "2", "3"])
+
+
+def test_strided_arrays() -> None:
+    images, labels = some_arrays(shape=(10, 14, 3))
+    view = np.flip(images, axis=2)[:, ::2]
+    check(open_source((view, labels)), view, labels, ["0", "1", "2", "3"])
+    channels_first = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    spec = (channels_first.permute(0, 2, 3, 1), torch.from_numpy(labels))
+    check(open_source(spec), images, labels, ["0", "1", "2", "3"])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint64])
+def test_labels_of_any_integer_type(dtype: type) -> None:
+    images, labels = some_arrays()
+    check(open_source((images, labels.astype(dtype))), images, labels, ["0", "1", "2", "3"])
+
+
+def test_arrays_have_no_test_split() -> None:
+    assert has_split(some_arrays(), "train")
+    assert not has_split(some_arrays(), "test")
+    assert "no test split" in refusal(some_arrays(), "test")
+
+
+def test_fingerprint_sees_pixels_and_labels() -> None:
+    images, labels = some_arrays()
+    marks = {open_source((images, labels)).fingerprint()}
+    assert open_source((torch.from_numpy(images), labels)).fingerprint() in marks
+    changed = images.copy()
+    changed[3, 2, 1, 0] ^= 1
+    marks.add(open_source((changed, labels)).fingerprint())
+    marks.add(open_source((images, (labels + 1) % 4)).fingerprint())
+    marks.add(open_source((images.reshape(20, 7, 5, 3), labels)).fingerprint())
+    assert len(marks) == 4
+
+
+IMAGES, LABELS = some_arrays()
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "reason"),
+    [
+        (IMAGES.astype(np.float32), LABELS, "images must be uint8 of shape .* float32"),
+        (IMAGES[0, 0], LABELS, "images must be uint8 of shape"),
+        (IMAGES.transpose(0, 3, 1, 2), LABELS, r"\(20, 3, 5, 7\); move the channels last"),
+        (IMAGES[..., :2], LABELS, r"images must be .* \(20, 5, 7, 2\)$"),
+        (IMAGES[:, :0], LABELS, "images are empty"),
+        (IMAGES[:0], LABELS[:0], "images are empty"),
+        (IMAGES, LABELS[:-1], "20 images but 19 labels"),
+        (IMAGES, LABELS.astype(np.float64), "labels must be integers of shape .* float64"),
+        (IMAGES, np.eye(4, dtype=int)[LABELS], r"labels must be integers .* \(20, 4\)"),
+        (IMAGES, LABELS - 1, "labels hold the negative value -1"),
+        (IMAGES, LABELS + 1, "go up to 4, but no image has label 0; number the classes"),
+        (IMAGES, LABELS * 2, "go up to 6, but no image has label 1"),
+        (IMAGES, LABELS * 10**15, "go up to 3000000000000000, but no image has label 1"),
+    ],
+)
+def test_wrong_arrays(images: np.ndarray, labels: np.ndarray, reason: str) -> None:
+    with pytest.raises(PydreamError, match=reason):
+        open_source((images, labels))
+
+
+def test_pair_of_wrong_length() -> None:
+    assert "a pair (images, labels), got 3 items" in refusal((1, 2, 3))
+
+
+def save(path: Path, **arrays: np.ndarray) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+def test_npz(tmp_path: Path) -> None:
+    images, labels = some_arrays()
+    test_images, test_labels = some_arrays(count=6, seed=1)
+    names = ["zero", "b", "ä", "a"]
+    path = save(
+        tmp_path / "set.npz",
+        images=images,
+        labels=labels,
+        class_names=np.array(names),
+        test_images=test_images,
+        test_labels=test_labels,
+    )
+    assert has_split(path, "train")
+    assert has_split(str(path), "test")
+    check(open_source(path), images, labels, names)
+    check(open_source(str(path), "test"), test_images, test_labels, names)
+    assert open_source(path).description == str(path)
+
+
+def test_compressed_npz_without_names_or_test(tmp_path: Path) -> None:
+    images, labels = some_arrays(shape=(8, 8), classes=11)
+    np.savez_compressed(tmp_path / "set.npz", images=images, labels=labels)
+    check(open_source(tmp_path / "set.npz"), images, labels, [str(i) for i in range(11)])
+    assert not has_split(tmp_path / "set.npz", "test")
+    assert "no test split" in refusal(tmp_path / "set.npz", "test")
+
+
+def test_npz_test_split_may_lack_classes(tmp_path: Path) -> None:
+    images, labels = some_arrays()
+    path = save(
+        tmp_path / "set.npz",
+        images=images,
+        labels=labels,
+        test_images=images[labels == 2],
+        test_labels=labels[labels == 2],
+    )
+    source = open_source(path, "test")
+    assert source.class_names == ("0", "1", "2", "3")
+    assert set(source.labels.tolist()) == {2}
+
+
+@pytest.mark.parametrize(
+    ("change", "split", "reason"),
+    [
+        ({"images": None}, "train", "no array 'images', only labels"),
+        ({"labels": None}, "train", "no array 'labels', only images"),
+        ({"images": IMAGES / 255}, "train", "images must be uint8"),
+        ({"labels": LABELS[:-1]}, "train", "20 images but 19 labels"),
+        ({"labels": LABELS * 2}, "train", "no image has label 1"),
+        ({"labels": LABELS[:0]}, "train", "labels are empty"),
+        (
+            {"labels": LABELS.astype(object)},
+            "train",
+            "'labels' cannot be read: Object arrays",
+        ),
+        ({"class_names": np.array(["a", "b"])}, "train", "2 class_names for 4 classes in labels"),
+        ({"class_names": np.arange(4)}, "train", "class_names must be strings"),
+        ({"class_names": np.array(["a", "b", "c", "a"])}, "train", "'a' more than once"),
+        ({"test_images": IMAGES}, "test", "no array 'test_labels'"),
+        ({"test_labels": LABELS}, "test", "no array 'test_images'"),
+        ({"test_images": IMAGES[:5], "test_labels": LABELS}, "test", "5 images but 20 test_labels"),
+        ({"test_images": IMAGES, "test_labels": LABELS + 1}, "test", "test_labels go up to 4, but"),
+        ({"test_images": IMAGES, "test_labels": LABELS - 1}, "test", "negative value -1"),
+        ({"test_images": IMAGES / 255, "test_labels": LABELS}, "test", "test_images must be uint8"),
+    ],
+)
+def test_wrong_npz(
+    change: dict[str, np.ndarray | None], split: str, reason: str, tmp_path: Path
+) -> None:
+    arrays = {"images": IMAGES, "labels": LABELS, **change}
+    path = save(tmp_path / "set.npz", **{name: a for name, a in arrays.items() if a is not None})
+    message = refusal(path, split)
+    assert message.startswith(f"{path}: ")
+    assert reason in message
+
+
+def test_damaged_npz(tmp_path: Path) -> None:
+    path = save(tmp_path / "set.npz", images=IMAGES, labels=LABELS)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert "not a readable npz file" in refusal(path)
+    path.write_bytes(b"")
+    assert "not a readable npz file" in refusal(path)
+    flipped = bytearray(content)
+    flipped[len(flipped) // 4] ^= 0xFF
+    path.write_bytes(flipped)
+    assert "array 'images' cannot be read: Bad CRC-32" in refusal(path)
+
+
+def test_single_array_named_npz(tmp_path: Path) -> None:
+    with open(tmp_path / "set.npz", "wb") as file:
+        np.save(file, IMAGES)
+    assert "a single array" in refusal(tmp_path / "set.npz")
+
+
+def test_digits_are_those_of_sklearn() -> None:
+    bunch = load_digits()
+    train, test = open_source("digits"), open_source("digits", "test")
+    assert has_split("digits", "test")
+    places = [int(key[-8:]) for source in (train, test) for key in source.keys]
+    assert sorted(places) == list(range(1797))
+    for source in (train, test):
+        assert source.class_names == tuple("0123456789")
+        for index in range(0, len(source), 37):
+            place = int(source.keys[index][-8:])
+            assert source.labels[index] == bunch.target[place]
+            assert source.keys[index] == f"{bunch.target[place]}/{place:08d}"
+            image = source.image(index)
+            assert image.shape == (8, 8, 3)
+            assert torch.equal(image[..., 0], image[..., 2])
+            back = np.rint(image[..., 1].numpy() * (16 / 255))
+            assert np.array_equal(back, bunch.images[place])
+    assert max(train.image(i).max() for i in range(20)) == 255
+
+
+def test_digits_are_split_evenly() -> None:
+    train, test = open_source("digits"), open_source("digits", "test")
+    share = np.bincount(test.labels) / (np.bincount(train.labels) + np.bincount(test.labels))
+    assert share.min() > 0.19
+    assert share.max() <= 0.2
+    assert not set(image_ids(train)) & set(image_ids(test))
+    assert train.fingerprint() != test.fingerprint()
+    assert train.fingerprint() == open_source("digits").fingerprint()
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
+    path.write_bytes(header + values.astype(np.uint8).tobytes())
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_mnist(name: str, tmp_path: Path) -> None:
+    raw = tmp_path / {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}[name] / "raw"
+    names = {
+        "mnist": [str(i) for i in range(10)],
+        "fashion-mnist": torchvision.datasets.FashionMNIST.classes,
+    }[name]
+    written = {}
+    for seed, (split, prefix) in enumerate((("train", "train"), ("test", "t10k"))):
+        images, labels = some_arrays(count=30, shape=(28, 28), classes=10, seed=seed)
+        write_idx(raw / f"{prefix}-images-idx3-ubyte", images)
+        write_idx(raw / f"{prefix}-labels-idx1-ubyte", labels)
+        written[split] = images, labels
+    for split, (images, labels) in written.items():
+        source = open_source(f"{name}:{tmp_path}", split)
+        check(source, images, labels, names)
+        assert source.description == f"{name}:{tmp_path}"
+    assert has_split(f"{name}:{tmp_path}", "test")
+
+
+def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = {}
+    for seed, split in enumerate(("train", "test")):
+        images, labels = some_arrays(count=30, shape=(32, 32, 3), classes=10, seed=seed)
+        stored = {
+            "X": images.transpose(1, 2, 3, 0),
+            "y": np.where(labels == 0, 10, labels)[:, None],
+        }
+        path = tmp_path / f"{split}_32x32.mat"
+        scipy.io.savemat(path, stored)
+        listed[split] = ["http://localhost", path.name, calculate_md5(path)]
+    monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", listed)
+    for seed, split in enumerate(("train", "test")):
+        images, labels = some_arrays(count=30, shape=(32, 32, 3), classes=10, seed=seed)
+        check(open_source(f"svhn:{tmp_path}", split), images, labels, list("0123456789"))
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files in the published layout; torchvision checks their MD5, so it is told of these."""
+    dataset = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
+    cifar = dataset[name]
+    folder = tmp_path / cifar.base_folder
+    folder.mkdir()
+    classes = int(name[5:])
+    names = [f"class {i}" for i in range(classes)]
+    key = "fine_labels" if name == "cifar100" else "labels"
+
+    def write(file: str, content: object) -> list[str]:
+        (folder / file).write_bytes(pickle.dumps(content))
+        return [file, calculate_md5(folder / file)]
+
+    written = {}
+    for seed, split in enumerate(("train", "test")):
+        images, labels = some_arrays(2 * classes, (32, 32, 3), classes, seed)
+        rows = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+        listed = [
+            write(f"{split}_{part}", {"data": rows[part::2], key: labels[part::2].tolist()})
+            for part in range(2)
+        ]
+        monkeypatch.setattr(cifar, f"{split}_list", listed)
+        written[split] = [np.concatenate([a[0::2], a[1::2]]) for a in (images, labels)]
+    meta = {**cifar.meta, "filename": "meta"}
+    meta["md5"] = write("meta", {meta["key"]: names})[1]
+    monkeypatch.setattr(cifar, "meta", meta)
+
+    for split in ("train", "test"):
+        check(open_source(f"{name}:{tmp_path}", split), *written[split], names)
+    (folder / "train_1").write_bytes(b"damaged")
+    assert "missing or damaged" in refusal(f"{name}:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("cifar10", "cifar-10-batches-py"),
+        ("cifar100", "cifar-100-python"),
+        ("mnist", "MNIST/raw"),
+        ("fashion-mnist", "FashionMNIST/raw"),
+        ("svhn", "."),
+    ],
+)
+def test_missing_torchvision_files(name: str, folder: str, tmp_path: Path) -> None:
+    message = refusal(f"{name}:{tmp_path}")
+    assert f"missing or damaged in {tmp_path / folder};" in message
+    assert "download=True" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_torchvision_set_without_a_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert (
+        refusal("cifar10") == "cifar10: which files? Name the folder that holds them: cifar10:ROOT"
+    )
+    assert "Name the folder" in refusal("mnist:")
+    for number in range(2):
+        folder = tmp_path / "cifar10" / str(number)
+        folder.mkdir(parents=True)
+        (folder / "1.png").write_bytes(b"")
+    assert open_source("cifar10").class_names == ("0", "1")

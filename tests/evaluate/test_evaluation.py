@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from pydream.data import open_source
+from pydream.errors import PydreamError
+from pydream.evaluate import EvaluateConfig, EvaluationResult, evaluate_set, result_table
+from pydream.models import build_model, load_observer, read_weights, save_weights
+
+from .conftest import ARCH, MEAN, PER_CLASS, SIDE, STD, Digits, write_set
+
+NAMES = [str(label) for label in range(10)]
+
+
+def config(path: Path, digits: Digits, **changes: Any) -> EvaluateConfig:
+    return EvaluateConfig(
+        **{
+            "set": path,
+            "observer": str(digits.observer),
+            "epochs": 2,
+            "horizontal_flip": False,
+            "workers": 1,
+            **changes,
+        }
+    )
+
+
+def rendered(result: EvaluationResult) -> str:
+    console = Console(width=120, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(result_table(result))
+    return console.export_text()
+
+
+def reordered_observer(digits: Digits, path: Path, order: list[int], **metadata: str) -> Path:
+    """Write the observer with its outputs in another order."""
+    weights, known = read_weights(digits.observer)
+    model = build_model(ARCH, num_classes=10, side=SIDE)
+    weights["classifier.weight"] = weights["classifier.weight"][order]
+    weights["classifier.bias"] = weights["classifier.bias"][order]
+    model.load_state_dict(weights)
+    save_weights(model, path, {**known, **metadata})
+    return path
+
+
+def test_students_of_set_and_baseline_beat_chance(digits: Digits, digits_set: Path) -> None:
+    result = evaluate_set(
+        config(digits_set, digits, epochs=40, seeds=(0, 1), baselines=("random",), eval_every=15)
+    )
+    assert [row.images for row in result.rows] == ["distilled", "random"]
+    for row in result.rows:
+        assert (row.student, row.labels) == (ARCH, "online")
+        assert row.image_count == 10 * PER_CLASS
+        assert [run.seed for run in row.runs] == [0, 1]
+        assert [each.epoch for each in row.runs[0].curve] == [15, 30, 40]
+        last = [run.curve[-1].top1 for run in row.runs]
+        best = [max(each.top1 for each in run.curve) for run in row.runs]
+        assert row.last_mean == pytest.approx(statistics.mean(last))
+        assert row.last_std == pytest.approx(statistics.stdev(last))
+        assert row.best_mean == pytest.approx(statistics.mean(best))
+        assert row.best_std == pytest.approx(statistics.stdev(best))
+        # Chance is 0.1, within 0.05 of it on so many test images.
+        assert row.last_mean > 0.4
+        assert row.top5_mean > row.last_mean
+    text = rendered(result)
+    assert "distilled" in text
+    assert "random" in text
+    assert f"{100 * result.rows[0].last_mean:.1f} ± {100 * result.rows[0].last_std:.1f}%" in text
+
+
+def test_results_say_what_was_done(digits: Digits, digits_set: Path) -> None:
+    result = evaluate_set(config(digits_set, digits, batch_size=25))
+    assert result.path == digits_set / "results" / "results-0001.json"
+    content = json.loads(result.path.read_text())
+    assert json.loads(json.dumps(result.as_dict())) == {"path": str(result.path), **content}
+    assert content["format"] == 1
+    assert content["observer"]["weights_sha256"] == load_observer(digits.observer).weights_sha256
+    assert content["test"]["images"] == len(open_source("digits", "test"))
+    assert content["config"]["set"] == str(digits_set)
+    (row,) = content["rows"]
+    assert row["recipe"]["epochs"] == 2
+    assert row["recipe"]["batch_size"] == 25
+    assert row["recipe"]["temperature"] == 20.0
+    (run,) = row["runs"]
+    assert run["steps"] == 4
+    assert run["last"] == run["curve"][-1]
+    assert row["last_mean"] == run["last"]["top1"]
+    assert row["last_std"] is None
+    assert "±" not in rendered(result)
+
+
+def test_results_are_never_overwritten(digits: Digits, digits_set: Path, tmp_path: Path) -> None:
+    out = tmp_path / "elsewhere"
+    paths = [evaluate_set(config(digits_set, digits, epochs=1, out=out)).path for _ in range(3)]
+    assert [path.name for path in paths] == [f"results-000{number}.json" for number in (1, 2, 3)]
+    assert not (digits_set / "results").exists()
+
+
+def test_the_same_seed_gives_the_same_curve(digits: Digits, digits_set: Path) -> None:
+    one, other = (
+        evaluate_set(config(digits_set, digits, seeds=seeds, baselines=("random",)))
+        for seeds in ((3,), (2, 3))
+    )
+    for single, double in zip(one.rows, other.rows, strict=True):
+        assert single.runs[0].curve == double.runs[1].curve
+
+
+def test_baseline_images_are_left_whole_where_the_set_is_of_patches(
+    digits: Digits, digits_set: Path
+) -> None:
+    file = digits_set / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "factor": 2}))
+    result = evaluate_set(config(digits_set, digits, baselines=("random",)))
+    distilled, random = (row.recipe for row in result.rows)
+    assert (distilled.factor, distilled.crop_scale) == (2, (0.5, 1.0))
+    assert (random.factor, random.crop_scale) == (1, (1.0, 1.0))
+
+
+def test_images_and_modules_can_be_given_in_memory(digits: Digits, digits_set: Path) -> None:
+    weights, _ = read_weights(digits.observer)
+    model = build_model(ARCH, num_classes=10, side=SIDE)
+    model.load_state_dict(weights)
+    test = open_source("digits", "test")
+    result = evaluate_set(
+        config(digits_set, digits, observer="in memory", student="convnet1-w8", source="nowhere"),
+        train=open_source("digits"),
+        test=test,
+        observer=model,
+    )
+    assert result.rows[0].student == "convnet1-w8"
+    assert result.facts["observer"]["weights_sha256"] == load_observer(model).weights_sha256
+
+
+def test_classes_are_matched_by_name(digits: Digits, digits_set: Path, tmp_path: Path) -> None:
+    order = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
+    names = json.dumps([NAMES[each] for each in order])
+    other = reordered_observer(digits, tmp_path / "other.safetensors", order, classes=names)
+    curves = [
+        evaluate_set(config(digits_set, digits, observer=str(path))).rows[0].runs[0].curve
+        for path in (digits.observer, other)
+    ]
+    # Sums over classes in another order differ in the last bits of float32.
+    for one, same in zip(*curves, strict=True):
+        assert one.loss == pytest.approx(same.loss, rel=1e-3)
+        assert one.top1 == pytest.approx(same.top1, abs=0.02)
+
+
+def test_the_order_found_when_the_set_was_made_holds(
+    digits: Digits, digits_set: Path, tmp_path: Path
+) -> None:
+    order = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
+    other = reordered_observer(digits, tmp_path / "other.safetensors", order, classes="unknown")
+    file = digits_set / "manifest.json"
+    made_by = {
+        "weights_sha256": load_observer(other).weights_sha256,
+        "class_order": [order.index(label) for label in range(10)],
+    }
+    file.write_text(json.dumps({**json.loads(file.read_text()), "observer": made_by}))
+    curves = [
+        evaluate_set(config(digits_set, digits, observer=str(path))).rows[0].runs[0].curve
+        for path in (digits.observer, other)
+    ]
+    for one, same in zip(*curves, strict=True):
+        assert one.loss == pytest.approx(same.loss, rel=1e-3)
+        assert one.top1 == pytest.approx(same.top1, abs=0.02)
+
+
+def fails(message: str, digits: Digits, path: Path, **changes: Any) -> None:
+    with pytest.raises(PydreamError, match=message):
+        evaluate_set(config(path, digits, **changes))
+
+
+def test_other_classes_in_the_test_images(digits: Digits, tmp_path: Path) -> None:
+    images = torch.zeros(20, SIDE, SIDE, 3, dtype=torch.uint8)
+    path = write_set(tmp_path / "set", images, [*NAMES[:8], "ten", "eleven"])
+    message = r"test images of digits have other classes .*: only digits has 8, 9; only .*eleven, "
+    fails(message, digits, path)
+    path = write_set(tmp_path / "turned", images, NAMES[::-1])
+    fails("they come in another order", digits, path)
+
+
+def test_an_observer_of_other_classes(digits: Digits, digits_set: Path, tmp_path: Path) -> None:
+    for number, (classes, message) in enumerate(
+        [(json.dumps(list("abcdefghij")), "does not know the classes 0, 1, 2, 3, 4 and 5 more"),
+         ("", "has 7 classes, but the set has 10")]
+    ):  # fmt: skip
+        model = build_model(ARCH, num_classes=10 if classes else 7, side=SIDE)
+        path = tmp_path / f"{number}.safetensors"
+        save_weights(model, path, {"arch": ARCH, "side": str(SIDE), "classes": classes})
+        fails(message, digits, digits_set, observer=str(path))
+
+
+def test_an_observer_of_another_side(digits: Digits, digits_set: Path, tmp_path: Path) -> None:
+    path = tmp_path / "large.safetensors"
+    save_weights(build_model(ARCH, num_classes=10, side=16), path, {"arch": ARCH})
+    fails("8×8 images", digits, digits_set, observer=str(path))
+
+
+def test_sources_that_cannot_be_used(digits: Digits, digits_set: Path, tmp_path: Path) -> None:
+    fails("no such source", digits, digits_set, source=str(tmp_path / "nowhere"))
+    for name in NAMES:
+        folder = tmp_path / "flat" / name
+        folder.mkdir(parents=True)
+        (folder / "0.png").write_bytes((digits_set / "images/00000/00000.png").read_bytes())
+    message = "flat has no test split; name real images that have one with --source"
+    fails(message, digits, digits_set, source=str(tmp_path / "flat"))
+    file = digits_set / "manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["source"]
+    file.write_text(json.dumps(manifest))
+    fails("does not say what it was distilled from", digits, digits_set)
+
+
+def test_a_folder_that_is_no_set(digits: Digits, tmp_path: Path) -> None:
+    fails("no distilled set here", digits, tmp_path)
+
+
+def test_results_that_cannot_be_written(digits: Digits, digits_set: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    fails("cannot be made for the results", digits, digits_set, out=tmp_path / "file" / "results")
+
+
+def test_an_unknown_student(digits: Digits, digits_set: Path) -> None:
+    fails("unknown architecture 'convnot'", digits, digits_set, student="convnot")
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"seeds": ()}, "seeds must hold at least one"),
+    ({"seeds": (-1,)}, "seeds must be 0 to .*, got -1"),
+    ({"seeds": (1, 1)}, "seeds must differ, got 1 1"),
+    ({"eval_every": 0}, "eval_every must be at least 1, got 0"),
+    ({"workers": 0}, "workers must be at least 1, got 0"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD)
+def test_settings_out_of_range(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(PydreamError, match=message):
+        EvaluateConfig(set=Path("set"), observer="observer", **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate must be a number above 0"),
+        ({"factor": 0}, "factor must be at least 1"),
+    ],
+)
+def test_numbers_of_the_recipe_out_of_range(
+    digits: Digits, digits_set: Path, changes: dict[str, Any], message: str
+) -> None:
+    fails(message, digits, digits_set, **changes)
+    assert not (digits_set / "results").exists()
+
+
+def test_mean_and_std_are_the_observers(digits: Digits) -> None:
+    observer = load_observer(digits.observer)
+    assert (observer.mean, observer.std) == (MEAN, STD)

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import functional
+
+from pydream.data import Source, open_source
+from pydream.errors import PydreamError
+from pydream.evaluate.real import load_test_images, random_real_images
+
+from .conftest import CPU
+
+# A level of rounding between two ways to resize.
+ONE_LEVEL = 1.01
+
+
+def pictures(root: Path, sizes: dict[str, list[tuple[int, int]]], split: str = "test") -> Path:
+    """Write random PNGs, one folder for each class."""
+    drawn = np.random.default_rng(3)
+    for name, shapes in sizes.items():
+        folder = root / split / name
+        folder.mkdir(parents=True)
+        for number, (height, width) in enumerate(shapes):
+            pixels = drawn.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
+
+
+def sizes_of_three_classes(count: int) -> dict[str, list[tuple[int, int]]]:
+    return {name: [(9, 9)] * count for name in "abc"}
+
+
+def random_keys_of(source: Source, images: torch.Tensor) -> list[str]:
+    """Find the key of each image by its pixels."""
+    known = {source.image(index).numpy().tobytes(): key for index, key in enumerate(source.keys)}
+    return [known[image.numpy().tobytes()] for image in images]
+
+
+def test_small_images_are_resized_whole(tmp_path: Path) -> None:
+    root = pictures(tmp_path, {"cat": [(40, 32), (17, 23)], "dog": [(33, 90)]})
+    source = open_source(root, "test")
+    test = load_test_images(source, 32, workers=2, device=CPU)
+    assert test.images.dtype == torch.uint8
+    assert test.labels.tolist() == [0, 0, 1]
+    for index, got in enumerate(test.images):
+        image = source.image(index).permute(2, 0, 1).float()
+        wanted = functional.resize(image, [32, 32], antialias=True).permute(1, 2, 0)
+        assert (got.float() - wanted).abs().max() <= ONE_LEVEL
+
+
+def test_of_large_images_the_middle_is_taken(tmp_path: Path) -> None:
+    # 256 pixels, resized to 128·256/224 and cropped to 128, is the middle 224, resized to 128.
+    source = open_source(pictures(tmp_path, {"cat": [(256, 400)], "dog": [(300, 256)]}), "test")
+    test = load_test_images(source, 128, workers=1, device=CPU)
+    for index, got in enumerate(test.images):
+        image = source.image(index).permute(2, 0, 1).float()
+        wanted = functional.resize(
+            functional.center_crop(image, [224, 224]), [128, 128], antialias=True
+        ).permute(1, 2, 0)
+        assert (got.float() - wanted).abs().max() <= ONE_LEVEL
+
+
+def test_a_test_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    root = pictures(tmp_path, {"cat": [(9, 9)] * 3, "dog": [(9, 9)] * 2})
+    for name in ("cat/1.png", "dog/0.png"):
+        (root / "test" / name).write_bytes(b"no picture")
+    message = r"test image cat/1\.png cannot be read: .*\(1 more cannot be read either\)"
+    with pytest.raises(PydreamError, match=message):
+        load_test_images(open_source(root, "test"), 8, workers=2, device=CPU)
+
+
+def test_random_images_are_drawn_from_every_class_without_replacement(tmp_path: Path) -> None:
+    source = open_source(pictures(tmp_path, sizes_of_three_classes(8), "train"))
+    drawn = random_real_images(source, 3, 9, seed=1, workers=2)
+    keys = random_keys_of(source, drawn.images)
+    assert len(set(keys)) == 9
+    assert [key[0] for key in keys] == list("aaabbbccc")
+    assert drawn.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    again = random_real_images(source, 3, 9, seed=1, workers=1)
+    assert torch.equal(drawn.images, again.images)
+
+
+def test_random_images_are_any_of_the_class(tmp_path: Path) -> None:
+    source = open_source(pictures(tmp_path, {"a": [(5, 5)] * 6}, "train"))
+    drawn = [random_real_images(source, 1, 5, seed=seed, workers=1).images for seed in range(120)]
+    counts = Counter(random_keys_of(source, torch.cat(drawn)))
+    # 20 of each expected; less than 4 or more than 45 has a chance below one in a million.
+    assert len(counts) == 6
+    assert 4 <= min(counts.values()) <= max(counts.values()) <= 45
+
+
+def test_a_class_with_fewer_images_gives_all_of_them(tmp_path: Path) -> None:
+    root = pictures(tmp_path, {"a": [(9, 9)] * 2, "b": [(9, 9)] * 7}, "train")
+    drawn = random_real_images(open_source(root), 5, 9, seed=0, workers=1)
+    assert drawn.labels.tolist() == [0, 0, 1, 1, 1, 1, 1]
+
+
+def test_unreadable_images_are_replaced_by_the_next(tmp_path: Path) -> None:
+    root = pictures(tmp_path, sizes_of_three_classes(6), "train")
+    first = random_real_images(open_source(root), 2, 9, seed=4, workers=1)
+    keys = random_keys_of(open_source(root), first.images)
+    (root / "train" / keys[0]).write_bytes(b"no picture")
+    (root / "train" / keys[1]).write_bytes(b"no picture")
+    source = open_source(root)
+    replaced = random_real_images(source, 2, 9, seed=4, workers=1)
+    assert torch.equal(replaced.images[2:], first.images[2:])
+    assert replaced.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert not torch.equal(replaced.images[:2], first.images[:2])
+
+
+def test_a_class_without_a_readable_image_is_named(tmp_path: Path) -> None:
+    root = pictures(tmp_path, {"good": [(9, 9)], "bad": [(9, 9)]}, "train")
+    (root / "train" / "bad" / "0.png").write_bytes(b"no picture")
+    with pytest.raises(PydreamError, match="class bad has no readable image"):
+        random_real_images(open_source(root), 1, 9, seed=0, workers=1)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pydream.data.distilled import (
+    PROVENANCE_SCHEMA,
+    DistilledSet,
+    images_sha256,
+    load_set,
+    save_image,
+)
+
+MakeSet = Callable[..., DistilledSet]
+
+
+def write_set(
+    path: Path,
+    class_names: Sequence[str] = ("ant", "bee"),
+    *,
+    ipc: int = 3,
+    side: int = 32,
+    factor: int = 1,
+    scores: bool = True,
+    skipped: Sequence[dict[str, str]] = (),
+) -> DistilledSet:
+    """Write a set of plain colours to disk, as the manifest's format 1 asks, and read it."""
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for label in range(len(class_names)):
+        folder = path / "images" / f"{label:05d}"
+        folder.mkdir(parents=True)
+        for number in range(ipc):
+            colour = torch.randint(256, (3,), dtype=torch.uint8, generator=generator)
+            image = colour.expand(side, side, 3).contiguous()
+            save_image(image, folder / f"{number:05d}.png", 95)
+            for cell in range(factor**2):
+                score = -(10.0 ** -(label + number + cell))
+                row = dict.fromkeys(("top", "left", "height", "width"), 0)
+                source = f"{label}/{cell % 2}.jpg"
+                row |= {"class": label, "image": number, "cell": cell}
+                rows.append(row | {"source": source, "score": score})
+    if scores:
+        table = pa.Table.from_pylist(rows, schema=PROVENANCE_SCHEMA)
+        pq.write_table(table, path / "provenance.parquet")
+    files = list(path.glob("images/*/*"))
+    manifest = {
+        "format": 1,
+        "method": "rded",
+        "package": {"name": "pydream-distill", "version": "1.2.3"},
+        "config": {"canvas": "pad", "preselect": 300, "crops": 5},
+        "seed": 7,
+        "source": {"description": "insects.zip", "split": "train", "fingerprint": "f" * 64},
+        "class_names": list(class_names),
+        "class_to_idx": {name: index for index, name in enumerate(class_names)},
+        "images_per_class": ipc,
+        "factor": factor,
+        "side": side,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.25, 0.25],
+        "observer": {
+            "arch": "convnet3",
+            "weights_sha256": "a" * 64,
+            "precision": "float32",
+            "top1": 0.875,
+            "images": 64,
+            "held_out": "test split",
+            "class_order": list(range(len(class_names))),
+        },
+        "image_format": "png",
+        "images_bytes": sum(file.stat().st_size for file in files),
+        "images_sha256": images_sha256(path),
+        "skipped": list(skipped),
+    }
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    return load_set(path)
+
+
+@pytest.fixture
+def make_set(tmp_path: Path) -> MakeSet:
+    made = iter(range(1000))
+    return lambda *args, **kwargs: write_set(tmp_path / f"set{next(made)}", *args, **kwargs)
