@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 
@@ -311,7 +311,7 @@ def _fake_key_patches(
     return _fake_select_key_patches(logits, labels, per_class, num_classes)
 
 
-_LIBRARY = torch.library.Library("pydream", "FRAGMENT")
+_LIBRARY = cast(Any, torch.library.Library)("pydream", "FRAGMENT")
 
 
 def _register(
