@@ -14,6 +14,7 @@ from torch import nn
 from pydream.errors import PydreamError
 from pydream.evaluate.labels import Targets, soft_loss
 from pydream.evaluate.measure import RealImages, measure
+from pydream.evaluate.memory import keep_freed_memory
 from pydream.evaluate.recipe import ResolvedRecipe
 from pydream.evaluate.views import MixedBatch, steps_per_epoch, views
 from pydream.models import build_model
@@ -117,7 +118,7 @@ def train_student(
         the loss is no longer a finite number.
     """
     side, device = images.shape[1], images.device
-    with _own_random_numbers(seed, device):
+    with _own_random_numbers(seed, device), keep_freed_memory():
         model = build_model(student, num_classes=num_classes, side=side)
         model = model.to(memory_format=torch.channels_last).to(device)
         _check_batches(model, student, len(images), recipe)

@@ -169,7 +169,7 @@ class Observer:
         other.side = side
         try:
             other.tile = other._choose_tile()
-        except RuntimeError as error:
+        except (AssertionError, RuntimeError) as error:
             raise PydreamError(
                 f"{self.arch} takes images of {self.side} pixels a side only, not of {side}"
             ) from error
@@ -197,9 +197,12 @@ class Observer:
 
         leaves = [module for module in self._model.modules() if not any(module.children())]
         hooks = [leaf.register_forward_hook(note) for leaf in leaves]
-        self._model(torch.zeros(1, 3, self.side, self.side, device=self.device, dtype=self.dtype))
-        for hook in hooks:
-            hook.remove()
+        image = torch.zeros(1, 3, self.side, self.side, device=self.device, dtype=self.dtype)
+        try:
+            self._model(image)
+        finally:
+            for hook in hooks:
+                hook.remove()
         most_rows, most_bytes = _TILE_ON_CPU if self.device.type == "cpu" else _TILE_ELSEWHERE
         fitting = max(1, (most_bytes - 1) // bytes_per_row)
         return min(most_rows, 1 << (fitting.bit_length() - 1))

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import nn
+from tyro.conf import Positional, arg
 
 from pydream.data import Source, has_split, open_source
 from pydream.errors import PydreamError
@@ -45,7 +47,7 @@ class ObserverConfig:
         If a value is out of its range.
     """
 
-    source: str
+    source: Annotated[Positional[str], arg(metavar="SOURCE")]
     """Labelled images: a folder of class folders, a .zip, .tar or .npz, or a set by name
     (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT, fashion-mnist:ROOT, svhn:ROOT)."""
     arch: str = "convnet3"

@@ -38,10 +38,12 @@ def as_tensor(value: TensorLike, name: str) -> torch.Tensor:
 
 def check_shape(tensor: torch.Tensor, name: str, shape: Sequence[int | str]) -> None:
     """Raise ValueError unless the shape fits; a word stands for a dimension of any size."""
-    fits = tensor.dim() == len(shape) and all(
-        isinstance(want, str) or have == want
-        for have, want in zip(tensor.shape, shape, strict=True)
-    )
+    have = tensor.shape
+    fits = len(have) == len(shape)
+    if fits:
+        for size, want in zip(have, shape, strict=True):
+            if not isinstance(want, str) and size != want:
+                fits = False
     if not fits:
         wanted = "(" + ", ".join(str(each) for each in shape) + ")"
         raise ValueError(f"{name} must have shape {wanted}, got {tuple(tensor.shape)}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 
@@ -23,6 +24,8 @@ _LOGIT_TYPES = {
     torch.float16: "float16",
     torch.bfloat16: "bfloat16",
 }
+
+_Selection: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class KeyPatches(NamedTuple):
@@ -187,7 +190,7 @@ def key_patches(
 
 def _check_columns(tensor: torch.Tensor, name: str) -> None:
     """Raise ValueError unless the columns of a matrix lie side by side."""
-    if tensor.shape[1] > 1 and tensor.stride(1) != 1:
+    if tensor.stride(1) != 1 and tensor.shape[1] > 1:
         raise ValueError(
             f"{name} must have contiguous columns, got strides {tuple(tensor.stride())}; "
             f"pass {name}.contiguous()"
@@ -199,7 +202,8 @@ def _check_logits(value: TensorLike) -> torch.Tensor:
     check_shape(logits, "logits", ("R", "K"))
     check_dtype(logits, "logits", *_LOGIT_TYPES)
     _check_columns(logits, "logits")
-    if logits.shape[1] == 0 and logits.shape[0] > 0:
+    rows, columns = logits.shape
+    if columns == 0 and rows > 0:
         raise ValueError(f"logits must have at least one column, got shape {tuple(logits.shape)}")
     return logits
 
@@ -209,20 +213,23 @@ def _check_labels(
 ) -> torch.Tensor:
     labels = as_tensor(value, "labels")
     check_shape(labels, "labels", ("N",))
-    if labels.shape[0] != count:
-        raise ValueError(f"labels must be as many as {counted}, {count}, got {labels.shape[0]}")
+    if len(labels) != count:
+        raise ValueError(f"labels must be as many as {counted}, {count}, got {len(labels)}")
     check_dtype(labels, "labels", torch.int64, torch.int32)
     check_device(labels, "labels", device, other)
     return labels
 
 
-@torch.library.custom_op("pydream::realism_scores", mutates_args=())
-def _realism_scores(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    if not logits.is_cpu:
-        warn_reference_once(logits.device)
-        return reference.realism_scores(logits, labels)
+def _long(labels: torch.Tensor) -> torch.Tensor:
+    """Give contiguous int64 labels; without a call into torch where they are so already."""
+    if labels.dtype == torch.int64 and labels.is_contiguous():
+        return labels
+    return labels.to(torch.int64).contiguous()
+
+
+def _cpu_realism_scores(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     rows, classes = logits.shape
-    labels = labels.to(torch.int64).contiguous()
+    labels = _long(labels)
     scores = torch.empty(rows, dtype=torch.float32)
     _C.realism_scores(
         logits.data_ptr(),
@@ -237,33 +244,19 @@ def _realism_scores(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return scores
 
 
-@_realism_scores.register_fake
-def _(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return logits.new_empty(logits.shape[0], dtype=torch.float32)
-
-
-def _empty_selection(
-    like: torch.Tensor, num_classes: int, per_class: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    shape = (num_classes, per_class)
-    image = like.new_empty(shape, dtype=torch.int64)
-    return image, torch.empty_like(image), like.new_empty(shape, dtype=torch.float32)
-
-
-@torch.library.custom_op("pydream::select_key_patches", mutates_args=())
-def _select_key_patches(
+def _cpu_select_key_patches(
     scores: torch.Tensor, labels: torch.Tensor, per_class: int, num_classes: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    if not scores.is_cpu:
-        warn_reference_once(scores.device)
-        return reference.select_key_patches(scores, labels, per_class, num_classes)
-    labels = labels.to(torch.int64).contiguous()
-    image, crop, score = _empty_selection(scores, num_classes, per_class)
+) -> _Selection:
+    images, crops = scores.shape
+    labels = _long(labels)
+    image = torch.empty((num_classes, per_class), dtype=torch.int64)
+    crop = torch.empty_like(image)
+    score = torch.empty((num_classes, per_class), dtype=torch.float32)
     _C.select_key_patches(
         scores.data_ptr(),
         scores.stride(0),
-        scores.shape[0],
-        scores.shape[1],
+        images,
+        crops,
         labels.data_ptr(),
         per_class,
         num_classes,
@@ -275,22 +268,13 @@ def _select_key_patches(
     return image, crop, score
 
 
-@_select_key_patches.register_fake
-def _(
-    scores: torch.Tensor, labels: torch.Tensor, per_class: int, num_classes: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return _empty_selection(scores, num_classes, per_class)
-
-
-@torch.library.custom_op("pydream::key_patches", mutates_args=())
-def _key_patches(
+def _cpu_key_patches(
     logits: torch.Tensor, labels: torch.Tensor, num_crops: int, per_class: int, num_classes: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    if not logits.is_cpu:
-        warn_reference_once(logits.device)
-        return reference.key_patches(logits, labels, num_crops, per_class, num_classes)
-    labels = labels.to(torch.int64).contiguous()
-    image, crop, score = _empty_selection(logits, num_classes, per_class)
+) -> _Selection:
+    labels = _long(labels)
+    image = torch.empty((num_classes, per_class), dtype=torch.int64)
+    crop = torch.empty_like(image)
+    score = torch.empty((num_classes, per_class), dtype=torch.float32)
     _C.key_patches(
         logits.data_ptr(),
         _LOGIT_TYPES[logits.dtype],
@@ -309,8 +293,65 @@ def _key_patches(
     return image, crop, score
 
 
-@_key_patches.register_fake
-def _(
+def _fake_realism_scores(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return logits.new_empty(logits.shape[0], dtype=torch.float32)
+
+
+def _fake_select_key_patches(
+    scores: torch.Tensor, labels: torch.Tensor, per_class: int, num_classes: int
+) -> _Selection:
+    shape = (num_classes, per_class)
+    image = scores.new_empty(shape, dtype=torch.int64)
+    return image, torch.empty_like(image), scores.new_empty(shape, dtype=torch.float32)
+
+
+def _fake_key_patches(
     logits: torch.Tensor, labels: torch.Tensor, num_crops: int, per_class: int, num_classes: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return _empty_selection(logits, num_classes, per_class)
+) -> _Selection:
+    return _fake_select_key_patches(logits, labels, per_class, num_classes)
+
+
+_LIBRARY = cast(Any, torch.library.Library)("pydream", "FRAGMENT")
+
+
+def _register(
+    schema: str, cpu: Callable[..., Any], other: Callable[..., Any], fake: Callable[..., Any]
+) -> None:
+    """Register an op without gradients: compiled on CPU, the reference on any other device.
+
+    Straight into the dispatcher: torch.library.custom_op would add a layer of Python for
+    autograd, 40 us a call when the caches are full of logits, a fifth of the whole.
+    """
+
+    def fallback(tensor: torch.Tensor, *arguments: Any) -> Any:
+        warn_reference_once(tensor.device)
+        return other(tensor, *arguments)
+
+    name = schema[: schema.index("(")]
+    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(name, cpu, "CPU")
+    _LIBRARY.impl(name, fallback, "CompositeExplicitAutograd")
+    _LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
+    torch.library.register_fake(f"pydream::{name}", fake, lib=_LIBRARY)
+
+
+_register(
+    "realism_scores(Tensor logits, Tensor labels) -> Tensor",
+    _cpu_realism_scores,
+    reference.realism_scores,
+    _fake_realism_scores,
+)
+_register(
+    "select_key_patches(Tensor scores, Tensor labels, SymInt per_class, SymInt num_classes)"
+    " -> (Tensor image, Tensor crop, Tensor score)",
+    _cpu_select_key_patches,
+    reference.select_key_patches,
+    _fake_select_key_patches,
+)
+_register(
+    "key_patches(Tensor logits, Tensor labels, SymInt num_crops, SymInt per_class,"
+    " SymInt num_classes) -> (Tensor image, Tensor crop, Tensor score)",
+    _cpu_key_patches,
+    reference.key_patches,
+    _fake_key_patches,
+)

@@ -143,7 +143,7 @@ def norms_of(model):
 
 
 @pytest.mark.parametrize(
-    ("arch", "side"), [("convnet3", 32), ("resnet18-modified", 32), ("resnet18", 224)]
+    ("arch", "side"), [("convnet3", 32), ("resnet18-modified", 16), ("resnet18", 224)]
 )
 def test_a_row_does_not_depend_on_its_tile(arch, side):
     observer = load_observer(
@@ -195,7 +195,7 @@ def test_logits_can_be_targets_of_a_loss():
 @pytest.mark.parametrize(
     ("images", "error", "words"),
     [
-        (torch.zeros(2, 3, 16, 8), PydreamError, "made for 8×8 images and cannot take 8×16"),
+        (torch.zeros(2, 3, 8, 9), ValueError, r"\(B, 3, 8, 8\), got \(2, 3, 8, 9\)"),
         (torch.zeros(2, 1, 8, 8), ValueError, r"got \(2, 1, 8, 8\)"),
         (torch.zeros(3, 8, 8), ValueError, r"got \(3, 8, 8\)"),
         (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), TypeError, "got uint8"),
@@ -208,12 +208,23 @@ def test_images_of_another_kind(images, error, words):
         observer.logits(images)
 
 
-def test_another_side_will_do_where_the_architecture_takes_it():
+def test_another_side_where_the_architecture_takes_it():
     model = trained_like("resnet18-modified", 3, 16)
     observer = load_observer(model, side=32, precision="float32")
+    smaller = observer.with_side(16)
+    assert (smaller.side, observer.side) == (16, 32)
+    assert smaller.tile >= observer.tile
     images = torch.randn(3, 3, 16, 16)
     with torch.no_grad():
-        close(observer.logits(images), model(images), FOLDED)
+        close(smaller.logits(images), model(images), FOLDED)
+
+
+@pytest.mark.parametrize("arch", ["convnet2-w8", "timm/vit_tiny_patch16_224"])
+def test_another_side_where_the_architecture_does_not_take_it(arch):
+    observer = load_observer(build_model(arch, num_classes=3, side=64), side=64)
+    with pytest.raises(PydreamError, match="images of 64 pixels a side only, not of 32"):
+        observer.with_side(32)
+    assert observer.logits(torch.randn(1, 3, 64, 64)).shape == (1, 3)
 
 
 def test_class_order(tmp_path):
