@@ -20,7 +20,7 @@ from pydream import ops
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CROPS = 5
-ROUNDS = 15
+ROUNDS = 11
 
 # After a division by a standard deviation: float32, and one and a half levels of 255.
 SAME_PIXELS, SAME_LEVELS = 1e-4, 1.5 / 255 / min(STD)
@@ -177,7 +177,7 @@ def measure(case: Case, threads: int, rounds: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("name", ["ImageNet to 112", "ImageNet to 224", "32 to 32"])
+@pytest.mark.parametrize("name", ["ImageNet to 112", "32 to 32"])
 def test_crop_resize(benchmark, photographs, record, name, threads):
     if name == "32 to 32":
         generator = torch.Generator().manual_seed(0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from pydream.ops.boxes import random_crop_boxes, random_keys
 from pydream.ops.collage import collage
-from pydream.ops.crop import crop_resize, random_crop_boxes, random_keys
+from pydream.ops.crop import crop_resize
 from pydream.ops.score import KeyPatches, key_patches, realism_scores, select_key_patches
 
 __all__ = [

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import functools
+import io
+import zipfile
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
 from pydream import ops
@@ -56,20 +61,21 @@ def by_torchvision(images, boxes, image_index, size, flip=None, mean=None, std=N
     return torch.stack(patches)
 
 
+@functools.cache
+def pixels_by_torchvision(channels: int, size: tuple[int, int]) -> torch.Tensor:
+    images = make_images(channels)
+    image_index = torch.arange(len(images)).repeat_interleave(4)
+    return by_torchvision(images, some_boxes(images, 4), image_index, size)
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("size", [(1, 1), (19, 19), (111, 7), (3, 112), (32, 17)])
 def test_pixels_are_torchvisions(isa, size, channels, channels_last):
     images = make_images(channels)
-    boxes = some_boxes(images, 4)
-    patches = ops.crop_resize(images, boxes, size, channels_last=channels_last)
-    image_index = torch.arange(len(images)).repeat_interleave(4)
-    torch.testing.assert_close(
-        patches,
-        by_torchvision(images, boxes, image_index, size),
-        rtol=0,
-        atol=FLOAT_TOLERANCE,
-    )
+    patches = ops.crop_resize(images, some_boxes(images, 4), size, channels_last=channels_last)
+    expected = pixels_by_torchvision(channels, size)
+    torch.testing.assert_close(patches, expected, rtol=0, atol=FLOAT_TOLERANCE)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     assert patches.is_contiguous(memory_format=layout)
 
@@ -162,11 +168,6 @@ def test_identity_keeps_every_byte(isa):
 
 
 def test_real_photographs(isa, data_root):
-    import io
-    import zipfile
-
-    from PIL import Image
-
     with zipfile.ZipFile(data_root / "imagenet-sample-200.zip") as archive:
         names = [name for name in archive.namelist() if name.lower().endswith((".jpg", ".jpeg"))]
         images = [
