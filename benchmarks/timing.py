@@ -19,6 +19,10 @@ import torch
 
 from pydream import _C
 
+# Before each call: OpenMP's threads spin for some milliseconds after a rival's work, and would
+# take the processors from whoever comes next.
+_SETTLE = 0.02
+
 RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = (
     "pydream-distill",
@@ -67,6 +71,7 @@ def compare(
         for number in range(-1, rounds):
             first = number % len(names)
             for name in names[first:] + names[:first]:
+                time.sleep(_SETTLE)
                 begun = time.perf_counter()
                 rivals[name]()
                 if number >= 0:

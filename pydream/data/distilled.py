@@ -197,16 +197,19 @@ class SetWriter:
         self._state = self.partial / "state"
         self._scratch = self.partial / "scratch"
         check_free(out)
-        wanted: dict[str, Any] = json.loads(json.dumps(identity))
-        begun = self.partial / "identity.json"
-        if self.partial.exists() and (not resume or not begun.is_file()):
-            self._refuse(begun.is_file())
+        self._identity: dict[str, Any] = json.loads(json.dumps(identity))
+        self._begun = self.partial / "identity.json"
+        if self.partial.exists() and (not resume or not self._begun.is_file()):
+            self._refuse(self._begun.is_file())
+        if self._begun.is_file():
+            self._check_same(json.loads(self._begun.read_text()), self._identity)
+
+    def begin(self) -> None:
+        """Make the folders; before this nothing is written."""
         with disk_errors(self.partial):
-            if begun.is_file():
-                self._check_same(json.loads(begun.read_text()), wanted)
             for folder in (self.set / "images", self._state, self._scratch):
                 folder.mkdir(parents=True, exist_ok=True)
-            self.write_text(begun, json.dumps(wanted, indent=1))
+            self.write_text(self._begun, json.dumps(self._identity, indent=1))
 
     def _refuse(self, ours: bool) -> None:
         if not ours:

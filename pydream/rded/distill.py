@@ -121,6 +121,8 @@ def distill(
     selection = preselect(source, config.preselect, config.seed)
     with watch("preflight"):
         measured = _measured(run, selection, held_out)
+    writer.begin()
+    writer.keep("preflight", vars(measured))
     run = _Run(
         config, source, network.with_class_order(measured.order), side, factor, writer, watch
     )
@@ -170,7 +172,7 @@ def _measured(run: _Run, selection: Preselection, held_out: Source | None) -> Pr
         among = np.setdiff1d(np.arange(len(run.source)), selection.indices)
         if len(np.unique(run.source.labels[among])) < len(run.source.class_names):
             among = np.arange(len(run.source))
-    measured = preflight(
+    return preflight(
         run.source,
         held_out,
         among,
@@ -182,8 +184,6 @@ def _measured(run: _Run, selection: Preselection, held_out: Source | None) -> Pr
         workers=config.workers,
         budget=config.memory_budget * 2**20 // 2,
     )
-    run.writer.keep("preflight", vars(measured))
-    return measured
 
 
 def _distill_classes(run: _Run, selection: Preselection) -> None:
