@@ -99,7 +99,7 @@ PYBIND11_MODULE(_C, m) {
 
   // score
   m.def(
-      "realism_scores",
+      "realism_scores_cpu",
       [](uintptr_t logits, const std::string& type, int64_t rows, int64_t classes, int64_t stride,
          uintptr_t labels, uintptr_t scores, int threads) {
         const pydream::Logits given{pointer<const void>(logits), pydream::parse_logit_type(type),
@@ -110,7 +110,7 @@ PYBIND11_MODULE(_C, m) {
       },
       release_gil());
   m.def(
-      "select_key_patches",
+      "select_key_patches_cpu",
       [](uintptr_t scores, int64_t stride, int64_t images, int64_t crops, uintptr_t labels,
          int64_t per_class, int64_t classes, uintptr_t image, uintptr_t crop, uintptr_t score,
          int threads) {
@@ -121,7 +121,7 @@ PYBIND11_MODULE(_C, m) {
       },
       release_gil());
   m.def(
-      "key_patches",
+      "key_patches_cpu",
       [](uintptr_t logits, const std::string& type, int64_t images, int64_t crops,
          int64_t logit_classes, int64_t stride, uintptr_t labels, int64_t per_class,
          int64_t classes, uintptr_t image, uintptr_t crop, uintptr_t score, int threads) {
@@ -139,7 +139,7 @@ PYBIND11_MODULE(_C, m) {
 
   // collage
   m.def(
-      "collage",
+      "collage_cpu",
       [](uintptr_t patches, int64_t classes, int64_t images, int64_t factor, int64_t channels,
          int64_t height, int64_t width, int64_t size, int64_t element, uintptr_t result,
          int threads) {

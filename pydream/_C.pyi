@@ -45,7 +45,7 @@ def crop_resize_cpu(
 ) -> None: ...
 
 # score
-def realism_scores(
+def realism_scores_cpu(
     logits: int,
     type: str,
     rows: int,
@@ -55,7 +55,7 @@ def realism_scores(
     scores: int,
     threads: int,
 ) -> None: ...
-def select_key_patches(
+def select_key_patches_cpu(
     scores: int,
     stride: int,
     images: int,
@@ -68,7 +68,7 @@ def select_key_patches(
     score: int,
     threads: int,
 ) -> None: ...
-def key_patches(
+def key_patches_cpu(
     logits: int,
     type: str,
     images: int,
@@ -85,7 +85,7 @@ def key_patches(
 ) -> None: ...
 
 # collage
-def collage(
+def collage_cpu(
     patches: int,
     classes: int,
     images: int,

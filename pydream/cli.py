@@ -49,17 +49,17 @@ def rded_command(config: Annotated[RdedConfig, Whole], *, json: Json = False) ->
     table.add_row("images", f"{classes} classes x {ipc}, {manifest['side']} pixels a side")
     table.add_row(
         "observer",
-        f"{observer['arch']}, right on {observer['top1']:.1%} of {observer['images']} "
-        f"{observer['held_out']}",
+        f"{observer['arch']}, right on {observer['top1']:.1%} of {observer['images']} images "
+        f"({observer['held_out']})",
     )
     if manifest["skipped"]:
         table.add_row("skipped", f"{len(manifest['skipped'])} images, listed in manifest.json")
     if result.seconds:
         stages = ", ".join(f"{name} {value:.1f}" for name, value in result.seconds.items())
         table.add_row("seconds", stages)
-    table.add_row("set", str(result.path))
-    table.add_row("pictures", str(result.path / "report.html"))
-    _console().print(table)
+    console = _console()
+    console.print(table)
+    console.print(f"set: {result.path}\npictures: {result.path / 'report.html'}", soft_wrap=True)
 
 
 @app.command(name="observer")
@@ -70,8 +70,9 @@ def observer_command(config: Annotated[ObserverConfig, Whole], *, json: Json = F
         _print_json(dataclasses.asdict(result))
         return
     _console().print(
-        f"{result.path}: {result.arch}, top-1 {result.top1:.2%} on {result.images} "
-        f"{result.held_out}, {result.seconds:.0f} s"
+        f"{result.path}: {result.arch}, top-1 {result.top1:.2%} on {result.images} images "
+        f"({result.held_out}), {result.seconds:.0f} s",
+        soft_wrap=True,
     )
 
 
@@ -83,7 +84,7 @@ def evaluate_command(config: Annotated[EvaluateConfig, Whole], *, json: Json = F
         _print_json(result.as_dict())
         return
     _console().print(result_table(result))
-    _console().print(f"results: {result.path}")
+    _console().print(f"results: {result.path}", soft_wrap=True)
 
 
 @app.command(name="inspect")
@@ -135,7 +136,7 @@ def demo_command(config: Annotated[DemoConfig, Whole], *, json: Json = False) ->
     table.add_row("distilled images", str(result.distilled_images), f"{result.distilled_top1:.1%}")
     table.add_row("random images", str(result.distilled_images), f"{result.random_top1:.1%}")
     console.print(table)
-    console.print(f"pictures: {result.contact_sheet}\nreport:   {result.report}")
+    console.print(f"pictures: {result.contact_sheet}\nreport:   {result.report}", soft_wrap=True)
 
 
 def main() -> None:

@@ -80,7 +80,7 @@ def _collage(patches: torch.Tensor, factor: int, size: int) -> torch.Tensor:
         return reference.collage(patches, factor, size)
     images = _empty_images(patches, factor, size)
     if images.numel() > 0:
-        _C.collage(
+        _C.collage_cpu(
             patches.data_ptr(),
             images.shape[0],
             images.shape[1],

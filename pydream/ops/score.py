@@ -231,7 +231,7 @@ def _cpu_realism_scores(logits: torch.Tensor, labels: torch.Tensor) -> torch.Ten
     rows, classes = logits.shape
     labels = _long(labels)
     scores = torch.empty(rows, dtype=torch.float32)
-    _C.realism_scores(
+    _C.realism_scores_cpu(
         logits.data_ptr(),
         _LOGIT_TYPES[logits.dtype],
         rows,
@@ -252,7 +252,7 @@ def _cpu_select_key_patches(
     image = torch.empty((num_classes, per_class), dtype=torch.int64)
     crop = torch.empty_like(image)
     score = torch.empty((num_classes, per_class), dtype=torch.float32)
-    _C.select_key_patches(
+    _C.select_key_patches_cpu(
         scores.data_ptr(),
         scores.stride(0),
         images,
@@ -275,7 +275,7 @@ def _cpu_key_patches(
     image = torch.empty((num_classes, per_class), dtype=torch.int64)
     crop = torch.empty_like(image)
     score = torch.empty((num_classes, per_class), dtype=torch.float32)
-    _C.key_patches(
+    _C.key_patches_cpu(
         logits.data_ptr(),
         _LOGIT_TYPES[logits.dtype],
         labels.shape[0],
