@@ -144,13 +144,17 @@ def _check_images(images: TensorLike | Sequence[TensorLike]) -> list[Tensor]:
         if not images:
             raise ValueError("images is empty; for no patches at all pass a batch (0, H, W, C)")
         pictures = [as_tensor(each, "images") for each in images]
+        first = pictures[0]
+        _check_image(first, "images[0]", ("H", "W", "C"))
         for index, picture in enumerate(pictures):
-            _check_image(picture, f"images[{index}]", ("H", "W", "C"))
-            check_device(picture, f"images[{index}]", pictures[0].device, "images[0]")
-            if picture.shape[2] != pictures[0].shape[2]:
+            alike = picture.dtype == torch.uint8 and picture.dim() == 3
+            if not alike or not picture.is_contiguous():  # words for the error cost a microsecond
+                _check_image(picture, f"images[{index}]", ("H", "W", "C"))
+            if picture.device != first.device or picture.shape[2] != first.shape[2]:
+                check_device(picture, f"images[{index}]", first.device, "images[0]")
                 raise ValueError(
                     f"images[{index}] has {picture.shape[2]} channels, "
-                    f"but images[0] has {pictures[0].shape[2]}"
+                    f"but images[0] has {first.shape[2]}"
                 )
         return pictures
     batch = as_tensor(images, "images")
