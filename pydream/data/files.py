@@ -278,6 +278,8 @@ def _clean(name: str) -> str | None:
     """
     if not name.startswith((".", "/")) and not any(odd in name for odd in _ODD):
         return name
+    if not name.startswith((".", "/")) and not any(odd in name for odd in ("/.", "//", "__MACOSX")):
+        return name or None
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if not parts or any(map(is_hidden, parts)):
         return None

@@ -74,7 +74,7 @@ class RdedConfig:
     """File format of the distilled images."""
     quality: int = 95
     """Quality of WebP and JPEG, 1 to 100."""
-    batch_size: int = 256
+    batch_size: int = 1024
     """Patches cropped and scored at a time; does not change the result."""
     workers: int = dataclasses.field(default_factory=lambda: len(os.sched_getaffinity(0)))
     """Threads that decode images; does not change the result."""

@@ -23,7 +23,7 @@ _DRAW = 2  # the purpose of these random keys; the pre-selection draws with 1
 _SIGNIFICANCE = 1e-3
 
 # Images measured: enough to tell an observer from chance, few beside what will be scored.
-_SHARE = 0.03
+_SHARE = 0.015
 _LEAST, _MOST = 32, 512
 _PER_CLASS_TO_INFER = 16
 
