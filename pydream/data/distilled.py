@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from pydream.data.decode import decode_image
 from pydream.errors import PydreamError
 
 FORMAT_VERSION = 1
+
+_ENCODERS = 4  # images encoded at a time
 
 ImageFormat: TypeAlias = Literal["png", "webp", "jpeg"]
 SUFFIXES: Mapping[str, str] = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
@@ -284,8 +287,11 @@ class SetWriter:
                 if leftover.exists():
                     shutil.rmtree(leftover)
             scratch.mkdir()
-            for number, image in enumerate(images):
-                save_image(image, scratch / f"{number:05d}{SUFFIXES[image_format]}", quality)
+            files = [
+                scratch / f"{number:05d}{SUFFIXES[image_format]}" for number in range(len(images))
+            ]
+            with ThreadPoolExecutor(_ENCODERS) as pool:  # Pillow encodes without the GIL
+                list(pool.map(lambda image, file: save_image(image, file, quality), images, files))
             scratch.rename(place)
         self.keep(f"{label:05d}", record)
 

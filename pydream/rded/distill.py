@@ -232,6 +232,7 @@ def _finish_class(
             ipc=run.config.ipc,
             factor=run.factor,
             side=run.side,
+            workers=run.config.workers,
             budget=run.config.memory_budget * 2**20 // 2,
         )
     with run.watch("write"):

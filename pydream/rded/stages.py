@@ -351,6 +351,7 @@ def assemble(
     ipc: int,
     factor: int,
     side: int,
+    workers: int,
     budget: int,
 ) -> tuple[torch.Tensor, list[dict[str, object]]]:
     """Crop the key patches of a class again and tile them (stage 5).
@@ -361,8 +362,8 @@ def assemble(
         IPC·f² key patches, best first.
     ipc, factor, side
         Of the distilled images.
-    budget
-        Bytes of decoded images that may wait.
+    workers, budget
+        Threads that decode, and bytes of decoded images that may wait.
 
     Returns
     -------
@@ -371,7 +372,7 @@ def assemble(
     """
     indices = [int(selection.indices[patch.place]) for patch in ranked]
     patches, rows = [], []
-    images = decode_ahead(maker.source, indices, workers=1, budget=budget)
+    images = decode_ahead(maker.source, indices, workers=workers, budget=budget)
     for rank, (patch, index, image) in enumerate(zip(ranked, indices, images, strict=True)):
         if isinstance(image, ImageError):
             raise PydreamError(

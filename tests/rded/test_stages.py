@@ -181,7 +181,9 @@ def test_cells_hold_the_patches_their_provenance_names(folder, random_observer):
     selection = preselect(source, config.preselect, 0)
     scores = run_scores(maker, selection, config)
     ranked = select(scores[:9], 0, 8)
-    images, rows = assemble(maker, selection, ranked, ipc=2, factor=2, side=32, budget=2**20)
+    images, rows = assemble(
+        maker, selection, ranked, ipc=2, factor=2, side=32, workers=2, budget=2**20
+    )
     assert images.shape == (2, 32, 32, 3)
     assert images.dtype == torch.uint8
     keys = list(source.keys)
