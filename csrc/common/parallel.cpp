@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <exception>
@@ -14,13 +15,24 @@
 namespace pydream {
 namespace {
 
+// How long a thread looks for what it waits for before it sleeps. Waking one takes 20 to 100 us,
+// as long as a small kernel; calls that follow each other find the helpers awake.
+constexpr std::chrono::microseconds kPatience{200};
+
+// Looks until `ready` or out of patience; others who want the processor have it meanwhile.
+template <class Ready>
+void await(const Ready& ready) {
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  while (!ready() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+}
+
 struct Job {
   int64_t count;
   int64_t grain;
   const std::function<void(int64_t, int64_t)>* body;
   std::atomic<int64_t> next{0};
-  int wanted = 0;   // helpers that may still join; guarded by the pool's mutex
-  int running = 0;  // helpers inside; likewise
+  int wanted = 0;               // helpers that may still join; guarded by the pool's mutex
+  std::atomic<int> running{0};  // helpers inside; changed under the pool's mutex
   std::mutex error_mutex;
   std::exception_ptr error;
 
@@ -46,19 +58,28 @@ thread_local bool inside_body = false;
 class Pool {
  public:
   void run(Job& job, int helpers) {
+    int asleep;
     {
       std::lock_guard<std::mutex> lock(mutex_);
       grow(helpers);
       job.wanted = std::min(helpers, size_);
       jobs_.push_back(&job);
+      ++submitted_;
+      asleep = std::min(sleeping_, helpers - looking_);
     }
-    for (int helper = 0; helper < helpers; ++helper) wake_.notify_one();
+    for (int helper = 0; helper < asleep; ++helper) wake_.notify_one();
     inside_body = true;
     job.work();
     inside_body = false;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      jobs_.erase(std::find(jobs_.begin(), jobs_.end(), &job));
+    }
+    const auto finished = [&] { return job.running == 0; };
+    await(finished);
+    if (finished()) return;
     std::unique_lock<std::mutex> lock(mutex_);
-    jobs_.erase(std::find(jobs_.begin(), jobs_.end(), &job));
-    done_.wait(lock, [&] { return job.running == 0; });
+    done_.wait(lock, finished);
   }
 
  private:
@@ -77,15 +98,15 @@ class Pool {
     inside_body = true;
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
-      Job* job = nullptr;
-      for (Job* each : jobs_) {
-        if (each->wanted > 0 && each->next.load() < each->count) {
-          job = each;
-          break;
-        }
+      Job* job = open_job();
+      if (job == nullptr) {
+        look(lock);
+        job = open_job();
       }
       if (job == nullptr) {
+        ++sleeping_;
         wake_.wait(lock);
+        --sleeping_;
         continue;
       }
       --job->wanted;
@@ -97,11 +118,31 @@ class Pool {
     }
   }
 
+  Job* open_job() const {
+    for (Job* job : jobs_) {
+      if (job->wanted > 0 && job->next.load() < job->count) return job;
+    }
+    return nullptr;
+  }
+
+  // Waits a little for another job, without the lock.
+  void look(std::unique_lock<std::mutex>& lock) {
+    const uint64_t seen = submitted_;
+    ++looking_;
+    lock.unlock();
+    await([&] { return submitted_ != seen; });
+    lock.lock();
+    --looking_;
+  }
+
   std::mutex mutex_;
   std::condition_variable wake_;
   std::condition_variable done_;
   std::deque<Job*> jobs_;
-  int size_ = 0;
+  std::atomic<uint64_t> submitted_{0};  // jobs ever; changed under the mutex
+  int size_ = 0;                        // helpers there are
+  int sleeping_ = 0;                    // of these, those that must be woken
+  int looking_ = 0;                     // and those that see a new job by themselves
 };
 
 std::atomic<Pool*> pool_of_process{nullptr};
