@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydream.data.base import Source, image_ids
+from pydream.data.base import Source
 from pydream.data.decode import decode_image
 from pydream.data.prefetch import decode_ahead
 from pydream.data.sources import SourceSpec, has_split, open_source
@@ -15,6 +15,5 @@ __all__ = [
     "decode_ahead",
     "decode_image",
     "has_split",
-    "image_ids",
     "open_source",
 ]

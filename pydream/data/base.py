@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -127,19 +128,11 @@ class Source(ABC):
         first, end = np.searchsorted(self.labels, (label, label + 1))
         return np.arange(first, end, dtype=np.int64)
 
+    @cached_property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """Identity of every image, from its key alone, by which its random numbers are drawn.
 
-def image_ids(source: Source) -> npt.NDArray[np.int64]:
-    """Identity of every image, from its key alone, by which its random numbers are drawn.
-
-    Parameters
-    ----------
-    source
-        Any source.
-
-    Returns
-    -------
-    ndarray
         int64 (N,): the first 8 bytes of BLAKE2b of the key in UTF-8, little-endian, signed.
-    """
-    digests = b"".join(hashlib.blake2b(key.encode()).digest()[:8] for key in source.keys)
-    return np.frombuffer(digests, dtype="<i8").astype(np.int64)
+        """
+        digests = b"".join(hashlib.blake2b(key.encode()).digest()[:8] for key in self.keys)
+        return np.frombuffer(digests, dtype="<i8").astype(np.int64)

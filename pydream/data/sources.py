@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pydream.data import arrays, files
-from pydream.data.base import Source, image_ids
+from pydream.data.base import Source
 from pydream.data.layout import find_splits
 from pydream.errors import PydreamError
 
-__all__ = ["Source", "SourceSpec", "has_split", "image_ids", "open_source"]
+__all__ = ["Source", "SourceSpec", "has_split", "open_source"]
 
 SourceSpec = str | os.PathLike[str] | Source | tuple[Any, Any]
 """What names a source; see `open_source`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from pydream.ops import crop_resize
@@ -33,31 +35,37 @@ def whole_view_box(height: int, width: int, side: int) -> tuple[int, int, int, i
     return (height - square) // 2, (width - square) // 2, square, square
 
 
-def whole_view(
-    image: torch.Tensor,
+def whole_views(
+    images: Sequence[torch.Tensor],
     side: int,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """Bring one image to a square view.
+    """Bring images to square views.
 
     Parameters
     ----------
-    image
-        (H, W, C) uint8.
+    images
+        n of (H, W, C) uint8, each of its own size.
     side
-        Of the view, in pixels.
+        Of the views, in pixels.
     mean, std
         To normalise with, per channel, on the scale of [0, 1].
     dtype
-        Of the view; uint8 stays on the scale of 0 to 255.
+        Of the views; uint8 stays on the scale of 0 to 255.
 
     Returns
     -------
     torch.Tensor
-        (1, C, side, side).
+        (n, C, side, side).
     """
-    box = whole_view_box(image.shape[0], image.shape[1], side)
-    boxes = torch.tensor([box], dtype=torch.int32)
-    return crop_resize([image], boxes, side, mean=mean, std=std, dtype=dtype)
+    boxes = [whole_view_box(image.shape[0], image.shape[1], side) for image in images]
+    return crop_resize(
+        images,
+        torch.tensor(boxes, dtype=torch.int32),
+        side,
+        mean=mean,
+        std=std,
+        dtype=dtype,
+    )

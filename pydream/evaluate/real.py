@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pydream.data import Source, decode_ahead, image_ids
+from pydream.data import Source, decode_ahead
 from pydream.data.views import whole_view_box
 from pydream.errors import ImageError, PydreamError
 from pydream.evaluate.measure import RealImages
@@ -77,7 +77,7 @@ def random_real_images(
     PydreamError
         If no image of some class can be read.
     """
-    ids = torch.from_numpy(image_ids(source))
+    ids = torch.from_numpy(source.ids)
     keys = random_keys(ids, seed=seed, draw=_DRAW).numpy()
     unreadable: set[int] = set()
     while True:

@@ -6,10 +6,12 @@ import copy
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from pydream import _C
 from pydream.errors import PydreamError
@@ -24,7 +26,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _DEFAULT_SIDE = 224
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # A prime that no layer but the classifier has as its number of rows.
-_MARK = 10_007
+_MARK = 1_009
 
 # Rows of a tile at most, and bytes that its biggest activation must stay below. On the CPU, glibc
 # takes buffers of 32 MiB and more from the kernel anew, page by page, at every call, and smaller
@@ -35,6 +37,21 @@ _MARK = 10_007
 # (ConvNet-3 not folded, contiguous, 500 rows at a time: 513.) The rule gives 32, 8 and 64.
 _TILE_ON_CPU = (64, 32 << 20)
 _TILE_ELSEWHERE = (512, 1 << 30)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out the drawing of random weights, where all of them will be loaded."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 class Observer:
@@ -306,7 +323,7 @@ def _build(
     arch: str, num_classes: int | None, side: int, weights: Mapping[str, torch.Tensor], where: str
 ) -> nn.Module:
     """Build the model and load the weights into it; torch's generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _Undrawn():
         if num_classes is None:
             model = construct(arch, num_classes=_MARK, side=side)
             num_classes = _count_classes(model, weights)

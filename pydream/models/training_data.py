@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from pydream.data import ImageError, Source, decode_ahead, image_ids
+from pydream.data import ImageError, Source, decode_ahead
 from pydream.data.views import SMALL_SIDE, whole_view_box
 from pydream.errors import PydreamError
 from pydream.models.observer import IMAGENET_MEAN, IMAGENET_STD
@@ -64,7 +64,7 @@ def hold_out(source: Source, test: Source | None, seed: int) -> tuple[Indices, I
                 f"{', '.join(differing)} is in one only"
             )
         return everything, np.arange(len(test)), "images of the test split"
-    ids = torch.from_numpy(image_ids(source))
+    ids = torch.from_numpy(source.ids)
     aside = []
     for label, name in enumerate(source.class_names):
         members = source.class_indices(label)
@@ -156,7 +156,7 @@ class TrainingImages:
         self._side = side
         self._flip_share = 0.5 if horizontal_flip else 0.0
         self._generator = torch.Generator().manual_seed(seed)
-        self._ids = torch.from_numpy(image_ids(source))
+        self._ids = torch.from_numpy(source.ids)
         self._labels = torch.from_numpy(source.labels.astype(np.int64))
         self._workers = workers
         self._pixels = self._load(indices) if side <= SMALL_SIDE else None

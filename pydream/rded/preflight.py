@@ -11,8 +11,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom
 
-from pydream.data import ImageError, Source, decode_ahead, image_ids
-from pydream.data.views import whole_view
+from pydream.data import ImageError, Source, decode_ahead
+from pydream.data.views import whole_views
 from pydream.errors import PydreamError
 from pydream.models import Observer
 from pydream.ops import random_keys
@@ -23,7 +23,7 @@ _DRAW = 2  # the purpose of these random keys; the pre-selection draws with 1
 _SIGNIFICANCE = 1e-3
 
 # Images measured: enough to tell an observer from chance, few beside what will be scored.
-_SHARE = 0.015
+_SHARE = 0.01
 _LEAST, _MOST = 32, 512
 _PER_CLASS_TO_INFER = 16
 
@@ -74,7 +74,7 @@ def draw_evenly(source: Source, among: npt.NDArray[np.int64], count: int, seed: 
     list[int]
         Indices, in rising order.
     """
-    keys = random_keys(torch.from_numpy(image_ids(source)[among]), seed=seed, draw=_DRAW).numpy()
+    keys = random_keys(torch.from_numpy(source.ids[among]), seed=seed, draw=_DRAW).numpy()
     labels = source.labels[among]
     by_class = np.lexsort((keys, labels))
     starts = np.searchsorted(labels[by_class], labels[by_class])
@@ -94,18 +94,23 @@ def measure(
         Log-probabilities (n, K) float32 and labels (n,) int64 of the images that can be read.
     """
     logits, labels = [], []
-    views: list[torch.Tensor] = []
+    waiting: list[torch.Tensor] = []
+
+    def classify() -> None:
+        views = whole_views(waiting, observer.side, observer.mean, observer.std)
+        logits.append(observer.logits(views))
+        waiting.clear()
+
     images = decode_ahead(source, indices, workers=workers, budget=budget)
     for index, image in zip(indices, images, strict=True):
         if isinstance(image, ImageError):
             continue
-        views.append(whole_view(image, observer.side, observer.mean, observer.std))
+        waiting.append(image)
         labels.append(int(source.labels[index]))
-        if len(views) == observer.tile:
-            logits.append(observer.logits(torch.cat(views)))
-            views = []
-    if views:
-        logits.append(observer.logits(torch.cat(views)))
+        if len(waiting) == observer.tile:
+            classify()
+    if waiting:
+        classify()
     if not logits:
         raise PydreamError(f"{source.description}: none of {len(indices)} images can be read")
     return torch.log_softmax(torch.cat(logits), dim=1), torch.tensor(labels)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pydream.data import ImageError, Source, decode_ahead, image_ids
+from pydream.data import ImageError, Source, decode_ahead
 from pydream.errors import PydreamError
 from pydream.models import Observer
 from pydream.ops import (
@@ -97,7 +97,7 @@ def preselect(source: Source, count: int, seed: int) -> Preselection:
     Stage 1. Images of a class are put in an order that follows from the seed and their
     identity, and the first ones are taken: adding a class changes no other.
     """
-    ids = image_ids(source)
+    ids = source.ids
     chosen = []
     for label in range(len(source.class_names)):
         indices = source.class_indices(label)
@@ -146,7 +146,7 @@ class PatchMaker:
         self.observer = observer
         if config.canvas == "native" and self.patch_side != observer.side:
             self.observer = observer.with_side(self.patch_side)
-        self._ids = torch.from_numpy(image_ids(source))
+        self._ids = torch.from_numpy(source.ids)
         self._upscale = config.upscale
 
     def refuse(self, image: torch.Tensor) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pydream.report.inspect import inspect_set, render_inspection
-from pydream.report.page import render_report, set_pictures, write_report
+from pydream.report.page import render_report, write_report
 from pydream.report.pictures import contact_sheet
 
 __all__ = [
@@ -11,6 +11,5 @@ __all__ = [
     "inspect_set",
     "render_inspection",
     "render_report",
-    "set_pictures",
     "write_report",
 ]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
+import torch
 from markupsafe import Markup
 
-from pydream.data.distilled import DistilledSet
+from pydream.data.distilled import DistilledSet, png
 from pydream.report.inspect import class_scores, overall_scores
 from pydream.report.pictures import contact_sheet, data_uri, even_selection, indices_by_class
 from pydream.report.plots import score_histogram
@@ -47,17 +48,11 @@ def write_report(distilled: DistilledSet, write: Callable[[Path, bytes], None]) 
     write
         Writes a file; told its path and its bytes.
     """
-    for name, data in set_pictures(distilled).items():
-        write(distilled.path / name, data)
-    write(distilled.path / "report.html", render_report(distilled).encode())
-
-
-def set_pictures(distilled: DistilledSet) -> dict[str, bytes]:
-    """Return the picture files that stand beside a report: file name to PNG."""
-    stream = io.BytesIO()
     sheet = contact_sheet(distilled.images, distilled.labels, distilled.class_names)
-    sheet.save(stream, "PNG", compress_level=3)
-    return {"contact_sheet.png": stream.getvalue()}
+    with ThreadPoolExecutor(1) as beside:  # encoding does not need the GIL, the page does
+        encoded = beside.submit(png, torch.from_numpy(np.array(sheet)))
+        write(distilled.path / "report.html", render_report(distilled).encode())
+        write(distilled.path / "contact_sheet.png", encoded.result())
 
 
 def render_report(distilled: DistilledSet) -> str:

@@ -13,7 +13,7 @@ import torchvision
 from sklearn.datasets import load_digits
 from torchvision.datasets.utils import calculate_md5
 
-from pydream.data import Source, has_split, image_ids, open_source
+from pydream.data import Source, has_split, open_source
 from pydream.errors import PydreamError
 
 
@@ -250,7 +250,7 @@ def test_digits_are_split_evenly() -> None:
     share = np.bincount(test.labels) / (np.bincount(train.labels) + np.bincount(test.labels))
     assert share.min() > 0.19
     assert share.max() <= 0.2
-    assert not set(image_ids(train)) & set(image_ids(test))
+    assert not set(train.ids) & set(test.ids)
     assert train.fingerprint() != test.fingerprint()
     assert train.fingerprint() == open_source("digits").fingerprint()
 

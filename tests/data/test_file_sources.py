@@ -14,7 +14,7 @@ import pytest
 from pictures import decode_with_pillow, encode, make_pixels, write_class_folders
 from torchvision.datasets import ImageFolder
 
-from pydream.data import ImageError, Source, has_split, image_ids, open_source
+from pydream.data import ImageError, Source, has_split, open_source
 from pydream.errors import PydreamError
 
 CLASSES = {"zebra": 2, "ant eater": 3, "Käfer": 1, "01": 2}
@@ -112,7 +112,7 @@ def test_keys_are_the_same_wherever_the_split_lies(tmp_path: Path) -> None:
         write_class_folders(root, CLASSES)
         sources.append(open_source(tmp_path / root.relative_to(tmp_path).parts[0]))
     assert len({tuple(source.keys) for source in sources}) == 1
-    assert len({image_ids(source).tobytes() for source in sources}) == 1
+    assert len({source.ids.tobytes() for source in sources}) == 1
     assert len({source.fingerprint() for source in sources}) == 1
 
 
@@ -211,7 +211,7 @@ def test_class_indices_and_ids(tmp_path: Path) -> None:
     for label in range(4):
         assert np.array_equal(source.class_indices(label), np.flatnonzero(source.labels == label))
         assert source.class_indices(label).dtype == np.int64
-    ids = image_ids(source)
+    ids = source.ids
     assert ids.dtype == np.int64
     assert len(set(ids.tolist())) == len(source)
 
@@ -221,7 +221,7 @@ def test_ids_have_known_values(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "1.png").write_bytes(b"")
     expected = int.from_bytes(bytes.fromhex("275fe2f6dc298988"), "little", signed=True)
-    assert image_ids(open_source(tmp_path)).tolist() == [expected]
+    assert open_source(tmp_path).ids.tolist() == [expected]
 
 
 def test_fingerprint_sees_names_and_contents(pack: Pack, tmp_path: Path) -> None:
