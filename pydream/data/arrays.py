@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +65,12 @@ class ArraySource(Source):
         pixels: np.ndarray = self._images[self._order[index]]
         return pixels
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, indices: Iterable[int] | None = None) -> str:
         """SHA-256 over class names, keys and pixels; see `Source.fingerprint`."""
-        digest = hashlib.sha256("\0".join((*self.class_names, *self.keys)).encode())
+        digest = hashlib.sha256("\0".join((*self.class_names, "", *self.keys)).encode())
         digest.update(str(self._images.shape).encode())
-        digest.update(self._images.reshape(-1).data)
+        for index in range(len(self)) if indices is None else indices:
+            digest.update(self.read(index).tobytes())
         return digest.hexdigest()
 
 

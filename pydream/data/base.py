@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -84,11 +84,17 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def fingerprint(self) -> str:
+    def fingerprint(self, indices: Iterable[int] | None = None) -> str:
         """SHA-256, in hex, over class names, keys and what the source knows of the contents.
 
         That is the file sizes for a folder or tar, sizes and checksums for a zip, the pixels for
         arrays. Nothing is decoded.
+
+        Parameters
+        ----------
+        indices
+            Images whose contents count, by default all: on a network disk, asking for the size of
+            a million files takes minutes.
         """
 
     def image(self, index: int) -> torch.Tensor:

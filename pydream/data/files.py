@@ -48,11 +48,11 @@ class FileSource(Source):
         """Read the encoded file; see `Source.read`."""
         return self._tree.read(join(self._root, self.keys[index]))
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, indices: Iterable[int] | None = None) -> str:
         """SHA-256 over class names, keys, and sizes or checksums; see `Source.fingerprint`."""
-        digest = hashlib.sha256("\0".join(self.class_names).encode())
-        for key in self.keys:
-            digest.update(f"\n{key}\0{self._tree.mark(join(self._root, key))}".encode())
+        digest = hashlib.sha256("\0".join((*self.class_names, "", *self.keys)).encode())
+        for index in range(len(self)) if indices is None else indices:
+            digest.update(f"\n{self._tree.mark(join(self._root, self.keys[index]))}".encode())
         return digest.hexdigest()
 
 

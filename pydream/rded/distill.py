@@ -107,18 +107,20 @@ def distill(
     factor = config.factor or (1 if side <= _SMALL_SIDE else 2)
     _check_sizes(source, config.ipc, factor, side)
     out = config.out or Path(f"{Path(config.source).stem}-rded-ipc{config.ipc}")
+    with watch("open"):
+        selection = preselect(source, config.preselect, config.seed)
+        fingerprint = source.fingerprint(selection.indices.tolist())
     identity = {
         **config.identity(),
         "factor": factor,
         "side": side,
-        "source_fingerprint": source.fingerprint(),
+        "source_fingerprint": fingerprint,
         "observer_sha256": network.weights_sha256,
     }
     if config.resume and (done := _already_finished(out, identity)) is not None:
         return done
     writer = SetWriter(out, identity, resume=config.resume)
     run = _Run(config, source, network, side, factor, writer, watch)
-    selection = preselect(source, config.preselect, config.seed)
     with watch("preflight"):
         measured = _measured(run, selection, held_out)
     writer.begin()

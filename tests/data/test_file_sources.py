@@ -243,6 +243,19 @@ def test_fingerprint_sees_names_and_contents(pack: Pack, tmp_path: Path) -> None
     assert all(len(bytes.fromhex(mark)) == 32 for mark in marks)
 
 
+def test_fingerprint_of_some_images(pack: Pack, tmp_path: Path) -> None:
+    def fingerprint(name: str, file: str | None, indices: list[int]) -> str:
+        root = tmp_path / name / "root"
+        write_class_folders(root, CLASSES)
+        if file is not None:
+            (root / file).write_bytes(bytes(9999))
+        return open_source(pack(root, tmp_path / name / "packed")).fingerprint(indices)
+
+    assert fingerprint("a", "01/000.png", [1]) == fingerprint("b", None, [1])
+    assert fingerprint("c", "01/000.png", [0]) != fingerprint("d", None, [0])
+    assert fingerprint("e", None, [0]) != fingerprint("f", None, [])
+
+
 def test_damaged_images_are_errors_of_their_own(pack: Pack, tmp_path: Path) -> None:
     root = tmp_path / "root"
     write_class_folders(root, {"a": 2, "b": 1})
