@@ -197,6 +197,14 @@ def run_spec(text: str) -> None:
     print(json.dumps(RIVALS[spec["rival"]](Case(**fields))))
 
 
+def ratio(
+    over: list[dict[str, Any]], under: list[dict[str, Any]], of: str = "seconds"
+) -> dict[str, Any]:
+    """Compare runs round by round: the machine's own speed drifts from one round to the next."""
+    rounds = [a["seconds"] / b[of] for a, b in zip(over, under, strict=True)]
+    return {"median": statistics.median(rounds), "rounds": rounds}
+
+
 def measure(case: Case, data: Path, rounds: int) -> dict[str, Any]:
     runs: dict[str, list[dict[str, Any]]] = {rival: [] for rival in RIVALS}
     for number in range(rounds):
@@ -208,19 +216,17 @@ def measure(case: Case, data: Path, rounds: int) -> dict[str, Any]:
         rival: statistics.median(run["seconds"] for run in of_rival)
         for rival, of_rival in runs.items()
     }
-    published = min(median["published"], median["published, 2 loader workers"])
+    published = min("published", "published, 2 loader workers", key=lambda rival: median[rival])
+    observer = "observer alone, float32"
     return {
         "setting": {
             key: value for key, value in vars(case).items() if key not in ("folder", "observer")
         },
         "median_seconds": median,
-        "published_over_pydream": published / median["pydream"],
-        "pydream_float32_over_observer": (
-            median["pydream float32"] / median["observer alone, float32"]
-        ),
-        "pydream_float32_over_published_observer": (
-            median["pydream float32"]
-            / statistics.median(run["observer_seconds"] for run in runs["published"])
+        "published_over_pydream": ratio(runs[published], runs["pydream"]),
+        "pydream_float32_over_observer": ratio(runs["pydream float32"], runs[observer]),
+        "pydream_float32_over_published_observer": ratio(
+            runs["pydream float32"], runs["published"], of="observer_seconds"
         ),
         "peak_mib": {rival: max(run["peak_mib"] for run in of) for rival, of in runs.items()},
         "runs": runs,
@@ -244,9 +250,12 @@ def main() -> None:
         print(f"\n{name}")
         for rival, seconds in result["median_seconds"].items():
             print(f"  {rival:32s} {seconds:8.2f} s  {result['peak_mib'][rival]:7.0f} MiB peak")
-        print(f"  published / pydream              {result['published_over_pydream']:.2f}")
+        print(
+            f"  published / pydream              {result['published_over_pydream']['median']:.2f}"
+        )
         ours, theirs = (
-            result[f"pydream_float32_over_{whose}"] for whose in ("observer", "published_observer")
+            result[f"pydream_float32_over_{whose}"]["median"]
+            for whose in ("observer", "published_observer")
         )
         print(f"  float32 / observer alone         {ours:.3f}")
         print(f"  float32 / published observer     {theirs:.3f}")
