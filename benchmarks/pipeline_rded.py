@@ -224,6 +224,9 @@ def measure(case: Case, data: Path, rounds: int) -> dict[str, Any]:
         },
         "median_seconds": median,
         "published_over_pydream": ratio(runs[published], runs["pydream"]),
+        "pydream_float32_over_own_observer": statistics.median(
+            run["seconds"] / run["stages"]["observer"] for run in runs["pydream float32"]
+        ),
         "pydream_float32_over_observer": ratio(runs["pydream float32"], runs[observer]),
         "pydream_float32_over_published_observer": ratio(
             runs["pydream float32"], runs["published"], of="observer_seconds"
@@ -257,6 +260,8 @@ def main() -> None:
             result[f"pydream_float32_over_{whose}"]["median"]
             for whose in ("observer", "published_observer")
         )
+        within = result["pydream_float32_over_own_observer"]
+        print(f"  float32 / observer in that run   {within:.3f}")
         print(f"  float32 / observer alone         {ours:.3f}")
         print(f"  float32 / published observer     {theirs:.3f}")
     print(write_record("rded", results))
