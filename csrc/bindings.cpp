@@ -1,6 +1,8 @@
 // The Python module pydream._C: pointers, sizes and a thread count in, one entry per
 // op and device. Checks of shape, dtype and layout are made once, in pydream/ops;
 // what is checked here and below is what only a look at the values can tell.
+#include "bindings.h"
+
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -18,24 +20,7 @@
 
 namespace py = pybind11;
 
-namespace {
-
-// Pointers cross the border as integers (tensor.data_ptr()).
-template <class T>
-T* pointer(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
-
-pydream::PixelType pixel_type(const std::string& dtype) {
-  using pydream::PixelType;
-  if (dtype == "float32") return PixelType::float32;
-  if (dtype == "float16") return PixelType::float16;
-  if (dtype == "bfloat16") return PixelType::bfloat16;
-  if (dtype == "uint8") return PixelType::uint8;
-  throw std::invalid_argument("dtype must be float32, float16, bfloat16 or uint8, got " + dtype);
-}
-
-}  // namespace
+using pydream::pointer;
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "pydream's compiled kernels. Call them through pydream.ops.";
@@ -47,6 +32,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_isa", &pydream::set_isa);
   m.def("native_bfloat16", &pydream::native_bfloat16);
   m.attr("compiler") = PYDREAM_COMPILER;
+  m.attr("cuda_architectures") = PYDREAM_CUDA_ARCHITECTURES;  // empty without CUDA
+#ifdef PYDREAM_CUDA
+  py::module_ cuda = m.def_submodule("cuda", "The same on CUDA devices.");
+  pydream::bind_cuda(cuda);
+#endif
 
   // crop
   m.def(
@@ -69,30 +59,17 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "crop_resize_cpu",
       [](uintptr_t images, int64_t num_images, uintptr_t boxes, uintptr_t image_index,
-         uintptr_t flip, int64_t num_patches, int64_t channels, int64_t height, int64_t width,
-         int64_t canvas_height, int64_t canvas_width, const std::vector<float>& scale,
+         uintptr_t flip, int64_t num_patches, int64_t channels, const std::vector<int64_t>& size,
+         const std::vector<int64_t>& canvas, const std::vector<float>& scale,
          const std::vector<float>& shift, const std::string& dtype, bool channels_last,
          uintptr_t out, int threads) {
-        pydream::CropResize task{};
+        pydream::CropResize task =
+            pydream::crop_task(num_images, num_patches, channels, size, canvas, scale, shift, dtype,
+                               channels_last, out);
         task.images = pointer<pydream::Image>(images);
         task.boxes = pointer<pydream::Box>(boxes);
         task.image_index = pointer<int64_t>(image_index);
         task.flip = pointer<bool>(flip);
-        task.num_images = num_images;
-        task.num_patches = num_patches;
-        task.patches_per_image = num_images > 0 ? num_patches / num_images : 1;
-        task.channels = channels;
-        task.height = height;
-        task.width = width;
-        task.canvas_height = canvas_height;
-        task.canvas_width = canvas_width;
-        for (int64_t c = 0; c < channels; ++c) {
-          task.scale[c] = scale.at(c);
-          task.shift[c] = shift.at(c);
-        }
-        task.dtype = pixel_type(dtype);
-        task.channels_last = channels_last;
-        task.out = pointer<void>(out);
         pydream::crop_resize_cpu(task, threads);
       },
       release_gil());

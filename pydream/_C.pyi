@@ -1,7 +1,10 @@
 # ruff: noqa: N999
 from collections.abc import Sequence
+from typing import Any
 
 compiler: str
+cuda_architectures: str
+cuda: Any
 
 # build
 def available_isas() -> list[str]: ...
@@ -32,10 +35,8 @@ def crop_resize_cpu(
     flip: int,
     num_patches: int,
     channels: int,
-    height: int,
-    width: int,
-    canvas_height: int,
-    canvas_width: int,
+    size: Sequence[int],
+    canvas: Sequence[int],
     scale: Sequence[float],
     shift: Sequence[float],
     dtype: str,

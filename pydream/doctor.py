@@ -35,15 +35,17 @@ def diagnose() -> dict[str, Any]:
         missing. ``module``: the compiled module (``path``, ``compiler``, instruction sets
         ``available`` and ``active``, ``native_bfloat16``), or why there is none (``error``).
         ``threads``: of torch, of the machine, and those this process may use. ``memory``: bytes
-        of the machine, and the limit of this process or None. ``cuda``: whether torch was built
-        for it, its ``devices``, and whether this build has ``kernels``. ``ops``: for every op,
+        of the machine, and the limit of this process or None. ``cuda``: what torch was built
+        for, its ``devices``, and the ``architectures`` this build has kernels for, or None;
+        versions of the ``driver`` and of the ``runtime`` in the build. ``ops``: for every op,
         what runs on each device. ``environment``: variables that are heeded.
         ``problems``: what needs mending, one line each.
     """
     problems: list[str] = []
     torch = _attempt("torch", problems)
-    module = _module(_attempt("pydream._C", problems), problems)
-    cuda = _cuda(torch)
+    compiled = _attempt("pydream._C", problems)
+    module = _module(compiled, problems)
+    cuda = _cuda(torch, compiled, problems)
     return {
         "versions": _versions(problems),
         "module": module,
@@ -146,9 +148,17 @@ def _cgroup_files() -> list[Path]:
     return files
 
 
-def _cuda(torch: ModuleType | None) -> dict[str, Any]:
-    """Say what torch sees. This version has no CUDA kernels of its own."""
-    facts: dict[str, Any] = {"torch_built_for": None, "devices": [], "kernels": False}
+def _cuda(
+    torch: ModuleType | None, module: ModuleType | None, problems: list[str]
+) -> dict[str, Any]:
+    """Say what torch sees, and what this build has kernels for."""
+    facts: dict[str, Any] = {"torch_built_for": None, "devices": [], "architectures": None}
+    kernels = None
+    if module is not None and module.cuda_architectures:
+        kernels = module.cuda
+        facts["architectures"] = module.cuda_architectures
+        facts["driver"] = _cuda_version(kernels.driver_version())
+        facts["runtime"] = _cuda_version(kernels.runtime_version())
     if torch is None:
         return facts
     facts["torch_built_for"] = torch.version.cuda
@@ -160,11 +170,23 @@ def _cuda(torch: ModuleType | None) -> dict[str, Any]:
                     "name": properties.name,
                     "capability": f"{properties.major}.{properties.minor}",
                     "memory": properties.total_memory,
+                    "kernels": kernels is not None and kernels.carries(index),
                 }
             )
+            if kernels is not None and not facts["devices"][-1]["kernels"]:
+                problems.append(
+                    f"no kernels for {properties.name}: this build has those for "
+                    f"{facts['architectures']}, so install it again with "
+                    f"PYDREAM_CUDA_ARCHS={properties.major}{properties.minor}"
+                )
     except RuntimeError as error:  # a driver that does not work
         facts["error"] = str(error).splitlines()[0]
     return facts
+
+
+def _cuda_version(number: int) -> str | None:
+    """Write 13000 as 13.0; None for 0, where there is no driver."""
+    return f"{number // 1000}.{number % 1000 // 10}" if number else None
 
 
 def _ops(
@@ -174,11 +196,18 @@ def _ops(
     if ops is None:
         return {}
     on_cpu = f"compiled ({module['active']})" if module.get("active") else "not usable"
-    on_cuda = "reference" if cuda["devices"] else "no device"
+    on_cuda = "no device"
+    if cuda["devices"]:
+        everywhere = all(device["kernels"] for device in cuda["devices"])
+        on_cuda = f"compiled ({cuda['architectures']})" if everywhere else "not usable"
+        if cuda["architectures"] is None:
+            on_cuda = "reference"
     names = [
         name
         for name, value in inspect.getmembers(ops, inspect.isfunction)
-        if not name.startswith("_") and value.__module__.startswith(ops.__name__)
+        if not name.startswith("_")
+        and value.__module__.startswith(ops.__name__)
+        and not value.__module__.startswith(f"{ops.__name__}._")
     ]
     return {name: {"cpu": on_cpu, "cuda": on_cuda} for name in names}
 
@@ -235,6 +264,13 @@ def _machine_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     built = f"torch built for CUDA {cuda['torch_built_for']}"
     if cuda["torch_built_for"] is None:
         built = "torch built without CUDA"
+    kernels = "no CUDA kernels built"
+    if cuda["architectures"] is not None:
+        driver = f"driver {cuda['driver']}" if cuda["driver"] else "no driver"
+        kernels = (
+            f"kernels for architectures {cuda['architectures']}, "
+            f"runtime {cuda['runtime']}, {driver}"
+        )
     return [
         (
             "threads",
@@ -242,7 +278,8 @@ def _machine_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
             f"{threads['machine']} in the machine",
         ),
         ("memory", f"{size}, {limit}"),
-        ("cuda", f"{built}; {devices or cuda.get('error', 'no device')}; no CUDA kernels built"),
+        ("cuda", f"{built}; {devices or cuda.get('error', 'no device')}"),
+        ("cuda kernels", kernels),
         *((name, value) for name, value in facts["environment"].items() if value is not None),
     ]
 

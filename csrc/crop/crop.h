@@ -105,27 +105,50 @@ PYDREAM_HOST_DEVICE static inline int64_t max_taps(const Resampling& axis) {
   return 2 * static_cast<int64_t>(ceilf(axis.support)) + 1;
 }
 
-// Writes the weights of output pixel `index` (they sum to 1) and returns in `first` the
-// source pixel of the first one, and their number.
-PYDREAM_HOST_DEVICE static inline int32_t pixel_weights(const Resampling& axis, int64_t index,
-                                                        int32_t* first, float* weights) {
+// The source pixels under an output pixel, and where its middle falls.
+struct PixelTaps {
+  int32_t first;
+  int32_t count;
+  float center;
+};
+
+PYDREAM_HOST_DEVICE static inline PixelTaps pixel_taps(const Resampling& axis, int64_t index) {
   const float center = static_cast<float>(axis.step * (static_cast<double>(index) + 0.5));
   int64_t begin = static_cast<int64_t>(center - axis.support + 0.5f);
   int64_t end = static_cast<int64_t>(center + axis.support + 0.5f);
   begin = begin < 0 ? 0 : begin;
   end = end > axis.source ? axis.source : end;
-  const int32_t count = static_cast<int32_t>(end - begin);
+  return {static_cast<int32_t>(begin), static_cast<int32_t>(end - begin), center};
+}
+
+// The weight of the triangle over source pixel first + tap, not yet normalised.
+PYDREAM_HOST_DEVICE static inline float tap_weight(const Resampling& axis, const PixelTaps& taps,
+                                                   int32_t tap) {
+  const float distance = (static_cast<float>(taps.first + tap) - taps.center + 0.5f) * axis.inverse;
+  const float height = 1.0f - fabsf(distance);
+  return height > 0.0f ? height : 0.0f;
+}
+
+// Writes the weights of output pixel `index` (they sum to 1) and returns in `first` the
+// source pixel of the first one, and their number.
+PYDREAM_HOST_DEVICE static inline int32_t pixel_weights(const Resampling& axis, int64_t index,
+                                                        int32_t* first, float* weights) {
+  const PixelTaps taps = pixel_taps(axis, index);
   float sum = 0.0f;
-  for (int32_t tap = 0; tap < count; ++tap) {
-    const float distance = (static_cast<float>(begin + tap) - center + 0.5f) * axis.inverse;
-    const float height = 1.0f - fabsf(distance);
-    weights[tap] = height > 0.0f ? height : 0.0f;
+  for (int32_t tap = 0; tap < taps.count; ++tap) {
+    weights[tap] = tap_weight(axis, taps, tap);
     sum += weights[tap];
   }
   const float norm = 1.0f / sum;
-  for (int32_t tap = 0; tap < count; ++tap) weights[tap] *= norm;
-  *first = static_cast<int32_t>(begin);
-  return count;
+  for (int32_t tap = 0; tap < taps.count; ++tap) weights[tap] *= norm;
+  *first = taps.first;
+  return taps.count;
+}
+
+// Compares without sums, which hostile numbers could overflow.
+PYDREAM_HOST_DEVICE static inline bool inside(const Box& box, const Image& image) {
+  return box.top >= 0 && box.left >= 0 && box.top <= image.height && box.left <= image.width &&
+         box.height <= image.height - box.top && box.width <= image.width - box.left;
 }
 
 }  // namespace pydream

@@ -29,12 +29,6 @@ std::string numbers(const Box& box) {
          std::to_string(box.height) + ", " + std::to_string(box.width) + ")";
 }
 
-// Compares without sums, which hostile numbers could overflow.
-bool inside(const Box& box, const Image& image) {
-  return box.top >= 0 && box.left >= 0 && box.top <= image.height && box.left <= image.width &&
-         box.height <= image.height - box.top && box.width <= image.width - box.left;
-}
-
 void check(const CropResize& task) {
   for (int64_t patch = 0; patch < task.num_patches; ++patch) {
     const int64_t index = task.image_of(patch);

@@ -2,12 +2,22 @@
 #pragma once
 
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 
 #include "crop/crop.h"
 
 namespace pydream {
 
 enum class PixelType { float32, float16, bfloat16, uint8 };
+
+inline PixelType parse_pixel_type(const std::string& name) {
+  if (name == "float32") return PixelType::float32;
+  if (name == "float16") return PixelType::float16;
+  if (name == "bfloat16") return PixelType::bfloat16;
+  if (name == "uint8") return PixelType::uint8;
+  throw std::invalid_argument("dtype must be float32, float16, bfloat16 or uint8, got " + name);
+}
 
 struct CropResize {
   const Image* images;         // [N]

@@ -2,13 +2,19 @@
 #pragma once
 
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 
 namespace pydream {
 
 enum class LogitType { float32, float16, bfloat16 };
 
-LogitType parse_logit_type(const std::string& name);
+inline LogitType parse_logit_type(const std::string& name) {
+  if (name == "float32") return LogitType::float32;
+  if (name == "float16") return LogitType::float16;
+  if (name == "bfloat16") return LogitType::bfloat16;
+  throw std::invalid_argument("logits cannot be " + name);
+}
 
 // Rows of logits: columns lie side by side, rows `stride` elements apart.
 struct Logits {

@@ -40,13 +40,6 @@ auto score_rows_variant() {
 
 }  // namespace
 
-LogitType parse_logit_type(const std::string& name) {
-  if (name == "float32") return LogitType::float32;
-  if (name == "float16") return LogitType::float16;
-  if (name == "bfloat16") return LogitType::bfloat16;
-  throw std::invalid_argument("logits cannot be " + name);
-}
-
 void check_labels(const int64_t* labels, int64_t count, int64_t classes) {
   for (int64_t i = 0; i < count; ++i) {
     if (labels[i] < 0 || labels[i] >= classes) {

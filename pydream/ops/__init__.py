@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pydream.ops._dispatch import check_values
 from pydream.ops.boxes import random_crop_boxes, random_keys
 from pydream.ops.collage import collage
 from pydream.ops.crop import crop_resize
@@ -9,6 +10,7 @@ from pydream.ops.score import KeyPatches, key_patches, realism_scores, select_ke
 
 __all__ = [
     "KeyPatches",
+    "check_values",
     "collage",
     "crop_resize",
     "key_patches",

@@ -1,11 +1,111 @@
-"""Which implementation of an op runs: the compiled one, or the plain-PyTorch reference."""
+"""Which implementation of an op runs: compiled for CPU or CUDA, or the plain-PyTorch reference."""
 
 from __future__ import annotations
 
 import functools
 import warnings
+from typing import Any, NamedTuple
 
 import torch
+
+from pydream import _C
+
+# What the kernels find wrong, in the order of csrc/common/faults.h.
+_FAULTS = (
+    "boxes[{place}] is empty",
+    "boxes[{place}] is not inside its image",
+    "image_index[{place}] is out of range",
+    "labels must lie within the classes, and do not in {rows}: at row {place}",
+    "logits hold NaN, +inf or nothing but -inf, so there is no score, in {rows}: {place}",
+    "scores hold NaN in {rows}: {place}",
+)
+_NO_PLACE = -1  # all ones, as the kernels write it
+
+
+class Launch(NamedTuple):
+    """CUDA kernels, and where a call of them runs."""
+
+    module: Any
+    faults: int
+    device: int
+    stream: int
+
+
+def launch_on(device: torch.device) -> Launch | None:
+    """Return where to run CUDA kernels for tensors of a device; None where there are none for it.
+
+    Raises
+    ------
+    RuntimeError
+        If the build has no code for this GPU.
+    ValueError
+        If an op before this one found bad values on the device.
+    """
+    if device.type != "cuda" or not _C.cuda_architectures or torch.version.cuda is None:
+        return None
+    index = torch.cuda.current_device() if device.index is None else device.index
+    faults = _faults(index)
+    _raise_faults(faults, device)
+    stream = torch.cuda.current_stream(index).cuda_stream
+    return Launch(_C.cuda, faults.data_ptr(), index, stream)
+
+
+def check_values(device: torch.device | str | None = None) -> None:
+    """Wait for a GPU, and raise what the ops have found wrong in values that lie on it.
+
+    Ops on CUDA tensors do not wait for their own results. Values that only a kernel can look at
+    (boxes, indices, labels, logits) are checked there; what is wrong is skipped over, and raised by
+    the next op on that device, or here.
+
+    Parameters
+    ----------
+    device
+        The GPU, by default the current one. On any other device nothing is left to be found.
+
+    Raises
+    ------
+    ValueError
+        Naming argument and row.
+    """
+    place = torch.device("cuda" if device is None else device)
+    if place.type != "cuda" or not _C.cuda_architectures or not torch.cuda.is_available():
+        return
+    torch.cuda.synchronize(place)
+    index = torch.cuda.current_device() if place.index is None else place.index
+    _raise_faults(_faults(index), torch.device("cuda", index))
+
+
+@functools.cache
+def _faults(index: int) -> torch.Tensor:
+    """Return what kernels on this device report to: int64 (kinds, 2), count and place."""
+    if not _C.cuda.carries(index):
+        major, minor = torch.cuda.get_device_capability(index)
+        raise RuntimeError(
+            f"this build of pydream has code for CUDA architectures {_C.cuda_architectures}, none "
+            f"of which runs on {torch.cuda.get_device_name(index)} ({major}{minor}): install it "
+            f"again with PYDREAM_CUDA_ARCHS={major}{minor}"
+        )
+    return no_faults(pin=True)
+
+
+def no_faults(*, pin: bool) -> torch.Tensor:
+    """Make memory for faults, with none in it."""
+    faults = torch.zeros(len(_FAULTS), 2, dtype=torch.int64, pin_memory=pin)
+    faults[:, 1] = _NO_PLACE
+    return faults
+
+
+def _raise_faults(faults: torch.Tensor, device: torch.device) -> None:
+    if not faults[:, 0].any():
+        return
+    found = faults.tolist()
+    faults[:, 0] = 0
+    faults[:, 1] = _NO_PLACE
+    for (count, place), words in zip(found, _FAULTS, strict=True):
+        if count:
+            rows = "1 row" if count == 1 else f"{count} rows, the first"
+            message = words.format(place=place, rows=rows)
+            raise ValueError(f"{message} (found on {device} by an earlier call)")
 
 
 @functools.cache
@@ -13,7 +113,8 @@ def warn_reference_once(device: torch.device) -> None:
     """Say once for each device that its tensors are worked on by the plain-PyTorch reference."""
     warnings.warn(
         f"pydream has no compiled kernels for {device.type} in this build: plain PyTorch runs "
-        "instead, more slowly. For the CUDA kernels, install pydream where nvcc is found.",
+        "instead, more slowly. For the CUDA kernels, install pydream where nvcc is found, or with "
+        "PYDREAM_CUDA=on.",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from pydream import _C
+from pydream.ops import _dispatch
 from pydream.ops._checks import TensorLike, as_tensor, check_at_least, check_dtype, check_shape
-from pydream.ops._dispatch import warn_reference_once
 from pydream.ops.reference import collage as reference
 
 
@@ -75,24 +75,29 @@ def _empty_images(patches: torch.Tensor, factor: int, size: int) -> torch.Tensor
 
 @torch.library.custom_op("pydream::collage", mutates_args=())
 def _collage(patches: torch.Tensor, factor: int, size: int) -> torch.Tensor:
-    if not patches.is_cpu:
-        warn_reference_once(patches.device)
+    launch = _dispatch.launch_on(patches.device)
+    if launch is None and not patches.is_cpu:
+        _dispatch.warn_reference_once(patches.device)
         return reference.collage(patches, factor, size)
     images = _empty_images(patches, factor, size)
-    if images.numel() > 0:
-        _C.collage_cpu(
-            patches.data_ptr(),
-            images.shape[0],
-            images.shape[1],
-            factor,
-            patches.shape[2],
-            patches.shape[3],
-            patches.shape[4],
-            size,
-            patches.element_size(),
-            images.data_ptr(),
-            torch.get_num_threads(),
-        )
+    if images.numel() == 0:
+        return images
+    arguments = (
+        patches.data_ptr(),
+        images.shape[0],
+        images.shape[1],
+        factor,
+        patches.shape[2],
+        patches.shape[3],
+        patches.shape[4],
+        size,
+        patches.element_size(),
+        images.data_ptr(),
+    )
+    if launch is not None:
+        launch.module.collage(*arguments, launch.device, launch.stream)
+    else:
+        _C.collage_cpu(*arguments, torch.get_num_threads())
     return images
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from pydream import _C
+from pydream.ops import _dispatch
 from pydream.ops._checks import (
     TensorLike,
     as_tensor,
@@ -18,8 +19,12 @@ from pydream.ops._checks import (
     check_dtype,
     check_shape,
 )
-from pydream.ops._dispatch import warn_reference_once
 from pydream.ops.reference import crop as reference
+
+# Channels, size, canvas, scale and shift of each channel, dtype, channels_last, address.
+_Output: TypeAlias = tuple[
+    int, Sequence[int], Sequence[int], Sequence[float], Sequence[float], str, bool, int
+]
 
 OUTPUT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)
 MAX_CHANNELS = 4
@@ -300,11 +305,11 @@ def _crop_resize_into(
     dtype: torch.dtype,
     channels_last: bool,
 ) -> None:
-    """Run the kernel on the CPU, the reference elsewhere."""
-    table = _image_table(images)
-    count, patches, channels = table.shape[0], boxes.shape[0], images[0].shape[-1]
-    if boxes.device.type != "cpu":
-        warn_reference_once(boxes.device)
+    """Run the kernel of the device, or the reference where there is none."""
+    launch = _dispatch.launch_on(boxes.device)
+    if launch is None and boxes.device.type != "cpu":
+        _dispatch.warn_reference_once(boxes.device)
+        patches, count = boxes.shape[0], _count(images)
         if image_index is None:
             image_index = torch.arange(patches) // max(patches // max(count, 1), 1)
         out.copy_(
@@ -313,34 +318,90 @@ def _crop_resize_into(
             )
         )
         return
+    channels = images[0].shape[-1]
+    if mean is not None and std is not None:
+        scale = [1 / (255 * each) for each in std]
+        shift = [-each / spread for each, spread in zip(mean, std, strict=True)]
+    else:
+        scale = [1.0 if dtype == torch.uint8 else 1 / 255] * channels
+        shift = [0.0] * channels
+    name = str(dtype).removeprefix("torch.")
+    output = (channels, size, canvas, scale, shift, name, channels_last, out.data_ptr())
+    if launch is not None:
+        _crop_on_cuda(launch, images, boxes, image_index, flip, output)
+    else:
+        _crop_on_cpu(images, boxes, image_index, flip, output)
+
+
+def _crop_on_cpu(
+    images: list[Tensor],
+    boxes: Tensor,
+    image_index: Tensor | None,
+    flip: Tensor | None,
+    output: _Output,
+) -> None:
+    table = _image_table(images)
     places = boxes.to(torch.int64).contiguous()
     sources = None if image_index is None else image_index.to(torch.int64).contiguous()
     mirrored = None if flip is None else flip.contiguous()
-    if mean is not None and std is not None:
-        factor = [1 / (255 * each) for each in std]
-        offset = [-each / spread for each, spread in zip(mean, std, strict=True)]
-    else:
-        factor = [1.0 if dtype == torch.uint8 else 1 / 255] * channels
-        offset = [0.0] * channels
     _C.crop_resize_cpu(
         table.data_ptr(),
-        count,
+        table.shape[0],
         places.data_ptr(),
-        0 if sources is None else sources.data_ptr(),
-        0 if mirrored is None else mirrored.data_ptr(),
-        patches,
-        channels,
-        size[0],
-        size[1],
-        canvas[0],
-        canvas[1],
-        factor,
-        offset,
-        str(dtype).removeprefix("torch."),
-        channels_last,
-        out.data_ptr(),
+        _address(sources),
+        _address(mirrored),
+        boxes.shape[0],
+        *output,
         torch.get_num_threads(),
     )
+
+
+def _crop_on_cuda(
+    launch: _dispatch.Launch,
+    images: list[Tensor],
+    boxes: Tensor,
+    image_index: Tensor | None,
+    flip: Tensor | None,
+    output: _Output,
+) -> None:
+    # A batch is told by its first image; the table of a list has to be sent to the device.
+    table, first, stride = None, [0, 0, 0, 0], 0
+    if images[0].dim() == 4:
+        batch = images[0]
+        first = [batch.data_ptr(), batch.shape[1], batch.shape[2], batch.stride(1)]
+        stride = batch.stride(0)
+    else:
+        table = _image_table(images)
+        if boxes.is_cuda:
+            table = table.pin_memory().to(boxes.device, non_blocking=True)
+    boxes = boxes.contiguous()
+    image_index = None if image_index is None else image_index.contiguous()
+    flip = None if flip is None else flip.contiguous()
+    launch.module.crop_resize(
+        _address(table),
+        first,
+        stride,
+        _count(images),
+        boxes.data_ptr(),
+        boxes.dtype == torch.int64,
+        _address(image_index),
+        image_index is not None and image_index.dtype == torch.int64,
+        _address(flip),
+        boxes.shape[0],
+        *output,
+        launch.faults,
+        launch.device,
+        launch.stream,
+    )
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _count(images: list[Tensor]) -> int:
+    """Return how many images there are, in a list or in one batch."""
+    return images[0].shape[0] if images[0].dim() == 4 else len(images)
 
 
 def _image_table(images: list[Tensor]) -> Tensor:

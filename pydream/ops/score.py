@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import torch
 
 from pydream import _C
+from pydream.ops import _dispatch
 from pydream.ops._checks import (
     TensorLike,
     as_tensor,
@@ -16,7 +17,6 @@ from pydream.ops._checks import (
     check_dtype,
     check_shape,
 )
-from pydream.ops._dispatch import warn_reference_once
 from pydream.ops.reference import score as reference
 
 _LOGIT_TYPES = {
@@ -293,6 +293,104 @@ def _cpu_key_patches(
     return image, crop, score
 
 
+def _cuda_realism_scores(
+    launch: _dispatch.Launch, logits: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
+    rows, classes = logits.shape
+    labels = _long(labels)
+    scores = logits.new_empty(rows, dtype=torch.float32)
+    launch.module.realism_scores(
+        logits.data_ptr(),
+        _LOGIT_TYPES[logits.dtype],
+        rows,
+        1,
+        classes,
+        logits.stride(0),
+        labels.data_ptr(),
+        scores.data_ptr(),
+        0,
+        0,
+        *launch[1:],
+    )
+    return scores
+
+
+def _cuda_select_key_patches(
+    launch: _dispatch.Launch,
+    scores: torch.Tensor,
+    labels: torch.Tensor,
+    per_class: int,
+    num_classes: int,
+) -> _Selection:
+    images, crops = scores.shape
+    best = scores.new_empty(images)
+    crop = scores.new_empty(images, dtype=torch.int64)
+    launch.module.best_crops(
+        scores.data_ptr(),
+        scores.stride(0),
+        images,
+        crops,
+        best.data_ptr(),
+        crop.data_ptr(),
+        *launch[1:],
+    )
+    return _top_images(launch, best, crop, _long(labels), per_class, num_classes)
+
+
+def _cuda_key_patches(
+    launch: _dispatch.Launch,
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    num_crops: int,
+    per_class: int,
+    num_classes: int,
+) -> _Selection:
+    labels = _long(labels)
+    images = labels.shape[0]
+    best = logits.new_empty(images, dtype=torch.float32)
+    crop = logits.new_empty(images, dtype=torch.int64)
+    launch.module.realism_scores(
+        logits.data_ptr(),
+        _LOGIT_TYPES[logits.dtype],
+        images,
+        num_crops,
+        logits.shape[1],
+        logits.stride(0),
+        labels.data_ptr(),
+        0,
+        best.data_ptr(),
+        crop.data_ptr(),
+        *launch[1:],
+    )
+    return _top_images(launch, best, crop, labels, per_class, num_classes)
+
+
+def _top_images(
+    launch: _dispatch.Launch,
+    best: torch.Tensor,
+    crop: torch.Tensor,
+    labels: torch.Tensor,
+    per_class: int,
+    num_classes: int,
+) -> _Selection:
+    image, out_crop, score = _fake_select_key_patches(best, labels, per_class, num_classes)
+    scratch = torch.empty_like(image)
+    launch.module.top_images(
+        best.data_ptr(),
+        crop.data_ptr(),
+        labels.data_ptr(),
+        best.shape[0],
+        per_class,
+        num_classes,
+        scratch.data_ptr(),
+        image.data_ptr(),
+        out_crop.data_ptr(),
+        score.data_ptr(),
+        *launch[1:],
+    )
+    return image, out_crop, score
+
+
 def _fake_realism_scores(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return logits.new_empty(logits.shape[0], dtype=torch.float32)
 
@@ -315,22 +413,30 @@ _LIBRARY = cast(Any, torch.library.Library)("pydream", "FRAGMENT")
 
 
 def _register(
-    schema: str, cpu: Callable[..., Any], other: Callable[..., Any], fake: Callable[..., Any]
+    schema: str,
+    cpu: Callable[..., Any],
+    cuda: Callable[..., Any],
+    other: Callable[..., Any],
+    fake: Callable[..., Any],
 ) -> None:
-    """Register an op without gradients: compiled on CPU, the reference on any other device.
+    """Register an op without gradients: compiled where there are kernels, else the reference.
 
     Straight into the dispatcher: torch.library.custom_op would add a layer of Python for
     autograd, 40 us a call when the caches are full of logits, a fifth of the whole.
     """
 
-    def fallback(tensor: torch.Tensor, *arguments: Any) -> Any:
-        warn_reference_once(tensor.device)
+    def run(tensor: torch.Tensor, *arguments: Any) -> Any:
+        launch = _dispatch.launch_on(tensor.device)
+        if launch is not None:
+            return cuda(launch, tensor, *arguments)
+        if tensor.is_cpu:
+            return cpu(tensor, *arguments)
+        _dispatch.warn_reference_once(tensor.device)
         return other(tensor, *arguments)
 
     name = schema[: schema.index("(")]
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(name, cpu, "CPU")
-    _LIBRARY.impl(name, fallback, "CompositeExplicitAutograd")
+    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
     _LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
     torch.library.register_fake(f"pydream::{name}", fake, lib=_LIBRARY)
 
@@ -338,6 +444,7 @@ def _register(
 _register(
     "realism_scores(Tensor logits, Tensor labels) -> Tensor",
     _cpu_realism_scores,
+    _cuda_realism_scores,
     reference.realism_scores,
     _fake_realism_scores,
 )
@@ -345,6 +452,7 @@ _register(
     "select_key_patches(Tensor scores, Tensor labels, SymInt per_class, SymInt num_classes)"
     " -> (Tensor image, Tensor crop, Tensor score)",
     _cpu_select_key_patches,
+    _cuda_select_key_patches,
     reference.select_key_patches,
     _fake_select_key_patches,
 )
@@ -352,6 +460,7 @@ _register(
     "key_patches(Tensor logits, Tensor labels, SymInt num_crops, SymInt per_class,"
     " SymInt num_classes) -> (Tensor image, Tensor crop, Tensor score)",
     _cpu_key_patches,
+    _cuda_key_patches,
     reference.key_patches,
     _fake_key_patches,
 )

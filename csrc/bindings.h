@@ -1,0 +1,48 @@
+// What the bindings of all devices share.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "crop/crop_kernel.h"
+
+namespace pydream {
+
+// Pointers cross the border as integers (tensor.data_ptr()).
+template <class T>
+T* pointer(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+// The part of a crop that is alike on all devices.
+inline CropResize crop_task(int64_t num_images, int64_t num_patches, int64_t channels,
+                            const std::vector<int64_t>& size, const std::vector<int64_t>& canvas,
+                            const std::vector<float>& scale, const std::vector<float>& shift,
+                            const std::string& dtype, bool channels_last, uintptr_t out) {
+  CropResize task{};
+  task.num_images = num_images;
+  task.num_patches = num_patches;
+  task.patches_per_image = num_images > 0 ? num_patches / num_images : 1;
+  task.channels = channels;
+  task.height = size.at(0);
+  task.width = size.at(1);
+  task.canvas_height = canvas.at(0);
+  task.canvas_width = canvas.at(1);
+  for (int64_t c = 0; c < channels; ++c) {
+    task.scale[c] = scale.at(c);
+    task.shift[c] = shift.at(c);
+  }
+  task.dtype = parse_pixel_type(dtype);
+  task.channels_last = channels_last;
+  task.out = pointer<void>(out);
+  return task;
+}
+
+// Adds the entries of the CUDA kernels.
+void bind_cuda(pybind11::module_& m);
+
+}  // namespace pydream

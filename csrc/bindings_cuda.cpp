@@ -1,0 +1,108 @@
+// The entries of the CUDA kernels: pointers and sizes as in bindings.cpp, then `faults`
+// (common/faults.h), a device and its stream.
+#include <pybind11/stl.h>
+
+#include "bindings.h"
+#include "collage/collage_cuda.h"
+#include "common/device.h"
+#include "crop/crop_cuda.h"
+#include "score/score_cuda.h"
+
+namespace py = pybind11;
+
+namespace pydream {
+namespace {
+
+using release_gil = py::call_guard<py::gil_scoped_release>;
+
+CudaStream stream_at(uintptr_t address) { return reinterpret_cast<CudaStream>(address); }
+
+void bind_crop(py::module_& m) {
+  m.def(
+      "crop_resize",
+      [](uintptr_t images, const std::vector<int64_t>& first, int64_t image_stride,
+         int64_t num_images, uintptr_t boxes, bool wide_boxes, uintptr_t image_index,
+         bool wide_index, uintptr_t flip, int64_t num_patches, int64_t channels,
+         const std::vector<int64_t>& size, const std::vector<int64_t>& canvas,
+         const std::vector<float>& scale, const std::vector<float>& shift, const std::string& dtype,
+         bool channels_last, uintptr_t out, uintptr_t faults, int device, uintptr_t stream) {
+        CropOnDevice crop{};
+        crop.task = crop_task(num_images, num_patches, channels, size, canvas, scale, shift, dtype,
+                              channels_last, out);
+        crop.task.images = pointer<const Image>(images);
+        crop.task.flip = pointer<const bool>(flip);
+        crop.first = {first.at(0), first.at(1), first.at(2), first.at(3)};
+        crop.image_stride = image_stride;
+        crop.boxes = pointer<const void>(boxes);
+        crop.image_index = pointer<const void>(image_index);
+        crop.wide_boxes = wide_boxes;
+        crop.wide_index = wide_index;
+        crop.faults = pointer<unsigned long long>(faults);
+        crop_resize_cuda(crop, device, stream_at(stream));
+      },
+      release_gil());
+}
+
+void bind_score(py::module_& m) {
+  m.def(
+      "realism_scores",
+      [](uintptr_t logits, const std::string& type, int64_t images, int64_t crops, int64_t classes,
+         int64_t stride, uintptr_t labels, uintptr_t score, uintptr_t best, uintptr_t crop,
+         uintptr_t faults, int device, uintptr_t stream) {
+        const Logits given{pointer<const void>(logits), parse_logit_type(type), images * crops,
+                           classes, stride};
+        realism_scores_cuda(given, pointer<const int64_t>(labels), images, crops,
+                            {pointer<float>(score), pointer<float>(best), pointer<int64_t>(crop)},
+                            pointer<unsigned long long>(faults), device, stream_at(stream));
+      },
+      release_gil());
+  m.def(
+      "best_crops",
+      [](uintptr_t scores, int64_t stride, int64_t images, int64_t crops, uintptr_t best,
+         uintptr_t crop, uintptr_t faults, int device, uintptr_t stream) {
+        best_crops_cuda(pointer<const float>(scores), stride, images, crops, pointer<float>(best),
+                        pointer<int64_t>(crop), pointer<unsigned long long>(faults), device,
+                        stream_at(stream));
+      },
+      release_gil());
+  m.def(
+      "top_images",
+      [](uintptr_t best, uintptr_t crop, uintptr_t labels, int64_t images, int64_t per_class,
+         int64_t classes, uintptr_t scratch, uintptr_t out_image, uintptr_t out_crop,
+         uintptr_t out_score, uintptr_t faults, int device, uintptr_t stream) {
+        top_images_cuda(
+            pointer<const float>(best), pointer<const int64_t>(crop),
+            pointer<const int64_t>(labels), images, per_class, classes, pointer<uint64_t>(scratch),
+            {pointer<int64_t>(out_image), pointer<int64_t>(out_crop), pointer<float>(out_score)},
+            pointer<unsigned long long>(faults), device, stream_at(stream));
+      },
+      release_gil());
+}
+
+void bind_collage(py::module_& m) {
+  m.def(
+      "collage",
+      [](uintptr_t patches, int64_t classes, int64_t images, int64_t factor, int64_t channels,
+         int64_t height, int64_t width, int64_t size, int64_t element, uintptr_t result, int device,
+         uintptr_t stream) {
+        collage_cuda({classes, images, factor, channels, height, width, size}, element,
+                     pointer<const void>(patches), pointer<void>(result), device,
+                     stream_at(stream));
+      },
+      release_gil());
+}
+
+}  // namespace
+
+void bind_cuda(py::module_& m) {
+  m.attr("fault_kinds") = kFaultKinds;
+  m.def("device_count", &device_count);
+  m.def("carries", &carries);
+  m.def("driver_version", &driver_version);
+  m.def("runtime_version", &runtime_version);
+  bind_crop(m);
+  bind_score(m);
+  bind_collage(m);
+}
+
+}  // namespace pydream

@@ -1,0 +1,66 @@
+// What a .cu file takes of CUDA: launches, shared memory, casts. The tests put a header of the
+// same name before this one, and the kernels then run on the CPU (tests/cuda_on_cpu).
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "common/half.h"
+
+namespace pydream {
+
+inline void check_cuda(cudaError_t status, const char* what) {
+  if (status != cudaSuccess) {
+    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
+  }
+}
+
+// Makes a device current, and the one before it again.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device) {
+    check_cuda(cudaGetDevice(&before_), "cudaGetDevice");
+    if (device != before_) check_cuda(cudaSetDevice(device), "cudaSetDevice");
+  }
+  ~DeviceGuard() { cudaSetDevice(before_); }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int before_ = 0;
+};
+
+// Runs a kernel on a stream, and throws if it could not be launched. `shared` in bytes.
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
+            cudaStream_t stream, Arguments... arguments) {
+  kernel<<<grid, block, shared, stream>>>(arguments...);
+  check_cuda(cudaGetLastError(), "kernel launch");
+}
+
+// The block's dynamic shared memory, aligned to 16 bytes.
+template <class T>
+__device__ inline T* shared_memory() {
+  extern __shared__ __align__(16) unsigned char pydream_shared[];
+  return reinterpret_cast<T*>(pydream_shared);
+}
+
+__device__ inline float widen(float value) { return value; }
+__device__ inline float widen(Half value) { return __half2float(__ushort_as_half(value.bits)); }
+__device__ inline float widen(BFloat16 value) { return to_float(value); }
+
+// Rounded to the nearest, ties to even, as PyTorch casts.
+__device__ inline void narrow(float value, float* to) { *to = value; }
+__device__ inline void narrow(float value, Half* to) {
+  to->bits = __half_as_ushort(__float2half_rn(value));
+}
+__device__ inline void narrow(float value, BFloat16* to) {
+  to->bits = __bfloat16_as_ushort(__float2bfloat16_rn(value));
+}
+
+}  // namespace pydream

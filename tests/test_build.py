@@ -1,0 +1,95 @@
+"""What the build finds and asks for."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / f"build_support/{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def toolkit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """Of a machine without nvcc and without a GPU."""
+    module = load("cuda_toolkit")
+    for name in ("PYDREAM_CUDA", "PYDREAM_CUDA_ARCHS", "CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site")])
+    return module
+
+
+def program(path: Path, text: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_nvcc_is_found_on_the_path_then_in_cuda_home_then_in_a_wheel(
+    toolkit: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert toolkit.find_nvcc() is None
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "home"))
+    assert toolkit.find_nvcc() is None
+    wheel = program(tmp_path / "site/nvidia/cu13/bin/nvcc")
+    assert toolkit.find_nvcc() == wheel
+    home = program(tmp_path / "home/bin/nvcc")
+    assert toolkit.find_nvcc() == home
+    on_path = program(tmp_path / "bin/nvcc")
+    assert toolkit.find_nvcc() == on_path
+
+
+@pytest.mark.parametrize("given", ["80;120", "80,120", "8.0 12.0"])
+def test_architectures_as_given(
+    toolkit: ModuleType, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setenv("PYDREAM_CUDA_ARCHS", given)
+    assert toolkit.architectures() == "80;120"
+
+
+def test_architectures_of_the_machine(toolkit: ModuleType, tmp_path: Path) -> None:
+    assert toolkit.architectures() == toolkit.DEFAULT_ARCHITECTURES
+    program(tmp_path / "bin/nvidia-smi", "echo 9.0; echo 8.9; echo 9.0")
+    assert toolkit.architectures() == "89-real;90-real"
+    program(tmp_path / "bin/nvidia-smi", "echo 'no devices were found'")
+    assert toolkit.architectures() == toolkit.DEFAULT_ARCHITECTURES
+    program(tmp_path / "bin/nvidia-smi", "exit 9")
+    assert toolkit.architectures() == toolkit.DEFAULT_ARCHITECTURES
+
+
+def test_an_unknown_mode_is_refused(toolkit: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYDREAM_CUDA", "maybe")
+    with pytest.raises(SystemExit, match="must be one of auto, on, off, got 'maybe'"):
+        toolkit.mode()
+
+
+@pytest.mark.parametrize(
+    "hook", ["get_requires_for_build_wheel", "get_requires_for_build_editable"]
+)
+def test_the_compiler_is_asked_for_where_it_is_needed(
+    toolkit: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hook: str
+) -> None:
+    backend = load("backend")
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(backend.build_meta, hook, lambda settings: ["what setuptools wants"])
+    asks = getattr(backend, hook)
+    assert asks() == ["what setuptools wants"]
+    monkeypatch.setenv("PYDREAM_CUDA", "on")
+    assert asks() == ["what setuptools wants", *toolkit.WHEELS]
+    program(tmp_path / "bin/nvcc")
+    assert asks() == ["what setuptools wants"]
