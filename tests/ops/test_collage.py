@@ -154,7 +154,7 @@ def test_opcheck(dtype: torch.dtype) -> None:
     torch.library.opcheck(torch.ops.pydream.collage, (patches, 2, 11))
 
 
-def test_compiles_whole() -> None:
+def test_compiles_whole(on_cpu: None) -> None:
     def halved(patches: torch.Tensor) -> torch.Tensor:
         return ops.collage(patches / 2, 2, 11) + 1
 

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pybind11
+import pytest
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[1]
+COMPILER = shutil.which("g++")
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+# Words read through other types are what a kernel does, and mean what they say there.
+OPTIONS = ["-std=c++17", "-O1", "-g", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing"]
+WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def sources() -> list[Path]:
+    kernels = [each for each in REPOSITORY.glob("csrc/*/*_cuda.cu") if each.stem != "device_cuda"]
+    return [
+        *sorted(kernels),
+        HERE / "broken.cu",
+        HERE / "fibers.cpp",
+        HERE / "module.cpp",
+        REPOSITORY / "csrc/bindings_cuda.cpp",
+    ]
+
+
+@pytest.fixture(scope="session")
+def module_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kernels compiled for the CPU by g++, under AddressSanitizer and UBSan."""
+    if COMPILER is None or platform.machine() != "x86_64":
+        pytest.skip("needs g++ on x86-64")
+    place = tmp_path_factory.mktemp("cuda_on_cpu")
+    includes = [
+        HERE / "include",
+        HERE,
+        REPOSITORY / "csrc",
+        sysconfig.get_path("include"),
+        pybind11.get_include(),
+    ]
+    flags = [*OPTIONS, *SANITIZE, *WARNINGS, *(f"-I{each}" for each in includes)]
+
+    def compile_one(source: Path) -> Path:
+        target = place / f"{source.parent.name}-{source.stem}.o"
+        subprocess.run(
+            [COMPILER, "-x", "c++", *flags, "-c", str(source), "-o", str(target)], check=True
+        )
+        return target
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        objects = list(pool.map(compile_one, sources()))
+    module = place / "_cuda_on_cpu.so"
+    subprocess.run(
+        [COMPILER, "-shared", *SANITIZE, *map(str, objects), "-o", str(module)], check=True
+    )
+    return module
+
+
+@pytest.fixture(scope="session")
+def run_python(module_path: Path) -> Run:
+    """Run Python with the sanitizers loaded and the kernels at hand; not checked for success."""
+
+    def library(name: str) -> str:
+        return subprocess.run(
+            [COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": f"{library('libasan.so')} {library('libstdc++.so')}",
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "PYDREAM_TEST_DEVICE": "cuda-on-cpu",
+        "PYDREAM_CUDA_ON_CPU": str(module_path),
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "tests"), str(REPOSITORY)]),
+    }
+
+    def run(*arguments: str, timeout: float) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            env=environment,
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run

@@ -1,0 +1,128 @@
+// Stands in for csrc/common/launch.h: CUDA's execution model on one thread of a CPU.
+//
+// The threads of a block are fibers. Each runs until a barrier, a warp operation or its end; then
+// the next one does, in an order that can be chosen, so that a missing barrier gives another result
+// in some order. Blocks follow each other. Shared memory is as long as asked for, to the byte, and
+// full of NaN at first. Threads that wait for what cannot come end the launch with an error.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <stdexcept>
+#include <string>
+
+#include "common/half.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __launch_bounds__(threads)
+
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+
+using cudaStream_t = struct CUstream_st*;
+
+namespace cuda_on_cpu {
+
+enum class Order { forward, backward, shuffled };
+void set_order(Order order);
+
+// Runs `thread` for every thread of every block.
+void run(dim3 grid, dim3 block, size_t shared, const std::function<void()>& thread);
+
+void barrier();
+void* shared_memory();
+// Gives `bits` to the warp; returns, when all of its lanes have come, those of lane (own ^
+// distance).
+uint64_t exchange(unsigned mask, uint64_t bits, int distance);
+
+}  // namespace cuda_on_cpu
+
+extern dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+inline void __syncthreads() { cuda_on_cpu::barrier(); }
+
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int distance) {
+  static_assert(sizeof(T) <= sizeof(uint64_t));
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  bits = cuda_on_cpu::exchange(mask, bits, distance);
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline int __all_sync(unsigned mask, int predicate) {
+  bool all = predicate != 0;
+  for (int distance = 16; distance > 0; distance /= 2) {
+    const bool other = __shfl_xor_sync(mask, all, distance);
+    all = all && other;
+  }
+  return all ? 1 : 0;
+}
+
+inline uint32_t __funnelshift_r(uint32_t low, uint32_t high, uint32_t shift) {
+  return static_cast<uint32_t>((static_cast<uint64_t>(high) << 32 | low) >> (shift & 31u));
+}
+
+template <class T>
+T atomicAdd(T* to, T value) {
+  const T before = *to;
+  *to = before + value;
+  return before;
+}
+
+template <class T>
+T atomicMin(T* to, T value) {
+  const T before = *to;
+  *to = std::min(before, value);
+  return before;
+}
+
+namespace pydream {
+
+using std::isfinite;
+using std::isnan;
+using std::max;
+using std::min;
+
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device) {
+    if (device != 0) throw std::runtime_error("there is one device, 0");
+  }
+};
+
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared, cudaStream_t,
+            Arguments... arguments) {
+  cuda_on_cpu::run(grid, block, shared, [&] { kernel(arguments...); });
+}
+
+template <class T>
+T* shared_memory() {
+  return static_cast<T*>(cuda_on_cpu::shared_memory());
+}
+
+inline float widen(float value) { return value; }
+inline float widen(Half value) { return to_float(value); }
+inline float widen(BFloat16 value) { return to_float(value); }
+
+inline void narrow(float value, float* to) { *to = value; }
+void narrow(float value, Half* to);
+void narrow(float value, BFloat16* to);
+
+}  // namespace pydream

@@ -1,0 +1,87 @@
+"""The CUDA kernels executed on the CPU, and whether what executes them notices mistakes."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+# An hour's work for a harness that hangs; a run takes minutes.
+DEADLINE = 1200
+
+SCRIPT = """
+import os, sys
+import numpy as np
+import devices
+
+module = devices.load_cuda_on_cpu(os.environ["PYDREAM_CUDA_ON_CPU"])
+values = np.arange(64, dtype=np.int32)
+module.set_order(sys.argv[2])
+module.broken(sys.argv[1], values.ctypes.data, 64)
+print(values.tolist())
+"""
+UPWARDS = list(range(64))
+
+
+def broken(run_python, kernel, order="forward"):
+    return run_python("-c", SCRIPT, kernel, order, timeout=60)
+
+
+@pytest.mark.parametrize("order", ["forward", "backward", "shuffled"])
+def test_right_kernels_are_right_in_any_order(run_python, order):
+    for kernel, expected in [
+        ("reverse", UPWARDS[::-1]),
+        ("warp_sum", [sum(range(32))] * 32 + [sum(range(32, 64))] * 32),
+    ]:
+        run = broken(run_python, kernel, order)
+        assert run.returncode == 0, run.stderr
+        assert run.stdout.strip() == str(expected)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "right"),
+    [("missing_barrier", UPWARDS[::-1]), ("missing_barrier_behind", [0, *UPWARDS[:-1]])],
+)
+def test_a_missing_barrier_shows_in_some_order(run_python, kernel, right):
+    runs = [broken(run_python, kernel, order) for order in ("forward", "backward")]
+    assert all(run.returncode == 0 for run in runs)
+    assert any(run.stdout.strip() != str(right) for run in runs)
+
+
+@pytest.mark.parametrize("kernel", ["off_by_one", "shared_overrun"])
+def test_an_index_off_by_one_is_stopped(run_python, kernel):
+    run = broken(run_python, kernel)
+    assert run.returncode != 0
+    assert "heap-buffer-overflow" in run.stderr
+    assert "broken.cu" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        ("barrier_for_some", "of 64 threads 32 wait at a barrier"),
+        ("lane_missing", "31 in a warp operation for lanes of its mask that do not come"),
+    ],
+)
+def test_waiting_for_what_cannot_come_is_an_error(run_python, kernel, message):
+    run = broken(run_python, kernel)
+    assert run.returncode == 1
+    assert message in run.stderr
+
+
+def test_shared_memory_holds_nothing_of_use_at_first(run_python):
+    assert broken(run_python, "unset_shared").stdout.strip() == str([-1] * 64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["crop", "score", "collage"])
+def test_the_ops_tests_pass_with_cuda_kernels(run_python, family):
+    run = run_python(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/ops/test_{family}.py",
+        timeout=DEADLINE,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
+    passed = re.search(r"(\d+) passed", run.stdout)
+    assert passed is not None
+    print(f"{family}: {passed[0]} with CUDA kernels on the CPU")
+    assert int(passed[1]) >= 30
