@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc build_support -type f -not -name '*.pyc')
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench gpu-check clean
 
 help:
 	@echo "make demo    distil scikit-learn's digits and train on the result (2 minutes)"
@@ -14,6 +14,7 @@ help:
 	@echo "make lint    check style and types"
 	@echo "make format  put the sources into house style"
 	@echo "make bench   measure the kernels and RDED beside their peers"
+	@echo "make gpu-check  test and measure the CUDA kernels on this machine's GPU (9 minutes)"
 	@echo "make clean   remove what these commands made, results of runs apart"
 
 $(BIN)/python:
@@ -51,6 +52,10 @@ format: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m pytest benchmarks --benchmark-enable
+
+# On a machine with a GPU: with the Python there and what it has installed, no network needed.
+gpu-check:
+	$(PYTHON) -m benchmarks.gpu_check
 
 clean:
 	rm -rf $(VENV) build *.egg-info pydream/*.so

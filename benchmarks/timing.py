@@ -135,24 +135,35 @@ def table(title: str, record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def machine() -> dict[str, Any]:
+def machine(device: torch.device | None = None) -> dict[str, Any]:
     """Describe what a figure was measured on."""
     return {
+        **({} if device is None else {"gpu": torch.cuda.get_device_name(device)}),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
-        "build": {"compiler": _C.compiler, "instruction_set": _C.active_isa()},
+        "build": {
+            "compiler": _C.compiler,
+            "instruction_set": _C.active_isa(),
+            "cuda_architectures": _C.cuda_architectures,
+            "torch_cuda": torch.version.cuda,
+        },
     }
 
 
-def write_record(name: str, results: Mapping[str, Any], folder: Path = RESULTS) -> Path:
+def write_record(
+    name: str,
+    results: Mapping[str, Any],
+    folder: Path = RESULTS,
+    device: torch.device | None = None,
+) -> Path:
     """Write results/<machine>/<date>-<name>.json; a number follows where that is taken."""
     now = datetime.now(timezone.utc)
-    described = machine()
-    slug = re.sub(r"[^a-z0-9]+", "-", described["processor"].lower()).strip("-")
-    place = folder / f"{slug}-{described['cores']}-cores"
+    described = machine(device)
+    chip = described.get("gpu", f"{described['processor']} {described['cores']} cores")
+    place = folder / re.sub(r"[^a-z0-9]+", "-", chip.lower()).strip("-")
     place.mkdir(parents=True, exist_ok=True)
     record = {
         "name": name,

@@ -23,15 +23,19 @@ inline void check_cuda(cudaError_t status, const char* what) {
 // Makes a device current, and the one before it again.
 class DeviceGuard {
  public:
-  explicit DeviceGuard(int device) {
+  explicit DeviceGuard(int device) : device_(device) {
     check_cuda(cudaGetDevice(&before_), "cudaGetDevice");
-    if (device != before_) check_cuda(cudaSetDevice(device), "cudaSetDevice");
+    if (device_ != before_) check_cuda(cudaSetDevice(device_), "cudaSetDevice");
   }
-  ~DeviceGuard() { cudaSetDevice(before_); }
+  // Only where it was changed: cudaSetDevice alone makes a context on a device.
+  ~DeviceGuard() {
+    if (device_ != before_) cudaSetDevice(before_);
+  }
   DeviceGuard(const DeviceGuard&) = delete;
   DeviceGuard& operator=(const DeviceGuard&) = delete;
 
  private:
+  int device_;
   int before_ = 0;
 };
 
