@@ -9,6 +9,16 @@ from types import ModuleType
 
 import pytest
 
+HOOKS = (
+    "build_editable",
+    "build_sdist",
+    "build_wheel",
+    "get_requires_for_build_editable",
+    "get_requires_for_build_sdist",
+    "get_requires_for_build_wheel",
+    "prepare_metadata_for_build_editable",
+    "prepare_metadata_for_build_wheel",
+)
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -84,10 +94,13 @@ def test_an_unknown_mode_is_refused(toolkit: ModuleType, monkeypatch: pytest.Mon
 def test_the_compiler_is_asked_for_where_it_is_needed(
     toolkit: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hook: str
 ) -> None:
-    backend = load("backend")
-    monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setattr(backend.build_meta, hook, lambda settings: ["what setuptools wants"])
-    asks = getattr(backend, hook)
+    setuptools, build_meta = ModuleType("setuptools"), ModuleType("setuptools.build_meta")
+    for name in HOOKS:
+        setattr(build_meta, name, lambda settings=None: ["what setuptools wants"])
+    setuptools.build_meta = build_meta  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "setuptools", setuptools)
+    monkeypatch.setitem(sys.modules, "setuptools.build_meta", build_meta)
+    asks = getattr(load("backend"), hook)
     assert asks() == ["what setuptools wants"]
     monkeypatch.setenv("PYDREAM_CUDA", "on")
     assert asks() == ["what setuptools wants", *toolkit.WHEELS]
