@@ -95,6 +95,8 @@ def test_distil_for_people(monkeypatch, capsys, tmp_path, observer):
         (("rded", "digits", "--observer", "OBSERVER", "--out", "TINY"), "not a distilled set"),
         (("rded", "digits", "--observer", "OBSERVER", "--arch", "convnet3"), "convnet3"),
         (("rded", "digits", "--observer", "OBSERVER", "--arch", "convnoot"), "convnoot"),
+        (("rded", "TINY", "--observer", "OBSERVER", "--device", "cuda:99"), "'cuda:99' cannot be"),
+        (("rded", "TINY", "--observer", "OBSERVER", "--device", "tpu!"), "'tpu!' cannot be"),
         (("inspect", "TINY"), "no distilled set"),
         (("evaluate", "TINY", "--observer", "OBSERVER"), "no distilled set"),
         (("observer", "nowhere", "--arch", "convnet3", "--out", "o.safetensors"), "nowhere"),

@@ -6,6 +6,7 @@ from pydream.data.base import Source
 from pydream.data.decode import decode_image
 from pydream.data.prefetch import decode_ahead
 from pydream.data.sources import SourceSpec, has_split, open_source
+from pydream.data.upload import upload
 from pydream.errors import ImageError
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "decode_image",
     "has_split",
     "open_source",
+    "upload",
 ]

@@ -64,6 +64,9 @@ class RdedConfig:
     """How the observer's outputs map to classes: by name or sorted order, or inferred from data."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the observer; auto takes bfloat16 where the processor has it."""
+    device: str = "cpu"
+    """Where patches are cropped and scored: cpu, cuda, cuda:1. Decoding and the winners' pixels are
+    the CPU's work everywhere; scores differ in their last bits from device to device."""
     allow_weak_observer: bool = False
     """Go on with an observer whose accuracy is near chance."""
     allow_skipped: float = 0.01

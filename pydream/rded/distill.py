@@ -102,6 +102,7 @@ def distill(
             arch=config.arch,
             side=config.side,
             precision=config.precision,
+            device=config.device,
         )
     side = config.side or network.side
     factor = config.factor or (1 if side <= _SMALL_SIDE else 2)

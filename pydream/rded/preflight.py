@@ -98,7 +98,7 @@ def measure(
 
     def classify() -> None:
         views = whole_views(waiting, observer.side, observer.mean, observer.std)
-        logits.append(observer.logits(views))
+        logits.append(observer.logits(views).cpu())
         waiting.clear()
 
     images = decode_ahead(source, indices, workers=workers, budget=budget)

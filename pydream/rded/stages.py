@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pydream.data import ImageError, Source, decode_ahead
+from pydream.data import ImageError, Source, decode_ahead, upload
 from pydream.errors import PydreamError
 from pydream.models import Observer
 from pydream.ops import (
+    check_values,
     collage,
     crop_resize,
     random_crop_boxes,
@@ -163,10 +164,13 @@ class PatchMaker:
         return random_crop_boxes(sizes.reshape(-1, 2), self.crops, seed=self.seed, ids=ids)
 
     def shown(self, indices: Sequence[int], images: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Make the (n·M, 3, S, S) patches of n images as the observer takes them."""
+        """Make the (n·M, 3, S, S) patches of n images as the observer takes them, where it is."""
+        boxes, device = self.boxes(indices, images).reshape(-1, 4), self.observer.device
+        if device.type != "cpu":
+            images, boxes = upload(images, device), boxes.to(device, non_blocking=True)
         return crop_resize(
             list(images),
-            self.boxes(indices, images).reshape(-1, 4),
+            boxes,
             self.patch_side,
             canvas=self.observer.side,
             mean=self.observer.mean,
@@ -298,9 +302,13 @@ def _score_batch(
             logits = logits.reshape(*scores.shape, -1)[good].flatten(0, 1)
             labels = torch.from_numpy(selection.labels[places]).repeat_interleave(maker.crops)
             try:
-                scores[good] = realism_scores(logits, labels).reshape(len(good), maker.crops)
+                found = realism_scores(logits, labels.to(logits.device)).cpu()
+                check_values(logits.device)
             except ValueError as error:
                 raise _not_a_number(maker, selection, places, logits) from error
+            if found.isnan().any():  # a GPU's fault, raised meanwhile in the thread that prepares
+                raise _not_a_number(maker, selection, places, logits)
+            scores[good] = found.reshape(len(good), maker.crops)
     return ScoredImages(batch.places, scores, batch.errors)
 
 
