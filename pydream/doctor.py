@@ -209,7 +209,9 @@ def _ops(
         and value.__module__.startswith(ops.__name__)
         and not value.__module__.startswith(f"{ops.__name__}._")
     ]
-    return {name: {"cpu": on_cpu, "cuda": on_cuda} for name in names}
+    # Drawn on the CPU for every device, so that all get the same.
+    drawn = {"random_crop_boxes", "random_keys"}
+    return {name: {"cpu": on_cpu, "cuda": on_cpu if name in drawn else on_cuda} for name in names}
 
 
 def _environment(problems: list[str]) -> dict[str, str | None]:

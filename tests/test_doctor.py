@@ -51,6 +51,8 @@ def test_every_op_is_listed(isa: str) -> None:
     functions.remove("check_values")
     assert set(found) == functions
     assert all(runs["cpu"] == f"compiled ({isa})" for runs in found.values())
+    for drawn in ("random_crop_boxes", "random_keys"):
+        assert found[drawn]["cuda"] == f"compiled ({isa})"
 
 
 @pytest.mark.parametrize("missing", ["pydream._C", "torch", "pydream.ops"])

@@ -74,7 +74,7 @@ def test_shared_memory_holds_nothing_of_use_at_first(run_python):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["crop", "score", "collage"])
+@pytest.mark.parametrize("family", ["crop", "score", "collage", "dispatch"])
 def test_the_ops_tests_pass_with_cuda_kernels(run_python, family):
     run = run_python(
         "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/ops/test_{family}.py",
@@ -84,4 +84,4 @@ def test_the_ops_tests_pass_with_cuda_kernels(run_python, family):
     passed = re.search(r"(\d+) passed", run.stdout)
     assert passed is not None
     print(f"{family}: {passed[0]} with CUDA kernels on the CPU")
-    assert int(passed[1]) >= 30
+    assert int(passed[1]) >= (5 if family == "dispatch" else 30)

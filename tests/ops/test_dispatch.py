@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pydream import ops
+from pydream import _C, ops
 from pydream.ops import _dispatch
 
 DEVICE = torch.device("cuda", 0)
@@ -35,6 +35,13 @@ def test_rows_are_counted():
     faults[4] = torch.tensor([30, 10])
     with pytest.raises(ValueError, match=r"^logits hold NaN.* in 30 rows, the first: 10 "):
         _dispatch._raise_faults(faults, DEVICE)
+
+
+def test_kernels_and_python_know_the_same_faults(kernels):
+    compiled = kernels or getattr(_C, "cuda", None)
+    if compiled is None:
+        pytest.skip("built without CUDA")
+    assert compiled.fault_kinds == len(_dispatch.no_faults(pin=False))
 
 
 def test_a_build_without_cuda_has_no_kernels(monkeypatch):
