@@ -1,44 +1,24 @@
-"""A distilled set on disk: read, and written so that a killed run loses nothing.
-
-While a set is made it lives beside its place, in ``<out>.partial``: the future set in ``set/``,
-one record per finished class in ``state/``. Every file and class folder is written elsewhere in
-there and renamed, and the last step renames ``set/`` to the place asked for. So ``<out>`` either
-is a whole set or does not exist.
-"""
+"""A distilled set on disk, read."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import io
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, overload
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import torchvision  # noqa: F401  (registers torch.ops.image)
-from PIL import Image
 
 from pydream.data.decode import decode_image
-from pydream.errors import PydreamError
+from pydream.errors import ImageError, PydreamError
 
 FORMAT_VERSION = 1
-
-# Half the time of zlib's default, for files that are a twentieth larger.
-_PNG_LEVEL = 3
-# Pillow holds the GIL while it encodes, torchvision's operator does not; a torchvision without it
-# leaves PNG to Pillow.
-_torchvision_png: Callable[..., torch.Tensor] | None
-_torchvision_png = getattr(torch.ops.image, "encode_png", None)
-
-_ENCODERS = 4  # images encoded at a time
 
 ImageFormat: TypeAlias = Literal["png", "webp", "jpeg"]
 SUFFIXES: Mapping[str, str] = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
@@ -58,9 +38,62 @@ PROVENANCE_SCHEMA = pa.schema(
 )
 
 
+class StoredImages(Sequence[torch.Tensor]):
+    """The images of a set, each read when it is asked for; the last ones are remembered.
+
+    Parameters
+    ----------
+    files
+        One for each image.
+    side
+        Height and width that the manifest promises, in pixels.
+    """
+
+    _REMEMBERED = 64 << 20  # bytes
+
+    def __init__(self, files: Sequence[Path], side: int) -> None:
+        self.files = tuple(files)
+        self.side = side
+        self._read = functools.lru_cache(max(1, self._REMEMBERED // (3 * side**2)))(self._read_file)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @overload
+    def __getitem__(self, index: int) -> torch.Tensor: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[torch.Tensor]: ...
+
+    def __getitem__(self, index: int | slice) -> torch.Tensor | Sequence[torch.Tensor]:
+        """Return an image, (side, side, 3) uint8.
+
+        Raises
+        ------
+        PydreamError
+            If its file cannot be read, or holds an image of another size.
+        """
+        if isinstance(index, slice):
+            return StoredImages(self.files[index], self.side)
+        return self._read(range(len(self.files))[index])
+
+    def _read_file(self, index: int) -> torch.Tensor:
+        file = self.files[index]
+        try:
+            image = decode_image(file.read_bytes())
+        except (ImageError, OSError) as error:
+            raise PydreamError(f"{file}: {error}") from error
+        if tuple(image.shape) != (self.side, self.side, 3):
+            raise PydreamError(
+                f"{file}: the image is {image.shape[0]}x{image.shape[1]}, "
+                f"the manifest says {self.side}x{self.side}"
+            )
+        return image
+
+
 @dataclass(frozen=True)
 class DistilledSet:
-    """A distilled set read from disk.
+    """A distilled set on disk; its images are read when they are asked for.
 
     Attributes
     ----------
@@ -68,8 +101,8 @@ class DistilledSet:
         Its folder.
     manifest
         The contents of ``manifest.json``.
-    images
-        (N, S, S, 3) uint8, class by class.
+    stored
+        Its images one by one, class by class.
     labels
         (N,) int64.
     class_names
@@ -80,14 +113,19 @@ class DistilledSet:
 
     path: Path
     manifest: dict[str, Any]
-    images: torch.Tensor
+    stored: StoredImages
     labels: torch.Tensor
     class_names: tuple[str, ...]
     provenance: pa.Table | None
 
+    @functools.cached_property
+    def images(self) -> torch.Tensor:
+        """All images, (N, S, S, 3) uint8; raises as ``stored`` does."""
+        return torch.stack(list(self.stored))
+
 
 def load_set(path: str | os.PathLike[str]) -> DistilledSet:
-    """Read a distilled set.
+    """Open a distilled set.
 
     Parameters
     ----------
@@ -97,8 +135,8 @@ def load_set(path: str | os.PathLike[str]) -> DistilledSet:
     Raises
     ------
     PydreamError
-        If the folder holds no set, a set of a newer format, or images that the manifest
-        does not describe.
+        If the folder holds no set, a set of a newer format, or other numbers of images than the
+        manifest says.
     """
     path = Path(path)
     manifest = read_manifest(path)
@@ -106,31 +144,22 @@ def load_set(path: str | os.PathLike[str]) -> DistilledSet:
     class_names = tuple(manifest["class_names"])
     per_class = manifest["images_per_class"]
     counts = [0] * len(class_names)
-    images, labels = [], []
+    labels = []
     for file in files:
         if not file.parent.name.isdigit() or int(file.parent.name) >= len(class_names):
             raise PydreamError(f"{file}: the manifest of {path} has no class of that number")
-        label = int(file.parent.name)
-        counts[label] += 1
-        labels.append(label)
-        images.append(decode_image(file.read_bytes()))
+        labels.append(int(file.parent.name))
+        counts[labels[-1]] += 1
     if any(count != per_class for count in counts):
         raise PydreamError(
             f"{path}: the manifest promises {per_class} images in each of {len(class_names)} "
             f"classes, but the folders hold {min(counts)} to {max(counts)}"
         )
-    shape = (manifest["side"], manifest["side"], 3)
-    for file, image in zip(files, images, strict=True):
-        if tuple(image.shape) != shape:
-            raise PydreamError(
-                f"{file}: the image is {image.shape[0]}x{image.shape[1]}, "
-                f"the manifest says {shape[0]}x{shape[1]}"
-            )
     provenance = path / "provenance.parquet"
     return DistilledSet(
         path=path,
         manifest=manifest,
-        images=torch.stack(images),
+        stored=StoredImages(files, manifest["side"]),
         labels=torch.tensor(labels, dtype=torch.int64),
         class_names=class_names,
         provenance=pq.read_table(provenance) if provenance.exists() else None,
@@ -168,187 +197,3 @@ def images_sha256(path: Path) -> str:
         inner = hashlib.sha256(file.read_bytes()).hexdigest()
         digest.update(f"{file.relative_to(path).as_posix()}\0{inner}\n".encode())
     return digest.hexdigest()
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn an error of the file system into one that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise PydreamError(
-            f"cannot write {error.filename or path}: {error.strerror or error}; what was finished "
-            "is kept: mend that, then run the same command with --resume"
-        ) from error
-
-
-class SetWriter:
-    """Writes a distilled set class by class, and can go on where a killed run stopped.
-
-    Parameters
-    ----------
-    out
-        Where the finished set shall lie. It must not exist, or be an empty folder.
-    identity
-        What decides the bytes of the set: its configuration, source and observer. A partial
-        set is gone on with only if its identity is the same.
-    resume
-        Whether to go on with a partial set. Without one, a new set is begun.
-
-    Raises
-    ------
-    PydreamError
-        If ``out`` holds anything, if a partial set is there and `resume` is false, if it was
-        begun with another identity, or if the folder cannot be written.
-    """
-
-    def __init__(self, out: Path, identity: Mapping[str, Any], *, resume: bool) -> None:
-        self.out = out
-        self.partial = out.with_name(out.name + ".partial")
-        self.set = self.partial / "set"
-        self._state = self.partial / "state"
-        self._scratch = self.partial / "scratch"
-        check_free(out)
-        self._identity: dict[str, Any] = json.loads(json.dumps(identity))
-        self._begun = self.partial / "identity.json"
-        if self.partial.exists() and (not resume or not self._begun.is_file()):
-            self._refuse(self._begun.is_file())
-        if self._begun.is_file():
-            self._check_same(json.loads(self._begun.read_text()), self._identity)
-
-    def begin(self) -> None:
-        """Make the folders; before this nothing is written."""
-        with disk_errors(self.partial):
-            for folder in (self.set / "images", self._state, self._scratch):
-                folder.mkdir(parents=True, exist_ok=True)
-            self.write_text(self._begun, json.dumps(self._identity, indent=1))
-
-    def _refuse(self, ours: bool) -> None:
-        if not ours:
-            raise PydreamError(f"{self.partial} exists and is not a partial set: move it away")
-        raise PydreamError(
-            f"{self.partial} holds a set that was begun and not finished: add --resume to go on "
-            "with it, or remove it to start again"
-        )
-
-    def _check_same(self, begun: dict[str, Any], now: dict[str, Any]) -> None:
-        differing = [
-            f"{key} {begun.get(key)!r} then, {now.get(key)!r} now"
-            for key in sorted(begun.keys() | now.keys())
-            if begun.get(key) != now.get(key)
-        ]
-        if differing:
-            raise PydreamError(
-                f"{self.partial} was begun with other settings ({'; '.join(differing)}): "
-                "repeat those, or choose another --out"
-            )
-
-    def write_text(self, file: Path, text: str) -> None:
-        """Write a file inside the partial set, whole or not at all."""
-        self.write_bytes(file, text.encode())
-
-    def write_bytes(self, file: Path, data: bytes) -> None:
-        """Write a file inside the partial set, whole or not at all."""
-        with disk_errors(file):
-            beside = file.with_name(file.name + ".beside")
-            beside.write_bytes(data)
-            beside.replace(file)
-
-    def record(self, name: str) -> dict[str, Any] | None:
-        """Return what `keep` stored under a name, or None."""
-        file = self._state / f"{name}.json"
-        return json.loads(file.read_text()) if file.is_file() else None
-
-    def keep(self, name: str, record: Mapping[str, Any]) -> None:
-        """Store a record for a later `resume`."""
-        self.write_text(self._state / f"{name}.json", json.dumps(record))
-
-    def finished_class(self, label: int) -> dict[str, Any] | None:
-        """Return the record of a class that is written, or None."""
-        return self.record(f"{label:05d}")
-
-    def write_class(
-        self,
-        label: int,
-        images: torch.Tensor,
-        record: Mapping[str, Any],
-        *,
-        image_format: ImageFormat,
-        quality: int,
-    ) -> None:
-        """Write the images of a class, then its record.
-
-        Parameters
-        ----------
-        label
-            The class.
-        images
-            (IPC, S, S, 3) uint8.
-        record
-            What `finished_class` shall return.
-        image_format, quality
-            How to store the images; the quality counts for WebP and JPEG only.
-        """
-        scratch = self._scratch / f"{label:05d}"
-        place = self.set / "images" / f"{label:05d}"
-        with disk_errors(scratch):
-            for leftover in (scratch, place):  # of a run killed before the class had its record
-                if leftover.exists():
-                    shutil.rmtree(leftover)
-            scratch.mkdir()
-            files = [
-                scratch / f"{number:05d}{SUFFIXES[image_format]}" for number in range(len(images))
-            ]
-            with ThreadPoolExecutor(_ENCODERS) as pool:
-                list(pool.map(lambda image, file: save_image(image, file, quality), images, files))
-            scratch.rename(place)
-        self.keep(f"{label:05d}", record)
-
-    def write_provenance(self, rows: list[dict[str, Any]]) -> None:
-        """Write ``provenance.parquet``."""
-        table = pa.Table.from_pylist(rows, schema=PROVENANCE_SCHEMA)
-        with disk_errors(self.set):
-            pq.write_table(table, self._scratch / "provenance.parquet", compression="zstd")
-            (self._scratch / "provenance.parquet").replace(self.set / "provenance.parquet")
-
-    def finish(self) -> Path:
-        """Put the set in its place and forget the state."""
-        check_free(self.out)
-        with disk_errors(self.out):
-            self.set.rename(self.out)
-            shutil.rmtree(self.partial)
-        return self.out
-
-
-def check_free(out: Path) -> None:
-    """Raise PydreamError if something lies where a set is to be written."""
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    if (out / "manifest.json").is_file():
-        raise PydreamError(f"{out} already holds a distilled set: choose another --out")
-    if out.exists() or out.is_symlink():
-        raise PydreamError(
-            f"{out} exists and is not a distilled set of ours; nothing in it was touched: "
-            "choose another --out"
-        )
-
-
-def png(image: torch.Tensor) -> bytes:
-    """Encode (H, W, 3) uint8 as PNG."""
-    if _torchvision_png is None:
-        stream = io.BytesIO()
-        Image.fromarray(image.numpy()).save(stream, "PNG", compress_level=_PNG_LEVEL)
-        return stream.getvalue()
-    return _torchvision_png(image.permute(2, 0, 1).contiguous(), _PNG_LEVEL).numpy().tobytes()
-
-
-def save_image(image: torch.Tensor, file: Path, quality: int) -> None:
-    """Store one (S, S, 3) uint8 image in the format its suffix names."""
-    if file.suffix == ".png":
-        file.write_bytes(png(image))
-        return
-    picture = Image.fromarray(image.numpy())
-    if file.suffix == ".webp":
-        picture.save(file, quality=quality, method=4)
-    else:
-        picture.save(file, quality=quality, subsampling=0)

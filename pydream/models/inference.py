@@ -9,7 +9,7 @@ from collections import Counter
 import torch
 from torch import fx, nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 # What a ReLU may overwrite: these layers always return fresh memory that they do not need again.
 _FRESH_LAYERS = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.Linear)
@@ -26,29 +26,30 @@ def fold(model: nn.Module, side: int) -> nn.Module:
     Parameters
     ----------
     model
-        A classifier of (B, 3, side, side) in evaluation mode; it is left as it is.
+        A classifier of (B, 3, side, side), float32. It is frozen, put into evaluation mode, and
+        shares what is not folded with the result.
     side
         Height and width of the images, in pixels.
 
     Returns
     -------
     Module
-        A frozen copy, in evaluation mode. A model that ``torch.fx`` cannot trace, or whose trace
-        computes something else (because its Python code looks at more than the image), is
-        copied as it is.
+        The folded network. A model that ``torch.fx`` cannot trace, or whose trace computes
+        something else (because its Python code looks at more than the image), comes back as
+        it is.
     """
-    original = copy.deepcopy(model).eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
     try:
-        folded = fx.symbolic_trace(copy.deepcopy(original))
+        folded = fx.symbolic_trace(model)
     except Exception:  # code that cannot be traced fails in any way
-        return original
+        return model
     _fold_batch_norms(folded)
     _make_relus_in_place(folded)
     folded.graph.lint()
     folded.recompile()
     folded.delete_all_unused_submodules()
     folded.eval().requires_grad_(False)
-    return folded if _agree(original, folded, side) else original
+    return folded if _agree(model, folded, side) else model
 
 
 def _fold_batch_norms(model: fx.GraphModule) -> None:
@@ -70,13 +71,35 @@ def _fold_batch_norms(model: fx.GraphModule) -> None:
         ):
             continue
         conv = modules[before.target]
-        # In float64: scaling the weights then costs one rounding.
-        fused = fuse_conv_bn_eval(copy.deepcopy(conv).double(), copy.deepcopy(norm).double())
+        fused = _fused(conv, norm)
         parent, _, name = before.target.rpartition(".")
-        setattr(modules[parent], name, fused.to(conv.weight.dtype))
+        setattr(modules[parent], name, fused)
         modules[before.target] = fused
         node.replace_all_uses_with(before)
         model.graph.erase_node(node)
+
+
+def _fused(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """Make one convolution of both, scaled in float64, so that it costs one rounding."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight.double(),
+        None if conv.bias is None else conv.bias.double(),
+        norm.running_mean.double(),
+        norm.running_var.double(),
+        norm.eps,
+        None if norm.weight is None else norm.weight.double(),
+        None if norm.bias is None else norm.bias.double(),
+    )
+    # The copy takes the new weight where the old one was, which is not copied.
+    fused = copy.deepcopy(conv, {id(conv.weight): _frozen(weight)})
+    fused.bias = _frozen(bias)
+    return fused
+
+
+def _frozen(values: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(values.float(), requires_grad=False)
 
 
 def _make_relus_in_place(model: fx.GraphModule) -> None:

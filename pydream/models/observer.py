@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -39,6 +40,16 @@ _TILE_ON_CPU = (64, 32 << 20)
 _TILE_ELSEWHERE = (512, 1 << 30)
 
 
+# torch.nn.init hands its own functions to a mode, and those that they call inside no more.
+_DRAWING = (
+    torch.Tensor.normal_,
+    torch.Tensor.uniform_,
+    nn.init.normal_,
+    nn.init.uniform_,
+    nn.init.kaiming_uniform_,
+)
+
+
 class _Undrawn(TorchFunctionMode):
     """Leaves out the drawing of random weights, where all of them will be loaded."""
 
@@ -49,13 +60,14 @@ class _Undrawn(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func in (torch.Tensor.normal_, torch.Tensor.uniform_):
-            return args[0]
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func in _DRAWING:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 class Observer:
-    """A frozen classifier in evaluation mode; made by ``load_observer``.
+    """A frozen classifier in evaluation mode; made by ``load_observer``, which owns the model.
 
     Attributes
     ----------
@@ -105,7 +117,7 @@ class Observer:
         self.weights_sha256 = weights_sha256
         self.class_names = class_names
         self.dtype = _DTYPES[precision]
-        self._model = fold(model.float().to(device), side).to(dtype=self.dtype)
+        self._model = fold(model, side).to(dtype=self.dtype)
         self._model.to(memory_format=torch.channels_last)
         self._columns = num_classes
         self._order: torch.Tensor | None = None
@@ -115,7 +127,7 @@ class Observer:
         """Classify images, in tiles of exactly ``tile`` rows, the last one filled up with zeros.
 
         So memory does not grow with the number of images, and an image's logits do not depend on
-        how many others come with it.
+        how many others come with it. Where the device's memory runs out, tiles are halved.
 
         Parameters
         ----------
@@ -138,10 +150,38 @@ class Observer:
         check_shape(images, "images", ("B", 3, self.side, self.side))
         check_dtype(images, "images", *dict.fromkeys((torch.float32, self.dtype)))
         logits = torch.empty(len(images), self._columns, device=self.device)
-        for start in range(0, len(images), self.tile):
+        start = 0
+        while start < len(images):
             rows = images[start : start + self.tile]
-            logits[start : start + len(rows)] = self._run(rows)[: len(rows)]
+            try:
+                logits[start : start + len(rows)] = self._run(rows)[: len(rows)]
+            except torch.OutOfMemoryError as error:
+                self.halve_tile(error)
+            else:
+                start += len(rows)
         return logits if self._order is None else logits[:, self._order]
+
+    def halve_tile(self, error: torch.OutOfMemoryError) -> None:
+        """Take half the rows at a time from now on, because the device's memory has run out.
+
+        Raises
+        ------
+        PydreamError
+            If there is only one row left to take.
+        """
+        if self.tile == 1:
+            raise PydreamError(
+                f"{self.device} has too little memory for {self.arch}: another program may hold "
+                "it; else take a smaller observer, or --device cpu"
+            ) from error
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.tile //= 2
+        warnings.warn(
+            f"{self.device} is out of memory: going on with {self.tile} images at a time",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     def with_class_order(self, order: Sequence[int]) -> Observer:
         """Return this observer with its classes renumbered; the weights are shared.
@@ -272,7 +312,8 @@ def load_observer(
     target = resolve_device(device)
     precision = resolve_precision(precision, target)
     if isinstance(checkpoint, nn.Module):
-        model, weights, metadata = checkpoint, checkpoint.state_dict(), dict[str, str]()
+        model, weights = copy.deepcopy(checkpoint), checkpoint.state_dict()
+        metadata: Mapping[str, str] = {}
         where = arch = arch or type(model).__name__
         side = side or (model.side if isinstance(model, ConvNet) else _DEFAULT_SIDE)
     else:
@@ -281,11 +322,12 @@ def load_observer(
         arch = arch or _arch_from(metadata, where)
         side = side or _side_from(metadata, weights, where)
         model = _build(arch, num_classes, side, weights, where)
-    logits = check_takes(copy.deepcopy(model).float().to(target), arch, side=side)
+    model = model.float().to(target)
+    logits = check_takes(model, arch, side=side)
     if num_classes not in (None, logits.shape[1]):
         raise PydreamError(f"{where} has {logits.shape[1]} classes, not {num_classes}")
     return Observer(
-        copy.deepcopy(model),
+        model,
         arch=arch,
         num_classes=logits.shape[1],
         side=side,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,25 +16,21 @@ from torch import nn
 
 from pydream import __version__
 from pydream.data import Source, has_split, open_source
-from pydream.data.distilled import FORMAT_VERSION, SetWriter, images_sha256, load_set
+from pydream.data.distilled import FORMAT_VERSION, images_sha256, load_set
+from pydream.data.writer import SetWriter
 from pydream.errors import PydreamError
 from pydream.models import Observer, load_observer
 from pydream.progress import track
 from pydream.rded.config import RdedConfig
+from pydream.rded.contenders import Contenders
 from pydream.rded.preflight import Preflight, preflight
-from pydream.rded.stages import (
-    PatchMaker,
-    Preselection,
-    assemble,
-    needed_images,
-    preselect,
-    score,
-    select,
-)
+from pydream.rded.scoring import needed_images, score
+from pydream.rded.stages import CutPatch, PatchMaker, Preselection, assemble, preselect, select
 from pydream.rded.timing import Stopwatch
 from pydream.report import write_report
 
 _SMALL_SIDE = 64  # up to this side the published recipes take whole images (factor 1)
+_MOST_FINISHING = 4  # classes that may wait to be put together and written
 
 
 @dataclass(frozen=True)
@@ -190,57 +188,91 @@ def _measured(run: _Run, selection: Preselection, held_out: Source | None) -> Pr
 
 
 def _distill_classes(run: _Run, selection: Preselection) -> None:
-    """Score, select and assemble class by class, each written as soon as it is complete."""
+    """Score the classes in order; each is put together and written while others are scored."""
     classes = len(run.source.class_names)
     finished = {label for label in range(classes) if run.writer.finished_class(label) is not None}
     if len(finished) == classes:
         return
     maker = PatchMaker(run.source, run.config, run.observer, run.side, run.factor)
     needed = needed_images(selection, maker.observer, run.config.crops, finished)
+    contenders = Contenders(maker, selection, run.config.ipc * run.factor**2)
     scores: dict[int, torch.Tensor] = {}
     errors: dict[int, str] = {}
     pending = [label for label in range(classes) if label not in finished]
-    with track("scoring", int(needed.sum()) * run.config.crops, "patches") as advance:
+    finishing: deque[Future[None]] = deque()
+    with (
+        track("scoring", int(needed.sum()) * run.config.crops, "patches") as advance,
+        ThreadPoolExecutor(1) as beside,
+    ):
         for batch in score(maker, selection, needed, run.config, run.watch):
             scores.update(zip(batch.places, batch.scores, strict=True))
             errors.update(batch.errors)
+            with run.watch("cut winners"):
+                contenders.add(batch)
             while pending and selection.starts[pending[0] + 1] - 1 <= batch.places[-1]:
-                _finish_class(run, maker, selection, pending.pop(0), scores, errors)
+                scored = _scored_class(selection, pending.pop(0), scores, errors, contenders)
+                finishing.append(beside.submit(_finish_class, run, maker, selection, scored))
+            while finishing and (finishing[0].done() or len(finishing) > _MOST_FINISHING):
+                finishing.popleft().result()
             advance(len(batch.places) * run.config.crops)
+        for future in finishing:
+            future.result()
 
 
-def _finish_class(
-    run: _Run,
-    maker: PatchMaker,
+@dataclass(frozen=True)
+class _ScoredClass:
+    """What is known of a class when all its images have been scored."""
+
+    label: int
+    places: range
+    scores: torch.Tensor  # [n, M]
+    errors: dict[int, str]
+    cut: dict[int, CutPatch]
+
+
+def _scored_class(
     selection: Preselection,
     label: int,
     scores: dict[int, torch.Tensor],
     errors: dict[int, str],
-) -> None:
+    contenders: Contenders,
+) -> _ScoredClass:
     places = range(int(selection.starts[label]), int(selection.starts[label + 1]))
+    return _ScoredClass(
+        label,
+        places,
+        torch.stack([scores.pop(place) for place in places]),
+        {place: errors.pop(place) for place in places if place in errors},
+        contenders.take(label),
+    )
+
+
+def _finish_class(
+    run: _Run, maker: PatchMaker, selection: Preselection, scored: _ScoredClass
+) -> None:
     skipped = [
-        {"key": run.source.keys[selection.indices[place]], "reason": errors[place]}
-        for place in places
-        if place in errors
+        {"key": run.source.keys[selection.indices[place]], "reason": reason}
+        for place, reason in scored.errors.items()
     ]
-    _check_skipped(run, label, len(places), skipped)
+    _check_skipped(run, scored.label, len(scored.places), skipped)
     count = run.config.ipc * run.factor**2
     with run.watch("select"):
-        ranked = select(torch.stack([scores.pop(place) for place in places]), places.start, count)
+        ranked = select(scored.scores, scored.places.start, count)
     with run.watch("assemble"):
         images, rows = assemble(
             maker,
             selection,
             ranked,
+            scored.cut,
             ipc=run.config.ipc,
             factor=run.factor,
             side=run.side,
             workers=run.config.workers,
-            budget=run.config.memory_budget * 2**20 // 2,
+            budget=run.config.memory_budget * 2**20 // 4,
         )
     with run.watch("write"):
         run.writer.write_class(
-            label,
+            scored.label,
             images,
             {"rows": rows, "skipped": skipped},
             image_format=run.config.image_format,

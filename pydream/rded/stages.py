@@ -7,10 +7,7 @@ workers, other classes, or where a run was taken up again.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,17 +17,8 @@ import torch
 from pydream.data import ImageError, Source, decode_ahead, upload
 from pydream.errors import PydreamError
 from pydream.models import Observer
-from pydream.ops import (
-    check_values,
-    collage,
-    crop_resize,
-    random_crop_boxes,
-    random_keys,
-    realism_scores,
-    select_key_patches,
-)
+from pydream.ops import collage, crop_resize, random_crop_boxes, random_keys, select_key_patches
 from pydream.rded.config import RdedConfig
-from pydream.rded.timing import Stopwatch
 
 _DRAW = 1  # the purpose of the pre-selection's random keys; the preflight draws with 2
 
@@ -55,25 +43,6 @@ class Preselection:
 
 
 @dataclass(frozen=True)
-class ScoredImages:
-    """The realism scores of some pre-selected images.
-
-    Attributes
-    ----------
-    places
-        (g,) their places in the pre-selection, rising.
-    scores
-        (g, M) float32; minus infinity for an image that could not be used.
-    errors
-        Why, by place in the pre-selection.
-    """
-
-    places: list[int]
-    scores: torch.Tensor
-    errors: dict[int, str]
-
-
-@dataclass(frozen=True)
 class KeyPatch:
     """A patch chosen for a distilled image.
 
@@ -90,6 +59,25 @@ class KeyPatch:
     place: int
     crop: int
     score: float
+
+
+@dataclass(frozen=True)
+class CutPatch:
+    """The pixels of a crop.
+
+    Attributes
+    ----------
+    crop
+        Which of the image's crops.
+    pixels
+        (3, s, s) uint8, on the CPU.
+    box
+        top, left, height, width, in pixels.
+    """
+
+    crop: int
+    pixels: torch.Tensor
+    box: list[int]
 
 
 def preselect(source: Source, count: int, seed: int) -> Preselection:
@@ -163,7 +151,12 @@ class PatchMaker:
         ids = self._ids[torch.as_tensor(np.asarray(indices, dtype=np.int64))]
         return random_crop_boxes(sizes.reshape(-1, 2), self.crops, seed=self.seed, ids=ids)
 
-    def shown(self, indices: Sequence[int], images: Sequence[torch.Tensor]) -> torch.Tensor:
+    def shown(
+        self,
+        indices: Sequence[int],
+        images: Sequence[torch.Tensor],
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Make the (n·M, 3, S, S) patches of n images as the observer takes them, where it is."""
         boxes, device = self.boxes(indices, images).reshape(-1, 4), self.observer.device
         if device.type != "cpu":
@@ -177,150 +170,26 @@ class PatchMaker:
             std=self.observer.std,
             dtype=self.observer.dtype,
             channels_last=True,
+            out=out,
         )
 
-    def kept(self, index: int, image: torch.Tensor, crop: int) -> tuple[torch.Tensor, list[int]]:
-        """Make a key patch again: (1, 3, s, s) uint8, and its box."""
-        box = self.boxes([index], [image])[0, crop]
-        return crop_resize([image], box[None], self.patch_side, dtype=torch.uint8), box.tolist()
+    def empty(self, count: int) -> torch.Tensor:
+        """Make room for what `shown` makes of n images."""
+        side = self.observer.side
+        return torch.empty(
+            (count * self.crops, 3, side, side),
+            dtype=self.observer.dtype,
+            device=self.observer.device,
+            memory_format=torch.channels_last,
+        )
 
-
-def group_size(tile: int, crops: int) -> int:
-    """Return the least number of images whose crops fill whole passes of the observer."""
-    return tile // math.gcd(tile, crops)
-
-
-def batch_images(config: RdedConfig, observer: Observer) -> int:
-    """Return how many images to score at a time: whole groups, three batches in half the budget."""
-    group = group_size(observer.tile, config.crops)
-    patch_bytes = 3 * observer.side**2 * observer.dtype.itemsize
-    budget = config.memory_budget * 2**20 // 2 // 3
-    patches = min(config.batch_size, budget // patch_bytes)
-    return max(1, patches // (group * config.crops)) * group
-
-
-def needed_images(
-    selection: Preselection, observer: Observer, crops: int, finished: set[int]
-) -> npt.NDArray[np.bool_]:
-    """Mark the images to score when some classes are finished: (n,) bool.
-
-    The patches of a group of images share passes of the observer, and the last bits of a sum
-    may depend on the other rows of a pass. So a group is scored whole or not at all.
-    """
-    wanted = ~np.isin(selection.labels, list(finished))
-    group = group_size(observer.tile, crops)
-    groups = np.arange(len(wanted)) // group
-    return np.isin(groups, groups[wanted])
-
-
-def score(
-    maker: PatchMaker,
-    selection: Preselection,
-    needed: npt.NDArray[np.bool_],
-    config: RdedConfig,
-    watch: Stopwatch,
-) -> Iterator[ScoredImages]:
-    """Score the crops of the images needed, in order (stage 3, equation 7).
-
-    Images are decoded ahead on threads. Batches cross the borders of classes; they begin at
-    whole groups.
-
-    Yields
-    ------
-    ScoredImages
-        For every batch.
-
-    Raises
-    ------
-    PydreamError
-        If a score is not a number: names the image.
-    """
-    step = batch_images(config, maker.observer)
-    places = np.flatnonzero(needed)
-    batches = [
-        group.tolist()
-        for group in np.split(places, np.flatnonzero(np.diff(places // step)) + 1)
-        if len(group)
-    ]
-    decoded = decode_ahead(
-        maker.source,
-        selection.indices[places].tolist(),
-        workers=config.workers,
-        budget=config.memory_budget * 2**20 // 2,
-    )
-    # The next batch is decoded and cropped while the observer runs on this one.
-    with closing(decoded), ThreadPoolExecutor(1) as ahead:
-        prepared = ahead.submit(_prepare, maker, selection, batches[0], decoded, watch)
-        for number in range(len(batches)):
-            batch = prepared.result()
-            if number + 1 < len(batches):
-                prepared = ahead.submit(
-                    _prepare, maker, selection, batches[number + 1], decoded, watch
-                )
-            yield _score_batch(maker, selection, batch, watch)
-
-
-@dataclass(frozen=True)
-class _Batch:
-    places: list[int]
-    patches: torch.Tensor  # [g·M, 3, S, S]
-    errors: dict[int, str]
-
-
-def _prepare(
-    maker: PatchMaker,
-    selection: Preselection,
-    places: list[int],
-    decoded: Iterator[torch.Tensor | ImageError],
-    watch: Stopwatch,
-) -> _Batch:
-    images: list[torch.Tensor] = []
-    errors: dict[int, str] = {}
-    with watch("wait for decoding"):
-        for place, image in zip(places, decoded, strict=False):
-            if isinstance(image, ImageError):
-                errors[place] = str(image)
-                image = torch.zeros((maker.patch_side, maker.patch_side, 3), dtype=torch.uint8)
-            elif (reason := maker.refuse(image)) is not None:
-                errors[place] = reason
-            images.append(image)  # an unusable image keeps its rows, so that no other moves
-    with watch("crop"):
-        patches = maker.shown(selection.indices[places].tolist(), images)
-    return _Batch(places, patches, errors)
-
-
-def _score_batch(
-    maker: PatchMaker, selection: Preselection, batch: _Batch, watch: Stopwatch
-) -> ScoredImages:
-    with watch("observer"):
-        logits = maker.observer.logits(batch.patches)
-    with watch("score"):
-        scores = torch.full((len(batch.places), maker.crops), -math.inf)
-        good = [row for row, place in enumerate(batch.places) if place not in batch.errors]
-        if good:
-            places = [batch.places[row] for row in good]
-            logits = logits.reshape(*scores.shape, -1)[good].flatten(0, 1)
-            labels = torch.from_numpy(selection.labels[places]).repeat_interleave(maker.crops)
-            try:
-                found = realism_scores(logits, labels.to(logits.device)).cpu()
-                check_values(logits.device)
-            except ValueError as error:
-                raise _not_a_number(maker, selection, places, logits) from error
-            if found.isnan().any():  # a GPU's fault, raised meanwhile in the thread that prepares
-                raise _not_a_number(maker, selection, places, logits)
-            scores[good] = found.reshape(len(good), maker.crops)
-    return ScoredImages(batch.places, scores, batch.errors)
-
-
-def _not_a_number(
-    maker: PatchMaker, selection: Preselection, places: list[int], logits: torch.Tensor
-) -> PydreamError:
-    row = int(torch.log_softmax(logits, dim=1).isnan().any(dim=1).nonzero()[0, 0])
-    key = maker.source.keys[selection.indices[places[row // maker.crops]]]
-    return PydreamError(
-        f"{maker.source.description}: the observer's scores of {key} are not numbers: its weights "
-        "are damaged, or too large for this precision (try --precision float32)"
-    )
+    def cut(
+        self, indices: Sequence[int], images: Sequence[torch.Tensor], crops: Sequence[int]
+    ) -> list[CutPatch]:
+        """Cut one crop out of each image, as pixels."""
+        boxes = self.boxes(indices, images)[torch.arange(len(images)), torch.tensor(crops)]
+        pixels = crop_resize(list(images), boxes, self.patch_side, dtype=torch.uint8)
+        return [CutPatch(*each) for each in zip(crops, pixels, boxes.tolist(), strict=True)]
 
 
 def select(scores: torch.Tensor, first_place: int, count: int) -> list[KeyPatch]:
@@ -355,6 +224,7 @@ def assemble(
     maker: PatchMaker,
     selection: Preselection,
     ranked: Sequence[KeyPatch],
+    known: Mapping[int, CutPatch],
     *,
     ipc: int,
     factor: int,
@@ -362,12 +232,14 @@ def assemble(
     workers: int,
     budget: int,
 ) -> tuple[torch.Tensor, list[dict[str, object]]]:
-    """Crop the key patches of a class again and tile them (stage 5).
+    """Tile the key patches of a class; those not at hand are cut again (stage 5).
 
     Parameters
     ----------
     ranked
         IPC·f² key patches, best first.
+    known
+        Patches at hand, by place in the pre-selection; those of other crops do not count.
     ipc, factor, side
         Of the distilled images.
     workers, budget
@@ -378,30 +250,51 @@ def assemble(
     tuple[torch.Tensor, list[dict[str, object]]]
         (IPC, S, S, 3) uint8, and one provenance row per patch, by image and cell.
     """
-    indices = [int(selection.indices[patch.place]) for patch in ranked]
-    patches, rows = [], []
+    have = {
+        key.place: known[key.place]
+        for key in ranked
+        if key.place in known and known[key.place].crop == key.crop
+    }
+    missing = [key for key in ranked if key.place not in have]
+    have |= _cut_again(maker, selection, missing, workers=workers, budget=budget)
+    patches = torch.stack([have[key.place].pixels for key in ranked])
+    rows = []
+    for rank, key in enumerate(ranked):
+        top, left, height, width = have[key.place].box
+        row = {
+            "class": int(selection.labels[key.place]),
+            "image": rank % ipc,
+            "cell": rank // ipc,
+            "source": maker.source.keys[selection.indices[key.place]],
+            "top": top,
+            "left": left,
+            "height": height,
+            "width": width,
+            "score": key.score,
+        }
+        rows.append(row)
+    rows.sort(key=lambda row: (row["image"], row["cell"]))
+    tiled = collage(patches[None], factor, side)[0]
+    return tiled.permute(0, 2, 3, 1).contiguous(), rows
+
+
+def _cut_again(
+    maker: PatchMaker,
+    selection: Preselection,
+    keys: Sequence[KeyPatch],
+    *,
+    workers: int,
+    budget: int,
+) -> dict[int, CutPatch]:
+    """Decode the images of key patches and cut these, by place."""
+    indices = [int(selection.indices[key.place]) for key in keys]
     images = decode_ahead(maker.source, indices, workers=workers, budget=budget)
-    for rank, (patch, index, image) in enumerate(zip(ranked, indices, images, strict=True)):
+    cut = {}
+    for key, index, image in zip(keys, indices, images, strict=True):
         if isinstance(image, ImageError):
             raise PydreamError(
                 f"{maker.source.description}: {maker.source.keys[index]} could be read when it "
                 f"was scored, and no longer: {image}"
             )
-        pixels, (top, left, height, width) = maker.kept(index, image, patch.crop)
-        patches.append(pixels)
-        rows.append(
-            {
-                "class": int(selection.labels[patch.place]),
-                "image": rank % ipc,
-                "cell": rank // ipc,
-                "source": maker.source.keys[index],
-                "top": top,
-                "left": left,
-                "height": height,
-                "width": width,
-                "score": patch.score,
-            }
-        )
-    tiled = collage(torch.cat(patches)[None], factor, side)[0]
-    rows.sort(key=lambda row: (row["image"], row["cell"]))
-    return tiled.permute(0, 2, 3, 1).contiguous(), rows
+        [cut[key.place]] = maker.cut([index], [image], [key.crop])
+    return cut

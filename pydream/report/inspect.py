@@ -43,7 +43,7 @@ def inspect_set(distilled: DistilledSet) -> dict[str, Any]:
         "package": manifest["package"],
         "classes": len(distilled.class_names),
         "images_per_class": manifest["images_per_class"],
-        "images": len(distilled.images),
+        "images": len(distilled.stored),
         "side": manifest["side"],
         "factor": manifest["factor"],
         "seed": manifest["seed"],

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
-from pydream.data.distilled import DistilledSet, png
+from pydream.data.distilled import DistilledSet
+from pydream.data.writer import png
 from pydream.report.inspect import class_scores, overall_scores
 from pydream.report.pictures import contact_sheet, data_uri, even_selection, indices_by_class
 from pydream.report.plots import score_histogram
@@ -24,6 +25,10 @@ _MOST_IMAGES = 800
 _MOST_PIXELS = 16_000_000
 _MOST_PER_CLASS = 10
 _LEAST_PER_CLASS = 4
+
+# Of PNG's compression: the sheet is large, and looked at once. On a sheet of forty collages of 224
+# pixels: 0.18 s and 3.9 MB, against 0.26 s and 3.8 MB for the images' own level.
+_SHEET_LEVEL = 1
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,9 @@ def write_report(distilled: DistilledSet, write: Callable[[Path, bytes], None]) 
     write
         Writes a file; told its path and its bytes.
     """
-    sheet = contact_sheet(distilled.images, distilled.labels, distilled.class_names)
+    sheet = contact_sheet(distilled.stored, distilled.labels, distilled.class_names)
     with ThreadPoolExecutor(1) as beside:  # encoding does not need the GIL, the page does
-        encoded = beside.submit(png, torch.from_numpy(np.array(sheet)))
+        encoded = beside.submit(png, torch.from_numpy(np.array(sheet)), _SHEET_LEVEL)
         write(distilled.path / "report.html", render_report(distilled).encode())
         write(distilled.path / "contact_sheet.png", encoded.result())
 
@@ -80,7 +85,7 @@ def render_report(distilled: DistilledSet) -> str:
     page = environment.get_template("report.html").render(
         manifest=manifest,
         classes=len(distilled.class_names),
-        images=len(distilled.images),
+        images=len(distilled.stored),
         size=byte_words(manifest["images_bytes"]),
         facts=_facts(manifest),
         gallery=_gallery(distilled),
@@ -127,7 +132,7 @@ def _numbers(values: list[float]) -> str:
 def _gallery(distilled: DistilledSet) -> list[_Row]:
     """Choose pictures for the page, evenly over the classes and over the images of each."""
     by_class = indices_by_class(distilled.labels, len(distilled.class_names))
-    room = min(_MOST_IMAGES, max(1, _MOST_PIXELS // distilled.images.shape[1] ** 2))
+    room = min(_MOST_IMAGES, max(1, _MOST_PIXELS // distilled.stored.side**2))
     per_class = int(np.clip(room // len(by_class), _LEAST_PER_CLASS, _MOST_PER_CLASS))
     per_class = min(per_class, room, max(len(indices) for indices in by_class.values()))
     labels = list(by_class)
@@ -136,7 +141,7 @@ def _gallery(distilled: DistilledSet) -> list[_Row]:
         name, indices = distilled.class_names[label], by_class[label]
         thumbnails = [
             _Thumbnail(
-                data_uri(distilled.images[indices[number]]),
+                data_uri(distilled.stored[indices[number]]),
                 f"{name}, image {number + 1} of {len(indices)}",
             )
             for number in even_selection(len(indices), per_class)

@@ -28,7 +28,7 @@ FAINT_INK = (110, 110, 115)
 
 
 def contact_sheet(
-    images: torch.Tensor,
+    images: torch.Tensor | Sequence[torch.Tensor],
     labels: torch.Tensor,
     class_names: Sequence[str],
     *,
@@ -45,7 +45,7 @@ def contact_sheet(
     Parameters
     ----------
     images
-        (N, S, S, 3) uint8, on the CPU.
+        (N, S, S, 3) uint8, on the CPU; or N of (S, S, 3), of which only those shown are taken.
     labels
         (N,) int64, in [0, len(class_names)).
     class_names
@@ -65,7 +65,7 @@ def contact_sheet(
     by_class = indices_by_class(labels, len(class_names))
     most = max(len(indices) for indices in by_class.values())
     layout = choose_layout(
-        side=images.shape[1],
+        side=images[0].shape[0],
         classes=len(by_class),
         columns=most if per_class is None else min(most, per_class),
         names=[class_names[label] for label in by_class],
@@ -146,13 +146,17 @@ def _caption(layout: SheetLayout, classes: int, per_class: int) -> str:
     return "… " + ", ".join(parts) if parts else ""
 
 
-def _check(images: torch.Tensor, labels: torch.Tensor, class_names: Sequence[str]) -> None:
-    check_shape(images, "images", ("N", "S", "S", 3))
-    check_dtype(images, "images", torch.uint8)
+def _check(
+    images: torch.Tensor | Sequence[torch.Tensor], labels: torch.Tensor, class_names: Sequence[str]
+) -> None:
+    if isinstance(images, torch.Tensor):
+        check_shape(images, "images", ("N", "S", "S", 3))
+        check_dtype(images, "images", torch.uint8)
     check_shape(labels, "labels", (len(images),))
     check_dtype(labels, "labels", torch.int64)
-    if len(images) == 0 or images.shape[1] != images.shape[2] or images.shape[1] == 0:
-        raise ValueError(f"images must be square, and one at least, got {tuple(images.shape)}")
+    shape = tuple(images[0].shape) if len(images) else (0, 0)
+    if shape[0] != shape[1] or shape[0] == 0:
+        raise ValueError(f"images must be square, and one at least, got {len(images)} of {shape}")
     if int(labels.min()) < 0 or int(labels.max()) >= len(class_names):
         worst = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
         raise ValueError(f"labels must be in [0, {len(class_names)}), got {worst}")

@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from pydream.data import distilled
+from pydream.data import writer
 
 
 @pytest.fixture(params=["torchvision", "Pillow"])
 def encoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "Pillow":
-        monkeypatch.setattr(distilled, "_torchvision_png", None)
+        monkeypatch.setattr(writer, "_torchvision_png", None)
     return str(request.param)
 
 
@@ -23,7 +23,7 @@ def encoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def test_pixels_come_back(encoder: str, height: int, width: int) -> None:
     generator = torch.Generator().manual_seed(height)
     image = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, generator=generator)
-    picture = Image.open(io.BytesIO(distilled.png(image)))
+    picture = Image.open(io.BytesIO(writer.png(image)))
     assert (picture.format, picture.mode) == ("PNG", "RGB")
     assert np.array_equal(np.array(picture), image.numpy())
 
@@ -31,5 +31,5 @@ def test_pixels_come_back(encoder: str, height: int, width: int) -> None:
 def test_a_view_of_other_strides(encoder: str) -> None:
     image = torch.arange(5 * 7 * 3, dtype=torch.uint8).reshape(3, 5, 7).permute(1, 2, 0)
     assert np.array_equal(
-        np.array(Image.open(io.BytesIO(distilled.png(image)))), image.contiguous().numpy()
+        np.array(Image.open(io.BytesIO(writer.png(image)))), image.contiguous().numpy()
     )

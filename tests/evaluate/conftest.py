@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pydream.data import open_source
-from pydream.data.distilled import save_image
+from pydream.data.writer import save_image
 from pydream.evaluate.measure import RealImages
 from pydream.evaluate.real import load_test_images, random_real_images
 from pydream.evaluate.recipe import RDED, resolve

@@ -11,16 +11,8 @@ from torchvision.transforms.v2 import functional as tvf
 from pydream.data import open_source
 from pydream.models import load_observer
 from pydream.rded import RdedConfig
-from pydream.rded.stages import (
-    PatchMaker,
-    assemble,
-    batch_images,
-    group_size,
-    needed_images,
-    preselect,
-    score,
-    select,
-)
+from pydream.rded.scoring import batch_images, group_size, needed_images, score
+from pydream.rded.stages import PatchMaker, assemble, preselect, select
 from pydream.rded.timing import Stopwatch
 
 # Scores are logits of a float32 network on patches that agree with torchvision's to 1e-5.
@@ -182,7 +174,7 @@ def test_cells_hold_the_patches_their_provenance_names(folder, random_observer):
     scores = run_scores(maker, selection, config)
     ranked = select(scores[:9], 0, 8)
     images, rows = assemble(
-        maker, selection, ranked, ipc=2, factor=2, side=32, workers=2, budget=2**20
+        maker, selection, ranked, {}, ipc=2, factor=2, side=32, workers=2, budget=2**20
     )
     assert images.shape == (2, 32, 32, 3)
     assert images.dtype == torch.uint8

@@ -14,8 +14,8 @@ from pydream.data.distilled import (
     DistilledSet,
     images_sha256,
     load_set,
-    save_image,
 )
+from pydream.data.writer import save_image
 
 MakeSet = Callable[..., DistilledSet]
 

@@ -1,0 +1,220 @@
+"""A distilled set put on disk so that a killed run loses nothing.
+
+While a set is made it lives beside its place, in ``<out>.partial``: the future set in ``set/``,
+one record per finished class in ``state/``. Every file and class folder is written elsewhere in
+there and renamed, and the last step renames ``set/`` to the place asked for. So ``<out>`` either
+is a whole set or does not exist.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torchvision  # noqa: F401  (registers torch.ops.image)
+from PIL import Image
+
+from pydream.data.distilled import PROVENANCE_SCHEMA, SUFFIXES, ImageFormat
+from pydream.errors import PydreamError
+
+# Half the time of zlib's default, for files that are a twentieth larger.
+_PNG_LEVEL = 3
+# Pillow holds the GIL while it encodes, torchvision's operator does not; a torchvision without it
+# leaves PNG to Pillow.
+_torchvision_png: Callable[..., torch.Tensor] | None
+_torchvision_png = getattr(torch.ops.image, "encode_png", None)
+
+_ENCODERS = 4  # images encoded at a time
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn an error of the file system into one that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise PydreamError(
+            f"cannot write {error.filename or path}: {error.strerror or error}; what was finished "
+            "is kept: mend that, then run the same command with --resume"
+        ) from error
+
+
+class SetWriter:
+    """Writes a distilled set class by class, and can go on where a killed run stopped.
+
+    Parameters
+    ----------
+    out
+        Where the finished set shall lie. It must not exist, or be an empty folder.
+    identity
+        What decides the bytes of the set: its configuration, source and observer. A partial
+        set is gone on with only if its identity is the same.
+    resume
+        Whether to go on with a partial set. Without one, a new set is begun.
+
+    Raises
+    ------
+    PydreamError
+        If ``out`` holds anything, if a partial set is there and `resume` is false, if it was
+        begun with another identity, or if the folder cannot be written.
+    """
+
+    def __init__(self, out: Path, identity: Mapping[str, Any], *, resume: bool) -> None:
+        self.out = out
+        self.partial = out.with_name(out.name + ".partial")
+        self.set = self.partial / "set"
+        self._state = self.partial / "state"
+        self._scratch = self.partial / "scratch"
+        check_free(out)
+        self._identity: dict[str, Any] = json.loads(json.dumps(identity))
+        self._begun = self.partial / "identity.json"
+        if self.partial.exists() and (not resume or not self._begun.is_file()):
+            self._refuse(self._begun.is_file())
+        if self._begun.is_file():
+            self._check_same(json.loads(self._begun.read_text()), self._identity)
+
+    def begin(self) -> None:
+        """Make the folders; before this nothing is written."""
+        with disk_errors(self.partial):
+            for folder in (self.set / "images", self._state, self._scratch):
+                folder.mkdir(parents=True, exist_ok=True)
+            self.write_text(self._begun, json.dumps(self._identity, indent=1))
+
+    def _refuse(self, ours: bool) -> None:
+        if not ours:
+            raise PydreamError(f"{self.partial} exists and is not a partial set: move it away")
+        raise PydreamError(
+            f"{self.partial} holds a set that was begun and not finished: add --resume to go on "
+            "with it, or remove it to start again"
+        )
+
+    def _check_same(self, begun: dict[str, Any], now: dict[str, Any]) -> None:
+        differing = [
+            f"{key} {begun.get(key)!r} then, {now.get(key)!r} now"
+            for key in sorted(begun.keys() | now.keys())
+            if begun.get(key) != now.get(key)
+        ]
+        if differing:
+            raise PydreamError(
+                f"{self.partial} was begun with other settings ({'; '.join(differing)}): "
+                "repeat those, or choose another --out"
+            )
+
+    def write_text(self, file: Path, text: str) -> None:
+        """Write a file inside the partial set, whole or not at all."""
+        self.write_bytes(file, text.encode())
+
+    def write_bytes(self, file: Path, data: bytes) -> None:
+        """Write a file inside the partial set, whole or not at all."""
+        with disk_errors(file):
+            beside = file.with_name(file.name + ".beside")
+            beside.write_bytes(data)
+            beside.replace(file)
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        """Return what `keep` stored under a name, or None."""
+        file = self._state / f"{name}.json"
+        return json.loads(file.read_text()) if file.is_file() else None
+
+    def keep(self, name: str, record: Mapping[str, Any]) -> None:
+        """Store a record for a later `resume`."""
+        self.write_text(self._state / f"{name}.json", json.dumps(record))
+
+    def finished_class(self, label: int) -> dict[str, Any] | None:
+        """Return the record of a class that is written, or None."""
+        return self.record(f"{label:05d}")
+
+    def write_class(
+        self,
+        label: int,
+        images: torch.Tensor,
+        record: Mapping[str, Any],
+        *,
+        image_format: ImageFormat,
+        quality: int,
+    ) -> None:
+        """Write the images of a class, then its record.
+
+        Parameters
+        ----------
+        label
+            The class.
+        images
+            (IPC, S, S, 3) uint8.
+        record
+            What `finished_class` shall return.
+        image_format, quality
+            How to store the images; the quality counts for WebP and JPEG only.
+        """
+        scratch = self._scratch / f"{label:05d}"
+        place = self.set / "images" / f"{label:05d}"
+        with disk_errors(scratch):
+            for leftover in (scratch, place):  # of a run killed before the class had its record
+                if leftover.exists():
+                    shutil.rmtree(leftover)
+            scratch.mkdir()
+            files = [
+                scratch / f"{number:05d}{SUFFIXES[image_format]}" for number in range(len(images))
+            ]
+            with ThreadPoolExecutor(_ENCODERS) as pool:
+                list(pool.map(lambda image, file: save_image(image, file, quality), images, files))
+            scratch.rename(place)
+        self.keep(f"{label:05d}", record)
+
+    def write_provenance(self, rows: list[dict[str, Any]]) -> None:
+        """Write ``provenance.parquet``."""
+        table = pa.Table.from_pylist(rows, schema=PROVENANCE_SCHEMA)
+        with disk_errors(self.set):
+            pq.write_table(table, self._scratch / "provenance.parquet", compression="zstd")
+            (self._scratch / "provenance.parquet").replace(self.set / "provenance.parquet")
+
+    def finish(self) -> Path:
+        """Put the set in its place and forget the state."""
+        check_free(self.out)
+        with disk_errors(self.out):
+            self.set.rename(self.out)
+            shutil.rmtree(self.partial)
+        return self.out
+
+
+def check_free(out: Path) -> None:
+    """Raise PydreamError if something lies where a set is to be written."""
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    if (out / "manifest.json").is_file():
+        raise PydreamError(f"{out} already holds a distilled set: choose another --out")
+    if out.exists() or out.is_symlink():
+        raise PydreamError(
+            f"{out} exists and is not a distilled set of ours; nothing in it was touched: "
+            "choose another --out"
+        )
+
+
+def png(image: torch.Tensor, level: int = _PNG_LEVEL) -> bytes:
+    """Encode (H, W, 3) uint8 as PNG, at a compression level of 0 to 9."""
+    if _torchvision_png is None:
+        stream = io.BytesIO()
+        Image.fromarray(image.numpy()).save(stream, "PNG", compress_level=level)
+        return stream.getvalue()
+    return _torchvision_png(image.permute(2, 0, 1).contiguous(), level).numpy().tobytes()
+
+
+def save_image(image: torch.Tensor, file: Path, quality: int) -> None:
+    """Store one (S, S, 3) uint8 image in the format its suffix names."""
+    if file.suffix == ".png":
+        file.write_bytes(png(image))
+        return
+    picture = Image.fromarray(image.numpy())
+    if file.suffix == ".webp":
+        picture.save(file, quality=quality, method=4)
+    else:
+        picture.save(file, quality=quality, subsampling=0)

@@ -1,0 +1,71 @@
+"""The best patches so far, cut while their images are at hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pydream.rded.scoring import ScoredImages
+from pydream.rded.stages import CutPatch, PatchMaker, Preselection
+
+
+@dataclass(frozen=True)
+class _Contender:
+    score: float
+    patch: CutPatch
+
+
+class Contenders:
+    """Keeps the patches that may win of the classes under way, so that few are decoded twice.
+
+    A patch of a class that has `count` better ones is forgotten: what is kept is no more than
+    the distilled images of a class take.
+
+    Parameters
+    ----------
+    maker, selection
+        The run's.
+    count
+        Key patches of a class.
+    """
+
+    def __init__(self, maker: PatchMaker, selection: Preselection, count: int) -> None:
+        self._maker = maker
+        self._selection = selection
+        self._count = count
+        self._classes: dict[int, dict[int, _Contender]] = {}
+
+    def add(self, scored: ScoredImages) -> None:
+        """Look at the best crop of each image of a batch, if the images came with it."""
+        if scored.images is None:
+            return
+        scores = scored.scores.numpy()
+        crops, best = scores.argmax(axis=1), scores.max(axis=1)
+        labels = self._selection.labels[scored.places]
+        rows = [row for label in np.unique(labels) for row in self._enter(label, labels, best)]
+        cut = self._maker.cut(
+            [int(self._selection.indices[scored.places[row]]) for row in rows],
+            [scored.images[row] for row in rows],
+            crops[rows].tolist(),
+        )
+        for row, patch in zip(rows, cut, strict=True):
+            contender = _Contender(float(best[row]), patch)
+            self._classes[int(labels[row])][scored.places[row]] = contender
+
+    def _enter(self, label: int, labels: np.ndarray, best: np.ndarray) -> list[int]:
+        """Return the rows of this class that are among its best, and forget whom they beat."""
+        held = self._classes.setdefault(int(label), {})
+        rows = np.flatnonzero((labels == label) & np.isfinite(best))
+        ranked = sorted(
+            [(-held[place].score, place, -1) for place in held]
+            + [(-float(best[row]), np.iinfo(int).max, int(row)) for row in rows]
+        )
+        for _, place, row in ranked[self._count :]:
+            if row < 0:
+                del held[place]
+        return [row for _, _, row in ranked[: self._count] if row >= 0]
+
+    def take(self, label: int) -> dict[int, CutPatch]:
+        """Give the patches of a class away, by place in the pre-selection."""
+        return {place: contender.patch for place, contender in self._classes.pop(label, {}).items()}

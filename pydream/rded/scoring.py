@@ -1,0 +1,288 @@
+"""Stage 3 of RDED, streamed: decoding, cropping, the observer and the scores overlap.
+
+On a GPU three streams of work run at once: threads of the host decode, one stream uploads and crops
+the next batch, another runs the observer on this one. The host reads the scores of a batch when two
+more are queued behind it, so the GPU always has work.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pydream.data import ImageError, decode_ahead
+from pydream.errors import PydreamError
+from pydream.models import Observer
+from pydream.ops import realism_scores
+from pydream.rded.config import RdedConfig
+from pydream.rded.stages import PatchMaker, Preselection
+from pydream.rded.timing import Stopwatch
+
+_QUEUED_ON_GPU = 2  # batches behind the one whose scores the host waits for
+
+
+@dataclass(frozen=True)
+class ScoredImages:
+    """The realism scores of some pre-selected images.
+
+    Attributes
+    ----------
+    places
+        (g,) their places in the pre-selection, rising.
+    scores
+        (g, M) float32, on the CPU; minus infinity for an image that could not be used.
+    errors
+        Why, by place in the pre-selection.
+    images
+        The g images, (H, W, 3) uint8; None where the memory budget has no room for them.
+    """
+
+    places: list[int]
+    scores: torch.Tensor
+    errors: dict[int, str]
+    images: list[torch.Tensor] | None
+
+
+def group_size(tile: int, crops: int) -> int:
+    """Return the least number of images whose crops fill whole passes of the observer."""
+    return tile // math.gcd(tile, crops)
+
+
+def batch_images(config: RdedConfig, observer: Observer) -> int:
+    """Return how many images to score at a time: whole groups, three batches in half the budget."""
+    group = group_size(observer.tile, config.crops)
+    patch_bytes = 3 * observer.side**2 * observer.dtype.itemsize
+    budget = config.memory_budget * 2**20 // 2 // 3
+    patches = min(config.batch_size, budget // patch_bytes)
+    return max(1, patches // (group * config.crops)) * group
+
+
+def needed_images(
+    selection: Preselection, observer: Observer, crops: int, finished: set[int]
+) -> npt.NDArray[np.bool_]:
+    """Mark the images to score when some classes are finished: (n,) bool.
+
+    The patches of a group of images share passes of the observer, and the last bits of a sum
+    may depend on the other rows of a pass. So a group is scored whole or not at all.
+    """
+    wanted = ~np.isin(selection.labels, list(finished))
+    group = group_size(observer.tile, crops)
+    groups = np.arange(len(wanted)) // group
+    return np.isin(groups, groups[wanted])
+
+
+def score(
+    maker: PatchMaker,
+    selection: Preselection,
+    needed: npt.NDArray[np.bool_],
+    config: RdedConfig,
+    watch: Stopwatch,
+) -> Iterator[ScoredImages]:
+    """Score the crops of the images needed, in order (equation 7).
+
+    Images are decoded ahead on threads. Batches cross the borders of classes; they begin at
+    whole groups. Where the observer's device has too little memory, its passes are halved, as
+    often as needed; the last bits of later scores may then be others.
+
+    Yields
+    ------
+    ScoredImages
+        For every batch.
+
+    Raises
+    ------
+    PydreamError
+        If a score is not a number: names the image. If not one image fits the device.
+    """
+    places = np.flatnonzero(needed)
+    while len(places):
+        try:
+            for scored in _Run(maker, selection, config, watch).scores(places):
+                places = places[len(scored.places) :]
+                yield scored
+        except torch.OutOfMemoryError as error:
+            maker.observer.halve_tile(error)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Images made into patches; `ready` is an event of the stream that made them."""
+
+    places: list[int]
+    patches: torch.Tensor  # [g·M, 3, S, S]
+    errors: dict[int, str]
+    images: list[torch.Tensor] | None
+    ready: torch.cuda.Event | None
+
+
+@dataclass(frozen=True)
+class _Queued:
+    """A batch whose scores are being computed; complete once `arrived` has happened."""
+
+    scored: ScoredImages
+    arrived: torch.cuda.Event | None
+
+
+class _Run:
+    """Scores images in batches until it ends, or the device's memory does."""
+
+    def __init__(
+        self, maker: PatchMaker, selection: Preselection, config: RdedConfig, watch: Stopwatch
+    ) -> None:
+        self._maker = maker
+        self._selection = selection
+        self._config = config
+        self._watch = watch
+        self._device = maker.observer.device
+        self._queued = 0 if self._device.type == "cpu" else _QUEUED_ON_GPU
+        self._stream: torch.cuda.Stream | None = None
+        if self._device.type == "cuda":
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        # Half of the budget is for patches, a quarter each for images that wait for their batch and
+        # for those of the batches under way: one being prepared, one being scored, and the queue.
+        quarter = config.memory_budget * 2**20 // 4
+        self._waiting_bytes = quarter
+        self._batch_bytes = quarter // (self._queued + 2)
+
+    def scores(self, places: npt.NDArray[np.int64]) -> Iterator[ScoredImages]:
+        step = batch_images(self._config, self._maker.observer)
+        batches = [
+            group.tolist()
+            for group in np.split(places, np.flatnonzero(np.diff(places // step)) + 1)
+        ]
+        decoded = decode_ahead(
+            self._maker.source,
+            self._selection.indices[places].tolist(),
+            workers=self._config.workers,
+            budget=self._waiting_bytes,
+        )
+        queue: deque[_Queued] = deque()
+        # The next batch is decoded and cropped while the observer runs on this one.
+        with closing(decoded), ThreadPoolExecutor(1) as ahead:
+            prepared = ahead.submit(self._prepare, batches[0], decoded)
+            for following in [*batches[1:], None]:
+                try:
+                    batch = prepared.result()
+                    if following is not None:
+                        prepared = ahead.submit(self._prepare, following, decoded)
+                    queue.append(self._launch(batch))
+                except ValueError:  # what a kernel found is raised by a later op, in any thread
+                    for each in queue:
+                        self._collect(each)
+                    raise
+                if len(queue) > self._queued:
+                    yield self._collect(queue.popleft())
+            while queue:
+                yield self._collect(queue.popleft())
+
+    def _prepare(self, places: list[int], decoded: Iterator[torch.Tensor | ImageError]) -> _Batch:
+        """Decode and crop the images of a batch, no more of them at a time than the budget has."""
+        maker, crops = self._maker, self._maker.crops
+        errors: dict[int, str] = {}
+        images: list[torch.Tensor] | None = None
+        with self._on_stream():
+            patches = maker.empty(len(places))
+            done = 0
+            while done < len(places):
+                with self._watch("wait for decoding"):
+                    piece = self._take(places[done:], decoded, errors)
+                indices = self._selection.indices[places[done : done + len(piece)]].tolist()
+                rows = slice(done * crops, (done + len(piece)) * crops)
+                with self._watch("crop", self._device):
+                    maker.shown(indices, piece, out=patches[rows])
+                done += len(piece)
+                images = piece if len(piece) == len(places) else None
+            ready = None if self._stream is None else self._stream.record_event()
+        return _Batch(places, patches, errors, images, ready)
+
+    def _on_stream(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def _take(
+        self,
+        places: list[int],
+        decoded: Iterator[torch.Tensor | ImageError],
+        errors: dict[int, str],
+    ) -> list[torch.Tensor]:
+        """Take decoded images, up to all of these places, until the budget is reached."""
+        side = self._maker.patch_side
+        images: list[torch.Tensor] = []
+        size = 0
+        for place, image in zip(places, decoded, strict=False):
+            if isinstance(image, ImageError):
+                errors[place] = str(image)
+                image = torch.zeros((side, side, 3), dtype=torch.uint8)
+            elif (reason := self._maker.refuse(image)) is not None:
+                errors[place] = reason
+            images.append(image)  # an unusable image keeps its rows, so that no other moves
+            size += image.nbytes
+            if size >= self._batch_bytes or len(images) == len(places):
+                break
+        return images
+
+    def _launch(self, batch: _Batch) -> _Queued:
+        """Start the observer and the scores of a batch; on the CPU, finish them."""
+        maker, crops = self._maker, self._maker.crops
+        if batch.ready is not None:
+            stream = torch.cuda.current_stream(self._device)
+            stream.wait_event(batch.ready)
+            batch.patches.record_stream(stream)
+        with self._watch("observer", self._device):
+            logits = maker.observer.logits(batch.patches)
+        with self._watch("score", self._device):
+            scores = torch.full((len(batch.places), crops), -math.inf, device=logits.device)
+            good = [row for row, place in enumerate(batch.places) if place not in batch.errors]
+            labels = torch.from_numpy(self._selection.labels[batch.places])
+            if len(good) < len(batch.places):
+                logits = logits.reshape(*scores.shape, -1)[good].flatten(0, 1)
+                labels = labels[good]
+            labels = labels.repeat_interleave(crops).to(logits.device, non_blocking=True)
+            try:
+                found = realism_scores(logits, labels).reshape(-1, crops)
+            except ValueError as error:
+                bad = logits.logsumexp(1).isfinite().logical_not().nonzero()
+                if len(bad):
+                    place = batch.places[good[int(bad[0, 0]) // crops]]
+                    raise self._not_a_number(place) from error
+                raise
+            if len(good) < len(batch.places):
+                scores[good] = found
+            else:
+                scores = found
+            host, arrived = self._to_host(scores)
+        scored = ScoredImages(batch.places, host, batch.errors, batch.images)
+        return _Queued(scored, arrived)
+
+    def _to_host(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+        if self._device.type != "cuda":
+            return scores.cpu(), None
+        host = torch.empty(scores.shape, pin_memory=True)
+        host.copy_(scores, non_blocking=True)
+        return host, torch.cuda.current_stream(self._device).record_event()
+
+    def _collect(self, queued: _Queued) -> ScoredImages:
+        """Wait for the scores of a batch, and check them."""
+        if queued.arrived is not None:
+            with self._watch("wait for the device"):
+                queued.arrived.synchronize()
+        scored = replace(queued.scored, scores=queued.scored.scores.clone())
+        bad = scored.scores.isnan().any(dim=1).nonzero()
+        if len(bad):
+            raise self._not_a_number(scored.places[int(bad[0, 0])])
+        return scored
+
+    def _not_a_number(self, place: int) -> PydreamError:
+        source = self._maker.source
+        return PydreamError(
+            f"{source.description}: the observer's scores of "
+            f"{source.keys[self._selection.indices[place]]} are not numbers: its weights are "
+            "damaged, or too large for this precision (try --precision float32)"
+        )
