@@ -47,17 +47,42 @@ _PILLOW_FORMATS = tuple(
     )
 )
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_JPEG_START = b"\xff\xd8\xff"
+_JPEG_START, _JPEG_LAST = b"\xff\xd8\xff", b"\xff\xd9"
 # Frame headers SOF0 to SOF15; C4, C8 and CC are other segments in the same range.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Markers that stand alone: TEM, RST0 to RST7, SOI.
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD9)})
 _JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
+_JPEG_ADOBE = 0xEE
 _RGB_MODE = 3  # torchvision.io.ImageReadMode.RGB
 # The operator, not torchvision.io.decode_jpeg: that one warns of its deprecation on every call.
 # A torchvision without it leaves JPEG to Pillow.
 _torchvision_jpeg: Callable[..., torch.Tensor] | None
 _torchvision_jpeg = getattr(torch.ops.image, "decode_jpeg", None)
+
+
+class EncodedJpeg(NamedTuple):
+    """A JPEG of three 8-bit channels, whole by its first and last bytes, not decoded yet.
+
+    Attributes
+    ----------
+    data
+        (n,) uint8, the file.
+    shape
+        What it decodes to: height, width, 3.
+    """
+
+    data: torch.Tensor
+    shape: tuple[int, int, int]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the decoded image."""
+        return self.shape[0] * self.shape[1] * self.shape[2]
+
+    def decode(self) -> torch.Tensor:
+        """Decode it on the CPU; as `decode_image`."""
+        return decode_image(self.data.numpy().tobytes())
 
 
 class Header(NamedTuple):
@@ -66,6 +91,7 @@ class Header(NamedTuple):
     kind: str  # "jpeg", "png" or "other"
     height: int
     width: int
+    plain: bool = False  # a JPEG of three 8-bit channels in YCbCr, as GPUs decode them
 
 
 def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Header:
@@ -163,6 +189,19 @@ def prepare(content: bytes | np.ndarray) -> tuple[int, Callable[[], torch.Tensor
     return 3 * header.height * header.width, partial(_decode, content, header)
 
 
+def prepare_for_gpu(
+    content: bytes | np.ndarray,
+) -> tuple[int, Callable[[], torch.Tensor | EncodedJpeg]]:
+    """Do as `prepare`, but leave a whole, plain JPEG as it is for a GPU to decode."""
+    if isinstance(content, bytes) and content.startswith(_JPEG_START):
+        header = read_header(content)
+        if header.plain and content.endswith(_JPEG_LAST):
+            data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+            encoded = EncodedJpeg(data, (header.height, header.width, 3))
+            return encoded.nbytes, lambda: encoded
+    return prepare(content)
+
+
 def first_line(error: Exception) -> str:
     """Reason of an error in one line: its message's first, or its name where it has none."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
@@ -226,7 +265,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _read_jpeg_header(data: bytes) -> Header:
     """Walk the segments up to the frame header, which holds the size."""
-    position = 2
+    position, adobe = 2, False
     while 0 <= position < len(data) - 1:
         marker = data[position + 1]
         if data[position] != 0xFF or marker == 0:  # stray bytes, which decoders skip
@@ -240,8 +279,10 @@ def _read_jpeg_header(data: bytes) -> Header:
         elif marker in _JPEG_FRAMES and position + 9 <= len(data):
             height = int.from_bytes(data[position + 5 : position + 7], "big")
             width = int.from_bytes(data[position + 7 : position + 9], "big")
-            return Header("jpeg", height, width)
+            plain = data[position + 4] == 8 and data[position + 9 : position + 10] == b"\x03"
+            return Header("jpeg", height, width, plain and not adobe)
         else:
+            adobe |= marker == _JPEG_ADOBE  # such a file may hold RGB or CMYK
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     raise ImageError("damaged JPEG: cut off or without a frame header")
 

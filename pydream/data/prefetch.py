@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Sequence
+from typing import Generic, TypeVar
 
+import numpy as np
 import torch
 
 from pydream.data.base import Source
-from pydream.data.decode import prepare
+from pydream.data.decode import EncodedJpeg, prepare, prepare_for_gpu
 from pydream.errors import ImageError
 
-Item = torch.Tensor | ImageError
+T = TypeVar("T")
+_Prepare = Callable[[bytes | np.ndarray], tuple[int, Callable[[], T]]]
 
 # A worker takes several small images at once, since waking a thread costs as much as decoding a
 # CIFAR image: 256 KiB of pixels or 32 images, whichever is less. A large image goes alone.
@@ -21,7 +24,7 @@ _RUN_IMAGES = 32
 
 def decode_ahead(
     source: Source, indices: Sequence[int], *, workers: int, budget: int
-) -> Generator[Item, None, None]:
+) -> Generator[torch.Tensor | ImageError, None, None]:
     """Decode images in threads and give them out in order.
 
     Parameters
@@ -47,22 +50,37 @@ def decode_ahead(
     ValueError
         When `workers` or `budget` is below 1.
     """
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
-    if budget < 1:
-        raise ValueError(f"budget must be at least 1 byte, got {budget}")
-    return _Pipeline(source, indices, workers, budget).results()
+    return _Pipeline(source, indices, workers, budget, prepare).results()
 
 
-class _Pipeline:
+def read_ahead(
+    source: Source, indices: Sequence[int], *, workers: int, budget: int
+) -> Generator[torch.Tensor | EncodedJpeg | ImageError, None, None]:
+    """Do as `decode_ahead`, but leave JPEGs that a GPU can decode undecoded."""
+    return _Pipeline(source, indices, workers, budget, prepare_for_gpu).results()
+
+
+class _Pipeline(Generic[T]):
     """Workers claim runs of positions, reserve memory in order of position, decode, publish.
 
     Memory is granted in order of position, so the image that the consumer waits for never waits
     for memory held by later ones.
     """
 
-    def __init__(self, source: Source, indices: Sequence[int], workers: int, budget: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        indices: Sequence[int],
+        workers: int,
+        budget: int,
+        prepare: _Prepare[T],
+    ) -> None:
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}")
+        if budget < 1:
+            raise ValueError(f"budget must be at least 1 byte, got {budget}")
         self._source = source
+        self._prepare_content = prepare
         self._indices = indices
         self._workers = min(workers, len(indices))
         self._budget = budget
@@ -71,11 +89,11 @@ class _Pipeline:
         self._claimed = 0  # positions below it have been claimed by a worker
         self._reserved = 0  # positions below it have their memory
         self._held = 0  # bytes decoded or in decoding, and not given out
-        self._finished: dict[int, tuple[list[Item], int]] = {}  # by first position; bytes
+        self._finished: dict[int, tuple[list[T | ImageError], int]] = {}  # by first position; bytes
         self._failure: BaseException | None = None
         self._closed = False
 
-    def results(self) -> Generator[Item, None, None]:
+    def results(self) -> Generator[T | ImageError, None, None]:
         threads = [
             threading.Thread(target=self._work, name=f"pydream-decode-{number}", daemon=True)
             for number in range(self._workers)
@@ -98,7 +116,7 @@ class _Pipeline:
                 if thread.ident is not None:
                     thread.join()
 
-    def _take(self, position: int) -> tuple[list[Item], int]:
+    def _take(self, position: int) -> tuple[list[T | ImageError], int]:
         with self._changed:
             while position not in self._finished:
                 if self._failure is not None:
@@ -140,13 +158,13 @@ class _Pipeline:
             self._claimed = run.stop
             return run
 
-    def _prepare(self, index: int) -> tuple[int, Callable[[], torch.Tensor] | ImageError]:
+    def _prepare(self, index: int) -> tuple[int, Callable[[], T] | ImageError]:
         try:
-            return prepare(self._source.read(index))
+            return self._prepare_content(self._source.read(index))
         except ImageError as error:
             return 0, error
 
-    def _adapt(self, prepared: list[tuple[int, Callable[[], torch.Tensor] | ImageError]]) -> None:
+    def _adapt(self, prepared: list[tuple[int, Callable[[], T] | ImageError]]) -> None:
         mean = sum(size for size, _ in prepared) // len(prepared)
         self._run_length = max(1, min(_RUN_IMAGES, _RUN_BYTES // max(1, mean)))
 
@@ -172,13 +190,13 @@ class _Pipeline:
             granted += 1
         return granted
 
-    def _publish(self, position: int, items: list[Item], size: int) -> None:
+    def _publish(self, position: int, items: list[T | ImageError], size: int) -> None:
         with self._changed:
             self._finished[position] = items, size
             self._changed.notify_all()
 
 
-def _decode(decode: Callable[[], torch.Tensor] | ImageError) -> Item:
+def _decode(decode: Callable[[], T] | ImageError) -> T | ImageError:
     if isinstance(decode, ImageError):
         return decode
     try:

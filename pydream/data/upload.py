@@ -16,20 +16,22 @@ def upload(images: Sequence[torch.Tensor], device: torch.device) -> list[torch.T
     Parameters
     ----------
     images
-        uint8 (H, W, C) each, of any sizes, on the CPU.
+        uint8 (H, W, C) each, of any sizes, on the CPU; those on a device already stay.
     device
         Where to.
 
     Returns
     -------
     list[Tensor]
-        The same images, as views of one buffer on the device.
+        The same images on the device; those uploaded are views of one buffer.
     """
-    total = sum(image.numel() for image in images)
+    from_host = [image for image in images if image.device.type == "cpu"]
+    total = sum(image.numel() for image in from_host)
     packed = torch.empty(total, dtype=torch.uint8, pin_memory=device.type == "cuda")
-    for image, place in zip(images, _views(packed, images), strict=True):
+    for image, place in zip(from_host, _views(packed, from_host), strict=True):
         place.copy_(image)
-    return _views(packed.to(device, non_blocking=True), images)
+    uploaded = iter(_views(packed.to(device, non_blocking=True), from_host))
+    return [next(uploaded) if image.device.type == "cpu" else image for image in images]
 
 
 def _views(packed: torch.Tensor, images: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -81,7 +81,10 @@ class EvaluateConfig:
     temperature: float | None = None
     """What logits are divided by before student and observer are compared."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Arithmetic; auto takes bfloat16 where the processor has it."""
+    """Arithmetic; auto takes bfloat16 where the processor or the GPU has it."""
+    device: str = "cpu"
+    """Where students are trained: cpu, cuda, cuda:1. The set, its labels, the augmentations and the
+    test images are there too; what is drawn at random is the same on every device."""
     eval_every: int | None = None
     """Epochs between measurements on the test images; by default a tenth of the epochs."""
     out: Path | None = None

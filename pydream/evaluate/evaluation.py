@@ -195,6 +195,7 @@ def _load_observer(
         arch=config.observer_arch,
         side=distilled.images.shape[1],
         precision=config.precision,
+        device=config.device,
     )
     names = distilled.class_names
     made_by = distilled.manifest.get("observer", {})

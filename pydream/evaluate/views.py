@@ -89,7 +89,7 @@ def views(
         ⌈N / batch_size⌉ of them, equal in size up to one image; each image comes once.
     """
     count, side = images.shape[:2]
-    rows = torch.arange(count)
+    rows, device = torch.arange(count), images.device
     order = torch.argsort(random_keys(rows, seed=_seed(seed, _Draw.ORDER, epoch)), stable=True)
     boxes = random_crop_boxes(
         torch.full((count, 2), side),
@@ -103,16 +103,17 @@ def views(
     if recipe.horizontal_flip:
         flips = torch.from_numpy(_uniform(_seed(seed, _Draw.FLIP, epoch), count) < 0.5)
     shuffle = patch_orders(count, recipe.factor, _seed(seed, _Draw.PATCHES, epoch))
-    for step, batch in enumerate(order.tensor_split(steps_per_epoch(count, recipe))):
-        chosen = batch.to(images.device)
+    # One upload an epoch: a GPU is not waited for in any step.
+    order, boxes, flips, shuffle = (_on(each, device) for each in (order, boxes, flips, shuffle))
+    for step, chosen in enumerate(order.tensor_split(steps_per_epoch(count, recipe))):
         pixels = images[chosen]
         if recipe.factor > 1:
-            pixels = shuffle_patches(pixels, shuffle[batch])
+            pixels = shuffle_patches(pixels, shuffle[chosen])
         whole = crop_resize(
             pixels,
-            boxes[batch].to(images.device),
+            boxes[chosen],
             side,
-            flip=flips[batch].to(images.device),
+            flip=flips[chosen],
             mean=mean,
             std=std,
             channels_last=True,
@@ -154,7 +155,7 @@ def shuffle_patches(images: torch.Tensor, orders: torch.Tensor) -> torch.Tensor:
     images
         (B, S, S, 3) uint8.
     orders
-        (B, 2, f) int64, from `patch_orders`.
+        (B, 2, f) int64, from `patch_orders`, on the device of the images.
 
     Returns
     -------
@@ -163,10 +164,10 @@ def shuffle_patches(images: torch.Tensor, orders: torch.Tensor) -> torch.Tensor:
     """
     side, factor = images.shape[1], orders.shape[2]
     strips = torch.arange(side).tensor_split(factor)
-    pixels = torch.stack(
-        [torch.cat([strips[each] for each in order]) for order in orders.flatten(0, 1).tolist()]
-    )
-    down, across = pixels.view(-1, 2, side).to(images.device).unbind(1)
+    strip_of = torch.cat([torch.full_like(each, place) for place, each in enumerate(strips)])
+    # Pixels go where their strip goes, and keep their order within it.
+    place_of = torch.argsort(orders, dim=2)[:, :, _on(strip_of, images.device)]
+    down, across = torch.argsort(place_of, dim=2, stable=True).unbind(1)
     within = torch.arange(len(images), device=images.device)
     return images[within[:, None, None], down[:, :, None], across[:, None, :]]
 
@@ -199,7 +200,7 @@ def mix(
     drawn = _uniform(seed, 3 + len(images))
     share = float(betaincinv(recipe.mix_concentration, recipe.mix_concentration, drawn[0]))
     order = torch.from_numpy(np.argsort(drawn[3:], kind="stable"))
-    partners = order.to(images.device)
+    partners = _on(order, images.device)
     if recipe.mix == "mixup":
         return torch.lerp(images[partners], images, share), partners, share
     side = images.shape[2]
@@ -228,6 +229,13 @@ def cut_box(side: int, share: float, down: float, across: float) -> tuple[int, i
     half = int(side * (1 - share) ** 0.5) // 2
     y, x = int(down * side), int(across * side)
     return max(y - half, 0), min(y + half, side), max(x - half, 0), min(x + half, side)
+
+
+def _on(drawn: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Bring what was drawn to a device, without waiting for it."""
+    if device.type == "cuda":
+        drawn = drawn.pin_memory()
+    return drawn.to(device, non_blocking=True)
 
 
 def _seed(seed: int, *spawn_key: int) -> int:

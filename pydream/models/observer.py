@@ -25,7 +25,11 @@ from pydream.ops._checks import check_dtype, check_shape
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _DEFAULT_SIDE = 224
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 # A prime that no layer but the classifier has as its number of rows.
 _MARK = 1_009
 
@@ -80,7 +84,7 @@ class Observer:
     mean, std
         What the images are normalised with, per channel, for pixels in [0, 1].
     precision
-        ``"float32"`` or ``"bfloat16"``: of weights and activations.
+        ``"float32"``, ``"bfloat16"`` or ``"float16"``: of weights and activations.
     dtype
         The same, as a torch dtype.
     weights_sha256
@@ -106,6 +110,7 @@ class Observer:
         device: torch.device,
         weights_sha256: str,
         class_names: tuple[str, ...] | None,
+        compiled: bool,
     ) -> None:
         self.arch = arch
         self.num_classes = num_classes
@@ -122,6 +127,8 @@ class Observer:
         self._columns = num_classes
         self._order: torch.Tensor | None = None
         self.tile = self._choose_tile()
+        if compiled:
+            self._compile()
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Classify images, in tiles of exactly ``tile`` rows, the last one filled up with zeros.
@@ -242,6 +249,19 @@ class Observer:
         logits: torch.Tensor = self._model(images.contiguous(memory_format=torch.channels_last))
         return logits.float()
 
+    def _compile(self) -> None:
+        """Compile the network for whole tiles, and see that it works."""
+        self._model.compile(dynamic=False)
+        try:
+            self.logits(torch.zeros(1, 3, self.side, self.side, dtype=self.dtype))
+        except PydreamError:
+            raise
+        except Exception as error:  # the compiler runs other programs, and fails in any way
+            raise PydreamError(
+                f"torch.compile cannot make kernels for {self.arch} on {self.device}: "
+                f"{next(iter(str(error).strip().splitlines()), type(error).__name__)}"
+            ) from error
+
     @torch.no_grad()
     def _choose_tile(self) -> int:
         """Return the most rows, a power of two, whose biggest activation stays within bounds."""
@@ -256,7 +276,7 @@ class Observer:
         hooks = [leaf.register_forward_hook(note) for leaf in leaves]
         image = torch.zeros(1, 3, self.side, self.side, device=self.device, dtype=self.dtype)
         try:
-            self._model(image)
+            self._model.forward(image)  # as it is written, should it be compiled
         finally:
             for hook in hooks:
                 hook.remove()
@@ -275,6 +295,7 @@ def load_observer(
     std: Sequence[float] | None = None,
     precision: str = "auto",
     device: str | torch.device = "cpu",
+    compiled: bool = False,
 ) -> Observer:
     """Make an observer of a checkpoint, or of a trained model.
 
@@ -294,10 +315,13 @@ def load_observer(
     mean, std
         Three numbers each, for pixels in [0, 1].
     precision
-        ``"float32"``, ``"bfloat16"``, or ``"auto"``: bfloat16 where the processor or the GPU
-        multiplies it natively, float32 elsewhere.
+        ``"float32"``, ``"bfloat16"``, ``"float16"`` (on a GPU), or ``"auto"``: bfloat16 where the
+        processor or the GPU multiplies it natively, float32 elsewhere.
     device
         Where it runs.
+    compiled
+        Whether ``torch.compile`` makes kernels for it: some of a minute once, then faster passes.
+        The last bits of the logits are others.
 
     Returns
     -------
@@ -337,26 +361,28 @@ def load_observer(
         device=target,
         weights_sha256=hash_weights(weights),
         class_names=_class_names(metadata, logits.shape[1], where),
+        compiled=compiled,
     )
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
     """Return the device, if it is there."""
     try:
-        target = torch.device(device)
-        torch.zeros(1, device=target)
+        return torch.zeros(1, device=torch.device(device)).device  # with its index
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise PydreamError(f"device {str(device)!r} cannot be used: {reason}") from error
-    return target
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
     """Turn "auto" into what is fast on the device."""
+    if precision == "float16" and device.type == "cpu":
+        raise PydreamError("precision float16 is for GPUs: give --device cuda, or bfloat16")
     if precision in _DTYPES:
         return precision
     if precision != "auto":
-        raise PydreamError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
+        known = ", ".join(_DTYPES)
+        raise PydreamError(f"precision must be auto or one of {known}, got {precision!r}")
     native = {"cpu": _C.native_bfloat16, "cuda": torch.cuda.is_bf16_supported}.get(device.type)
     return "bfloat16" if native is not None and native() else "float32"
 

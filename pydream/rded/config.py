@@ -62,11 +62,17 @@ class RdedConfig:
     alone."""
     class_order: Literal["sorted", "infer"] = "sorted"
     """How the observer's outputs map to classes: by name or sorted order, or inferred from data."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the observer; auto takes bfloat16 where the processor has it."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic of the observer; auto takes bfloat16 where the processor or the GPU has it."""
+    compile: bool = False
+    """Let torch.compile make kernels for the observer: worth its start in long runs."""
     device: str = "cpu"
     """Where patches are cropped and scored: cpu, cuda, cuda:1. Decoding and the winners' pixels are
     the CPU's work everywhere; scores differ in their last bits from device to device."""
+    decode: Literal["auto", "host", "device"] = "auto"
+    """Where JPEGs are decoded to be scored. A GPU rounds otherwise, so scores differ slightly; the
+    winners' pixels are always the CPU's. auto: on the GPU if it can and there are fewer than 8
+    processors, else on the host."""
     allow_weak_observer: bool = False
     """Go on with an observer whose accuracy is near chance."""
     allow_skipped: float = 0.01

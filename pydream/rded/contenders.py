@@ -44,6 +44,8 @@ class Contenders:
         crops, best = scores.argmax(axis=1), scores.max(axis=1)
         labels = self._selection.labels[scored.places]
         rows = [row for label in np.unique(labels) for row in self._enter(label, labels, best)]
+        if not rows:
+            return
         cut = self._maker.cut(
             [int(self._selection.indices[scored.places[row]]) for row in rows],
             [scored.images[row] for row in rows],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 
 from pydream import __version__
 from pydream.data import Source, has_split, open_source
+from pydream.data.device_jpeg import decodes_jpeg
 from pydream.data.distilled import FORMAT_VERSION, images_sha256, load_set
 from pydream.data.writer import SetWriter
 from pydream.errors import PydreamError
@@ -30,6 +32,9 @@ from pydream.rded.timing import Stopwatch
 from pydream.report import write_report
 
 _SMALL_SIDE = 64  # up to this side the published recipes take whole images (factor 1)
+# One core decodes some 400 photographs of ImageNet's size a second, and a large GPU scores the
+# crops of several thousand.
+_MANY_PROCESSORS = 8
 _MOST_FINISHING = 4  # classes that may wait to be put together and written
 
 
@@ -101,7 +106,9 @@ def distill(
             side=config.side,
             precision=config.precision,
             device=config.device,
+            compiled=config.compile,
         )
+        config = replace(config, decode=_where_to_decode(config.decode, network.device))
     side = config.side or network.side
     factor = config.factor or (1 if side <= _SMALL_SIDE else 2)
     _check_sizes(source, config.ipc, factor, side)
@@ -129,6 +136,16 @@ def distill(
     )
     _distill_classes(run, selection)
     return _finish(run, identity, measured)
+
+
+def _where_to_decode(wanted: str, device: torch.device) -> Literal["host", "device"]:
+    able = decodes_jpeg(device)
+    if wanted == "device" and not able:
+        raise PydreamError(
+            f"--decode device: torchvision decodes no JPEG on {device} here; take --decode host"
+        )
+    few = (os.cpu_count() or 1) < _MANY_PROCESSORS
+    return "device" if able and (wanted == "device" or (wanted == "auto" and few)) else "host"
 
 
 def _check_sizes(source: Source, ipc: int, factor: int, side: int) -> None:

@@ -13,18 +13,24 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from pydream.data import ImageError, decode_ahead
+from pydream.data.decode import EncodedJpeg
+from pydream.data.device_jpeg import decode_on
+from pydream.data.prefetch import read_ahead
 from pydream.errors import PydreamError
 from pydream.models import Observer
 from pydream.ops import realism_scores
 from pydream.rded.config import RdedConfig
 from pydream.rded.stages import PatchMaker, Preselection
 from pydream.rded.timing import Stopwatch
+
+_Decoded: TypeAlias = torch.Tensor | EncodedJpeg | ImageError
 
 _QUEUED_ON_GPU = 2  # batches behind the one whose scores the host waits for
 
@@ -89,8 +95,8 @@ def score(
     """Score the crops of the images needed, in order (equation 7).
 
     Images are decoded ahead on threads. Batches cross the borders of classes; they begin at
-    whole groups. Where the observer's device has too little memory, its passes are halved, as
-    often as needed; the last bits of later scores may then be others.
+    whole groups. Where the observer's device has too little memory, batches are halved, and if
+    that is not enough its passes; then the last bits of later scores may be others.
 
     Yields
     ------
@@ -109,7 +115,11 @@ def score(
                 places = places[len(scored.places) :]
                 yield scored
         except torch.OutOfMemoryError as error:
-            maker.observer.halve_tile(error)
+            images = batch_images(config, maker.observer)
+            if images > group_size(maker.observer.tile, config.crops):
+                config = replace(config, batch_size=max(1, images * config.crops // 2))
+            else:
+                maker.observer.halve_tile(error)
 
 
 @dataclass(frozen=True)
@@ -158,7 +168,8 @@ class _Run:
             group.tolist()
             for group in np.split(places, np.flatnonzero(np.diff(places // step)) + 1)
         ]
-        decoded = decode_ahead(
+        ahead_of = read_ahead if self._config.decode == "device" else decode_ahead
+        decoded = ahead_of(
             self._maker.source,
             self._selection.indices[places].tolist(),
             workers=self._config.workers,
@@ -183,7 +194,7 @@ class _Run:
             while queue:
                 yield self._collect(queue.popleft())
 
-    def _prepare(self, places: list[int], decoded: Iterator[torch.Tensor | ImageError]) -> _Batch:
+    def _prepare(self, places: list[int], decoded: Iterator[_Decoded]) -> _Batch:
         """Decode and crop the images of a batch, no more of them at a time than the budget has."""
         maker, crops = self._maker, self._maker.crops
         errors: dict[int, str] = {}
@@ -193,13 +204,16 @@ class _Run:
             done = 0
             while done < len(places):
                 with self._watch("wait for decoding"):
-                    piece = self._take(places[done:], decoded, errors)
+                    taken = self._take(places[done:], decoded, errors)
+                piece, broken = decode_on(self._device, taken)
+                errors |= {places[done + row]: reason for row, reason in broken.items()}
                 indices = self._selection.indices[places[done : done + len(piece)]].tolist()
                 rows = slice(done * crops, (done + len(piece)) * crops)
                 with self._watch("crop", self._device):
                     maker.shown(indices, piece, out=patches[rows])
                 done += len(piece)
-                images = piece if len(piece) == len(places) else None
+                on_host = all(image.device.type == "cpu" for image in piece)
+                images = piece if on_host and len(piece) == len(places) else None
             ready = None if self._stream is None else self._stream.record_event()
         return _Batch(places, patches, errors, images, ready)
 
@@ -209,12 +223,12 @@ class _Run:
     def _take(
         self,
         places: list[int],
-        decoded: Iterator[torch.Tensor | ImageError],
+        decoded: Iterator[_Decoded],
         errors: dict[int, str],
-    ) -> list[torch.Tensor]:
-        """Take decoded images, up to all of these places, until the budget is reached."""
+    ) -> list[torch.Tensor | EncodedJpeg]:
+        """Take images, up to all of these places, until the budget is reached."""
         side = self._maker.patch_side
-        images: list[torch.Tensor] = []
+        images: list[torch.Tensor | EncodedJpeg] = []
         size = 0
         for place, image in zip(places, decoded, strict=False):
             if isinstance(image, ImageError):

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from pydream.data import ImageError, Source, decode_ahead, upload
+from pydream.data.decode import EncodedJpeg
 from pydream.errors import PydreamError
 from pydream.models import Observer
 from pydream.ops import collage, crop_resize, random_crop_boxes, random_keys, select_key_patches
@@ -138,7 +139,7 @@ class PatchMaker:
         self._ids = torch.from_numpy(source.ids)
         self._upscale = config.upscale
 
-    def refuse(self, image: torch.Tensor) -> str | None:
+    def refuse(self, image: torch.Tensor | EncodedJpeg) -> str | None:
         """Say why an image cannot be used, if so."""
         height, width = image.shape[0], image.shape[1]
         if min(height, width) < self.patch_side and not self._upscale:

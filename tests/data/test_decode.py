@@ -75,7 +75,7 @@ def test_exif_orientation_is_not_applied() -> None:
 def test_jpeg_header_behind_long_segments_and_fill_bytes() -> None:
     data = encode(make_pixels(10, 30), "JPEG", exif=b"Exif\0\0" + bytes(60000), comment=b"x" * 999)
     data = data[:2] + b"\xff\xff\xff" + data[2:]
-    assert read_header(data) == ("jpeg", 10, 30)
+    assert read_header(data)[:3] == ("jpeg", 10, 30)
     check(decode_image(data), decode_with_pillow(data), JPEG_STEPS)
 
 
@@ -83,7 +83,7 @@ def test_jpeg_header_behind_long_segments_and_fill_bytes() -> None:
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_png(mode: str, height: int, width: int) -> None:
     data = encode(Image.fromarray(make_pixels(height, width)).convert(mode), "PNG")
-    assert read_header(data) == ("png", height, width)
+    assert read_header(data)[:3] == ("png", height, width)
     check(decode_image(data), decode_with_pillow(data))
 
 
@@ -124,7 +124,7 @@ def test_tiff_of_floats_is_refused() -> None:
 )
 def test_other_kinds(kind: str, options: dict[str, object]) -> None:
     data = encode(make_pixels(21, 34), kind, **options)
-    assert read_header(data) == ("other", 21, 34)
+    assert read_header(data)[:3] == ("other", 21, 34)
     check(decode_image(data), decode_with_pillow(data))
 
 

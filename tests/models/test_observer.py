@@ -14,6 +14,7 @@ from pydream import _C
 from pydream.errors import PydreamError
 from pydream.models import build_model, load_observer, save_weights
 from pydream.models.checkpoint import hash_weights
+from pydream.models.observer import _Undrawn
 
 # Folding moves the scale of a batch norm into the weights before it: the same sums of float32
 # products, rounded elsewhere. Each layer adds some units of 6e-8 of its largest output; twenty to
@@ -326,7 +327,8 @@ def test_what_is_given_goes_before_what_is_in_the_file(tmp_path):
         ({"arch": "convnet2-w8", "std": "1,0,1"}, {}, "std of .* got '1,0,1'; give --std"),
         ({"arch": "convnet2-w8"}, {"mean": (1, float("nan"), 1)}, "mean of .* give --mean"),
         ({"arch": "convnet2-w8", "classes": '["a"]'}, {}, "names 1 classes but its model has 4"),
-        ({"arch": "convnet2-w8"}, {"precision": "half"}, "auto, float32 or bfloat16, got 'half'"),
+        ({"arch": "convnet2-w8"}, {"precision": "half"}, "auto or one of float32, .* got 'half'"),
+        ({"arch": "convnet2-w8"}, {"precision": "float16"}, "float16 is for GPUs"),
         ({"arch": "convnet2-w8"}, {"device": "nowhere"}, "device 'nowhere' cannot be used"),
     ],
 )
@@ -387,3 +389,35 @@ def test_the_real_checkpoint_reaches_its_stated_accuracy(data_root):
     accuracy = (logits.argmax(1) == torch.tensor(labels)).double().mean().item()
     deviation = (0.7723 * (1 - 0.7723) / len(labels)) ** 0.5
     assert abs(accuracy - 0.7723) < STANDARD_DEVIATIONS * deviation
+
+
+def test_no_weights_are_drawn_that_will_be_loaded():
+    with _Undrawn():
+        state = torch.get_rng_state()
+        for arch in ("convnet3", "resnet18", "mobilenet_v2", "timm/resnet10t"):
+            build_model(arch, num_classes=7, side=32)
+        assert torch.equal(torch.get_rng_state(), state)
+    build_model("convnet3", num_classes=7, side=32)
+    assert not torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_compiled_observer_computes_the_same():
+    model = trained_like("convnet2-w8", 5, 8)
+    images = torch.randn(70, 3, 8, 8)
+    options = {"arch": "convnet2-w8", "side": 8, "precision": "float32"}
+    observer = load_observer(model, compiled=True, **options)
+    close(observer.logits(images), load_observer(model, **options).logits(images), FOLDED)
+    assert observer.with_side(8).tile == observer.tile
+
+
+def test_a_compiler_that_fails_is_named(monkeypatch):
+    def broken(self, **options):
+        self._compiled_call_impl = lambda *arguments: (_ for _ in ()).throw(OSError("no g++"))
+
+    monkeypatch.setattr(nn.Module, "compile", broken)
+    with pytest.raises(
+        PydreamError, match=r"torch\.compile cannot .* convnet2-w8 on cpu: no g\+\+"
+    ):
+        load_observer(
+            build_model("convnet2-w8", num_classes=4, side=8), arch="convnet2-w8", compiled=True
+        )

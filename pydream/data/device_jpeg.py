@@ -1,0 +1,80 @@
+"""JPEGs decoded by a GPU, through torchvision's binding of nvJPEG."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torchvision  # noqa: F401  (registers torch.ops.image)
+
+from pydream.data.decode import EncodedJpeg
+from pydream.errors import ImageError
+
+_RGB_MODE = 3  # torchvision.io.ImageReadMode.RGB
+_decode_jpegs: Callable[..., list[torch.Tensor]] | None
+_decode_jpegs = getattr(torch.ops.image, "decode_jpegs_cuda", None)
+
+
+def decodes_jpeg(device: torch.device) -> bool:
+    """Return whether this torchvision decodes JPEGs on the device."""
+    if device.type != "cuda" or _decode_jpegs is None:
+        return False
+    return torch._C._dispatch_has_kernel_for_dispatch_key("image::decode_jpegs_cuda", "CUDA")
+
+
+def decode_on(
+    device: torch.device, images: Sequence[torch.Tensor | EncodedJpeg]
+) -> tuple[list[torch.Tensor], dict[int, str]]:
+    """Decode the JPEGs among some images in one call, on a GPU.
+
+    nvJPEG rounds otherwise than libjpeg-turbo: pixels may differ by a few levels from those
+    decoded on the CPU. JPEGs that it refuses are decoded there.
+
+    Parameters
+    ----------
+    device
+        Where to.
+    images
+        JPEGs, and images that are left as they are.
+
+    Returns
+    -------
+    list[Tensor]
+        uint8 (H, W, 3) each; black for one that cannot be decoded.
+    dict[int, str]
+        Why, by place in the list.
+    """
+    out: list[torch.Tensor] = []
+    errors: dict[int, str] = {}
+    decoded = iter(_on_gpu(device, [each for each in images if isinstance(each, EncodedJpeg)]))
+    for place, image in enumerate(images):
+        if isinstance(image, torch.Tensor):
+            out.append(image)
+            continue
+        pixels = next(decoded)
+        if pixels is None:
+            try:
+                pixels = image.decode()
+            except ImageError as error:
+                errors[place] = str(error)
+                pixels = torch.zeros(image.shape, dtype=torch.uint8)
+        out.append(pixels)
+    return out, errors
+
+
+def _on_gpu(
+    device: torch.device, encoded: Sequence[EncodedJpeg]
+) -> list[torch.Tensor] | list[None]:
+    """Decode all of them, or none."""
+    if not encoded or _decode_jpegs is None:
+        return [None] * len(encoded)
+    try:
+        planes = _decode_jpegs([each.data for each in encoded], _RGB_MODE, device)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:  # one that nvJPEG refuses fails the call
+        return [None] * len(encoded)
+    sizes = [tuple(each.shape[1:]) for each in planes]
+    if sizes != [each.shape[:2] for each in encoded]:
+        return [None] * len(encoded)
+    return [each.permute(1, 2, 0).contiguous() for each in planes]

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from pydream.data import open_source
+from pydream.models import load_observer
+from pydream.rded import RdedConfig
+from pydream.rded.contenders import Contenders
+from pydream.rded.scoring import ScoredImages, score
+from pydream.rded.stages import PatchMaker, assemble, preselect, select
+from pydream.rded.timing import Stopwatch
+
+
+@pytest.fixture
+def maker(folder, random_observer):
+    config = RdedConfig(source=str(folder), observer=str(random_observer), ipc=1, factor=2, crops=3)
+    return PatchMaker(open_source(folder), config, load_observer(random_observer), 32, 2)
+
+
+def cut_of_all(maker, selection, scores, sizes, count, rng):
+    """Feed batches of these sizes, whole classes or not, and take every class."""
+    contenders = Contenders(maker, selection, count)
+    for places in np.split(np.arange(len(scores)), np.cumsum(sizes)):
+        images = [maker.source.image(int(selection.indices[place])) for place in places]
+        contenders.add(ScoredImages(places.tolist(), scores[places], {}, images))
+    return {label: contenders.take(label) for label in range(4)}
+
+
+@pytest.mark.parametrize("count", [1, 4, 11, 100])
+@pytest.mark.parametrize("sizes", [[], [1, 1, 20, 3], [7] * 6])
+def test_the_best_of_every_class_are_held_and_no_others(maker, sizes, count):
+    selection = preselect(maker.source, 300, 0)
+    rng = np.random.default_rng(count)
+    # Few different values: many ties, within an image and between images.
+    scores = torch.from_numpy(rng.integers(-3, 0, (44, 3)).astype(np.float32))
+    scores[5] = scores[30] = -torch.inf  # images that could not be used
+    held = cut_of_all(maker, selection, scores, sizes, count, rng)
+    for label in range(4):
+        chosen = select(scores[label * 11 : label * 11 + 11], label * 11, count)
+        wanted = [key for key in chosen if key.score > -torch.inf]
+        assert sorted(held[label]) == sorted(key.place for key in wanted)
+        for key in wanted:
+            index = int(selection.indices[key.place])
+            [again] = maker.cut([index], [maker.source.image(index)], [key.crop])
+            patch = held[label][key.place]
+            assert (patch.crop, patch.box) == (again.crop, again.box)
+            assert torch.equal(patch.pixels, again.pixels)
+
+
+def test_winners_at_hand_are_not_decoded_again(maker, monkeypatch):
+    selection = preselect(maker.source, 300, 0)
+    config = RdedConfig(source="", observer="", crops=3)
+    contenders = Contenders(maker, selection, 4)
+    scores = torch.empty(44, 3)
+    for batch in score(maker, selection, np.ones(44, dtype=bool), config, Stopwatch()):
+        scores[batch.places] = batch.scores
+        contenders.add(batch)
+    ranked, known = select(scores[:11], 0, 4), contenders.take(0)
+    options = {"ipc": 1, "factor": 2, "side": 32, "workers": 1, "budget": 1 << 20}
+    again, rows = assemble(maker, selection, ranked, {}, **options)
+    other_crop = dataclasses.replace(known[ranked[0].place], crop=known[ranked[0].place].crop + 1)
+    mended = assemble(maker, selection, ranked, {**known, ranked[0].place: other_crop}, **options)
+    assert torch.equal(mended[0], again)
+    monkeypatch.setattr(maker.source, "read", None)
+    kept, kept_rows = assemble(maker, selection, ranked, known, **options)
+    assert torch.equal(kept, again)
+    assert kept_rows == rows
+
+
+def test_without_the_images_nothing_is_held(maker):
+    selection = preselect(maker.source, 300, 0)
+    contenders = Contenders(maker, selection, 4)
+    contenders.add(ScoredImages([0, 1], torch.zeros(2, 3), {}, None))
+    assert contenders.take(0) == {}

@@ -1,0 +1,60 @@
+"""A run whose JPEGs are decoded by a GPU; its decoder is played by the CPU's."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+import torch
+
+from pydream.data import device_jpeg
+from pydream.errors import PydreamError
+from pydream.rded import RdedConfig, distill
+
+
+def run(folder, observer, out, **changes):
+    config = RdedConfig(
+        source=str(folder),
+        observer=str(observer),
+        out=out,
+        ipc=2,
+        factor=2,
+        crops=3,
+        allow_weak_observer=True,
+        **changes,
+    )
+    return distill(config)
+
+
+def test_the_same_images_are_distilled(folder, random_observer, tmp_path, monkeypatch):
+    calls = []
+
+    def decode(data, mode, device):
+        calls.append(len(data))
+        return [torch.ops.image.decode_jpeg(each, mode, False) for each in data]
+
+    on_host = run(folder, random_observer, tmp_path / "host")
+    assert on_host.manifest["config"]["decode"] == "host"
+    monkeypatch.setattr(device_jpeg, "_decode_jpegs", decode)
+    module = importlib.import_module("pydream.rded.distill")  # its name is the function's, too
+    monkeypatch.setattr(module, "decodes_jpeg", lambda device: True)
+    damaged = folder / "bee" / "04.jpg"
+    data = damaged.read_bytes()
+    damaged.write_bytes(data[:300] + b"\xff\xd9")  # looks whole
+    on_device = run(
+        folder, random_observer, tmp_path / "device", decode="device", allow_skipped=0.2
+    )
+    assert sum(calls) > 0
+    assert on_device.manifest["config"]["decode"] == "device"
+    assert [each["key"] for each in on_device.manifest["skipped"]] == ["bee/04.jpg"]
+    damaged.write_bytes(data)
+    calls.clear()
+    whole = run(folder, random_observer, tmp_path / "whole", decode="device")
+    assert sum(calls) == 4 * 6  # the JPEGs among eleven pictures
+    assert whole.manifest["images_sha256"] == on_host.manifest["images_sha256"]
+
+
+def test_without_a_decoder(folder, random_observer, tmp_path):
+    with pytest.raises(PydreamError, match=r"no JPEG on cpu here; take --decode host"):
+        run(folder, random_observer, tmp_path / "set", decode="device")
+    assert not (tmp_path / "set").exists()

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from pydream.data.decode import decode_image
+from pydream.data.distilled import DistilledSet, StoredImages, load_set
+from pydream.errors import PydreamError
+from pydream.report import inspect_set, write_report
+
+MakeSet = Callable[..., DistilledSet]
+
+
+def test_images_come_in_order_and_all_at_once(make_set: MakeSet) -> None:
+    distilled = make_set(["ant", "bee", "cat"], ipc=3)
+    files = sorted(distilled.path.glob("images/*/*"))
+    assert len(distilled.stored) == len(files) == 9
+    for index, file in enumerate(files):
+        assert torch.equal(distilled.stored[index], decode_image(file.read_bytes()))
+        assert torch.equal(distilled.images[index], distilled.stored[index - 9])
+    assert torch.equal(distilled.stored[7:][1], distilled.stored[8])
+    assert distilled.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    with pytest.raises(IndexError):
+        distilled.stored[9]
+
+
+def test_a_damaged_image_is_named_when_it_is_read(make_set: MakeSet) -> None:
+    path = make_set().path
+    file = path / "images" / "00001" / "00000.png"
+    file.write_bytes(file.read_bytes()[:40])
+    distilled = load_set(path)
+    assert distilled.stored[0].shape == (32, 32, 3)
+    for read in (lambda: distilled.stored[3], lambda: distilled.images):
+        with pytest.raises(PydreamError, match=r"00001.00000\.png"):
+            read()
+    assert not inspect_set(distilled)["integrity"]["intact"]
+
+
+def test_an_image_of_another_size_is_refused(make_set: MakeSet) -> None:
+    path = make_set().path
+    Image.new("RGB", (31, 32)).save(path / "images" / "00000" / "00002.png")
+    with pytest.raises(PydreamError, match=r"00002\.png: the image is 32x31, .* 32x32"):
+        load_set(path).stored[2]
+
+
+def test_a_report_reads_only_what_it_shows(
+    make_set: MakeSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distilled = make_set([f"c{number}" for number in range(30)], ipc=60, side=256)
+    read = []
+    original = StoredImages._read_file
+
+    def counted(self: StoredImages, index: int) -> torch.Tensor:
+        read.append(index)
+        return original(self, index)
+
+    monkeypatch.setattr(StoredImages, "_read_file", counted)
+    stored = StoredImages(distilled.stored.files, distilled.stored.side)
+    distilled = dataclasses.replace(distilled, stored=stored)
+    write_report(distilled, lambda path, data: None)
+    assert "images" not in vars(distilled)
+    # The sheet has room for 3976 // 66 of the 64-pixel cells beside a short name, in 60 columns.
+    assert 0 < len(set(read)) < len(stored)
+
+
+def test_folders_that_are_no_classes(make_set: MakeSet) -> None:
+    path = make_set().path
+    (path / "images" / "00001").rename(path / "images" / "00007")
+    with pytest.raises(PydreamError, match="no class of that number"):
+        load_set(path)
+
+
+def test_missing_images_are_counted(make_set: MakeSet) -> None:
+    path: Path = make_set(ipc=3).path
+    (path / "images" / "00001" / "00001.png").unlink()
+    with pytest.raises(PydreamError, match=r"promises 3 images .* hold 2 to 3"):
+        load_set(path)
