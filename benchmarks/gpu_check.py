@@ -1,9 +1,10 @@
 """All that a GPU is needed for, in under 9 minutes and without a network.
 
-    make gpu-check    # or: python -m benchmarks.gpu_check [--out FOLDER]
+    make gpu-check    # or: python -m benchmarks.gpu_check [--out FOLDER] [--data FOLDER]
 
 Builds with what is installed, runs the ops' tests on the GPU, once more a few of them under
-compute-sanitizer, then the benchmarks. A step that fails does not stop the others; the table comes
+compute-sanitizer, then the benchmarks; the last, RDED whole, needs photographs (--data, or
+PYDREAM_DATA: a folder with imagenet-sample-200.zip). A step that fails does not stop the others; the table comes
 last, and the record of it lies beside those of the benchmarks.
 """
 
@@ -35,7 +36,7 @@ class Step:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-def steps(out: Path) -> list[Step]:
+def steps(out: Path, data: Path | None) -> list[Step]:
     python = sys.executable
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     sanitizer = shutil.which("compute-sanitizer")
@@ -45,6 +46,10 @@ def steps(out: Path) -> list[Step]:
             watch = [sanitizer, "--tool", tool, "--error-exitcode", "9", "--print-limit", "5"]
             command = [*watch, *pytest, "--maxfail=3", "-k", FEW, "tests/ops"]
             checks.append(Step(f"compute-sanitizer {tool}", command, 60, ON_CUDA))
+    pipeline = []
+    if data is not None:
+        command = [python, "-m", "benchmarks.pipeline_cuda", "--data", str(data), "--out", str(out)]
+        pipeline = [Step("RDED whole", command, 150)]
     return [
         Step("describe the package", [python, "setup.py", "-q", "egg_info"], 30),
         Step(
@@ -53,12 +58,13 @@ def steps(out: Path) -> list[Step]:
             120,
             {"PYDREAM_CUDA": "on"},
         ),
-        Step("tests of the ops on cuda", [*pytest, "tests/ops"], 120, ON_CUDA),
+        Step("tests of the ops on cuda", [*pytest, "tests/ops", "tests/data/test_device_jpeg.py"], 120, ON_CUDA),
         Step(
             "benchmarks of the ops",
             [python, "-m", "benchmarks.cuda_ops", "--out", str(out)],
-            90,
+            60,
         ),
+        *pipeline,
         *checks,
     ]
 
@@ -92,15 +98,20 @@ def run(step: Step) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results")
-    out = parser.parse_args().out.resolve()
+    parser.add_argument("--data", type=Path, default=os.environ.get("PYDREAM_DATA"))
+    arguments = parser.parse_args()
+    out = arguments.out.resolve()
+    data = arguments.data.resolve() if arguments.data is not None else None
     import torch
 
     if not torch.cuda.is_available():
         raise SystemExit("torch finds no CUDA device here: this check is for a machine with a GPU")
-    results = {step.name: run(step) for step in steps(out)}
+    results = {step.name: run(step) for step in steps(out, data)}
     print("\n=== outcome")
     for name, result in results.items():
         print(f"  {name:32s} {result['outcome']:12s} {result['seconds']:7.1f} s")
+    if data is None:
+        print("  RDED whole                       no photographs: give --data")
     if shutil.which("compute-sanitizer") is None:
         print("  compute-sanitizer                not installed")
     try:

@@ -6,7 +6,7 @@ from pydream.data.base import Source
 from pydream.data.decode import decode_image
 from pydream.data.prefetch import decode_ahead
 from pydream.data.sources import SourceSpec, has_split, open_source
-from pydream.data.upload import upload
+from pydream.data.upload import to_device, upload
 from pydream.errors import ImageError
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "decode_image",
     "has_split",
     "open_source",
+    "to_device",
     "upload",
 ]

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import torch
 from scipy.special import betaincinv
 
+from pydream.data import to_device
 from pydream.evaluate.recipe import ResolvedRecipe
 from pydream.ops import crop_resize, random_crop_boxes, random_keys
 
@@ -104,7 +105,7 @@ def views(
         flips = torch.from_numpy(_uniform(_seed(seed, _Draw.FLIP, epoch), count) < 0.5)
     shuffle = patch_orders(count, recipe.factor, _seed(seed, _Draw.PATCHES, epoch))
     # One upload an epoch: a GPU is not waited for in any step.
-    order, boxes, flips, shuffle = (_on(each, device) for each in (order, boxes, flips, shuffle))
+    order, boxes, flips, shuffle = (to_device(each, device) for each in (order, boxes, flips, shuffle))
     for step, chosen in enumerate(order.tensor_split(steps_per_epoch(count, recipe))):
         pixels = images[chosen]
         if recipe.factor > 1:
@@ -166,7 +167,7 @@ def shuffle_patches(images: torch.Tensor, orders: torch.Tensor) -> torch.Tensor:
     strips = torch.arange(side).tensor_split(factor)
     strip_of = torch.cat([torch.full_like(each, place) for place, each in enumerate(strips)])
     # Pixels go where their strip goes, and keep their order within it.
-    place_of = torch.argsort(orders, dim=2)[:, :, _on(strip_of, images.device)]
+    place_of = torch.argsort(orders, dim=2)[:, :, to_device(strip_of, images.device)]
     down, across = torch.argsort(place_of, dim=2, stable=True).unbind(1)
     within = torch.arange(len(images), device=images.device)
     return images[within[:, None, None], down[:, :, None], across[:, None, :]]
@@ -200,7 +201,7 @@ def mix(
     drawn = _uniform(seed, 3 + len(images))
     share = float(betaincinv(recipe.mix_concentration, recipe.mix_concentration, drawn[0]))
     order = torch.from_numpy(np.argsort(drawn[3:], kind="stable"))
-    partners = _on(order, images.device)
+    partners = to_device(order, images.device)
     if recipe.mix == "mixup":
         return torch.lerp(images[partners], images, share), partners, share
     side = images.shape[2]
@@ -229,13 +230,6 @@ def cut_box(side: int, share: float, down: float, across: float) -> tuple[int, i
     half = int(side * (1 - share) ** 0.5) // 2
     y, x = int(down * side), int(across * side)
     return max(y - half, 0), min(y + half, side), max(x - half, 0), min(x + half, side)
-
-
-def _on(drawn: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Bring what was drawn to a device, without waiting for it."""
-    if device.type == "cuda":
-        drawn = drawn.pin_memory()
-    return drawn.to(device, non_blocking=True)
 
 
 def _seed(seed: int, *spawn_key: int) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pydream.data import ImageError, decode_ahead
+from pydream.data import ImageError, decode_ahead, to_device
 from pydream.data.decode import EncodedJpeg
 from pydream.data.device_jpeg import decode_on
 from pydream.data.prefetch import read_ahead
@@ -32,7 +32,8 @@ from pydream.rded.timing import Stopwatch
 
 _Decoded: TypeAlias = torch.Tensor | EncodedJpeg | ImageError
 
-_QUEUED_ON_GPU = 2  # batches behind the one whose scores the host waits for
+# Batches behind the one whose scores the host waits for; on the CPU there is nothing to wait for.
+_QUEUED = {"cpu": 0, "cuda": 2}
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class _Run:
         self._config = config
         self._watch = watch
         self._device = maker.observer.device
-        self._queued = 0 if self._device.type == "cpu" else _QUEUED_ON_GPU
+        self._queued = _QUEUED.get(self._device.type, 0)
         self._stream: torch.cuda.Stream | None = None
         if self._device.type == "cuda":
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
@@ -252,15 +253,14 @@ class _Run:
         with self._watch("observer", self._device):
             logits = maker.observer.logits(batch.patches)
         with self._watch("score", self._device):
-            scores = torch.full((len(batch.places), crops), -math.inf, device=logits.device)
             good = [row for row, place in enumerate(batch.places) if place not in batch.errors]
             labels = torch.from_numpy(self._selection.labels[batch.places])
             if len(good) < len(batch.places):
-                logits = logits.reshape(*scores.shape, -1)[good].flatten(0, 1)
+                logits = logits.unflatten(0, (-1, crops))[good].flatten(0, 1)
                 labels = labels[good]
-            labels = labels.repeat_interleave(crops).to(logits.device, non_blocking=True)
+            labels = to_device(labels.repeat_interleave(crops), logits.device)
             try:
-                found = realism_scores(logits, labels).reshape(-1, crops)
+                scores = realism_scores(logits, labels).reshape(-1, crops)
             except ValueError as error:
                 bad = logits.logsumexp(1).isfinite().logical_not().nonzero()
                 if len(bad):
@@ -268,9 +268,8 @@ class _Run:
                     raise self._not_a_number(place) from error
                 raise
             if len(good) < len(batch.places):
+                found, scores = scores, scores.new_full((len(batch.places), crops), -math.inf)
                 scores[good] = found
-            else:
-                scores = found
             host, arrived = self._to_host(scores)
         scored = ScoredImages(batch.places, host, batch.errors, batch.images)
         return _Queued(scored, arrived)

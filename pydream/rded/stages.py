@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pydream.data import ImageError, Source, decode_ahead, upload
+from pydream.data import ImageError, Source, decode_ahead, to_device, upload
 from pydream.data.decode import EncodedJpeg
 from pydream.errors import PydreamError
 from pydream.models import Observer
@@ -161,7 +161,7 @@ class PatchMaker:
         """Make the (n·M, 3, S, S) patches of n images as the observer takes them, where it is."""
         boxes, device = self.boxes(indices, images).reshape(-1, 4), self.observer.device
         if device.type != "cpu":
-            images, boxes = upload(images, device), boxes.to(device, non_blocking=True)
+            images, boxes = upload(images, device), to_device(boxes, device)
         return crop_resize(
             list(images),
             boxes,

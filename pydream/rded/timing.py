@@ -35,9 +35,10 @@ class Stopwatch:
                 torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
                 for _ in range(2)
             )
-            first.record()
+            stream = torch.cuda.current_stream(device)
+            first.record(stream)
             yield
-            last.record()
+            last.record(stream)
             self._events.append((stage, first, last))
             return
         begun = time.perf_counter()

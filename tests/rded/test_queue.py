@@ -1,0 +1,102 @@
+"""Batches queued on a device whose scores come later: the order of things, played on the CPU."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import pytest
+import torch
+
+from pydream.data import open_source
+from pydream.errors import PydreamError
+from pydream.models import load_observer
+from pydream.rded import RdedConfig, distill
+from pydream.rded.scoring import score
+from pydream.rded.stages import PatchMaker, preselect
+from pydream.rded.timing import Stopwatch
+
+scoring = importlib.import_module("pydream.rded.scoring")
+
+
+@pytest.fixture(params=[1, 2, 100])
+def queued(request, monkeypatch):
+    monkeypatch.setitem(scoring._QUEUED, "cpu", request.param)
+    return request.param
+
+
+def batches(folder, observer_file, **settings):
+    config = RdedConfig(source=str(folder), observer="", factor=2, crops=4, **settings)
+    source, observer = open_source(folder), load_observer(observer_file)
+    observer.tile = 16
+    maker = PatchMaker(source, config, observer, 32, 2)
+    selection = preselect(source, 300, 0)
+    return list(score(maker, selection, np.ones(44, dtype=bool), config, Stopwatch()))
+
+
+def test_batches_come_in_order_and_complete(folder, random_observer, monkeypatch):
+    settings = {"batch_size": 16}
+    monkeypatch.setitem(scoring._QUEUED, "cpu", 0)
+    wanted = batches(folder, random_observer, **settings)
+    for depth in (1, 2, 100):
+        monkeypatch.setitem(scoring._QUEUED, "cpu", depth)
+        got = batches(folder, random_observer, **settings)
+        assert [batch.places for batch in got] == [batch.places for batch in wanted]
+        for ours, theirs in zip(got, wanted, strict=True):
+            assert torch.equal(ours.scores, theirs.scores)
+            assert all(map(torch.equal, ours.images, theirs.images))
+
+
+def test_a_set_has_the_same_bytes(folder, random_observer, tmp_path, monkeypatch):
+    hashes = set()
+    for depth in (0, 2):
+        monkeypatch.setitem(scoring._QUEUED, "cpu", depth)
+        config = RdedConfig(
+            source=str(folder),
+            observer=str(random_observer),
+            out=tmp_path / f"set{depth}",
+            ipc=2,
+            factor=2,
+            batch_size=48,
+            allow_weak_observer=True,
+        )
+        hashes.add(distill(config).manifest["images_sha256"])
+    assert len(hashes) == 1
+
+
+def test_what_a_later_op_reports_is_named(folder, random_observer, queued, monkeypatch):
+    """Kernels mark a row whose logits are no numbers, and the next op, in any thread, raises."""
+    calls = []
+
+    def marked(logits, labels):
+        scores = torch.zeros(len(logits))
+        if not calls:
+            scores[9] = torch.nan
+        calls.append(len(logits))
+        return scores
+
+    shown = PatchMaker.shown
+
+    def raising(self, indices, images, out=None):
+        if calls:
+            raise ValueError("logits hold NaN (found on cuda:0 by an earlier call)")
+        return shown(self, indices, images, out)
+
+    monkeypatch.setattr(scoring, "realism_scores", marked)
+    monkeypatch.setattr(PatchMaker, "shown", raising)
+    with pytest.raises(PydreamError, match=r"scores of ant/02\.jpg are not numbers"):
+        batches(folder, random_observer, batch_size=16)
+
+
+@pytest.mark.parametrize("megabytes", [1, 2, 256])
+def test_images_are_kept_only_within_the_budget(folder, random_observer, megabytes):
+    found = batches(folder, random_observer, memory_budget=megabytes, batch_size=10_000)
+    wanted = batches(folder, random_observer)
+    scores = torch.cat([batch.scores for batch in found])
+    assert torch.equal(scores, torch.cat([batch.scores for batch in wanted]))
+    limit = megabytes * 2**20 // 8
+    for batch in found:
+        if batch.images is not None:
+            # The budget may be passed by the last image.
+            assert sum(image.nbytes for image in batch.images[:-1]) < limit
+    assert any(batch.images is None for batch in found) == (megabytes == 1)
