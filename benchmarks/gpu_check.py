@@ -4,8 +4,8 @@
 
 Builds with what is installed, runs the ops' tests on the GPU, once more a few of them under
 compute-sanitizer, then the benchmarks; the last, RDED whole, needs photographs (--data, or
-PYDREAM_DATA: a folder with imagenet-sample-200.zip). A step that fails does not stop the others; the table comes
-last, and the record of it lies beside those of the benchmarks.
+PYDREAM_DATA: a folder with imagenet-sample-200.zip). A step that fails does not stop the others;
+the table comes last, and the record of it lies beside those of the benchmarks.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ON_CUDA = {"PYDREAM_TEST_DEVICE": "cuda"}
+ON_GPU = ("tests/ops", "tests/data/test_device_jpeg.py")
 # A few of every family: under the sanitizer each launch takes a hundred times as long.
 FEW = "far_down or identity or canvas_and_cast or every_position or is_the_contract or loop_over"
 
@@ -58,7 +59,7 @@ def steps(out: Path, data: Path | None) -> list[Step]:
             120,
             {"PYDREAM_CUDA": "on"},
         ),
-        Step("tests of the ops on cuda", [*pytest, "tests/ops", "tests/data/test_device_jpeg.py"], 120, ON_CUDA),
+        Step("tests of the ops on cuda", [*pytest, *ON_GPU], 120, ON_CUDA),
         Step(
             "benchmarks of the ops",
             [python, "-m", "benchmarks.cuda_ops", "--out", str(out)],

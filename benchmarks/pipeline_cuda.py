@@ -161,9 +161,7 @@ def main() -> None:
         observer = random_observer(len(list(source.iterdir())), Path(place))
         for way in ways:
             name = " ".join(f"{key}={value}" for key, value in way.items())
-            found = run(
-                source, observer, str(device), memory_budget=arguments.memory_budget, **way
-            )
+            found = run(source, observer, str(device), memory_budget=arguments.memory_budget, **way)
             results[name] = found
             print(
                 f"{name}: {found['images_per_second']:,.0f} images/s end to end, "
@@ -172,7 +170,8 @@ def main() -> None:
                 f"{found['projected_imagenet_seconds']:.0f} s; stages {found['stages']}",
                 flush=True,
             )
-    print(write_record("rded-cuda", results, arguments.out, device if device.type == "cuda" else None))
+    gpu = device if device.type == "cuda" else None
+    print(write_record("rded-cuda", results, arguments.out, gpu))
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ def score_patches(patches: cp.ndarray, labels: cp.ndarray) -> cp.ndarray:
 
 
 def main() -> None:
+    """Print the crop of each image that the model is surest of."""
     images = read_images(sys.argv[1:])
     labels = cp.repeat(cp.arange(len(images)) % CLASSES, CROPS)
     scores = score_patches(make_patches(images), labels).reshape(-1, CROPS)

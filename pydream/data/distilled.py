@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, overload
@@ -39,7 +40,7 @@ PROVENANCE_SCHEMA = pa.schema(
 
 
 class StoredImages(Sequence[torch.Tensor]):
-    """The images of a set, each read when it is asked for; the last ones are remembered.
+    """The images of a set, each read when it is asked for.
 
     Parameters
     ----------
@@ -49,12 +50,9 @@ class StoredImages(Sequence[torch.Tensor]):
         Height and width that the manifest promises, in pixels.
     """
 
-    _REMEMBERED = 64 << 20  # bytes
-
     def __init__(self, files: Sequence[Path], side: int) -> None:
         self.files = tuple(files)
         self.side = side
-        self._read = functools.lru_cache(max(1, self._REMEMBERED // (3 * side**2)))(self._read_file)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -63,9 +61,9 @@ class StoredImages(Sequence[torch.Tensor]):
     def __getitem__(self, index: int) -> torch.Tensor: ...
 
     @overload
-    def __getitem__(self, index: slice) -> Sequence[torch.Tensor]: ...
+    def __getitem__(self, index: slice) -> StoredImages: ...
 
-    def __getitem__(self, index: int | slice) -> torch.Tensor | Sequence[torch.Tensor]:
+    def __getitem__(self, index: int | slice) -> torch.Tensor | StoredImages:
         """Return an image, (side, side, 3) uint8.
 
         Raises
@@ -75,9 +73,6 @@ class StoredImages(Sequence[torch.Tensor]):
         """
         if isinstance(index, slice):
             return StoredImages(self.files[index], self.side)
-        return self._read(range(len(self.files))[index])
-
-    def _read_file(self, index: int) -> torch.Tensor:
         file = self.files[index]
         try:
             image = decode_image(file.read_bytes())
@@ -89,6 +84,11 @@ class StoredImages(Sequence[torch.Tensor]):
                 f"the manifest says {self.side}x{self.side}"
             )
         return image
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images together, once they are read."""
+        return len(self) * 3 * self.side**2
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,8 @@ class DistilledSet:
     @functools.cached_property
     def images(self) -> torch.Tensor:
         """All images, (N, S, S, 3) uint8; raises as ``stored`` does."""
-        return torch.stack(list(self.stored))
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            return torch.stack(list(pool.map(self.stored.__getitem__, range(len(self.stored)))))
 
 
 def load_set(path: str | os.PathLike[str]) -> DistilledSet:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -23,7 +25,12 @@ _RUN_IMAGES = 32
 
 
 def decode_ahead(
-    source: Source, indices: Sequence[int], *, workers: int, budget: int
+    source: Source,
+    indices: Sequence[int],
+    *,
+    workers: int,
+    budget: int,
+    turn: threading.Event | None = None,
 ) -> Generator[torch.Tensor | ImageError, None, None]:
     """Decode images in threads and give them out in order.
 
@@ -38,6 +45,8 @@ def decode_ahead(
     budget
         Bytes of pixels that may be decoded, or in decoding, and not yet given out. One image is
         always let through, however large.
+    turn
+        While this is not set, files are read, and few or no images decoded.
 
     Yields
     ------
@@ -50,7 +59,7 @@ def decode_ahead(
     ValueError
         When `workers` or `budget` is below 1.
     """
-    return _Pipeline(source, indices, workers, budget, prepare).results()
+    return _Pipeline(source, indices, workers, budget, prepare, turn).results()
 
 
 def read_ahead(
@@ -58,6 +67,14 @@ def read_ahead(
 ) -> Generator[torch.Tensor | EncodedJpeg | ImageError, None, None]:
     """Do as `decode_ahead`, but leave JPEGs that a GPU can decode undecoded."""
     return _Pipeline(source, indices, workers, budget, prepare_for_gpu).results()
+
+
+@dataclass(frozen=True)
+class _Run(Generic[T]):
+    """Images from a position on: the bytes that each will take, and what decodes it."""
+
+    position: int
+    prepared: list[tuple[int, Callable[[], T] | ImageError]]
 
 
 class _Pipeline(Generic[T]):
@@ -74,6 +91,7 @@ class _Pipeline(Generic[T]):
         workers: int,
         budget: int,
         prepare: _Prepare[T],
+        turn: threading.Event | None = None,
     ) -> None:
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
@@ -81,6 +99,7 @@ class _Pipeline(Generic[T]):
             raise ValueError(f"budget must be at least 1 byte, got {budget}")
         self._source = source
         self._prepare_content = prepare
+        self._turn = turn
         self._indices = indices
         self._workers = min(workers, len(indices))
         self._budget = budget
@@ -130,23 +149,49 @@ class _Pipeline(Generic[T]):
             self._changed.notify_all()
 
     def _work(self) -> None:
+        waiting: deque[_Run[T]] = deque()  # read, and not decoded
         try:
-            while run := self._claim():
-                prepared = [self._prepare(self._indices[position]) for position in run]
-                self._adapt(prepared)
-                position = run.start
-                while position < run.stop:
-                    granted = self._reserve(position, [size for size, _ in prepared])
-                    if not granted:
+            while not self._closed:
+                if not waiting or self._reads_on(waiting):
+                    run = self._claim()
+                    if run:
+                        waiting.append(self._read(run))
+                        continue
+                    if not waiting:
                         return
-                    ready, prepared = prepared[:granted], prepared[granted:]
-                    items = [_decode(decode) for _, decode in ready]
-                    self._publish(position, items, sum(size for size, _ in ready))
-                    position += granted
+                if self._turn is not None:
+                    self._turn.wait()
+                if not self._decode_run(waiting.popleft()):
+                    return
         except BaseException as error:
             with self._changed:
                 self._failure = error
                 self._changed.notify_all()
+
+    def _reads_on(self, waiting: deque[_Run[T]]) -> bool:
+        """Return whether to read more while it is not the turn of decoding."""
+        if self._turn is None or self._turn.is_set():
+            return False
+        size = sum(size for run in waiting for size, _ in run.prepared)
+        return size < self._budget // (4 * self._workers)
+
+    def _read(self, run: range) -> _Run[T]:
+        prepared = [self._prepare(self._indices[position]) for position in run]
+        self._adapt(prepared)
+        return _Run(run.start, prepared)
+
+    def _decode_run(self, run: _Run[T]) -> bool:
+        """Decode images as memory is granted for them; return False if the pipeline was closed."""
+        position, prepared = run.position, run.prepared
+        while prepared:
+            granted = self._reserve(position, [size for size, _ in prepared])
+            if not granted:
+                return False
+            ready, prepared = prepared[:granted], prepared[granted:]
+            items = [_decode(decode) for _, decode in ready]
+            self._publish(position, items, sum(size for size, _ in ready))
+            position += granted
+        return True
 
     def _claim(self) -> range:
         """Take the next positions; none when all are taken."""

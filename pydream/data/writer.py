@@ -26,8 +26,9 @@ from PIL import Image
 from pydream.data.distilled import PROVENANCE_SCHEMA, SUFFIXES, ImageFormat
 from pydream.errors import PydreamError
 
-# Half the time of zlib's default, for files that are a twentieth larger.
-_PNG_LEVEL = 3
+# A quarter of the time of zlib's default, for files that are a sixteenth larger: forty collages of
+# 224 pixels take 0.18 s and 3.76 MB; at level 3, 0.25 s and 3.68; at 6, 0.64 s and 3.54.
+_PNG_LEVEL = 1
 # Pillow holds the GIL while it encodes, torchvision's operator does not; a torchvision without it
 # leaves PNG to Pillow.
 _torchvision_png: Callable[..., torch.Tensor] | None
@@ -199,13 +200,13 @@ def check_free(out: Path) -> None:
         )
 
 
-def png(image: torch.Tensor, level: int = _PNG_LEVEL) -> bytes:
-    """Encode (H, W, 3) uint8 as PNG, at a compression level of 0 to 9."""
+def png(image: torch.Tensor) -> bytes:
+    """Encode (H, W, 3) uint8 as PNG."""
     if _torchvision_png is None:
         stream = io.BytesIO()
-        Image.fromarray(image.numpy()).save(stream, "PNG", compress_level=level)
+        Image.fromarray(image.numpy()).save(stream, "PNG", compress_level=_PNG_LEVEL)
         return stream.getvalue()
-    return _torchvision_png(image.permute(2, 0, 1).contiguous(), level).numpy().tobytes()
+    return _torchvision_png(image.permute(2, 0, 1).contiguous(), _PNG_LEVEL).numpy().tobytes()
 
 
 def save_image(image: torch.Tensor, file: Path, quality: int) -> None:

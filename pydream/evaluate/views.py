@@ -105,7 +105,8 @@ def views(
         flips = torch.from_numpy(_uniform(_seed(seed, _Draw.FLIP, epoch), count) < 0.5)
     shuffle = patch_orders(count, recipe.factor, _seed(seed, _Draw.PATCHES, epoch))
     # One upload an epoch: a GPU is not waited for in any step.
-    order, boxes, flips, shuffle = (to_device(each, device) for each in (order, boxes, flips, shuffle))
+    drawn = (order, boxes, flips, shuffle)
+    order, boxes, flips, shuffle = (to_device(each, device) for each in drawn)
     for step, chosen in enumerate(order.tensor_split(steps_per_epoch(count, recipe))):
         pixels = images[chosen]
         if recipe.factor > 1:

@@ -8,6 +8,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -100,6 +101,7 @@ class Observer:
     def __init__(
         self,
         model: nn.Module,
+        tried: tuple[torch.Tensor, torch.Tensor],
         *,
         arch: str,
         num_classes: int,
@@ -122,7 +124,7 @@ class Observer:
         self.weights_sha256 = weights_sha256
         self.class_names = class_names
         self.dtype = _DTYPES[precision]
-        self._model = fold(model, side).to(dtype=self.dtype)
+        self._model = fold(model, *tried).to(dtype=self.dtype)
         self._model.to(memory_format=torch.channels_last)
         self._columns = num_classes
         self._order: torch.Tensor | None = None
@@ -346,12 +348,16 @@ def load_observer(
         arch = arch or _arch_from(metadata, where)
         side = side or _side_from(metadata, weights, where)
         model = _build(arch, num_classes, side, weights, where)
-    model = model.float().to(target)
-    logits = check_takes(model, arch, side=side)
+    with ThreadPoolExecutor(1) as beside:  # hashing gigabytes takes seconds, and no GIL
+        weights_sha256 = beside.submit(hash_weights, weights)
+        model = model.float().to(target)
+        tried = check_takes(model, arch, side=side)
+    logits = tried[1]
     if num_classes not in (None, logits.shape[1]):
         raise PydreamError(f"{where} has {logits.shape[1]} classes, not {num_classes}")
     return Observer(
         model,
+        tried,
         arch=arch,
         num_classes=logits.shape[1],
         side=side,
@@ -359,7 +365,7 @@ def load_observer(
         std=_three_numbers("std", std, metadata, IMAGENET_STD, where),
         precision=precision,
         device=target,
-        weights_sha256=hash_weights(weights),
+        weights_sha256=weights_sha256.result(),
         class_names=_class_names(metadata, logits.shape[1], where),
         compiled=compiled,
     )

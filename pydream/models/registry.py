@@ -94,33 +94,36 @@ def torchvision_names() -> list[str]:
     return names
 
 
-def check_takes(model: nn.Module, arch: str, *, side: int, channels: int = 3) -> torch.Tensor:
-    """Run one black image through the model, in evaluation mode, and return the logits.
+def check_takes(
+    model: nn.Module, arch: str, *, side: int, channels: int = 3
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run two images of noise through the model, in evaluation mode; return them and the logits.
 
     Raises
     ------
     PydreamError
-        If the model cannot take the image, or does not return (1, number of classes).
+        If the model cannot take them, or does not return (2, number of classes).
     """
     model.eval()
     like = next(iter(model.parameters()), torch.zeros(0))
-    image = torch.zeros(1, channels, side, side, device=like.device, dtype=like.dtype)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, channels, side, side, generator=generator).to(like)
     try:
         with torch.no_grad():
-            logits = model(image)
+            logits = model(images)
     except Exception as error:  # a model may fail in any way on images that do not fit it
         reason = str(error).strip().splitlines()
         raise PydreamError(
             f"{arch} cannot take {side}×{side} images with {channels} channels: "
             f"{reason[0] if reason else type(error).__name__}"
         ) from error
-    if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or len(logits) != 1:
+    if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or len(logits) != 2:
         what = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise PydreamError(
-            f"{arch} is no classifier: for one image it must return logits of shape "
-            f"(1, classes), it returned {what}"
+            f"{arch} is no classifier: for two images it must return logits of shape "
+            f"(2, classes), it returned {what}"
         )
-    return logits
+    return images, logits
 
 
 def _parse_convnet(arch: str) -> tuple[int, int, Norm]:

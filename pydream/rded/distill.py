@@ -7,6 +7,7 @@ import os
 import platform
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -205,7 +206,10 @@ def _measured(run: _Run, selection: Preselection, held_out: Source | None) -> Pr
 
 
 def _distill_classes(run: _Run, selection: Preselection) -> None:
-    """Score the classes in order; each is put together and written while others are scored."""
+    """Score the classes in order; put each together and write it.
+
+    With a GPU that is done beside the scoring. On the CPU it takes its turn: see `scoring`.
+    """
     classes = len(run.source.class_names)
     finished = {label for label in range(classes) if run.writer.finished_class(label) is not None}
     if len(finished) == classes:
@@ -217,9 +221,10 @@ def _distill_classes(run: _Run, selection: Preselection) -> None:
     errors: dict[int, str] = {}
     pending = [label for label in range(classes) if label not in finished]
     finishing: deque[Future[None]] = deque()
+    on_cpu = run.observer.device.type == "cpu"
     with (
         track("scoring", int(needed.sum()) * run.config.crops, "patches") as advance,
-        ThreadPoolExecutor(1) as beside,
+        nullcontext() if on_cpu else ThreadPoolExecutor(1) as beside,
     ):
         for batch in score(maker, selection, needed, run.config, run.watch):
             scores.update(zip(batch.places, batch.scores, strict=True))
@@ -228,7 +233,10 @@ def _distill_classes(run: _Run, selection: Preselection) -> None:
                 contenders.add(batch)
             while pending and selection.starts[pending[0] + 1] - 1 <= batch.places[-1]:
                 scored = _scored_class(selection, pending.pop(0), scores, errors, contenders)
-                finishing.append(beside.submit(_finish_class, run, maker, selection, scored))
+                if beside is None:
+                    _finish_class(run, maker, selection, scored)
+                else:
+                    finishing.append(beside.submit(_finish_class, run, maker, selection, scored))
             while finishing and (finishing[0].done() or len(finishing) > _MOST_FINISHING):
                 finishing.popleft().result()
             advance(len(batch.places) * run.config.crops)

@@ -22,9 +22,11 @@ _DRAW = 2  # the purpose of these random keys; the pre-selection draws with 1
 # Above chance with less than this probability of being there by luck.
 _SIGNIFICANCE = 1e-3
 
-# Images measured: enough to tell an observer from chance, few beside what will be scored.
+# Images measured: enough to tell a good observer from chance, few beside what will be scored. One
+# that seems near chance is measured again on more, before it is refused.
 _SHARE = 0.01
-_LEAST, _MOST = 32, 512
+_LEAST, _MOST = 16, 512
+_SECOND_LOOK = 4  # times as many
 _PER_CLASS_TO_INFER = 16
 
 
@@ -212,25 +214,34 @@ def preflight(
             f"the observer has {observer.num_classes} classes, fewer than the {classes} of "
             f"{source.description}"
         )
-    order = [] if infer else given_order(observer, source)
+    given = [] if infer else given_order(observer, source)
     count = sample_size(patches)
     if infer:
         count = max(count, 2 * _PER_CLASS_TO_INFER * classes)
-    indices = draw_evenly(held_out, among, count, seed)
-    log_probability, labels = measure(held_out, indices, observer, workers=workers, budget=budget)
     where = "test split" if held_out.split != source.split else "training images"
-    if infer:
-        half = torch.arange(len(labels)) % 2 == 0
-        if len(labels) > 1:
-            order = infer_order(log_probability[half], labels[half], classes)
-            log_probability, labels = log_probability[~half], labels[~half]
-        else:
-            order = infer_order(log_probability, labels, classes)
-    predicted = log_probability[:, order].argmax(dim=1)
-    right = int((predicted == labels).sum())
-    if is_near_chance(right, len(labels), classes) and not allow_weak:
-        raise PydreamError(_near_chance(right, log_probability, labels, classes, source, infer))
-    return Preflight(right / len(labels), len(labels), where, tuple(order))
+    for wanted in (count, _SECOND_LOOK * count):
+        indices = draw_evenly(held_out, among, wanted, seed)
+        log_probability, labels = measure(
+            held_out, indices, observer, workers=workers, budget=budget
+        )
+        order = given
+        if infer:
+            order, log_probability, labels = _inferred(log_probability, labels, classes)
+        right = int((log_probability[:, order].argmax(dim=1) == labels).sum())
+        if allow_weak or not is_near_chance(right, len(labels), classes):
+            return Preflight(right / len(labels), len(labels), where, tuple(order))
+    raise PydreamError(_near_chance(right, log_probability, labels, classes, source, infer))
+
+
+def _inferred(
+    log_probability: torch.Tensor, labels: torch.Tensor, classes: int
+) -> tuple[list[int], torch.Tensor, torch.Tensor]:
+    """Infer the order from half of the images, and return it with the other half."""
+    if len(labels) == 1:
+        return infer_order(log_probability, labels, classes), log_probability, labels
+    half = torch.arange(len(labels)) % 2 == 0
+    order = infer_order(log_probability[half], labels[half], classes)
+    return order, log_probability[~half], labels[~half]
 
 
 def _near_chance(

@@ -1,4 +1,9 @@
-"""Stage 3 of RDED, streamed: decoding, cropping, the observer and the scores overlap.
+"""Stage 3 of RDED, streamed: reading, decoding, cropping, the observer and the scores.
+
+On the CPU files are read while the observer runs, and between its batches all threads decode and
+crop. An observer that shares its processors waits, at every layer, for the thread that was held up:
+taking turns made a run with ResNet-18 on two cores 4 to 17 % faster (17.9, 21.8, 18.0 and 20.5 s
+against 21.5, 22.7, 19.4 and 22.3 s side by side).
 
 On a GPU three streams of work run at once: threads of the host decode, one stream uploads and crops
 the next batch, another runs the observer on this one. The host reads the scores of a batch when two
@@ -8,10 +13,11 @@ more are queued behind it, so the GPU always has work.
 from __future__ import annotations
 
 import math
+import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -95,7 +101,7 @@ def score(
 ) -> Iterator[ScoredImages]:
     """Score the crops of the images needed, in order (equation 7).
 
-    Images are decoded ahead on threads. Batches cross the borders of classes; they begin at
+    Images are read and decoded on threads. Batches cross the borders of classes; they begin at
     whole groups. Where the observer's device has too little memory, batches are halved, and if
     that is not enough its passes; then the last bits of later scores may be others.
 
@@ -154,6 +160,10 @@ class _Run:
         self._watch = watch
         self._device = maker.observer.device
         self._queued = _QUEUED.get(self._device.type, 0)
+        self._turn: threading.Event | None = None
+        if self._device.type == "cpu":
+            self._turn = threading.Event()
+            self._turn.set()
         self._stream: torch.cuda.Stream | None = None
         if self._device.type == "cuda":
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
@@ -164,36 +174,49 @@ class _Run:
         self._batch_bytes = quarter // (self._queued + 2)
 
     def scores(self, places: npt.NDArray[np.int64]) -> Iterator[ScoredImages]:
-        step = batch_images(self._config, self._maker.observer)
-        batches = [
-            group.tolist()
-            for group in np.split(places, np.flatnonzero(np.diff(places // step)) + 1)
-        ]
-        ahead_of = read_ahead if self._config.decode == "device" else decode_ahead
-        decoded = ahead_of(
-            self._maker.source,
-            self._selection.indices[places].tolist(),
-            workers=self._config.workers,
-            budget=self._waiting_bytes,
-        )
         queue: deque[_Queued] = deque()
-        # The next batch is decoded and cropped while the observer runs on this one.
-        with closing(decoded), ThreadPoolExecutor(1) as ahead:
-            prepared = ahead.submit(self._prepare, batches[0], decoded)
-            for following in [*batches[1:], None]:
+        with closing(self._decoded(places)) as decoded:
+            with closing(self._batches(places, decoded)) as batches:
                 try:
-                    batch = prepared.result()
-                    if following is not None:
-                        prepared = ahead.submit(self._prepare, following, decoded)
-                    queue.append(self._launch(batch))
+                    for batch in batches:
+                        queue.append(self._launch(batch))
+                        if len(queue) > self._queued:
+                            yield self._collect(queue.popleft())
                 except ValueError:  # what a kernel found is raised by a later op, in any thread
                     for each in queue:
                         self._collect(each)
                     raise
-                if len(queue) > self._queued:
-                    yield self._collect(queue.popleft())
             while queue:
                 yield self._collect(queue.popleft())
+
+    def _decoded(self, places: npt.NDArray[np.int64]) -> Generator[_Decoded, None, None]:
+        source, workers = self._maker.source, self._config.workers
+        indices = self._selection.indices[places].tolist()
+        budget = self._waiting_bytes
+        if self._config.decode == "device":
+            return read_ahead(source, indices, workers=workers, budget=budget)
+        return decode_ahead(source, indices, workers=workers, budget=budget, turn=self._turn)
+
+    def _batches(
+        self, places: npt.NDArray[np.int64], decoded: Iterator[_Decoded]
+    ) -> Generator[_Batch, None, None]:
+        """Prepare the batches: for the CPU each when it is wanted, for a GPU one ahead."""
+        step = batch_images(self._config, self._maker.observer)
+        groups = [
+            group.tolist()
+            for group in np.split(places, np.flatnonzero(np.diff(places // step)) + 1)
+        ]
+        if self._turn is not None:
+            for group in groups:
+                yield self._prepare(group, decoded)
+            return
+        with ThreadPoolExecutor(1) as ahead:
+            prepared = ahead.submit(self._prepare, groups[0], decoded)
+            for following in groups[1:]:
+                batch = prepared.result()
+                prepared = ahead.submit(self._prepare, following, decoded)
+                yield batch
+            yield prepared.result()
 
     def _prepare(self, places: list[int], decoded: Iterator[_Decoded]) -> _Batch:
         """Decode and crop the images of a batch, no more of them at a time than the budget has."""
@@ -250,13 +273,13 @@ class _Run:
             stream = torch.cuda.current_stream(self._device)
             stream.wait_event(batch.ready)
             batch.patches.record_stream(stream)
-        with self._watch("observer", self._device):
+        with self._watch("observer", self._device), self._observers_turn():
             logits = maker.observer.logits(batch.patches)
         with self._watch("score", self._device):
             good = [row for row, place in enumerate(batch.places) if place not in batch.errors]
             labels = torch.from_numpy(self._selection.labels[batch.places])
             if len(good) < len(batch.places):
-                logits = logits.unflatten(0, (-1, crops))[good].flatten(0, 1)
+                logits = logits.reshape(len(batch.places), crops, -1)[good].flatten(0, 1)
                 labels = labels[good]
             labels = to_device(labels.repeat_interleave(crops), logits.device)
             try:
@@ -273,6 +296,18 @@ class _Run:
             host, arrived = self._to_host(scores)
         scored = ScoredImages(batch.places, host, batch.errors, batch.images)
         return _Queued(scored, arrived)
+
+    @contextmanager
+    def _observers_turn(self) -> Iterator[None]:
+        """Let no image be decoded on the processors that the observer needs."""
+        if self._turn is None:
+            yield
+            return
+        self._turn.clear()
+        try:
+            yield
+        finally:
+            self._turn.set()
 
     def _to_host(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
         if self._device.type != "cuda":

@@ -18,6 +18,7 @@ LEAST_ROW = 20  # a line of text
 WIDEST_NAME = 220
 BEST_CELL = 96  # small images are enlarged to about this side
 LEAST_CELL = 64  # large ones are reduced to no less, so that a photograph stays recognisable
+MOST_CELL = 128  # nor shown at more: a sheet gives an overview, and its pixels take time and room
 LEAST_ENLARGED_CELL = 32
 
 
@@ -113,7 +114,8 @@ def _cells(side: int) -> list[int]:
         factors = range(max(1, round(BEST_CELL / side)), 0, -1)
         return [side * f for f in factors if f == factors[0] or side * f >= LEAST_ENLARGED_CELL]
     enlarged = [side * 2] if side * 2 <= BEST_CELL * 1.5 else []
-    return enlarged + [-(-side // divisor) for divisor in range(1, side // LEAST_CELL + 1)]
+    reduced = [-(-side // divisor) for divisor in range(1, side // LEAST_CELL + 1)]
+    return enlarged + [cell for cell in reduced if cell <= MOST_CELL]
 
 
 @functools.cache

@@ -203,3 +203,37 @@ def test_never_started() -> None:
 def test_wrong_arguments(workers: int, budget: int, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         decode_ahead(Recorded([3]), [0], workers=workers, budget=budget)
+
+
+def test_out_of_turn_files_are_read_and_nothing_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 300, 400, 3), dtype=np.uint8)
+    source = open_source((images, np.zeros(40, dtype=np.int64)))
+    read: list[int] = []
+    original = type(source).read
+
+    def counted(self: object, index: int) -> object:
+        read.append(index)
+        return original(self, index)
+
+    monkeypatch.setattr(type(source), "read", counted)
+    turn, taken = threading.Event(), []
+    size = 300 * 400 * 3
+    decoded = decode_ahead(source, range(40), workers=2, budget=40 * size, turn=turn)
+
+    def take() -> None:
+        taken.extend(decoded)
+
+    taker = threading.Thread(target=take)
+    taker.start()
+    # A quarter of the budget, and up to one image more for each of two workers.
+    deadline = time.monotonic() + 20
+    while len(read) < 10 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert 10 <= len(read) <= 12
+    assert not taken
+    turn.set()
+    taker.join()
+    assert sorted(read) == list(range(40))
+    assert all(np.array_equal(image, wanted) for image, wanted in zip(taken, images, strict=True))

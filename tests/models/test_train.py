@@ -255,7 +255,7 @@ def test_the_side_follows_from_the_images(size, wanted):
         ({"arch": "convnet4"}, "at least 16, got 8"),
         ({"source": "nowhere"}, "nowhere"),
         ({"device": "nowhere"}, "device 'nowhere' cannot be used"),
-        ({"precision": "half"}, "auto, float32 or bfloat16"),
+        ({"precision": "half"}, "auto or one of float32, bfloat16"),
         ({"arch": "convnet2-w4-none", "learning_rate": 1e30}, "diverged in epoch 1 of 1"),
     ],
 )

@@ -46,7 +46,7 @@ def enlarged(image: torch.Tensor, factor: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("side", "factor"), [(1, 96), (8, 12), (28, 3), (32, 3), (37, 3), (64, 2), (96, 1), (225, 1)]
+    ("side", "factor"), [(1, 96), (8, 12), (28, 3), (32, 3), (37, 3), (64, 2), (96, 1), (127, 1)]
 )
 def test_one_image_is_enlarged_by_a_whole_factor(side: int, factor: int) -> None:
     image = noise(1, side)
@@ -126,11 +126,13 @@ def test_the_whole_stays_within_its_limit(side: int, count: int, largest_side: i
 
 
 def test_large_images_are_reduced_by_the_mean() -> None:
-    images = noise(20, 400)
-    sheet = contact_sheet(images, torch.zeros(20, dtype=torch.int64), ["big"])
-    factor = 3  # 20 columns of 200 pixels are more than 4000
-    reduced = np.asarray(Image.fromarray(images[0].numpy()).reduce(factor))
-    assert len(find(sheet, reduced)) == 1
+    images = noise(40, 400)
+    labels = torch.zeros(40, dtype=torch.int64)
+    # 200 pixels are more than a sheet shows; 40 columns of 100 are more than 4000, those of 80 not.
+    for count, factor in ((20, 4), (40, 5)):
+        sheet = contact_sheet(images[:count], labels[:count], ["big"])
+        reduced = np.asarray(Image.fromarray(images[0].numpy()).reduce(factor))
+        assert len(find(sheet, reduced)) == 1
 
 
 def test_per_class_takes_the_first_and_the_last() -> None:
