@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 
 import torch
 import torchvision  # noqa: F401  (registers torch.ops.image)
+from PIL import Image
 
 from pydream.data.decode import EncodedJpeg
 from pydream.errors import ImageError
@@ -16,10 +18,17 @@ _decode_jpegs = getattr(torch.ops.image, "decode_jpegs_cuda", None)
 
 
 def decodes_jpeg(device: torch.device) -> bool:
-    """Return whether this torchvision decodes JPEGs on the device."""
+    """Return whether this torchvision decodes JPEGs on the device: by letting it."""
     if device.type != "cuda" or _decode_jpegs is None:
         return False
-    return torch._C._dispatch_has_kernel_for_dispatch_key("image::decode_jpegs_cuda", "CUDA")
+    stream = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(stream, "JPEG")
+    data = torch.frombuffer(bytearray(stream.getvalue()), dtype=torch.uint8)
+    try:
+        [planes] = _decode_jpegs([data], _RGB_MODE, device)
+    except RuntimeError:  # a torchvision built without nvJPEG, or no GPU
+        return False
+    return tuple(planes.shape) == (3, 16, 16)
 
 
 def decode_on(

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ _torchvision_png: Callable[..., torch.Tensor] | None
 _torchvision_png = getattr(torch.ops.image, "encode_png", None)
 
 _ENCODERS = 4  # images encoded at a time
+_SMALL = 3 * 64 * 64  # bytes of an image up to which threads cost more than they save
 
 
 @contextmanager
@@ -166,8 +168,12 @@ class SetWriter:
             files = [
                 scratch / f"{number:05d}{SUFFIXES[image_format]}" for number in range(len(images))
             ]
-            with ThreadPoolExecutor(_ENCODERS) as pool:
-                list(pool.map(lambda image, file: save_image(image, file, quality), images, files))
+            if images[0].numel() <= _SMALL:
+                for image, file in zip(images, files, strict=True):
+                    save_image(image, file, quality)
+            else:
+                with ThreadPoolExecutor(_ENCODERS) as pool:
+                    list(pool.map(save_image, images, files, repeat(quality)))
             scratch.rename(place)
         self.keep(f"{label:05d}", record)
 

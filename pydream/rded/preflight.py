@@ -28,6 +28,13 @@ _SHARE = 0.01
 _LEAST, _MOST = 16, 512
 _SECOND_LOOK = 4  # times as many
 _PER_CLASS_TO_INFER = 16
+_PER_CLASS_TO_TELL = 4
+
+_MISORDERED = "its classes are in another order: try --class-order infer"
+_WEAK = (
+    "give the observer trained on these classes (pydream observer trains one), --class-order infer "
+    "if its classes are in another order, or --allow-weak-observer to go on"
+)
 
 
 @dataclass(frozen=True)
@@ -52,9 +59,10 @@ class Preflight:
     order: tuple[int, ...]
 
 
-def sample_size(patches: int) -> int:
-    """Return how many images to measure before `patches` patches are scored."""
-    return int(np.clip(patches * _SHARE, _LEAST, _MOST))
+def sample_size(patches: int, tile: int) -> int:
+    """Return how many images to measure before `patches` patches are scored: whole passes."""
+    count = int(np.clip(patches * _SHARE, _LEAST, _MOST))
+    return max(1, count // tile) * tile
 
 
 def draw_evenly(source: Source, among: npt.NDArray[np.int64], count: int, seed: int) -> list[int]:
@@ -206,7 +214,7 @@ def preflight(
     Raises
     ------
     PydreamError
-        If the observer is near chance, or its classes do not fit.
+        If the observer is near chance, or its classes do not fit or are in another order.
     """
     classes = len(source.class_names)
     if infer and observer.num_classes < classes:
@@ -215,7 +223,7 @@ def preflight(
             f"{source.description}"
         )
     given = [] if infer else given_order(observer, source)
-    count = sample_size(patches)
+    count = sample_size(patches, observer.tile)
     if infer:
         count = max(count, 2 * _PER_CLASS_TO_INFER * classes)
     where = "test split" if held_out.split != source.split else "training images"
@@ -228,9 +236,13 @@ def preflight(
         if infer:
             order, log_probability, labels = _inferred(log_probability, labels, classes)
         right = int((log_probability[:, order].argmax(dim=1) == labels).sum())
-        if allow_weak or not is_near_chance(right, len(labels), classes):
+        misordered = not infer and _is_misordered(right, log_probability, labels, classes)
+        if allow_weak or not (misordered or is_near_chance(right, len(labels), classes)):
             return Preflight(right / len(labels), len(labels), where, tuple(order))
-    raise PydreamError(_near_chance(right, log_probability, labels, classes, source, infer))
+    raise PydreamError(
+        f"the observer is right on {right} of {len(labels)} images of {source.description}, "
+        f"where chance is {1 / classes:.1%}: {_MISORDERED if misordered else _WEAK}"
+    )
 
 
 def _inferred(
@@ -244,24 +256,15 @@ def _inferred(
     return order, log_probability[~half], labels[~half]
 
 
-def _near_chance(
-    right: int,
-    log_probability: torch.Tensor,
-    labels: torch.Tensor,
-    classes: int,
-    source: Source,
-    infer: bool,
-) -> str:
-    best = infer_order(log_probability, labels, classes) if not infer else []
-    reordered = (log_probability[:, best].argmax(dim=1) == labels).float().mean() if best else 0.0
-    if float(reordered) > max(0.3, 3 * right / len(labels)):
-        advice = "its classes are in another order: try --class-order infer"
-    else:
-        advice = (
-            "give the observer trained on these classes (pydream observer trains one), "
-            "or --allow-weak-observer to go on"
-        )
-    return (
-        f"the observer is right on {right} of {len(labels)} images of {source.description}, "
-        f"near chance ({1 / classes:.1%}): {advice}"
-    )
+def _is_misordered(
+    right: int, log_probability: torch.Tensor, labels: torch.Tensor, classes: int
+) -> bool:
+    """Return whether the outputs fit the classes far better in another order.
+
+    Not with few images: some order fits each of those.
+    """
+    if len(labels) < _PER_CLASS_TO_TELL * classes or bool(log_probability.isnan().any()):
+        return False
+    best = infer_order(log_probability, labels, classes)
+    reordered = float((log_probability[:, best].argmax(dim=1) == labels).float().mean())
+    return reordered > max(0.5, 2 * right / len(labels))

@@ -55,8 +55,8 @@ def score_histogram(scores: npt.NDArray[np.floating]) -> str:
     counts, _ = np.histogram(distance.clip(edges[0], edges[-1]), edges)
     # What the user's matplotlibrc says must not change the bytes of a report.
     with matplotlib.style.context(["default", _STYLE]):
-        figure = Figure(figsize=(4.4, 2.3), layout="constrained")
-        axes = figure.add_subplot()
+        figure = Figure(figsize=(4.4, 2.3))
+        axes = figure.add_axes((0.16, 0.22, 0.78, 0.74))  # laid out by hand: half of the time
         axes.stairs(counts, edges, fill=True, color=_BAR)
         _label_axes(axes, lowest, highest)
         stream = io.StringIO()

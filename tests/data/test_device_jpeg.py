@@ -124,6 +124,17 @@ def test_no_gpu_no_decoder() -> None:
     assert decode_on(CPU, [])[0] == []
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_the_decoder_is_known_by_its_work(able: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(data: list[torch.Tensor], mode: int, device: torch.device) -> list[torch.Tensor]:
+        if not able:
+            raise RuntimeError("decode_jpegs_cuda: torchvision not compiled with nvJPEG support")
+        return [torch.ops.image.decode_jpeg(each, mode, False) for each in data]
+
+    monkeypatch.setattr(device_jpeg, "_decode_jpegs", decode)
+    assert decodes_jpeg(torch.device("cuda")) == able
+
+
 def test_reading_ahead_leaves_jpegs_and_decodes_the_rest(tmp_path: Path) -> None:
     for number in range(7):
         kind = "PNG" if number % 3 == 1 else "JPEG"

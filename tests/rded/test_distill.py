@@ -250,7 +250,10 @@ def test_an_observer_with_its_classes_in_another_order(digits_observer, tmp_path
     file = tmp_path / "shuffled.safetensors"
     shuffled_observer(file, digits_observer, order)
     config = {"source": "digits", "observer": str(file), "out": tmp_path / "set", "preselect": 40}
-    with pytest.raises(PydreamError, match=r"near chance \(10\.0%\).*--class-order infer"):
+    with pytest.raises(
+        PydreamError,
+        match=r"where chance is 10\.0%: its classes are in another order: try --class-order infer",
+    ):
         distill(RdedConfig(**config))
     assert not (tmp_path / "set").exists()
     result = distill(RdedConfig(**{**config, "out": tmp_path / "inferred"}, class_order="infer"))
@@ -336,7 +339,7 @@ def test_nothing_of_the_users_is_touched(folder, random_observer, tmp_path):
         ({"crops": -1}, "crops must be at least 1"),
         ({"ipc": 3}, r"class ant has 11 images, fewer than the 12 .*--ipc 2 --factor 2"),
         ({"factor": 33}, "factor 33 is above the side"),
-        ({"allow_weak_observer": False}, "near chance"),
+        ({"allow_weak_observer": False}, "where chance is 25.0%: give the observer"),
         ({"quality": 0}, "quality must be 1 to 100"),
         ({"observer": "missing.pt"}, r"missing\.pt"),
         ({"arch": "convnet3"}, "convnet3"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import importlib
 
 import numpy as np
@@ -22,7 +23,8 @@ def measured(monkeypatch):
     def measure(held_out, indices, observer, **options):
         labels = torch.from_numpy(held_out.labels[indices])
         right = torch.arange(len(labels)) < round(shares.pop(0) * len(labels))
-        said = torch.where(right, labels, (labels + 1) % 10)
+        wrong = (labels + 1 + torch.arange(len(labels)) % 9) % 10  # each class taken for all others
+        said = torch.where(right, labels, wrong)
         sizes.append(len(labels))
         return torch.log_softmax(5.0 * torch.nn.functional.one_hot(said, 10), 1), labels
 
@@ -33,6 +35,13 @@ def measured(monkeypatch):
 @pytest.fixture(scope="module")
 def digits():
     return open_source("digits")
+
+
+@pytest.fixture(scope="module")
+def observer(digits_observer):
+    observer = load_observer(digits_observer)
+    observer.tile = 8
+    return observer
 
 
 def look(digits, observer, *, allow_weak=False, patches=100):
@@ -50,42 +59,65 @@ def look(digits, observer, *, allow_weak=False, patches=100):
     )
 
 
-def test_a_good_observer_is_measured_once(digits, digits_observer, measured):
+def test_a_good_observer_is_measured_once(digits, observer, measured):
     shares, sizes = measured
     shares += [0.75]
-    found = look(digits, load_observer(digits_observer))
+    found = look(digits, observer)
     assert (found.top1, found.images) == (0.75, 16)
     assert sizes == [16]
 
 
-def test_a_weak_one_gets_a_second_look(digits, digits_observer, measured):
+def test_a_weak_one_gets_a_second_look(digits, observer, measured):
     shares, sizes = measured
     shares += [0.25, 0.375]
-    found = look(digits, load_observer(digits_observer))
+    found = look(digits, observer)
     assert (found.top1, found.images) == (0.375, 64)
     assert sizes == [16, 64]
 
 
-def test_none_where_nothing_hangs_on_it(digits, digits_observer, measured):
+def test_better_than_chance_and_still_in_another_order(digits, observer, monkeypatch):
+    """Two of ten classes in their places are significant, on enough images."""
+    order = torch.tensor([1, 2, 3, 4, 5, 6, 7, 0, 8, 9])
+
+    def measure(held_out, indices, observer, **options):
+        labels = torch.from_numpy(held_out.labels[indices])
+        said = torch.nn.functional.one_hot(order[labels], 10)
+        return torch.log_softmax(5.0 * said, 1), labels
+
+    monkeypatch.setattr(preflight, "measure", measure)
+    for patches in (100, 20_000):
+        with pytest.raises(PydreamError, match="in another order: try --class-order infer"):
+            look(digits, observer, patches=patches)
+    assert look(digits, observer, patches=20_000, allow_weak=True).top1 == pytest.approx(
+        0.2, abs=0.05
+    )
+
+
+def test_none_where_nothing_hangs_on_it(digits, observer, measured):
     shares, sizes = measured
     shares += [0.0]
-    assert look(digits, load_observer(digits_observer), allow_weak=True).top1 == 0
+    assert look(digits, observer, allow_weak=True).top1 == 0
     assert sizes == [16]
 
 
-def test_chance_is_refused_after_both(digits, digits_observer, measured):
+def test_chance_is_refused_after_both(digits, observer, measured):
     shares, sizes = measured
     shares += [0.125, 0.125]
-    with pytest.raises(PydreamError, match=r"right on 8 of 64 images of .* near chance"):
-        look(digits, load_observer(digits_observer))
+    with pytest.raises(PydreamError, match=r"right on 8 of 64 images of .* chance is 10\.0%: give"):
+        look(digits, observer)
     assert sizes == [16, 64]
 
 
-@pytest.mark.parametrize(("patches", "images"), [(1, 16), (5000, 50), (10**7, 512)])
-def test_the_sample_is_a_small_share(digits, digits_observer, measured, patches, images):
+@pytest.mark.parametrize(
+    ("patches", "tile", "images"),
+    [(1, 8, 16), (5000, 8, 48), (5000, 1, 50), (10**7, 8, 512), (1, 64, 64), (10**7, 1024, 1024)],
+)
+def test_the_sample_is_a_small_share(digits, observer, measured, patches, tile, images):
+    observer = copy.copy(observer)
+    observer.tile = tile
     shares, sizes = measured
     shares += [1.0]
-    look(digits, load_observer(digits_observer), patches=patches)
+    look(digits, observer, patches=patches)
     assert sizes == [images]
 
 
