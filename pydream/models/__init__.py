@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydream.models.checkpoint import load_into, read_weights, save_weights
 from pydream.models.convnet import ConvNet
-from pydream.models.observer import Observer, load_observer
+from pydream.models.loading import load_observer
+from pydream.models.observer import Observer
 from pydream.models.registry import build_model
 from pydream.models.train import ObserverConfig, TrainedObserver, train_observer
 

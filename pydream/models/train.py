@@ -21,7 +21,7 @@ from pydream.data import Source, has_split, open_source
 from pydream.errors import PydreamError
 from pydream.models.checkpoint import check_free, save_weights
 from pydream.models.convnet import ConvNet
-from pydream.models.observer import (
+from pydream.models.loading import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     load_observer,

@@ -13,7 +13,7 @@ from torch.nn import functional
 from pydream.data import ImageError, Source, decode_ahead
 from pydream.data.views import SMALL_SIDE, whole_view_box
 from pydream.errors import PydreamError
-from pydream.models.observer import IMAGENET_MEAN, IMAGENET_STD
+from pydream.models.loading import IMAGENET_MEAN, IMAGENET_STD
 from pydream.ops import crop_resize, random_crop_boxes, random_keys
 
 _DRAW = 4  # the purpose of these random keys; RDED and evaluation draw with 1 to 3

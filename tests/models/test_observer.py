@@ -14,7 +14,7 @@ from pydream import _C
 from pydream.errors import PydreamError
 from pydream.models import build_model, load_observer, save_weights
 from pydream.models.checkpoint import hash_weights
-from pydream.models.observer import _Undrawn
+from pydream.models.loading import _Undrawn
 
 # Folding moves the scale of a batch norm into the weights before it: the same sums of float32
 # products, rounded elsewhere. Each layer adds some units of 6e-8 of its largest output; twenty to
