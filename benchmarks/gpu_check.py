@@ -17,10 +17,12 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+LEAST_SETUPTOOLS = 77  # as pyproject.toml says
 ON_CUDA = {"PYDREAM_TEST_DEVICE": "cuda"}
 ON_GPU = ("tests/ops", "tests/data/test_device_jpeg.py")
 # A few of every family: under the sanitizer each launch takes a hundred times as long.
@@ -105,6 +107,8 @@ def main() -> None:
     data = arguments.data.resolve() if arguments.data is not None else None
     import torch
 
+    if int(version("setuptools").partition(".")[0]) < LEAST_SETUPTOOLS:
+        raise SystemExit(f"the build needs setuptools {LEAST_SETUPTOOLS} or newer: install that")
     if not torch.cuda.is_available():
         raise SystemExit("torch finds no CUDA device here: this check is for a machine with a GPU")
     results = {step.name: run(step) for step in steps(out, data)}
