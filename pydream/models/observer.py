@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from pydream.data.decode import first_line
 from pydream.errors import PydreamError
 from pydream.models.inference import fold
 from pydream.ops._checks import check_dtype, check_shape
@@ -220,7 +221,7 @@ class Observer:
         except Exception as error:  # the compiler runs other programs, and fails in any way
             raise PydreamError(
                 f"torch.compile cannot make kernels for {self.arch} on {self.device}: "
-                f"{next(iter(str(error).strip().splitlines()), type(error).__name__)}"
+                f"{first_line(error)}"
             ) from error
 
     @torch.no_grad()

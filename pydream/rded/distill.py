@@ -33,8 +33,7 @@ from pydream.rded.timing import Stopwatch
 from pydream.report import write_report
 
 _SMALL_SIDE = 64  # up to this side the published recipes take whole images (factor 1)
-# One core decodes some 400 photographs of ImageNet's size a second, and a large GPU scores the
-# crops of several thousand.
+# A rule of thumb, not a measurement: with fewer, a GPU would wait for the host's decoding.
 _MANY_PROCESSORS = 8
 _MOST_FINISHING = 4  # classes that may wait to be put together and written
 

@@ -21,7 +21,7 @@ def maker(folder, random_observer):
     return PatchMaker(open_source(folder), config, load_observer(random_observer), 32, 2)
 
 
-def cut_of_all(maker, selection, scores, sizes, count, rng):
+def cut_of_all(maker, selection, scores, sizes, count):
     """Feed batches of these sizes, whole classes or not, and take every class."""
     contenders = Contenders(maker, selection, count)
     for places in np.split(np.arange(len(scores)), np.cumsum(sizes)):
@@ -38,7 +38,7 @@ def test_the_best_of_every_class_are_held_and_no_others(maker, sizes, count):
     # Few different values: many ties, within an image and between images.
     scores = torch.from_numpy(rng.integers(-3, 0, (44, 3)).astype(np.float32))
     scores[5] = scores[30] = -torch.inf  # images that could not be used
-    held = cut_of_all(maker, selection, scores, sizes, count, rng)
+    held = cut_of_all(maker, selection, scores, sizes, count)
     for label in range(4):
         chosen = select(scores[label * 11 : label * 11 + 11], label * 11, count)
         wanted = [key for key in chosen if key.score > -torch.inf]
