@@ -16,6 +16,7 @@
 #include "collage/collage.h"
 #include "common/isa.h"
 #include "crop/crop_cpu.h"
+#include "kmeans/kmeans.h"
 #include "score/score.h"
 
 namespace py = pybind11;
@@ -79,7 +80,7 @@ PYBIND11_MODULE(_C, m) {
       "realism_scores_cpu",
       [](uintptr_t logits, const std::string& type, int64_t rows, int64_t classes, int64_t stride,
          uintptr_t labels, uintptr_t scores, int threads) {
-        const pydream::Logits given{pointer<const void>(logits), pydream::parse_logit_type(type),
+        const pydream::Logits given{pointer<const void>(logits), pydream::parse_float_type(type, "logits"),
                                     rows, classes, stride};
         pydream::check_labels(pointer<const int64_t>(labels), rows, classes);
         pydream::realism_scores(given, pointer<const int64_t>(labels), 1, pointer<float>(scores),
@@ -102,7 +103,7 @@ PYBIND11_MODULE(_C, m) {
       [](uintptr_t logits, const std::string& type, int64_t images, int64_t crops,
          int64_t logit_classes, int64_t stride, uintptr_t labels, int64_t per_class,
          int64_t classes, uintptr_t image, uintptr_t crop, uintptr_t score, int threads) {
-        const pydream::Logits given{pointer<const void>(logits), pydream::parse_logit_type(type),
+        const pydream::Logits given{pointer<const void>(logits), pydream::parse_float_type(type, "logits"),
                                     images * crops, logit_classes, stride};
         const int64_t* label = pointer<const int64_t>(labels);
         pydream::check_labels(label, images, std::min(logit_classes, classes));
@@ -111,6 +112,33 @@ PYBIND11_MODULE(_C, m) {
         pydream::select_key_patches(
             scores.get(), crops, images, crops, label, per_class, classes,
             {pointer<int64_t>(image), pointer<int64_t>(crop), pointer<float>(score)}, threads);
+      },
+      release_gil());
+
+  // kmeans
+  m.def(
+      "kmeans_cpu",
+      [](uintptr_t x, const std::string& type, int64_t dim, const std::vector<int64_t>& offsets,
+         const std::vector<int64_t>& k, const std::string& seeding, int max_iter, double tol,
+         bool spherical, uint64_t seed, uintptr_t centroids, uintptr_t labels, uintptr_t inertia,
+         uintptr_t n_iter, int threads) {
+        const std::vector<pydream::KmeansProblem> problems = pydream::kmeans_problems(
+            {pointer<const void>(x), pydream::parse_float_type(type, "x"), offsets.back(), dim},
+            offsets, k, pointer<float>(centroids), pointer<int64_t>(labels),
+            pointer<double>(inertia), pointer<int64_t>(n_iter));
+        pydream::kmeans_cpu(
+            problems, {pydream::parse_seeding(seeding), max_iter, tol, spherical, seed}, threads);
+      },
+      release_gil());
+  m.def(
+      "nearest_samples_cpu",
+      [](uintptr_t x, const std::string& type, int64_t dim, const std::vector<int64_t>& offsets,
+         const std::vector<int64_t>& k, uintptr_t centroids, int64_t count, uintptr_t nearest,
+         int threads) {
+        const std::vector<pydream::NearestProblem> problems = pydream::nearest_problems(
+            {pointer<const void>(x), pydream::parse_float_type(type, "x"), offsets.back(), dim},
+            offsets, k, pointer<const float>(centroids), count, pointer<int64_t>(nearest));
+        pydream::nearest_samples_cpu(problems, count, threads);
       },
       release_gil());
 

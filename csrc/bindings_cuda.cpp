@@ -49,7 +49,7 @@ void bind_score(py::module_& m) {
       [](uintptr_t logits, const std::string& type, int64_t images, int64_t crops, int64_t classes,
          int64_t stride, uintptr_t labels, uintptr_t score, uintptr_t best, uintptr_t crop,
          uintptr_t faults, int device, uintptr_t stream) {
-        const Logits given{pointer<const void>(logits), parse_logit_type(type), images * crops,
+        const Logits given{pointer<const void>(logits), parse_float_type(type, "logits"), images * crops,
                            classes, stride};
         realism_scores_cuda(given, pointer<const int64_t>(labels), images, crops,
                             {pointer<float>(score), pointer<float>(best), pointer<int64_t>(crop)},

@@ -43,6 +43,7 @@ enum class Stream : uint32_t {
   crop_box = 1,     // random_crop_boxes
   permutation = 2,  // random_keys: orders drawn without replacement
   augment = 3,      // draws of the evaluation's augmentations
+  kmeans = 4,       // initial centres
 };
 
 // [0, 1) in float64 from the 32 bits of a word.

@@ -2,24 +2,16 @@
 #pragma once
 
 #include <cstdint>
-#include <stdexcept>
 #include <string>
 
+#include "common/float_type.h"
+
 namespace pydream {
-
-enum class LogitType { float32, float16, bfloat16 };
-
-inline LogitType parse_logit_type(const std::string& name) {
-  if (name == "float32") return LogitType::float32;
-  if (name == "float16") return LogitType::float16;
-  if (name == "bfloat16") return LogitType::bfloat16;
-  throw std::invalid_argument("logits cannot be " + name);
-}
 
 // Rows of logits: columns lie side by side, rows `stride` elements apart.
 struct Logits {
   const void* data;  // [R, K]
-  LogitType type;
+  FloatType type;
   int64_t rows;
   int64_t classes;
   int64_t stride;

@@ -244,11 +244,11 @@ void realism_scores_cuda(const Logits& logits, const int64_t* labels, int64_t im
       result,      faults};
   const DeviceGuard guard(device);
   switch (logits.type) {
-    case LogitType::float32:
+    case FloatType::float32:
       return launch_scores<float>(task, stream);
-    case LogitType::float16:
+    case FloatType::float16:
       return launch_scores<Half>(task, stream);
-    case LogitType::bfloat16:
+    case FloatType::bfloat16:
       return launch_scores<BFloat16>(task, stream);
   }
 }

@@ -6,16 +6,21 @@ from pydream.ops._dispatch import check_values
 from pydream.ops.boxes import random_crop_boxes, random_keys
 from pydream.ops.collage import collage
 from pydream.ops.crop import crop_resize
+from pydream.ops.kmeans import KMeansResult, kmeans, nearest_samples, representatives
 from pydream.ops.score import KeyPatches, key_patches, realism_scores, select_key_patches
 
 __all__ = [
+    "KMeansResult",
     "KeyPatches",
     "check_values",
     "collage",
     "crop_resize",
     "key_patches",
+    "kmeans",
+    "nearest_samples",
     "random_crop_boxes",
     "random_keys",
     "realism_scores",
+    "representatives",
     "select_key_patches",
 ]

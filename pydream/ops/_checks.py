@@ -68,3 +68,10 @@ def check_at_least(value: int, name: str, least: int) -> None:
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_seed(seed: int) -> None:
+    """Raise unless the seed is an int in [0, 2^63)."""
+    check_at_least(seed, "seed", 0)
+    if seed >= 2**63:
+        raise ValueError(f"seed must be below 2^63, got {seed}")

@@ -16,6 +16,7 @@ from pydream.ops._checks import (
     check_at_least,
     check_device,
     check_dtype,
+    check_seed,
     check_shape,
 )
 
@@ -69,7 +70,7 @@ def random_crop_boxes(
     check_dtype(sizes, "sizes", torch.int32, torch.int64)
     check_shape(sizes, "sizes", ("N", 2))
     check_at_least(num_crops, "num_crops", 0)
-    _check_seed(seed)
+    check_seed(seed)
     if ids is not None:
         ids = as_tensor(ids, "ids")
         check_dtype(ids, "ids", torch.int64)
@@ -111,19 +112,12 @@ def random_keys(ids: TensorLike, *, seed: int = 0, draw: int = 0) -> Tensor:
     ids = as_tensor(ids, "ids")
     check_dtype(ids, "ids", torch.int64)
     check_shape(ids, "ids", ("N",))
-    _check_seed(seed)
+    check_seed(seed)
     check_at_least(draw, "draw", 0)
     if draw >= 2**32:
         raise ValueError(f"draw must be below 2^32, got {draw}")
     keys: Tensor = torch.ops.pydream.random_keys(ids, seed, draw)
     return keys
-
-
-def _check_seed(seed: int) -> None:
-    """Raise unless the seed is an int in [0, 2^63)."""
-    check_at_least(seed, "seed", 0)
-    if seed >= 2**63:
-        raise ValueError(f"seed must be below 2^63, got {seed}")
 
 
 def _check_range(value: Sequence[float], name: str) -> list[float]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import NamedTuple, TypeAlias
 
 import torch
 
@@ -409,46 +408,14 @@ def _fake_key_patches(
     return _fake_select_key_patches(logits, labels, per_class, num_classes)
 
 
-_LIBRARY = cast(Any, torch.library.Library)("pydream", "FRAGMENT")
-
-
-def _register(
-    schema: str,
-    cpu: Callable[..., Any],
-    cuda: Callable[..., Any],
-    other: Callable[..., Any],
-    fake: Callable[..., Any],
-) -> None:
-    """Register an op without gradients: compiled where there are kernels, else the reference.
-
-    Straight into the dispatcher: torch.library.custom_op would add a layer of Python for
-    autograd, 40 us a call when the caches are full of logits, a fifth of the whole.
-    """
-
-    def run(tensor: torch.Tensor, *arguments: Any) -> Any:
-        launch = _dispatch.launch_on(tensor.device)
-        if launch is not None:
-            return cuda(launch, tensor, *arguments)
-        if tensor.is_cpu:
-            return cpu(tensor, *arguments)
-        _dispatch.warn_reference_once(tensor.device)
-        return other(tensor, *arguments)
-
-    name = schema[: schema.index("(")]
-    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
-    _LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
-    torch.library.register_fake(f"pydream::{name}", fake, lib=_LIBRARY)
-
-
-_register(
+_dispatch.register(
     "realism_scores(Tensor logits, Tensor labels) -> Tensor",
     _cpu_realism_scores,
     _cuda_realism_scores,
     reference.realism_scores,
     _fake_realism_scores,
 )
-_register(
+_dispatch.register(
     "select_key_patches(Tensor scores, Tensor labels, SymInt per_class, SymInt num_classes)"
     " -> (Tensor image, Tensor crop, Tensor score)",
     _cpu_select_key_patches,
@@ -456,7 +423,7 @@ _register(
     reference.select_key_patches,
     _fake_select_key_patches,
 )
-_register(
+_dispatch.register(
     "key_patches(Tensor logits, Tensor labels, SymInt num_crops, SymInt per_class,"
     " SymInt num_classes) -> (Tensor image, Tensor crop, Tensor score)",
     _cpu_key_patches,

@@ -1,0 +1,33 @@
+#include <algorithm>
+
+#include "common/parallel.h"
+#include "kmeans/lloyd.h"
+
+namespace pydream {
+namespace {
+
+// Problems whose iteration takes less than some hundred microseconds are each given to one thread:
+// sharing their tiles would cost as much.
+constexpr double kSmall = 1e8;  // multiply-adds
+
+}  // namespace
+
+void kmeans_cpu(const std::vector<KmeansProblem>& problems, const KmeansSettings& settings,
+                int threads) {
+  std::vector<const KmeansProblem*> small;
+  for (const KmeansProblem& problem : problems) {
+    const double work = static_cast<double>(problem.x.count) * static_cast<double>(problem.x.dim) *
+                        static_cast<double>(problem.k);
+    if (work < kSmall) {
+      small.push_back(&problem);
+    } else {
+      lloyd(problem, settings, threads);
+    }
+  }
+  if (small.size() == 1) return lloyd(*small[0], settings, threads);
+  parallel_for(static_cast<int64_t>(small.size()), 1, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t each = begin; each < end; ++each) lloyd(*small[each], settings, threads);
+  });
+}
+
+}  // namespace pydream

@@ -1,0 +1,129 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+#include "common/isa.h"
+#include "common/parallel.h"
+#include "kmeans/lloyd.h"
+
+namespace pydream {
+
+#define PYDREAM_DECLARE(isa)                \
+  namespace isa {                           \
+  extern const KmeansKernels kmeans_table; \
+  }
+PYDREAM_DECLARE(plain)
+#ifdef PYDREAM_X86
+PYDREAM_DECLARE(avx2)
+PYDREAM_DECLARE(avx512)
+#endif
+#undef PYDREAM_DECLARE
+
+const KmeansKernels& kmeans_kernels() {
+  switch (active_isa()) {
+#ifdef PYDREAM_X86
+    case Isa::avx512:
+      return avx512::kmeans_table;
+    case Isa::avx2:
+      return avx2::kmeans_table;
+#endif
+    default:
+      return plain::kmeans_table;
+  }
+}
+
+Panels::Panels(int64_t k, int64_t dim, const KmeansKernels& kernels)
+    : kernels_(kernels),
+      k_(k),
+      dim_(dim),
+      count_((k + kernels.columns - 1) / kernels.columns),
+      values_(static_cast<size_t>(count_ * dim * kernels.columns)),
+      bias_(static_cast<size_t>(count_ * kernels.columns)),
+      centre_(static_cast<size_t>(count_ * kernels.columns)),
+      length_(static_cast<size_t>(count_)) {}
+
+void Panels::pack(const float* centroid, const int32_t* order, const float* origin, int threads) {
+  parallel_for(count_, 1, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t panel = begin; panel < end; ++panel) pack_one(centroid, order, origin, panel);
+  });
+  farthest_ = *std::max_element(length_.begin(), length_.end());
+}
+
+void Panels::pack_one(const float* centroid, const int32_t* order, const float* origin,
+                      int64_t panel) {
+  const int64_t columns = kernels_.columns;
+  float* values = values_.data() + panel * dim_ * columns;
+  const float* from[kMostColumns];
+  double half[kMostColumns] = {};    // |c - origin|^2 / 2
+  double across[kMostColumns] = {};  // <origin, c - origin>
+  const int64_t here = std::min(columns, k_ - panel * columns);
+  for (int64_t j = 0; j < columns; ++j) {
+    const int32_t centre = order[std::min(panel * columns + j, k_ - 1)];
+    centre_[panel * columns + j] = j < here ? centre : std::numeric_limits<int32_t>::max();
+    from[j] = centroid + centre * dim_;
+  }
+  for (int64_t d = 0; d < dim_; ++d) {
+    for (int64_t j = 0; j < columns; ++j) {
+      const float value = from[j][d] - origin[d];
+      values[d * columns + j] = value;
+      half[j] += static_cast<double>(value) * value;
+      across[j] += static_cast<double>(value) * origin[d];
+    }
+  }
+  double longest = 0.0;
+  for (int64_t j = 0; j < columns; ++j) {
+    bias_[panel * columns + j] = j < here ? static_cast<float>(half[j] / 2 + across[j])
+                                          : std::numeric_limits<float>::infinity();
+    longest = std::max(longest, half[j]);
+  }
+  length_[panel] = static_cast<float>(std::sqrt(longest)) * 1.000001f;
+}
+
+Panel Panels::at(int64_t panel) const {
+  const int64_t columns = kernels_.columns;
+  return {values_.data() + panel * dim_ * columns, bias_.data() + panel * columns,
+          centre_.data() + panel * columns};
+}
+
+std::vector<float> origin_of(const Samples& x, const KmeansKernels& kernels) {
+  constexpr int64_t kLooks = 256;
+  const int64_t looks = std::min(x.count, kLooks);
+  std::vector<double> sum(static_cast<size_t>(x.dim));
+  std::vector<float> scratch(static_cast<size_t>(x.dim)), mean(sum.size());
+  for (int64_t look = 0; look < looks; ++look) {
+    const float* row = kernels.widen(x, look * x.count / looks, scratch.data());
+    kernels.accumulate(row, 1.0 / static_cast<double>(looks), x.dim, sum.data());
+  }
+  std::transform(sum.begin(), sum.end(), mean.begin(),
+                 [](double each) { return static_cast<float>(each); });
+  return mean;
+}
+
+void squared_distances(const Samples& x, const float* point, int64_t first, float* squared,
+                       const KmeansKernels& kernels, int threads) {
+  const int64_t grain = std::max<int64_t>(65536 / x.dim, 1);
+  parallel_for(x.count, grain, threads, [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch(static_cast<size_t>(x.dim));
+    for (int64_t i = begin; i < end; ++i) {
+      kernels.distances(kernels.widen(x, i, scratch.data()), &point, 1, x.dim, squared + i);
+    }
+  });
+  // Four times as far apart at most as one of them is from the point, and squared sums are halved.
+  constexpr float kMost = std::numeric_limits<float>::max() / 8;
+  constexpr int64_t kShown = 5;
+  int64_t bad = 0;
+  std::string rows;
+  for (int64_t i = 0; i < x.count; ++i) {
+    if (squared[i] <= kMost) continue;
+    if (bad++ < kShown) rows += (rows.empty() ? "" : ", ") + std::to_string(first + i);
+  }
+  if (bad > 0) {
+    throw std::invalid_argument("x must be finite, and small enough for squared distances in "
+                                "float32; it is not in " +
+                                std::to_string(bad) + (bad == 1 ? " row: " : " rows: ") + rows +
+                                (bad > kShown ? ", ..." : ""));
+  }
+}
+
+}  // namespace pydream
