@@ -25,12 +25,15 @@ namespace {
 #if defined(__AVX512F__)
 constexpr int64_t kWidth = 16;
 constexpr int kRows = 12;  // 24 sums, 2 vectors of the panel, 1 broadcast: of 32 registers
+constexpr int kFewRows = 4;  // to 6 points at a time: 24 sums, 4 rows, 1 point
 #elif defined(__AVX2__)
 constexpr int64_t kWidth = 8;
 constexpr int kRows = 6;  // 12 sums, of 16 registers
+constexpr int kFewRows = 2;
 #else
 constexpr int64_t kWidth = 4;
 constexpr int kRows = 6;
+constexpr int kFewRows = 2;
 #endif
 constexpr int64_t kColumns = 2 * kWidth;
 constexpr int64_t kPart = 256;
@@ -142,13 +145,21 @@ void score_rows_out(const float* const* rows, int64_t dim, const Panel& panel, f
   }
 }
 
-// A group of rows that is not full is taken by fours and ones.
+// A group of rows that is not full has a function of its own: kRest rows or fewer.
+template <int kRest>
+void score_rest(const float* const* rows, int64_t count, int64_t dim, const Panel& panel,
+                Minimum* const* minima) {
+  if constexpr (kRest > 0) {
+    if (count == kRest) return score_rows<kRest>(rows, dim, panel, minima);
+    score_rest<kRest - 1>(rows, count, dim, panel, minima);
+  }
+}
+
 void score(const float* const* rows, int64_t count, int64_t dim, const Panel& panel,
            Minimum* const* minima) {
   int64_t r = 0;
   for (; r + kRows <= count; r += kRows) score_rows<kRows>(rows + r, dim, panel, minima + r);
-  for (; r + 4 <= count; r += 4) score_rows<4>(rows + r, dim, panel, minima + r);
-  for (; r < count; ++r) score_rows<1>(rows + r, dim, panel, minima + r);
+  score_rest<kRows - 1>(rows + r, count - r, dim, panel, minima + r);
 }
 
 void score_all(const float* const* rows, int64_t count, int64_t dim, const Panel& panel,
@@ -184,56 +195,77 @@ Nearest reduce(const Minimum& minimum) {
   return {minimum.best[winner], minimum.centre[winner], second};
 }
 
-// One vector of each point at a time, and four of them where there is one point.
-template <int kCount>
-void distances_to(const float* x, const float* const* points, int64_t dim, float* squared) {
-  constexpr int kChains = kCount == 1 ? 4 : 1;
-  const float* point[kCount];
-  Floats sum[kCount][kChains] = {};
-  for (int p = 0; p < kCount; ++p) point[p] = points[p];
+float distance(const float* x, const float* point, int64_t dim) {
+  Floats sum[4] = {};
   int64_t d = 0;
-  for (; d + kChains * kWidth <= dim; d += kChains * kWidth) {
-#pragma GCC unroll 8
-    for (int p = 0; p < kCount; ++p) {
+  for (; d + 4 * kWidth <= dim; d += 4 * kWidth) {
 #pragma GCC unroll 4
-      for (int chain = 0; chain < kChains; ++chain) {
-        const int64_t at = d + chain * kWidth;
-        const Floats difference = load(x + at) - load(point[p] + at);
-        sum[p][chain] = multiply_add(difference, difference, sum[p][chain]);
+    for (int chain = 0; chain < 4; ++chain) {
+      const Floats difference = load(x + d + chain * kWidth) - load(point + d + chain * kWidth);
+      sum[chain] = multiply_add(difference, difference, sum[chain]);
+    }
+  }
+  float rest = 0.0f;
+  for (; d < dim; ++d) rest += (x[d] - point[d]) * (x[d] - point[d]);
+  return sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest;
+}
+
+// Several rows at a time, so that a vector of a point is loaded once for all of them.
+template <int kSome, int kPoints>
+void distances_of(const float* const* rows, const float* const* points, int64_t dim, int64_t stride,
+                  float* squared) {
+  Floats sum[kSome][kPoints] = {};
+  int64_t d = 0;
+  for (; d + kWidth <= dim; d += kWidth) {
+    Floats value[kSome];
+    for (int r = 0; r < kSome; ++r) value[r] = load(rows[r] + d);
+#pragma GCC unroll 6
+    for (int p = 0; p < kPoints; ++p) {
+      const Floats point = load(points[p] + d);
+#pragma GCC unroll 4
+      for (int r = 0; r < kSome; ++r) {
+        const Floats difference = value[r] - point;
+        sum[r][p] = multiply_add(difference, difference, sum[r][p]);
       }
     }
   }
-  for (int p = 0; p < kCount; ++p) {
-    Floats vectors = sum[p][0];
-    for (int chain = 1; chain < kChains; ++chain) vectors += sum[p][chain];
-    float rest = 0.0f;
-    for (int64_t at = d; at < dim; ++at) {
-      const float difference = x[at] - point[p][at];
-      rest += difference * difference;
+  for (int r = 0; r < kSome; ++r) {
+    for (int p = 0; p < kPoints; ++p) {
+      float rest = 0.0f;
+      for (int64_t at = d; at < dim; ++at) {
+        rest += (rows[r][at] - points[p][at]) * (rows[r][at] - points[p][at]);
+      }
+      squared[r * stride + p] = sum_lanes(sum[r][p]) + rest;
     }
-    squared[p] = sum_lanes(vectors) + rest;
   }
 }
 
-void distances(const float* x, const float* const* points, int64_t count, int64_t dim,
-               float* squared) {
-  switch (count) {
-    case 1:
-      return distances_to<1>(x, points, dim, squared);
-    case 2:
-      return distances_to<2>(x, points, dim, squared);
-    case 3:
-      return distances_to<3>(x, points, dim, squared);
-    case 4:
-      return distances_to<4>(x, points, dim, squared);
-    case 5:
-      return distances_to<5>(x, points, dim, squared);
-    case 6:
-      return distances_to<6>(x, points, dim, squared);
-    case 7:
-      return distances_to<7>(x, points, dim, squared);
-    default:
-      return distances_to<kMostCandidates>(x, points, dim, squared);
+template <int kPoints>
+void distances_to(const float* const* rows, int64_t count, const float* const* points, int64_t dim,
+                  int64_t stride, float* squared) {
+  int64_t r = 0;
+  for (; r + kFewRows <= count; r += kFewRows) {
+    distances_of<kFewRows, kPoints>(rows + r, points, dim, stride, squared + r * stride);
+  }
+  for (; r < count; ++r) {
+    distances_of<1, kPoints>(rows + r, points, dim, stride, squared + r * stride);
+  }
+}
+
+void distances(const float* const* rows, int64_t count, const float* const* points,
+               int64_t num_points, int64_t dim, float* squared) {
+  for (int64_t p = 0; p < num_points;) {
+    const int64_t left = num_points - p;
+    if (left >= 6) {
+      distances_to<6>(rows, count, points + p, dim, num_points, squared + p);
+      p += 6;
+    } else if (left >= 3) {
+      distances_to<3>(rows, count, points + p, dim, num_points, squared + p);
+      p += 3;
+    } else {
+      distances_to<1>(rows, count, points + p, dim, num_points, squared + p);
+      p += 1;
+    }
   }
 }
 
@@ -262,8 +294,8 @@ const float* widen(const Samples& samples, int64_t index, float* scratch) {
 }  // namespace
 
 extern const KmeansKernels kmeans_table;
-const KmeansKernels kmeans_table = {kRows,  kColumns,  clear,      score, score_all,
-                                    reduce, distances, accumulate, widen};
+const KmeansKernels kmeans_table = {kRows,  kColumns, clear,     score,      score_all,
+                                    reduce, distance, distances, accumulate, widen};
 
 }  // namespace PYDREAM_ISA
 }  // namespace pydream

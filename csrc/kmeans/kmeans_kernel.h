@@ -10,7 +10,6 @@ namespace pydream {
 // Bounds of what the kernels of any instruction set take.
 constexpr int64_t kMostRows = 12;
 constexpr int64_t kMostColumns = 32;
-constexpr int64_t kMostCandidates = 8;
 
 // Some centres beside each other, less a point `origin` near the samples: of |x - c|^2, what
 // depends on the centre is 2 * (bias - <x, c - origin>), with
@@ -51,9 +50,12 @@ struct KmeansKernels {
 
   Nearest (*reduce)(const Minimum& minimum);
 
-  // |x - c|^2 to each of `count` points, at most kMostCandidates.
-  void (*distances)(const float* x, const float* const* points, int64_t count, int64_t dim,
-                    float* squared);
+  // |x - point|^2.
+  float (*distance)(const float* x, const float* point, int64_t dim);
+
+  // The same of `count` rows to each of some points: squared [count, num_points].
+  void (*distances)(const float* const* rows, int64_t count, const float* const* points,
+                    int64_t num_points, int64_t dim, float* squared);
 
   // sum += sign * x.
   void (*accumulate)(const float* x, double sign, int64_t dim, double* sum);
@@ -72,7 +74,7 @@ inline float score_slack(int64_t dim) {
   return static_cast<float>(chain) * 0x1p-23f;
 }
 
-// The same for `distances`, relative to the result: chains of a fourth at most.
+// The same for distances, relative to the result: chains of a fourth at most.
 inline float distance_slack(int64_t dim) { return static_cast<float>(dim / 4 + 16) * 0x1p-24f; }
 
 }  // namespace pydream

@@ -117,13 +117,8 @@ class Lloyd {
     return at;
   }
 
-  const float* centroid(int64_t centre) const { return problem_.centroid + centre * x_.dim; }
-
   float squared_distance(const float* from, int64_t centre) const {
-    const float* to = centroid(centre);
-    float squared;
-    kernels_.distances(from, &to, 1, x_.dim, &squared);
-    return squared;
+    return kernels_.distance(from, problem_.centroid + centre * x_.dim, x_.dim);
   }
 
   // How far a squared distance made of a score may be off (score_slack, and its other terms).

@@ -110,7 +110,7 @@ class PanelSearch {
     std::vector<Candidate>& candidates = closest_[j].all();
     for (Candidate& each : candidates) {
       const float* row = kernels_.widen(problem_.x, each.sample, widened_.data());
-      kernels_.distances(row, &centre, 1, problem_.x.dim, &each.distance);
+      each.distance = kernels_.distance(row, centre, problem_.x.dim);
     }
     std::sort(candidates.begin(), candidates.end());
     int64_t* nearest = problem_.nearest + (first_centre_ + j) * count_;

@@ -106,7 +106,7 @@ void squared_distances(const Samples& x, const float* point, int64_t first, floa
   parallel_for(x.count, grain, threads, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(static_cast<size_t>(x.dim));
     for (int64_t i = begin; i < end; ++i) {
-      kernels.distances(kernels.widen(x, i, scratch.data()), &point, 1, x.dim, squared + i);
+      squared[i] = kernels.distance(kernels.widen(x, i, scratch.data()), point, x.dim);
     }
   });
   // Four times as far apart at most as one of them is from the point, and squared sums are halved.

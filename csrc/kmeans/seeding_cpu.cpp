@@ -10,7 +10,8 @@
 namespace pydream {
 namespace {
 
-constexpr int64_t kBlock = 256;  // samples whose distances are summed as one
+constexpr int64_t kBlock = 256;   // samples whose distances are summed as one
+constexpr int64_t kTogether = 4;  // samples measured at a time
 constexpr uint32_t kPurpose = static_cast<uint32_t>(Stream::kmeans) << 16;
 
 // Greedy k-means++: each step draws candidates with a chance that grows with the squared distance
@@ -93,7 +94,7 @@ class PlusPlus {
     }
     const int64_t grain = std::max<int64_t>(262144 / (kBlock * x_.dim * count), 1);
     parallel_for(blocks_, grain, threads_, [&](int64_t begin, int64_t end) {
-      std::vector<float> scratch(static_cast<size_t>(x_.dim));
+      std::vector<float> scratch(static_cast<size_t>(kTogether * x_.dim));
       for (int64_t block = begin; block < end; ++block) {
         measure_block(block, point, scratch.data());
       }
@@ -105,15 +106,18 @@ class PlusPlus {
     double* potential = potential_.data() + block * trials_;
     std::fill_n(potential, count, 0.0);
     const int64_t end = std::min((block + 1) * kBlock, x_.count);
-    for (int64_t i = block * kBlock; i < end; ++i) {
-      const float* row = kernels_.widen(x_, i, scratch);
-      float* squared = distance_.data() + i * trials_;
-      for (int64_t c = 0; c < count; c += kMostCandidates) {
-        kernels_.distances(row, point.data() + c, std::min(kMostCandidates, count - c), x_.dim,
-                           squared + c);
+    for (int64_t first = block * kBlock; first < end; first += kTogether) {
+      const int64_t rows = std::min(kTogether, end - first);
+      const float* row[kTogether];
+      for (int64_t r = 0; r < rows; ++r) {
+        row[r] = kernels_.widen(x_, first + r, scratch + r * x_.dim);
       }
-      for (int64_t c = 0; c < count; ++c) {
-        potential[c] += std::min(standing_.own[i], squared[c]);
+      float* squared = distance_.data() + first * count;
+      kernels_.distances(row, rows, point.data(), count, x_.dim, squared);
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t c = 0; c < count; ++c) {
+          potential[c] += std::min(standing_.own[first + r], squared[r * count + c]);
+        }
       }
     }
   }
@@ -143,8 +147,9 @@ class PlusPlus {
     for (int64_t block = 0; block < blocks_; ++block) {
       nearest_[block] = potential_[block * trials_ + candidate];
     }
+    const int64_t count = static_cast<int64_t>(candidates_.size());
     for (int64_t i = 0; i < x_.count; ++i) {
-      const float squared = distance_[i * trials_ + candidate];
+      const float squared = distance_[i * count + candidate];
       if (squared < standing_.own[i]) {
         second_[i] = standing_.own[i];
         standing_.own[i] = squared;
