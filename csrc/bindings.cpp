@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -80,8 +81,9 @@ PYBIND11_MODULE(_C, m) {
       "realism_scores_cpu",
       [](uintptr_t logits, const std::string& type, int64_t rows, int64_t classes, int64_t stride,
          uintptr_t labels, uintptr_t scores, int threads) {
-        const pydream::Logits given{pointer<const void>(logits), pydream::parse_float_type(type, "logits"),
-                                    rows, classes, stride};
+        const pydream::Logits given{pointer<const void>(logits),
+                                    pydream::parse_float_type(type, "logits"), rows, classes,
+                                    stride};
         pydream::check_labels(pointer<const int64_t>(labels), rows, classes);
         pydream::realism_scores(given, pointer<const int64_t>(labels), 1, pointer<float>(scores),
                                 threads);
@@ -103,8 +105,9 @@ PYBIND11_MODULE(_C, m) {
       [](uintptr_t logits, const std::string& type, int64_t images, int64_t crops,
          int64_t logit_classes, int64_t stride, uintptr_t labels, int64_t per_class,
          int64_t classes, uintptr_t image, uintptr_t crop, uintptr_t score, int threads) {
-        const pydream::Logits given{pointer<const void>(logits), pydream::parse_float_type(type, "logits"),
-                                    images * crops, logit_classes, stride};
+        const pydream::Logits given{pointer<const void>(logits),
+                                    pydream::parse_float_type(type, "logits"), images * crops,
+                                    logit_classes, stride};
         const int64_t* label = pointer<const int64_t>(labels);
         pydream::check_labels(label, images, std::min(logit_classes, classes));
         const std::unique_ptr<float[]> scores(new float[images * crops]);
@@ -126,8 +129,12 @@ PYBIND11_MODULE(_C, m) {
             {pointer<const void>(x), pydream::parse_float_type(type, "x"), offsets.back(), dim},
             offsets, k, pointer<float>(centroids), pointer<int64_t>(labels),
             pointer<double>(inertia), pointer<int64_t>(n_iter));
-        pydream::kmeans_cpu(
-            problems, {pydream::parse_seeding(seeding), max_iter, tol, spherical, seed}, threads);
+        const pydream::Seeding from = pydream::parse_seeding(seeding);
+        if (from == pydream::Seeding::given) {
+          pydream::check_finite(pointer<const float>(centroids),
+                                std::accumulate(k.begin(), k.end(), int64_t{0}), dim, "init");
+        }
+        pydream::kmeans_cpu(problems, {from, max_iter, tol, spherical, seed}, threads);
       },
       release_gil());
   m.def(
@@ -138,6 +145,8 @@ PYBIND11_MODULE(_C, m) {
         const std::vector<pydream::NearestProblem> problems = pydream::nearest_problems(
             {pointer<const void>(x), pydream::parse_float_type(type, "x"), offsets.back(), dim},
             offsets, k, pointer<const float>(centroids), count, pointer<int64_t>(nearest));
+        pydream::check_finite(pointer<const float>(centroids),
+                              std::accumulate(k.begin(), k.end(), int64_t{0}), dim, "centroids");
         pydream::nearest_samples_cpu(problems, count, threads);
       },
       release_gil());

@@ -85,6 +85,36 @@ def key_patches_cpu(
     threads: int,
 ) -> None: ...
 
+# kmeans
+def kmeans_cpu(
+    x: int,
+    type: str,
+    dim: int,
+    offsets: Sequence[int],
+    k: Sequence[int],
+    seeding: str,
+    max_iter: int,
+    tol: float,
+    spherical: bool,
+    seed: int,
+    centroids: int,
+    labels: int,
+    inertia: int,
+    n_iter: int,
+    threads: int,
+) -> None: ...
+def nearest_samples_cpu(
+    x: int,
+    type: str,
+    dim: int,
+    offsets: Sequence[int],
+    k: Sequence[int],
+    centroids: int,
+    count: int,
+    nearest: int,
+    threads: int,
+) -> None: ...
+
 # collage
 def collage_cpu(
     patches: int,

@@ -24,7 +24,7 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int64_t kWidth = 16;
-constexpr int kRows = 12;  // 24 sums, 2 vectors of the panel, 1 broadcast: of 32 registers
+constexpr int kRows = 12;    // 24 sums, 2 vectors of the panel, 1 broadcast: of 32 registers
 constexpr int kFewRows = 4;  // to 6 points at a time: 24 sums, 4 rows, 1 point
 #elif defined(__AVX2__)
 constexpr int64_t kWidth = 8;
@@ -121,8 +121,7 @@ inline void take(Floats score, Ints centre, Minimum* minimum) {
 }
 
 template <int kCount>
-void score_rows(const float* const* rows, int64_t dim, const Panel& panel,
-                Minimum* const* minima) {
+void score_rows(const float* const* rows, int64_t dim, const Panel& panel, Minimum* const* minima) {
   Floats total[kCount][2];
   products<kCount>(rows, dim, panel.values, total);
   for (int r = 0; r < kCount; ++r) {

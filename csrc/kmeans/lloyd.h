@@ -63,7 +63,7 @@ class Panels {
 std::vector<float> origin_of(const Samples& x, const KmeansKernels& kernels);
 
 // Squared distances of all samples to a point. Throws std::invalid_argument that names the first
-// samples that are not finite, or so large that squared distances exceed float32.
+// samples that are not finite, or whose squared length is above an eighth of float32's largest.
 void squared_distances(const Samples& x, const float* point, int64_t first, float* squared,
                        const KmeansKernels& kernels, int threads);
 

@@ -4,8 +4,6 @@
 // centres are put in the order of how far they moved, and a sample is scored against the first of
 // them alone, as many as its gap leaves. On features of CIFAR-10 (5000 x 2048, k 128) 24 iterations
 // take 11.4 full passes so; the bounds are rounded outwards, and labels are what they are without.
-#include "kmeans/lloyd.h"
-
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -13,6 +11,7 @@
 #include <numeric>
 
 #include "common/parallel.h"
+#include "kmeans/lloyd.h"
 
 namespace pydream {
 namespace {
@@ -188,8 +187,7 @@ class Lloyd {
       const int64_t panels = tile.panels[i - tile.begin];
       // Centres that were not scored moved no farther than the first of them.
       const float unseen = rank_movement_[std::min(panels * kernels_.columns, k_)];
-      standing_.lower[i] =
-          panels == panels_.count() ? kInfinity : less(standing_.lower[i], unseen);
+      standing_.lower[i] = panels == panels_.count() ? kInfinity : less(standing_.lower[i], unseen);
       if (panels > 0) consider(tile, i);
     }
   }
@@ -205,9 +203,9 @@ class Lloyd {
     // The order is by movement, so those that may have come close enough are the first.
     const float lower = standing_.lower[i];
     const float upper = standing_.upper[i];
-    const auto end = std::partition_point(
-        rank_movement_.begin(), rank_movement_.begin() + k_,
-        [&](float movement) { return !(upper < less(lower, movement)); });
+    const auto end =
+        std::partition_point(rank_movement_.begin(), rank_movement_.begin() + k_,
+                             [&](float movement) { return !(upper < less(lower, movement)); });
     const int64_t centres = end - rank_movement_.begin();
     return static_cast<int32_t>((centres + kernels_.columns - 1) / kernels_.columns);
   }
@@ -377,8 +375,9 @@ class Lloyd {
   const KmeansKernels& kernels_;
   const float slack_;
   std::vector<float> origin_;
-  float origin_length_ = std::sqrt(
-      std::inner_product(origin_.begin(), origin_.end(), origin_.begin(), 0.0f)) * 1.0001f;
+  float origin_length_ =
+      std::sqrt(std::inner_product(origin_.begin(), origin_.end(), origin_.begin(), 0.0f)) *
+      1.0001f;
   Buffer<float> length_;  // [N], squared distances to the origin
   Standing standing_;
   Buffer<int32_t> before_;  // [N], labels that the sums stand for

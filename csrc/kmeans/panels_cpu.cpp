@@ -9,8 +9,8 @@
 
 namespace pydream {
 
-#define PYDREAM_DECLARE(isa)                \
-  namespace isa {                           \
+#define PYDREAM_DECLARE(isa)               \
+  namespace isa {                          \
   extern const KmeansKernels kmeans_table; \
   }
 PYDREAM_DECLARE(plain)
@@ -102,28 +102,31 @@ std::vector<float> origin_of(const Samples& x, const KmeansKernels& kernels) {
 
 void squared_distances(const Samples& x, const float* point, int64_t first, float* squared,
                        const KmeansKernels& kernels, int threads) {
+  // Of differences, four times as much is a number yet.
+  constexpr float kMost = std::numeric_limits<float>::max() / 8;
+  const std::vector<float> zeros(static_cast<size_t>(x.dim));
+  std::vector<uint8_t> bad(static_cast<size_t>(x.count));
   const int64_t grain = std::max<int64_t>(65536 / x.dim, 1);
   parallel_for(x.count, grain, threads, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(static_cast<size_t>(x.dim));
     for (int64_t i = begin; i < end; ++i) {
-      squared[i] = kernels.distance(kernels.widen(x, i, scratch.data()), point, x.dim);
+      const float* row = kernels.widen(x, i, scratch.data());
+      bad[i] = !(kernels.distance(row, zeros.data(), x.dim) <= kMost);
+      squared[i] = kernels.distance(row, point, x.dim);
     }
   });
-  // Four times as far apart at most as one of them is from the point, and squared sums are halved.
-  constexpr float kMost = std::numeric_limits<float>::max() / 8;
   constexpr int64_t kShown = 5;
-  int64_t bad = 0;
+  const int64_t count = std::count(bad.begin(), bad.end(), 1);
+  if (count == 0) return;
   std::string rows;
-  for (int64_t i = 0; i < x.count; ++i) {
-    if (squared[i] <= kMost) continue;
-    if (bad++ < kShown) rows += (rows.empty() ? "" : ", ") + std::to_string(first + i);
+  int64_t shown = 0;
+  for (int64_t i = 0; shown < std::min(count, kShown); ++i) {
+    if (bad[i]) rows += (shown++ > 0 ? ", " : "") + std::to_string(first + i);
   }
-  if (bad > 0) {
-    throw std::invalid_argument("x must be finite, and small enough for squared distances in "
-                                "float32; it is not in " +
-                                std::to_string(bad) + (bad == 1 ? " row: " : " rows: ") + rows +
-                                (bad > kShown ? ", ..." : ""));
-  }
+  throw std::invalid_argument(
+      "x must be finite, and small enough for squared distances in float32; it is not in " +
+      std::to_string(count) + (count == 1 ? " row: " : " rows: ") + rows +
+      (count > kShown ? ", ..." : ""));
 }
 
 }  // namespace pydream

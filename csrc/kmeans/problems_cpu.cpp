@@ -1,4 +1,7 @@
 // Many problems in one buffer, taken apart.
+#include <algorithm>
+#include <cmath>
+#include <numeric>
 #include <stdexcept>
 
 #include "common/half.h"
@@ -22,6 +25,14 @@ Seeding parse_seeding(const std::string& name) {
   throw std::invalid_argument("init cannot be " + name);
 }
 
+void check_finite(const float* centroids, int64_t rows, int64_t dim, const std::string& what) {
+  const float* wrong = std::find_if(centroids, centroids + rows * dim,
+                                    [](float value) { return !std::isfinite(value); });
+  if (wrong == centroids + rows * dim) return;
+  throw std::invalid_argument(what + " must be finite; it is not in row " +
+                              std::to_string((wrong - centroids) / dim));
+}
+
 std::vector<KmeansProblem> kmeans_problems(const Samples& all, const std::vector<int64_t>& offsets,
                                            const std::vector<int64_t>& k, float* centroids,
                                            int64_t* labels, double* inertia, int64_t* n_iter) {
@@ -42,8 +53,7 @@ std::vector<NearestProblem> nearest_problems(const Samples& all,
   std::vector<NearestProblem> problems;
   for (size_t b = 0; b < k.size(); ++b) {
     const int64_t begin = offsets.at(b);
-    problems.push_back(
-        {part(all, begin, offsets.at(b + 1)), k[b], begin, centroids, nearest});
+    problems.push_back({part(all, begin, offsets.at(b + 1)), k[b], begin, centroids, nearest});
     centroids += k[b] * all.dim;
     nearest += k[b] * count;
   }

@@ -197,8 +197,8 @@ void seed_random(const KmeansProblem& problem, uint64_t seed) {
   const Samples& x = problem.x;
   std::vector<std::pair<uint64_t, int64_t>> keys(static_cast<size_t>(x.count));
   for (int64_t i = 0; i < x.count; ++i) {
-    const Philox4 words = philox4x32(seed, static_cast<uint32_t>(i),
-                                     static_cast<uint32_t>(i >> 32), 1, kPurpose);
+    const Philox4 words =
+        philox4x32(seed, static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32), 1, kPurpose);
     keys[i] = {static_cast<uint64_t>(words.word[0]) << 32 | words.word[1], i};
   }
   std::partial_sort(keys.begin(), keys.begin() + problem.k, keys.end());

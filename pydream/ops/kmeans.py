@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -312,9 +312,7 @@ def representatives(
     )
 
 
-def _check_samples(
-    value: TensorLike, offsets: Sequence[int] | TensorLike | None
-) -> _Problems:
+def _check_samples(value: TensorLike, offsets: Sequence[int] | TensorLike | None) -> _Problems:
     x = as_tensor(value, "x")
     check_dtype(x, "x", *_SAMPLE_TYPES)
     if offsets is not None:
@@ -369,14 +367,15 @@ def _check_counts(k: Counts, problems: _Problems, *, of_samples: bool = True) ->
             raise ValueError(f"k must be one number or {batch}, one for each problem, got {len(k)}")
         counts = list(k)
     else:
-        counts = [k] * max(batch, 1)
-    sizes = [end - begin for begin, end in itertools.pairwise(problems.offsets)] or [None]
+        check_at_least(cast(int, k), "k", 1)
+        counts = [cast(int, k)] * batch
+    sizes = [end - begin for begin, end in itertools.pairwise(problems.offsets)]
     for b, (each, size) in enumerate(zip(counts, sizes, strict=True)):
         check_at_least(each, "k", 1)
-        if of_samples and size is not None and each > size:
+        if of_samples and each > size:
             of = "" if problems.single else f" of problem {b}"
             raise ValueError(f"k must be at most the number of samples{of}, {size}, got {each}")
-    return counts[:batch]
+    return counts
 
 
 def _centroid_shape(k: Counts, counts: list[int], problems: _Problems) -> tuple[int, ...]:
@@ -396,11 +395,7 @@ def _check_centroids(
     check_shape(centroids, name, shape)
     check_dtype(centroids, name, *_SAMPLE_TYPES)
     check_device(centroids, name, problems.x.device, "x")
-    centroids = centroids.float().reshape(-1, shape[-1]).contiguous()
-    if not centroids.is_cuda and not centroids.isfinite().all():
-        rows = (~centroids.isfinite()).any(dim=1).nonzero()[:, 0].tolist()
-        raise ValueError(f"{name} must be finite; it is not in row {rows[0]}")
-    return centroids
+    return centroids.float().reshape(-1, shape[-1]).contiguous()
 
 
 def _check_choice(value: str, name: str, known: Sequence[str]) -> None:

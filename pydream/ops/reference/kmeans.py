@@ -45,12 +45,11 @@ def kmeans(
         else:
             centroids = samples[_plusplus(samples, k[b], seed)]
         results.append(_lloyd(samples, centroids, max_iter, tol, spherical))
-    centroids, labels, inertia, n_iter = (list(each) for each in zip(*results, strict=True))
     return (
-        torch.cat(centroids).to(x.dtype if x.dtype == torch.float64 else torch.float32),
-        torch.cat(labels),
-        torch.stack(inertia).double(),
-        torch.tensor(n_iter, device=x.device),
+        torch.cat([work.new_empty(0, x.shape[1]), *(each[0] for each in results)]),
+        torch.cat([x.new_empty(0, dtype=torch.int64), *(each[1] for each in results)]),
+        torch.cat([work.new_empty(0), *(each[2][None] for each in results)]).double(),
+        torch.tensor([each[3] for each in results], dtype=torch.int64, device=x.device),
     )
 
 
@@ -83,7 +82,7 @@ def _check_finite(x: Tensor) -> None:
 def _assign(samples: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     """Return the nearest centroid of each sample and the squared distance to it."""
     labels, distances = [], []
-    for part in samples.split(max(_DISTANCES // len(centroids), 1)):
+    for part in torch.split(samples, max(_DISTANCES // len(centroids), 1)):
         squared = torch.cdist(part, centroids, compute_mode="donot_use_mm_for_euclid_dist").square()
         nearest = squared.argmin(dim=1)
         labels.append(nearest)

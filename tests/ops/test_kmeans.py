@@ -1,0 +1,496 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from devices import DEVICE, faulty_rows
+
+from pydream import ops
+from pydream.ops.reference import kmeans as reference
+
+# Centroids are means in float64, rounded once; labels of the float64 reference are the same on
+# samples without near ties, so what is left is that rounding and the inertia's sums in float32.
+MEAN_RTOL = 1e-6
+INERTIA_RTOL = 1e-5
+# A label may be that of a centroid farther away by the rounding of float32 distances: products of
+# up to 300 dimensions.
+TIE_RTOL = 2e-5
+
+# Samples, dimensions, centroids.
+SHAPES = [(1, 1, 1), (7, 1, 3), (19, 5, 19), (111, 3, 7), (60, 37, 13), (90, 130, 33), (45, 300, 5)]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+def clumps(count: int, dim: int, k: int, seed: int = 0) -> torch.Tensor:
+    """Samples around more places than one asks for, so that iterations have something to do."""
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.randn(2 * k, dim, generator=generator) * 3
+    at = torch.randint(2 * k, (count,), generator=generator)
+    return places[at] + torch.randn(count, dim, generator=generator)
+
+
+def exact_distances(x: torch.Tensor, centroids: torch.Tensor) -> torch.Tensor:
+    """Squared distances in float64, (N, k)."""
+    return (x.double()[:, None] - centroids.double()).square().sum(dim=2)
+
+
+def assert_nearest(x: torch.Tensor, centroids: torch.Tensor, labels: torch.Tensor) -> None:
+    distances = exact_distances(x, centroids)
+    own = distances.gather(1, labels[:, None])[:, 0]
+    scale = x.double().square().sum(1) + centroids.double().square().sum(1).max()
+    assert (own <= distances.amin(1) + TIE_RTOL * scale).all()
+
+
+def assert_same(one: ops.KMeansResult, other: ops.KMeansResult) -> None:
+    for name, a, b in zip(one._fields, one, other, strict=True):
+        assert a.equal(b), name
+
+
+def assert_like_reference(x: torch.Tensor, k: int, **options: object) -> ops.KMeansResult:
+    """Compare with the reference in float64, for well separated samples."""
+    found = ops.kmeans(x, k, **options)  # type: ignore[arg-type]
+    given = options.get("init") if isinstance(options.get("init"), torch.Tensor) else None
+    init = "given" if given is not None else str(options.get("init", "k-means++"))
+    centroids, labels, inertia, n_iter = reference.kmeans(
+        x.double(),
+        [0, len(x)],
+        [k],
+        init,
+        given,  # type: ignore[arg-type]
+        options.get("max_iter", 100),  # type: ignore[arg-type]
+        options.get("tol", 1e-4),  # type: ignore[arg-type]
+        False,
+        options.get("seed", 0),  # type: ignore[arg-type]
+    )
+    assert found.labels.equal(labels)
+    scale = float(x.double().abs().max())
+    torch.testing.assert_close(
+        found.centroids.double(), centroids, rtol=MEAN_RTOL, atol=MEAN_RTOL * scale
+    )
+    torch.testing.assert_close(
+        found.inertia, inertia[0], rtol=INERTIA_RTOL, atol=INERTIA_RTOL * scale**2
+    )
+    assert int(found.n_iter) == int(n_iter)
+    return found
+
+
+class TestKMeans:
+    @pytest.mark.parametrize(("count", "dim", "k"), SHAPES)
+    @pytest.mark.parametrize("init", ["k-means++", "random"])
+    def test_is_what_the_reference_makes(
+        self, isa: str, count: int, dim: int, k: int, init: str
+    ) -> None:
+        result = assert_like_reference(clumps(count, dim, k), k, init=init, tol=0.0, seed=3)
+        assert result.centroids.shape == (k, dim)
+        assert result.centroids.dtype == torch.float32
+        assert result.labels.shape == (count,)
+        assert result.labels.dtype == torch.int64
+        assert result.inertia.shape == ()
+        assert result.n_iter.shape == ()
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_half_precision_is_widened_exactly(self, isa: str, dtype: torch.dtype) -> None:
+        x = clumps(70, 19, 6).to(dtype)
+        assert_same(ops.kmeans(x, 6), ops.kmeans(x.float(), 6))
+
+    def test_labels_centroids_and_inertia_are_of_one_iteration(self, isa: str) -> None:
+        x = torch.randn(150, 7, generator=torch.Generator().manual_seed(0))
+        for max_iter in (0, 1, 2, 5, 100):
+            result = ops.kmeans(x, 11, max_iter=max_iter, tol=0.0)
+            assert_nearest(x, result.centroids, result.labels)
+            own = exact_distances(x, result.centroids).gather(1, result.labels[:, None]).sum()
+            torch.testing.assert_close(result.inertia, own, rtol=INERTIA_RTOL, atol=0.0)
+        for centre in range(11):
+            mean = x[result.labels == centre].double().mean(dim=0)
+            torch.testing.assert_close(
+                result.centroids[centre].double(), mean, rtol=MEAN_RTOL, atol=MEAN_RTOL
+            )
+
+    def test_inertia_never_rises(self, isa: str) -> None:
+        x = torch.randn(200, 5, generator=torch.Generator().manual_seed(1))
+        runs = [ops.kmeans(x, 9, init="random", max_iter=each, tol=0.0) for each in range(30)]
+        inertia = torch.stack([each.inertia for each in runs])
+        assert (inertia.diff() <= INERTIA_RTOL * inertia[1:]).all()
+        assert inertia[-1] < 0.9 * inertia[0]
+        assert [int(each.n_iter) for each in runs[:5]] == [0, 1, 2, 3, 4]
+
+    def test_tolerance_ends_sooner(self) -> None:
+        x = torch.randn(300, 4, generator=torch.Generator().manual_seed(2))
+        exact = ops.kmeans(x, 8, tol=0.0)
+        loose = ops.kmeans(x, 8, tol=0.05)
+        assert 1 <= int(loose.n_iter) < int(exact.n_iter)
+        assert_nearest(x, loose.centroids, loose.labels)
+
+    def test_a_settled_start_stays(self, isa: str) -> None:
+        x = clumps(120, 9, 7)
+        settled = ops.kmeans(x, 7, tol=0.0)
+        again = ops.kmeans(x, 7, init=settled.centroids, tol=0.0)
+        assert int(again.n_iter) == 1
+        assert again.labels.equal(settled.labels)
+        torch.testing.assert_close(again.centroids, settled.centroids, rtol=MEAN_RTOL, atol=1e-6)
+
+    def test_far_from_the_origin(self, isa: str) -> None:
+        x = clumps(100, 6, 5)
+        moved = x + 1000.0  # exact distances, whatever the rounding of this sum
+        init = moved[:5].clone()
+        assert_like_reference(moved, 5, init=init, tol=0.0)
+
+    def test_seeds_differ(self) -> None:
+        x = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
+        starts = [ops.kmeans(x, 5, max_iter=0, seed=seed).centroids for seed in range(4)]
+        assert not any(a.equal(b) for a, b in itertools.combinations(starts, 2))
+
+    def test_random_start_is_without_replacement(self, isa: str) -> None:
+        x = torch.arange(23.0)[:, None]
+        start = ops.kmeans(x, 23, init="random", max_iter=0, seed=1).centroids
+        assert start.flatten().sort().values.equal(x.flatten())
+        assert not start.equal(x)
+
+    def test_plusplus_is_better_than_random(self, isa: str) -> None:
+        x = torch.cat([torch.randn(40, 2) + 50 * torch.tensor([i, i % 3]) for i in range(8)])
+        runs = [ops.kmeans(x, 8, seed=seed, max_iter=1) for seed in range(5)]
+        assert all(float(run.inertia) < 4 * 2 * len(x) for run in runs)
+
+    @pytest.mark.parametrize("threads", [1, 3])
+    def test_threads_do_not_matter(self, threads: int, on_cpu: None) -> None:
+        x = torch.randn(3, 400, 24, generator=torch.Generator().manual_seed(0))
+        before = torch.get_num_threads()
+        torch.set_num_threads(2)
+        expected = ops.kmeans(x, 12), ops.nearest_samples(x, x[:, :5], 3)
+        torch.set_num_threads(threads)
+        found = ops.kmeans(x, 12), ops.nearest_samples(x, x[:, :5], 3)
+        torch.set_num_threads(before)
+        assert_same(found[0], expected[0])
+        assert found[1].equal(expected[1])
+
+    def test_bounds_change_nothing(self, isa: str) -> None:
+        """More centroids than a panel holds, and iterations in which few of them move."""
+        x = clumps(400, 10, 40, seed=5)
+        assert_like_reference(x, 70, init=x[:70].clone(), tol=0.0)
+
+    def test_same_start_as_scikit_learn(self, isa: str) -> None:
+        cluster = pytest.importorskip("sklearn.cluster")
+        x = torch.randn(300, 8, generator=torch.Generator().manual_seed(4))
+        start = x[:10].clone()
+        ours = ops.kmeans(x, 10, init=start, tol=0.0)
+        theirs = cluster.KMeans(10, init=start.numpy(), n_init=1, tol=0, max_iter=100).fit(x)
+        torch.testing.assert_close(float(ours.inertia), theirs.inertia_, rtol=1e-4, atol=0.0)
+        assert (ours.labels.numpy() == theirs.labels_).mean() > 0.99
+
+
+class TestSeveral:
+    def test_a_problem_among_others_is_as_alone(self, isa: str) -> None:
+        sizes, k = [5, 31, 1, 60], [2, 7, 1, 13]
+        x = clumps(sum(sizes), 6, 10)
+        offsets = [0, *itertools.accumulate(sizes)]
+        together = ops.kmeans(x, k, offsets=offsets, seed=9)
+        first = [0, *itertools.accumulate(k)]
+        assert together.centroids.shape == (sum(k), 6)
+        for b, (begin, end) in enumerate(itertools.pairwise(offsets)):
+            alone = ops.kmeans(x[begin:end], k[b], seed=9)
+            assert together.centroids[first[b] : first[b + 1]].equal(alone.centroids)
+            assert together.labels[begin:end].equal(alone.labels)
+            assert together.inertia[b] == alone.inertia
+            assert together.n_iter[b] == alone.n_iter
+
+    def test_a_batch_is_problems_of_one_size(self, isa: str) -> None:
+        x = clumps(80, 5, 8).view(4, 20, 5)
+        batch = ops.kmeans(x, 3)
+        ragged = ops.kmeans(x.view(80, 5), 3, offsets=[0, 20, 40, 60, 80])
+        assert batch.centroids.shape == (4, 3, 5)
+        assert batch.labels.shape == (4, 20)
+        assert batch.inertia.shape == batch.n_iter.shape == (4,)
+        assert ragged.centroids.equal(batch.centroids)
+        assert ragged.labels.equal(batch.labels.view(80))
+        each = ops.kmeans(x, [3, 3, 3, 3])
+        assert each.centroids.equal(batch.centroids.view(12, 5))
+
+    def test_given_centroids_of_each(self, isa: str) -> None:
+        x = clumps(60, 4, 6)
+        offsets, k = torch.tensor([0, 25, 60]), (2, 4)
+        init = x[[0, 1, 30, 31, 32, 33]]
+        result = ops.kmeans(x, k, offsets=offsets, init=init)
+        alone = ops.kmeans(x[25:], 4, init=init[2:])
+        assert result.centroids[2:].equal(alone.centroids)
+        batch = ops.kmeans(x.view(2, 30, 4), 2, init=x.view(2, 30, 4)[:, :2])
+        assert batch.centroids[1].equal(ops.kmeans(x[30:], 2, init=x[30:32]).centroids)
+
+    def test_none(self) -> None:
+        result = ops.kmeans(torch.empty(0, 10, 3), 2)
+        assert result.centroids.shape == (0, 2, 3)
+        assert result.labels.shape == (0, 10)
+        result = ops.kmeans(torch.empty(0, 3), [], offsets=[0])
+        assert result.centroids.shape == (0, 3)
+
+
+class TestHardSamples:
+    @pytest.mark.parametrize("k", [1, 4, 9])
+    def test_all_alike(self, isa: str, k: int) -> None:
+        x = torch.full((9, 5), 2.5)
+        result = ops.kmeans(x, k)
+        assert result.centroids.equal(x[:k])
+        assert (result.labels == 0).all()
+        assert float(result.inertia) == 0.0
+
+    @pytest.mark.parametrize("k", [6, 8, 30])
+    def test_as_many_centroids_as_places_or_more(self, isa: str, k: int) -> None:
+        places = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+        x = places.repeat(5, 1)
+        result = ops.kmeans(x, k, seed=2)
+        assert float(result.inertia) == pytest.approx(0.0, abs=1e-10)
+        assert len(result.labels.unique()) == 6
+        assert result.centroids.isfinite().all()
+
+    def test_one_sample(self, isa: str) -> None:
+        x = torch.tensor([[3.0, -1.0]])
+        result = ops.kmeans(x, 1)
+        assert result.centroids.equal(x)
+        assert float(result.inertia) == 0.0
+
+    def test_centroids_without_samples_are_seeded_again(self, isa: str) -> None:
+        x = torch.tensor([[0.0], [1.0], [2.0], [10.0], [11.0], [30.0]])
+        init = torch.tensor([[1.0], [1000.0], [-1000.0]])
+        result = assert_like_reference(x, 3, init=init, tol=0.0)
+        # After one update 30 and 11 have centroids of their own, being the farthest from 1.
+        once = ops.kmeans(x, 3, init=init, max_iter=1, tol=0.0)
+        assert once.centroids.flatten().tolist() == [3.25, 30.0, 11.0]
+        assert result.centroids.flatten().tolist() == [1.0, 30.0, 10.5]
+
+    def test_ties_go_to_the_lower_centroid(self, isa: str) -> None:
+        x = torch.tensor([[0.0], [2.0], [4.0], [1.0], [3.0]])
+        init = torch.tensor([[4.0], [2.0], [0.0], [2.0]])
+        assert ops.kmeans(x, 4, init=init, max_iter=0).labels.tolist() == [2, 1, 0, 1, 0]
+
+    def test_strides_and_arrays(self, isa: str) -> None:
+        x = clumps(40, 12, 4)
+        expected = ops.kmeans(x[::2, 1::3].contiguous(), 4)
+        assert_same(ops.kmeans(x[::2, 1::3], 4), expected)
+        assert_same(ops.kmeans(x[::2, 1::3].numpy(), 4), expected)
+        assert_same(ops.kmeans(x.t().contiguous().t()[::2, 1::3], 4), expected)
+
+
+class TestCosine:
+    def test_is_euclidean_on_the_sphere(self, isa: str) -> None:
+        x = clumps(90, 6, 5) * torch.rand(90, 1) * 5
+        unit = x.double() / x.double().norm(dim=1, keepdim=True)
+        found = ops.kmeans(x, 5, metric="cosine", tol=0.0)
+        similarity = unit @ found.centroids.double().t()
+        assert similarity.argmax(dim=1).equal(found.labels)
+        torch.testing.assert_close(
+            found.centroids.norm(dim=1), torch.ones(5), rtol=0.0, atol=MEAN_RTOL
+        )
+        torch.testing.assert_close(
+            found.inertia, (1 - similarity.amax(dim=1)).sum(), rtol=INERTIA_RTOL, atol=1e-6
+        )
+        for centre in range(5):
+            mean = unit[found.labels == centre].sum(dim=0)
+            torch.testing.assert_close(
+                found.centroids[centre].double(), mean / mean.norm(), rtol=1e-5, atol=1e-6
+            )
+
+    def test_length_does_not_matter(self, isa: str) -> None:
+        x = clumps(50, 6, 4)
+        lengths = 2.0 ** torch.arange(50).remainder(9)[:, None]
+        assert_same(ops.kmeans(x, 4, metric="cosine"), ops.kmeans(x * lengths, 4, metric="cosine"))
+
+    def test_zeros_are_at_distance_one(self, isa: str) -> None:
+        x = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 0.0]])
+        assert float(ops.kmeans(x, 1, metric="cosine").inertia) == pytest.approx(1.0)
+
+    def test_inertia_never_rises(self, isa: str) -> None:
+        x = torch.randn(150, 6, generator=torch.Generator().manual_seed(0))
+        runs = [
+            ops.kmeans(x, 7, init="random", metric="cosine", max_iter=each, tol=0.0)
+            for each in range(15)
+        ]
+        inertia = torch.stack([each.inertia for each in runs])
+        assert (inertia.diff() <= INERTIA_RTOL * inertia[1:]).all()
+
+
+class TestNearestSamples:
+    @pytest.mark.parametrize(("count", "dim", "k"), SHAPES)
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_is_a_sort_of_all_distances(
+        self, isa: str, count: int, dim: int, k: int, dtype: torch.dtype
+    ) -> None:
+        x = torch.randn(count, dim, generator=torch.Generator().manual_seed(0)).to(dtype)
+        centroids = torch.randn(k, dim, generator=torch.Generator().manual_seed(1))
+        wanted = min(count, 5)
+        nearest = ops.nearest_samples(x, centroids, wanted)
+        assert nearest.dtype == torch.int64
+        assert nearest.shape == (k, wanted)
+        distances = exact_distances(x, centroids).t()
+        expected = distances.sort(dim=1).values[:, :wanted]
+        torch.testing.assert_close(
+            distances.gather(1, nearest), expected, rtol=TIE_RTOL, atol=TIE_RTOL
+        )
+        assert all(len(row.unique()) == wanted for row in nearest)
+
+    def test_ties_go_to_the_lower_sample(self, isa: str) -> None:
+        x = torch.tensor([[2.0], [0.0], [1.0], [0.0], [2.0]]).repeat(8, 1)
+        nearest = ops.nearest_samples(x, torch.tensor([[0.0], [2.0]]), 20)
+        low = [i for i in range(40) if i % 5 in (1, 3)]
+        high = [i for i in range(40) if i % 5 in (0, 4)]
+        middle = [i for i in range(40) if i % 5 == 2]
+        assert nearest.tolist() == [(low + middle)[:20], (high + middle)[:20]]
+
+    def test_every_sample(self, isa: str) -> None:
+        x = torch.randn(33, 3, generator=torch.Generator().manual_seed(0))
+        nearest = ops.nearest_samples(x, x[:4], 33)
+        assert nearest[:, 0].tolist() == [0, 1, 2, 3]
+        assert nearest.sort(dim=1).values.equal(torch.arange(33).expand(4, 33))
+
+    def test_several_problems(self, isa: str) -> None:
+        x = clumps(50, 4, 5)
+        offsets, k = [0, 20, 50], [2, 3]
+        centroids = torch.randn(5, 4, generator=torch.Generator().manual_seed(3))
+        rows = ops.nearest_samples(x, centroids, 4, offsets, k)
+        assert rows[:2].equal(ops.nearest_samples(x[:20], centroids[:2], 4))
+        assert rows[2:].equal(ops.nearest_samples(x[20:], centroids[2:], 4) + 20)
+        batch = ops.nearest_samples(x.view(2, 25, 4), centroids[:4].view(2, 2, 4), 4)
+        assert batch[1].equal(ops.nearest_samples(x[25:], centroids[2:4], 4))
+
+    def test_a_mean_far_from_the_origin(self, isa: str) -> None:
+        x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+        far = x + 1000.0
+        nearest = ops.nearest_samples(far, far[:6], 3)
+        expected = exact_distances(far, far[:6]).t().argsort(dim=1, stable=True)[:, :3]
+        assert nearest.equal(expected)
+
+    def test_none(self) -> None:
+        nearest = ops.nearest_samples(torch.empty(0, 10, 3), torch.empty(0, 2, 3), 4)
+        assert nearest.shape == (0, 2, 4)
+
+
+class TestRepresentatives:
+    @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+    def test_is_both(self, isa: str, metric: str) -> None:
+        x = clumps(60, 8, 5)
+        chosen = ops.representatives(x, 6, 2, metric=metric, seed=4)
+        centroids = ops.kmeans(x, 6, metric=metric, seed=4).centroids
+        unit = x / x.norm(dim=1, keepdim=True) if metric == "cosine" else x
+        assert chosen.equal(ops.nearest_samples(unit, centroids, 2))
+        assert chosen.shape == (6, 2)
+
+    def test_of_several_problems_are_rows(self, isa: str) -> None:
+        x = clumps(60, 8, 5)
+        chosen = ops.representatives(x, 4, offsets=[0, 20, 60])
+        assert chosen.shape == (2, 4, 1)
+        assert (chosen[0] < 20).all()
+        assert (chosen[1] >= 20).all()
+        alone = ops.representatives(x[20:], 4)
+        assert chosen[1].equal(alone + 20)
+        batch = ops.representatives(x.view(3, 20, 8), [2, 3, 4], 2)
+        assert batch.shape == (9, 2)
+        assert batch[5:].equal(ops.representatives(x[40:], 4, 2))
+
+
+X = clumps(12, 3, 2)
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("change", "error", "message"),
+        [
+            ({"k": 13}, ValueError, "k must be at most the number of samples, 12, got 13"),
+            ({"k": 0}, ValueError, "k must be at least 1, got 0"),
+            ({"k": 2.0}, TypeError, "k must be an int, got float"),
+            ({"k": [2]}, TypeError, "k must be an int for one problem"),
+            ({"k": [2, 2, 2], "offsets": [0, 6, 12]}, ValueError, "k must be one number or 2"),
+            ({"k": [2, 7], "offsets": [0, 6, 12]}, ValueError, "of problem 1, 6, got 7"),
+            ({"x": X.long()}, TypeError, "x must be float32 or float16 or bfloat16, got int64"),
+            ({"x": X.double()}, TypeError, "got float64"),
+            ({"x": X[0]}, ValueError, r"x must have shape \(N, D\) or \(B, N, D\), got \(3,\)"),
+            ({"x": X[:, :0]}, ValueError, "at least one dimension"),
+            ({"x": X.view(2, 6, 3), "offsets": [0, 2]}, ValueError, r"shape \(total, D\)"),
+            ({"x": "samples"}, TypeError, "x must be a tensor or speak DLPack, got str"),
+            ({"offsets": [1, 12]}, ValueError, r"offsets must start at 0, got \[1\]"),
+            ({"offsets": []}, ValueError, "offsets must start at 0"),
+            ({"offsets": [0, 8, 4, 12]}, ValueError, "offsets must rise, but 8 is followed by 4"),
+            ({"offsets": [0, 5]}, ValueError, "offsets must end at the rows of x, 12, got 5"),
+            ({"offsets": [0, 5, 5, 12]}, ValueError, "problem 1 without samples: 5 to 5"),
+            ({"offsets": torch.tensor([0.0, 12.0])}, TypeError, "offsets must be int64 or int32"),
+            ({"offsets": [0, 12.0]}, TypeError, "offsets must be an int, got float"),
+            ({"init": torch.zeros(2, 4)}, ValueError, r"init must have shape \(2, 3\)"),
+            ({"init": torch.zeros(3, 3)}, ValueError, r"init must have shape \(2, 3\)"),
+            ({"init": "best"}, ValueError, "init must be one of k-means.., random, got 'best'"),
+            ({"metric": "l1"}, ValueError, "metric must be one of euclidean, cosine, got 'l1'"),
+            ({"precision": "low"}, ValueError, "precision must be one of exact, fast"),
+            ({"max_iter": -1}, ValueError, "max_iter must be at least 0, got -1"),
+            ({"tol": -1.0}, ValueError, "tol must be a number that is not negative, got -1.0"),
+            ({"tol": float("nan")}, ValueError, "tol must be"),
+            ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
+            ({"seed": 2**63}, ValueError, "seed must be below"),
+        ],
+    )
+    def test_kmeans(self, change: dict[str, object], error: type, message: str) -> None:
+        arguments = {"x": X, "k": 2, **change}
+        with pytest.raises(error, match=message):
+            ops.kmeans(**arguments)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e19])
+    @pytest.mark.parametrize("rows", [[4], [1, 4, 5, 6, 8, 11]])
+    def test_samples_that_are_not_finite(self, value: float, rows: list[int]) -> None:
+        x = X.clone()
+        x[rows, 1] = value
+        shown = faulty_rows(*rows[:5], more=len(rows) > 5, count=len(rows))
+        for offsets in (None, [0, 2, 12]):
+            if DEVICE == "cpu" and offsets is not None and rows[0] == 1:
+                shown = faulty_rows(1)  # the first problem with such samples ends the call
+            with pytest.raises(ValueError, match=f"x must be finite.* {shown}"):
+                ops.kmeans(x, 2, offsets=offsets)
+        with pytest.raises(ValueError, match="x must be finite"):
+            ops.nearest_samples(x, X[:2], 1)
+
+    def test_centroids_that_are_not_finite(self) -> None:
+        init = X[:2].clone()
+        init[1, 2] = float("nan")
+        with pytest.raises(ValueError, match=r"init must be finite; it is not in.* 1$"):
+            ops.kmeans(X, 2, init=init)
+        with pytest.raises(ValueError, match=r"centroids must be finite; it is not in.* 1$"):
+            ops.nearest_samples(X, init, 1)
+
+    @pytest.mark.parametrize(
+        ("change", "error", "message"),
+        [
+            ({"centroids": X[0]}, ValueError, r"centroids must have shape \(k, D\)"),
+            ({"centroids": X[:2, :2]}, ValueError, r"centroids must have shape \(2, 3\)"),
+            ({"centroids": X[:2].long()}, TypeError, "centroids must be float32"),
+            ({"count": 0}, ValueError, "count must be at least 1, got 0"),
+            ({"count": 13}, ValueError, "at most the samples of each problem, 12, got 13"),
+            ({"offsets": [0, 5, 12]}, ValueError, "name k where problems have numbers"),
+            ({"offsets": [0, 5, 12], "k": [1, 1], "count": 6}, ValueError, "problem, 5, got 6"),
+            ({"offsets": [0, 5, 12], "k": [1, 2]}, ValueError, r"must have shape \(3, 3\)"),
+        ],
+    )
+    def test_nearest_samples(self, change: dict[str, object], error: type, message: str) -> None:
+        arguments = {"x": X, "centroids": X[:2], "count": 1, **change}
+        with pytest.raises(error, match=message):
+            ops.nearest_samples(**arguments)  # type: ignore[arg-type]
+
+    def test_representatives(self) -> None:
+        with pytest.raises(ValueError, match="per_cluster must be at least 1, got 0"):
+            ops.representatives(X, 2, 0)
+
+
+class TestInPyTorch:
+    def test_opcheck(self, on_cpu: None) -> None:
+        tests = ("test_schema", "test_faketensor", "test_autograd_registration")
+        arguments = (X, [0, 5, 12], [2, 3], "k-means++", None, 5, 0.0, False, 1, "exact")
+        torch.library.opcheck(torch.ops.pydream.kmeans, arguments, test_utils=tests)
+        torch.library.opcheck(
+            torch.ops.pydream.nearest_samples, (X, [0, 5, 12], [1, 1], X[:2], 2), test_utils=tests
+        )
+
+    def test_compiles_whole(self, on_cpu: None) -> None:
+        def both(x: torch.Tensor) -> torch.Tensor:
+            return ops.representatives(x * 2, 3, 2, offsets=[0, 5, 12]) + 1
+
+        compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
+        assert compiled(X).equal(both(X))
+
+    def test_numpy(self) -> None:
+        x = np.ascontiguousarray(X.numpy())
+        assert ops.nearest_samples(x, x[:2], 1).flatten().tolist() == [0, 1]
