@@ -138,6 +138,12 @@ PYBIND11_MODULE(_C, m) {
       },
       release_gil());
   m.def(
+      "random_samples_cpu",
+      [](int64_t count, int64_t k, uint64_t seed, uintptr_t chosen) {
+        pydream::random_samples(count, k, seed, pointer<int64_t>(chosen));
+      },
+      release_gil());
+  m.def(
       "nearest_samples_cpu",
       [](uintptr_t x, const std::string& type, int64_t dim, const std::vector<int64_t>& offsets,
          const std::vector<int64_t>& k, uintptr_t centroids, int64_t count, uintptr_t nearest,

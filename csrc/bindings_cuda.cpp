@@ -6,6 +6,7 @@
 #include "collage/collage_cuda.h"
 #include "common/device.h"
 #include "crop/crop_cuda.h"
+#include "kmeans/kmeans_cuda.h"
 #include "score/score_cuda.h"
 
 namespace py = pybind11;
@@ -49,8 +50,8 @@ void bind_score(py::module_& m) {
       [](uintptr_t logits, const std::string& type, int64_t images, int64_t crops, int64_t classes,
          int64_t stride, uintptr_t labels, uintptr_t score, uintptr_t best, uintptr_t crop,
          uintptr_t faults, int device, uintptr_t stream) {
-        const Logits given{pointer<const void>(logits), parse_float_type(type, "logits"), images * crops,
-                           classes, stride};
+        const Logits given{pointer<const void>(logits), parse_float_type(type, "logits"),
+                           images * crops, classes, stride};
         realism_scores_cuda(given, pointer<const int64_t>(labels), images, crops,
                             {pointer<float>(score), pointer<float>(best), pointer<int64_t>(crop)},
                             pointer<unsigned long long>(faults), device, stream_at(stream));
@@ -92,6 +93,98 @@ void bind_collage(py::module_& m) {
       release_gil());
 }
 
+// One call of k-means, whose steps Python asks for.
+class KmeansRun {
+ public:
+  KmeansRun(uintptr_t x, const std::string& type, int64_t samples, int64_t dim, uintptr_t table,
+            int64_t problems, int64_t centres, int64_t most_centres, int64_t tiles, bool fast) {
+    k_.x = {pointer<const void>(x), parse_float_type(type, "x"), samples, dim};
+    k_.table = pointer<const ProblemEntry>(table);
+    k_.problems = problems;
+    k_.centres = centres;
+    k_.most_centres = most_centres;
+    k_.tiles = tiles;
+    k_.fast = fast;
+    const int64_t words = fast && k_.x.type != FloatType::float32 ? (dim + 1) / 2 : dim;
+    k_.padded = (words + 31) / 32 * 32;
+  }
+
+  int64_t workspace_bytes() { return kmeans_workspace(&k_, nullptr); }
+
+  int64_t seeding_bytes() {
+    SeedingOnDevice seeding{};
+    return seeding_workspace(&seeding, k_, nullptr);
+  }
+
+  void give(uintptr_t workspace, uintptr_t centroids, uintptr_t labels, uintptr_t inertia,
+            uintptr_t n_iter, uintptr_t unfinished) {
+    kmeans_workspace(&k_, pointer<unsigned char>(workspace));
+    k_.centroid = pointer<float>(centroids);
+    k_.label_out = pointer<int64_t>(labels);
+    k_.inertia = pointer<double>(inertia);
+    k_.n_iter = pointer<int64_t>(n_iter);
+    k_.unfinished = pointer<int32_t>(unfinished);
+  }
+
+  void begin(uintptr_t faults, int device, uintptr_t stream) const {
+    kmeans_begin_cuda(k_, pointer<unsigned long long>(faults), device, stream_at(stream));
+  }
+
+  void seed(uintptr_t workspace, uint64_t seed, int device, uintptr_t stream) const {
+    SeedingOnDevice seeding{};
+    seeding_workspace(&seeding, k_, pointer<unsigned char>(workspace));
+    seed_plusplus_cuda(k_, seeding, seed, device, stream_at(stream));
+  }
+
+  void start(uintptr_t faults, int device, uintptr_t stream) const {
+    kmeans_start_cuda(k_, pointer<unsigned long long>(faults), device, stream_at(stream));
+  }
+
+  void iterate(double tol, bool spherical, int device, uintptr_t stream) const {
+    kmeans_iterate_cuda(k_, tol, spherical, device, stream_at(stream));
+  }
+
+  void finish(int device, uintptr_t stream) const {
+    kmeans_finish_cuda(k_, device, stream_at(stream));
+  }
+
+ private:
+  KmeansOnDevice k_{};
+};
+
+void bind_kmeans(py::module_& m) {
+  m.attr("tile_rows") = kTileRows;
+  m.attr("centres_together") = kTogether;
+  py::class_<KmeansRun>(m, "KmeansRun")
+      .def(py::init<uintptr_t, const std::string&, int64_t, int64_t, uintptr_t, int64_t, int64_t,
+                    int64_t, int64_t, bool>())
+      .def("workspace_bytes", &KmeansRun::workspace_bytes)
+      .def("seeding_bytes", &KmeansRun::seeding_bytes)
+      .def("give", &KmeansRun::give)
+      .def("begin", &KmeansRun::begin, release_gil())
+      .def("seed", &KmeansRun::seed, release_gil())
+      .def("start", &KmeansRun::start, release_gil())
+      .def("iterate", &KmeansRun::iterate, release_gil())
+      .def("finish", &KmeansRun::finish, release_gil());
+  m.def(
+      "nearest_samples",
+      [](uintptr_t x, const std::string& type, int64_t samples, int64_t dim, uintptr_t table,
+         int64_t problems, int64_t centres, int64_t groups, uintptr_t centroids, int64_t count,
+         uintptr_t distance, uintptr_t nearest, uintptr_t faults, int device, uintptr_t stream) {
+        nearest_samples_cuda({{pointer<const void>(x), parse_float_type(type, "x"), samples, dim},
+                              pointer<const ProblemEntry>(table),
+                              problems,
+                              centres,
+                              groups,
+                              pointer<const float>(centroids),
+                              count,
+                              pointer<float>(distance),
+                              pointer<int64_t>(nearest)},
+                             pointer<unsigned long long>(faults), device, stream_at(stream));
+      },
+      release_gil());
+}
+
 }  // namespace
 
 void bind_cuda(py::module_& m) {
@@ -103,6 +196,7 @@ void bind_cuda(py::module_& m) {
   bind_crop(m);
   bind_score(m);
   bind_collage(m);
+  bind_kmeans(m);
 }
 
 }  // namespace pydream

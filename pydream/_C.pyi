@@ -103,6 +103,7 @@ def kmeans_cpu(
     n_iter: int,
     threads: int,
 ) -> None: ...
+def random_samples_cpu(count: int, k: int, seed: int, chosen: int) -> None: ...
 def nearest_samples_cpu(
     x: int,
     type: str,

@@ -24,7 +24,16 @@ from pydream import ops
 from pydream.ops import _dispatch
 
 DEVICE = os.environ.get("PYDREAM_TEST_DEVICE", "cpu")
-OPS = ("crop_resize", "realism_scores", "select_key_patches", "key_patches", "collage")
+OPS = (
+    "crop_resize",
+    "realism_scores",
+    "select_key_patches",
+    "key_patches",
+    "collage",
+    "kmeans",
+    "nearest_samples",
+    "representatives",
+)
 ORDERS = ("forward", "backward", "shuffled")
 
 

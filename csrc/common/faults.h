@@ -12,8 +12,10 @@ enum class Fault : int {
   label = 3,
   logits = 4,
   scores = 5,
+  samples = 6,
+  centroids = 7,
 };
-constexpr int kFaultKinds = 6;
+constexpr int kFaultKinds = 8;
 
 // [kFaultKinds, 2]: how many, and the lowest place; a place of all ones is none. Page-locked
 // host memory, which is fast where nothing is written.

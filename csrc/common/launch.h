@@ -39,10 +39,16 @@ class DeviceGuard {
   int before_ = 0;
 };
 
-// Runs a kernel on a stream, and throws if it could not be launched. `shared` in bytes.
+// Runs a kernel on a stream, and throws if it could not be launched. `shared` in bytes, up to the
+// 99 KiB that every architecture since 8.0 has.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
             cudaStream_t stream, Arguments... arguments) {
+  if (shared > 48 * 1024) {  // more than that must be asked for
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(shared)),
+               "cudaFuncSetAttribute");
+  }
   kernel<<<grid, block, shared, stream>>>(arguments...);
   check_cuda(cudaGetLastError(), "kernel launch");
 }

@@ -1,6 +1,7 @@
 // k-means of many independent problems; see pydream/ops/kmeans.py for the contract.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -64,10 +65,15 @@ void check_finite(const float* centroids, int64_t rows, int64_t dim, const std::
 
 Seeding parse_seeding(const std::string& name);
 
+// Draws k of `count` samples without replacement.
+void random_samples(int64_t count, int64_t k, uint64_t seed, int64_t* chosen);
+
 // The `count` samples of a problem that lie nearest to each centre, nearest first.
 void nearest_samples_cpu(const std::vector<NearestProblem>& problems, int64_t count, int threads);
 
 // How many candidates a step of greedy k-means++ tries, as scikit-learn does.
-int seeding_trials(int64_t k);
+inline int seeding_trials(int64_t k) {
+  return 2 + static_cast<int>(std::log(static_cast<double>(k)));
+}
 
 }  // namespace pydream

@@ -187,24 +187,28 @@ class PlusPlus {
 
 }  // namespace
 
-int seeding_trials(int64_t k) { return 2 + static_cast<int>(std::log(static_cast<double>(k))); }
-
 void seed_plusplus(const KmeansProblem& problem, uint64_t seed, Standing& standing, int threads) {
   PlusPlus(problem, seed, standing, threads).run();
 }
 
-void seed_random(const KmeansProblem& problem, uint64_t seed) {
-  const Samples& x = problem.x;
-  std::vector<std::pair<uint64_t, int64_t>> keys(static_cast<size_t>(x.count));
-  for (int64_t i = 0; i < x.count; ++i) {
+void random_samples(int64_t count, int64_t k, uint64_t seed, int64_t* chosen) {
+  std::vector<std::pair<uint64_t, int64_t>> keys(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) {
     const Philox4 words =
         philox4x32(seed, static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32), 1, kPurpose);
     keys[i] = {static_cast<uint64_t>(words.word[0]) << 32 | words.word[1], i};
   }
-  std::partial_sort(keys.begin(), keys.begin() + problem.k, keys.end());
+  std::partial_sort(keys.begin(), keys.begin() + k, keys.end());
+  for (int64_t j = 0; j < k; ++j) chosen[j] = keys[j].second;
+}
+
+void seed_random(const KmeansProblem& problem, uint64_t seed) {
+  const Samples& x = problem.x;
+  std::vector<int64_t> chosen(static_cast<size_t>(problem.k));
+  random_samples(x.count, problem.k, seed, chosen.data());
   for (int64_t j = 0; j < problem.k; ++j) {
     float* centre = problem.centroid + j * x.dim;
-    const float* row = kmeans_kernels().widen(x, keys[j].second, centre);
+    const float* row = kmeans_kernels().widen(x, chosen[j], centre);
     if (row != centre) std::copy_n(row, x.dim, centre);
   }
 }

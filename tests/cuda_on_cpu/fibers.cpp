@@ -53,9 +53,11 @@ struct Fiber {
   void* fake_stack = nullptr;  // AddressSanitizer's, while the fiber waits
   State state = State::done;
   dim3 index;
-  unsigned mask = 0;       // of the warp operation it waits in
-  unsigned exchanges = 0;  // made so far
-  uint64_t slots[2];       // given away in the last two
+  unsigned mask = 0;                        // of the warp operation it waits in
+  unsigned exchanges = 0;                   // made so far
+  uint64_t slots[2];                        // given away in the last two
+  unsigned gifts = 0;                       // given to the warp so far
+  alignas(8) unsigned char gift[2][kGift];  // the last two
 };
 
 struct Scheduler {
@@ -178,6 +180,7 @@ void prepare(unsigned count) {
     Fiber& fiber = *scheduler.fibers[i];
     fiber.state = State::ready;
     fiber.exchanges = 0;
+    fiber.gifts = 0;
     fiber.index = dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y);
   }
 }
@@ -205,7 +208,7 @@ void set_order(Order order) {
 void run(dim3 grid, dim3 block, size_t shared, const std::function<void()>& thread) {
   const uint64_t threads = static_cast<uint64_t>(block.x) * block.y * block.z;
   if (threads < 1 || threads > 1024) throw std::runtime_error("a block has 1 to 1024 threads");
-  if (shared > 48 * 1024) throw std::runtime_error("a block has at most 48 KiB of shared memory");
+  if (shared > 99 * 1024) throw std::runtime_error("a block has at most 99 KiB of shared memory");
   if (grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535 || grid.z > 65535) {
     throw std::runtime_error("a grid has 1 to 65535 blocks up and deep, and 1 or more across");
   }
@@ -238,6 +241,19 @@ uint64_t exchange(unsigned mask, uint64_t bits, int distance) {
   wait(State::warp);
   const unsigned other = self ^ static_cast<unsigned>(distance);
   return (mask >> (other % kWarp) & 1u) ? scheduler.fibers[other]->slots[slot] : bits;
+}
+
+void give(const void* mine, size_t size) {
+  Fiber& fiber = *scheduler.fibers[scheduler.current];
+  std::memcpy(fiber.gift[fiber.gifts++ % 2], mine, size);
+  fiber.mask = 0xFFFFFFFFu;
+  wait(State::warp);
+}
+
+const void* given(unsigned lane) {
+  const unsigned self = scheduler.current;
+  const unsigned gifts = scheduler.fibers[self]->gifts;
+  return scheduler.fibers[self - self % kWarp + lane]->gift[(gifts - 1) % 2];
 }
 
 }  // namespace cuda_on_cpu

@@ -18,9 +18,14 @@ INERTIA_RTOL = 1e-5
 # up to 300 dimensions.
 TIE_RTOL = 2e-5
 
+# With centroids rounded to bfloat16, to 2^-9, another solution as good as the exact one is found.
+FAST_RTOL = 0.02
+
 # Samples, dimensions, centroids.
 SHAPES = [(1, 1, 1), (7, 1, 3), (19, 5, 19), (111, 3, 7), (60, 37, 13), (90, 130, 33), (45, 300, 5)]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+# Executed on the CPU, an iteration of the CUDA kernels takes its time.
+ITERATIONS = range(7) if DEVICE == "cuda-on-cpu" else range(30)
 
 
 def clumps(count: int, dim: int, k: int, seed: int = 0) -> torch.Tensor:
@@ -110,7 +115,7 @@ class TestKMeans:
 
     def test_inertia_never_rises(self, isa: str) -> None:
         x = torch.randn(200, 5, generator=torch.Generator().manual_seed(1))
-        runs = [ops.kmeans(x, 9, init="random", max_iter=each, tol=0.0) for each in range(30)]
+        runs = [ops.kmeans(x, 9, init="random", max_iter=each, tol=0.0) for each in ITERATIONS]
         inertia = torch.stack([each.inertia for each in runs])
         assert (inertia.diff() <= INERTIA_RTOL * inertia[1:]).all()
         assert inertia[-1] < 0.9 * inertia[0]
@@ -169,6 +174,23 @@ class TestKMeans:
         """More centroids than a panel holds, and iterations in which few of them move."""
         x = clumps(400, 10, 40, seed=5)
         assert_like_reference(x, 70, init=x[:70].clone(), tol=0.0)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("dim", [2, 70, 88])
+    def test_more_of_all_than_a_block_takes(self, dim: int, dtype: torch.dtype) -> None:
+        x = clumps(300, dim, 100, seed=6).to(dtype)
+        found = ops.kmeans(x, 140, init=x[:140].float(), max_iter=2, tol=0.0)
+        assert_nearest(x, found.centroids, found.labels)
+        own = exact_distances(x, found.centroids).gather(1, found.labels[:, None]).sum()
+        torch.testing.assert_close(found.inertia, own, rtol=INERTIA_RTOL, atol=0.0)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("dim", [3, 40, 264])
+    def test_fast_precision_is_near(self, dim: int, dtype: torch.dtype) -> None:
+        x = clumps(140, dim, 9, seed=7).to(dtype)
+        fast = ops.kmeans(x, 9, init=x[:9].float(), precision="fast", tol=0.0)
+        exact = ops.kmeans(x, 9, init=x[:9].float(), tol=0.0)
+        torch.testing.assert_close(fast.inertia, exact.inertia, rtol=FAST_RTOL, atol=0.0)
 
     def test_same_start_as_scikit_learn(self, isa: str) -> None:
         cluster = pytest.importorskip("sklearn.cluster")
@@ -303,7 +325,7 @@ class TestCosine:
         x = torch.randn(150, 6, generator=torch.Generator().manual_seed(0))
         runs = [
             ops.kmeans(x, 7, init="random", metric="cosine", max_iter=each, tol=0.0)
-            for each in range(15)
+            for each in ITERATIONS
         ]
         inertia = torch.stack([each.inertia for each in runs])
         assert (inertia.diff() <= INERTIA_RTOL * inertia[1:]).all()
@@ -447,7 +469,7 @@ class TestBadInput:
     def test_centroids_that_are_not_finite(self) -> None:
         init = X[:2].clone()
         init[1, 2] = float("nan")
-        with pytest.raises(ValueError, match=r"init must be finite; it is not in.* 1$"):
+        with pytest.raises(ValueError, match=r"(init|centroids) must be finite; it is not in.* 1$"):
             ops.kmeans(X, 2, init=init)
         with pytest.raises(ValueError, match=r"centroids must be finite; it is not in.* 1$"):
             ops.nearest_samples(X, init, 1)

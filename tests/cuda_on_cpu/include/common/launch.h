@@ -48,6 +48,11 @@ void* shared_memory();
 // Gives `bits` to the warp; returns, when all of its lanes have come, those of lane (own ^
 // distance).
 uint64_t exchange(unsigned mask, uint64_t bits, int distance);
+// Gives up to kGift bytes to the whole warp; returns when all of its 32 lanes have come.
+constexpr size_t kGift = 32;
+void give(const void* mine, size_t size);
+// What a lane gave, until the next but one time.
+const void* given(unsigned lane);
 
 }  // namespace cuda_on_cpu
 
@@ -74,6 +79,22 @@ inline int __all_sync(unsigned mask, int predicate) {
   return all ? 1 : 0;
 }
 
+inline unsigned __ballot_sync(unsigned mask, int predicate) {
+  unsigned votes = predicate != 0 ? 1u << threadIdx.x % 32 : 0u;
+  for (int distance = 16; distance > 0; distance /= 2) {
+    votes |= __shfl_xor_sync(mask, votes, distance);
+  }
+  return votes;
+}
+
+inline void __syncwarp() { __ballot_sync(0xFFFFFFFFu, 0); }
+
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+
+inline uint32_t __float_as_uint(float value) { return pydream::float_bits(value); }
+inline float __uint_as_float(uint32_t bits) { return pydream::bits_float(bits); }
+inline long long __double2ll_rn(double value) { return std::llrint(value); }
+
 inline uint32_t __funnelshift_r(uint32_t low, uint32_t high, uint32_t shift) {
   return static_cast<uint32_t>((static_cast<uint64_t>(high) << 32 | low) >> (shift & 31u));
 }
@@ -82,6 +103,13 @@ template <class T>
 T atomicAdd(T* to, T value) {
   const T before = *to;
   *to = before + value;
+  return before;
+}
+
+template <class T>
+T atomicMax(T* to, T value) {
+  const T before = *to;
+  *to = std::max(before, value);
   return before;
 }
 

@@ -1,0 +1,98 @@
+// For the kernels of k-means: which problem a block works on, and sums over blocks and warps.
+#pragma once
+
+#include "common/report.h"
+#include "kmeans/kmeans_cuda.h"
+
+namespace pydream {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / 32;
+constexpr unsigned kAllLanes = 0xFFFFFFFFu;
+
+// The problem that a tile, a centre or another running number falls to: `first` says where each
+// problem's begin, in the table's entries.
+__device__ inline int64_t problem_of(const KmeansOnDevice& k, int64_t number,
+                                     int64_t ProblemEntry::* first) {
+  int64_t low = 0, high = k.problems;
+  while (high - low > 1) {
+    const int64_t middle = (low + high) / 2;
+    (k.table[middle].*first <= number ? low : high) = middle;
+  }
+  return low;
+}
+
+// The samples of a tile.
+struct TileRows {
+  int64_t problem, begin, end;
+};
+
+__device__ inline TileRows rows_of(const KmeansOnDevice& k, int64_t tile) {
+  const int64_t problem = problem_of(k, tile, &ProblemEntry::first_tile);
+  const ProblemEntry& entry = k.table[problem];
+  const int64_t begin = entry.first_row + (tile - entry.first_tile) * kTileRows;
+  return {problem, begin, min(begin + kTileRows, k.table[problem + 1].first_row)};
+}
+
+template <class T>
+__device__ T warp_sum(T value) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) {
+    value += __shfl_xor_sync(kAllLanes, value, distance);
+  }
+  return value;
+}
+
+// The sum of a value of each thread of a block of kThreads, to every thread; always added up in
+// the same order. `shared` [kWarps] may hold anything before.
+__device__ inline double block_sum(double value, double* shared) {
+  value = warp_sum(value);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
+  __syncthreads();
+  double total = 0.0;
+  for (int warp = 0; warp < kWarps; ++warp) total += shared[warp];
+  return total;
+}
+
+// Row `row` of the samples, by one value.
+template <class T>
+__device__ float sample(const KmeansOnDevice& k, int64_t row, int64_t d) {
+  return widen(static_cast<const T*>(k.x.data)[row * k.x.dim + d]);
+}
+
+// |x - c|^2 by a warp, to every lane.
+template <class T>
+__device__ float warp_distance(const KmeansOnDevice& k, int64_t row, const float* centre) {
+  float sum = 0.0f;
+  for (int64_t d = threadIdx.x % 32; d < k.x.dim; d += 32) {
+    const float difference = sample<T>(k, row, d) - centre[d];
+    sum += difference * difference;
+  }
+  return warp_sum(sum);
+}
+
+// Runs what is written for samples of type T.
+#define PYDREAM_BY_TYPE(type, ...) \
+  switch (type) {                  \
+    case FloatType::float32: {     \
+      using T = float;             \
+      __VA_ARGS__;                 \
+      break;                       \
+    }                              \
+    case FloatType::float16: {     \
+      using T = Half;              \
+      __VA_ARGS__;                 \
+      break;                       \
+    }                              \
+    case FloatType::bfloat16: {    \
+      using T = BFloat16;          \
+      __VA_ARGS__;                 \
+      break;                       \
+    }                              \
+  }
+
+// Labels every sample with its nearest centre, into `next` and `near` (assign_cuda.cu).
+void assign_cuda(const KmeansOnDevice& k, CudaStream stream);
+
+}  // namespace pydream

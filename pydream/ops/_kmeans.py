@@ -1,0 +1,220 @@
+"""k-means on each device, behind pydream.ops.kmeans."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from pydream import _C
+from pydream.ops import _dispatch
+from pydream.ops._problems import SAMPLE_TYPES
+from pydream.ops.reference import kmeans as reference
+
+_LOOK = 4
+"""Iterations after which the host looks whether a GPU's problems have all ended."""
+
+
+def _empty_result(
+    x: Tensor, offsets: list[int], k: list[int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return (
+        x.new_empty((sum(k), x.shape[1]), dtype=torch.float32),
+        x.new_empty(x.shape[0], dtype=torch.int64),
+        x.new_empty(len(k), dtype=torch.float64),
+        x.new_empty(len(k), dtype=torch.int64),
+    )
+
+
+def _cpu_kmeans(
+    x: Tensor,
+    offsets: list[int],
+    k: list[int],
+    init: str,
+    given: Tensor | None,
+    max_iter: int,
+    tol: float,
+    spherical: bool,
+    seed: int,
+    precision: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    centroids, labels, inertia, n_iter = _empty_result(x, offsets, k)
+    if given is not None:
+        centroids.copy_(given)
+    _C.kmeans_cpu(
+        x.data_ptr(),
+        SAMPLE_TYPES[x.dtype],
+        x.shape[1],
+        offsets,
+        k,
+        init,
+        max_iter,
+        tol,
+        spherical,
+        seed,
+        centroids.data_ptr(),
+        labels.data_ptr(),
+        inertia.data_ptr(),
+        n_iter.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return centroids, labels, inertia, n_iter
+
+
+def _cpu_nearest_samples(
+    x: Tensor, offsets: list[int], k: list[int], centroids: Tensor, count: int
+) -> Tensor:
+    nearest = x.new_empty((sum(k), count), dtype=torch.int64)
+    _C.nearest_samples_cpu(
+        x.data_ptr(),
+        SAMPLE_TYPES[x.dtype],
+        x.shape[1],
+        offsets,
+        k,
+        centroids.data_ptr(),
+        count,
+        nearest.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return nearest
+
+
+def _cuda_kmeans(
+    launch: _dispatch.Launch,
+    x: Tensor,
+    offsets: list[int],
+    k: list[int],
+    init: str,
+    given: Tensor | None,
+    max_iter: int,
+    tol: float,
+    spherical: bool,
+    seed: int,
+    precision: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    result = _empty_result(x, offsets, k)
+    if not k:
+        return result
+    centroids = result[0]
+    if given is not None:
+        centroids.copy_(given)
+    if init == "random":
+        centroids.copy_(x[_random_rows(offsets, k, seed).to(x.device)])
+    table = _table(offsets, k, launch.module.tile_rows, rows=True)
+    on_device = table.to(x.device)
+    run = launch.module.KmeansRun(
+        x.data_ptr(),
+        SAMPLE_TYPES[x.dtype],
+        x.shape[0],
+        x.shape[1],
+        on_device.data_ptr(),
+        len(k),
+        sum(k),
+        max(k),
+        int(table[-1, 2]),
+        precision == "fast",
+    )
+    workspace = x.new_empty(run.workspace_bytes(), dtype=torch.uint8)
+    unfinished = x.new_empty(1, dtype=torch.int32)
+    run.give(workspace.data_ptr(), *(each.data_ptr() for each in result), unfinished.data_ptr())
+    where = (launch.device, launch.stream)
+    run.begin(launch.faults, *where)
+    if init == "k-means++":
+        seeding = x.new_empty(run.seeding_bytes(), dtype=torch.uint8)
+        run.seed(seeding.data_ptr(), seed, *where)
+        del seeding  # goes back to the allocator, which keeps to the order of the stream
+    run.start(launch.faults, *where)
+    capturing = x.is_cuda and torch.cuda.is_current_stream_capturing()
+    for iteration in range(1, max_iter + 1):
+        run.iterate(tol, spherical, *where)
+        if iteration % _LOOK == 0 and not capturing and int(unfinished) == 0:
+            break
+    run.finish(*where)
+    return result
+
+
+def _cuda_nearest_samples(
+    launch: _dispatch.Launch,
+    x: Tensor,
+    offsets: list[int],
+    k: list[int],
+    centroids: Tensor,
+    count: int,
+) -> Tensor:
+    nearest = x.new_empty((sum(k), count), dtype=torch.int64)
+    if not k:
+        return nearest
+    table = _table(offsets, k, launch.module.centres_together, rows=False)
+    on_device = table.to(x.device)
+    distance = x.new_empty(nearest.shape, dtype=torch.float32)
+    launch.module.nearest_samples(
+        x.data_ptr(),
+        SAMPLE_TYPES[x.dtype],
+        x.shape[0],
+        x.shape[1],
+        on_device.data_ptr(),
+        len(k),
+        sum(k),
+        int(table[-1, 2]),
+        centroids.data_ptr(),
+        count,
+        distance.data_ptr(),
+        nearest.data_ptr(),
+        *launch[1:],
+    )
+    return nearest
+
+
+def _table(offsets: list[int], k: list[int], together: int, *, rows: bool) -> Tensor:
+    """Where each problem's rows, centroids and blocks begin: int64 (B + 1, 3), on the CPU.
+
+    A block takes `together` rows of a problem, or centroids.
+    """
+    sizes = [end - begin for begin, end in itertools.pairwise(offsets)] if rows else k
+    blocks = [0, *itertools.accumulate(-(-size // together) for size in sizes)]
+    centroids = [0, *itertools.accumulate(k)]
+    return torch.tensor(list(zip(offsets, centroids, blocks, strict=True)), dtype=torch.int64)
+
+
+def _random_rows(offsets: list[int], k: list[int], seed: int) -> Tensor:
+    """Draw rows of each problem without replacement, the same for every device."""
+    chosen = torch.empty(sum(k), dtype=torch.int64)
+    first = 0
+    for (begin, end), each in zip(itertools.pairwise(offsets), k, strict=True):
+        part = chosen[first : first + each]
+        _C.random_samples_cpu(end - begin, each, seed, part.data_ptr())
+        part += begin
+        first += each
+    return chosen
+
+
+def _fake_kmeans(
+    x: Tensor, offsets: list[int], k: list[int], *arguments: object
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _empty_result(x, offsets, k)
+
+
+def _fake_nearest_samples(
+    x: Tensor, offsets: list[int], k: list[int], centroids: Tensor, count: int
+) -> Tensor:
+    return x.new_empty((sum(k), count), dtype=torch.int64)
+
+
+_dispatch.register(
+    "kmeans(Tensor x, SymInt[] offsets, SymInt[] k, str init, Tensor? given, SymInt max_iter,"
+    " float tol, bool spherical, SymInt seed, str precision)"
+    " -> (Tensor centroids, Tensor labels, Tensor inertia, Tensor n_iter)",
+    _cpu_kmeans,
+    _cuda_kmeans,
+    reference.kmeans,
+    _fake_kmeans,
+)
+_dispatch.register(
+    "nearest_samples(Tensor x, SymInt[] offsets, SymInt[] k, Tensor centroids, SymInt count)"
+    " -> Tensor",
+    _cpu_nearest_samples,
+    _cuda_nearest_samples,
+    reference.nearest_samples,
+    _fake_nearest_samples,
+)

@@ -1,0 +1,144 @@
+"""Several problems in one call, for the ops of k-means: what came in, checked and laid flat."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+from pydream.ops._checks import (
+    TensorLike,
+    as_tensor,
+    check_at_least,
+    check_device,
+    check_dtype,
+    check_shape,
+)
+
+SAMPLE_TYPES = {
+    torch.float32: "float32",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+}
+
+Counts: TypeAlias = int | Sequence[int]
+"""One number for all problems, or one for each."""
+
+
+class Problems(NamedTuple):
+    """Samples of all problems in one matrix."""
+
+    x: Tensor  # (total, D), contiguous
+    offsets: list[int]  # B + 1
+    shape: tuple[int, ...]  # of the labels
+    single: bool  # one problem, without a dimension for it
+
+
+def check_samples(value: TensorLike, offsets: Sequence[int] | TensorLike | None) -> Problems:
+    x = as_tensor(value, "x")
+    check_dtype(x, "x", *SAMPLE_TYPES)
+    if offsets is not None:
+        check_shape(x, "x", ("total", "D"))
+        bounds = check_offsets(offsets, x.shape[0])
+        problems = Problems(x.contiguous(), bounds, (x.shape[0],), single=False)
+    elif x.dim() == 2:
+        problems = Problems(x.contiguous(), [0, x.shape[0]], (x.shape[0],), single=True)
+    elif x.dim() == 3:
+        batch, samples, dim = x.shape
+        bounds = [each * samples for each in range(batch + 1)]
+        flat = x.reshape(batch * samples, dim).contiguous()
+        problems = Problems(flat, bounds, (batch, samples), single=False)
+    else:
+        raise ValueError(f"x must have shape (N, D) or (B, N, D), got {tuple(x.shape)}")
+    if x.shape[-1] < 1:
+        raise ValueError(f"x must have at least one dimension, got shape {tuple(x.shape)}")
+    return problems
+
+
+def check_offsets(value: Sequence[int] | TensorLike, total: int) -> list[int]:
+    offsets = value if isinstance(value, (list, tuple)) else as_tensor(value, "offsets")
+    if isinstance(offsets, Tensor):
+        check_dtype(offsets, "offsets", torch.int64, torch.int32)
+        check_shape(offsets, "offsets", ("B + 1",))
+        offsets = offsets.tolist()
+    bounds = list(offsets)
+    for each in bounds:
+        check_at_least(each, "offsets", 0)
+    if not bounds or bounds[0] != 0:
+        raise ValueError(f"offsets must start at 0, got {bounds[:1]}")
+    for b, (begin, end) in enumerate(itertools.pairwise(bounds)):
+        if end < begin:
+            raise ValueError(f"offsets must rise, but {begin} is followed by {end} at {b + 1}")
+        if end == begin:
+            raise ValueError(f"offsets leave problem {b} without samples: {begin} to {end}")
+    if bounds[-1] != total:
+        raise ValueError(f"offsets must end at the rows of x, {total}, got {bounds[-1]}")
+    return bounds
+
+
+def check_counts(k: Counts, problems: Problems, *, of_samples: bool = True) -> list[int]:
+    """Return k of every problem; `of_samples` says whether as many samples must be there."""
+    batch = len(problems.offsets) - 1
+    if isinstance(k, Tensor):
+        check_dtype(k, "k", torch.int64, torch.int32)
+        k = k.tolist()
+    if isinstance(k, (list, tuple)):
+        if problems.single:
+            raise TypeError("k must be an int for one problem, got a sequence")
+        if len(k) != batch:
+            raise ValueError(f"k must be one number or {batch}, one for each problem, got {len(k)}")
+        counts = list(k)
+    else:
+        check_at_least(cast(int, k), "k", 1)
+        counts = [cast(int, k)] * batch
+    sizes = [end - begin for begin, end in itertools.pairwise(problems.offsets)]
+    for b, (each, size) in enumerate(zip(counts, sizes, strict=True)):
+        check_at_least(each, "k", 1)
+        if of_samples and each > size:
+            of = "" if problems.single else f" of problem {b}"
+            raise ValueError(f"k must be at most the number of samples{of}, {size}, got {each}")
+    return counts
+
+
+def centroid_shape(k: Counts, counts: list[int], problems: Problems) -> tuple[int, ...]:
+    dim = problems.x.shape[1]
+    if problems.single:
+        return counts[0], dim
+    if isinstance(k, int):
+        return len(counts), k, dim
+    return sum(counts), dim
+
+
+def check_centroids(
+    value: TensorLike, name: str, shape: tuple[int, ...], problems: Problems
+) -> Tensor:
+    """Return (sum of k, D) contiguous float32 centroids."""
+    centroids = as_tensor(value, name)
+    check_shape(centroids, name, shape)
+    check_dtype(centroids, name, *SAMPLE_TYPES)
+    check_device(centroids, name, problems.x.device, "x")
+    return centroids.float().reshape(-1, shape[-1]).contiguous()
+
+
+def check_choice(value: str, name: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+def unit(x: Tensor) -> Tensor:
+    """Scale rows to length 1, in float32; rows of zeros stay so."""
+    x = x.float()
+    largest = x.abs().amax(dim=1, keepdim=True)
+    x = x / torch.where(largest > 0, largest, 1)
+    length = x.square().sum(dim=1, keepdim=True).sqrt()
+    return x / torch.where(length > 0, length, 1)
+
+
+def zero_rows(x: Tensor, offsets: list[int]) -> Tensor:
+    """Count the rows of zeros of each problem, float64 (B,)."""
+    zero = (x == 0).all(dim=1).double()
+    sizes = torch.tensor([b - a for a, b in itertools.pairwise(offsets)], device=x.device)
+    return torch.segment_reduce(zero, "sum", lengths=sizes, unsafe=True, initial=0)

@@ -1,0 +1,87 @@
+// Stands in for csrc/common/matrix.h: a warp's matrix products, by its lanes' words.
+#pragma once
+
+#include "common/launch.h"
+
+namespace pydream {
+
+inline uint32_t to_tf32(float value) {  // to the nearest, ties away from zero
+  return (float_bits(value) + 0x1000u) & 0xFFFFE000u;
+}
+
+namespace matrix_on_cpu {
+
+struct Words {
+  uint32_t a[4];
+  uint32_t b[2];
+};
+
+// The values of a word of `kValues`.
+template <class T, int kValues>
+float value_of(uint32_t word, int which) {
+  if constexpr (kValues == 1) {
+    return bits_float(word & 0xFFFFE000u);  // tensor cores read no more of it
+  } else {
+    return to_float(T{static_cast<uint16_t>(word >> (16 * which))});
+  }
+}
+
+template <class T, int kValues>
+void multiply(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  Words mine;
+  std::memcpy(mine.a, a, sizeof a);
+  std::memcpy(mine.b, b, sizeof b);
+  static_assert(sizeof(Words) <= cuda_on_cpu::kGift);
+  cuda_on_cpu::give(&mine, sizeof mine);
+  const auto words = [](unsigned lane) {
+    return static_cast<const Words*>(cuda_on_cpu::given(lane));
+  };
+  const unsigned lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  for (int i = 0; i < 4; ++i) {
+    const unsigned row = g + (i / 2) * 8, column = 2 * t + i % 2;
+    double total = sum[i];
+    for (unsigned word = 0; word < 8; ++word) {
+      const uint32_t left = words(row % 8 * 4 + word % 4)->a[row / 8 + word / 4 * 2];
+      const uint32_t right = words(column * 4 + word % 4)->b[word / 4];
+      for (int which = 0; which < kValues; ++which) {
+        total += static_cast<double>(value_of<T, kValues>(left, which)) *
+                 static_cast<double>(value_of<T, kValues>(right, which));
+      }
+    }
+    sum[i] = static_cast<float>(total);
+  }
+}
+
+}  // namespace matrix_on_cpu
+
+struct Tf32 {
+  static void multiply(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    matrix_on_cpu::multiply<float, 1>(sum, a, b);
+  }
+};
+
+struct Fp16 {
+  static void multiply(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    matrix_on_cpu::multiply<Half, 2>(sum, a, b);
+  }
+};
+
+struct Bf16 {
+  static void multiply(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    matrix_on_cpu::multiply<BFloat16, 2>(sum, a, b);
+  }
+};
+
+inline void copy_async(void* shared, const void* global) {
+  if ((reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global)) % 16 != 0) {
+    throw std::runtime_error("an asynchronous copy of 16 bytes is not aligned to them");
+  }
+  std::memcpy(shared, global, 16);
+}
+
+inline void commit_copies() {}
+
+template <int kLeft>
+void await_copies() {}
+
+}  // namespace pydream
