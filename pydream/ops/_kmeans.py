@@ -94,11 +94,13 @@ def _cuda_kmeans(
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     result = _empty_result(x, offsets, k)
-    if not k:
-        return result
-    centroids = result[0]
+    centroids, _, inertia, n_iter = result
     if given is not None:
         centroids.copy_(given)
+    if x.shape[0] == 0:
+        inertia.zero_()
+        n_iter.zero_()
+        return result
     if init == "random":
         centroids.copy_(x[_random_rows(offsets, k, seed).to(x.device)])
     table = _table(offsets, k, launch.module.tile_rows, rows=True)

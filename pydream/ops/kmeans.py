@@ -80,7 +80,8 @@ def kmeans(
         float32, float16 or bfloat16: (N, D) is one problem, (B, N, D) are B of them, and
         (total, D) with `offsets` are problems of any sizes. Finite.
     k
-        Centroids of each problem: one number, or one for each problem. At most as many as samples.
+        Centroids of each problem: one number, or one for each problem. At most as many as samples,
+        unless samples only get the labels of centroids.
     offsets
         B + 1 ascending numbers from 0 to total: problem b has the rows
         ``offsets[b]`` to ``offsets[b + 1]``. Read on the host.
@@ -126,8 +127,8 @@ def kmeans(
     of each class so.
     """
     problems = check_samples(x, offsets)
-    counts = check_counts(k, problems)
     check_at_least(max_iter, "max_iter", 0)
+    counts = check_counts(k, problems, of_samples=max_iter > 0 or isinstance(init, str))
     check_seed(seed)
     check_choice(metric, "metric", _METRICS)
     check_choice(precision, "precision", _PRECISIONS)
