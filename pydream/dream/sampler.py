@@ -1,0 +1,287 @@
+"""Which real images to match: those that represent their class evenly."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pydream import ops
+from pydream.errors import PydreamError
+from pydream.ops._checks import TensorLike, as_tensor, check_at_least, check_seed, check_shape
+
+Transform = Callable[[Tensor], Tensor]
+
+
+class RepresentativeSampler:
+    """Choose real images of every class that lie near the centres of its clusters.
+
+    Every image is embedded by the network, each class is clustered by k-means in that space (all
+    classes in one call), and the images nearest to the centres are taken. Where a random batch
+    leaves parts of a class out and takes others twice, these cover it evenly (DREAM).
+
+    Made once for a set of images, called at every step of a loop that matches something of
+    real images: gradients (DC, DSA, IDC), features (DM) or both (DREAM+).
+
+    Parameters
+    ----------
+    images
+        (N, C, H, W), uint8 or floating point, sorted by class; on any device.
+    labels
+        int64 or int32 (N,): the class of each image, never falling.
+    batch_real
+        Images to choose of each class. Of a class with fewer images, as many as whole clusters of
+        `per_cluster` make, and all of one that has no more than `per_cluster`.
+    per_cluster
+        Images to choose of each cluster, so there are ``batch_real // per_cluster`` clusters.
+    many_classes
+        DREAM's way with Tiny-ImageNet: `batch_real` clusters, and of all images of the class those
+        `batch_real` that lie nearest to the centre of their cluster.
+    interval
+        The images are chosen anew at every `interval`-th call with the same network, as it has
+        moved; the calls between return the last choice.
+    layer
+        Name of the module whose output is the embedding, flattened; by default the network's
+        method ``features``.
+    transform
+        What to do to a batch of images before the network, for example normalise them. uint8
+        images are first scaled to [0, 1].
+    dtype
+        Of the embeddings kept: float16 on a GPU and float32 on the CPU by default; take bfloat16
+        where features exceed 65504.
+    batch_size
+        Images of one pass of the network.
+    max_iter, tol
+        Of each k-means; see :func:`pydream.ops.kmeans`.
+    seed
+        In [0, 2^63). The same seed gives the same choice for the same network.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For images or labels of another shape or dtype, labels that fall, numbers out of range.
+
+    Notes
+    -----
+    With a network seen before, clusters start from the last centroids. Embedding is done in
+    evaluation mode and without gradients; the network is left as it was.
+
+    Sources: Liu et al., "DREAM: Efficient Dataset Distillation by Representative Matching", ICCV
+    2023, arXiv 2302.14416, section 3.2; DREAM+, arXiv 2310.15052.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: TensorLike,
+        batch_real: int = 128,
+        *,
+        per_cluster: int = 1,
+        many_classes: bool = False,
+        interval: int = 10,
+        layer: str | None = None,
+        transform: Transform | None = None,
+        dtype: torch.dtype | None = None,
+        batch_size: int = 256,
+        max_iter: int = 100,
+        tol: float = 1e-4,
+        seed: int = 0,
+    ) -> None:
+        check_shape(images, "images", ("N", "C", "H", "W"))
+        for name, value in {
+            "batch_real": batch_real,
+            "per_cluster": per_cluster,
+            "interval": interval,
+            "batch_size": batch_size,
+            "max_iter": max_iter,
+        }.items():
+            check_at_least(value, name, 1)
+        check_seed(seed)
+        if per_cluster > batch_real:
+            raise ValueError(
+                f"per_cluster must be at most batch_real, {batch_real}, got {per_cluster}"
+            )
+        if many_classes and per_cluster != 1:
+            raise ValueError("per_cluster has no meaning with many_classes: leave it at 1")
+        self.images = images
+        self.offsets = _class_offsets(labels, len(images))
+        self.batch_real, self.per_cluster, self.many_classes = batch_real, per_cluster, many_classes
+        self.interval, self.layer, self.transform = interval, layer, transform
+        self.dtype, self.batch_size = dtype, batch_size
+        self.max_iter, self.tol, self.seed = max_iter, tol, seed
+        self._network: weakref.ref[nn.Module] | None = None
+        self._centroids: Tensor | None = None
+        self._chosen: list[Tensor] = []
+        self._calls = 0
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.offsets) - 1
+
+    def __call__(self, network: nn.Module) -> list[Tensor]:
+        """Return the images to match at this step.
+
+        Parameters
+        ----------
+        network
+            Embeds the images, at every `interval`-th call; one that was not there at the last call
+            begins anew.
+
+        Returns
+        -------
+        list of Tensor
+            For each class int64 (m,), rows of `images` on the network's device: cluster by
+            cluster, the nearest of each first. Empty for a class without images.
+
+        Raises
+        ------
+        PydreamError
+            If the network has neither ``features`` nor the layer named.
+        ValueError
+            If embeddings are not finite.
+        """
+        known = self._network is not None and self._network() is network
+        if not known:
+            self._network = weakref.ref(network)
+            self._centroids = None
+            self._calls = 0
+        if self._calls % self.interval == 0:
+            self._choose(self.embed(network))
+        self._calls += 1
+        return self._chosen
+
+    @torch.no_grad()
+    def embed(self, network: nn.Module) -> Tensor:
+        """Return the embeddings of all images, (N, D), on the network's device."""
+        device = next((each.device for each in network.parameters()), self.images.device)
+        dtype = self.dtype or (torch.float32 if device.type == "cpu" else torch.float16)
+        features = _feature_function(network, self.layer)
+        training = [module for module in network.modules() if module.training]
+        network.eval()
+        kept: Tensor | None = None
+        try:
+            for first in range(0, len(self.images), self.batch_size):
+                batch = self.images[first : first + self.batch_size].to(device, non_blocking=True)
+                if batch.dtype == torch.uint8:
+                    batch = batch.float() / 255
+                if self.transform is not None:
+                    batch = self.transform(batch)
+                embedded = features(batch).flatten(1)
+                if kept is None:
+                    shape = (len(self.images), embedded.shape[1])
+                    kept = torch.empty(shape, dtype=dtype, device=device)
+                kept[first : first + len(embedded)] = embedded
+        finally:
+            for module in training:
+                module.training = True
+        if kept is None:
+            raise PydreamError("RepresentativeSampler: there are no images")
+        return kept
+
+    def _choose(self, embeddings: Tensor) -> None:
+        """Cluster all classes in one call, and take what lies near the centres."""
+        sizes = [end - begin for begin, end in itertools.pairwise(self.offsets)]
+        self._chosen = [
+            torch.arange(begin, begin + size, device=embeddings.device)
+            for begin, size in zip(self.offsets, sizes, strict=False)
+        ]
+        clustered = [c for c, size in enumerate(sizes) if size > self.per_cluster]
+        if not clustered:
+            return
+        rows = torch.cat([self._chosen[c] for c in clustered])
+        if len(clustered) < len(sizes):
+            embeddings = embeddings[rows]
+        offsets = [0, *itertools.accumulate(sizes[c] for c in clustered)]
+        clusters = self.batch_real if self.many_classes else self.batch_real // self.per_cluster
+        k = [min(clusters, sizes[c] // self.per_cluster) for c in clustered]
+        result = ops.kmeans(
+            embeddings,
+            k,
+            offsets=offsets,
+            init="k-means++" if self._centroids is None else self._centroids,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            seed=self.seed,
+        )
+        self._centroids = result.centroids
+        if self.many_classes:
+            chosen = _closest(embeddings, result, offsets, k)
+        else:
+            nearest = ops.nearest_samples(
+                embeddings, result.centroids, self.per_cluster, offsets, k
+            )
+            chosen = [part.flatten() for part in torch.split(nearest, k)]
+        for c, part in zip(clustered, chosen, strict=True):
+            self._chosen[c] = rows[part]
+
+
+def _class_offsets(value: TensorLike, count: int) -> list[int]:
+    """Return where each class begins among its images, and the end of the last."""
+    labels: Any = as_tensor(value, "labels")
+    check_shape(labels, "labels", (count,))
+    if labels.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"labels must be int64 or int32, got {labels.dtype}")
+    labels = labels.to("cpu", torch.int64)
+    if count == 0:
+        raise ValueError("images must be one at least, got none")
+    if int(labels[0]) < 0 or (labels.diff() < 0).any():
+        raise ValueError(
+            "labels must not fall, nor be negative: sort the images by class first, as by "
+            "order = labels.argsort(stable=True)"
+        )
+    ends = torch.bincount(labels).cumsum(0)
+    return [0, *ends.tolist()]
+
+
+def _feature_function(network: nn.Module, layer: str | None) -> Callable[[Tensor], Tensor]:
+    """Return what gives the embeddings of a batch."""
+    if layer is None:
+        features = getattr(network, "features", None)
+        if not callable(features):
+            raise PydreamError(
+                f"RepresentativeSampler: {type(network).__name__} has no method features(images); "
+                f"name a layer, one of {_layer_names(network)}"
+            )
+        return features  # type: ignore[no-any-return]
+    modules = dict(network.named_modules())
+    if layer not in modules:
+        raise PydreamError(
+            f"RepresentativeSampler: {type(network).__name__} has no layer {layer!r}; it has "
+            f"{_layer_names(network)}"
+        )
+
+    def run(images: Tensor) -> Tensor:
+        seen: list[Tensor] = []
+        handle = modules[layer].register_forward_hook(lambda _, __, output: seen.append(output))
+        try:
+            network(images)
+        finally:
+            handle.remove()
+        return seen[-1]
+
+    return run
+
+
+def _layer_names(network: nn.Module) -> str:
+    return ", ".join(name for name, _ in network.named_modules() if name) or "none"
+
+
+def _closest(
+    embeddings: Tensor, result: ops.KMeansResult, offsets: list[int], k: list[int]
+) -> list[Tensor]:
+    """Return of each class the k images nearest to the centre of their cluster, nearest first."""
+    first = list(itertools.accumulate(k, initial=0))
+    chosen = []
+    for c, (begin, end) in enumerate(itertools.pairwise(offsets)):
+        distances = []
+        for part in torch.split(torch.arange(begin, end, device=embeddings.device), 4096):
+            own = result.centroids[first[c] + result.labels[part]]
+            distances.append((embeddings[part] - own).square().sum(dim=1))
+        order = torch.cat(distances).argsort(stable=True)
+        chosen.append(begin + order[: k[c]])
+    return chosen
