@@ -33,6 +33,8 @@ PACKAGES = (
     "opencv-python-headless",
     "kornia",
     "scikit-learn",
+    "faiss-cpu",
+    "fast-pytorch-kmeans",
 )
 
 
