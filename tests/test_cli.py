@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pydream.cli import main
 from pydream.models import ObserverConfig, train_observer
+
+pytest.importorskip("tyro", reason="the command line needs tyro")
+from pydream.cli import main
 
 COMMANDS = ("rded", "observer", "evaluate", "inspect", "doctor", "demo")
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
-
+from pydream import marks
 from pydream.errors import PydreamError
 from pydream.evaluate.recipe import Mix
 
@@ -39,7 +38,7 @@ class EvaluateConfig:
         If a value is out of its range.
     """
 
-    set: Annotated[Positional[Path], arg(metavar="SET")]
+    set: Annotated[marks.Positional[Path], marks.arg(metavar="SET")]
     """Folder of the distilled set."""
     observer: str
     """Weights of the observer that labels the images (.safetensors, .pt, .pth)."""

@@ -15,8 +15,8 @@ from typing import Annotated
 
 import torch
 from torch import nn
-from tyro.conf import Positional, arg
 
+from pydream import marks
 from pydream.data import Source, has_split, open_source
 from pydream.errors import PydreamError
 from pydream.models.checkpoint import check_free, save_weights
@@ -47,7 +47,7 @@ class ObserverConfig:
         If a value is out of its range.
     """
 
-    source: Annotated[Positional[str], arg(metavar="SOURCE")]
+    source: Annotated[marks.Positional[str], marks.arg(metavar="SOURCE")]
     """Labelled images: a folder of class folders, a .zip, .tar or .npz, or a set by name
     (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT, fashion-mnist:ROOT, svhn:ROOT)."""
     arch: str = "convnet3"

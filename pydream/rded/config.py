@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
-
+from pydream import marks
 from pydream.data.distilled import ImageFormat
 from pydream.errors import PydreamError
 
@@ -35,7 +34,7 @@ class RdedConfig:
         If a value is out of its range.
     """
 
-    source: Annotated[Positional[str], arg(metavar="SOURCE")]
+    source: Annotated[marks.Positional[str], marks.arg(metavar="SOURCE")]
     """Labelled images: a folder of class folders, a .zip, .tar or .npz, or a set by name
     (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT, fashion-mnist:ROOT, svhn:ROOT)."""
     observer: str
