@@ -17,7 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -31,7 +31,7 @@ from pydream.data.device_jpeg import decode_on
 from pydream.data.prefetch import read_ahead
 from pydream.errors import PydreamError
 from pydream.models import Observer
-from pydream.ops import realism_scores
+from pydream.ops import check_values, realism_scores
 from pydream.rded.config import RdedConfig
 from pydream.rded.stages import PatchMaker, Preselection
 from pydream.rded.timing import Stopwatch
@@ -121,6 +121,11 @@ def score(
             for scored in _Run(maker, selection, config, watch).scores(places):
                 places = places[len(scored.places) :]
                 yield scored
+        except PydreamError:
+            # What the batches still under way report is the same, and not the next op's to raise.
+            with suppress(ValueError):
+                check_values(maker.observer.device)
+            raise
         except torch.OutOfMemoryError as error:
             images = batch_images(config, maker.observer)
             if images > group_size(maker.observer.tile, config.crops):

@@ -88,6 +88,27 @@ def test_what_a_later_op_reports_is_named(folder, random_observer, queued, monke
         batches(folder, random_observer, batch_size=16)
 
 
+def test_nothing_is_left_for_the_next_op_to_raise(folder, random_observer, queued, monkeypatch):
+    """The batches behind the first, queued or not, have reported their rows too."""
+    reported = []
+
+    def marked(logits, labels):
+        reported.append(len(logits))
+        return torch.full((len(logits),), torch.nan)
+
+    def check_values(device):
+        assert device == torch.device("cpu")
+        if reported:
+            reported.clear()
+            raise ValueError("logits hold NaN (found on cuda:0 by an earlier call)")
+
+    monkeypatch.setattr(scoring, "realism_scores", marked)
+    monkeypatch.setattr(scoring, "check_values", check_values)
+    with pytest.raises(PydreamError, match=r"scores of ant/00\.jpg are not numbers"):
+        batches(folder, random_observer, batch_size=16)
+    assert reported == []
+
+
 @pytest.mark.parametrize("megabytes", [1, 4, 256])
 def test_images_are_kept_only_within_the_budget(folder, random_observer, megabytes):
     # 64 images fill whole passes, so all 44 make one batch whatever the budget.
