@@ -19,14 +19,14 @@ _decode_jpegs = getattr(torch.ops.image, "decode_jpegs_cuda", None)
 
 def decodes_jpeg(device: torch.device) -> bool:
     """Return whether this torchvision decodes JPEGs on the device: by letting it."""
-    if device.type != "cuda" or _decode_jpegs is None:
+    if device.type != "cuda":
         return False
     stream = io.BytesIO()
     Image.new("RGB", (16, 16)).save(stream, "JPEG")
     data = torch.frombuffer(bytearray(stream.getvalue()), dtype=torch.uint8)
     try:
-        [planes] = _decode_jpegs([data], _RGB_MODE, device)
-    except RuntimeError:  # a torchvision built without nvJPEG, or no GPU
+        [planes] = _decode([data], device)
+    except (AssertionError, RuntimeError):  # torch or torchvision built without it, or no GPU
         return False
     return tuple(planes.shape) == (3, 16, 16)
 
@@ -75,10 +75,10 @@ def _on_gpu(
     device: torch.device, encoded: Sequence[EncodedJpeg]
 ) -> list[torch.Tensor] | list[None]:
     """Decode all of them, or none."""
-    if not encoded or _decode_jpegs is None:
-        return [None] * len(encoded)
+    if not encoded:
+        return []
     try:
-        planes = _decode_jpegs([each.data for each in encoded], _RGB_MODE, device)
+        planes = _decode([each.data for each in encoded], device)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError:  # one that nvJPEG refuses fails the call
@@ -87,3 +87,20 @@ def _on_gpu(
     if sizes != [each.shape[:2] for each in encoded]:
         return [None] * len(encoded)
     return [each.permute(1, 2, 0).contiguous() for each in planes]
+
+
+def _decode(data: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+    """Call torchvision's decoder, which works on a stream of its own and waits for no other.
+
+    Its memory comes from the current stream, where what is queued may still read what lay there
+    before; and when a call fails, that memory goes back while others of its JPEGs are decoded.
+    So the one is waited for before, and the other behind.
+    """
+    if _decode_jpegs is None:
+        raise RuntimeError("this torchvision has no decoder of JPEGs for GPUs")
+    torch.cuda.current_stream(device).synchronize()
+    try:
+        return _decode_jpegs(data, _RGB_MODE, device)
+    except RuntimeError:
+        torch.cuda.synchronize(device)
+        raise

@@ -46,7 +46,21 @@ def jpeg(height: int, width: int) -> EncodedJpeg:
 
 
 @pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is waited for on a GPU that is not there."""
+    waited: list[str] = []
+
+    class Stream:
+        def synchronize(self) -> None:
+            waited.append("stream")
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: waited.append("device"))
+    return waited
+
+
+@pytest.fixture
+def stand_in(waits: list[str], monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A decoder with the operator's signature; returns the lengths of its calls."""
     calls: list[int] = []
 
@@ -125,7 +139,27 @@ def test_no_gpu_no_decoder() -> None:
 
 
 @pytest.mark.parametrize("able", [True, False])
-def test_the_decoder_is_known_by_its_work(able: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_on_either_stream_is_waited_for(
+    able: bool, waits: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(data: list[torch.Tensor], mode: int, device: torch.device) -> list[torch.Tensor]:
+        waits.append("decode")
+        if not able:
+            raise RuntimeError("Error while decoding JPEG images")
+        return [torch.ops.image.decode_jpeg(each, mode, False) for each in data]
+
+    monkeypatch.setattr(device_jpeg, "_decode_jpegs", decode)
+    image = jpeg(5, 9)
+    decoded, errors = decode_on(torch.device("cuda", 0), [image])
+    assert waits == ["stream", "decode"] + ([] if able else ["device"])
+    assert errors == {}
+    assert torch.equal(decoded[0], image.decode())
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_the_decoder_is_known_by_its_work(
+    able: bool, waits: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def decode(data: list[torch.Tensor], mode: int, device: torch.device) -> list[torch.Tensor]:
         if not able:
             raise RuntimeError("decode_jpegs_cuda: torchvision not compiled with nvJPEG support")

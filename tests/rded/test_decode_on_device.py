@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -36,6 +37,9 @@ def test_the_same_images_are_distilled(folder, random_observer, tmp_path, monkey
     on_host = run(folder, random_observer, tmp_path / "host")
     assert on_host.manifest["config"]["decode"] == "host"
     monkeypatch.setattr(device_jpeg, "_decode_jpegs", decode)
+    waited = SimpleNamespace(synchronize=lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: waited)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     module = importlib.import_module("pydream.rded.distill")  # its name is the function's, too
     monkeypatch.setattr(module, "decodes_jpeg", lambda device: True)
     damaged = folder / "bee" / "04.jpg"
