@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import os
 import re
 import sys
@@ -34,6 +35,8 @@ OPS = (
     "nearest_samples",
     "representatives",
 )
+# How an error names the place of a test's tensors.
+PLACE = "cuda:0" if DEVICE == "cuda" else "cpu"
 ORDERS = ("forward", "backward", "shuffled")
 
 
@@ -89,6 +92,16 @@ def _settle(check_values: Callable[[], None]) -> None:
         raise ValueError(str(error).partition(" (found on")[0]) from error
 
 
+def as_called(name: str) -> Callable[..., Any]:
+    """Return an op as a user calls it: with tensors that lie where they should."""
+    return inspect.unwrap(getattr(ops, name))
+
+
+def place(value: Any) -> Any:
+    """Put tensors, also those in lists and tuples, where the ops of this test run."""
+    return _to_cuda(value) if DEVICE == "cuda" else value
+
+
 def faulty_rows(*rows: int, more: bool = False, count: int | None = None) -> str:
     """Return a pattern for how an error names rows: all on the CPU, else the first."""
     many = len(rows) if count is None else count
@@ -110,8 +123,8 @@ def faulty_place(pattern: str) -> str:
 
 def _to_cuda(value: Any) -> Any:
     """Move tensors with their strides and offset, since these are what some tests are about."""
-    if isinstance(value, list):
-        return [_to_cuda(each) for each in value]
+    if isinstance(value, (list, tuple)):
+        return type(value)(_to_cuda(each) for each in value)
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(value.copy())
     if not isinstance(value, torch.Tensor) or value.device.type != "cpu":
@@ -124,6 +137,8 @@ def _moved(op: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(op)
     def run(*arguments: Any, **options: Any) -> Any:
         there = {name: _to_cuda(value) for name, value in options.items()}
+        if isinstance(options.get("out"), np.ndarray):  # what no op may write to, on any device
+            there["out"] = options["out"]
         result = op(*map(_to_cuda, arguments), **there)
         _settle(ops.check_values)
         if "out" in options:

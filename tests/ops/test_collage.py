@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from devices import as_called, place
 
 from pydream import ops
 from pydream.ops import reference
@@ -150,15 +151,17 @@ def test_bad_arguments(arguments: tuple[Any, ...], error: type[Exception], messa
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck(dtype: torch.dtype) -> None:
-    patches = random_patches((2, 4, 3, 5, 5), dtype)
+    patches = place(random_patches((2, 4, 3, 5, 5), dtype))
     torch.library.opcheck(torch.ops.pydream.collage, (patches, 2, 11))
 
 
-def test_compiles_whole(on_cpu: None) -> None:
+def test_compiles_whole() -> None:
+    collage = as_called("collage")
+
     def halved(patches: torch.Tensor) -> torch.Tensor:
-        return ops.collage(patches / 2, 2, 11) + 1
+        return collage(patches / 2, 2, 11) + 1
 
     compiled = torch.compile(halved, fullgraph=True, backend="aot_eager", dynamic=True)
     for classes in (2, 3):
-        patches = random_patches((classes, 8, 3, 5, 5))
+        patches = place(random_patches((classes, 8, 3, 5, 5)))
         assert compiled(patches).equal(halved(patches))

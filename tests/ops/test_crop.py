@@ -331,7 +331,11 @@ BAD_ARGUMENTS = [
     ({"out": torch.empty(2, 8, 8, 3).permute(0, 3, 1, 2)}, ValueError, "out must be contiguous,"),
     ({"out": torch.empty(2, 3, 8, 8), "channels_last": True}, ValueError, "in channels_last"),
     ({"out": np.empty((2, 3, 8, 8))}, TypeError, "out must be a torch tensor, got ndarray"),
-    ({"boxes": BOXES.to("meta")}, ValueError, "boxes is on meta, but images is on cpu"),
+    (
+        {"boxes": BOXES.to("meta")},
+        ValueError,
+        f"boxes is on meta, but images is on {devices.PLACE}",
+    ),
 ]
 
 
@@ -349,25 +353,28 @@ def test_registration(images, channels_last):
         images, boxes, [4, 5], None, torch.tensor([True, False]), [6, 6], MEAN[:3], STD[:3],
         torch.float32, channels_last,
     )  # fmt: skip
+    arguments = devices.place(arguments)
     torch.library.opcheck(torch.ops.pydream.crop_resize, arguments)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    out = torch.zeros(2, 3, 6, 6).contiguous(memory_format=layout)
+    out = devices.place(torch.zeros(2, 3, 6, 6).contiguous(memory_format=layout))
     torch.library.opcheck(torch.ops.pydream.crop_resize_out, (*arguments, out))
 
 
-def test_compiles_in_one_graph(on_cpu):
+def test_compiles_in_one_graph():
+    crop_resize = devices.as_called("crop_resize")
+
     def crop(images, boxes, flip, out):
-        first = ops.crop_resize(images, boxes, 8, flip=flip, mean=MEAN[:3], std=STD[:3])
-        second = ops.crop_resize(images, boxes, (8, 9), canvas=10, dtype=torch.bfloat16, out=out)
+        first = crop_resize(images, boxes, 8, flip=flip, mean=MEAN[:3], std=STD[:3])
+        second = crop_resize(images, boxes, (8, 9), canvas=10, dtype=torch.bfloat16, out=out)
         return first * 2, second
 
-    flip = torch.tensor([True, False])
+    images, boxes, flip = devices.place((IMAGES, BOXES, torch.tensor([True, False])))
     compiled = torch.compile(crop, fullgraph=True, backend="aot_eager")
-    outs = [torch.zeros(2, 3, 10, 10, dtype=torch.bfloat16) for _ in range(2)]
-    ours, expected = compiled(IMAGES, BOXES, flip, outs[0]), crop(IMAGES, BOXES, flip, outs[1])
+    outs = devices.place([torch.zeros(2, 3, 10, 10, dtype=torch.bfloat16) for _ in range(2)])
+    ours, expected = compiled(images, boxes, flip, outs[0]), crop(images, boxes, flip, outs[1])
     assert torch.equal(ours[0], expected[0])
     assert torch.equal(ours[1], expected[1])
-    batch = torch.stack([IMAGES[0]] * 2)
+    batch = torch.stack([images[0]] * 2)
     assert torch.equal(
-        compiled(batch, BOXES, flip, outs[0])[0], crop(batch, BOXES, flip, outs[1])[0]
+        compiled(batch, boxes, flip, outs[0])[0], crop(batch, boxes, flip, outs[1])[0]
     )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from devices import faulty_place, faulty_rows
+from devices import PLACE, as_called, faulty_place, faulty_rows, place
 
 from pydream import ops
 from pydream.ops import reference
@@ -234,7 +234,12 @@ LABELS = torch.zeros(6, dtype=torch.int64)
         (LOGITS, LABELS[:5], ValueError, r"^labels must be as many as the rows .* 6, got 5"),
         (LOGITS, LABELS[None], ValueError, r"^labels must have shape \(N\), got \(1, 6\)"),
         (LOGITS, LABELS.float(), TypeError, r"^labels must be int64 or int32, got float32"),
-        (LOGITS, LABELS.to("meta"), ValueError, r"^labels is on meta, but logits is on cpu"),
+        (
+            LOGITS,
+            LABELS.to("meta"),
+            ValueError,
+            f"^labels is on meta, but logits is on {PLACE}",
+        ),
         (LOGITS, LABELS + 4, ValueError, r"^labels must lie in 0\.\.3, got 4 at row 0"),
         (LOGITS, LABELS - torch.eye(6).long()[2], ValueError, r"0\.\.3, got -1 at row 2"),
     ],
@@ -481,27 +486,31 @@ def test_reference_refuses_the_same_labels(bad: int) -> None:
 class TestTorchLibrary:
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_opcheck(self, dtype: torch.dtype) -> None:
-        logits, labels = random_problem(12, 19, dtype=dtype)
+        logits, labels = place(random_problem(12, 19, dtype=dtype))
         torch.library.opcheck(torch.ops.pydream.realism_scores, (logits, labels))
         torch.library.opcheck(torch.ops.pydream.key_patches, (logits, labels[:4], 3, 2, 19))
         torch.library.opcheck(torch.ops.pydream.realism_scores, (logits[::2, 3:], labels[:6] % 16))
 
     def test_opcheck_selection(self) -> None:
-        scores, labels = random_problem(12, 5)
+        scores, labels = place(random_problem(12, 5))
         torch.library.opcheck(torch.ops.pydream.select_key_patches, (scores, labels, 2, 5))
 
-    def test_compiles_whole(self, on_cpu: None) -> None:
+    def test_compiles_whole(self) -> None:
+        rate, choose = as_called("realism_scores"), as_called("select_key_patches")
+        rate_and_choose = as_called("key_patches")
+
         def both(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ops.KeyPatches]:
-            scores = ops.realism_scores(logits * 2, labels.repeat_interleave(3))
-            return scores + 1, ops.key_patches(logits * 2, labels, 3, 2, 19)
+            scores = rate(logits * 2, labels.repeat_interleave(3))
+            return scores + 1, rate_and_choose(logits * 2, labels, 3, 2, 19)
 
         def chosen(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-            return ops.select_key_patches(scores, labels, 2, 19).image + 1
+            image: torch.Tensor = choose(scores, labels, 2, 19).image
+            return image + 1
 
         compiled = torch.compile(both, fullgraph=True, backend="aot_eager", dynamic=True)
         compiled_choice = torch.compile(chosen, fullgraph=True, backend="aot_eager")
         for rows in (12, 24):
-            logits, labels = random_problem(rows, 19)
+            logits, labels = place(random_problem(rows, 19))
             labels = labels[: rows // 3]
             scores, found = compiled(logits, labels)
             expected_scores, expected = both(logits, labels)
