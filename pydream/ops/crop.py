@@ -88,7 +88,8 @@ def crop_resize(
         If an argument has the wrong type or dtype.
     ValueError
         If a shape, stride or device does not fit, a box is empty or not inside its image, or an
-        image index is out of range.
+        image index is out of range; for a list of images while a CUDA graph is captured, which
+        one batch of them can be.
     """
     pictures = _check_images(images)
     device, channels = pictures[0].device, pictures[0].shape[-1]
@@ -371,9 +372,7 @@ def _crop_on_cuda(
         first = [batch.data_ptr(), batch.shape[1], batch.shape[2], batch.stride(1)]
         stride = batch.stride(0)
     else:
-        table = _image_table(images)
-        if boxes.is_cuda:
-            table = table.pin_memory().to(boxes.device, non_blocking=True)
+        table = _send_table(images, boxes.device)
     boxes = boxes.contiguous()
     image_index = None if image_index is None else image_index.contiguous()
     flip = None if flip is None else flip.contiguous()
@@ -393,6 +392,19 @@ def _crop_on_cuda(
         launch.device,
         launch.stream,
     )
+
+
+def _send_table(images: list[Tensor], device: torch.device) -> Tensor:
+    """Bring the table of images to their device, without waiting for it."""
+    table = _image_table(images)
+    if device.type != "cuda":
+        return table
+    if torch.cuda.is_current_stream_capturing():  # a replay would send what lies there by then
+        raise ValueError(
+            "images is a list, and its addresses cannot be sent from within a CUDA graph: pass "
+            "one batch (N, H, W, C)"
+        )
+    return table.pin_memory().to(device, non_blocking=True)
 
 
 def _address(tensor: Tensor | None) -> int:

@@ -1,0 +1,125 @@
+"""Ops captured in a CUDA graph, and replayed on other values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from devices import as_called
+
+from pydream import _C, ops
+from pydream.ops import crop
+
+needs_gpu = pytest.mark.skipif(
+    not torch.cuda.is_available() or not _C.cuda_architectures,
+    reason="needs a GPU, and a build with CUDA",
+)
+
+Tensors = tuple[torch.Tensor, ...]
+
+
+def crop_inputs(generator: torch.Generator) -> Tensors:
+    images = torch.randint(0, 256, (3, 40, 50, 3), dtype=torch.uint8, generator=generator)
+    top_left = torch.randint(0, 20, (6, 2), generator=generator)
+    return images, torch.cat([top_left, torch.full((6, 2), 20)], 1), torch.arange(6) % 2 == 0
+
+
+def score_inputs(generator: torch.Generator) -> Tensors:
+    logits = torch.randn(24, 10, generator=generator)
+    return logits, torch.randint(10, (24,), generator=generator)
+
+
+def key_patch_inputs(generator: torch.Generator) -> Tensors:
+    logits, labels = score_inputs(generator)
+    return logits, labels[:8] % 3
+
+
+def selection_inputs(generator: torch.Generator) -> Tensors:
+    return -torch.rand(8, 3, generator=generator), torch.randint(3, (8,), generator=generator)
+
+
+def collage_inputs(generator: torch.Generator) -> Tensors:
+    return (torch.randint(0, 256, (2, 8, 3, 9, 9), dtype=torch.uint8, generator=generator),)
+
+
+CASES: list[tuple[str, Callable[[torch.Generator], Tensors], Callable[..., Any]]] = [
+    (
+        "crop_resize",
+        crop_inputs,
+        lambda op, images, boxes, flip: op(images, boxes, 16, flip=flip, canvas=19),
+    ),
+    ("realism_scores", score_inputs, lambda op, *inputs: op(*inputs)),
+    ("key_patches", key_patch_inputs, lambda op, *inputs: op(*inputs, 3, 2, 3)),
+    ("select_key_patches", selection_inputs, lambda op, *inputs: op(*inputs, 2, 3)),
+    ("collage", collage_inputs, lambda op, patches: op(patches, 2, 19)),
+]
+
+
+def captured(call: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """Capture a call that has been made before on another stream, as PyTorch asks for."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = call()
+    return graph, result
+
+
+def parts(result: Any) -> list[torch.Tensor]:
+    return list(result) if isinstance(result, tuple) else [result]
+
+
+@needs_gpu
+@pytest.mark.parametrize(("name", "make", "call"), CASES, ids=[case[0] for case in CASES])
+def test_a_replay_reads_what_lies_there_by_then(name, make, call):
+    generator = torch.Generator().manual_seed(5)
+    first, second = make(generator), make(generator)
+    op = as_called(name)
+    inputs = [each.cuda() for each in first]
+    graph, result = captured(lambda: call(op, *inputs))
+    for values in (second, first):
+        for there, value in zip(inputs, values, strict=True):
+            there.copy_(value)
+        graph.replay()
+        found = [each.clone() for each in parts(result)]
+        wanted = parts(call(op, *(value.cuda() for value in values)))
+        assert all(map(torch.equal, found, wanted))
+        ops.check_values()
+    before = parts(call(op, *(value.cuda() for value in second)))
+    assert not all(map(torch.equal, found, before))  # else the inputs would prove nothing
+
+
+@needs_gpu
+def test_a_replay_reports_bad_values():
+    logits, labels = (each.cuda() for each in score_inputs(torch.Generator().manual_seed(0)))
+    realism_scores = as_called("realism_scores")
+    graph, _ = captured(lambda: realism_scores(logits, labels))
+    logits[7, 3] = torch.nan
+    graph.replay()
+    with pytest.raises(ValueError, match=r"logits hold NaN.* in 1 row: 7 "):
+        ops.check_values()
+
+
+@needs_gpu
+def test_a_list_of_images_cannot_be_captured():
+    images, boxes, _ = (each.cuda() for each in crop_inputs(torch.Generator().manual_seed(0)))
+    crop_resize = as_called("crop_resize")
+    crop_resize(list(images), boxes, 16)
+    wanted = pytest.raises(ValueError, match=r"pass one batch \(N, H, W, C\)")
+    with wanted, torch.cuda.graph(torch.cuda.CUDAGraph()):
+        crop_resize(list(images), boxes, 16)
+    crop_resize(list(images), boxes, 16)  # and the stream is as it was
+    ops.check_values()
+
+
+def test_the_addresses_of_a_list_are_not_sent_while_capturing(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    images = [torch.zeros(5, 7, 3, dtype=torch.uint8)]
+    assert crop._send_table(images, torch.device("cpu")).shape == (1, 4)
+    with pytest.raises(ValueError, match=r"images is a list.*pass one batch \(N, H, W, C\)"):
+        crop._send_table(images, torch.device("cuda", 0))
