@@ -16,6 +16,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pydream.gpus import cuda_version, missing_kernels
 from pydream.words import byte_words
 
 _REQUIRED = ("pydream-distill", "torch", "torchvision", "numpy", "scipy", "pillow", "pyarrow")
@@ -157,8 +158,8 @@ def _cuda(
     if module is not None and module.cuda_architectures:
         kernels = module.cuda
         facts["architectures"] = module.cuda_architectures
-        facts["driver"] = _cuda_version(kernels.driver_version())
-        facts["runtime"] = _cuda_version(kernels.runtime_version())
+        facts["driver"] = cuda_version(kernels.driver_version())
+        facts["runtime"] = cuda_version(kernels.runtime_version())
     if torch is None:
         return facts
     facts["torch_built_for"] = torch.version.cuda
@@ -173,20 +174,14 @@ def _cuda(
                     "kernels": kernels is not None and kernels.carries(index),
                 }
             )
-            if kernels is not None and not facts["devices"][-1]["kernels"]:
-                problems.append(
-                    f"no kernels for {properties.name}: this build has those for "
-                    f"{facts['architectures']}, so install it again with "
-                    f"PYDREAM_CUDA_ARCHS={properties.major}{properties.minor}"
-                )
+            if kernels is not None:
+                capability = (properties.major, properties.minor)
+                reason = missing_kernels(module, index, properties.name, capability)
+                if reason is not None:
+                    problems.append(reason)
     except RuntimeError as error:  # a driver that does not work
         facts["error"] = str(error).splitlines()[0]
     return facts
-
-
-def _cuda_version(number: int) -> str | None:
-    """Write 13000 as 13.0; None for 0, where there is no driver."""
-    return f"{number // 1000}.{number % 1000 // 10}" if number else None
 
 
 def _ops(

@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pydream.models import ObserverConfig, train_observer
+from pydream.ops import _dispatch
 
 pytest.importorskip("tyro", reason="the command line needs tyro")
 from pydream.cli import main
@@ -118,6 +121,37 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert captured.err.count("\n") == 1
     assert message in captured.err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["rded", "observer"])
+def test_a_gpu_that_the_build_has_no_code_for_is_one_line(
+    monkeypatch, capsys, tmp_path, observer, command
+):
+    """Played on a machine without a GPU: what torch and the compiled module say of one."""
+    real = torch.zeros
+
+    def zeros(*size, device="cpu", **options):
+        if torch.device(device).type == "cuda":
+            return SimpleNamespace(device=torch.device("cuda", 0))
+        return real(*size, device=device, **options)
+
+    kernels = SimpleNamespace(
+        carries=lambda index: False, driver_version=lambda: 13000, runtime_version=lambda: 13000
+    )
+    build = SimpleNamespace(cuda_architectures="80-real 90", cuda=kernels)
+    monkeypatch.setattr(_dispatch, "_C", build)
+    monkeypatch.setattr(torch, "zeros", zeros)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
+    monkeypatch.chdir(tmp_path)
+    more = ("--observer", observer) if command == "rded" else ()
+    assert run(monkeypatch, command, "digits", *more, "--device", "cuda") == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("pydream: device 'cuda' cannot be used: this build of pydream ")
+    assert captured.err.endswith("install it again with PYDREAM_CUDA_ARCHS=70\n")
+    assert captured.err.count("\n") == 1
 
 
 def test_an_unknown_option_is_exit_code_2(monkeypatch, capsys):

@@ -20,6 +20,7 @@ from pydream.models.checkpoint import hash_weights, load_into, read_weights
 from pydream.models.convnet import NORMS, ConvNet
 from pydream.models.observer import DTYPES, Observer
 from pydream.models.registry import KINDS, check_takes, construct
+from pydream.ops._dispatch import no_kernels
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -138,12 +139,16 @@ def load_observer(
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """Return the device, if it is there."""
+    """Return the device, if it is there and the kernels of this build run on it."""
     try:
-        return torch.zeros(1, device=torch.device(device)).device  # with its index
+        found = torch.zeros(1, device=torch.device(device)).device  # with its index
+        reason = no_kernels(found)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise PydreamError(f"device {str(device)!r} cannot be used: {reason}") from error
+    if reason is not None:
+        raise PydreamError(f"device {str(device)!r} cannot be used: {reason}")
+    return found
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -155,8 +160,15 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision != "auto":
         known = ", ".join(DTYPES)
         raise PydreamError(f"precision must be auto or one of {known}, got {precision!r}")
-    native = {"cpu": _C.native_bfloat16, "cuda": torch.cuda.is_bf16_supported}.get(device.type)
-    return "bfloat16" if native is not None and native() else "float32"
+    return "bfloat16" if _native_bfloat16(device) else "float32"
+
+
+def _native_bfloat16(device: torch.device) -> bool:
+    """Return whether the device multiplies bfloat16 itself; most GPUs before 2020 emulate it."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and _C.native_bfloat16()
 
 
 def _build(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from pydream import _C
+from pydream.gpus import missing_kernels
 
 # What the kernels find wrong, in the order of csrc/common/faults.h.
 _FAULTS = (
@@ -24,6 +26,10 @@ _FAULTS = (
     "centroids must be finite; it is not in {rows}: {place}",
 )
 _NO_PLACE = -1  # all ones, as the kernels write it
+
+# What the kernels of each device report to, made at the first call: once, in whatever threads.
+_reports: dict[int, torch.Tensor] = {}
+_making_reports = threading.Lock()
 
 
 class Launch(NamedTuple):
@@ -41,7 +47,7 @@ def launch_on(device: torch.device) -> Launch | None:
     Raises
     ------
     RuntimeError
-        If the build has no code for this GPU.
+        If the build has no code for this GPU, or the driver is too old for the build.
     ValueError
         If an op before this one found bad values on the device.
     """
@@ -79,17 +85,27 @@ def check_values(device: torch.device | str | None = None) -> None:
     _raise_faults(_faults(index), torch.device("cuda", index))
 
 
-@functools.cache
+def no_kernels(device: torch.device) -> str | None:
+    """Say why a GPU cannot run this build's kernels; None where it can, or no build would help."""
+    if device.type != "cuda" or not _C.cuda_architectures or torch.version.cuda is None:
+        return None
+    name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return missing_kernels(_C, index, name, capability)
+
+
 def _faults(index: int) -> torch.Tensor:
     """Return what kernels on this device report to: int64 (kinds, 2), count and place."""
-    if not _C.cuda.carries(index):
-        major, minor = torch.cuda.get_device_capability(index)
-        raise RuntimeError(
-            f"this build of pydream has code for CUDA architectures {_C.cuda_architectures}, none "
-            f"of which runs on {torch.cuda.get_device_name(index)} ({major}{minor}): install it "
-            f"again with PYDREAM_CUDA_ARCHS={major}{minor}"
-        )
-    return no_faults(pin=True)
+    known = _reports.get(index)
+    if known is not None:
+        return known
+    with _making_reports:
+        if index not in _reports:
+            reason = no_kernels(torch.device("cuda", index))
+            if reason is not None:
+                raise RuntimeError(reason)
+            _reports[index] = no_faults(pin=True)
+        return _reports[index]
 
 
 def no_faults(*, pin: bool) -> torch.Tensor:

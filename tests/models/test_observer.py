@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import io
 import zipfile
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from pydream import _C
 from pydream.errors import PydreamError
 from pydream.models import build_model, load_observer, save_weights
 from pydream.models.checkpoint import hash_weights
-from pydream.models.loading import _Undrawn
+from pydream.models.loading import _Undrawn, resolve_precision
 
 # Folding moves the scale of a batch norm into the weights before it: the same sums of float32
 # products, rounded elsewhere. Each layer adds some units of 6e-8 of its largest output; twenty to
@@ -365,6 +366,19 @@ def test_auto_precision_follows_the_processor(monkeypatch, native, wanted):
     monkeypatch.setattr(_C, "native_bfloat16", lambda: native)
     observer = load_observer(build_model("convnet2-w8", num_classes=4, side=8))
     assert observer.precision == wanted
+
+
+@pytest.mark.parametrize(("native", "wanted"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_precision_follows_the_gpu_in_use(monkeypatch, native, wanted):
+    asked = []
+
+    def supported(including_emulation=True):
+        return including_emulation or native
+
+    monkeypatch.setattr(torch.cuda, "device", lambda device: asked.append(device) or nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert resolve_precision("auto", torch.device("cuda", 1)) == wanted
+    assert asked == [torch.device("cuda", 1)]
 
 
 def test_observers_can_be_copied_and_moved_between_threads():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -14,10 +16,18 @@ DEVICE = torch.device("cuda", 0)
 
 
 @pytest.fixture
-def no_kernels_known():
-    _dispatch._faults.cache_clear()
-    yield
-    _dispatch._faults.cache_clear()
+def gpu_of_tomorrow(monkeypatch):
+    """One that this build, for CUDA 13.1, has no code for; returns what its module says."""
+    kernels = SimpleNamespace(
+        carries=lambda index: False, driver_version=lambda: 13000, runtime_version=lambda: 13010
+    )
+    build = SimpleNamespace(cuda_architectures="80-real", cuda=kernels)
+    monkeypatch.setattr(_dispatch, "_C", build)
+    monkeypatch.setattr(_dispatch, "_reports", {})
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (12, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU of tomorrow")
+    return kernels
 
 
 def test_faults_are_raised_once_and_forgotten():
@@ -57,15 +67,33 @@ def test_other_devices_have_no_cuda_kernels():
     ops.check_values("cpu")
 
 
-def test_a_gpu_that_the_build_has_no_code_for(monkeypatch, no_kernels_known):
-    kernels = SimpleNamespace(carries=lambda index: False)
-    monkeypatch.setattr(
-        _dispatch, "_C", SimpleNamespace(cuda_architectures="80-real", cuda=kernels)
-    )
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (12, 0))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "GPU of tomorrow")
+def test_a_gpu_that_the_build_has_no_code_for(gpu_of_tomorrow):
+    words = r"80-real, none of which runs on GPU of tomorrow .*PYDREAM_CUDA_ARCHS=120$"
+    with pytest.raises(RuntimeError, match=words):
+        _dispatch.launch_on(DEVICE)
+
+
+def test_a_driver_that_is_too_old_is_blamed_first(gpu_of_tomorrow):
+    gpu_of_tomorrow.driver_version = lambda: 12080
     with pytest.raises(
         RuntimeError,
-        match=r"80-real, none of which runs on GPU of tomorrow .*PYDREAM_CUDA_ARCHS=120",
+        match=r"for CUDA 13\.1, and the driver of GPU of tomorrow for CUDA 12\.8: install a driver "
+        r"for CUDA 13\.0 or newer, or .* the nvcc of CUDA 12$",
     ):
-        _dispatch._faults(0)
+        _dispatch.launch_on(DEVICE)
+
+
+def test_threads_that_come_first_together_share_one_report(gpu_of_tomorrow, monkeypatch):
+    gpu_of_tomorrow.carries = lambda index: True
+    made = []
+
+    def slowly(*, pin):
+        made.append(pin)
+        time.sleep(0.05)  # all threads are inside by then
+        return torch.zeros(1)
+
+    monkeypatch.setattr(_dispatch, "no_faults", slowly)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: _dispatch._faults(0), range(8)))
+    assert made == [True]
+    assert all(each is found[0] for each in found)
