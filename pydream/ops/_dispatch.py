@@ -55,7 +55,8 @@ def launch_on(device: torch.device) -> Launch | None:
         return None
     index = torch.cuda.current_device() if device.index is None else device.index
     faults = _faults(index)
-    _raise_faults(faults, device)
+    if faults[:, 0].any():
+        check_values(device)  # waits, so that no kernel counts while its count is taken away
     stream = torch.cuda.current_stream(index).cuda_stream
     return Launch(_C.cuda, faults.data_ptr(), index, stream)
 

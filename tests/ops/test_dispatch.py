@@ -83,6 +83,21 @@ def test_a_driver_that_is_too_old_is_blamed_first(gpu_of_tomorrow):
         _dispatch.launch_on(DEVICE)
 
 
+def test_kernels_that_still_count_are_waited_for(gpu_of_tomorrow, monkeypatch):
+    faults = _dispatch.no_faults(pin=False)
+    faults[1] = torch.tensor([1, 9])
+
+    def synchronize(device):
+        faults[1] = torch.tensor([2, 7])
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    _dispatch._reports[0] = faults
+    with pytest.raises(ValueError, match=r"^boxes\[7\] is not inside its image"):
+        _dispatch.launch_on(DEVICE)
+    assert faults.equal(_dispatch.no_faults(pin=False))
+
+
 def test_threads_that_come_first_together_share_one_report(gpu_of_tomorrow, monkeypatch):
     gpu_of_tomorrow.carries = lambda index: True
     made = []
