@@ -1,5 +1,8 @@
 # Two commands for a newcomer: `make demo` and `make test`. Each makes .venv and installs
 # what it needs; a C++ compiler, make and Python 3.10 or newer are all that must be there.
+# On a machine without a network: `make test OFFLINE=1` builds in place and runs the tests with
+# $(PYTHON), where torch, torchvision, pytest and the others of pyproject.toml must be already
+# (of [test], and of the build's requirements; without tyro the tests of the command line are left).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +13,7 @@ CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
 help:
 	@echo "make demo    distil scikit-learn's digits and train on the result (2 minutes)"
-	@echo "make test    run the tests"
+	@echo "make test    run the tests (OFFLINE=1: with what is installed, nothing fetched)"
 	@echo "make lint    check style and types"
 	@echo "make format  put the sources into house style"
 	@echo "make bench   measure the kernels and RDED beside their peers"
@@ -36,8 +39,15 @@ $(VENV)/.installed-bench: $(VENV)/.installed-dev
 demo: $(VENV)/.installed
 	$(BIN)/pydream demo
 
+ifdef OFFLINE
+test:
+	$(PYTHON) setup.py -q egg_info
+	$(PYTHON) setup.py -q build_ext --inplace
+	$(PYTHON) -m pytest
+else
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+endif
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

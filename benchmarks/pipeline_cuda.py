@@ -155,7 +155,9 @@ def main() -> None:
         ways.append({"decode": "device"})
     if device.type == "cuda":
         ways += [{"decode": "host", "compile": True}]
-    results = {}
+    gpu = device if device.type == "cuda" else None
+    results: dict[str, Any] = {}
+    record: Path | None = None
     with tempfile.TemporaryDirectory() as place:
         source = repeat_photographs(arguments.data / SAMPLE, Path(place), arguments.files)
         observer = random_observer(len(list(source.iterdir())), Path(place))
@@ -170,8 +172,9 @@ def main() -> None:
                 f"{found['projected_imagenet_seconds']:.0f} s; stages {found['stages']}",
                 flush=True,
             )
-    gpu = device if device.type == "cuda" else None
-    print(write_record("rded-cuda", results, arguments.out, gpu))
+            # After each way, so that a run that is stopped has the record of those before.
+            record = write_record("rded-cuda", results, arguments.out, gpu, over=record)
+    print(record)
 
 
 if __name__ == "__main__":

@@ -160,8 +160,13 @@ def write_record(
     results: Mapping[str, Any],
     folder: Path = RESULTS,
     device: torch.device | None = None,
+    *,
+    over: Path | None = None,
 ) -> Path:
-    """Write results/<machine>/<date>-<name>.json; a number follows where that is taken."""
+    """Write results/<machine>/<date>-<name>.json; a number follows where that is taken.
+
+    With `over` a record that this run wrote before is replaced by one that holds more.
+    """
     now = datetime.now(timezone.utc)
     described = machine(device)
     chip = described.get("gpu", f"{described['processor']} {described['cores']} cores")
@@ -173,6 +178,10 @@ def write_record(
         "machine": described,
         "results": dict(results),
     }
+    if over is not None:
+        fuller = over.with_suffix(".new")
+        fuller.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        return fuller.replace(over)
     stem, number = f"{now:%Y-%m-%d}-{name}", 1
     while True:
         path = place / (f"{stem}.json" if number == 1 else f"{stem}-{number}.json")
