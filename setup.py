@@ -20,7 +20,8 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "build_support"))
 
-import cuda_toolkit  # noqa: E402  (beside the build backend)
+import cmake_cache  # noqa: E402  (beside the build backend)
+import cuda_toolkit  # noqa: E402
 
 WITHOUT_CUDA = ["-DPYDREAM_CUDA=OFF"]
 
@@ -78,6 +79,8 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             *options,
+            # Never otherwise: it throws away what is compiled.
+            *(["--fresh"] if cmake_cache.names_what_is_gone(build) else []),
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]  # fmt: skip
         subprocess.run(configure, check=True)

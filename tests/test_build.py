@@ -82,6 +82,18 @@ def test_architectures_of_the_machine(toolkit: ModuleType, tmp_path: Path) -> No
     assert toolkit.architectures() == toolkit.DEFAULT_ARCHITECTURES
 
 
+def test_a_cache_that_names_programs_of_a_former_environment(tmp_path: Path) -> None:
+    cache = load("cmake_cache")
+    assert not cache.names_what_is_gone(tmp_path)
+    ninja = program(tmp_path / "environment/bin/ninja")
+    lines = ["# This is the CMakeCache file.", "CMAKE_CXX_COMPILER:STRING=c++", ""]
+    lines += [f"CMAKE_MAKE_PROGRAM:FILEPATH={ninja}", f"CMAKE_HOME_DIRECTORY:INTERNAL={tmp_path}/x"]
+    (tmp_path / "CMakeCache.txt").write_text("\n".join(lines))
+    assert not cache.names_what_is_gone(tmp_path)
+    ninja.unlink()
+    assert cache.names_what_is_gone(tmp_path)
+
+
 def test_an_unknown_mode_is_refused(toolkit: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYDREAM_CUDA", "maybe")
     with pytest.raises(SystemExit, match="must be one of auto, on, off, got 'maybe'"):
