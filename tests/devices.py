@@ -37,6 +37,8 @@ OPS = (
 )
 # How an error names the place of a test's tensors.
 PLACE = "cuda:0" if DEVICE == "cuda" else "cpu"
+# The property of a test that names a test of the ops which it has run with CUDA kernels.
+RAN_ON_CPU = "ran with CUDA kernels on the CPU"
 ORDERS = ("forward", "backward", "shuffled")
 
 

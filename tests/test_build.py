@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from pydream import _C
+
 HOOKS = (
     "build_editable",
     "build_sdist",
@@ -118,3 +120,13 @@ def test_the_compiler_is_asked_for_where_it_is_needed(
     assert asks() == ["what setuptools wants", *toolkit.WHEELS]
     program(tmp_path / "bin/nvcc")
     assert asks() == ["what setuptools wants"]
+
+
+def test_the_kernels_for_cuda_are_built_where_there_is_an_nvcc() -> None:
+    """With PYDREAM_CUDA=auto a compiler that does not work is only a warning of the build."""
+    toolkit = load("cuda_toolkit")
+    if toolkit.mode() == "off" or toolkit.find_nvcc() is None:
+        pytest.skip("no nvcc, or PYDREAM_CUDA=off")
+    assert _C.cuda_architectures, "built without CUDA: python setup.py build_ext --inplace says why"
+    for name in ("crop_resize", "realism_scores", "best_crops", "top_images", "collage"):
+        assert callable(getattr(_C.cuda, name))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pybind11
 import pytest
+from devices import RAN_ON_CPU
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
@@ -95,3 +96,16 @@ def run_python(module_path: Path) -> Run:
         )
 
     return run
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List the tests of the ops that ran with CUDA kernels here, and how many of each."""
+    ran = [
+        value
+        for report in terminalreporter.getreports("passed")
+        for name, value in report.user_properties
+        if name == RAN_ON_CPU
+    ]
+    if ran:
+        terminalreporter.section(f"tests that {RAN_ON_CPU}")
+        terminalreporter.write_line("\n".join(ran))
