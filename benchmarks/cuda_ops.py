@@ -3,7 +3,10 @@
     python -m benchmarks.cuda_ops [--device cuda] [--out FOLDER]
 
 The limit is the bandwidth of a copy on that card in the same run. Inputs go round, so that none is
-found in the second-level cache; a call's time is that of many in a row, over their number.
+found in the second-level cache. The device's time is that between events around replays of a CUDA
+graph, which holds one call for each input; where a call cannot be captured, around the calls
+themselves, which the host may then hold up. A call's time as its caller sees it, with all that the
+host does, is a figure of its own.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +24,7 @@ from torch import Tensor
 from torch.utils.benchmark import Timer
 from torchvision.transforms.v2 import functional as tv
 
-from benchmarks.timing import RESULTS, write_record
+from benchmarks.timing import RESULTS, Timing, timing, write_record
 from pydream import ops
 
 # More than any second-level cache, so that no input is found there again.
@@ -29,15 +34,59 @@ SIDE, CANVAS = 112, 224
 # Of torchvision's antialiased resize in float32, and of the cast to bfloat16 at values up to 3.
 SAME_PIXELS = 0.02
 SAME_SCORES = 1e-5
+LEAST_ROUNDS, MOST_ROUNDS = 5, 200
+# Other croppers on GPUs. kornia's antialiasing blurs before it samples, which gives other pixels;
+# equal work of DALI has not been set up.
+UNTIMED = {
+    "kornia": ("kornia",),
+    "DALI": ("nvidia-dali-cuda130", "nvidia-dali-cuda120"),
+}
 
 Case = dict[str, Any]
 
 
-def seconds(call: Callable[[Any], object], inputs: Iterable[Any], least: float) -> float:
-    """Seconds of one call, the median of blocks that take `least` seconds in all."""
+def call_seconds(call: Callable[[Any], object], inputs: Iterable[Any], least: float) -> float:
+    """Seconds of one call, host and all, the median of blocks that take `least` seconds in all."""
     turn = itertools.cycle(list(inputs))
     timer = Timer("call(next(turn))", globals={"call": call, "turn": turn})
     return float(timer.blocked_autorange(min_run_time=least).median)
+
+
+def device_seconds(
+    call: Callable[[Any], object], inputs: list[Any], least: float, *, captured: bool = True
+) -> Timing:
+    """Seconds of the device for one call: of rounds that take `least` seconds in all."""
+
+    def work() -> None:
+        for each in inputs:
+            call(each)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        work()
+    torch.cuda.current_stream().wait_stream(stream)
+    run = work
+    if captured:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            work()
+        run = graph.replay
+    rounds = int(least / between_events(run, 1)[0]) + 1
+    taken = between_events(run, min(max(rounds, LEAST_ROUNDS), MOST_ROUNDS))
+    return timing([each / len(inputs) for each in taken])
+
+
+def between_events(run: Callable[[], object], rounds: int) -> list[float]:
+    """Seconds of each of some rounds in a row; waits once, behind the last."""
+    run()
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(rounds + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        run()
+        mark.record()
+    torch.cuda.synchronize()
+    return [a.elapsed_time(b) / 1e3 for a, b in itertools.pairwise(marks)]
 
 
 def copies(size: int) -> int:
@@ -49,27 +98,53 @@ def bandwidth(device: torch.device, least: float) -> float:
     """Bytes a second of a copy, read and written."""
     size = 1 << 30 if device.type == "cuda" else 1 << 26
     pairs = [(torch.ones(size // 4, device=device), torch.empty(size // 4, device=device))]
-    return 2 * size / seconds(lambda pair: pair[1].copy_(pair[0]), pairs, least)
+
+    def copy(pair: tuple[Tensor, Tensor]) -> Tensor:
+        return pair[1].copy_(pair[0])
+
+    if device.type == "cuda":
+        return 2 * size / device_seconds(copy, pairs, least).median
+    return 2 * size / call_seconds(copy, pairs, least)
 
 
 def compared(
     rivals: dict[str, Callable[[Any], object]],
     inputs: list[Any],
+    device: torch.device,
     *,
     items: int,
     moved: int,
     rate: float,
     least: float,
+    uncaptured: Iterable[str] = (),
 ) -> Case:
-    """Time the rivals on the same inputs; ours is the first, and `moved` its least bytes."""
-    taken = {name: seconds(call, inputs, least) for name, call in rivals.items()}
-    ours = next(iter(taken.values()))
+    """Time the rivals on the same inputs; ours is the first, and `moved` its least bytes.
+
+    `uncaptured` are those that cannot be in a CUDA graph. On the CPU, where only the benchmark is
+    tried, a call's time stands for that of the device.
+    """
+    calls = {name: call_seconds(call, inputs, least) for name, call in rivals.items()}
+    taken = {name: timing([each]) for name, each in calls.items()}
+    if device.type == "cuda":
+        taken = {
+            name: device_seconds(call, inputs, least, captured=name not in uncaptured)
+            for name, call in rivals.items()
+        }
+    ours = next(iter(rivals))
     return {
         "items": items,
         "bytes": moved,
-        "microseconds_per_item": {name: each / items * 1e6 for name, each in taken.items()},
-        "times_as_fast": {name: each / ours for name, each in list(taken.items())[1:]},
-        "fraction_of_limit": moved / rate / ours,
+        "device_seconds": {name: asdict(each) for name, each in taken.items()},
+        "not_in_a_graph": [name for name in rivals if name in uncaptured],
+        "microseconds_per_item": {name: each.median / items * 1e6 for name, each in taken.items()},
+        "microseconds_per_call": {name: each * 1e6 for name, each in calls.items()},
+        "times_as_fast": {
+            name: each.median / taken[ours].median for name, each in taken.items() if name != ours
+        },
+        "times_as_fast_per_call": {
+            name: each / calls[ours] for name, each in calls.items() if name != ours
+        },
+        "fraction_of_limit": moved / rate / taken[ours].median,
     }
 
 
@@ -98,29 +173,39 @@ def by_torchvision(images: list[Tensor], boxes: Tensor) -> Tensor:
     return patches
 
 
-def crop_case(device: torch.device, rate: float, least: float, images: int) -> Case:
+def crop_case(device: torch.device, rate: float, least: float, images: int, *, alike: bool) -> Case:
+    """Photographs in a list or, if they are alike, in one batch, as a CUDA graph takes them."""
+
     def ours(given: tuple[list[Tensor], Tensor]) -> Tensor:
         return ops.crop_resize(
             *given, SIDE, canvas=CANVAS, mean=MEAN, std=STD, dtype=torch.bfloat16,
             channels_last=True,
         )  # fmt: skip
 
-    inputs = []
+    inputs, areas = [], []
     for seed in range(copies(images * 400 * 400 * 3)):
         pictures = photographs(images, device, seed)
+        if alike:
+            shape = (images, 400, 400, 3)
+            pictures = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
         sizes = torch.tensor([picture.shape[:2] for picture in pictures])
-        inputs.append((pictures, ops.random_crop_boxes(sizes, 5, seed=seed).flatten(0, 1)))
-    areas = [int((boxes[:, 2].long() * boxes[:, 3]).sum()) for _, boxes in inputs]
-    inputs = [(pictures, boxes.to(device)) for pictures, boxes in inputs]
+        boxes = ops.random_crop_boxes(sizes, 5, seed=seed).flatten(0, 1)
+        areas.append(int((boxes[:, 2].long() * boxes[:, 3]).sum()))
+        inputs.append((pictures, boxes.to(device)))
     difference = (ours(inputs[0]).float() - by_torchvision(*inputs[0]).float()).abs().max()
     assert difference <= SAME_PIXELS, f"torchvision's pixels differ by {difference}"
     patches = len(inputs[0][1])
-    moved = 3 * sum(areas) // len(areas) + patches * 3 * CANVAS**2 * 2
-    rivals = {
-        "pydream": ours,
-        "torchvision, a patch at a time": lambda given: by_torchvision(*given),
-    }
-    return compared(rivals, inputs, items=patches, moved=moved, rate=rate, least=least)
+    theirs = "torchvision, a patch at a time"
+    return compared(
+        {"pydream": ours, theirs: lambda given: by_torchvision(*given)},
+        inputs,
+        device,
+        items=patches,
+        moved=3 * sum(areas) // len(areas) + patches * 3 * CANVAS**2 * 2,
+        rate=rate,
+        least=least,
+        uncaptured=[theirs] if alike else ["pydream", theirs],
+    )
 
 
 def eager_scores(given: tuple[Tensor, Tensor]) -> Tensor:
@@ -147,7 +232,7 @@ def score_case(
         "log_softmax and gather": eager_scores,
     }
     moved = rows * (columns * dtype.itemsize + 12)
-    return compared(rivals, inputs, items=rows, moved=moved, rate=rate, least=least)
+    return compared(rivals, inputs, device, items=rows, moved=moved, rate=rate, least=least)
 
 
 def eager_key_patches(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,7 +254,9 @@ def key_patches_case(device: torch.device, rate: float, least: float) -> Case:
         "pydream": lambda given: ops.key_patches(*given, 5, 40, 1),
         "log_softmax, gather, max, topk": lambda given: eager_key_patches(*given),
     }
-    return compared(rivals, inputs, items=rows, moved=rows * columns * 4, rate=rate, least=least)
+    return compared(
+        rivals, inputs, device, items=rows, moved=rows * columns * 4, rate=rate, least=least
+    )
 
 
 def eager_collage(patches: Tensor) -> Tensor:
@@ -191,7 +278,25 @@ def collage_case(device: torch.device, rate: float, least: float, classes: int) 
         "pydream": lambda patches: ops.collage(patches, 2, CANVAS),
         "view, permute, reshape": eager_collage,
     }
-    return compared(rivals, inputs, items=classes * 10, moved=2 * size, rate=rate, least=least)
+    return compared(
+        rivals, inputs, device, items=classes * 10, moved=2 * size, rate=rate, least=least
+    )
+
+
+def peers() -> dict[str, str]:
+    """Return which other libraries are here."""
+    found = {"torchvision": version("torchvision")}
+    for name, packages in UNTIMED.items():
+        here = [package for package in packages if find_version(package) is not None]
+        found[name] = f"{find_version(here[0])}, not timed" if here else "absent"
+    return found
+
+
+def find_version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def measure(device: torch.device, *, small: bool) -> dict[str, Case]:
@@ -200,9 +305,11 @@ def measure(device: torch.device, *, small: bool) -> dict[str, Case]:
     rate = bandwidth(device, least)
     rows = 2_000 if small else 30_000
     results: dict[str, Case] = {"copy": {"bytes_per_second": rate}}
-    results["crop_resize, 5 of a photograph to 112 in 224, bfloat16"] = crop_case(
-        device, rate, least, 4 if small else 300
-    )
+    results["peers"] = peers()
+    for alike, kind in ((True, "one batch of 400 x 400"), (False, "a list of photographs")):
+        results[f"crop_resize, {kind}, 5 of each to 112 in 224, bfloat16"] = crop_case(
+            device, rate, least, 4 if small else 300, alike=alike
+        )
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
         results[f"realism_scores, ({rows}, 1000) {name}"] = score_case(
@@ -215,14 +322,19 @@ def measure(device: torch.device, *, small: bool) -> dict[str, Case]:
 
 def show(results: dict[str, Case]) -> None:
     print(f"copy: {results['copy']['bytes_per_second'] / 1e9:.0f} GB/s")
+    print("peers: " + ", ".join(f"{name} {found}" for name, found in results["peers"].items()))
     for name, case in results.items():
-        if name == "copy":
+        if name in ("copy", "peers"):
             continue
         print(f"{name}: {case['fraction_of_limit']:.0%} of the limit")
         for rival, each in case["microseconds_per_item"].items():
             times = case["times_as_fast"].get(rival)
             more = f"   pydream is {times:.1f} times as fast" if times else ""
-            print(f"  {rival:34s} {each:10.3f} us an item{more}")
+            host = " (calls, no graph)" if rival in case["not_in_a_graph"] else ""
+            print(
+                f"  {rival:34s} {each:10.3f} us an item{host}; "
+                f"a call {case['microseconds_per_call'][rival]:,.0f} us{more}"
+            )
 
 
 def main() -> None:

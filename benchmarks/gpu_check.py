@@ -71,7 +71,7 @@ def steps(out: Path, data: Path | None) -> list[Step]:
         Step("build", build, 120, {"PYDREAM_CUDA": "on"}),
         Step("tests of the ops on cuda", [*pytest, "tests/ops"], 120, ON_CUDA),
         Step("other tests that use a GPU", [*pytest, *ON_GPU], 90),
-        Step("benchmarks of the ops", benchmark, 60),
+        Step("benchmarks of the ops", benchmark, 90),
         *pipeline,
         *checks,
     ]

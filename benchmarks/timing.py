@@ -81,10 +81,11 @@ def compare(
                     seconds[name].append(time.perf_counter() - begun)
     finally:
         torch.set_num_threads(before)
-    return {name: _timing(of_rival) for name, of_rival in seconds.items()}
+    return {name: timing(of_rival) for name, of_rival in seconds.items()}
 
 
-def _timing(seconds: list[float]) -> Timing:
+def timing(seconds: list[float]) -> Timing:
+    """Sum up the seconds of all rounds."""
     if len(seconds) < 2:
         return Timing(seconds[0], seconds[0], seconds[0], len(seconds))
     lower, median, upper = statistics.quantiles(seconds, n=4, method="inclusive")
