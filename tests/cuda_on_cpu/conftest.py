@@ -36,11 +36,20 @@ def sources() -> list[Path]:
     ]
 
 
+def library(name: str) -> str:
+    """Return where g++ has a library; its bare name where it has none."""
+    return subprocess.run(
+        [str(COMPILER), f"-print-file-name={name}"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
 @pytest.fixture(scope="session")
 def module_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The kernels compiled for the CPU by g++, under AddressSanitizer and UBSan."""
     if COMPILER is None or platform.machine() != "x86_64":
         pytest.skip("needs g++ on x86-64")
+    if not Path(library("libasan.so")).is_absolute():
+        pytest.skip("needs g++'s sanitizers: install libasan")
     place = tmp_path_factory.mktemp("cuda_on_cpu")
     includes = [
         HERE / "include",
@@ -70,12 +79,6 @@ def module_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run_python(module_path: Path) -> Run:
     """Run Python with the sanitizers loaded and the kernels at hand; not checked for success."""
-
-    def library(name: str) -> str:
-        return subprocess.run(
-            [COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
     environment = {
         **os.environ,
         "LD_PRELOAD": f"{library('libasan.so')} {library('libstdc++.so')}",
