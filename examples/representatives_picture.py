@@ -57,7 +57,8 @@ def evenness(features: Tensor, chosen: Tensor) -> Tensor:
 
 def draw(images: Tensor, ways: dict[str, tuple[Tensor, Tensor]], name: str, path: Path) -> None:
     """Write the images chosen in each way side by side."""
-    figure, axes = plt.subplots(1, len(ways), figsize=(6 * len(ways), 6.6))
+    size = (6 * len(ways), 6.6)
+    figure, axes = plt.subplots(1, len(ways), figsize=size, layout="constrained")
     for axis, (way, (rows, (mean, largest))) in zip(axes, ways.items(), strict=True):
         across = round(len(rows) ** 0.5)
         down = -(-len(rows) // across)
@@ -67,7 +68,6 @@ def draw(images: Tensor, ways: dict[str, tuple[Tensor, Tensor]], name: str, path
         axis.imshow(grid.reshape(down * images.shape[2], -1, 3))
         axis.set_title(f"{len(rows)} of {name}, {way}\nmean {mean:.2f}, largest {largest:.2f}")
         axis.axis("off")
-    figure.tight_layout()
     figure.savefig(path, dpi=120)
 
 

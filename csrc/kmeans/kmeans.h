@@ -31,7 +31,6 @@ struct KmeansSettings {
 struct KmeansProblem {
   Samples x;
   int64_t k;
-  int64_t first;    // row of the first sample among those of all problems, for messages
   float* centroid;  // [k, D], the initial ones where they are given
   int64_t* label;   // [N]
   double* inertia;
@@ -45,7 +44,6 @@ void kmeans_cpu(const std::vector<KmeansProblem>& problems, const KmeansSettings
 struct NearestProblem {
   Samples x;
   int64_t k;
-  int64_t first;
   const float* centroid;  // [k, D]
   int64_t* nearest;       // [k, count]
 };

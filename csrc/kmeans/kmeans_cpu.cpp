@@ -10,10 +10,8 @@ namespace {
 // sharing their tiles would cost as much.
 constexpr double kSmall = 1e8;  // multiply-adds
 
-}  // namespace
-
-void kmeans_cpu(const std::vector<KmeansProblem>& problems, const KmeansSettings& settings,
-                int threads) {
+void solve(const std::vector<KmeansProblem>& problems, const KmeansSettings& settings,
+           int threads) {
   std::vector<const KmeansProblem*> small;
   for (const KmeansProblem& problem : problems) {
     const double work = static_cast<double>(problem.x.count) * static_cast<double>(problem.x.dim) *
@@ -28,6 +26,19 @@ void kmeans_cpu(const std::vector<KmeansProblem>& problems, const KmeansSettings
   parallel_for(static_cast<int64_t>(small.size()), 1, threads, [&](int64_t begin, int64_t end) {
     for (int64_t each = begin; each < end; ++each) lloyd(*small[each], settings, threads);
   });
+}
+
+}  // namespace
+
+void kmeans_cpu(const std::vector<KmeansProblem>& problems, const KmeansSettings& settings,
+                int threads) {
+  try {
+    solve(problems, settings, threads);
+  } catch (const UnusableSamples&) {  // of whichever problem came first
+    std::vector<Samples> samples;
+    for (const KmeansProblem& problem : problems) samples.push_back(problem.x);
+    throw_unusable_rows(samples);
+  }
 }
 
 }  // namespace pydream

@@ -62,10 +62,15 @@ class Panels {
 // The mean of up to 256 samples, evenly spaced: a point near them.
 std::vector<float> origin_of(const Samples& x, const KmeansKernels& kernels);
 
-// Squared distances of all samples to a point. Throws std::invalid_argument that names the first
-// samples that are not finite, or whose squared length is above an eighth of float32's largest.
-void squared_distances(const Samples& x, const float* point, int64_t first, float* squared,
+// Some sample is not finite, or its squared length above an eighth of float32's largest.
+struct UnusableSamples {};
+
+// Squared distances of all samples to a point. Throws UnusableSamples.
+void squared_distances(const Samples& x, const float* point, float* squared,
                        const KmeansKernels& kernels, int threads);
+
+// Throws std::invalid_argument that names the first unusable rows of all problems.
+[[noreturn]] void throw_unusable_rows(const std::vector<Samples>& problems);
 
 // Chooses k samples as centres by greedy k-means++ (as scikit-learn does) and fills the standing.
 void seed_plusplus(const KmeansProblem& problem, uint64_t seed, Standing& standing, int threads);

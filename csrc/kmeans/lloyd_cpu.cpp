@@ -48,7 +48,7 @@ class Lloyd {
         rank_movement_(static_cast<size_t>(k_) + 1) {}
 
   void run() {
-    squared_distances(x_, origin_.data(), problem_.first, length_.data(), kernels_, threads_);
+    squared_distances(x_, origin_.data(), length_.data(), kernels_, threads_);
     std::iota(order_.begin(), order_.end(), 0);
     if (settings_.seeding == Seeding::plusplus) {
       seed_plusplus(problem_, settings_.seed, standing_, threads_);

@@ -55,7 +55,7 @@ struct Prepared {
       : origin(origin_of(problem.x, kernels)),
         length(problem.x.count),
         panels(problem.k, problem.x.dim, kernels) {
-    squared_distances(problem.x, origin.data(), problem.first, length.data(), kernels, threads);
+    squared_distances(problem.x, origin.data(), length.data(), kernels, threads);
     std::vector<int32_t> order(static_cast<size_t>(problem.k));
     std::iota(order.begin(), order.end(), 0);
     panels.pack(problem.centroid, order.data(), origin.data(), threads);
@@ -139,13 +139,19 @@ void nearest_samples_cpu(const std::vector<NearestProblem>& problems, int64_t co
       }
     });
   };
-  if (total < threads) {
-    for (const NearestProblem& problem : problems) search(problem, threads);
-    return;
+  try {
+    if (total < threads) {
+      for (const NearestProblem& problem : problems) search(problem, threads);
+      return;
+    }
+    parallel_for(total, 1, threads, [&](int64_t begin, int64_t end) {
+      for (int64_t each = begin; each < end; ++each) search(problems[each], threads);
+    });
+  } catch (const UnusableSamples&) {
+    std::vector<Samples> samples;
+    for (const NearestProblem& problem : problems) samples.push_back(problem.x);
+    throw_unusable_rows(samples);
   }
-  parallel_for(total, 1, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t each = begin; each < end; ++each) search(problems[each], threads);
-  });
 }
 
 }  // namespace pydream

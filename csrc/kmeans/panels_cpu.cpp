@@ -100,32 +100,47 @@ std::vector<float> origin_of(const Samples& x, const KmeansKernels& kernels) {
   return mean;
 }
 
-void squared_distances(const Samples& x, const float* point, int64_t first, float* squared,
-                       const KmeansKernels& kernels, int threads) {
+namespace {
+
+bool usable(const float* row, const std::vector<float>& zeros, const KmeansKernels& kernels) {
   // Of differences, four times as much is a number yet.
   constexpr float kMost = std::numeric_limits<float>::max() / 8;
+  return kernels.distance(row, zeros.data(), static_cast<int64_t>(zeros.size())) <= kMost;
+}
+
+}  // namespace
+
+void squared_distances(const Samples& x, const float* point, float* squared,
+                       const KmeansKernels& kernels, int threads) {
   const std::vector<float> zeros(static_cast<size_t>(x.dim));
-  std::vector<uint8_t> bad(static_cast<size_t>(x.count));
   const int64_t grain = std::max<int64_t>(65536 / x.dim, 1);
   parallel_for(x.count, grain, threads, [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(static_cast<size_t>(x.dim));
     for (int64_t i = begin; i < end; ++i) {
       const float* row = kernels.widen(x, i, scratch.data());
-      bad[i] = !(kernels.distance(row, zeros.data(), x.dim) <= kMost);
+      if (!usable(row, zeros, kernels)) throw UnusableSamples();
       squared[i] = kernels.distance(row, point, x.dim);
     }
   });
+}
+
+void throw_unusable_rows(const std::vector<Samples>& problems) {
   constexpr int64_t kShown = 5;
-  const int64_t count = std::count(bad.begin(), bad.end(), 1);
-  if (count == 0) return;
-  std::string rows;
-  int64_t shown = 0;
-  for (int64_t i = 0; shown < std::min(count, kShown); ++i) {
-    if (bad[i]) rows += (shown++ > 0 ? ", " : "") + std::to_string(first + i);
+  const KmeansKernels& kernels = kmeans_kernels();
+  int64_t row = 0, count = 0;
+  std::string first;
+  for (const Samples& x : problems) {
+    const std::vector<float> zeros(static_cast<size_t>(x.dim));
+    std::vector<float> scratch(zeros.size());
+    for (int64_t i = 0; i < x.count; ++i, ++row) {
+      if (usable(kernels.widen(x, i, scratch.data()), zeros, kernels)) continue;
+      if (count++ < kShown) first += (first.empty() ? "" : ", ") + std::to_string(row);
+    }
   }
   throw std::invalid_argument(
-      "x must be finite, and small enough for squared distances in float32; it is not in " +
-      std::to_string(count) + (count == 1 ? " row: " : " rows: ") + rows +
+      "x must be finite, small enough for squared distances in float32, and for cosine not zero; "
+      "it is not in " +
+      std::to_string(count) + (count == 1 ? " row: " : " rows: ") + first +
       (count > kShown ? ", ..." : ""));
 }
 

@@ -39,7 +39,7 @@ std::vector<KmeansProblem> kmeans_problems(const Samples& all, const std::vector
   std::vector<KmeansProblem> problems;
   for (size_t b = 0; b < k.size(); ++b) {
     const int64_t begin = offsets.at(b);
-    problems.push_back({part(all, begin, offsets.at(b + 1)), k[b], begin, centroids, labels + begin,
+    problems.push_back({part(all, begin, offsets.at(b + 1)), k[b], centroids, labels + begin,
                         inertia + b, n_iter + b});
     centroids += k[b] * all.dim;
   }
@@ -53,7 +53,7 @@ std::vector<NearestProblem> nearest_problems(const Samples& all,
   std::vector<NearestProblem> problems;
   for (size_t b = 0; b < k.size(); ++b) {
     const int64_t begin = offsets.at(b);
-    problems.push_back({part(all, begin, offsets.at(b + 1)), k[b], begin, centroids, nearest});
+    problems.push_back({part(all, begin, offsets.at(b + 1)), k[b], centroids, nearest});
     centroids += k[b] * all.dim;
     nearest += k[b] * count;
   }

@@ -21,8 +21,8 @@ _FAULTS = (
     "labels must lie within the classes, and do not in {rows}: at row {place}",
     "logits hold NaN, +inf or nothing but -inf, so there is no score, in {rows}: {place}",
     "scores hold NaN in {rows}: {place}",
-    "x must be finite, and small enough for squared distances in float32; it is not in {rows}: "
-    "{place}",
+    "x must be finite, small enough for squared distances in float32, and for cosine not zero; "
+    "it is not in {rows}: {place}",
     "centroids must be finite; it is not in {rows}: {place}",
 )
 _NO_PLACE = -1  # all ones, as the kernels write it

@@ -129,16 +129,7 @@ def check_choice(value: str, name: str, known: Sequence[str]) -> None:
 
 
 def unit(x: Tensor) -> Tensor:
-    """Scale rows to length 1, in float32; rows of zeros stay so."""
+    """Scale rows to length 1, in float32; a row of zeros has no direction and becomes NaN."""
     x = x.float()
-    largest = x.abs().amax(dim=1, keepdim=True)
-    x = x / torch.where(largest > 0, largest, 1)
-    length = x.square().sum(dim=1, keepdim=True).sqrt()
-    return x / torch.where(length > 0, length, 1)
-
-
-def zero_rows(x: Tensor, offsets: list[int]) -> Tensor:
-    """Count the rows of zeros of each problem, float64 (B,)."""
-    zero = (x == 0).all(dim=1).double()
-    sizes = torch.tensor([b - a for a, b in itertools.pairwise(offsets)], device=x.device)
-    return torch.segment_reduce(zero, "sum", lengths=sizes, unsafe=True, initial=0)
+    x = x / x.abs().amax(dim=1, keepdim=True)  # so that no square overflows
+    return x / x.square().sum(dim=1, keepdim=True).sqrt()

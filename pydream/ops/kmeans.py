@@ -20,7 +20,6 @@ from pydream.ops._problems import (
     check_counts,
     check_samples,
     unit,
-    zero_rows,
 )
 
 _INITS = ("k-means++", "random")
@@ -93,8 +92,8 @@ def kmeans(
     tol
         See above; 0 goes on until no label changes.
     metric
-        ``"euclidean"``, or ``"cosine"``: samples and centroids are scaled to length 1. A row of
-        zeros has distance 1 to all.
+        ``"euclidean"``, or ``"cosine"``: samples and centroids are scaled to length 1; a row of
+        zeros has no direction, and is refused.
     seed
         In [0, 2^63).
     precision
@@ -154,8 +153,8 @@ def kmeans(
         seed,
         precision,
     )
-    if cosine:  # of unit vectors, 1 - cos is half of the squared distance; of zeros, that and 1/2
-        inertia = (inertia + zero_rows(samples, problems.offsets)) / 2
+    if cosine:  # of unit vectors, 1 - cos is half of the squared distance
+        inertia = inertia / 2
     per_problem = () if problems.single else (len(counts),)
     return KMeansResult(
         centroids.view(shape),

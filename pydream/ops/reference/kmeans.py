@@ -74,7 +74,8 @@ def _check_finite(x: Tensor) -> None:
         rows = bad.nonzero()[:, 0].tolist()
         shown = ", ".join(map(str, rows[:_SHOWN])) + (", ..." if rows[_SHOWN:] else "")
         raise ValueError(
-            "x must be finite, and small enough for squared distances in float32; it is not in "
+            "x must be finite, small enough for squared distances in float32, and for cosine not "
+            "zero; it is not in "
             f"{len(rows)} row{'s' if rows[1:] else ''}: {shown}"
         )
 
