@@ -37,7 +37,10 @@ ON_GPU = (
     "tests/test_doctor.py",
 )
 # A few of every family: under the sanitizer each launch takes a hundred times as long.
-FEW = "far_down or identity or canvas_and_cast or every_position or is_the_contract or loop_over"
+FEW = (
+    "far_down or identity or canvas_and_cast or every_position or is_the_contract or loop_over"
+    " or as_alone or given_centroids_of_each"
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ def steps(out: Path, data: Path | None) -> list[Step]:
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     build = [python, "setup.py", "build_ext", "--inplace"]
     benchmark = [python, "-m", "benchmarks.cuda_ops", "--out", str(out)]
+    kmeans = [python, "-m", "benchmarks.cuda_kmeans", "--out", str(out)]
     pipeline, checks = [], []
     if data is not None:
         command = [python, "-m", "benchmarks.pipeline_cuda", "--data", str(data), "--out", str(out)]
@@ -72,6 +76,7 @@ def steps(out: Path, data: Path | None) -> list[Step]:
         Step("tests of the ops on cuda", [*pytest, "tests/ops"], 120, ON_CUDA),
         Step("other tests that use a GPU", [*pytest, *ON_GPU], 90),
         Step("benchmarks of the ops", benchmark, 90),
+        Step("benchmarks of k-means", kmeans, 60),
         *pipeline,
         *checks,
     ]

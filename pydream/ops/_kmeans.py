@@ -103,18 +103,17 @@ def _cuda_kmeans(
         return result
     if init == "random":
         centroids.copy_(x[_random_rows(offsets, k, seed).to(x.device)])
-    table = _table(offsets, k, launch.module.tile_rows, rows=True)
-    on_device = table.to(x.device)
+    table, tiles = _table(offsets, k, launch.module.tile_rows, x.device, rows=True)
     run = launch.module.KmeansRun(
         x.data_ptr(),
         SAMPLE_TYPES[x.dtype],
         x.shape[0],
         x.shape[1],
-        on_device.data_ptr(),
+        table.data_ptr(),
         len(k),
         sum(k),
         max(k),
-        int(table[-1, 2]),
+        tiles,
         precision == "fast",
     )
     workspace = x.new_empty(run.workspace_bytes(), dtype=torch.uint8)
@@ -147,18 +146,17 @@ def _cuda_nearest_samples(
     nearest = x.new_empty((sum(k), count), dtype=torch.int64)
     if not k:
         return nearest
-    table = _table(offsets, k, launch.module.centres_together, rows=False)
-    on_device = table.to(x.device)
+    table, groups = _table(offsets, k, launch.module.centres_together, x.device, rows=False)
     distance = x.new_empty(nearest.shape, dtype=torch.float32)
     launch.module.nearest_samples(
         x.data_ptr(),
         SAMPLE_TYPES[x.dtype],
         x.shape[0],
         x.shape[1],
-        on_device.data_ptr(),
+        table.data_ptr(),
         len(k),
         sum(k),
-        int(table[-1, 2]),
+        groups,
         centroids.data_ptr(),
         count,
         distance.data_ptr(),
@@ -168,15 +166,26 @@ def _cuda_nearest_samples(
     return nearest
 
 
-def _table(offsets: list[int], k: list[int], together: int, *, rows: bool) -> Tensor:
-    """Where each problem's rows, centroids and blocks begin: int64 (B + 1, 3), on the CPU.
+def _table(
+    offsets: list[int], k: list[int], together: int, device: torch.device, *, rows: bool
+) -> tuple[Tensor, int]:
+    """Where each problem's rows, centroids and blocks begin: int64 (B + 1, 3), and all blocks.
 
-    A block takes `together` rows of a problem, or centroids.
+    A block takes `together` rows of a problem, or centroids. Problems of one size need nothing
+    that lies on the host, so that a CUDA graph can hold their table.
     """
-    sizes = [end - begin for begin, end in itertools.pairwise(offsets)] if rows else k
-    blocks = [0, *itertools.accumulate(-(-size // together) for size in sizes)]
-    centroids = [0, *itertools.accumulate(k)]
-    return torch.tensor(list(zip(offsets, centroids, blocks, strict=True)), dtype=torch.int64)
+    sizes = [end - begin for begin, end in itertools.pairwise(offsets)]
+    parts = [-(-size // together) for size in (sizes if rows else k)]
+    if len(set(sizes)) == 1 and len(set(k)) == 1:
+        number = torch.arange(len(k) + 1, device=device)
+        return torch.stack([number * each for each in (sizes[0], k[0], parts[0])], 1), sum(parts)
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        raise ValueError(
+            "offsets and k differ between problems, and cannot be sent from within a CUDA graph: "
+            "pass problems of one size, (B, N, D), and one k"
+        )
+    first = [[0, *itertools.accumulate(each)] for each in (k, parts)]
+    return torch.tensor(list(zip(offsets, *first, strict=True))).to(device), sum(parts)
 
 
 def _random_rows(offsets: list[int], k: list[int], seed: int) -> Tensor:

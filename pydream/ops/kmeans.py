@@ -118,7 +118,9 @@ def kmeans(
     -----
     Not differentiable. Peak memory beside the results is some numbers per sample and centroids in
     float64; never a distance for each sample and centroid. On a GPU the host looks every few
-    iterations whether all problems have ended.
+    iterations whether all problems have ended. A CUDA graph can hold a call, for problems of one
+    size and another `init` than ``"random"``: it then makes `max_iter` iterations, of which those
+    behind the end of a problem do nothing.
 
     Sources: Lloyd, "Least squares quantization in PCM" (1982); Arthur and Vassilvitskii,
     "k-means++" (2007), with the candidates of scikit-learn; Hamerly, "Making k-means even faster"

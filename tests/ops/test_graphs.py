@@ -10,7 +10,7 @@ import torch
 from devices import as_called
 
 from pydream import _C, ops
-from pydream.ops import crop
+from pydream.ops import _kmeans, crop
 
 needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available() or not _C.cuda_architectures,
@@ -44,6 +44,14 @@ def collage_inputs(generator: torch.Generator) -> Tensors:
     return (torch.randint(0, 256, (2, 8, 3, 9, 9), dtype=torch.uint8, generator=generator),)
 
 
+def kmeans_inputs(generator: torch.Generator) -> Tensors:
+    return (torch.randn(2, 60, 5, generator=generator),)
+
+
+def nearest_inputs(generator: torch.Generator) -> Tensors:
+    return (*kmeans_inputs(generator), torch.randn(2, 4, 5, generator=generator))
+
+
 CASES: list[tuple[str, Callable[[torch.Generator], Tensors], Callable[..., Any]]] = [
     (
         "crop_resize",
@@ -54,6 +62,9 @@ CASES: list[tuple[str, Callable[[torch.Generator], Tensors], Callable[..., Any]]
     ("key_patches", key_patch_inputs, lambda op, *inputs: op(*inputs, 3, 2, 3)),
     ("select_key_patches", selection_inputs, lambda op, *inputs: op(*inputs, 2, 3)),
     ("collage", collage_inputs, lambda op, patches: op(patches, 2, 19)),
+    ("kmeans", kmeans_inputs, lambda op, x: op(x, 4, max_iter=9)),
+    ("nearest_samples", nearest_inputs, lambda op, *inputs: op(*inputs, 3)),
+    ("representatives", kmeans_inputs, lambda op, x: op(x, 4, 2, max_iter=9)),
 ]
 
 
@@ -115,6 +126,17 @@ def test_a_list_of_images_cannot_be_captured():
         crop_resize(list(images), boxes, 16)
     crop_resize(list(images), boxes, 16)  # and the stream is as it was
     ops.check_values()
+
+
+def test_sizes_that_differ_are_not_sent_while_capturing(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    table, blocks = _kmeans._table([0, 5, 10], [2, 2], 4, torch.device("cpu"), rows=True)
+    assert table.tolist() == [[0, 0, 0], [5, 2, 2], [10, 4, 4]]
+    assert blocks == 4
+    table, blocks = _kmeans._table([0, 5, 6], [2, 1], 4, torch.device("cpu"), rows=False)
+    assert table.tolist() == [[0, 0, 0], [5, 2, 1], [6, 3, 2]]
+    with pytest.raises(ValueError, match=r"pass problems of one size, \(B, N, D\), and one k"):
+        _kmeans._table([0, 5, 6], [2, 1], 4, torch.device("cuda", 0), rows=True)
 
 
 def test_the_addresses_of_a_list_are_not_sent_while_capturing(monkeypatch):

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from devices import DEVICE, faulty_rows
+from devices import DEVICE, as_called, faulty_rows, place
 
 from pydream import ops
 from pydream.ops.reference import kmeans as reference
@@ -524,20 +524,24 @@ print(used() - before)
 
 
 class TestInPyTorch:
-    def test_opcheck(self, on_cpu: None) -> None:
+    def test_opcheck(self) -> None:
         tests = ("test_schema", "test_faketensor", "test_autograd_registration")
-        arguments = (X, [0, 5, 12], [2, 3], "k-means++", None, 5, 0.0, False, 1, "exact")
+        x, start = place(X), place(X[:2])
+        arguments = (x, [0, 5, 12], [2, 3], "k-means++", None, 5, 0.0, False, 1, "exact")
         torch.library.opcheck(torch.ops.pydream.kmeans, arguments, test_utils=tests)
         torch.library.opcheck(
-            torch.ops.pydream.nearest_samples, (X, [0, 5, 12], [1, 1], X[:2], 2), test_utils=tests
+            torch.ops.pydream.nearest_samples, (x, [0, 5, 12], [1, 1], start, 2), test_utils=tests
         )
 
-    def test_compiles_whole(self, on_cpu: None) -> None:
+    def test_compiles_whole(self) -> None:
+        choose, x = as_called("representatives"), place(X)
+
         def both(x: torch.Tensor) -> torch.Tensor:
-            return ops.representatives(x * 2, 3, 2, offsets=[0, 5, 12]) + 1
+            rows: torch.Tensor = choose(x * 2, 3, 2, offsets=[0, 5, 12])
+            return rows + 1
 
         compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
-        assert compiled(X).equal(both(X))
+        assert compiled(x).equal(both(x))
 
     def test_numpy(self) -> None:
         x = np.ascontiguousarray(X.numpy())
