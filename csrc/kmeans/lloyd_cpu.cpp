@@ -124,10 +124,8 @@ class Lloyd {
   float margin(int64_t sample) const {
     const float far = panels_.farthest();
     const float near = std::sqrt(length_[sample]);
-    return score_slack(x_.dim) * ((near + origin_length() + far) * far + length_[sample]);
+    return score_slack(x_.dim) * (near + origin_length_ + far) * far + slack_ * length_[sample];
   }
-
-  float origin_length() const { return origin_length_; }
 
   // Scores each sample of the tile against its first panels, into minima by place.
   void score(Tile& tile) const {
