@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydream.cluster import KMeans
+
+__all__ = ["KMeans", "__version__"]
 
 __version__ = version("pydream-distill")
 
