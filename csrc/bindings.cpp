@@ -18,6 +18,7 @@
 #include "common/isa.h"
 #include "crop/crop_cpu.h"
 #include "kmeans/kmeans.h"
+#include "matching/matching.h"
 #include "score/score.h"
 
 namespace py = pybind11;
@@ -154,6 +155,24 @@ PYBIND11_MODULE(_C, m) {
         pydream::check_finite(pointer<const float>(centroids),
                               std::accumulate(k.begin(), k.end(), int64_t{0}), dim, "centroids");
         pydream::nearest_samples_cpu(problems, count, threads);
+      },
+      release_gil());
+
+  // matching
+  m.def(
+      "gradient_distance_cpu",
+      [](const std::vector<uintptr_t>& synthetic, const std::vector<uintptr_t>& real,
+         const std::vector<uintptr_t>& gradients, const std::vector<std::string>& types,
+         const std::vector<int64_t>& rows, const std::vector<int64_t>& columns,
+         const std::string& metric, int threads) {
+        std::vector<pydream::Layer> layers;
+        for (size_t i = 0; i < synthetic.size(); ++i) {
+          layers.push_back({pointer<const void>(synthetic[i]), pointer<const void>(real.at(i)),
+                            gradients.empty() ? nullptr : pointer<void>(gradients.at(i)),
+                            pydream::parse_float_type(types.at(i), "gradients"), rows.at(i),
+                            columns.at(i)});
+        }
+        return pydream::gradient_distance_cpu(layers, pydream::parse_metric(metric), threads);
       },
       release_gil());
 

@@ -116,6 +116,18 @@ def nearest_samples_cpu(
     threads: int,
 ) -> None: ...
 
+# matching
+def gradient_distance_cpu(
+    synthetic: Sequence[int],
+    real: Sequence[int],
+    gradients: Sequence[int],
+    types: Sequence[str],
+    rows: Sequence[int],
+    columns: Sequence[int],
+    metric: str,
+    threads: int,
+) -> float: ...
+
 # collage
 def collage_cpu(
     patches: int,

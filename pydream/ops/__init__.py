@@ -7,6 +7,7 @@ from pydream.ops.boxes import random_crop_boxes, random_keys
 from pydream.ops.collage import collage
 from pydream.ops.crop import crop_resize
 from pydream.ops.kmeans import KMeansResult, kmeans, nearest_samples, representatives
+from pydream.ops.matching import gradient_distance
 from pydream.ops.score import KeyPatches, key_patches, realism_scores, select_key_patches
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "check_values",
     "collage",
     "crop_resize",
+    "gradient_distance",
     "key_patches",
     "kmeans",
     "nearest_samples",

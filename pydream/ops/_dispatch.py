@@ -157,14 +157,15 @@ def register(
     autograd, 40 us a call when the caches are full of logits, a fifth of the whole.
     """
 
-    def run(tensor: torch.Tensor, *arguments: Any) -> Any:
-        launch = launch_on(tensor.device)
+    def run(first: torch.Tensor | list[torch.Tensor], *arguments: Any) -> Any:
+        device = (first if isinstance(first, torch.Tensor) else first[0]).device
+        launch = launch_on(device)
         if launch is not None:
-            return cuda(launch, tensor, *arguments)
-        if tensor.is_cpu:
-            return cpu(tensor, *arguments)
-        warn_reference_once(tensor.device)
-        return other(tensor, *arguments)
+            return cuda(launch, first, *arguments)
+        if device.type == "cpu":
+            return cpu(first, *arguments)
+        warn_reference_once(device)
+        return other(first, *arguments)
 
     name = schema[: schema.index("(")]
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))

@@ -1,0 +1,51 @@
+// Distances between two lists of gradients; see pydream/ops/matching.py for the contract.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "common/float_type.h"
+
+namespace pydream {
+
+enum class Metric { mse, l1, l1_mean, l2, cos };
+
+Metric parse_metric(const std::string& name);
+
+// One layer of both lists, as rows that lie side by side.
+struct Layer {
+  const void* synthetic;  // [rows, columns]
+  const void* real;       // [rows, columns]
+  void* gradient;         // [rows, columns], of the layer's distance, or null
+  FloatType type;
+  int64_t rows;
+  int64_t columns;
+};
+
+// Returns the sum of the layers' distances; fills the gradients with respect to `synthetic`.
+double gradient_distance_cpu(const std::vector<Layer>& layers, Metric metric, int threads);
+
+// What is added to the product of two lengths before a cosine is divided by it.
+constexpr double kCosineFloor = 1e-6;
+
+// Some consecutive values, or whole rows, of a layer.
+struct Span {
+  const void* synthetic;
+  const void* real;
+  void* gradient;
+  FloatType type;
+  int64_t count;  // values, or rows
+  int64_t columns;
+};
+
+// One per instruction set, from matching_kernel.cpp. Values: sums of squared or absolute
+// differences, with their gradients times `scale`. Rows: the sum of 1 - cos.
+struct MatchingKernels {
+  double (*squared)(const Span& span, float scale);
+  double (*absolute)(const Span& span, float scale);
+  double (*cosine)(const Span& span);
+  void (*multiply)(void* values, FloatType type, int64_t count, float factor);
+};
+
+}  // namespace pydream

@@ -1,0 +1,175 @@
+"""Distances between the gradients of a network on synthetic and on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pydream import _C
+from pydream.ops import _dispatch
+from pydream.ops._checks import TensorLike, as_tensor, check_device, check_dtype
+from pydream.ops.reference import matching as reference
+
+METRICS = ("mse", "l1", "l1_mean", "l2", "cos", "dc")
+_TYPES = {
+    torch.float32: "float32",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+}
+
+
+def gradient_distance(
+    synthetic: Sequence[TensorLike], real: Sequence[TensorLike], metric: str = "mse"
+) -> Tensor:
+    """Measure how far two lists of gradients lie apart, summed over the layers.
+
+    For a layer x of `synthetic` and y of `real`, whose rows go by the first dimension:
+
+    ============  ============================================================
+    ``mse``       Σ (x − y)²
+    ``l1``        Σ abs(x − y)
+    ``l1_mean``   Σ over rows of the mean over the row of abs(x − y)
+    ``l2``        sqrt( Σ (x − y)² )
+    ``cos``       Σ over rows of 1 − ⟨x, y⟩ / (‖x‖·‖y‖ + 1e-6)
+    ``dc``        the same, without layers of one dimension (norm and bias)
+    ============  ============================================================
+
+    Value and derivative are formed in one pass over the lists, so a backward pass behind it reads
+    neither of them again. Differentiable in `synthetic`, twice; the second time by PyTorch's
+    operations. `real` is taken as constant.
+
+    Parameters
+    ----------
+    synthetic, real
+        As many tensors, shaped alike pair by pair: float32, float16 or bfloat16, on one device.
+    metric
+        One of the table.
+
+    Returns
+    -------
+    Tensor
+        float32 (): summed in float64 on the CPU. Where a derivative does not exist it is 0: of an
+        absolute value at 0, of ``l2`` at equal lists, of the length of a row of zeros.
+
+    Raises
+    ------
+    TypeError
+        For a dtype or type that is not one of these.
+    ValueError
+        For lists of different lengths, shapes that differ in a pair, tensors on two devices, a
+        metric that does not exist.
+
+    Notes
+    -----
+    Sources: Zhao et al., "Dataset Condensation with Gradient Matching", ICLR 2021 (``dc``); Kim et
+    al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022; DREAM
+    (arXiv 2302.14416) and DREAM+ (arXiv 2310.15052).
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    if len(synthetic) != len(real):
+        raise ValueError(
+            f"real must be as many tensors as synthetic, {len(synthetic)}, got {len(real)}"
+        )
+    x = [as_tensor(each, f"synthetic[{i}]") for i, each in enumerate(synthetic)]
+    y = [as_tensor(each, f"real[{i}]") for i, each in enumerate(real)]
+    for i, (a, b) in enumerate(zip(x, y, strict=True)):
+        check_dtype(a, f"synthetic[{i}]", *_TYPES)
+        check_dtype(b, f"real[{i}]", a.dtype)
+        if a.shape != b.shape:
+            raise ValueError(
+                f"real[{i}] must have the shape of synthetic[{i}], {tuple(a.shape)}, "
+                f"got {tuple(b.shape)}"
+            )
+        check_device(a, f"synthetic[{i}]", x[0].device, "synthetic[0]")
+        check_device(b, f"real[{i}]", x[0].device, "synthetic[0]")
+    if metric == "dc":
+        kept = [i for i, each in enumerate(x) if each.dim() > 1]
+        x, y = [x[i] for i in kept], [y[i] for i in kept]
+    if not x:
+        return torch.zeros(())
+    distance: Tensor = _Distance.apply("cos" if metric == "dc" else metric, len(x), *x, *y)
+    return distance
+
+
+class _Distance(torch.autograd.Function):
+    """The op, with the derivative that it has made beside the value."""
+
+    @staticmethod
+    def forward(ctx: Any, metric: str, count: int, *lists: Tensor) -> Tensor:
+        synthetic, real = list(lists[:count]), list(lists[count:])
+        wanted = any(ctx.needs_input_grad[2 : 2 + count])
+        value, gradients = torch.ops.pydream.gradient_distance(synthetic, real, metric, wanted)
+        ctx.metric, ctx.count = metric, count
+        ctx.save_for_backward(*lists, *gradients)
+        distance: Tensor = value
+        return distance
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        saved, count = ctx.saved_tensors, ctx.count
+        synthetic, real, gradients = saved[:count], saved[count : 2 * count], saved[2 * count :]
+        if torch.is_grad_enabled():  # to be differentiated once more
+            value = reference.gradient_distance(synthetic, [y.detach() for y in real], ctx.metric)
+            needed = [i for i in range(count) if ctx.needs_input_grad[2 + i]]
+            found = torch.autograd.grad(
+                value, [synthetic[i] for i in needed], upstream, create_graph=True
+            )
+            slopes: list[Tensor | None] = [None] * count
+            for i, each in zip(needed, found, strict=True):
+                slopes[i] = each
+            return (None, None, *slopes, *[None] * count)
+        # On a GPU nobody knows the factor, and a compiled graph must do for any.
+        known = upstream.device.type == "cpu" and not torch.compiler.is_compiling()
+        if not (known and float(upstream) == 1.0):
+            gradients = torch._foreach_mul(gradients, upstream)
+        return (None, None, *gradients, *[None] * count)
+
+
+def _rows(x: Tensor) -> tuple[int, int]:
+    rows = x.shape[0] if x.dim() > 0 else 1
+    return rows, x.numel() // max(rows, 1)
+
+
+def _cpu_gradient_distance(
+    synthetic: list[Tensor], real: list[Tensor], metric: str, with_gradient: bool
+) -> tuple[Tensor, list[Tensor]]:
+    x = [each.contiguous() for each in synthetic]
+    y = [each.contiguous() for each in real]
+    gradients = [torch.empty_like(each) for each in x] if with_gradient else []
+    sizes = [_rows(each) for each in x]
+    value = _C.gradient_distance_cpu(
+        [each.data_ptr() for each in x],
+        [each.data_ptr() for each in y],
+        [each.data_ptr() for each in gradients],
+        [_TYPES[each.dtype] for each in x],
+        [rows for rows, _ in sizes],
+        [columns for _, columns in sizes],
+        metric,
+        torch.get_num_threads(),
+    )
+    return torch.tensor(value, dtype=torch.float32), gradients
+
+
+def _fake_gradient_distance(
+    synthetic: list[Tensor], real: list[Tensor], metric: str, with_gradient: bool
+) -> tuple[Tensor, list[Tensor]]:
+    gradients = [torch.empty_like(each) for each in synthetic] if with_gradient else []
+    return synthetic[0].new_empty((), dtype=torch.float32), gradients
+
+
+def _cuda_gradient_distance(launch: _dispatch.Launch, *arguments: Any) -> Any:
+    return reference.value_and_gradients(*arguments)
+
+
+_dispatch.register(
+    "gradient_distance(Tensor[] synthetic, Tensor[] real, str metric, bool with_gradient)"
+    " -> (Tensor value, Tensor[] gradients)",
+    _cpu_gradient_distance,
+    _cuda_gradient_distance,
+    reference.value_and_gradients,
+    _fake_gradient_distance,
+)

@@ -1,0 +1,56 @@
+"""Distances between lists of gradients in plain PyTorch, differentiable any number of times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+COSINE_FLOOR = 1e-6
+
+
+def layer_distance(x: Tensor, y: Tensor, metric: str) -> Tensor:
+    """Compute the distance of one layer, in float32 or wider."""
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x, y = x.float(), y.float()
+    difference = x - y
+    rows = x.shape[0] if x.dim() > 0 else 1
+    if metric == "mse":
+        return difference.square().sum()
+    if metric == "l1":
+        return difference.abs().sum()
+    if metric == "l1_mean":
+        return difference.abs().reshape(rows, -1).mean(dim=1).sum()
+    if metric == "l2":
+        length: Tensor = difference.norm()
+        return length
+    x, y = x.reshape(rows, -1), y.reshape(rows, -1)
+    lengths: Tensor = x.norm(dim=1) * y.norm(dim=1)
+    return (1 - (x * y).sum(dim=1) / (lengths + COSINE_FLOOR)).sum()
+
+
+def gradient_distance(synthetic: Sequence[Tensor], real: Sequence[Tensor], metric: str) -> Tensor:
+    """Compute :func:`pydream.ops.gradient_distance` layer by layer; ``dc`` is ``cos`` here."""
+    total = torch.zeros((), dtype=torch.float32, device=synthetic[0].device if synthetic else None)
+    for x, y in zip(synthetic, real, strict=True):
+        if x.numel() > 0:
+            total = total + layer_distance(x, y, "cos" if metric == "dc" else metric)
+    return total
+
+
+def value_and_gradients(
+    synthetic: Sequence[Tensor], real: Sequence[Tensor], metric: str, with_gradient: bool
+) -> tuple[Tensor, list[Tensor]]:
+    """Compute what the kernels do: the distance, and its derivatives."""
+    with torch.enable_grad():
+        x = [each.detach().requires_grad_(with_gradient) for each in synthetic]
+        value = gradient_distance(x, [each.detach() for each in real], metric)
+        if not with_gradient:
+            return value, []
+        found = torch.autograd.grad(value, x, allow_unused=True)
+    gradients = [
+        torch.zeros_like(each) if slope is None else slope
+        for each, slope in zip(x, found, strict=True)
+    ]
+    return value.detach(), gradients

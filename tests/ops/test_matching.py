@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from devices import place
+
+from pydream import ops
+from pydream.ops.matching import METRICS
+from pydream.ops.reference import matching as reference
+
+# The value is a sum in float64 of sums in float32 of some thousand terms, rounded to float32; a
+# derivative is made of a product or two. References are formulas in float64.
+VALUE_RTOL = 2e-6
+SLOPE_RTOL = 2e-6
+# Of 16-bit derivatives, their own rounding.
+SLOPE_OF_HALF = {torch.float16: 1e-3, torch.bfloat16: 8e-3}
+# A cosine's distance is what is left of 1, row by row.
+COSINE_ATOL = 1e-6
+
+SHAPES = [(64, 3, 3, 3), (64,), (19, 111), (1,), (), (5, 0), (0, 4), (2, 70_001), (33, 1, 5)]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+@pytest.fixture(params=METRICS)
+def metric(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def lists(seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[list, list]:
+    generator = torch.Generator().manual_seed(seed)
+    pair = [[torch.randn(each, generator=generator) for each in SHAPES] for _ in range(2)]
+    return tuple([each.to(dtype) for each in side] for side in pair)  # type: ignore[return-value]
+
+
+def exact(x: list, y: list, metric: str) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Value and derivatives in float64, layer by layer, as dream.md's table has them."""
+    wide = [each.double().requires_grad_() for each in x]
+    total = torch.zeros((), dtype=torch.float64)
+    for a, b in zip(wide, (each.double() for each in y), strict=True):
+        if a.numel() == 0 or (metric == "dc" and a.dim() < 2):
+            continue
+        rows = a.shape[0] if a.dim() else 1
+        a, b = a.reshape(rows, -1), b.reshape(rows, -1)
+        if metric == "mse":
+            total = total + ((a - b) ** 2).sum()
+        elif metric == "l1":
+            total = total + (a - b).abs().sum()
+        elif metric == "l1_mean":
+            total = total + (a - b).abs().mean(dim=1).sum()
+        elif metric == "l2":
+            total = total + ((a - b) ** 2).sum().sqrt()
+        else:
+            below = (a * a).sum(1).sqrt() * (b * b).sum(1).sqrt() + 1e-6
+            total = total + (1 - (a * b).sum(1) / below).sum()
+    slopes = torch.autograd.grad(total, wide, allow_unused=True)
+    return total.detach(), [
+        torch.zeros_like(each) if slope is None else slope
+        for each, slope in zip(wide, slopes, strict=True)
+    ]
+
+
+def measured(x: list, y: list, metric: str, factor: float = 1.0) -> tuple[torch.Tensor, tuple]:
+    x = [place(each).clone().requires_grad_() for each in x]
+    value = ops.gradient_distance(x, [place(each) for each in y], metric)
+    slopes = torch.autograd.grad(value * factor, x, allow_unused=True, materialize_grads=True)
+    return value.detach().cpu(), tuple(each.cpu() for each in slopes)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_is_the_formula_and_its_derivative(isa, metric, dtype):
+    x, y = lists(dtype=dtype)
+    value, slopes = measured(x, y, metric)
+    expected, expected_slopes = exact(x, y, metric)
+    assert value.dtype == torch.float32
+    assert value.shape == ()
+    atol = COSINE_ATOL * 150 if metric in ("cos", "dc") else 0.0  # rows
+    torch.testing.assert_close(value.double(), expected, rtol=VALUE_RTOL, atol=atol)
+    rtol = SLOPE_OF_HALF.get(dtype, SLOPE_RTOL)
+    for a, slope, wanted in zip(x, slopes, expected_slopes, strict=True):
+        assert slope.dtype == dtype
+        scale = float(wanted.abs().max()) if wanted.numel() else 0.0
+        if metric in ("cos", "dc") and a.numel():  # made of two parts of a length of 1 / |x|
+            rows = a.double().reshape(a.shape[0] if a.dim() else 1, -1)
+            scale = float(1 / (rows.norm(dim=1) + 1e-6).min())
+        torch.testing.assert_close(slope.double(), wanted, rtol=rtol, atol=rtol * scale + 1e-7)
+
+
+def test_an_outer_factor_reaches_the_derivative(isa, metric):
+    x, y = lists(1)
+    _, once = measured(x, y, metric)
+    _, thrice = measured(x, y, metric, 3.0)
+    for a, b in zip(once, thrice, strict=True):
+        torch.testing.assert_close(3.0 * a, b, rtol=1e-6, atol=0.0)
+
+
+def test_backward_can_be_repeated(metric):
+    x, y = lists(2)
+    x = [each.requires_grad_() for each in x]
+    value = ops.gradient_distance(x, y, metric)
+    first = torch.autograd.grad(value, x, retain_graph=True, allow_unused=True)
+    (value * 2).backward(retain_graph=True)
+    again = torch.autograd.grad(value, x, allow_unused=True)
+    assert all(a is None or a.equal(b) for a, b in zip(first, again, strict=True))
+
+
+def test_differentiable_twice(metric):
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(4, 6, generator=generator).requires_grad_()
+    y = torch.randn(4, 6, generator=generator)
+    along = torch.randn(4, 6, generator=generator)
+
+    def second(distance, start):
+        (slope,) = torch.autograd.grad(distance(start), start, create_graph=True)
+        return torch.autograd.grad((slope * along.to(start.dtype)).sum() + 0 * start.sum(), start)[
+            0
+        ]
+
+    found = second(lambda x: ops.gradient_distance([x], [y], metric), x)
+    wide = x.detach().double().requires_grad_()
+    expected = second(lambda x: reference.layer_distance(x, y.double(), metric), wide)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mse", "l2", "cos"])
+def test_reference_passes_gradcheck(name):
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(3, 5, dtype=torch.float64, generator=generator).requires_grad_()
+    y = torch.randn(3, 5, dtype=torch.float64, generator=generator)
+    assert torch.autograd.gradcheck(lambda x: reference.layer_distance(x, y, name), (x,))
+    assert torch.autograd.gradgradcheck(lambda x: reference.layer_distance(x, y, name), (x,))
+
+
+def test_through_a_network_is_as_eager(metric):
+    """The use it is for: gradients of a loss, matched by moving the images."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(64, 3)
+    )
+    images, real = torch.rand(2, 1, 6, 6).requires_grad_(), torch.rand(5, 1, 6, 6)
+
+    def gradients(batch, **options):
+        loss = network(batch).logsumexp(1).sum()
+        return torch.autograd.grad(loss, list(network.parameters()), **options)
+
+    target = gradients(real)
+    found = torch.autograd.grad(
+        ops.gradient_distance(gradients(images, create_graph=True), target, metric), images
+    )[0]
+    expected = torch.autograd.grad(
+        exact_eager(gradients(images, create_graph=True), target, metric), images
+    )[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def exact_eager(x, y, metric):
+    kept = [each.dim() > 1 or metric != "dc" for each in x]
+    pairs = [(a, b) for a, b, keep in zip(x, y, kept, strict=True) if keep]
+    return reference.gradient_distance(*zip(*pairs, strict=True), metric)
+
+
+def test_equal_lists_are_at_no_distance_and_do_not_move(isa, metric):
+    x, _ = lists(5)
+    value, slopes = measured(x, [each.clone() for each in x], metric)
+    # A cosine's distance is what 1e-6 is beside the square of a row's length.
+    expected = exact(x, x, metric)[0] if metric in ("cos", "dc") else torch.zeros(())
+    torch.testing.assert_close(value.double(), expected.double(), rtol=VALUE_RTOL, atol=1e-6)
+    for slope in slopes:
+        assert slope.isfinite().all()
+        if metric not in ("cos", "dc"):
+            assert not slope.any()
+
+
+def test_rows_of_zeros(isa, metric):
+    x = [torch.zeros(3, 4), torch.ones(3, 4)]
+    y = [torch.ones(3, 4), torch.zeros(3, 4)]
+    value, slopes = measured(x, y, metric)
+    expected = {"mse": 24, "l1": 24, "l1_mean": 6, "l2": 2 * 12**0.5, "cos": 6, "dc": 6}[metric]
+    assert float(value) == pytest.approx(expected)
+    assert all(slope.isfinite().all() for slope in slopes)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_do_not_matter(metric, threads, on_cpu):
+    x, y = lists(6)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    expected = measured(x, y, metric)
+    torch.set_num_threads(threads)
+    found = measured(x, y, metric)
+    torch.set_num_threads(before)
+    assert found[0].equal(expected[0])
+    assert all(a.equal(b) for a, b in zip(found[1], expected[1], strict=True))
+
+
+def test_strides_arrays_and_no_gradient(isa, metric):
+    x, y = lists(7)
+    expected, _ = measured(x, y, metric)
+    strided = [each.repeat_interleave(2, 0)[::2] if each.dim() else each for each in x]
+    assert ops.gradient_distance(strided, y, metric).cpu().equal(expected)
+    assert ops.gradient_distance([np.asarray(each) for each in x], y, metric).equal(expected)
+    channels_last = [each.to(memory_format=torch.channels_last) for each in x[:1]]
+    assert ops.gradient_distance(channels_last, y[:1], metric).equal(
+        ops.gradient_distance(x[:1], y[:1], metric)
+    )
+
+
+def test_only_some_need_a_derivative():
+    x, y = lists(8)
+    x[2].requires_grad_()
+    ops.gradient_distance(x, y).backward()
+    torch.testing.assert_close(x[2].grad, 2 * (x[2] - y[2]).detach())
+    assert all(each.grad is None for i, each in enumerate(x) if i != 2)
+
+
+def test_nothing_is_at_no_distance():
+    assert float(ops.gradient_distance([], [])) == 0.0
+    assert float(ops.gradient_distance([torch.ones(3)], [torch.zeros(3)], "dc")) == 0.0
+
+
+X = [torch.ones(2, 3), torch.ones(4)]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "metric", "error", "message"),
+    [
+        (X, X[:1], "mse", ValueError, "real must be as many tensors as synthetic, 2, got 1"),
+        (X, [X[1], X[1]], "mse", ValueError, r"real\[0\] must have the shape of synthetic\[0\]"),
+        (X, X, "euclid", ValueError, "metric must be one of mse, l1, l1_mean, l2, cos, dc, got"),
+        ([X[0].double()], [X[0]], "mse", TypeError, r"synthetic\[0\] must be float32 or float16"),
+        ([X[0]], [X[0].half()], "mse", TypeError, r"real\[0\] must be float32, got float16"),
+        ([X[0]], [X[0].to("meta")], "mse", ValueError, r"real\[0\] is on meta"),
+        (["a"], X[:1], "mse", TypeError, r"synthetic\[0\] must be a tensor or speak DLPack"),
+    ],
+)
+def test_refuses(x, y, metric, error, message):
+    with pytest.raises(error, match=message):
+        ops.gradient_distance(x, y, metric)
+
+
+def test_opcheck_and_compile(metric):
+    x, y = lists(9)
+    x, y = place(x[:4]), place(y[:4])
+    name = "cos" if metric == "dc" else metric
+    tests = ("test_schema", "test_faketensor")
+    torch.library.opcheck(torch.ops.pydream.gradient_distance, (x, y, name, True), test_utils=tests)
+
+    def moved(x: torch.Tensor) -> torch.Tensor:
+        return ops.gradient_distance([x * 2, x + 1], [x.detach(), x.detach()], metric)
+
+    compiled = torch.compile(moved, fullgraph=True, backend="aot_eager")
+    start = x[0].clone().requires_grad_()
+    expected = torch.autograd.grad(moved(start), start)[0]
+    torch.testing.assert_close(torch.autograd.grad(compiled(start), start)[0], expected)
