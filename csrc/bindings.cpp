@@ -165,14 +165,8 @@ PYBIND11_MODULE(_C, m) {
          const std::vector<uintptr_t>& gradients, const std::vector<std::string>& types,
          const std::vector<int64_t>& rows, const std::vector<int64_t>& columns,
          const std::string& metric, int threads) {
-        std::vector<pydream::Layer> layers;
-        for (size_t i = 0; i < synthetic.size(); ++i) {
-          layers.push_back({pointer<const void>(synthetic[i]), pointer<const void>(real.at(i)),
-                            gradients.empty() ? nullptr : pointer<void>(gradients.at(i)),
-                            pydream::parse_float_type(types.at(i), "gradients"), rows.at(i),
-                            columns.at(i)});
-        }
-        return pydream::gradient_distance_cpu(layers, pydream::parse_metric(metric), threads);
+        const pydream::LayerList list(synthetic, real, gradients, types, rows, columns);
+        return pydream::gradient_distance_cpu(list.layers, pydream::parse_metric(metric), threads);
       },
       release_gil());
 

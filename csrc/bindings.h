@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "crop/crop_kernel.h"
+#include "matching/matching.h"
 
 namespace pydream {
 
@@ -41,6 +42,21 @@ inline CropResize crop_task(int64_t num_images, int64_t num_patches, int64_t cha
   task.out = pointer<void>(out);
   return task;
 }
+
+// Two lists of gradients, layer by layer, and a third for derivatives or none.
+struct LayerList {
+  LayerList(const std::vector<uintptr_t>& synthetic, const std::vector<uintptr_t>& real,
+            const std::vector<uintptr_t>& gradients, const std::vector<std::string>& types,
+            const std::vector<int64_t>& rows, const std::vector<int64_t>& columns) {
+    for (size_t i = 0; i < synthetic.size(); ++i) {
+      layers.push_back({pointer<const void>(synthetic[i]), pointer<const void>(real.at(i)),
+                        gradients.empty() ? nullptr : pointer<void>(gradients.at(i)),
+                        parse_float_type(types.at(i), "gradients"), rows.at(i), columns.at(i)});
+    }
+  }
+
+  std::vector<Layer> layers;
+};
 
 // Adds the entries of the CUDA kernels.
 void bind_cuda(pybind11::module_& m);

@@ -7,6 +7,7 @@
 #include "common/device.h"
 #include "crop/crop_cuda.h"
 #include "kmeans/kmeans_cuda.h"
+#include "matching/matching_cuda.h"
 #include "score/score_cuda.h"
 
 namespace py = pybind11;
@@ -155,7 +156,8 @@ class KmeansRun {
 void bind_kmeans(py::module_& m) {
   m.attr("tile_rows") = kTileRows;
   m.attr("centres_together") = kTogether;
-  py::class_<KmeansRun>(m, "KmeansRun")
+  // Of this module alone: the tests have these kernels in another one too.
+  py::class_<KmeansRun>(m, "KmeansRun", py::module_local())
       .def(py::init<uintptr_t, const std::string&, int64_t, int64_t, uintptr_t, int64_t, int64_t,
                     int64_t, int64_t, bool>())
       .def("workspace_bytes", &KmeansRun::workspace_bytes)
@@ -185,6 +187,26 @@ void bind_kmeans(py::module_& m) {
       release_gil());
 }
 
+void bind_matching(py::module_& m) {
+  m.def(
+      "gradient_distance",
+      [](const LayerList& list, const std::string& metric, uintptr_t partial, uintptr_t distance,
+         uintptr_t finished, uintptr_t value, int device, uintptr_t stream) {
+        gradient_distance_cuda(list.layers, parse_metric(metric),
+                               {pointer<double>(partial), pointer<double>(distance),
+                                pointer<unsigned int>(finished), pointer<float>(value)},
+                               device, stream_at(stream));
+      },
+      release_gil());
+  py::class_<LayerList>(m, "LayerList", py::module_local())
+      .def(py::init<const std::vector<uintptr_t>&, const std::vector<uintptr_t>&,
+                    const std::vector<uintptr_t>&, const std::vector<std::string>&,
+                    const std::vector<int64_t>&, const std::vector<int64_t>&>())
+      .def("blocks", [](const LayerList& list, const std::string& metric) {
+        return matching_blocks(list.layers, parse_metric(metric));
+      });
+}
+
 }  // namespace
 
 void bind_cuda(py::module_& m) {
@@ -197,6 +219,7 @@ void bind_cuda(py::module_& m) {
   bind_score(m);
   bind_collage(m);
   bind_kmeans(m);
+  bind_matching(m);
 }
 
 }  // namespace pydream

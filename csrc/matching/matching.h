@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -11,7 +12,14 @@ namespace pydream {
 
 enum class Metric { mse, l1, l1_mean, l2, cos };
 
-Metric parse_metric(const std::string& name);
+inline Metric parse_metric(const std::string& name) {
+  if (name == "mse") return Metric::mse;
+  if (name == "l1") return Metric::l1;
+  if (name == "l1_mean") return Metric::l1_mean;
+  if (name == "l2") return Metric::l2;
+  if (name == "cos") return Metric::cos;
+  throw std::invalid_argument("metric cannot be " + name);
+}
 
 // One layer of both lists, as rows that lie side by side.
 struct Layer {

@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cmath>
-#include <stdexcept>
 
 #include "common/half.h"
 #include "common/isa.h"
@@ -91,15 +90,6 @@ double measure(const Span& span, Metric metric) {
 }
 
 }  // namespace
-
-Metric parse_metric(const std::string& name) {
-  if (name == "mse") return Metric::mse;
-  if (name == "l1") return Metric::l1;
-  if (name == "l1_mean") return Metric::l1_mean;
-  if (name == "l2") return Metric::l2;
-  if (name == "cos") return Metric::cos;
-  throw std::invalid_argument("metric cannot be " + name);
-}
 
 double gradient_distance_cpu(const std::vector<Layer>& layers, Metric metric, int threads) {
   std::vector<Piece> pieces = cut(layers, metric == Metric::cos);

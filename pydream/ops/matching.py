@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -134,24 +134,69 @@ def _rows(x: Tensor) -> tuple[int, int]:
     return rows, x.numel() // max(rows, 1)
 
 
-def _cpu_gradient_distance(
-    synthetic: list[Tensor], real: list[Tensor], metric: str, with_gradient: bool
-) -> tuple[Tensor, list[Tensor]]:
-    x = [each.contiguous() for each in synthetic]
-    y = [each.contiguous() for each in real]
-    gradients = [torch.empty_like(each) for each in x] if with_gradient else []
+class _Lists(NamedTuple):
+    """What a kernel is told of two lists and of a third for derivatives."""
+
+    synthetic: list[int]
+    real: list[int]
+    gradients: list[int]
+    types: list[str]
+    rows: list[int]
+    columns: list[int]
+
+
+def _lists(x: list[Tensor], y: list[Tensor], gradients: list[Tensor]) -> _Lists:
     sizes = [_rows(each) for each in x]
-    value = _C.gradient_distance_cpu(
+    return _Lists(
         [each.data_ptr() for each in x],
         [each.data_ptr() for each in y],
         [each.data_ptr() for each in gradients],
         [_TYPES[each.dtype] for each in x],
         [rows for rows, _ in sizes],
         [columns for _, columns in sizes],
-        metric,
-        torch.get_num_threads(),
     )
+
+
+def _prepare(
+    synthetic: list[Tensor], real: list[Tensor], with_gradient: bool
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    x = [each.contiguous() for each in synthetic]
+    gradients = [torch.empty_like(each) for each in x] if with_gradient else []
+    return x, [each.contiguous() for each in real], gradients
+
+
+def _cpu_gradient_distance(
+    synthetic: list[Tensor], real: list[Tensor], metric: str, with_gradient: bool
+) -> tuple[Tensor, list[Tensor]]:
+    x, y, gradients = _prepare(synthetic, real, with_gradient)
+    value = _C.gradient_distance_cpu(*_lists(x, y, gradients), metric, torch.get_num_threads())
     return torch.tensor(value, dtype=torch.float32), gradients
+
+
+def _cuda_gradient_distance(
+    launch: _dispatch.Launch,
+    synthetic: list[Tensor],
+    real: list[Tensor],
+    metric: str,
+    with_gradient: bool,
+) -> tuple[Tensor, list[Tensor]]:
+    x, y, gradients = _prepare(synthetic, real, with_gradient)
+    layers = launch.module.LayerList(*_lists(x, y, gradients))
+    value = x[0].new_zeros((), dtype=torch.float32)
+    partial = x[0].new_empty(layers.blocks(metric), dtype=torch.float64)
+    distance = x[0].new_zeros(len(x), dtype=torch.float64)
+    finished = x[0].new_zeros(1, dtype=torch.int32)
+    launch.module.gradient_distance(
+        layers,
+        metric,
+        partial.data_ptr(),
+        distance.data_ptr(),
+        finished.data_ptr(),
+        value.data_ptr(),
+        launch.device,
+        launch.stream,
+    )
+    return value, gradients
 
 
 def _fake_gradient_distance(
@@ -159,10 +204,6 @@ def _fake_gradient_distance(
 ) -> tuple[Tensor, list[Tensor]]:
     gradients = [torch.empty_like(each) for each in synthetic] if with_gradient else []
     return synthetic[0].new_empty((), dtype=torch.float32), gradients
-
-
-def _cuda_gradient_distance(launch: _dispatch.Launch, *arguments: Any) -> Any:
-    return reference.value_and_gradients(*arguments)
 
 
 _dispatch.register(

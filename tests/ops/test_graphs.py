@@ -44,6 +44,10 @@ def collage_inputs(generator: torch.Generator) -> Tensors:
     return (torch.randint(0, 256, (2, 8, 3, 9, 9), dtype=torch.uint8, generator=generator),)
 
 
+def gradient_inputs(generator: torch.Generator) -> Tensors:
+    return torch.randn(2, 7, 5, generator=generator), torch.randn(2, 7, 5, generator=generator)
+
+
 def kmeans_inputs(generator: torch.Generator) -> Tensors:
     return (torch.randn(2, 60, 5, generator=generator),)
 
@@ -64,6 +68,11 @@ CASES: list[tuple[str, Callable[[torch.Generator], Tensors], Callable[..., Any]]
     ("collage", collage_inputs, lambda op, patches: op(patches, 2, 19)),
     ("kmeans", kmeans_inputs, lambda op, x: op(x, 4, max_iter=9)),
     ("nearest_samples", nearest_inputs, lambda op, *inputs: op(*inputs, 3)),
+    (
+        "gradient_distance",
+        gradient_inputs,
+        lambda op, x, y: op([x, x[0]], [y, y[0]], "l2"),
+    ),
     ("representatives", kmeans_inputs, lambda op, x: op(x, 4, 2, max_iter=9)),
 ]
 

@@ -213,6 +213,16 @@ def test_only_some_need_a_derivative():
     assert all(each.grad is None for i, each in enumerate(x) if i != 2)
 
 
+def test_more_layers_than_a_launch_takes(isa, metric):
+    generator = torch.Generator().manual_seed(11)
+    x, y = ([torch.randn(i % 5, 3, generator=generator) for i in range(150)] for _ in range(2))
+    value, slopes = measured(x, y, metric)
+    expected, expected_slopes = exact(x, y, metric)
+    torch.testing.assert_close(value.double(), expected, rtol=VALUE_RTOL, atol=1e-4)
+    for slope, wanted in zip(slopes, expected_slopes, strict=True):
+        torch.testing.assert_close(slope.double(), wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_nothing_is_at_no_distance():
     assert float(ops.gradient_distance([], [])) == 0.0
     assert float(ops.gradient_distance([torch.ones(3)], [torch.zeros(3)], "dc")) == 0.0

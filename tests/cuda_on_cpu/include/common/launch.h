@@ -59,6 +59,7 @@ const void* given(unsigned lane);
 extern dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 inline void __syncthreads() { cuda_on_cpu::barrier(); }
+inline void __threadfence() {}
 inline void __threadfence_system() {}  // fibers of one thread see what each other wrote
 
 template <class T>
