@@ -143,7 +143,7 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X
-            (N, D) samples; a tensor must be where those of the fit were.
+            (N, D) samples, on any device.
 
         Returns
         -------

@@ -58,7 +58,8 @@ std::vector<NearestProblem> nearest_problems(const Samples& all,
                                              const std::vector<int64_t>& k, const float* centroids,
                                              int64_t count, int64_t* nearest);
 
-// Throws std::invalid_argument that names the first row of [rows, D] that is not finite.
+// Throws std::invalid_argument that names the first row of [rows, D] that is not finite, or whose
+// squared length is above an eighth of float32's largest.
 void check_finite(const float* centroids, int64_t rows, int64_t dim, const std::string& what);
 
 Seeding parse_seeding(const std::string& name);

@@ -74,7 +74,7 @@ inline float score_slack(int64_t dim) {
   return static_cast<float>(chain) * 0x1p-23f;
 }
 
-// The same for distances, relative to the result: chains of a fourth at most.
-inline float distance_slack(int64_t dim) { return static_cast<float>(dim / 4 + 16) * 0x1p-24f; }
+// The same for distances, relative to the result: chains of a fourth at most, and what is left.
+inline float distance_slack(int64_t dim) { return static_cast<float>(dim / 4 + 72) * 0x1p-24f; }
 
 }  // namespace pydream

@@ -45,7 +45,10 @@ class Panels {
 
   int64_t count() const { return count_; }
   Panel at(int64_t panel) const;
-  float farthest() const { return farthest_; }  // the longest |c - origin|
+
+  // How far a squared distance made of a score may be off, for a sample at this squared distance
+  // from the origin.
+  float margin(float length) const;
 
  private:
   void pack_one(const float* centroid, const int32_t* order, const float* origin, int64_t panel);
@@ -56,7 +59,8 @@ class Panels {
   std::vector<float> bias_;    // [count, columns]
   std::vector<int32_t> centre_;
   std::vector<float> length_;  // [count], the longest of each
-  float farthest_ = 0.0f;
+  float farthest_ = 0.0f;      // the longest |c - origin|
+  float origin_length_ = 0.0f;
 };
 
 // The mean of up to 256 samples, evenly spaced: a point near them.

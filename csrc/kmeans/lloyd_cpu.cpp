@@ -120,13 +120,6 @@ class Lloyd {
     return kernels_.distance(from, problem_.centroid + centre * x_.dim, x_.dim);
   }
 
-  // How far a squared distance made of a score may be off (score_slack, and its other terms).
-  float margin(int64_t sample) const {
-    const float far = panels_.farthest();
-    const float near = std::sqrt(length_[sample]);
-    return score_slack(x_.dim) * (near + origin_length_ + far) * far + slack_ * length_[sample];
-  }
-
   // Scores each sample of the tile against its first panels, into minima by place.
   void score(Tile& tile) const {
     const int64_t count = tile.end - tile.begin;
@@ -156,10 +149,38 @@ class Lloyd {
     score(tile);
     for (int64_t i = tile.begin; i < tile.end; ++i) {
       const Nearest nearest = kernels_.reduce(tile.minimum[i - tile.begin]);
+      const float squared = squared_distance(row(tile, i), nearest.centre);
+      if (least(i, nearest.second) <= squared) {
+        resolve(tile, i);
+        continue;
+      }
       standing_.label[i] = nearest.centre;
-      settle(i, squared_distance(row(tile, i), nearest.centre));
+      settle(i, squared);
       standing_.lower[i] = bound(i, nearest.second);
     }
+  }
+
+  // The least squared distance that a score may stand for.
+  float least(int64_t sample, float score) const {
+    return length_[sample] + 2.0f * score - panels_.margin(length_[sample]);
+  }
+
+  // Where scores leave open which centre is nearest: by distances to all of them.
+  void resolve(Tile& tile, int64_t i) {
+    const float* from = row(tile, i);
+    float best = kInfinity, second = kInfinity;
+    for (int64_t centre = 0; centre < k_; ++centre) {
+      const float squared = squared_distance(from, centre);
+      if (squared < best) {
+        second = best;
+        best = squared;
+        standing_.label[i] = static_cast<int32_t>(centre);
+      } else if (squared < second) {
+        second = squared;
+      }
+    }
+    settle(i, best);
+    standing_.lower[i] = std::sqrt(second) * (1.0f - slack_);
   }
 
   void settle(int64_t sample, float squared) {
@@ -170,8 +191,7 @@ class Lloyd {
 
   // A lower bound of a distance, from its score.
   float bound(int64_t sample, float score) const {
-    if (score == kInfinity) return kInfinity;
-    const float squared = length_[sample] + 2.0f * score - margin(sample);
+    const float squared = least(sample, score);
     return squared > 0.0f ? std::sqrt(squared) * kDown : 0.0f;
   }
 
@@ -211,24 +231,23 @@ class Lloyd {
   // Takes the winner of those scored if it is nearer than the own centre.
   void consider(Tile& tile, int64_t i) {
     const Nearest nearest = kernels_.reduce(tile.minimum[i - tile.begin]);
-    float& lower = standing_.lower[i];
     const int32_t own = standing_.label[i];
-    if (nearest.centre == own) {
-      lower = std::min(lower, bound(i, nearest.second));
+    const float known = standing_.own[i];
+    const bool stays = nearest.centre == own;
+    float& lower = standing_.lower[i];
+    const float other = stays ? nearest.second : nearest.best;
+    if (least(i, other) > known) {
+      lower = std::min(lower, bound(i, other));
       return;
     }
-    const float known = standing_.own[i];
-    const float winner = length_[i] + 2.0f * nearest.best;
-    if (winner - margin(i) <= known) {
-      const float squared = squared_distance(row(tile, i), nearest.centre);
-      if (squared < known || (squared == known && nearest.centre < own)) {
-        lower = std::min({lower, bound(i, nearest.second), std::sqrt(known) * (1.0f - slack_)});
-        standing_.label[i] = nearest.centre;
-        settle(i, squared);
-        return;
-      }
-    }
-    lower = std::min(lower, bound(i, nearest.best));
+    const float squared = stays ? known : squared_distance(row(tile, i), nearest.centre);
+    if (least(i, nearest.second) <= std::min(squared, known)) return resolve(tile, i);
+    const bool wins = squared < known || (squared == known && nearest.centre < own);
+    const float loser = std::sqrt(std::max(squared, known)) * (1.0f - slack_);
+    lower = std::min({lower, bound(i, nearest.second), loser});
+    if (!wins) return;
+    standing_.label[i] = nearest.centre;
+    settle(i, squared);
   }
 
   void refresh() {
@@ -313,9 +332,9 @@ class Lloyd {
     const int64_t first = first_event_[centre];
     const int64_t last = first_event_[centre + 1];
     movement_[centre] = 0.0f;
-    if (first == last) return;
     double* sum = sum_.data() + centre * x_.dim;
     if (all) std::fill_n(sum, x_.dim, 0.0);
+    if (first == last) return;
     for (int64_t e = first; e < last; ++e) {
       const float* from = kernels_.widen(x_, events_[e].sample, scratch.data());
       kernels_.accumulate(from, events_[e].sign, x_.dim, sum);
@@ -373,9 +392,6 @@ class Lloyd {
   const KmeansKernels& kernels_;
   const float slack_;
   std::vector<float> origin_;
-  float origin_length_ =
-      std::sqrt(std::inner_product(origin_.begin(), origin_.end(), origin_.begin(), 0.0f)) *
-      1.0001f;
   Buffer<float> length_;  // [N], squared distances to the origin
   Standing standing_;
   Buffer<int32_t> before_;  // [N], labels that the sums stand for

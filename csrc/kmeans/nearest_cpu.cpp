@@ -9,10 +9,6 @@
 namespace pydream {
 namespace {
 
-// Samples kept by score beyond those asked for: their order by score is that of their distances
-// but for rounding, so the last word is had by distances.
-constexpr int64_t kSpare = 8;
-
 struct Candidate {
   float distance;
   int64_t sample;
@@ -77,7 +73,7 @@ class PanelSearch {
         centres_(std::min(kernels.columns, problem.k - first_centre_)),
         count_(count),
         kernels_(kernels),
-        closest_(static_cast<size_t>(centres_), Closest(std::min(count + kSpare, problem.x.count))),
+        closest_(static_cast<size_t>(centres_), Closest(count)),
         widened_(static_cast<size_t>(kernels.rows * problem.x.dim)) {}
 
   void run() {
@@ -97,21 +93,22 @@ class PanelSearch {
     }
     kernels_.score_all(rows, count, dim, panel_, scores);
     for (int64_t r = 0; r < count; ++r) {
-      const float half = prepared_.length[first + r] / 2;
+      const float length = prepared_.length[first + r];
+      const float least = length - prepared_.panels.margin(length);
       for (int64_t j = 0; j < centres_; ++j) {
-        const float distance = half + scores[r * kernels_.columns + j];
-        if (distance <= closest_[j].limit()) closest_[j].offer({distance, first + r});
+        // A score only says whom to leave out: those that stay are measured.
+        if (least + 2.0f * scores[r * kernels_.columns + j] > closest_[j].limit()) continue;
+        closest_[j].offer({kernels_.distance(rows[r], centre(j), dim), first + r});
       }
     }
   }
 
+  const float* centre(int64_t j) const {
+    return problem_.centroid + (first_centre_ + j) * problem_.x.dim;
+  }
+
   void write(int64_t j) {
-    const float* centre = problem_.centroid + (first_centre_ + j) * problem_.x.dim;
     std::vector<Candidate>& candidates = closest_[j].all();
-    for (Candidate& each : candidates) {
-      const float* row = kernels_.widen(problem_.x, each.sample, widened_.data());
-      each.distance = kernels_.distance(row, centre, problem_.x.dim);
-    }
     std::sort(candidates.begin(), candidates.end());
     int64_t* nearest = problem_.nearest + (first_centre_ + j) * count_;
     for (int64_t n = 0; n < count_; ++n) nearest[n] = candidates[n].sample;

@@ -17,6 +17,7 @@ namespace {
 constexpr int kBatch = kThreads;  // samples measured before the nearest are sorted in
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kMostLength = std::numeric_limits<float>::max() / 8;
+constexpr float kMostValue = 6.5e18f;  // its root
 static_assert(kTogether == kWarps, "a warp sorts for a centre");
 
 // Distances of a row to the block's centres, by a warp; returns the row's squared length.
@@ -82,7 +83,7 @@ __global__ void __launch_bounds__(kThreads)
   const int centres = static_cast<int>(min(kTogether, n.table[problem + 1].first_centre - first));
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
   for (int64_t at = threadIdx.x; at < centres * n.x.dim; at += kThreads) {
-    if (!isfinite(n.centroid[first * n.x.dim + at])) {
+    if (!(fabsf(n.centroid[first * n.x.dim + at]) <= kMostValue)) {
       report(faults, Fault::centroids, first + at / n.x.dim);
     }
   }

@@ -48,6 +48,15 @@ void Panels::pack(const float* centroid, const int32_t* order, const float* orig
     for (int64_t panel = begin; panel < end; ++panel) pack_one(centroid, order, origin, panel);
   });
   farthest_ = *std::max_element(length_.begin(), length_.end());
+  double squares = 0.0;
+  for (int64_t d = 0; d < dim_; ++d) squares += static_cast<double>(origin[d]) * origin[d];
+  origin_length_ = static_cast<float>(std::sqrt(squares)) * 1.000001f;
+}
+
+float Panels::margin(float length) const {
+  const float near = std::sqrt(length);
+  return score_slack(dim_) * (near + origin_length_ + farthest_) * farthest_ +
+         distance_slack(dim_) * length;
 }
 
 void Panels::pack_one(const float* centroid, const int32_t* order, const float* origin,

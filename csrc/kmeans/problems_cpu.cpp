@@ -1,7 +1,5 @@
 // Many problems in one buffer, taken apart.
-#include <algorithm>
-#include <cmath>
-#include <numeric>
+#include <limits>
 #include <stdexcept>
 
 #include "common/half.h"
@@ -26,11 +24,17 @@ Seeding parse_seeding(const std::string& name) {
 }
 
 void check_finite(const float* centroids, int64_t rows, int64_t dim, const std::string& what) {
-  const float* wrong = std::find_if(centroids, centroids + rows * dim,
-                                    [](float value) { return !std::isfinite(value); });
-  if (wrong == centroids + rows * dim) return;
-  throw std::invalid_argument(what + " must be finite; it is not in row " +
-                              std::to_string((wrong - centroids) / dim));
+  constexpr double kMost = std::numeric_limits<float>::max() / 8;
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* centroid = centroids + row * dim;
+    double squares = 0.0;
+    for (int64_t d = 0; d < dim; ++d) squares += static_cast<double>(centroid[d]) * centroid[d];
+    if (squares <= kMost) continue;
+    throw std::invalid_argument(what +
+                                " must be finite, and small enough for squared distances in "
+                                "float32; it is not in row " +
+                                std::to_string(row));
+  }
 }
 
 std::vector<KmeansProblem> kmeans_problems(const Samples& all, const std::vector<int64_t>& offsets,

@@ -16,7 +16,8 @@
 namespace pydream {
 namespace {
 
-constexpr int64_t kLooks = 256;  // samples whose mean is the origin
+constexpr int64_t kLooks = 256;        // samples whose mean is the origin
+constexpr float kMostHalf = 65504.0f;  // of float16; far from all samples that it could hold
 constexpr float kMostLength = std::numeric_limits<float>::max() / 8;
 
 // In 1 / unit: how many units the value 1 has.
@@ -28,8 +29,7 @@ __device__ double units(const KmeansOnDevice& k, int64_t problem) {
   return ldexp(1.0, 61 - bits - exponent);
 }
 
-// The mean of some samples, by a block for each problem. 16-bit samples are compared as they are,
-// less nothing.
+// The mean of some samples, by a block for each problem.
 template <class T>
 __global__ void __launch_bounds__(kThreads) origin_kernel(const KmeansOnDevice k) {
   const int64_t problem = blockIdx.x;
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kThreads) origin_kernel(const KmeansOnDevice k
   const int64_t looks = min(count, kLooks);
   for (int64_t d = threadIdx.x; d < k.x.dim; d += kThreads) {
     double sum = 0.0;
-    for (int64_t look = 0; sizeof(T) == 4 && look < looks; ++look) {
+    for (int64_t look = 0; look < looks; ++look) {
       sum += sample<T>(k, entry.first_row + look * count / looks, d);
     }
     k.origin[problem * k.x.dim + d] = static_cast<float>(sum / static_cast<double>(looks));
@@ -89,6 +89,12 @@ __global__ void __launch_bounds__(kThreads) move_kernel(const KmeansOnDevice k) 
   for (int64_t row = rows.begin + threadIdx.x / 32; row < rows.end; row += kWarps) {
     const int32_t before = k.label[row], after = k.next[row];
     if (before == after) continue;
+    if (before >= 0) {  // scores are rounded: a label changes only if the distances say so, too
+      const float* centroid = k.centroid + first * k.x.dim;
+      const float here = warp_distance<T>(k, row, centroid + before * k.x.dim);
+      const float there = warp_distance<T>(k, row, centroid + after * k.x.dim);
+      if (!(there < here || (there == here && after < before))) continue;
+    }
     for (int64_t d = lane; d < k.x.dim; d += 32) {
       const auto value =
           static_cast<unsigned long long>(__double2ll_rn(sample<T>(k, row, d) * scale));
@@ -115,9 +121,7 @@ __device__ Farthest find_farthest(const KmeansOnDevice& k, const ProblemEntry& e
   Farthest best = {0.0f, -1};
   for (int64_t row = entry.first_row + threadIdx.x; row < end; row += kThreads) {
     const float near = k.near[row];
-    // Distances of equal points made of products are not quite zero.
-    const bool apart = near > k.length[row] * 0x1p-18f;
-    if (apart && near > best.near && k.members[entry.first_centre + k.label[row]] > 1) {
+    if (near > best.near && k.members[entry.first_centre + k.label[row]] > 1) {
       best = {near, row};
     }
   }
@@ -169,6 +173,12 @@ __global__ void __launch_bounds__(kThreads) fill_kernel(const KmeansOnDevice k) 
     if (k.members[centre] == 0) empty += 1.0;
   }
   if (block_sum(empty, sums) == 0.0) return;
+  for (int64_t row = entry.first_row + threadIdx.x / 32; row < next.first_row; row += kWarps) {
+    const int64_t own = entry.first_centre + k.label[row];
+    const float near = warp_distance<T>(k, row, k.centroid + own * k.x.dim);
+    if (threadIdx.x % 32 == 0) k.near[row] = near;
+  }
+  __syncthreads();
   const double scale = units(k, problem);
   for (int64_t centre = entry.first_centre; centre < next.first_centre; ++centre) {
     if (k.members[centre] > 0) continue;
@@ -194,7 +204,7 @@ __device__ void prepare(const KmeansOnDevice& k, int64_t problem, int64_t centre
       float value = centroid[d] - origin[d];
       if (narrow_words) {
         T rounded;
-        narrow(value, &rounded);
+        narrow(fminf(fmaxf(value, -kMostHalf), kMostHalf), &rounded);
         uint16_t half_bits;
         memcpy(&half_bits, &rounded, sizeof half_bits);
         bits |= static_cast<uint32_t>(half_bits) << (16 * which);
@@ -216,13 +226,13 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(const KmeansOnDevice 
   double* sums = shared_memory<double>();  // [kWarps]
   const int64_t centre = blockIdx.x;
   const int64_t problem = problem_of(k, centre, &ProblemEntry::first_centre);
-  double wrong = 0.0;
+  double squares = 0.0;
   for (int64_t d = threadIdx.x; d < k.x.dim; d += kThreads) {
-    if (!isfinite(k.centroid[centre * k.x.dim + d])) wrong += 1.0;
+    const double value = k.centroid[centre * k.x.dim + d];
+    squares += value * value;
   }
-  if (block_sum(wrong, sums) > 0.0 && threadIdx.x == 0) {
-    report(faults, Fault::centroids, centre);
-  }
+  const bool good = block_sum(squares, sums) <= kMostLength;
+  if (!good && threadIdx.x == 0) report(faults, Fault::centroids, centre);
   prepare<T>(k, problem, centre, sums);
 }
 

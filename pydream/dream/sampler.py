@@ -136,7 +136,8 @@ class RepresentativeSampler:
         -------
         list of Tensor
             For each class int64 (m,), rows of `images` on the network's device: cluster by
-            cluster, the nearest of each first. Empty for a class without images.
+            cluster, the nearest of each first; an image nearest to two centres is there twice.
+            Empty for a class without images.
 
         Raises
         ------
@@ -171,7 +172,13 @@ class RepresentativeSampler:
                     batch = batch.float() / 255
                 if self.transform is not None:
                     batch = self.transform(batch)
-                embedded = features(batch).flatten(1)
+                embedded = features(batch).flatten(1).to(dtype)
+                if not embedded.isfinite().all():
+                    row = first + int((~embedded.isfinite()).any(dim=1).nonzero()[0])
+                    raise ValueError(
+                        f"the embedding of images[{row}] is not finite in {str(dtype)[6:]}; where "
+                        "features are too large for float16, take dtype=torch.bfloat16"
+                    )
                 if kept is None:
                     shape = (len(self.images), embedded.shape[1])
                     kept = torch.empty(shape, dtype=dtype, device=device)

@@ -23,7 +23,8 @@ _FAULTS = (
     "scores hold NaN in {rows}: {place}",
     "x must be finite, small enough for squared distances in float32, and for cosine not zero; "
     "it is not in {rows}: {place}",
-    "centroids must be finite; it is not in {rows}: {place}",
+    "centroids must be finite, and small enough for squared distances in float32; it is not in "
+    "{rows}: {place}",
 )
 _NO_PLACE = -1  # all ones, as the kernels write it
 

@@ -12,6 +12,7 @@ from pydream.ops import _dispatch
 from pydream.ops._problems import SAMPLE_TYPES
 from pydream.ops.reference import kmeans as reference
 
+_MOST_CENTROIDS = 1_000_000
 _LOOK = 4
 """Iterations after which the host looks whether a GPU's problems have all ended."""
 
@@ -94,6 +95,8 @@ def _cuda_kmeans(
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     result = _empty_result(x, offsets, k)
+    if k and max(k) > _MOST_CENTROIDS:
+        raise ValueError(f"k must be at most {_MOST_CENTROIDS} on a GPU, got {max(k)}")
     centroids, _, inertia, n_iter = result
     if given is not None:
         centroids.copy_(given)

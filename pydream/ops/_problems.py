@@ -39,6 +39,8 @@ class Problems(NamedTuple):
 
 def check_samples(value: TensorLike, offsets: Sequence[int] | TensorLike | None) -> Problems:
     x = as_tensor(value, "x")
+    if not x.dtype.is_floating_point:
+        raise ValueError(f"x must be floating point, got {str(x.dtype).removeprefix('torch.')}")
     check_dtype(x, "x", *SAMPLE_TYPES)
     if offsets is not None:
         check_shape(x, "x", ("total", "D"))

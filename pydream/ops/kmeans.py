@@ -108,11 +108,12 @@ def kmeans(
     Raises
     ------
     TypeError
-        For a dtype or type that is not one of these.
+        For float64 and for a type that is not one of these.
     ValueError
-        For samples that are not finite, naming the rows; for a k below 1 or above the number of
-        samples; for offsets that do not start at 0, rise and end at the number of rows; for an
-        empty problem; for centroids of another shape; for any other value out of range.
+        For integer samples; for samples that are not finite, naming the rows; for a k below 1 or
+        above the number of samples; for offsets that do not start at 0, rise and end at the number
+        of rows; for an empty problem; for centroids of another shape; for any other value out of
+        range.
 
     Notes
     -----

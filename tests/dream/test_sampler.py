@@ -207,8 +207,11 @@ def test_says_which_layers_there_are():
 def test_embeddings_that_are_not_finite_are_named():
     images, labels = pictures()
     images[7, 0, 0, 0] = torch.nan
-    with pytest.raises(ValueError, match=r"x must be finite.* in 1 row: 7"):
+    with pytest.raises(ValueError, match=r"embedding of images\[7\] is not finite in float32"):
         RepresentativeSampler(images, labels)(Flat())
+    images[7] = 1e6
+    with pytest.raises(ValueError, match=r"images\[7\] is not finite in float16; .*bfloat16"):
+        RepresentativeSampler(images, labels, dtype=torch.float16)(Flat())
 
 
 @pytest.mark.slow
