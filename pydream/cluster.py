@@ -12,6 +12,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from pydream import ops
+from pydream.ops._checks import check_at_least, check_shape
+from pydream.ops._problems import check_choice
 
 
 class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
@@ -104,13 +106,14 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             For what :func:`pydream.ops.kmeans` refuses.
         """
         samples = self._samples(X, reset=True)
-        if self.max_iter < 1:
-            raise ValueError(f"max_iter must be at least 1, got {self.max_iter}")
+        self._check(len(samples))
         start = self.init_method if centroids is None else centroids
         if isinstance(start, str):
             start = "k-means++" if start == "kmeans++" else start
         else:
             start = torch.as_tensor(start, dtype=torch.float32, device=samples.device)
+            shape = (self.n_clusters, samples.shape[1])
+            check_shape(start, "init_method" if centroids is None else "centroids", shape)
         result = ops.kmeans(
             samples,
             int(self.n_clusters),
@@ -183,6 +186,18 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
                 f"X has {value.shape[1]} features, but the fit was with {self.n_features_in_}"
             )
         return value.detach().float() if value.dtype == torch.float64 else value.detach()
+
+    def _check(self, count: int) -> None:
+        """Raise for settings that the op would refuse by its own names."""
+        check_at_least(self.n_clusters, "n_clusters", 1)
+        check_at_least(self.max_iter, "max_iter", 1)
+        if self.n_clusters > count:
+            raise ValueError(
+                f"n_clusters must be at most the number of samples, {count}, got {self.n_clusters}"
+            )
+        check_choice(self.mode, "mode", ("euclidean", "cosine"))
+        if isinstance(self.init_method, str):
+            check_choice(self.init_method, "init_method", ("k-means++", "kmeans++", "random"))
 
     def _seed(self) -> int:
         if isinstance(self.random_state, (int, np.integer)):

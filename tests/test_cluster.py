@@ -67,11 +67,16 @@ def test_verbose_says_how_it_went(capsys):
 @pytest.mark.parametrize(
     ("options", "x", "message"),
     [
-        ({"n_clusters": 61}, clumps(), "k must be at most the number of samples, 60, got 61"),
+        (
+            {"n_clusters": 61},
+            clumps(),
+            "n_clusters must be at most the number of samples, 60, got 61",
+        ),
+        ({"n_clusters": 0}, clumps(), "n_clusters must be at least 1, got 0"),
         ({"max_iter": 0}, clumps(), "max_iter must be at least 1, got 0"),
-        ({"mode": "l1"}, clumps(), "metric must be one of euclidean, cosine, got 'l1'"),
-        ({"init_method": "gaussian"}, clumps(), "init must be one of"),
-        ({"init_method": np.zeros((2, 2))}, clumps(), r"init must have shape \(3, 2\)"),
+        ({"mode": "l1"}, clumps(), "mode must be one of euclidean, cosine, got 'l1'"),
+        ({"init_method": "gaussian"}, clumps(), "init_method must be one of k-means"),
+        ({"init_method": np.zeros((2, 2))}, clumps(), r"init_method must have shape \(3, 2\)"),
         ({}, clumps()[0], r"X must have shape \(N, D\)"),
     ],
 )

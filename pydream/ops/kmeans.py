@@ -77,7 +77,8 @@ def kmeans(
     ----------
     x
         float32, float16 or bfloat16: (N, D) is one problem, (B, N, D) are B of them, and
-        (total, D) with `offsets` are problems of any sizes. Finite.
+        (total, D) with `offsets` are problems of any sizes. Finite; differences are squared in
+        float32, so those below 1e-19 count as none.
     k
         Centroids of each problem: one number, or one for each problem. At most as many as samples,
         unless samples only get the labels of centroids.
