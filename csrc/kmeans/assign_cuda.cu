@@ -13,7 +13,8 @@
 // A float32 value is split in two of tf32, high and low, and the product of the low parts left out:
 // off by 2^-21 of the product. 16-bit samples are tf32 values as they are. Centres are taken less
 // a point near the samples, so that what is compared is small where the samples are close together
-// (kmeans_kernel.h has the formula).
+// (kmeans_kernel.h has the formula). Unless `fast`, the second least score is kept, too: where both
+// are closer than their rounding, the sample is marked, and distances settle it (move_cuda.cu).
 #include <limits>
 #include <type_traits>
 
@@ -127,13 +128,15 @@ __device__ void multiply_piece(const uint32_t* samples, const uint32_t* centres,
   }
 }
 
-// The least score so far of the 8 samples that a thread has sums of.
+// The least score so far of the 8 samples that a thread has sums of, and the one after it.
 struct Best {
   float score[kRowTiles * 2];
+  float second[kRowTiles * 2];
   int32_t centre[kRowTiles * 2];
 };
 
 // Centres of a problem, counted from 0: `first` is that of the step.
+template <bool kExact>
 __device__ void take_scores(const KmeansOnDevice& k, int64_t first_centre, int64_t first,
                             int64_t count, Sums& sum, Best& best) {
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
@@ -146,8 +149,10 @@ __device__ void take_scores(const KmeansOnDevice& k, int64_t first_centre, int64
 #pragma unroll
       for (int row = 0; row < kRowTiles * 2; ++row) {
         float& product = sum[row / 2][j][row % 2 * 2 + odd];
-        if (bias - product < best.score[row]) {
-          best.score[row] = bias - product;
+        const float score = bias - product;
+        if (kExact) best.second[row] = fminf(best.second[row], fmaxf(score, best.score[row]));
+        if (score < best.score[row]) {
+          best.score[row] = score;
           best.centre[row] = static_cast<int32_t>(centre);
         }
         product = 0.0f;
@@ -156,46 +161,74 @@ __device__ void take_scores(const KmeansOnDevice& k, int64_t first_centre, int64
   }
 }
 
-__device__ void prefer(float score, int32_t centre, float* best, int32_t* at) {
-  if (score < *best || (score == *best && centre < *at)) {
-    *best = score;
-    *at = centre;
+// A sample's least score and the one after it, of some of the centres.
+struct Least {
+  float score, second;
+  int32_t centre;
+};
+
+__device__ Least least_of(const Least& a, const Least& b) {
+  const bool first = a.score < b.score || (a.score == b.score && a.centre < b.centre);
+  const float second = fminf(fmaxf(a.score, b.score), fminf(a.second, b.second));
+  return {first ? a.score : b.score, second, first ? a.centre : b.centre};
+}
+
+// How far a centre of the problem lies from the origin, at most; by a block, to every thread.
+__device__ float farthest_reach(const KmeansOnDevice& k, int64_t first_centre, int64_t count,
+                                float* shared) {
+  float most = 0.0f;
+  for (int64_t centre = threadIdx.x; centre < count; centre += kThreads) {
+    most = fmaxf(most, k.reach[first_centre + centre]);
   }
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) {
+    most = fmaxf(most, __shfl_xor_sync(kAllLanes, most, distance));
+  }
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = most;
+  __syncthreads();
+  for (int warp = 0; warp < kWarps; ++warp) most = fmaxf(most, shared[warp]);
+  return most;
+}
+
+// Twice what a score can be off: of products |x| * reach, added up in 3 * D / 8 steps of tensor
+// cores that cut off below 2^-23, of their parts' 2^-20, and of biases.
+__device__ float score_margin(const KmeansOnDevice& k, int64_t problem, int64_t row, float reach) {
+  const float slack = static_cast<float>(k.x.dim + 72) * 0x1p-24f;
+  const float origin = k.origin_length[problem];
+  return 2.0f * slack * reach * (sqrtf(k.length[row]) + 2.0f * origin + reach);
 }
 
 // The least score of every sample over the threads that have some of its sums.
-__device__ void write_nearest(const KmeansOnDevice& k, const TileRows& rows, Best& best,
-                              float* scores, int32_t* centres) {
+template <bool kExact>
+__device__ void write_nearest(const KmeansOnDevice& k, const TileRows& rows, const Best& best,
+                              float reach, Least* least) {
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
 #pragma unroll
   for (int row = 0; row < kRowTiles * 2; ++row) {
+    Least here = {best.score[row], best.second[row], best.centre[row]};
 #pragma unroll
     for (int distance = 1; distance < 4; distance *= 2) {
-      const float score = __shfl_xor_sync(kAllLanes, best.score[row], distance);
-      const int32_t centre = __shfl_xor_sync(kAllLanes, best.centre[row], distance);
-      prefer(score, centre, &best.score[row], &best.centre[row]);
+      const float score = __shfl_xor_sync(kAllLanes, here.score, distance);
+      const float second = kExact ? __shfl_xor_sync(kAllLanes, here.second, distance) : kInfinity;
+      const int32_t centre = __shfl_xor_sync(kAllLanes, here.centre, distance);
+      here = least_of(here, {score, second, centre});
     }
-    if (lane % 4 == 0) {
-      const int place = warp / 4 * 64 + row / 2 * 16 + row % 2 * 8 + lane / 4;
-      scores[warp % 4 * kTileRows + place] = best.score[row];
-      centres[warp % 4 * kTileRows + place] = best.centre[row];
-    }
+    const int place = warp / 4 * 64 + row / 2 * 16 + row % 2 * 8 + lane / 4;
+    if (lane % 4 == 0) least[warp % 4 * kTileRows + place] = here;
   }
   __syncthreads();
   const int place = static_cast<int>(threadIdx.x);
   if (place >= kTileRows || rows.begin + place >= rows.end) return;
-  float score = scores[place];
-  int32_t centre = centres[place];
-  for (int part = 1; part < 4; ++part) {
-    prefer(scores[part * kTileRows + place], centres[part * kTileRows + place], &score, &centre);
-  }
+  Least all = least[place];
+  for (int part = 1; part < 4; ++part) all = least_of(all, least[part * kTileRows + place]);
   const int64_t row = rows.begin + place;
-  k.next[row] = centre;
-  k.near[row] = fmaxf(k.length[row] + 2.0f * score, 0.0f);
+  const bool sure = !kExact || all.second - all.score > score_margin(k, rows.problem, row, reach);
+  k.next[row] = sure ? all.centre : ~all.centre;
 }
 
 template <class T, class Format, int kTerms>
 __global__ void __launch_bounds__(kThreads) assign_kernel(const KmeansOnDevice k, bool resident) {
+  constexpr bool kExact = kTerms > 1;
   const TileRows rows = rows_of(k, blockIdx.x);
   if (k.done[rows.problem]) return;
   const int64_t parts = k.padded / kWords;
@@ -219,7 +252,7 @@ __global__ void __launch_bounds__(kThreads) assign_kernel(const KmeansOnDevice k
   Best best;
 #pragma unroll
   for (int row = 0; row < kRowTiles * 2; ++row) {
-    best.score[row] = kInfinity;
+    best.score[row] = best.second[row] = kInfinity;
     best.centre[row] = 0;
   }
   stage(0);
@@ -234,12 +267,14 @@ __global__ void __launch_bounds__(kThreads) assign_kernel(const KmeansOnDevice k
     const int64_t place = resident ? step % parts : step % 2;
     multiply_piece<Format, kTerms>(samples + place * kPiece, centres + step % 2 * kPiece, sum);
     if (step % parts == parts - 1) {
-      take_scores(k, first_centre, step / parts * kCentres, count, sum, best);
+      take_scores<kExact>(k, first_centre, step / parts * kCentres, count, sum, best);
     }
     __syncthreads();  // before the next but one step's pieces come
   }
-  float* scores = reinterpret_cast<float*>(samples);  // [4, 128]
-  write_nearest(k, rows, best, scores, reinterpret_cast<int32_t*>(scores + 4 * kTileRows));
+  auto* least = reinterpret_cast<Least*>(samples);     // [4, 128]
+  float* reaches = reinterpret_cast<float*>(centres);  // [kWarps]
+  const float reach = kExact ? farthest_reach(k, first_centre, count, reaches) : 0.0f;
+  write_nearest<kExact>(k, rows, best, reach, least);
 }
 
 template <class T, class Format, int kTerms>

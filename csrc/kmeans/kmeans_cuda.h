@@ -31,12 +31,14 @@ struct KmeansOnDevice {
   int32_t* unfinished;  // [1], problems that have not ended
   // Working memory.
   float* origin;            // [B, D], a point near the samples
-  float* length;            // [T], squared distances to it
-  float* near;              // [T], squared distances to the own centre
+  float* origin_length;     // [B]
+  float* length;            // [T], squared distances to the origin
+  float* near;              // [T], squared distances to the own centre, where they are needed
   int32_t* label;           // [T], as in the sums
-  int32_t* next;            // [T], as of the centres now
+  int32_t* next;            // [T], as of the centres now; ~label where scores do not decide
   uint32_t* prepared;       // [C, padded], centres less the origin, in the format of the comparison
   float* bias;              // [C]
+  float* reach;             // [C], distances to the origin
   unsigned long long* sum;  // [C, D], in units of the problem's `unit`, two's complement
   int32_t* members;         // [C]
   double* shift;            // [C], squares of how far the centres moved

@@ -72,6 +72,19 @@ __device__ float warp_distance(const KmeansOnDevice& k, int64_t row, const float
   return warp_sum(sum);
 }
 
+constexpr size_t kSumBytes = kWarps * sizeof(double);
+
+inline dim3 blocks(int64_t count) { return dim3(static_cast<unsigned>(count)); }
+
+// In 1 / unit: how many units the value 1 has.
+__device__ inline double units(const KmeansOnDevice& k, int64_t problem) {
+  const int64_t count = k.table[problem + 1].first_row - k.table[problem].first_row;
+  int bits = 0;
+  while ((int64_t{1} << bits) < count) ++bits;
+  const int exponent = static_cast<int>(k.largest[problem] >> 23) - 126;  // largest < 2^exponent
+  return ldexp(1.0, 61 - bits - exponent);
+}
+
 // Runs what is written for samples of type T.
 #define PYDREAM_BY_TYPE(type, ...) \
   switch (type) {                  \
@@ -92,7 +105,13 @@ __device__ float warp_distance(const KmeansOnDevice& k, int64_t row, const float
     }                              \
   }
 
-// Labels every sample with its nearest centre, into `next` and `near` (assign_cuda.cu).
+// Finds every sample's nearest centre, into `next` (assign_cuda.cu).
 void assign_cuda(const KmeansOnDevice& k, CudaStream stream);
+
+// Brings labels, sums and members to what the assignment found (move_cuda.cu).
+void move_cuda(const KmeansOnDevice& k, CudaStream stream);
+
+// Gives each centre without samples the one that is farthest from its own.
+void fill_cuda(const KmeansOnDevice& k, CudaStream stream);
 
 }  // namespace pydream

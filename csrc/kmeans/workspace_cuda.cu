@@ -27,12 +27,14 @@ class Carver {
 int64_t kmeans_workspace(KmeansOnDevice* k, unsigned char* memory) {
   Carver carver(memory);
   carver.take(&k->origin, k->problems * k->x.dim);
+  carver.take(&k->origin_length, k->problems);
   carver.take(&k->length, k->x.count);
   carver.take(&k->near, k->x.count);
   carver.take(&k->label, k->x.count);
   carver.take(&k->next, k->x.count);
   carver.take(&k->prepared, k->centres * k->padded);
   carver.take(&k->bias, k->centres);
+  carver.take(&k->reach, k->centres);
   carver.take(&k->sum, k->centres * k->x.dim);
   carver.take(&k->members, k->centres);
   carver.take(&k->shift, k->centres);

@@ -124,6 +124,15 @@ class TestKMeans:
         assert inertia[-1] < 0.9 * inertia[0]
         assert [int(each.n_iter) for each in runs[:5]] == [0, 1, 2, 3, 4]
 
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_fast_inertia_never_rises(self, dtype: torch.dtype) -> None:
+        x = torch.randn(200, 5, generator=torch.Generator().manual_seed(3)).to(dtype)
+        options = {"init": "random", "tol": 0.0, "precision": "fast"}
+        inertia = torch.stack(
+            [ops.kmeans(x, 9, max_iter=each, **options).inertia for each in ITERATIONS]
+        )
+        assert (inertia.diff() <= INERTIA_RTOL * inertia[1:]).all()
+
     def test_tolerance_ends_sooner(self) -> None:
         x = torch.randn(300, 4, generator=torch.Generator().manual_seed(2))
         exact = ops.kmeans(x, 8, tol=0.0)
@@ -273,7 +282,7 @@ class TestHardSamples:
         assert result.centroids.isfinite().all()
 
     @pytest.mark.parametrize("width", [0.01, 0.1, 1.0])
-    def test_two_places_far_apart(self, isa: str, width: float, on_cpu: None) -> None:
+    def test_two_places_far_apart(self, isa: str, width: float) -> None:
         """Where products are a million times the squared distances that count."""
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(600, 2, generator=generator) * width

@@ -1,0 +1,165 @@
+// Samples that change their cluster: by the assignment, and to centres that lost all of theirs.
+//
+// Shapes: samples [T, D], sums [C, D]; a block takes 128 samples, or a problem with empty clusters,
+// whose samples one block looks through for each of them.
+// Presumes: few labels change and few are near ties, which are settled by k distances of a warp;
+// samples that are all alike pay that for every row.
+// Limit: bandwidth. The first time, one read of the samples and an atomic addition for each of
+// their values; then only samples whose label has changed are read.
+//
+// Sums are integers: values in a unit so small that N of the largest just fit in 63 bits, which
+// for a million samples is 2^-42 of the largest. So they are exact and do not depend on the order
+// of the additions, and taking a sample out again leaves no trace.
+#include <limits>
+
+#include "kmeans/kmeans_device.h"
+
+namespace pydream {
+namespace {
+
+// The centre nearest to a row by distances, the first of those as near; by a warp.
+template <class T>
+__device__ int32_t settle(const KmeansOnDevice& k, const TileRows& rows, int64_t row) {
+  const int64_t first = k.table[rows.problem].first_centre;
+  const int64_t count = k.table[rows.problem + 1].first_centre - first;
+  float least = std::numeric_limits<float>::infinity();
+  int32_t nearest = 0;
+  for (int64_t centre = 0; centre < count; ++centre) {
+    const float squared = warp_distance<T>(k, row, k.centroid + (first + centre) * k.x.dim);
+    if (squared < least) {
+      least = squared;
+      nearest = static_cast<int32_t>(centre);
+    }
+  }
+  return nearest;
+}
+
+// What to label a row with, as assign_cuda.cu left it; by a warp.
+template <class T>
+__device__ int32_t decide(const KmeansOnDevice& k, const TileRows& rows, int64_t row) {
+  const int32_t before = k.label[row], after = k.next[row];
+  if (after < 0) return settle<T>(k, rows, row);
+  if (!k.fast || before < 0 || before == after) return after;
+  // Scores are rounded much: a label changes only if the distances say so, too.
+  const float* centroid = k.centroid + k.table[rows.problem].first_centre * k.x.dim;
+  const float here = warp_distance<T>(k, row, centroid + before * k.x.dim);
+  const float there = warp_distance<T>(k, row, centroid + after * k.x.dim);
+  return there < here || (there == here && after < before) ? after : before;
+}
+
+// Brings sums and members to the labels in `next`.
+template <class T>
+__global__ void __launch_bounds__(kThreads) move_kernel(const KmeansOnDevice k) {
+  const TileRows rows = rows_of(k, blockIdx.x);
+  if (k.done[rows.problem]) return;
+  const int64_t first = k.table[rows.problem].first_centre;
+  const double scale = units(k, rows.problem);
+  const int64_t lane = threadIdx.x % 32;
+  for (int64_t row = rows.begin + threadIdx.x / 32; row < rows.end; row += kWarps) {
+    const int32_t before = k.label[row], after = decide<T>(k, rows, row);
+    if (before == after) continue;
+    for (int64_t d = lane; d < k.x.dim; d += 32) {
+      const auto value =
+          static_cast<unsigned long long>(__double2ll_rn(sample<T>(k, row, d) * scale));
+      atomicAdd(k.sum + (first + after) * k.x.dim + d, value);
+      if (before >= 0) atomicAdd(k.sum + (first + before) * k.x.dim + d, 0ULL - value);
+    }
+    __syncwarp();
+    if (lane != 0) continue;
+    atomicAdd(k.members + first + after, 1);
+    if (before >= 0) atomicAdd(k.members + first + before, -1);
+    atomicAdd(k.changed + rows.problem, 1);
+    k.label[row] = after;
+  }
+}
+
+struct Farthest {
+  float near;
+  int64_t row;
+};
+
+// The sample farthest from its centre, of those with others, to every thread; row -1 for none.
+__device__ Farthest find_farthest(const KmeansOnDevice& k, const ProblemEntry& entry, int64_t end,
+                                  Farthest* shared) {
+  Farthest best = {0.0f, -1};
+  for (int64_t row = entry.first_row + threadIdx.x; row < end; row += kThreads) {
+    const float near = k.near[row];
+    if (near > best.near && k.members[entry.first_centre + k.label[row]] > 1) {
+      best = {near, row};
+    }
+  }
+  __syncthreads();
+  shared[threadIdx.x] = best;
+  __syncthreads();
+  for (int other = 0; other < kThreads; ++other) {
+    const Farthest& candidate = shared[other];
+    if (candidate.row >= 0 && (best.row < 0 || candidate.near > best.near ||
+                               (candidate.near == best.near && candidate.row < best.row))) {
+      best = candidate;
+    }
+  }
+  return best;
+}
+
+template <class T>
+__device__ void give_sample(const KmeansOnDevice& k, const ProblemEntry& entry, int64_t row,
+                            int64_t centre, double scale) {
+  const int64_t before = entry.first_centre + k.label[row];
+  for (int64_t d = threadIdx.x; d < k.x.dim; d += kThreads) {
+    const auto value =
+        static_cast<unsigned long long>(__double2ll_rn(sample<T>(k, row, d) * scale));
+    k.sum[before * k.x.dim + d] -= value;
+    k.sum[centre * k.x.dim + d] += value;
+  }
+  __syncthreads();  // all have read the label
+  if (threadIdx.x == 0) {
+    --k.members[before];
+    ++k.members[centre];
+    k.label[row] = static_cast<int32_t>(centre - entry.first_centre);
+    k.near[row] = 0.0f;
+  }
+  __syncthreads();
+}
+
+// Gives each centre without samples the one that is farthest from its own: a block a problem.
+template <class T>
+__global__ void __launch_bounds__(kThreads) fill_kernel(const KmeansOnDevice k) {
+  Farthest* shared = shared_memory<Farthest>();  // [kThreads]
+  const int64_t problem = blockIdx.x;
+  if (k.done[problem]) return;
+  const ProblemEntry& entry = k.table[problem];
+  const ProblemEntry& next = k.table[problem + 1];
+  double* sums = reinterpret_cast<double*>(shared);
+  double empty = 0.0;
+  for (int64_t centre = entry.first_centre + threadIdx.x; centre < next.first_centre;
+       centre += kThreads) {
+    if (k.members[centre] == 0) empty += 1.0;
+  }
+  if (block_sum(empty, sums) == 0.0) return;
+  for (int64_t row = entry.first_row + threadIdx.x / 32; row < next.first_row; row += kWarps) {
+    const int64_t own = entry.first_centre + k.label[row];
+    const float near = warp_distance<T>(k, row, k.centroid + own * k.x.dim);
+    if (threadIdx.x % 32 == 0) k.near[row] = near;
+  }
+  __syncthreads();
+  const double scale = units(k, problem);
+  for (int64_t centre = entry.first_centre; centre < next.first_centre; ++centre) {
+    if (k.members[centre] > 0) continue;
+    const Farthest farthest = find_farthest(k, entry, next.first_row, shared);
+    if (farthest.row < 0) return;
+    give_sample<T>(k, entry, farthest.row, centre, scale);
+  }
+}
+
+}  // namespace
+
+void move_cuda(const KmeansOnDevice& k, CudaStream stream) {
+  PYDREAM_BY_TYPE(k.x.type, launch(move_kernel<T>, blocks(k.tiles), dim3(kThreads), 0, stream, k));
+}
+
+void fill_cuda(const KmeansOnDevice& k, CudaStream stream) {
+  PYDREAM_BY_TYPE(k.x.type, launch(fill_kernel<T>, blocks(k.problems), dim3(kThreads),
+                                   kThreads * sizeof(Farthest), stream, k));
+}
+
+}  // namespace pydream
