@@ -6,15 +6,18 @@ import dataclasses
 import json as jsonlib
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
+from pydream import dream
 from pydream.data.distilled import load_set
 from pydream.demo import DemoConfig, run_demo
 from pydream.doctor import diagnose, render_diagnosis
+from pydream.dream import DreamConfig
 from pydream.errors import PydreamError
 from pydream.evaluate import EvaluateConfig, evaluate_set, result_table
 from pydream.models import ObserverConfig, train_observer
@@ -52,6 +55,37 @@ def rded_command(config: Annotated[RdedConfig, Whole], *, json: Json = False) ->
         f"{observer['arch']}, right on {observer['top1']:.1%} of {observer['images']} images "
         f"({observer['held_out']})",
     )
+    if manifest["skipped"]:
+        table.add_row("skipped", f"{len(manifest['skipped'])} images, listed in manifest.json")
+    if result.seconds:
+        stages = ", ".join(f"{name} {value:.1f}" for name, value in result.seconds.items())
+        table.add_row("seconds", stages)
+    console = _console()
+    console.print(table)
+    console.print(f"set: {result.path}\npictures: {result.path / 'report.html'}", soft_wrap=True)
+
+
+@app.command(name="dream")
+def dream_command(config: Annotated[DreamConfig, Whole], *, json: Json = False) -> None:
+    """Distil labelled images by DREAM+: images optimised to match representative real ones."""
+    result = dream.distill(config)
+    if json:
+        _print_json({"path": result.path, "manifest": result.manifest, "seconds": result.seconds})
+        return
+    manifest = result.manifest
+    settings, history = manifest["config"], manifest["history"]
+    table = Table(show_header=False, box=None)
+    classes, ipc = len(manifest["class_names"]), manifest["images_per_class"]
+    table.add_row("images", f"{classes} classes x {ipc}, {manifest['side']} pixels a side")
+    table.add_row(
+        "matched",
+        f"{settings['match']}, {settings['metric']}, {settings['arch']}, {settings['sampler']} "
+        f"real images, recipe {settings['recipe']}",
+    )
+    table.add_row("loss", f"{history[1]['loss']:.4g} in the first iteration, "
+                  f"{history[-1]['loss']:.4g} in the last of {len(history) - 1}")  # fmt: skip
+    if history[-1].get("top1"):
+        table.add_row("students", f"{fmean(history[-1]['top1']):.1%} on real test images")
     if manifest["skipped"]:
         table.add_row("skipped", f"{len(manifest['skipped'])} images, listed in manifest.json")
     if result.seconds:
@@ -152,8 +186,8 @@ def main() -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print(
-            "pydream: stopped; what was finished is kept: `pydream rded` goes on with it when the "
-            "same command is given again with --resume",
+            "pydream: stopped; what was finished is kept: `pydream rded` and `pydream dream` go on "
+            "with it when the same command is given again with --resume",
             file=sys.stderr,
         )
         raise SystemExit(130) from None

@@ -17,12 +17,14 @@
 namespace pydream {
 namespace {
 
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
 // The centre nearest to a row by distances, the first of those as near; by a warp.
 template <class T>
 __device__ int32_t settle(const KmeansOnDevice& k, const TileRows& rows, int64_t row) {
   const int64_t first = k.table[rows.problem].first_centre;
   const int64_t count = k.table[rows.problem + 1].first_centre - first;
-  float least = std::numeric_limits<float>::infinity();
+  float least = kInfinity;
   int32_t nearest = 0;
   for (int64_t centre = 0; centre < count; ++centre) {
     const float squared = warp_distance<T>(k, row, k.centroid + (first + centre) * k.x.dim);

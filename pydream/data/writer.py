@@ -132,6 +132,15 @@ class SetWriter:
         """Store a record for a later `resume`."""
         self.write_text(self._state / f"{name}.json", json.dumps(record))
 
+    def keep_bytes(self, name: str, data: bytes) -> None:
+        """Store a file for a later `resume`, whole or not at all."""
+        self.write_bytes(self._state / name, data)
+
+    def kept_bytes(self, name: str) -> bytes | None:
+        """Return what `keep_bytes` stored under a name, or None."""
+        file = self._state / name
+        return file.read_bytes() if file.is_file() else None
+
     def finished_class(self, label: int) -> dict[str, Any] | None:
         """Return the record of a class that is written, or None."""
         return self.record(f"{label:05d}")
@@ -191,6 +200,25 @@ class SetWriter:
             self.set.rename(self.out)
             shutil.rmtree(self.partial)
         return self.out
+
+
+def finished_manifest(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the manifest of the set that a run would resume, where it is finished; else None.
+
+    Raises
+    ------
+    PydreamError
+        If it was made with other settings.
+    """
+    file = out / "manifest.json"
+    if not file.is_file():
+        return None
+    manifest: dict[str, Any] = json.loads(file.read_text())
+    if manifest.get("config") != json.loads(json.dumps(identity)):
+        raise PydreamError(
+            f"{out} holds a finished set made with other settings: choose another --out"
+        )
+    return manifest
 
 
 def check_free(out: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydream.dream.config import RECIPES, DreamConfig
+from pydream.dream.distill import DreamResult, distill
 from pydream.dream.sampler import RepresentativeSampler
 
-__all__ = ["RepresentativeSampler"]
+__all__ = ["RECIPES", "DreamConfig", "DreamResult", "RepresentativeSampler", "distill"]

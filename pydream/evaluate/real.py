@@ -40,7 +40,7 @@ def load_test_images(
     PydreamError
         If an image cannot be read: an accuracy on the rest would be another measure.
     """
-    images, errors = _load(source, range(len(source)), side, workers)
+    images, errors = load_images(source, range(len(source)), side, workers)
     if errors:
         place, reason = next(iter(errors.items()))
         more = f" ({len(errors) - 1} more cannot be read either)" if len(errors) > 1 else ""
@@ -87,7 +87,7 @@ def random_real_images(
                 for label in range(len(source.class_names))
             ]
         )
-        images, errors = _load(source, chosen.tolist(), side, workers)
+        images, errors = load_images(source, chosen.tolist(), side, workers)
         if not errors:
             return RealImages(images, torch.from_numpy(source.labels[chosen].astype(np.int64)))
         unreadable.update(errors)
@@ -110,10 +110,29 @@ def _first(
     return usable[np.argsort(keys[usable], kind="stable")[:count]]
 
 
-def _load(
+def load_images(
     source: Source, indices: Sequence[int], side: int, workers: int
 ) -> tuple[torch.Tensor, dict[int, str]]:
-    """Decode images to uint8 (n, side, side, 3), and say by index which cannot be read."""
+    """Decode images and bring them to one side.
+
+    Parameters
+    ----------
+    source
+        Where they are.
+    indices
+        Which, n of them.
+    side
+        In pixels; as for `load_test_images`.
+    workers
+        Threads that decode.
+
+    Returns
+    -------
+    Tensor
+        (n, side, side, 3) uint8; black where an image cannot be read.
+    dict[int, str]
+        By index, which those are and why.
+    """
     images = torch.zeros(len(indices), side, side, 3, dtype=torch.uint8)
     errors: dict[int, str] = {}
     for places, decoded in _groups(source, indices, errors, workers):

@@ -19,11 +19,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.special import betaincinv
 
 from pydream.data import to_device
+from pydream.draws import derived_seed, uniform
 from pydream.evaluate.recipe import ResolvedRecipe
 from pydream.ops import crop_resize, random_crop_boxes, random_keys
 
@@ -91,19 +91,21 @@ def views(
     """
     count, side = images.shape[:2]
     rows, device = torch.arange(count), images.device
-    order = torch.argsort(random_keys(rows, seed=_seed(seed, _Draw.ORDER, epoch)), stable=True)
+    order = torch.argsort(
+        random_keys(rows, seed=derived_seed(seed, _Draw.ORDER, epoch)), stable=True
+    )
     boxes = random_crop_boxes(
         torch.full((count, 2), side),
         1,
         scale=recipe.crop_scale,
         ratio=recipe.crop_ratio,
-        seed=_seed(seed, _Draw.CROP, epoch),
+        seed=derived_seed(seed, _Draw.CROP, epoch),
         ids=rows,
     )[:, 0]
     flips = torch.zeros(count, dtype=torch.bool)
     if recipe.horizontal_flip:
-        flips = torch.from_numpy(_uniform(_seed(seed, _Draw.FLIP, epoch), count) < 0.5)
-    shuffle = patch_orders(count, recipe.factor, _seed(seed, _Draw.PATCHES, epoch))
+        flips = torch.from_numpy(uniform(derived_seed(seed, _Draw.FLIP, epoch), count) < 0.5)
+    shuffle = patch_orders(count, recipe.factor, derived_seed(seed, _Draw.PATCHES, epoch))
     # One upload an epoch: a GPU is not waited for in any step.
     drawn = (order, boxes, flips, shuffle)
     order, boxes, flips, shuffle = (to_device(each, device) for each in drawn)
@@ -120,7 +122,7 @@ def views(
             std=std,
             channels_last=True,
         )
-        mixed, partners, share = mix(whole, recipe, _seed(seed, _Draw.MIX, epoch, step))
+        mixed, partners, share = mix(whole, recipe, derived_seed(seed, _Draw.MIX, epoch, step))
         yield MixedBatch(mixed, chosen, chosen[partners], share)
 
 
@@ -142,7 +144,7 @@ def patch_orders(count: int, factor: int, seed: int) -> torch.Tensor:
     Tensor
         (count, 2, factor) int64, permutations of 0 to factor − 1.
     """
-    drawn = _uniform(seed, count * 2 * factor).reshape(count, 2, factor)
+    drawn = uniform(seed, count * 2 * factor).reshape(count, 2, factor)
     return torch.from_numpy(np.argsort(drawn, axis=2, kind="stable"))
 
 
@@ -199,7 +201,7 @@ def mix(
     float
         The share of an image that is its own.
     """
-    drawn = _uniform(seed, 3 + len(images))
+    drawn = uniform(seed, 3 + len(images))
     share = float(betaincinv(recipe.mix_concentration, recipe.mix_concentration, drawn[0]))
     order = torch.from_numpy(np.argsort(drawn[3:], kind="stable"))
     partners = to_device(order, images.device)
@@ -231,16 +233,3 @@ def cut_box(side: int, share: float, down: float, across: float) -> tuple[int, i
     half = int(side * (1 - share) ** 0.5) // 2
     y, x = int(down * side), int(across * side)
     return max(y - half, 0), min(y + half, side), max(x - half, 0), min(x + half, side)
-
-
-def _seed(seed: int, *spawn_key: int) -> int:
-    """Derive the seed of one kind of draw, in [0, 2^63)."""
-    state = np.random.SeedSequence(seed, spawn_key=spawn_key).generate_state(1, np.uint64)
-    return int(state[0]) >> 1
-
-
-def _uniform(seed: int, count: int) -> npt.NDArray[np.float64]:
-    """Draw numbers in [0, 1) from the raw words of Philox, which no NumPy version may change."""
-    words = np.asarray(np.random.Philox(key=seed).random_raw(count), dtype=np.uint64)
-    numbers: npt.NDArray[np.float64] = (words >> np.uint64(11)) * 2.0**-53
-    return numbers

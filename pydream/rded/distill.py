@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from pydream import __version__
 from pydream.data import Source, has_split, open_source
 from pydream.data.device_jpeg import decodes_jpeg
-from pydream.data.distilled import FORMAT_VERSION, images_sha256, load_set
-from pydream.data.writer import SetWriter
+from pydream.data.distilled import load_set
+from pydream.data.manifest import describe_set
+from pydream.data.writer import SetWriter, finished_manifest
 from pydream.errors import PydreamError
 from pydream.models import Observer, load_observer
 from pydream.progress import track
@@ -29,8 +29,8 @@ from pydream.rded.contenders import Contenders
 from pydream.rded.preflight import Preflight, preflight
 from pydream.rded.scoring import needed_images, score
 from pydream.rded.stages import CutPatch, PatchMaker, Preselection, assemble, preselect, select
-from pydream.rded.timing import Stopwatch
 from pydream.report import write_report
+from pydream.stopwatch import Stopwatch
 
 _SMALL_SIDE = 64  # up to this side the published recipes take whole images (factor 1)
 # A rule of thumb, not a measurement: with fewer, a GPU would wait for the host's decoding.
@@ -123,8 +123,8 @@ def distill(
         "source_fingerprint": fingerprint,
         "observer_sha256": network.weights_sha256,
     }
-    if config.resume and (done := _already_finished(out, identity)) is not None:
-        return done
+    if config.resume and (manifest := finished_manifest(out, identity)) is not None:
+        return RdedResult(out, manifest, {})
     writer = SetWriter(out, identity, resume=config.resume)
     run = _Run(config, source, network, side, factor, writer, watch)
     with watch("preflight"):
@@ -164,18 +164,6 @@ def _check_sizes(source: Source, ipc: int, factor: int, side: int) -> None:
             f"fewer than the {ipc * factor**2} that ipc {ipc} and factor {factor} take; "
             f"what would fit: {' or '.join(fitting[:2])}"
         )
-
-
-def _already_finished(out: Path, identity: dict[str, Any]) -> RdedResult | None:
-    file = out / "manifest.json"
-    if not file.is_file():
-        return None
-    manifest = json.loads(file.read_text())
-    if manifest.get("config") != json.loads(json.dumps(identity)):
-        raise PydreamError(
-            f"{out} holds a finished set made with other settings: choose another --out"
-        )
-    return RdedResult(out, manifest, {})
 
 
 def _measured(run: _Run, selection: Preselection, held_out: Source | None) -> Preflight:
@@ -333,25 +321,20 @@ def _finish(run: _Run, identity: dict[str, Any], measured: Preflight) -> RdedRes
         records.append(record)
     with run.watch("write"):
         writer.write_provenance([row for record in records for row in record["rows"]])
-        files = list((writer.set / "images").glob("*/*"))
         manifest = {
-            "format": FORMAT_VERSION,
-            "method": "rded",
-            "package": {"name": "pydream-distill", "version": __version__},
-            "config": identity,
-            "seed": run.config.seed,
-            "source": {
-                "description": source.description,
-                "split": source.split,
-                "fingerprint": identity["source_fingerprint"],
-            },
-            "class_names": list(source.class_names),
-            "class_to_idx": {name: index for index, name in enumerate(source.class_names)},
-            "images_per_class": run.config.ipc,
-            "factor": run.factor,
-            "side": run.side,
-            "mean": list(observer.mean),
-            "std": list(observer.std),
+            **describe_set(
+                writer.set,
+                source,
+                method="rded",
+                identity=identity,
+                ipc=run.config.ipc,
+                factor=run.factor,
+                side=run.side,
+                mean=observer.mean,
+                std=observer.std,
+                image_format=run.config.image_format,
+                skipped=[each for record in records for each in record["skipped"]],
+            ),
             "observer": {
                 "arch": observer.arch,
                 "weights_sha256": observer.weights_sha256,
@@ -361,10 +344,6 @@ def _finish(run: _Run, identity: dict[str, Any], measured: Preflight) -> RdedRes
                 "held_out": measured.held_out,
                 "class_order": list(measured.order),
             },
-            "image_format": run.config.image_format,
-            "images_bytes": sum(file.stat().st_size for file in files),
-            "images_sha256": images_sha256(writer.set),
-            "skipped": [each for record in records for each in record["skipped"]],
         }
         writer.write_text(writer.set / "manifest.json", json.dumps(manifest, indent=2) + "\n")
     with run.watch("report"):

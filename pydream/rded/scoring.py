@@ -34,7 +34,7 @@ from pydream.models import Observer
 from pydream.ops import check_values, realism_scores
 from pydream.rded.config import RdedConfig
 from pydream.rded.stages import PatchMaker, Preselection
-from pydream.rded.timing import Stopwatch
+from pydream.stopwatch import Stopwatch
 
 _Decoded: TypeAlias = torch.Tensor | EncodedJpeg | ImageError
 

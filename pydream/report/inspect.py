@@ -36,6 +36,7 @@ def inspect_set(distilled: DistilledSet) -> dict[str, Any]:
     manifest = distilled.manifest
     found = images_sha256(distilled.path)
     provenance = distilled.provenance
+    scored = provenance if has_scores(provenance) else None
     return {
         "path": str(distilled.path),
         "format": manifest["format"],
@@ -48,7 +49,7 @@ def inspect_set(distilled: DistilledSet) -> dict[str, Any]:
         "factor": manifest["factor"],
         "seed": manifest["seed"],
         "source": manifest["source"],
-        "observer": manifest["observer"],
+        "observer": manifest.get("observer"),
         "skipped": len(manifest["skipped"]),
         "bytes": sum(file.stat().st_size for file in image_files(distilled.path)),
         "integrity": {
@@ -56,11 +57,14 @@ def inspect_set(distilled: DistilledSet) -> dict[str, Any]:
             "expected": manifest["images_sha256"],
             "intact": found == manifest["images_sha256"],
         },
-        "scores": None if provenance is None else overall_scores(provenance),
-        "per_class": None
-        if provenance is None
-        else class_scores(provenance, distilled.class_names),
+        "scores": None if scored is None else overall_scores(scored),
+        "per_class": None if scored is None else class_scores(scored, distilled.class_names),
     }
+
+
+def has_scores(provenance: pa.Table | None) -> bool:
+    """Tell whether cells were chosen by their realism scores."""
+    return provenance is not None and provenance["score"].null_count == 0
 
 
 def overall_scores(provenance: pa.Table) -> dict[str, Any]:
@@ -134,10 +138,13 @@ def _overview(facts: dict[str, Any]) -> Table:
         "bytes": f"{facts['bytes']:,} ({byte_words(facts['bytes'])})",
         "source": f"{source['description']}, {source['split']} split",
         "fingerprint": source["fingerprint"],
-        "observer": f"{observer['arch']}, {observer['precision']}, right on "
-        f"{observer['top1']:.1%} of {observer['images']} images",
         "seed": str(facts["seed"]),
     }
+    if observer is not None:
+        rows["observer"] = (
+            f"{observer['arch']}, {observer['precision']}, right on "
+            f"{observer['top1']:.1%} of {observer['images']} images"
+        )
     if facts["skipped"]:
         rows["skipped"] = f"{facts['skipped']} source images, listed in manifest.json"
     if facts["scores"] is not None:

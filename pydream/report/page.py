@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,9 @@ from markupsafe import Markup
 
 from pydream.data.distilled import DistilledSet, StoredImages
 from pydream.data.writer import png
-from pydream.report.inspect import class_scores, overall_scores
+from pydream.report.inspect import class_scores, has_scores, overall_scores
 from pydream.report.pictures import contact_sheet, data_uri, even_selection, indices_by_class
-from pydream.report.plots import score_histogram
+from pydream.report.plots import history_curves, score_histogram
 from pydream.words import byte_words, score_words
 
 # What a page shows, so that it stays below about 10 MB.
@@ -41,7 +41,17 @@ class _Row:
     thumbnails: list[_Thumbnail]
 
 
-def write_report(distilled: DistilledSet, write: Callable[[Path, bytes], None]) -> None:
+@dataclass(frozen=True)
+class _Stage:
+    iteration: int
+    uris: list[str]
+
+
+def write_report(
+    distilled: DistilledSet,
+    write: Callable[[Path, bytes], None],
+    pictures: Mapping[int, torch.Tensor] | None = None,
+) -> None:
     """Write ``contact_sheet.png`` and ``report.html`` into the folder of a set.
 
     Parameters
@@ -50,12 +60,15 @@ def write_report(distilled: DistilledSet, write: Callable[[Path, bytes], None]) 
         The set, as `pydream.data.distilled.load_set` reads it.
     write
         Writes a file; told its path and its bytes.
+    pictures
+        Of images that were optimised: by iteration, some of them as they were then, uint8
+        (k, S, S, 3).
     """
     images = _images(distilled)
     sheet = contact_sheet(images, distilled.labels, distilled.class_names)
     with ThreadPoolExecutor(1) as beside:  # encoding does not need the GIL, the page does
         encoded = beside.submit(png, torch.from_numpy(np.array(sheet)))
-        write(distilled.path / "report.html", _render(distilled, images).encode())
+        write(distilled.path / "report.html", _render(distilled, images, pictures).encode())
         write(distilled.path / "contact_sheet.png", encoded.result())
 
 
@@ -72,7 +85,11 @@ def render_report(distilled: DistilledSet) -> str:
     return _render(distilled, _images(distilled))
 
 
-def _render(distilled: DistilledSet, images: torch.Tensor | StoredImages) -> str:
+def _render(
+    distilled: DistilledSet,
+    images: torch.Tensor | StoredImages,
+    pictures: Mapping[int, torch.Tensor] | None = None,
+) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pydream.report"),
         autoescape=True,
@@ -82,9 +99,14 @@ def _render(distilled: DistilledSet, images: torch.Tensor | StoredImages) -> str
     )
     environment.filters["score"] = score_words
     manifest, provenance = distilled.manifest, distilled.provenance
+    scored = provenance if has_scores(provenance) else None
     histogram = None
-    if provenance is not None:
-        histogram = Markup(score_histogram(provenance["score"].to_numpy()))
+    if scored is not None:
+        histogram = Markup(score_histogram(scored["score"].to_numpy()))
+    history = manifest.get("history", [])
+    stages = [
+        _Stage(at, [data_uri(each) for each in shown]) for at, shown in (pictures or {}).items()
+    ]
     page = environment.get_template("report.html").render(
         manifest=manifest,
         classes=len(distilled.class_names),
@@ -93,8 +115,10 @@ def _render(distilled: DistilledSet, images: torch.Tensor | StoredImages) -> str
         facts=_facts(manifest),
         gallery=_gallery(distilled, images),
         histogram=histogram,
-        overall=None if provenance is None else overall_scores(provenance),
-        per_class=None if provenance is None else class_scores(provenance, distilled.class_names),
+        overall=None if scored is None else overall_scores(scored),
+        per_class=None if scored is None else class_scores(scored, distilled.class_names),
+        curves=Markup(history_curves(history)) if len(history) > 1 else None,
+        stages=stages,
     )
     # Names of folders may hold bytes that are no UTF-8.
     return page.encode("utf-8", "replace").decode()
@@ -102,14 +126,28 @@ def _render(distilled: DistilledSet, images: torch.Tensor | StoredImages) -> str
 
 def _facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     """List what made the set, as (name, value)."""
-    config, observer, source = manifest["config"], manifest["observer"], manifest["source"]
+    source = manifest["source"]
+    of_method = _patch_facts if "observer" in manifest else _matching_facts
+    return [
+        ("Source", f"{source['description']}, {source['split']} split"),
+        ("Source fingerprint", source["fingerprint"]),
+        *of_method(manifest),
+        ("Seed", str(manifest["seed"])),
+        ("Mean, standard deviation", f"{_numbers(manifest['mean'])}; {_numbers(manifest['std'])}"),
+        ("Image files", f"{manifest['image_format']}, {manifest['images_bytes']:,} bytes"),
+        ("Image files, SHA-256", manifest["images_sha256"]),
+        ("Made by", f"{manifest['package']['name']} {manifest['package']['version']}"),
+    ]
+
+
+def _patch_facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    """List what chose the patches (RDED)."""
+    config, observer = manifest["config"], manifest["observer"]
     canvas = {
         "pad": "pad: patches are scored on a canvas of the full side",
         "native": "native: patches are scored at their own side",
     }
     return [
-        ("Source", f"{source['description']}, {source['split']} split"),
-        ("Source fingerprint", source["fingerprint"]),
         ("Observer", f"{observer['arch']}, {observer['precision']}"),
         (
             "Observer’s accuracy",
@@ -120,11 +158,25 @@ def _facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
         ("Canvas", canvas[config["canvas"]]),
         ("Pre-selected images per class", str(config["preselect"])),
         ("Crops per image", str(config["crops"])),
-        ("Seed", str(manifest["seed"])),
-        ("Mean, standard deviation", f"{_numbers(manifest['mean'])}; {_numbers(manifest['std'])}"),
-        ("Image files", f"{manifest['image_format']}, {manifest['images_bytes']:,} bytes"),
-        ("Image files, SHA-256", manifest["images_sha256"]),
-        ("Made by", f"{manifest['package']['name']} {manifest['package']['version']}"),
+    ]
+
+
+def _matching_facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    """List what the images were optimised by (DREAM)."""
+    config = manifest["config"]
+    return [
+        ("Network", config["arch"]),
+        ("Recipe", config["recipe"]),
+        ("Matched", f"{config['match']}, by {config['metric']}"),
+        ("Real images", f"{config['sampler']}, {config['batch_real']} of a class in a step"),
+        ("Cells per side (factor)", str(manifest["factor"])),
+        ("Iterations, steps in each", f"{config['iterations']}, {config['inner_loop']}"),
+        ("Learning rate", f"{config['learning_rate']:.4g}"),
+        (
+            "Network’s training",
+            f"{config['network_epochs']} epochs before it is matched, {config['network_images']} "
+            "images between two steps",
+        ),
     ]
 
 

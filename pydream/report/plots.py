@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.style
 import numpy as np
@@ -63,6 +65,39 @@ def score_histogram(scores: npt.NDArray[np.floating]) -> str:
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(stream, format="svg", metadata=nothing)
     return _for_page(stream.getvalue(), f"Histogram of the realism scores of {len(scores)} patches")
+
+
+def history_curves(history: Sequence[Mapping[str, Any]]) -> str:
+    """Draw loss and, where it was measured, accuracy against the iteration, as an SVG element.
+
+    Parameters
+    ----------
+    history
+        Entries with ``iteration``, ``loss`` (None before the first) and perhaps ``top1``, one share
+        of each student.
+    """
+    losses = [(each["iteration"], each["loss"]) for each in history if each["loss"] is not None]
+    measured = [
+        (each["iteration"], 100 * np.mean(each["top1"])) for each in history if each.get("top1")
+    ]
+    curves = [("loss of a step", losses)]
+    if measured:
+        curves.append(("students’ top-1, %", measured))
+    with matplotlib.style.context(["default", _STYLE]):
+        figure = Figure(figsize=(4.4, 1.9 * len(curves) + 0.4))
+        for place, (name, points) in enumerate(curves):
+            axes = figure.add_subplot(len(curves), 1, place + 1)
+            at, values = zip(*points, strict=True)
+            axes.plot(at, values, color=_BAR, marker="o" if len(at) < 30 else None, markersize=3)
+            axes.set_ylabel(name)
+            axes.grid(axis="y", color=_FAINT, linewidth=0.5)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("iteration")
+        figure.subplots_adjust(left=0.16, right=0.96, top=0.96, bottom=0.5 / figure.get_figheight())
+        stream = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(stream, format="svg", metadata=nothing)
+    return _for_page(stream.getvalue(), "Curves of the optimisation")
 
 
 def _label_axes(axes: Axes, lowest: int, highest: int) -> None:

@@ -12,7 +12,7 @@ from pydream.rded import RdedConfig
 from pydream.rded.contenders import Contenders
 from pydream.rded.scoring import ScoredImages, score
 from pydream.rded.stages import PatchMaker, assemble, preselect, select
-from pydream.rded.timing import Stopwatch
+from pydream.stopwatch import Stopwatch
 
 
 @pytest.fixture

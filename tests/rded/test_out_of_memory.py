@@ -13,7 +13,7 @@ from pydream.models import load_observer
 from pydream.rded import RdedConfig, distill
 from pydream.rded.scoring import score
 from pydream.rded.stages import PatchMaker, preselect
-from pydream.rded.timing import Stopwatch
+from pydream.stopwatch import Stopwatch
 
 
 class Greedy(nn.Module):

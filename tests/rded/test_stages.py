@@ -13,7 +13,7 @@ from pydream.models import load_observer
 from pydream.rded import RdedConfig
 from pydream.rded.scoring import batch_images, group_size, needed_images, score
 from pydream.rded.stages import PatchMaker, assemble, preselect, select
-from pydream.rded.timing import Stopwatch
+from pydream.stopwatch import Stopwatch
 
 # Scores are logits of a float32 network on patches that agree with torchvision's to 1e-5.
 SCORE_TOLERANCE = 2e-4

@@ -1,0 +1,32 @@
+"""Random numbers that follow from a seed and from what they are for, and from nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+
+def derived_seed(seed: int, *purpose: int) -> int:
+    """Derive the seed of one purpose, in [0, 2^63).
+
+    Parameters
+    ----------
+    seed
+        That all follows from.
+    purpose
+        Numbers that say what for; another purpose gives independent numbers.
+    """
+    state = np.random.SeedSequence(seed, spawn_key=purpose).generate_state(1, np.uint64)
+    return int(state[0]) >> 1
+
+
+def uniform(seed: int, count: int) -> npt.NDArray[np.float64]:
+    """Draw numbers in [0, 1) from the raw words of Philox, which no NumPy version may change."""
+    words = np.asarray(np.random.Philox(key=seed).random_raw(count), dtype=np.uint64)
+    numbers: npt.NDArray[np.float64] = (words >> np.uint64(11)) * 2.0**-53
+    return numbers
+
+
+def drawn_order(seed: int, count: int) -> npt.NDArray[np.int64]:
+    """Draw an order of `count` things."""
+    return np.argsort(uniform(seed, count), kind="stable")

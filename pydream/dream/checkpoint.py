@@ -1,0 +1,110 @@
+"""Where a run stands, in one file, so that a killed run goes on to the same bytes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from pydream.data.writer import SetWriter
+from pydream.dream.synthetic import SyntheticImages
+
+_FILE = "checkpoint.safetensors"
+_PICTURE = "picture."
+
+
+@dataclass
+class Progress:
+    """Where a run stands between two iterations.
+
+    Every random number follows from seed and iteration, so this is all that a run goes on from.
+
+    Attributes
+    ----------
+    synthetic
+        The images and their momentum.
+    origins
+        int64 (K, IPC, f²): the row of the real image that each cell began as.
+    iteration
+        How many are done.
+    history
+        One entry for each: ``iteration``, ``loss`` and, where students were trained, ``top1``, one
+        number for each of them.
+    pictures
+        By iteration, the first image of some classes as it was then: uint8 (k, S, S, 3).
+    """
+
+    synthetic: SyntheticImages
+    origins: Tensor
+    iteration: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    pictures: dict[int, Tensor] = field(default_factory=dict)
+
+    def copy(self) -> Progress:
+        """Return what later iterations do not change."""
+        synthetic = SyntheticImages(
+            self.synthetic.values.clone(),
+            self.synthetic.learning_rate,
+            self.synthetic.velocity.clone(),
+        )
+        return Progress(
+            synthetic, self.origins, self.iteration, list(self.history), dict(self.pictures)
+        )
+
+
+def write_checkpoint(writer: SetWriter, progress: Progress) -> None:
+    """Write where a run stands, in place of the last checkpoint."""
+    tensors = {
+        "values": progress.synthetic.values,
+        "velocity": progress.synthetic.velocity,
+        "origins": progress.origins,
+        **{f"{_PICTURE}{at}": picture for at, picture in progress.pictures.items()},
+    }
+    metadata = {
+        "iteration": str(progress.iteration),
+        "history": json.dumps(progress.history),
+    }
+    host = {name: each.cpu().contiguous() for name, each in tensors.items()}
+    # safetensors keeps metadata in its header; it is read back from there.
+    writer.keep_bytes(_FILE, save(host, metadata))
+
+
+def read_checkpoint(
+    writer: SetWriter, learning_rate: float, device: torch.device
+) -> Progress | None:
+    """Return where a run stands by its checkpoint; None without one.
+
+    Parameters
+    ----------
+    writer
+        Of the partial set.
+    learning_rate
+        Of the images.
+    device
+        Where they are optimised.
+    """
+    data = writer.kept_bytes(_FILE)
+    if data is None:
+        return None
+    tensors = load(data)
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    metadata = header["__metadata__"]
+    synthetic = SyntheticImages(
+        tensors["values"].to(device), learning_rate, tensors["velocity"].to(device)
+    )
+    pictures = {
+        int(name.removeprefix(_PICTURE)): each
+        for name, each in tensors.items()
+        if name.startswith(_PICTURE)
+    }
+    return Progress(
+        synthetic,
+        tensors["origins"].to(device),
+        int(metadata["iteration"]),
+        json.loads(metadata["history"]),
+        dict(sorted(pictures.items())),
+    )

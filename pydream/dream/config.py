@@ -1,0 +1,274 @@
+"""What a DREAM+ run is told, and the published numbers where it is told nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydream import marks
+from pydream.dream.matching import Match
+from pydream.errors import PydreamError
+from pydream.ops.matching import METRICS
+
+# What changes how a run goes, never what it makes: left out of the manifest, free on resume.
+_EXECUTION = (
+    "out",
+    "resume",
+    "checkpoint_every",
+    "eval_every",
+    "eval_epochs",
+    "eval_seeds",
+    "workers",
+    "allow_skipped",
+)
+# The learning rate is given for ten images a class.
+_BASE_IPC = 10
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Published settings of a family of image sets (arXiv 2310.15052, section 4.1; IDC).
+
+    Attributes
+    ----------
+    arch
+        Network whose answers are matched.
+    metric
+        How far two answers lie apart.
+    learning_rate
+        Of the images, for ten of a class and images of `base_side`; it grows in proportion to
+        images per class and to the area.
+    base_side
+        In pixels.
+    network_images
+        Real images that the network is trained on after each matching step.
+    batch_real
+        Real images of each class in a matching step.
+    iterations, inner_loop
+        Networks one after the other, and matching steps with each.
+    many_classes
+        How representatives are chosen; see `pydream.dream.RepresentativeSampler`.
+    flip
+        Whether a mirrored image is still one of its class; digits are not.
+    """
+
+    arch: str
+    metric: str
+    learning_rate: float
+    base_side: int
+    network_images: int
+    batch_real: int = 128
+    iterations: int = 1000
+    inner_loop: int = 100
+    many_classes: bool = False
+    flip: bool = True
+
+
+RECIPES: Mapping[str, Recipe] = {
+    "cifar": Recipe("convnet3-instance", "mse", 5e-3, 32, 2000),
+    "svhn": Recipe("convnet3-instance", "mse", 5e-3, 32, 500, flip=False),
+    "mnist": Recipe("convnet3-instance", "l1", 1e-4, 28, 500, flip=False),
+    "tiny-imagenet": Recipe(
+        "convnet4-instance", "mse", 5e-3, 32, 1000, batch_real=64, many_classes=True
+    ),
+    "imagenet10": Recipe("resnetap10", "l1", 3e-3, 224, 500),
+    "imagenet100": Recipe("resnetap10", "l1", 1e-3, 224, 500),
+    # Ours, for scikit-learn's 8 x 8 digits: minutes on a laptop.
+    "digits": Recipe(
+        "convnet2-w64-instance",
+        "mse",
+        5e-3,
+        8,
+        500,
+        batch_real=64,
+        iterations=20,
+        inner_loop=20,
+        flip=False,
+    ),
+}
+_BY_NAME = {
+    "digits": "digits",
+    "cifar10": "cifar",
+    "cifar100": "cifar",
+    "svhn": "svhn",
+    "mnist": "mnist",
+    "fashion-mnist": "mnist",
+}
+_FEW_CLASSES = 20  # between ImageNet-10 and ImageNet-100, nearer in ratio to neither
+
+
+@dataclass(frozen=True)
+class DreamConfig:
+    """Settings of `pydream.dream.distill` (DREAM+, arXiv 2310.15052).
+
+    What is None follows from the recipe of the image set.
+
+    Raises
+    ------
+    PydreamError
+        If a value is out of its range, or a recipe or metric does not exist.
+    """
+
+    source: Annotated[marks.Positional[str], marks.arg(metavar="SOURCE")]
+    """Labelled images: a folder of class folders, a .zip, .tar or .npz, or a set by name
+    (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT, fashion-mnist:ROOT, svhn:ROOT)."""
+    out: Path | None = None
+    """Folder for the distilled set; it must not exist. By default named after the source."""
+    ipc: int = 10
+    """Distilled images per class."""
+    factor: int = 2
+    """Cells per side of a distilled image: each is enlarged to an image to train on
+    (multi-formation)."""
+    recipe: str = "auto"
+    """Published settings: cifar, svhn, mnist, tiny-imagenet, imagenet10, imagenet100, or digits;
+    auto goes by the source's name, its side and its number of classes."""
+    match: Match = "bidirectional"
+    """What is matched: gradients and features (DREAM+), gradients alone (DREAM), or features."""
+    sampler: Literal["representative", "random"] = "representative"
+    """Which real images are matched: those nearest to the centres of clusters, or random ones."""
+    metric: str | None = None
+    """Distance: mse, l1, l1_mean, l2, cos or dc."""
+    arch: str | None = None
+    """Network whose answers are matched, e.g. convnet3-instance, resnetap10."""
+    side: int | None = None
+    """Side of the images in pixels; by default their own up to 64, and 224 for larger ones."""
+    iterations: int | None = None
+    """Networks that are matched one after the other."""
+    inner_loop: int | None = None
+    """Matching steps with each network."""
+    learning_rate: float | None = None
+    """Of the images; the recipe's grows with images per class and with their area."""
+    batch_real: int | None = None
+    """Real images of each class in a matching step."""
+    batch_synthetic: int = 128
+    """Synthetic images of each class in a matching step, drawn at random where there are more."""
+    per_cluster: int = 1
+    """Representatives of each cluster."""
+    interval: int = 10
+    """Matching steps between two choices of representatives."""
+    network_images: int | None = None
+    """Real images that the network is trained on after each matching step."""
+    network_epochs: int | None = None
+    """Epochs on all real images before a network is matched: by default 1 for bidirectional
+    matching (DREAM+), 0 for others."""
+    with_norm_and_bias: bool = False
+    """Match gradients of norms and biases, too."""
+    with_classifier: bool = False
+    """Match gradients of the classifier's weights, too."""
+    exact: bool = False
+    """One class after the other, representatives chosen by images as they are, as published."""
+    seed: int = 0
+    """Everything random follows from it."""
+    device: str = "cpu"
+    """Where everything is kept and computed: cpu, cuda, cuda:1."""
+    checkpoint_every: int = 10
+    """Iterations between two checkpoints; one more is written on Ctrl-C."""
+    eval_every: int = 0
+    """Iterations between two quick measurements of students; 0 for none."""
+    eval_epochs: int = 100
+    """Epochs of such a student."""
+    eval_seeds: int = 1
+    """Students of each measurement."""
+    allow_skipped: float = 0.01
+    """Share of a class's images that may be unreadable before the run is refused."""
+    workers: int = dataclasses.field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    """Threads that decode images; does not change the result."""
+    resume: bool = False
+    """Go on with a run that was stopped."""
+
+    def __post_init__(self) -> None:
+        for name in _AT_LEAST_ONE:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise PydreamError(f"{name} must be at least 1, got {value}")
+        for name in ("network_images", "network_epochs", "eval_every"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise PydreamError(f"{name} must be at least 0, got {value}")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise PydreamError(f"learning_rate must be above 0, got {self.learning_rate}")
+        if not 0 <= self.allow_skipped <= 1:
+            raise PydreamError(f"allow_skipped must be 0 to 1, got {self.allow_skipped}")
+        if not 0 <= self.seed < 2**63:
+            raise PydreamError(f"seed must be 0 to 2**63 - 1, got {self.seed}")
+        if self.metric is not None and self.metric not in METRICS:
+            raise PydreamError(f"metric must be one of {', '.join(METRICS)}, got {self.metric!r}")
+        if self.recipe != "auto" and self.recipe not in RECIPES:
+            raise PydreamError(
+                f"recipe must be auto or one of {', '.join(RECIPES)}, got {self.recipe!r}"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that decide the bytes of the set."""
+        return {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if name not in _EXECUTION
+        }
+
+
+_AT_LEAST_ONE = (
+    "ipc",
+    "factor",
+    "side",
+    "iterations",
+    "inner_loop",
+    "batch_real",
+    "batch_synthetic",
+    "per_cluster",
+    "interval",
+    "checkpoint_every",
+    "eval_epochs",
+    "eval_seeds",
+    "workers",
+)
+
+
+def recipe_for(source: str, side: int, num_classes: int) -> str:
+    """Return the name of the recipe for a source: by its name, else by its images."""
+    named = _BY_NAME.get(source.partition(":")[0])
+    if named is not None:
+        return named
+    if side <= 48:
+        return "cifar"
+    if side <= 64:
+        return "tiny-imagenet"
+    return "imagenet10" if num_classes <= _FEW_CLASSES else "imagenet100"
+
+
+def resolve(config: DreamConfig, side: int, num_classes: int) -> DreamConfig:
+    """Return the settings with everything filled in that was left to the recipe.
+
+    Parameters
+    ----------
+    config
+        The settings.
+    side
+        Of the images, in pixels.
+    num_classes
+        Of the source.
+    """
+    name = config.recipe
+    if name == "auto":
+        name = recipe_for(config.source, side, num_classes)
+    recipe = RECIPES[name]
+    learning_rate = recipe.learning_rate * config.ipc / _BASE_IPC * (side / recipe.base_side) ** 2
+    if name == "tiny-imagenet" and config.ipc >= 50:
+        learning_rate = 1e-6  # as published, whatever the scale
+    known: dict[str, Any] = {
+        "metric": recipe.metric,
+        "arch": recipe.arch,
+        "iterations": recipe.iterations,
+        "inner_loop": recipe.inner_loop,
+        "learning_rate": learning_rate,
+        "batch_real": recipe.batch_real,
+        "network_images": recipe.network_images,
+        "network_epochs": 1 if config.match == "bidirectional" else 0,
+    }
+    missing = {key: value for key, value in known.items() if getattr(config, key) is None}
+    return dataclasses.replace(config, recipe=name, side=side, **missing)

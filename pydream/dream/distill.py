@@ -1,0 +1,293 @@
+"""DREAM+ from a source to a distilled set on disk."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pydream.data import Source, has_split, open_source
+from pydream.data.distilled import load_set
+from pydream.data.manifest import describe_set
+from pydream.data.writer import SetWriter, finished_manifest
+from pydream.draws import derived_seed
+from pydream.dream.checkpoint import Progress, read_checkpoint, write_checkpoint
+from pydream.dream.config import RECIPES, DreamConfig, resolve
+from pydream.dream.loop import MatchingLoop
+from pydream.dream.matching import check_features
+from pydream.dream.network import fresh_network
+from pydream.dream.real import ClassImages, check_enough, load_class_images
+from pydream.dream.student import student_accuracy
+from pydream.dream.synthetic import SyntheticImages
+from pydream.errors import PydreamError
+from pydream.evaluate.measure import RealImages
+from pydream.evaluate.real import load_test_images
+from pydream.models.loading import resolve_device
+from pydream.models.registry import build_model, construct
+from pydream.models.training_data import side_of
+from pydream.progress import track
+from pydream.report import write_report
+from pydream.stopwatch import Stopwatch
+
+_STUDENT = 1  # what the seed is for; iterations draw from other keys
+_MOST_CLASSES_SHOWN = 10  # of which pictures are kept
+
+
+@dataclass(frozen=True)
+class DreamResult:
+    """What a run of `distill` gives.
+
+    Attributes
+    ----------
+    path
+        The folder of the distilled set.
+    manifest
+        Its description, as in ``manifest.json``.
+    seconds
+        Wall-clock seconds per stage, and of the whole.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Run:
+    config: DreamConfig
+    source: Source
+    real: ClassImages
+    skipped: list[dict[str, str]]
+    test: RealImages | None
+    make_network: Callable[[], nn.Module]
+    writer: SetWriter
+    watch: Stopwatch
+
+
+def distill(
+    config: DreamConfig,
+    *,
+    source: Source | None = None,
+    test: Source | None = None,
+    make_network: Callable[[], nn.Module] | None = None,
+) -> DreamResult:
+    """Distil a labelled image set by representative matching (DREAM+, arXiv 2310.15052).
+
+    Parameters
+    ----------
+    config
+        The settings.
+    source
+        The images, where they are no file or known set; ``config.source`` then only names them.
+    test
+        Test images for ``eval_every``, likewise.
+    make_network
+        Makes the networks that are matched, with weights from torch's global generator:
+        ``features(images)`` and ``classifier`` are what is asked of them. By default
+        ``config.arch`` is built; else that only names them.
+
+    Returns
+    -------
+    DreamResult
+        Where the set lies and what it is.
+
+    Raises
+    ------
+    PydreamError
+        If something given cannot be used, or the optimisation diverges. Nothing is then left
+        half-written at ``config.out``; checkpoints stay beside it.
+    """
+    watch = Stopwatch()
+    device = resolve_device(config.device)
+    with watch("open"):
+        if source is None:
+            source = open_source(config.source)
+            if config.eval_every and has_split(config.source, "test"):
+                test = open_source(config.source, "test")
+        if config.eval_every and test is None:
+            raise PydreamError(
+                f"{source.description} has no test split to measure students on: give "
+                "--eval-every 0"
+            )
+        side = config.side or side_of(source)
+        config = resolve(config, side, len(source.class_names))
+        make_network = make_network or _network_maker(config, len(source.class_names))
+        check_features(fresh_network(make_network, config.seed, device))
+    out = config.out or Path(f"{Path(config.source).stem}-dream-ipc{config.ipc}")
+    identity = {**config.identity(), "source_fingerprint": source.fingerprint()}
+    if config.resume and (manifest := finished_manifest(out, identity)) is not None:
+        return DreamResult(out, manifest, {})
+    writer = SetWriter(out, identity, resume=config.resume)
+    with watch("decode"):
+        real, skipped = load_class_images(
+            source,
+            side,
+            device=device,
+            workers=config.workers,
+            allow_skipped=config.allow_skipped,
+        )
+        check_enough(real, source.class_names, config.ipc, config.factor)
+        seen = (
+            None
+            if test is None
+            else load_test_images(test, side, workers=config.workers, device=device)
+        )
+    run = _Run(config, source, real, skipped, seen, make_network, writer, watch)
+    writer.begin()
+    progress = _optimise(run)
+    return _finish(run, identity, progress)
+
+
+def _network_maker(config: DreamConfig, num_classes: int) -> Callable[[], nn.Module]:
+    assert config.arch is not None
+    assert config.side is not None
+    arch, side = config.arch, config.side
+    build_model(arch, num_classes=num_classes, side=side)  # tries that images of this side fit
+    return lambda: construct(arch, num_classes=num_classes, side=side)
+
+
+def _optimise(run: _Run) -> Progress:
+    """Do the iterations that are left, writing checkpoints."""
+    config = run.config
+    assert config.iterations is not None
+    assert config.learning_rate is not None
+    loop = MatchingLoop(config, run.real, run.make_network)
+    progress = read_checkpoint(run.writer, config.learning_rate, run.real.pixels.device)
+    if progress is None:
+        with run.watch("initial images"):
+            values, origins = loop.initial()
+        progress = Progress(SyntheticImages(values, config.learning_rate), origins)
+        _look(run, progress, None)
+    kept = progress.iteration
+    safe = progress.copy()
+    with track("matching", config.iterations, "iterations") as advance:
+        advance(progress.iteration)
+        try:
+            while progress.iteration < config.iterations:
+                loss = _iterate(run, loop, progress, kept)
+                _look(run, progress, loss)
+                safe = progress.copy()
+                if progress.iteration % config.checkpoint_every == 0:
+                    write_checkpoint(run.writer, progress)
+                    kept = progress.iteration
+                advance(1)
+        except KeyboardInterrupt:
+            write_checkpoint(run.writer, safe)
+            raise
+    write_checkpoint(run.writer, progress)
+    return progress
+
+
+def _iterate(run: _Run, loop: MatchingLoop, progress: Progress, kept: int) -> float:
+    """Do one iteration; return its loss."""
+    with run.watch("match", run.real.pixels.device):
+        loss = loop.iterate(progress.synthetic, progress.iteration)
+    progress.iteration += 1
+    if not (math.isfinite(loss) and bool(progress.synthetic.values.isfinite().all())):
+        where = f"iteration {kept}" if kept else "the start"
+        raise PydreamError(
+            f"the loss or the images became infinite in iteration {progress.iteration}: give a "
+            f"--learning-rate below {run.config.learning_rate:g}; the checkpoint of {where} is "
+            f"kept in {run.writer.partial}"
+        )
+    return loss
+
+
+def _look(run: _Run, progress: Progress, loss: float | None) -> None:
+    """Write down how far the run is: its loss, pictures, and students where they are due."""
+    config, at = run.config, progress.iteration
+    assert config.iterations is not None
+    last = at == config.iterations
+    entry: dict[str, Any] = {"iteration": at, "loss": loss}
+    if run.test is not None and (last or at % config.eval_every == 0):
+        with run.watch("students"):
+            entry["top1"] = [
+                student_accuracy(
+                    progress.synthetic.values,
+                    run.test,
+                    factor=config.factor,
+                    real=run.real,
+                    make_network=run.make_network,
+                    flip=RECIPES[config.recipe].flip,
+                    epochs=config.eval_epochs,
+                    seed=derived_seed(config.seed, _STUDENT, number),
+                )
+                for number in range(config.eval_seeds)
+            ]
+    progress.history.append(entry)
+    # The start, the end, and powers of two between.
+    if at == 0 or last or at & (at - 1) == 0:
+        progress.pictures[at] = _pixels(progress.synthetic.values[:_MOST_CLASSES_SHOWN, 0])
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """Round (..., C, S, S) in [0, 1] to uint8 (..., S, S, C) on the CPU."""
+    levels = (images.clamp(0, 1) * 255).round().to(torch.uint8)
+    return levels.movedim(-3, -1).contiguous().cpu()
+
+
+def _finish(run: _Run, identity: dict[str, Any], progress: Progress) -> DreamResult:
+    writer, config, real = run.writer, run.config, run.real
+    assert config.side is not None
+    values = progress.synthetic.values.clamp(0, 1).cpu()
+    rows: list[dict[str, Any]] = []
+    with run.watch("write"):
+        for label, images in enumerate(_pixels(values)):
+            writer.write_class(label, images, {}, image_format="png", quality=100)
+            rows += _provenance(real, label, progress.origins[label].tolist())
+        writer.write_provenance(rows)
+        stream = io.BytesIO()
+        labels = torch.arange(len(values)).repeat_interleave(config.ipc)
+        torch.save([values.flatten(0, 1), labels], stream)
+        writer.write_bytes(writer.set / "images.pt", stream.getvalue())
+        manifest = {
+            **describe_set(
+                writer.set,
+                run.source,
+                method="dream",
+                identity=identity,
+                ipc=config.ipc,
+                factor=config.factor,
+                side=config.side,
+                mean=real.mean.tolist(),
+                std=real.std.tolist(),
+                image_format="png",
+                skipped=run.skipped,
+            ),
+            "network": {"arch": config.arch},
+            "history": progress.history,
+        }
+        writer.write_text(writer.set / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    with run.watch("report"):
+        write_report(load_set(writer.set), writer.write_bytes, progress.pictures)
+    seconds = run.watch.report()
+    notes = {
+        "seconds": seconds,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+    writer.write_text(writer.set / "run.json", json.dumps(notes, indent=2) + "\n")
+    return DreamResult(writer.finish(), manifest, seconds)
+
+
+def _provenance(real: ClassImages, label: int, origins: list[list[int]]) -> list[dict[str, Any]]:
+    """Say of each cell of a class's images which real image it began as."""
+    return [
+        {
+            "class": label,
+            "image": number,
+            "cell": cell,
+            "source": real.keys[row],
+            **dict.fromkeys(("top", "left", "height", "width", "score")),  # the whole view
+        }
+        for number, cells in enumerate(origins)
+        for cell, row in enumerate(cells)
+    ]

@@ -1,0 +1,271 @@
+"""The matching loop: a network, then some steps of the synthetic images with it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pydream.data import to_device
+from pydream.draws import derived_seed, drawn_order
+from pydream.dream.config import RECIPES, DreamConfig
+from pydream.dream.matching import Matcher, answer_distance
+from pydream.dream.network import STRATEGY, NetworkTrainer, fresh_network
+from pydream.dream.real import ClassImages
+from pydream.dream.sampler import RepresentativeSampler
+from pydream.dream.synthetic import SyntheticImages
+from pydream.ops import collage, diff_augment, multi_formation, random_augment
+
+# What a seed of an iteration is for.
+_INITIAL, _NETWORK, _EPOCH, _AUGMENT, _REAL, _SYNTHETIC, _TRAIN = range(7)
+# Of images that go through the network together, so that a wide ConvNet-3 takes some GB.
+_PIXELS_TOGETHER = 1 << 20
+
+Rows = tuple[Tensor, Tensor | None]
+
+
+class MatchingLoop:
+    """Optimises synthetic images by matching, one network after the other.
+
+    Every random number follows from the seed, the iteration and the step, so an iteration can be
+    done again at any time.
+
+    Parameters
+    ----------
+    config
+        Resolved settings.
+    real
+        The real images.
+    make_network
+        Makes a network with fresh weights, drawn from torch's global generator.
+
+    Notes
+    -----
+    DREAM+ (arXiv 2310.15052), algorithm 1, on IDC's multi-formation (Kim et al., ICML 2022).
+    """
+
+    def __init__(
+        self, config: DreamConfig, real: ClassImages, make_network: Callable[[], nn.Module]
+    ) -> None:
+        assert config.batch_real is not None
+        self.config, self.real, self.make_network = config, real, make_network
+        self.device = real.pixels.device
+        self._labels = torch.arange(real.num_classes, device=self.device)
+        self._many_classes = RECIPES[config.recipe].many_classes and config.per_cluster == 1
+        self._sampler = self._representatives(config.batch_real, config.per_cluster)
+
+    def _representatives(self, count: int, per_cluster: int) -> RepresentativeSampler:
+        return RepresentativeSampler(
+            self.real.pixels,
+            self.real.labels,
+            count,
+            per_cluster=per_cluster,
+            many_classes=self._many_classes,
+            interval=self.config.interval,
+            transform=None if self.config.exact else self.real.normalise,
+            seed=self.config.seed,
+        )
+
+    def initial(self) -> tuple[Tensor, Tensor]:
+        """Choose real images of every class, shrink and tile them: what the run starts with.
+
+        Returns
+        -------
+        Tensor
+            float32 (K, IPC, C, S, S), in [0, 1].
+        Tensor
+            int64 (K, IPC, f²): the row of the real image in each cell.
+        """
+        config, real = self.config, self.real
+        count = config.ipc * config.factor**2
+        seed = derived_seed(config.seed, _INITIAL)
+        if config.sampler == "representative":
+            network, _ = self._network(seed)
+            chosen = torch.stack(
+                [each[:count] for each in self._representatives(count, 1)(network)]
+            )
+        else:
+            chosen = self._random_rows(seed, 0, count)[0]
+        values = collage(real.take(chosen).contiguous(), config.factor, real.side)
+        # Rank k * IPC + i lies in cell k of image i.
+        return values, chosen.view(len(chosen), -1, config.ipc).mT.contiguous()
+
+    def iterate(self, synthetic: SyntheticImages, iteration: int) -> float:
+        """Match one network; return the mean loss of a step.
+
+        Parameters
+        ----------
+        synthetic
+            Moved on in place.
+        iteration
+            Counted from 0.
+        """
+        config = self.config
+        assert config.inner_loop is not None
+        seed = derived_seed(config.seed, _NETWORK, iteration)
+        network, trainer = self._network(seed)
+        synthetic.clamp()
+        matcher = Matcher(
+            network,
+            config.match,
+            with_norm_and_bias=config.with_norm_and_bias,
+            with_classifier=config.with_classifier,
+        )
+        shape = (config.inner_loop, self.real.num_classes)
+        drawn = random_augment(
+            shape[0] * shape[1], self.real.side, STRATEGY, seed=derived_seed(seed, _AUGMENT)
+        )
+        augmentations = to_device(drawn, self.device).view(*shape, -1)
+        total = torch.zeros((), device=self.device)
+        for step, augmentation in enumerate(augmentations):
+            total += self._step(network, matcher, synthetic, augmentation, seed, step)
+            if config.network_images:
+                trainer.train(config.network_images, derived_seed(seed, _TRAIN, step))
+        return float(total) / config.inner_loop
+
+    def _network(self, seed: int) -> tuple[nn.Module, NetworkTrainer]:
+        """Make a network and train it for the epochs that it is given before it is matched."""
+        network = fresh_network(self.make_network, derived_seed(seed, _NETWORK), self.device)
+        trainer = NetworkTrainer(network, self.real)
+        for epoch in range(self.config.network_epochs or 0):
+            trainer.train(len(self.real.labels), derived_seed(seed, _EPOCH, epoch))
+        return network, trainer
+
+    def _step(
+        self,
+        network: nn.Module,
+        matcher: Matcher,
+        synthetic: SyntheticImages,
+        augmentation: Tensor,
+        seed: int,
+        step: int,
+    ) -> Tensor:
+        """Move the images of every class once; return the sum of the classes' losses."""
+        rows, weights = self._real_rows(network, seed, step)
+        formations = self._formations(seed, step)
+        losses = []
+
+        def gradient(classes: slice, images: Tensor, together: bool) -> Tensor:
+            loss, found = self._gradient(
+                matcher,
+                images,
+                self._labels[classes],
+                self.real.take(rows[classes]),
+                None if weights is None else weights[classes],
+                None if formations is None else formations[classes],
+                augmentation[classes],
+                together,
+            )
+            losses.append(loss)
+            return found
+
+        if self.config.exact:
+            synthetic.step_in_turn(
+                lambda label, images: gradient(slice(label, label + 1), images[None], False)[0]
+            )
+        else:
+            per_pass = self._classes_together(rows.shape[1])
+            parts = [
+                slice(first, first + per_pass) for first in range(0, len(self._labels), per_pass)
+            ]
+            synthetic.step_together(
+                lambda images: torch.cat([gradient(each, images[each], True) for each in parts])
+            )
+        return torch.stack(losses).sum()
+
+    def _classes_together(self, batch_real: int) -> int:
+        config = self.config
+        batch_synthetic = min(config.ipc * config.factor**2, config.batch_synthetic)
+        return max(1, _PIXELS_TOGETHER // (max(batch_real, batch_synthetic) * self.real.side**2))
+
+    def _gradient(
+        self,
+        matcher: Matcher,
+        images: Tensor,
+        labels: Tensor,
+        real: Tensor,
+        weights: Tensor | None,
+        formations: Tensor | None,
+        augmentation: Tensor,
+        together: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss of some classes, and its derivative with respect to their images.
+
+        Shapes: images (k, IPC, C, S, S), real (k, B, C, S, S), formations (k, Y) of the
+        IPC · f² images of a multi-formation, augmentation (k, 13), one draw for a class.
+        """
+        config, side = self.config, self.real.side
+        # A class at a time keeps a CPU busy: with vmap the real images take 1.6 times as long.
+        real_together = together and self.device.type == "cuda"
+        with torch.no_grad():
+            expected = matcher(
+                self._augmented(real, augmentation), labels, weights, together=real_together
+            )
+        images = images.detach().requires_grad_()
+        formed = multi_formation(images, config.factor, side)
+        if formations is not None:
+            formed = formed[torch.arange(len(formed), device=self.device)[:, None], formations]
+        found = matcher(self._augmented(formed, augmentation), labels, together=together)
+        assert config.metric is not None
+        loss = answer_distance(found, expected, config.match, config.metric)
+        (derivative,) = torch.autograd.grad(loss, images)
+        return loss.detach(), derivative
+
+    def _augmented(self, images: Tensor, augmentation: Tensor) -> Tensor:
+        """Normalise and augment (k, B, C, S, S), a class by one draw."""
+        normalised = self.real.normalise(images).flatten(0, 1)
+        return diff_augment(normalised, augmentation).view(images.shape)
+
+    def _real_rows(self, network: nn.Module, seed: int, step: int) -> Rows:
+        """Return (K, B) rows of the real images to match, and what each counts."""
+        assert self.config.batch_real is not None
+        if self.config.sampler == "random":
+            return self._random_rows(seed, step, self.config.batch_real)
+        return _padded(self._sampler(network))
+
+    def _random_rows(self, seed: int, step: int, count: int) -> Rows:
+        rows = [
+            torch.from_numpy(
+                begin + drawn_order(derived_seed(seed, _REAL, step, label), end - begin)[:count]
+            )
+            for label, (begin, end) in enumerate(itertools.pairwise(self.real.offsets))
+        ]
+        padded, weights = _padded(rows)
+        return to_device(padded, self.device), (
+            None if weights is None else to_device(weights, self.device)
+        )
+
+    def _formations(self, seed: int, step: int) -> Tensor | None:
+        """Draw which images of each class's multi-formation are matched; None for all."""
+        config = self.config
+        count = config.ipc * config.factor**2
+        if count <= config.batch_synthetic:
+            return None
+        drawn = [
+            drawn_order(derived_seed(seed, _SYNTHETIC, step, label), count)
+            for label in range(self.real.num_classes)
+        ]
+        rows = torch.stack([torch.from_numpy(each[: config.batch_synthetic]) for each in drawn])
+        return to_device(rows, self.device)
+
+
+def _padded(rows: list[Tensor]) -> Rows:
+    """Put lists of rows side by side, (K, B); of shorter ones the first row fills up, at weight 0.
+
+    Returns
+    -------
+    Tensor
+        int64 (K, B).
+    Tensor or None
+        float32 (K, B): 1 / length within each list; None where all are as long.
+    """
+    lengths = [len(each) for each in rows]
+    longest = max(lengths)
+    if min(lengths) == longest:
+        return torch.stack(rows), None
+    padded = torch.stack([torch.cat([each, each[:1].expand(longest - len(each))]) for each in rows])
+    place = torch.arange(longest, device=padded.device)
+    length = torch.tensor(lengths, device=padded.device)[:, None]
+    return padded, (place < length) / length

@@ -1,0 +1,212 @@
+"""What of a network's answer is matched, class by class, and how far two answers lie apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional
+
+from pydream.errors import PydreamError
+from pydream.ops import gradient_distance
+
+Match: TypeAlias = Literal["bidirectional", "gradient", "feature"]
+"""What is matched: features and gradients (DREAM+), gradients (DREAM), features (DM)."""
+
+
+class Answers(NamedTuple):
+    """What a network makes of one batch of each of K classes.
+
+    Attributes
+    ----------
+    gradients
+        Of the mean cross entropy, for each parameter that is matched: (K, *shape).
+    features
+        Mean over the batch, (K, D).
+    """
+
+    gradients: list[Tensor]
+    features: Tensor
+
+
+class _Both(nn.Module):
+    """A network that returns its features beside its logits."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        network: Any = self.network
+        features = network.features(images)
+        return network.classifier(features), features
+
+
+class Matcher:
+    """Asks a network for its answers on the batches of several classes.
+
+    Parameters
+    ----------
+    network
+        With a method ``features(images)`` that returns (B, D) and a module ``classifier`` that
+        makes logits of them. It stays where it is: when its weights change, so do the answers.
+    match
+        What is matched.
+    with_norm_and_bias
+        Whether parameters of one dimension are matched too.
+    with_classifier
+        Whether parameters of two dimensions are.
+
+    Raises
+    ------
+    PydreamError
+        If the network has no features, or no parameter is left to match.
+
+    Notes
+    -----
+    DREAM+ (arXiv 2310.15052, section 3.3). The batches of all classes go through the network
+    together, or one after the other; the answers are the same up to rounding. A batch norm sees the
+    batch of one class in both cases, and its running statistics are left alone.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        match: Match,
+        *,
+        with_norm_and_bias: bool = False,
+        with_classifier: bool = False,
+    ) -> None:
+        self.match = match
+        self._both = _Both(check_features(network))
+        self._buffers = dict(self._both.named_buffers())
+        left_out = {
+            0: True,
+            1: not with_norm_and_bias,
+            2: not with_classifier,
+        }
+        parameters = dict(self._both.named_parameters())
+        self._matched = {
+            name: each for name, each in parameters.items() if not left_out.get(each.dim(), False)
+        }
+        # PyTorch 2.15 differentiates the gradient of a batch norm's weight wrongly under vmap.
+        self._apart = with_norm_and_bias and any(
+            isinstance(each, nn.modules.batchnorm._BatchNorm) for each in network.modules()
+        )
+        # As constants, they share the memory of the network's parameters.
+        self._constants = {name: each.detach() for name, each in parameters.items()}
+        if match != "feature" and not self._matched:
+            raise PydreamError(
+                f"{type(network).__name__} has no convolution whose gradient could be matched; "
+                "give --match feature, --with-classifier or another --arch"
+            )
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, weights: Tensor | None = None, *, together: bool
+    ) -> Answers:
+        """Return the network's answers.
+
+        Parameters
+        ----------
+        images
+            (K, B, C, S, S), augmented and normalised; where they need gradients, so do the
+            answers.
+        labels
+            int64 (K,).
+        weights
+            (K, B), rows that add up to 1: how much each image counts; by default all alike.
+        together
+            Whether the classes go through the network as one batch: more parallel, and slower where
+            one class keeps the device busy. Not done for gradients of batch norms.
+        """
+        if weights is None:
+            weights = images.new_full(images.shape[:2], 1 / images.shape[1])
+        if together and not self._apart:
+            with torch.set_grad_enabled(images.requires_grad):
+                buffers = {
+                    name: each.expand(len(images), *each.shape).clone()
+                    for name, each in self._buffers.items()
+                }
+                features, *gradients = vmap(self._answer)(buffers, images, labels, weights)
+            return Answers(gradients, features)
+        apart = [self._plain_answer(*each) for each in zip(images, labels, weights, strict=True)]
+        features, *gradients = (torch.stack(parts) for parts in zip(*apart, strict=True))
+        return Answers(gradients, features)
+
+    def _answer(
+        self, buffers: Mapping[str, Tensor], images: Tensor, label: Tensor, weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the mean features of the batch of one class, and the gradients; for vmap."""
+        matched = {name: self._constants[name] for name in self._matched}
+        if self.match == "feature":
+            return (self._loss(matched, buffers, images, label, weights)[1],)
+        gradients, features = grad(self._loss, has_aux=True)(
+            matched, buffers, images, label, weights
+        )
+        return features, *gradients.values()
+
+    def _plain_answer(self, images: Tensor, label: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
+        """Return the same by plain autograd."""
+        buffers = {name: each.clone() for name, each in self._buffers.items()}
+        wanted = images.requires_grad
+        if self.match == "feature":
+            with torch.set_grad_enabled(wanted):
+                return (self._loss(self._constants, buffers, images, label, weights)[1],)
+        with torch.enable_grad():
+            loss, features = self._loss(self._matched, buffers, images, label, weights)
+            gradients = torch.autograd.grad(loss, list(self._matched.values()), create_graph=wanted)
+        return features if wanted else features.detach(), *gradients
+
+    def _loss(
+        self,
+        matched: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        images: Tensor,
+        label: Tensor,
+        weights: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the weighted cross entropy and, beside it, the weighted mean of the features."""
+        state = {**self._constants, **matched, **buffers}
+        logits, features = functional_call(self._both, state, (images,))
+        loss = functional.cross_entropy(logits, label.expand(len(images)), reduction="none")
+        return loss @ weights, weights @ features
+
+
+def answer_distance(synthetic: Answers, real: Answers, match: Match, metric: str) -> Tensor:
+    """Return how far two answers lie apart, summed over classes, layers and features.
+
+    Parameters
+    ----------
+    synthetic, real
+        Of the same network; the real ones are taken as constant.
+    match
+        Which of them count.
+    metric
+        As of :func:`pydream.ops.gradient_distance`; rows of a layer, or the whole mean feature of
+        a class, are what ``cos`` and ``l1_mean`` go by.
+    """
+    pairs = []
+    if match != "feature":
+        pairs += list(zip(synthetic.gradients, real.gradients, strict=True))
+    if match != "gradient":
+        pairs.append((synthetic.features[:, None], real.features[:, None]))
+    if metric == "l2":  # a root for each class
+        pairs = [each for x, y in pairs for each in zip(x, y, strict=True)]
+    else:
+        pairs = [(x.flatten(0, 1), y.flatten(0, 1)) for x, y in pairs]
+    return gradient_distance([x for x, _ in pairs], [y for _, y in pairs], metric)
+
+
+def check_features(network: nn.Module) -> nn.Module:
+    """Return the network; raise PydreamError if it does not say what its features are."""
+    if not callable(getattr(network, "features", None)) or not isinstance(
+        getattr(network, "classifier", None), nn.Module
+    ):
+        raise PydreamError(
+            f"{type(network).__name__} yields no features: it needs a method features(images) and "
+            "a module classifier; convnet3 and resnetap10 have them"
+        )
+    return network

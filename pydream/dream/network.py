@@ -1,0 +1,101 @@
+"""The networks whose answers are matched: fresh ones, trained a little on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pydream.data import to_device
+from pydream.draws import derived_seed, drawn_order, uniform
+from pydream.dream.real import ClassImages
+from pydream.evaluate.views import cut_box
+from pydream.ops import diff_augment, random_augment
+
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, BATCH = 0.01, 0.9, 5e-4, 64
+CUTMIX_SHARE = 0.5  # of batches that are mixed
+STRATEGY = "color_crop_cutout"
+
+_ORDER, _AUGMENT, _MIX = range(3)
+
+
+def fresh_network(make: Callable[[], nn.Module], seed: int, device: torch.device) -> nn.Module:
+    """Make a network with weights that follow from a seed; torch's generators stay as they are."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make().to(device).train()
+
+
+class NetworkTrainer:
+    """Trains a network on real images, some hundreds at a time.
+
+    SGD, batches of 64, an augmentation drawn for each image, every other batch cut and mixed
+    (CutMix, arXiv 1905.04899), as IDC and DREAM+ do between two matching steps.
+
+    Parameters
+    ----------
+    network
+        Trained in place.
+    real
+        The images.
+    """
+
+    def __init__(self, network: nn.Module, real: ClassImages) -> None:
+        self.network, self.real = network, real
+        self._optimizer = torch.optim.SGD(
+            network.parameters(), LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+        )
+
+    def train(self, count: int, seed: int) -> None:
+        """Go once over `count` images, drawn without replacement; all where there are fewer."""
+        real = self.real
+        device = real.pixels.device
+        rows = drawn_order(derived_seed(seed, _ORDER), len(real.labels))[:count]
+        order = to_device(torch.from_numpy(rows), device)
+        augment = to_device(
+            random_augment(len(rows), real.side, STRATEGY, seed=derived_seed(seed, _AUGMENT)),
+            device,
+        )
+        for step, (chosen, parameters) in enumerate(
+            zip(order.split(BATCH), augment.split(BATCH), strict=True)
+        ):
+            images = diff_augment(real.normalise(real.take(chosen)), parameters)
+            labels = real.labels[chosen]
+            loss = mixed_loss(self.network, images, labels, derived_seed(seed, _MIX, step))
+            self._optimizer.zero_grad()
+            loss.backward()
+            self._optimizer.step()
+
+
+def mixed_loss(network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
+    """Return the cross entropy of a batch, which CutMix mixes first in half of all cases.
+
+    Parameters
+    ----------
+    network
+        Makes logits.
+    images
+        (B, C, S, S), normalised; may be overwritten.
+    labels
+        int64 (B,).
+    seed
+        Of this batch.
+    """
+    drawn = uniform(seed, 4 + len(images))
+    if drawn[0] >= CUTMIX_SHARE:
+        return functional.cross_entropy(network(images), labels)
+    order = np.argsort(drawn[4:], kind="stable")
+    partners = to_device(torch.from_numpy(order), images.device)
+    side = images.shape[2]
+    top, bottom, left, right = cut_box(side, float(drawn[1]), drawn[2], drawn[3])
+    images[:, :, top:bottom, left:right] = images[partners, :, top:bottom, left:right]
+    share = 1 - (bottom - top) * (right - left) / side**2
+    logits = network(images)
+    return torch.lerp(
+        functional.cross_entropy(logits, labels[partners]),
+        functional.cross_entropy(logits, labels),
+        share,
+    )

@@ -1,0 +1,157 @@
+"""Real images of all classes, kept where they are matched."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pydream.data import Source
+from pydream.errors import PydreamError
+from pydream.evaluate.real import load_images
+
+_MOST_AT_ONCE = 4096  # images whose sums are taken at a time
+
+
+@dataclass(frozen=True)
+class ClassImages:
+    """Real images sorted by class, as uint8 on one device; gathered and normalised there.
+
+    Attributes
+    ----------
+    pixels
+        uint8 (N, C, S, S).
+    labels
+        int64 (N,), never falling.
+    offsets
+        Where each class begins among the images, and the end of the last.
+    keys
+        Of each image, its name in the source.
+    mean, std
+        (C,) per channel, on the scale of [0, 1].
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    offsets: tuple[int, ...]
+    keys: tuple[str, ...]
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.offsets) - 1
+
+    @property
+    def side(self) -> int:
+        """Height and width of the images, in pixels."""
+        return int(self.pixels.shape[-1])
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Return the images of some rows, in [0, 1]: float32 (*rows.shape, C, S, S)."""
+        return self.pixels[rows].float() / 255
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Normalise (..., C, S, S) in [0, 1]."""
+        return (images - self.mean[:, None, None]) / self.std[:, None, None]
+
+
+def load_class_images(
+    source: Source,
+    side: int,
+    *,
+    device: torch.device,
+    workers: int,
+    allow_skipped: float,
+) -> tuple[ClassImages, list[dict[str, str]]]:
+    """Decode all images of a source, bring them to one side and sort them by class.
+
+    Parameters
+    ----------
+    source
+        The images.
+    side
+        In pixels.
+    device
+        Where they are kept.
+    workers
+        Threads that decode.
+    allow_skipped
+        Share of a class's images that may be unreadable; these are left out.
+
+    Returns
+    -------
+    ClassImages
+        Those that can be read.
+    list of dict
+        Of the others, ``key`` and ``reason``.
+
+    Raises
+    ------
+    PydreamError
+        If too many images of a class cannot be read.
+    """
+    order = np.argsort(source.labels, kind="stable")
+    images, errors = load_images(source, order.tolist(), side, workers)
+    skipped = [{"key": source.keys[row], "reason": errors[row]} for row in order if row in errors]
+    counts = np.bincount(source.labels, minlength=len(source.class_names))
+    lost = np.bincount(source.labels[list(errors)], minlength=len(counts))
+    for name, count, gone in zip(source.class_names, counts, lost, strict=True):
+        if gone > allow_skipped * count:
+            raise PydreamError(
+                f"{source.description}: {gone} of {count} images of class {name} cannot be read, "
+                f"above the {allow_skipped:.0%} allowed; mend or remove them; first of all "
+                f"{skipped[0]['key']}: {skipped[0]['reason']}"
+            )
+    if skipped:
+        usable = np.asarray([row not in errors for row in order])
+        order, images = order[usable], images[torch.from_numpy(usable)]
+    pixels = images.permute(0, 3, 1, 2).contiguous()
+    mean, std = _statistics(pixels)
+    ends = itertools.accumulate((counts - lost).tolist(), initial=0)
+    labels = torch.from_numpy(source.labels[order].astype(np.int64))
+    keys = tuple(source.keys[row] for row in order)
+    return (
+        ClassImages(
+            pixels.to(device),
+            labels.to(device),
+            tuple(ends),
+            keys,
+            mean.to(device),
+            std.to(device),
+        ),
+        skipped,
+    )
+
+
+def _statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each channel, from exact sums."""
+    channels = pixels.shape[1]
+    total, squares = torch.zeros(channels, dtype=torch.int64), torch.zeros(channels).long()
+    for part in pixels.split(_MOST_AT_ONCE):
+        values = part.to(torch.int32)
+        total += values.sum((0, 2, 3))
+        squares += values.square().sum((0, 2, 3))
+    count = pixels.numel() / channels * 255
+    mean = total.double() / count
+    variance = squares.double() / (count * 255) - mean.square()
+    std = variance.clamp(min=0).sqrt()
+    std[std == 0] = 1.0  # a channel of one colour
+    return mean.float(), std.float()
+
+
+def check_enough(images: ClassImages, class_names: Sequence[str], ipc: int, factor: int) -> None:
+    """Raise PydreamError if a class has fewer images than its first synthetic ones take."""
+    needed = ipc * factor**2
+    counts = [end - begin for begin, end in itertools.pairwise(images.offsets)]
+    least = min(range(len(counts)), key=counts.__getitem__)
+    if counts[least] < needed:
+        raise PydreamError(
+            f"class {class_names[least]} has {counts[least]} images, fewer than the {needed} that "
+            f"ipc {ipc} and factor {factor} take; lower --ipc or --factor"
+        )

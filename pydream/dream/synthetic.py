@@ -1,0 +1,85 @@
+"""The images that are optimised, and the optimiser's step over all classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+MOMENTUM = 0.5
+
+
+class SyntheticImages:
+    """Images of K classes under SGD with momentum, one buffer over all of them.
+
+    As published the optimiser steps after each class: a step moves the images of that class by its
+    gradient, and those of all other classes by what is left of their momentum. The state after a
+    round over all classes is a geometric sum, so the gradients of all classes can be taken as one
+    batch: each where its images are when their turn comes.
+
+    Parameters
+    ----------
+    values
+        float32 (K, IPC, C, S, S), in [0, 1]; optimised in place.
+    learning_rate
+        Of SGD.
+    velocity
+        Of the same shape, where a run goes on; by default 0.
+
+    Notes
+    -----
+    Source: the loop of DREAM+ (arXiv 2310.15052) and IDC (Kim et al., ICML 2022).
+    """
+
+    def __init__(
+        self, values: Tensor, learning_rate: float, velocity: Tensor | None = None
+    ) -> None:
+        self.values = values
+        self.velocity = torch.zeros_like(values) if velocity is None else velocity
+        self.learning_rate = learning_rate
+        count = len(values)
+        powers = MOMENTUM ** torch.arange(count + 1, dtype=torch.float64)
+        sums = torch.cat([torch.zeros(1, dtype=torch.float64), powers[1:].cumsum(0)])
+        turn = torch.arange(count)
+
+        def of_classes(numbers: Tensor) -> Tensor:
+            return numbers.to(values.dtype).view(-1, 1, 1, 1, 1).to(values.device)
+
+        # Before the turn of class c momentum alone has moved it c times, behind it K - 1 - c times.
+        self._moved_before = of_classes(sums[turn])
+        self._decay_before = of_classes(powers[turn + 1])
+        self._moved_after = of_classes(1 + sums[count - 1 - turn])
+        self._decay_after = of_classes(powers[count - 1 - turn])
+
+    def step_together(self, gradient: Callable[[Tensor], Tensor]) -> None:
+        """Step once for each class, with the gradients of all classes taken as one batch.
+
+        Parameters
+        ----------
+        gradient
+            Told the images of all classes, each as they are at their class's turn, it returns the
+            derivatives of each class's loss with respect to them.
+        """
+        at_turn = self.values - self.learning_rate * self._moved_before * self.velocity
+        velocity = self._decay_before * self.velocity + gradient(at_turn)
+        self.values.copy_(at_turn - self.learning_rate * self._moved_after * velocity)
+        self.velocity.copy_(self._decay_after * velocity)
+
+    def step_in_turn(self, gradient: Callable[[int, Tensor], Tensor]) -> None:
+        """Step once for each class, one after the other.
+
+        Parameters
+        ----------
+        gradient
+            Told a class and its images, (IPC, C, S, S), it returns the derivatives of its loss.
+        """
+        for label in range(len(self.values)):
+            found = gradient(label, self.values[label])
+            self.velocity.mul_(MOMENTUM)
+            self.velocity[label] += found
+            self.values.sub_(self.velocity, alpha=self.learning_rate)
+
+    def clamp(self) -> None:
+        """Bring the images back to [0, 1]."""
+        self.values.clamp_(0, 1)
