@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "augment/augment.h"
 #include "collage/collage.h"
 #include "common/isa.h"
 #include "crop/crop_cpu.h"
@@ -167,6 +168,27 @@ PYBIND11_MODULE(_C, m) {
          const std::string& metric, int threads) {
         const pydream::LayerList list(synthetic, real, gradients, types, rows, columns);
         return pydream::gradient_distance_cpu(list.layers, pydream::parse_metric(metric), threads);
+      },
+      release_gil());
+
+  // augment
+  m.def(
+      "random_augment_cpu",
+      [](bool color, bool cutout, const std::vector<int>& spatial, int64_t height, int64_t width,
+         int64_t count, uint64_t seed, uintptr_t rows) {
+        pydream::AugmentStrategy strategy{color, cutout, {}, height, width};
+        for (const int each : spatial) {
+          strategy.spatial.push_back(static_cast<pydream::Spatial>(each));
+        }
+        pydream::random_augment_cpu(strategy, count, seed, pointer<float>(rows));
+      },
+      release_gil());
+  m.def(
+      "diff_augment_cpu",
+      [](uintptr_t from, uintptr_t parameters, uintptr_t to, const std::string& type,
+         const std::vector<int64_t>& shape, int64_t together, bool adjoint, int threads) {
+        pydream::diff_augment_cpu(
+            pydream::augment_task(from, parameters, to, type, shape, together), adjoint, threads);
       },
       release_gil());
 

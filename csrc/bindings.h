@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "augment/augment.h"
 #include "crop/crop_kernel.h"
 #include "matching/matching.h"
 
@@ -41,6 +42,20 @@ inline CropResize crop_task(int64_t num_images, int64_t num_patches, int64_t cha
   task.channels_last = channels_last;
   task.out = pointer<void>(out);
   return task;
+}
+
+inline Augment augment_task(uintptr_t from, uintptr_t parameters, uintptr_t to,
+                            const std::string& type, const std::vector<int64_t>& shape,
+                            int64_t together) {
+  return {pointer<const void>(from),
+          pointer<const float>(parameters),
+          pointer<void>(to),
+          parse_float_type(type, "x"),
+          shape.at(0),
+          together,
+          shape.at(1),
+          shape.at(2),
+          shape.at(3)};
 }
 
 // Two lists of gradients, layer by layer, and a third for derivatives or none.

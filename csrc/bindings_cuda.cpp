@@ -2,6 +2,7 @@
 // (common/faults.h), a device and its stream.
 #include <pybind11/stl.h>
 
+#include "augment/augment_cuda.h"
 #include "bindings.h"
 #include "collage/collage_cuda.h"
 #include "common/device.h"
@@ -207,6 +208,18 @@ void bind_matching(py::module_& m) {
       });
 }
 
+void bind_augment(py::module_& m) {
+  m.def(
+      "diff_augment",
+      [](uintptr_t from, uintptr_t parameters, uintptr_t to, const std::string& type,
+         const std::vector<int64_t>& shape, int64_t together, bool adjoint, int device,
+         uintptr_t stream) {
+        diff_augment_cuda(augment_task(from, parameters, to, type, shape, together), adjoint,
+                          device, stream_at(stream));
+      },
+      release_gil());
+}
+
 }  // namespace
 
 void bind_cuda(py::module_& m) {
@@ -220,6 +233,7 @@ void bind_cuda(py::module_& m) {
   bind_collage(m);
   bind_kmeans(m);
   bind_matching(m);
+  bind_augment(m);
 }
 
 }  // namespace pydream

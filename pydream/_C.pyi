@@ -128,6 +128,28 @@ def gradient_distance_cpu(
     threads: int,
 ) -> float: ...
 
+# augment
+def random_augment_cpu(
+    color: bool,
+    cutout: bool,
+    spatial: Sequence[int],
+    height: int,
+    width: int,
+    count: int,
+    seed: int,
+    rows: int,
+) -> None: ...
+def diff_augment_cpu(
+    x: int,
+    parameters: int,
+    result: int,
+    type: str,
+    shape: Sequence[int],
+    together: int,
+    adjoint: bool,
+    threads: int,
+) -> None: ...
+
 # collage
 def collage_cpu(
     patches: int,

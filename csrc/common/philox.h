@@ -42,7 +42,7 @@ PYDREAM_HOST_DEVICE inline Philox4 philox4x32(uint64_t key, uint32_t c0, uint32_
 enum class Stream : uint32_t {
   crop_box = 1,     // random_crop_boxes
   permutation = 2,  // random_keys: orders drawn without replacement
-  augment = 3,      // draws of the evaluation's augmentations
+  augment = 3,      // random_augment
   kmeans = 4,       // initial centres
 };
 

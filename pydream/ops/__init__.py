@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pydream.ops._dispatch import check_values
+from pydream.ops.augment import diff_augment, random_augment
 from pydream.ops.boxes import random_crop_boxes, random_keys
 from pydream.ops.collage import collage
 from pydream.ops.crop import crop_resize
@@ -16,10 +17,12 @@ __all__ = [
     "check_values",
     "collage",
     "crop_resize",
+    "diff_augment",
     "gradient_distance",
     "key_patches",
     "kmeans",
     "nearest_samples",
+    "random_augment",
     "random_crop_boxes",
     "random_keys",
     "realism_scores",

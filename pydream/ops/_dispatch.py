@@ -151,8 +151,13 @@ def register(
     cuda: Callable[..., Any],
     other: Callable[..., Any],
     fake: Callable[..., Any],
+    *,
+    gradient: tuple[Callable[..., None], Callable[..., Any]] | None = None,
 ) -> None:
-    """Register an op without gradients: compiled where there are kernels, else the reference.
+    """Register an op: compiled where there are kernels, else the reference.
+
+    `gradient` holds what an op with derivatives keeps, and its backward pass, as
+    torch.library.register_autograd takes them.
 
     Straight into the dispatcher: torch.library.custom_op would add a layer of Python for
     autograd, 40 us a call when the caches are full of logits, a fifth of the whole.
@@ -171,5 +176,11 @@ def register(
     name = schema[: schema.index("(")]
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
-    _LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
     torch.library.register_fake(f"pydream::{name}", fake, lib=_LIBRARY)
+    if gradient is None:
+        _LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
+        return
+    keep, backward = gradient
+    torch.library.register_autograd(
+        f"pydream::{name}", backward, setup_context=keep, lib=_LIBRARY
+    )

@@ -1,0 +1,239 @@
+"""The augmentations of differentiable siamese augmentation: draws, and images augmented by them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pydream import _C
+from pydream.ops import _dispatch
+from pydream.ops._checks import (
+    TensorLike,
+    as_tensor,
+    check_at_least,
+    check_device,
+    check_dtype,
+    check_seed,
+    check_shape,
+)
+from pydream.ops.reference import augment as reference
+
+WORDS = ("color", *reference.SPATIAL[:1], "cutout", *reference.SPATIAL[1:])
+_TYPES = {
+    torch.float32: "float32",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+}
+_MOST_SIDE = 2**24
+"""Float32 counts pixels as far as here."""
+_MOST_PIXELS = 2**31
+"""Of a plane with its margin of three rows and columns: what the kernels' indices hold."""
+
+
+def random_augment(
+    count: int,
+    size: int | Sequence[int],
+    strategy: str = "color_crop_cutout",
+    *,
+    seed: int = 0,
+) -> Tensor:
+    """Draw parameters for :func:`diff_augment`, as DSA's augmentations are drawn.
+
+    ===========  =================================================================================
+    ``color``    brightness uniform in [−½, ½), saturation in [0, 2), contrast in [½, 1½)
+    ``crop``     a shift in x and y by whole pixels, up to an eighth of the side, zeros behind it
+    ``flip``     mirrored left and right, with probability ½
+    ``scale``    x and y each by a factor in [1/1.2, 1.2), about the centre of the image
+    ``rotate``   by an angle in [−15°, 15°), about the centre of the image
+    ``cutout``   half of each side, about a centre that is uniform over the pixels
+    ===========  =================================================================================
+
+    Of ``crop``, ``flip``, ``scale`` and ``rotate`` each row has exactly one, all of those named
+    being equally likely. What is not named changes nothing. Row i depends on ``(seed, i)``, the
+    size and the strategy, and nothing else. Drawn on the CPU, so that every device gets the same.
+
+    Parameters
+    ----------
+    count
+        Rows, M.
+    size
+        Side of the images in pixels, or height and width.
+    strategy
+        Words of the table joined by ``_``, in any order.
+    seed
+        In [0, 2^63).
+
+    Returns
+    -------
+    Tensor
+        Float32, (M, 13), on the CPU; :func:`diff_augment` says what the columns are.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type.
+    ValueError
+        For a word that is unknown or comes twice, or a number out of range.
+
+    Notes
+    -----
+    Source: Zhao and Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML
+    2021, section 3.3; the ranges are those of its published code.
+    """
+    check_at_least(count, "count", 0)
+    sides = [size, size] if isinstance(size, int) else list(size)
+    if len(sides) != 2:
+        raise ValueError(f"size must be one side, or height and width, got {size}")
+    for side in sides:
+        check_at_least(side, "size", 1)
+        if side > _MOST_SIDE:
+            raise ValueError(f"size must be at most {_MOST_SIDE} pixels, got {size}")
+    words = strategy.split("_")
+    if len(set(words)) < len(words) or not set(words) <= set(WORDS):
+        raise ValueError(
+            f"strategy must be some of {', '.join(WORDS)}, each once, joined by '_', "
+            f"got {strategy!r}"
+        )
+    check_seed(seed)
+    parameters = torch.empty(count, reference.COLUMNS)
+    _C.random_augment_cpu(
+        "color" in words,
+        "cutout" in words,
+        [number for number, name in enumerate(reference.SPATIAL) if name in words],
+        *sides,
+        count,
+        seed,
+        parameters.data_ptr(),
+    )
+    return parameters
+
+
+def diff_augment(x: TensorLike, parameters: TensorLike) -> Tensor:
+    """Augment images by explicit parameters: colour, an affine map, cutout, in one pass.
+
+    A row of `parameters`, with m the mean over the channels of a pixel and M that of the image:
+
+    ======  ============================================================================
+    0       brightness b: added
+    1       saturation s: each pixel becomes s·(x − m) + m
+    2       contrast c: the image becomes c·(x − M) + M, after the two before
+    3 … 8   a, b, tx, c, d, ty: output pixel (x, y) is read at (a·x + b·y + tx,
+            c·x + d·y + ty), in pixels whose centres are whole numbers; bilinear, and zero
+            outside of the image
+    9, 10   top and left of the cutout, in pixels; it may begin outside of the image
+    11, 12  its height and width: pixels with top <= y < top + height and
+            left <= x < left + width become 0
+    ======  ============================================================================
+
+    0, 1, 1, then 1, 0, 0, 0, 1, 0, then four zeros leave an image as it is. Shifts by whole pixels
+    and mirrored images are exact copies.
+
+    Differentiable in `x`, any number of times; `parameters` are taken as constant, and get no
+    gradient. The same parameters for a real and a synthetic batch make the augmentation siamese.
+
+    Parameters
+    ----------
+    x
+        Float32, float16 or bfloat16, (N, C, H, W), in any layout; arithmetic is in float32.
+    parameters
+        Float32, (M, 13), of which N is a multiple: image i takes row ``i // (N / M)``. So one row
+        for all, a row for each image, or one for each class of a batch sorted by class. Rows that
+        are not finite give pixels of no meaning.
+
+    Returns
+    -------
+    Tensor
+        (N, C, H, W), contiguous, of the dtype of `x`.
+
+    Raises
+    ------
+    TypeError
+        For a dtype or type that is not one of these.
+    ValueError
+        For other shapes, two devices, or planes of 2^31 pixels and more.
+
+    Notes
+    -----
+    Source: Zhao and Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML
+    2021.
+    """
+    x = as_tensor(x, "x")
+    check_dtype(x, "x", *_TYPES)
+    check_shape(x, "x", ("N", "C", "H", "W"))
+    parameters = as_tensor(parameters, "parameters")
+    check_dtype(parameters, "parameters", torch.float32)
+    check_shape(parameters, "parameters", ("M", reference.COLUMNS))
+    check_device(parameters, "parameters", x.device, "x")
+    images, rows = x.shape[0], parameters.shape[0]
+    if images > 0 and (rows == 0 or images % rows != 0):
+        raise ValueError(f"parameters: {images} images are not a multiple of {rows} rows")
+    if (x.shape[2] + 3) * (x.shape[3] + 3) >= _MOST_PIXELS:
+        raise ValueError(f"x must have planes of less than 2^31 pixels, got shape {tuple(x.shape)}")
+    augmented: Tensor = torch.ops.pydream.diff_augment(x, parameters)
+    return augmented
+
+
+def _result(x: Tensor, parameters: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _arguments(x: Tensor, parameters: Tensor, result: Tensor, adjoint: bool) -> tuple[Any, ...]:
+    return (
+        x.data_ptr(),
+        parameters.data_ptr(),
+        result.data_ptr(),
+        _TYPES[x.dtype],
+        list(x.shape),
+        x.shape[0] // parameters.shape[0],
+        adjoint,
+    )
+
+
+def _on_cpu(x: Tensor, parameters: Tensor, *, adjoint: bool) -> Tensor:
+    x, parameters = x.contiguous(), parameters.contiguous()
+    result = _result(x, parameters)
+    if x.numel() > 0:
+        arguments = _arguments(x, parameters, result, adjoint)
+        _C.diff_augment_cpu(*arguments, torch.get_num_threads())
+    return result
+
+
+def _on_cuda(launch: _dispatch.Launch, x: Tensor, parameters: Tensor, *, adjoint: bool) -> Tensor:
+    x, parameters = x.contiguous(), parameters.contiguous()
+    result = _result(x, parameters)
+    if x.numel() > 0:
+        arguments = _arguments(x, parameters, result, adjoint)
+        launch.module.diff_augment(*arguments, launch.device, launch.stream)
+    return result
+
+
+def _keep_parameters(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+
+
+def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+    return torch.ops.pydream.diff_augment_adjoint(upstream, *ctx.saved_tensors), None
+
+
+def _backward_of_adjoint(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+    linear = ctx.saved_tensors[0].clone()
+    linear[:, reference.BRIGHTNESS] = 0.0
+    return torch.ops.pydream.diff_augment(upstream, linear), None
+
+
+for _name, _adjoint, _plain, _gradient in (
+    ("diff_augment", False, reference.diff_augment, _backward),
+    ("diff_augment_adjoint", True, reference.diff_augment_adjoint, _backward_of_adjoint),
+):
+    _dispatch.register(
+        f"{_name}(Tensor x, Tensor parameters) -> Tensor",
+        functools.partial(_on_cpu, adjoint=_adjoint),
+        functools.partial(_on_cuda, adjoint=_adjoint),
+        _plain,
+        _result,
+        gradient=(_keep_parameters, _gradient),
+    )
