@@ -154,29 +154,9 @@ void widen(const T* from, int64_t count, float* to) {
   for (int64_t i = 0; i < count; ++i) to[i] = to_float(from[i]);
 }
 
-inline uint16_t narrow_bits(float value, const BFloat16*) {
-  const uint32_t bits = float_bits(value);
-  if (value != value) return 0x7FC0u;
-  return static_cast<uint16_t>((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
-}
-
-inline uint16_t narrow_bits(float value, const Half*) {
-  const uint32_t bits = float_bits(value);
-  const uint32_t sign = bits >> 16 & 0x8000u;
-  const uint32_t magnitude = bits & 0x7FFFFFFFu;
-  if (magnitude > 0x7F800000u) return static_cast<uint16_t>(sign | 0x7E00u);
-  if (magnitude >= 0x477FF000u) return static_cast<uint16_t>(sign | 0x7C00u);  // 65520 and more
-  if (magnitude < 0x38800000u) {  // below 2^-14: a multiple of 2^-24, rounded by an addition
-    const uint32_t rounded = float_bits(bits_float(magnitude) + 0.5f) - float_bits(0.5f);
-    return static_cast<uint16_t>(sign | rounded);
-  }
-  const uint32_t shifted = magnitude - (112u << 23);
-  return static_cast<uint16_t>(sign | (shifted + 0xFFFu + (shifted >> 13 & 1u)) >> 13);
-}
-
 template <class T>
 void narrow(const float* from, int64_t count, T* to) {
-  for (int64_t i = 0; i < count; ++i) to[i].bits = narrow_bits(from[i], to);
+  for (int64_t i = 0; i < count; ++i) from_float(from[i], to + i);
 }
 
 // Calls work(x, y, gradient, count) on float32 pieces of `piece` values each.
@@ -238,13 +218,7 @@ double cosine(const Span& span) {
 
 template <class T>
 void multiply_values(T* values, int64_t count, float factor) {
-  for (int64_t i = 0; i < count; ++i) {
-    if constexpr (sizeof(T) == 4) {
-      values[i] *= factor;
-    } else {
-      values[i].bits = narrow_bits(to_float(values[i]) * factor, values);
-    }
-  }
+  for (int64_t i = 0; i < count; ++i) from_float(to_float(values[i]) * factor, values + i);
 }
 
 void multiply(void* values, FloatType type, int64_t count, float factor) {

@@ -6,6 +6,7 @@ from pydream.ops._dispatch import check_values
 from pydream.ops.boxes import random_crop_boxes, random_keys
 from pydream.ops.collage import collage
 from pydream.ops.crop import crop_resize
+from pydream.ops.formation import multi_formation
 from pydream.ops.kmeans import KMeansResult, kmeans, nearest_samples, representatives
 from pydream.ops.matching import gradient_distance
 from pydream.ops.score import KeyPatches, key_patches, realism_scores, select_key_patches
@@ -19,6 +20,7 @@ __all__ = [
     "gradient_distance",
     "key_patches",
     "kmeans",
+    "multi_formation",
     "nearest_samples",
     "random_crop_boxes",
     "random_keys",
