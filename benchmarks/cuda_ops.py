@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.benchmark import Timer
 from torchvision.transforms.v2 import functional as tv
@@ -34,6 +35,8 @@ SIDE, CANVAS = 112, 224
 # Of torchvision's antialiased resize in float32, and of the cast to bfloat16 at values up to 3.
 SAME_PIXELS = 0.02
 SAME_SCORES = 1e-5
+# Of weights that PyTorch rounds in float32, and of sums of sixteen products.
+SAME_FORMED = 1e-3
 LEAST_ROUNDS, MOST_ROUNDS = 5, 200
 # Other croppers on GPUs. kornia's antialiasing blurs before it samples, which gives other pixels;
 # equal work of DALI has not been set up.
@@ -283,6 +286,46 @@ def collage_case(device: torch.device, rate: float, least: float, classes: int) 
     )
 
 
+def eager_formation(images: Tensor) -> Tensor:
+    rows = images.chunk(2, -2)
+    cells = [cell for row in rows for cell in row.chunk(2, -1)]
+    size = list(images.shape[-2:])
+    return torch.cat([F.interpolate(cell, size, mode="bilinear") for cell in cells])
+
+
+def formation_case(
+    device: torch.device, rate: float, least: float, count: int, side: int, *, backward: bool
+) -> Case:
+    """Images doubled by factor 2: the result, or that and the derivative by the images."""
+
+    def with_slope(form: Callable[[Tensor], Tensor]) -> Callable[[tuple[Tensor, Tensor]], Tensor]:
+        def run(given: tuple[Tensor, Tensor]) -> Tensor:
+            images, upstream = given
+            if not backward:
+                return form(images)
+            images = images.detach().requires_grad_()
+            return torch.autograd.grad(form(images), images, upstream)[0]
+
+        return run
+
+    size = 5 * count * 3 * side**2 * 4
+    inputs = [
+        (
+            torch.rand(count, 3, side, side, device=device),
+            torch.randn(4 * count, 3, side, side, device=device),
+        )
+        for _ in range(copies(size))
+    ]
+    rivals = {
+        "pydream": with_slope(lambda images: ops.multi_formation(images, 2, side)),
+        "chunk, interpolate, cat": with_slope(eager_formation),
+    }
+    ours, theirs = (run(inputs[0]) for run in rivals.values())
+    torch.testing.assert_close(ours, theirs, atol=SAME_FORMED, rtol=0.0)
+    moved = 2 * size if backward else size
+    return compared(rivals, inputs, device, items=4 * count, moved=moved, rate=rate, least=least)
+
+
 def peers() -> dict[str, str]:
     """Return which other libraries are here."""
     found = {"torchvision": version("torchvision")}
@@ -317,6 +360,10 @@ def measure(device: torch.device, *, small: bool) -> dict[str, Case]:
         )
     results["key_patches, (1500, 1000) float32, one class"] = key_patches_case(device, rate, least)
     results["collage, 2 x 2 of 112, uint8"] = collage_case(device, rate, least, 2 if small else 100)
+    for count, side in ((10, 32),) if small else ((100, 32), (40, 224)):
+        for backward in (False, True):
+            name = f"multi_formation, {count} of {side}, factor 2" + ", backward too" * backward
+            results[name] = formation_case(device, rate, least, count, side, backward=backward)
     return results
 
 

@@ -18,6 +18,7 @@
 #include "collage/collage.h"
 #include "common/isa.h"
 #include "crop/crop_cpu.h"
+#include "formation/formation.h"
 #include "kmeans/kmeans.h"
 #include "matching/matching.h"
 #include "score/score.h"
@@ -200,6 +201,25 @@ PYBIND11_MODULE(_C, m) {
          int threads) {
         pydream::collage({classes, images, factor, channels, height, width, size}, element,
                          pointer<const void>(patches), pointer<void>(result), threads);
+      },
+      release_gil());
+
+  // formation
+  m.def(
+      "multi_formation_cpu",
+      [](uintptr_t images, const std::string& type, const std::vector<int64_t>& shape,
+         int64_t factor, int64_t size, float padding, uintptr_t result, int threads) {
+        pydream::multi_formation_cpu(pydream::formation(type, shape, factor, size), padding,
+                                     pointer<const void>(images), pointer<void>(result), threads);
+      },
+      release_gil());
+  m.def(
+      "multi_formation_backward_cpu",
+      [](uintptr_t gradient, const std::string& type, const std::vector<int64_t>& shape,
+         int64_t factor, int64_t size, uintptr_t images, int threads) {
+        pydream::multi_formation_backward_cpu(pydream::formation(type, shape, factor, size),
+                                              pointer<const void>(gradient), pointer<void>(images),
+                                              threads);
       },
       release_gil());
 }

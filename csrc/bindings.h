@@ -10,6 +10,7 @@
 
 #include "augment/augment.h"
 #include "crop/crop_kernel.h"
+#include "formation/formation.h"
 #include "matching/matching.h"
 
 namespace pydream {
@@ -72,6 +73,19 @@ struct LayerList {
 
   std::vector<Layer> layers;
 };
+
+// `shape` is that of the images, [B, N, C, H, W].
+inline Formation formation(const std::string& type, const std::vector<int64_t>& shape,
+                           int64_t factor, int64_t size) {
+  return {parse_float_type(type, "images"),
+          shape.at(0),
+          shape.at(1),
+          shape.at(2),
+          shape.at(3),
+          shape.at(4),
+          factor,
+          size};
+}
 
 // Adds the entries of the CUDA kernels.
 void bind_cuda(pybind11::module_& m);

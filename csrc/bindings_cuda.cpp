@@ -7,6 +7,7 @@
 #include "collage/collage_cuda.h"
 #include "common/device.h"
 #include "crop/crop_cuda.h"
+#include "formation/formation_cuda.h"
 #include "kmeans/kmeans_cuda.h"
 #include "matching/matching_cuda.h"
 #include "score/score_cuda.h"
@@ -220,6 +221,28 @@ void bind_augment(py::module_& m) {
       release_gil());
 }
 
+void bind_formation(py::module_& m) {
+  m.def(
+      "multi_formation",
+      [](uintptr_t images, const std::string& type, const std::vector<int64_t>& shape,
+         int64_t factor, int64_t size, float padding, uintptr_t result, int device,
+         uintptr_t stream) {
+        multi_formation_cuda(formation(type, shape, factor, size), padding,
+                             pointer<const void>(images), pointer<void>(result), device,
+                             stream_at(stream));
+      },
+      release_gil());
+  m.def(
+      "multi_formation_backward",
+      [](uintptr_t gradient, const std::string& type, const std::vector<int64_t>& shape,
+         int64_t factor, int64_t size, uintptr_t images, int device, uintptr_t stream) {
+        multi_formation_backward_cuda(formation(type, shape, factor, size),
+                                      pointer<const void>(gradient), pointer<void>(images), device,
+                                      stream_at(stream));
+      },
+      release_gil());
+}
+
 }  // namespace
 
 void bind_cuda(py::module_& m) {
@@ -234,6 +257,7 @@ void bind_cuda(py::module_& m) {
   bind_kmeans(m);
   bind_matching(m);
   bind_augment(m);
+  bind_formation(m);
 }
 
 }  // namespace pydream

@@ -164,3 +164,24 @@ def collage_cpu(
     result: int,
     threads: int,
 ) -> None: ...
+
+# formation
+def multi_formation_cpu(
+    images: int,
+    type: str,
+    shape: Sequence[int],
+    factor: int,
+    size: int,
+    padding: float,
+    result: int,
+    threads: int,
+) -> None: ...
+def multi_formation_backward_cpu(
+    gradient: int,
+    type: str,
+    shape: Sequence[int],
+    factor: int,
+    size: int,
+    images: int,
+    threads: int,
+) -> None: ...

@@ -48,4 +48,28 @@ PYDREAM_HOST_DEVICE inline float to_float(Half value) {
   return bits_float(bits | sign);
 }
 
+// Rounded to the nearest, ties to even, as PyTorch casts.
+PYDREAM_HOST_DEVICE inline void from_float(float value, float* to) { *to = value; }
+
+PYDREAM_HOST_DEVICE inline void from_float(float value, BFloat16* to) {
+  const uint32_t bits = float_bits(value);
+  const uint32_t rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
+  to->bits = static_cast<uint16_t>(value != value ? 0x7FC0u : rounded);
+}
+
+PYDREAM_HOST_DEVICE inline void from_float(float value, Half* to) {
+  const uint32_t bits = float_bits(value);
+  const uint32_t magnitude = bits & 0x7FFFFFFFu;
+  const uint32_t shifted = magnitude - (112u << 23);
+  uint32_t half = (shifted + 0xFFFu + (shifted >> 13 & 1u)) >> 13;
+  if (magnitude > 0x7F800000u) {
+    half = 0x7E00u;
+  } else if (magnitude >= 0x477FF000u) {  // 65520 and more
+    half = 0x7C00u;
+  } else if (magnitude < 0x38800000u) {  // below 2^-14: a multiple of 2^-24, rounded by an addition
+    half = float_bits(bits_float(magnitude) + 0.5f) - float_bits(0.5f);
+  }
+  to->bits = static_cast<uint16_t>((bits >> 16 & 0x8000u) | half);
+}
+
 }  // namespace pydream

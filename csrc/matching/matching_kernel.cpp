@@ -210,13 +210,7 @@ double cosine(const Span& span) {
 
 template <class T>
 void multiply_values(T* values, int64_t count, float factor) {
-  for (int64_t i = 0; i < count; ++i) {
-    if constexpr (sizeof(T) == 4) {
-      values[i] *= factor;
-    } else {
-      values[i].bits = narrow_bits(to_float(values[i]) * factor, values);
-    }
-  }
+  for (int64_t i = 0; i < count; ++i) from_float(to_float(values[i]) * factor, values + i);
 }
 
 void multiply(void* values, FloatType type, int64_t count, float factor) {

@@ -7,6 +7,7 @@ from pydream.ops.augment import diff_augment, random_augment
 from pydream.ops.boxes import random_crop_boxes, random_keys
 from pydream.ops.collage import collage
 from pydream.ops.crop import crop_resize
+from pydream.ops.formation import multi_formation
 from pydream.ops.kmeans import KMeansResult, kmeans, nearest_samples, representatives
 from pydream.ops.matching import gradient_distance
 from pydream.ops.score import KeyPatches, key_patches, realism_scores, select_key_patches
@@ -21,6 +22,7 @@ __all__ = [
     "gradient_distance",
     "key_patches",
     "kmeans",
+    "multi_formation",
     "nearest_samples",
     "random_augment",
     "random_crop_boxes",

@@ -48,6 +48,20 @@ def gradient_inputs(generator: torch.Generator) -> Tensors:
     return torch.randn(2, 7, 5, generator=generator), torch.randn(2, 7, 5, generator=generator)
 
 
+def formation_inputs(generator: torch.Generator) -> Tensors:
+    return torch.rand(3, 2, 9, 9, generator=generator), torch.randn(
+        12, 2, 11, 11, generator=generator
+    )
+
+
+def formation_and_slope(
+    op: Callable[..., Any], images: torch.Tensor, upstream: torch.Tensor
+) -> Any:
+    images = images.detach().requires_grad_()
+    result = op(images, 2, 11)
+    return result.detach(), torch.autograd.grad(result, images, upstream)[0]
+
+
 def kmeans_inputs(generator: torch.Generator) -> Tensors:
     return (torch.randn(2, 60, 5, generator=generator),)
 
@@ -73,6 +87,7 @@ CASES: list[tuple[str, Callable[[torch.Generator], Tensors], Callable[..., Any]]
         gradient_inputs,
         lambda op, x, y: op([x, x[0]], [y, y[0]], "l2"),
     ),
+    ("multi_formation", formation_inputs, formation_and_slope),
     ("representatives", kmeans_inputs, lambda op, x: op(x, 4, 2, max_iter=9)),
 ]
 

@@ -1,0 +1,114 @@
+// Multi-formation: the cells of an image, each upsampled to an image of its own. What every device
+// shares; see pydream/ops/formation.py for the contract.
+#pragma once
+
+#include <cstdint>
+
+#include "common/float_type.h"
+#include "common/philox.h"
+
+namespace pydream {
+
+// [B, N, C, H, W] images to [B, f^2 * N, C, S, S]; or, for derivatives, back.
+struct Formation {
+  FloatType type;
+  int64_t batches;
+  int64_t images;  // N, of each batch
+  int64_t channels;
+  int64_t height;
+  int64_t width;
+  int64_t factor;
+  int64_t size;
+};
+
+// Side of a cell: the last ones reach over the image where the factor does not divide its side.
+PYDREAM_HOST_DEVICE inline int64_t cell_side(int64_t side, int64_t factor) {
+  return (side + factor - 1) / factor;
+}
+
+// Where a plane [S, S] of the result comes from.
+struct Cell {
+  int64_t plane;  // of the images, [H, W]
+  int64_t top;
+  int64_t left;
+};
+
+// Plane ((b f^2 + k) N + i) C + c of the result is cell k of image i of batch b.
+PYDREAM_HOST_DEVICE inline Cell cell_of(const Formation& shape, int64_t plane) {
+  const int64_t own = shape.images * shape.channels;  // planes of a batch's images
+  const int64_t cell = plane / own % (shape.factor * shape.factor);
+  const int64_t batch = plane / own / (shape.factor * shape.factor);
+  return {batch * own + plane % own, cell / shape.factor * cell_side(shape.height, shape.factor),
+          cell % shape.factor * cell_side(shape.width, shape.factor)};
+}
+
+// Pixel i of `to` is (1 - weight) * pixel `low` + weight * pixel (low + 1) of `from`: torch's rule,
+// interpolate(mode="bilinear", align_corners=False), in whole numbers, so that it is exact.
+struct Between {
+  int64_t low;
+  float weight;  // 0 where low is the last pixel
+};
+
+PYDREAM_HOST_DEVICE inline Between between(int64_t i, int64_t from, int64_t to) {
+  const int64_t place = (2 * i + 1) * from - to;  // in pixels of `from`, times 2 * to
+  if (place <= 0) return {0, 0.0f};
+  const int64_t low = place / (2 * to);
+  if (low >= from - 1) return {from - 1, 0.0f};
+  return {low, static_cast<float>(place - low * 2 * to) / static_cast<float>(2 * to)};
+}
+
+// The first pixel of `to` that lies at pixel `low` of `from` or behind it; `to` if there is none.
+// So pixels [first_from(q - 1), first_from(q + 1)) are those that pixel q of `from` has a part in.
+PYDREAM_HOST_DEVICE inline int64_t first_from(int64_t low, int64_t from, int64_t to) {
+  const int64_t least = (2 * low + 1) * to - from;  // of 2 * i * from
+  if (least <= 0) return 0;
+  const int64_t first = (least + 2 * from - 1) / (2 * from);
+  return first < to ? first : to;
+}
+
+// Fills result [B, f^2 * N, C, S, S] from images [B, N, C, H, W], with `padding` beside them.
+void multi_formation_cpu(const Formation& shape, float padding, const void* images, void* result,
+                         int threads);
+
+// Fills images [B, N, C, H, W] with the derivative by them, from that by the result.
+void multi_formation_backward_cpu(const Formation& shape, const void* gradient, void* images,
+                                  int threads);
+
+// Tables of one side for the kernels of an instruction set: of each pixel of the result,
+struct Stretch {
+  int64_t from;
+  int64_t to;
+  const int32_t* low;   // [to]
+  const int32_t* high;  // [to], low + 1, or low where that is the last
+  const float* weight;  // [to], of high
+};
+
+// and of each pixel of a cell, the `most` or fewer pixels of the result that it has a part in.
+struct Readers {
+  int64_t from;
+  int64_t to;
+  int64_t most;
+  const int32_t* first;  // [from]
+  const float* weight;   // [most, from], 0 where there are fewer
+};
+
+// The part of a cell that is inside the image, in a plane of `stride` values a row.
+struct Inside {
+  int64_t offset;  // of its first pixel
+  int64_t stride;
+  int64_t rows;
+  int64_t columns;
+};
+
+// One per instruction set, from formation_kernel.cpp; a plane of the result each.
+struct FormationKernels {
+  // scratch: [2 * columns.to + columns.from]
+  void (*upsample)(const Stretch& rows, const Stretch& columns, const Inside& cell, FloatType type,
+                   float padding, const void* images, int64_t result_offset, void* result,
+                   float* scratch);
+  // scratch: [rows.to * columns.to + columns.to + columns.most + columns.from]
+  void (*gather)(const Readers& rows, const Readers& columns, const Inside& cell, FloatType type,
+                 const void* gradient, int64_t gradient_offset, void* images, float* scratch);
+};
+
+}  // namespace pydream

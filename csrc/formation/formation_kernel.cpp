@@ -1,0 +1,171 @@
+// Cells upsampled bilinearly, and the adjoint of that, compiled once per instruction set.
+//
+// Shapes: planes [S, S] of the result, cells [h, w] in planes [H, W] of the images.
+// Presumes: some rows of S values in the first-level cache. Limit: bandwidth, the result once and
+// the images once.
+//
+// Both go row by row, along the rows and across them apart: forward every row of a cell is
+// stretched once, and two neighbours are blended for each row of the result; backward the rows of
+// the result that a row of a cell has a part in are added up, and that sum is shrunk.
+#include <cstring>
+#include <type_traits>
+
+#include "common/half.h"
+#include "formation/formation.h"
+
+namespace pydream {
+namespace PYDREAM_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int64_t kWidth = 16;
+#elif defined(__AVX2__)
+constexpr int64_t kWidth = 8;
+#else
+constexpr int64_t kWidth = 4;
+#endif
+
+typedef float Floats __attribute__((vector_size(kWidth * 4)));
+
+inline Floats load(const float* from) {
+  Floats values;
+  std::memcpy(&values, from, sizeof values);
+  return values;
+}
+
+inline void store(float* to, Floats values) { std::memcpy(to, &values, sizeof values); }
+
+#include "common/half_rows.h"
+
+void stretch(const Stretch& columns, const float* from, float* __restrict to) {
+  for (int64_t x = 0; x < columns.to; ++x) {
+    const float low = from[columns.low[x]];
+    to[x] = low + columns.weight[x] * (from[columns.high[x]] - low);
+  }
+}
+
+// A row of a cell [w], as it lies there or, with padding beside it, in `wide`.
+template <class T>
+const float* row_of(const Inside& cell, int64_t row, int64_t width, float padding, const T* images,
+                    float* wide) {
+  const T* from = images + cell.offset + row * cell.stride;
+  const int64_t inside = row < cell.rows ? cell.columns : 0;
+  if constexpr (std::is_same_v<T, float>) {
+    if (inside == width) return from;
+  }
+  widen(from, inside, wide);
+  for (int64_t x = inside; x < width; ++x) wide[x] = padding;
+  return wide;
+}
+
+template <class T>
+void upsample_typed(const Stretch& rows, const Stretch& columns, const Inside& cell, float padding,
+                    const T* images, T* result, float* scratch) {
+  float* stretched[2] = {scratch, scratch + columns.to};  // even rows and odd ones
+  float* wide = scratch + 2 * columns.to;
+  int64_t held[2] = {-1, -1};
+  const auto line = [&](int64_t row) -> const float* {
+    const int64_t place = row % 2;
+    if (held[place] != row) {
+      stretch(columns, row_of(cell, row, columns.from, padding, images, wide), stretched[place]);
+      held[place] = row;
+    }
+    return stretched[place];
+  };
+  for (int64_t y = 0; y < rows.to; ++y) {
+    const float* low = line(rows.low[y]);
+    const float* high = line(rows.high[y]);
+    const float weight = rows.weight[y];
+    T* __restrict out = result + y * columns.to;
+    for (int64_t x = 0; x < columns.to; ++x) {
+      from_float(low[x] + weight * (high[x] - low[x]), out + x);
+    }
+  }
+}
+
+// line = sum over some rows [S] of weight * row; the weights lie `step` apart.
+void add_rows(const float* from, const float* weight, int64_t step, int64_t count, int64_t width,
+              float* line) {
+  int64_t x = 0;
+  for (; x + kWidth <= width; x += kWidth) {
+    Floats sum = {};
+    for (int64_t t = 0; t < count; ++t) sum += load(from + t * width + x) * weight[t * step];
+    store(line + x, sum);
+  }
+  for (; x < width; ++x) {
+    float sum = 0.0f;
+    for (int64_t t = 0; t < count; ++t) sum += from[t * width + x] * weight[t * step];
+    line[x] = sum;
+  }
+}
+
+// The adjoint of stretch, of the first `count` columns.
+void shrink(const Readers& columns, const float* line, int64_t count, float* __restrict to) {
+  for (int64_t x = 0; x < count; ++x) to[x] = 0.0f;
+  for (int64_t t = 0; t < columns.most; ++t) {
+    const float* weight = columns.weight + t * columns.from;
+    for (int64_t x = 0; x < count; ++x) to[x] += weight[x] * line[columns.first[x] + t];
+  }
+}
+
+template <class T>
+void gather_typed(const Readers& rows, const Readers& columns, const Inside& cell,
+                  const T* gradient, T* images, float* scratch) {
+  const float* plane = scratch;
+  float* line = scratch + rows.to * columns.to;  // [S + most]
+  float* sums = line + columns.to + columns.most;
+  if constexpr (std::is_same_v<T, float>) {
+    plane = gradient;
+  } else {
+    widen(gradient, rows.to * columns.to, scratch);
+  }
+  // Behind the last column stand weights of 0.
+  for (int64_t t = 0; t < columns.most; ++t) line[columns.to + t] = 0.0f;
+  for (int64_t q = 0; q < cell.rows; ++q) {
+    const int64_t left = rows.to - rows.first[q];
+    add_rows(plane + rows.first[q] * columns.to, rows.weight + q, rows.from,
+             left < rows.most ? left : rows.most, columns.to, line);
+    shrink(columns, line, cell.columns, sums);
+    narrow(sums, cell.columns, images + cell.offset + q * cell.stride);
+  }
+}
+
+// Calls work(a value of the type).
+template <class Work>
+void by_type(FloatType type, const Work& work) {
+  switch (type) {
+    case FloatType::float16:
+      return work(Half{});
+    case FloatType::bfloat16:
+      return work(BFloat16{});
+    default:
+      return work(0.0f);
+  }
+}
+
+void upsample(const Stretch& rows, const Stretch& columns, const Inside& cell, FloatType type,
+              float padding, const void* images, int64_t result_offset, void* result,
+              float* scratch) {
+  by_type(type, [&](auto value) {
+    using T = decltype(value);
+    upsample_typed(rows, columns, cell, padding, static_cast<const T*>(images),
+                   static_cast<T*>(result) + result_offset, scratch);
+  });
+}
+
+void gather(const Readers& rows, const Readers& columns, const Inside& cell, FloatType type,
+            const void* gradient, int64_t gradient_offset, void* images, float* scratch) {
+  by_type(type, [&](auto value) {
+    using T = decltype(value);
+    gather_typed(rows, columns, cell, static_cast<const T*>(gradient) + gradient_offset,
+                 static_cast<T*>(images), scratch);
+  });
+}
+
+}  // namespace
+
+extern const FormationKernels formation_table;
+const FormationKernels formation_table = {upsample, gather};
+
+}  // namespace PYDREAM_ISA
+}  // namespace pydream
