@@ -17,7 +17,7 @@ from pydream import dream
 from pydream.data.distilled import load_set
 from pydream.demo import DemoConfig, run_demo
 from pydream.doctor import diagnose, render_diagnosis
-from pydream.dream import DreamConfig
+from pydream.dream import CompareConfig, DreamConfig, compare
 from pydream.errors import PydreamError
 from pydream.evaluate import EvaluateConfig, evaluate_set, result_table
 from pydream.models import ObserverConfig, train_observer
@@ -94,6 +94,33 @@ def dream_command(config: Annotated[DreamConfig, Whole], *, json: Json = False) 
     console = _console()
     console.print(table)
     console.print(f"set: {result.path}\npictures: {result.path / 'report.html'}", soft_wrap=True)
+
+
+@app.command(name="dream-compare")
+def dream_compare_command(config: Annotated[CompareConfig, Whole], *, json: Json = False) -> None:
+    """Compare random sampling, DREAM and DREAM+: accuracy of students against iteration."""
+    result = compare(config)
+    if json:
+        _print_json(dataclasses.asdict(result))
+        return
+    table = Table(title=f"Top-1 on test images, mean of {config.seeds} runs")
+    table.add_column("iteration", justify="right")
+    for method in result.top1:
+        table.add_column(method, justify="right")
+    means = [result.mean(method) for method in result.top1]
+    for at, *row in zip(result.iterations, *means, strict=True):
+        table.add_row(str(at), *(f"{each:.1%}" for each in row))
+    console = _console()
+    console.print(table)
+    last = result.mean("random")[-1]
+    for method in ("DREAM", "DREAM+"):
+        at = result.first_reaching(method, last)
+        console.print(
+            f"{method} is at the last accuracy of random sampling, {last:.1%}, "
+            + (f"in iteration {at}" if at is not None else "in none of these iterations")
+            + f"; random sampling in {result.iterations[-1]}"
+        )
+    console.print(f"figure: {result.path / 'comparison.png'}", soft_wrap=True)
 
 
 @app.command(name="observer")

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from pydream.dream.compare import CompareConfig, Comparison, compare
 from pydream.dream.config import RECIPES, DreamConfig
 from pydream.dream.distill import DreamResult, distill
 from pydream.dream.sampler import RepresentativeSampler
 
-__all__ = ["RECIPES", "DreamConfig", "DreamResult", "RepresentativeSampler", "distill"]
+__all__ = [
+    "RECIPES",
+    "CompareConfig",
+    "Comparison",
+    "DreamConfig",
+    "DreamResult",
+    "RepresentativeSampler",
+    "compare",
+    "distill",
+]

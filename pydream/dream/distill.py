@@ -6,6 +6,7 @@ import io
 import json
 import math
 import platform
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,13 @@ def distill(
         config = resolve(config, side, len(source.class_names))
         make_network = make_network or _network_maker(config, len(source.class_names))
         check_features(fresh_network(make_network, config.seed, device))
+    if side % config.factor:
+        padded = -(-side // config.factor) * config.factor
+        warnings.warn(
+            f"side {side} is no multiple of factor {config.factor}: images are padded to {padded} "
+            "pixels before they are cut in cells",
+            stacklevel=2,
+        )
     out = config.out or Path(f"{Path(config.source).stem}-dream-ipc{config.ipc}")
     identity = {**config.identity(), "source_fingerprint": source.fingerprint()}
     if config.resume and (manifest := finished_manifest(out, identity)) is not None:

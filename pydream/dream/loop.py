@@ -216,7 +216,8 @@ class MatchingLoop:
     def _augmented(self, images: Tensor, augmentation: Tensor) -> Tensor:
         """Normalise and augment (k, B, C, S, S), a class by one draw."""
         normalised = self.real.normalise(images).flatten(0, 1)
-        return diff_augment(normalised, augmentation).view(images.shape)
+        augmented: Tensor = diff_augment(normalised, augmentation).view(images.shape)
+        return augmented
 
     def _real_rows(self, network: nn.Module, seed: int, step: int) -> Rows:
         """Return (K, B) rows of the real images to match, and what each counts."""

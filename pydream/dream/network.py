@@ -60,13 +60,13 @@ class NetworkTrainer:
             device,
         )
         for step, (chosen, parameters) in enumerate(
-            zip(order.split(BATCH), augment.split(BATCH), strict=True)
+            zip(torch.split(order, BATCH), torch.split(augment, BATCH), strict=True)
         ):
             images = diff_augment(real.normalise(real.take(chosen)), parameters)
             labels = real.labels[chosen]
             loss = mixed_loss(self.network, images, labels, derived_seed(seed, _MIX, step))
             self._optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             self._optimizer.step()
 
 

@@ -69,7 +69,7 @@ def load_class_images(
     workers: int,
     allow_skipped: float,
 ) -> tuple[ClassImages, list[dict[str, str]]]:
-    """Decode all images of a source, bring them to one side and sort them by class.
+    """Decode all images of a source and bring them to one side.
 
     Parameters
     ----------
@@ -96,8 +96,8 @@ def load_class_images(
     PydreamError
         If too many images of a class cannot be read.
     """
-    order = np.argsort(source.labels, kind="stable")
-    images, errors = load_images(source, order.tolist(), side, workers)
+    order = list(range(len(source)))
+    images, errors = load_images(source, order, side, workers)
     skipped = [{"key": source.keys[row], "reason": errors[row]} for row in order if row in errors]
     counts = np.bincount(source.labels, minlength=len(source.class_names))
     lost = np.bincount(source.labels[list(errors)], minlength=len(counts))
@@ -109,8 +109,8 @@ def load_class_images(
                 f"{skipped[0]['key']}: {skipped[0]['reason']}"
             )
     if skipped:
-        usable = np.asarray([row not in errors for row in order])
-        order, images = order[usable], images[torch.from_numpy(usable)]
+        order = [row for row in order if row not in errors]
+        images = images[order]
     pixels = images.permute(0, 3, 1, 2).contiguous()
     mean, std = _statistics(pixels)
     ends = itertools.accumulate((counts - lost).tolist(), initial=0)
@@ -133,7 +133,7 @@ def _statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of each channel, from exact sums."""
     channels = pixels.shape[1]
     total, squares = torch.zeros(channels, dtype=torch.int64), torch.zeros(channels).long()
-    for part in pixels.split(_MOST_AT_ONCE):
+    for part in torch.split(pixels, _MOST_AT_ONCE):
         values = part.to(torch.int32)
         total += values.sum((0, 2, 3))
         squares += values.square().sum((0, 2, 3))

@@ -75,8 +75,8 @@ def student_accuracy(
         augment_seed = derived_seed(seed, _AUGMENT, epoch)
         augment = random_augment(len(images), real.side, strategy, seed=augment_seed)
         batches = zip(
-            to_device(order, images.device).split(BATCH),
-            to_device(augment, images.device).split(BATCH),
+            torch.split(to_device(order, images.device), BATCH),
+            torch.split(to_device(augment, images.device), BATCH),
             strict=True,
         )
         for step, (chosen, parameters) in enumerate(batches):
@@ -84,7 +84,7 @@ def student_accuracy(
             mix_seed = derived_seed(seed, _MIX, epoch, step)
             loss = mixed_loss(student, seen, labels[chosen], mix_seed)
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
         schedule.step()
     accuracy = measure(

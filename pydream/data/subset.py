@@ -1,0 +1,46 @@
+"""A part of a source: some of its classes, some images of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from pydream.data.base import Source
+
+
+class Subset(Source):
+    """The first classes of a source, and the first images of each.
+
+    Parameters
+    ----------
+    source
+        The whole.
+    classes
+        How many of its classes, in their order.
+    per_class
+        How many images of each, in their order; None for all.
+    """
+
+    def __init__(self, source: Source, classes: int, per_class: int | None = None) -> None:
+        self._source = source
+        self._rows = np.concatenate(
+            [source.class_indices(label)[:per_class] for label in range(classes)]
+        )
+        super().__init__(
+            description=source.description,
+            split=source.split,
+            class_names=source.class_names[:classes],
+            keys=[source.keys[row] for row in self._rows],
+            labels=source.labels[self._rows],
+        )
+
+    def read(self, index: int) -> bytes | npt.NDArray[np.uint8]:
+        """Read one image as it is stored; see `Source.read`."""
+        return self._source.read(int(self._rows[index]))
+
+    def fingerprint(self, indices: Iterable[int] | None = None) -> str:
+        """SHA-256 over what the whole knows of these images; see `Source.fingerprint`."""
+        rows = range(len(self)) if indices is None else indices
+        return self._source.fingerprint(int(self._rows[row]) for row in rows)

@@ -1,0 +1,223 @@
+"""Random sampling, DREAM and DREAM+ side by side: accuracy against iteration."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Annotated, Any
+
+import matplotlib.style
+from matplotlib.figure import Figure
+
+from pydream import marks
+from pydream.data import Source, has_split, open_source
+from pydream.data.subset import Subset
+from pydream.dream.config import DreamConfig
+from pydream.dream.distill import distill
+from pydream.errors import PydreamError
+
+# As arXiv 2310.15052 compares them, on the same matching of IDC.
+METHODS: dict[str, dict[str, Any]] = {
+    "random": {"sampler": "random", "match": "gradient"},
+    "DREAM": {"sampler": "representative", "match": "gradient"},
+    "DREAM+": {"sampler": "representative", "match": "bidirectional"},
+}
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Settings of `compare`.
+
+    The numbers are for two cores and some minutes; None, or ``--full``, is what was published.
+
+    Raises
+    ------
+    PydreamError
+        If a value is out of its range.
+    """
+
+    source: Annotated[marks.Positional[str], marks.arg(metavar="SOURCE")]
+    """Labelled images with a test split, as of `pydream dream`."""
+    out: Path = Path("dream-comparison")
+    """Folder for the distilled sets, figures and numbers; finished runs in it are not repeated."""
+    full: bool = False
+    """All classes and images, and the recipe as published: days on a CPU."""
+    classes: int | None = 4
+    """The first classes of the source; None for all."""
+    images_per_class: int | None = 500
+    """The first images of each class; None for all."""
+    ipc: int = 5
+    """Distilled images per class."""
+    factor: int = 2
+    """Cells per side of a distilled image."""
+    arch: str | None = "convnet3-w32-instance"
+    """Network that is matched, and student."""
+    iterations: int | None = 8
+    """Networks that are matched one after the other."""
+    inner_loop: int | None = 20
+    """Matching steps with each."""
+    batch_real: int | None = 64
+    """Real images of each class in a matching step."""
+    network_images: int | None = 500
+    """Real images that the network is trained on after each matching step."""
+    learning_rate: float | None = None
+    """Of the images."""
+    eval_every: int = 2
+    """Iterations between two measurements."""
+    eval_epochs: int = 150
+    """Epochs of a student."""
+    seeds: int = 3
+    """Runs of each method, with seeds 0, 1, …"""
+    device: str = "cpu"
+    """Where everything is computed."""
+
+    def __post_init__(self) -> None:
+        for name in ("classes", "images_per_class", "eval_every", "seeds"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise PydreamError(f"{name} must be at least 1, got {value}")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes
+    ----------
+    iterations
+        Where it was measured.
+    top1
+        By method: of each seed, the accuracies there, in [0, 1].
+    path
+        The folder with ``comparison.json``, ``comparison.svg`` and ``comparison.png``.
+    """
+
+    iterations: list[int]
+    top1: dict[str, list[list[float]]]
+    path: Path
+
+    def mean(self, method: str) -> list[float]:
+        """Return the mean over seeds at each place."""
+        return [fmean(values) for values in zip(*self.top1[method], strict=True)]
+
+    def first_reaching(self, method: str, level: float) -> int | None:
+        """Return the first iteration at which the mean of a method is at a level."""
+        for at, mean in zip(self.iterations, self.mean(method), strict=True):
+            if mean >= level:
+                return at
+        return None
+
+
+def compare(
+    config: CompareConfig, *, train: Source | None = None, test: Source | None = None
+) -> Comparison:
+    """Run random sampling, DREAM and DREAM+ from the same seeds, measuring students on the way.
+
+    Parameters
+    ----------
+    config
+        The settings.
+    train, test
+        The images, where they are no file or known set.
+
+    Raises
+    ------
+    PydreamError
+        If there are no test images, or a run cannot be done.
+    """
+    if train is None or test is None:
+        if not has_split(config.source, "test"):
+            raise PydreamError(f"{config.source} has no test split to measure students on")
+        train, test = open_source(config.source), open_source(config.source, "test")
+    if not config.full:
+        classes = min(config.classes or len(train.class_names), len(train.class_names))
+        train, test = Subset(train, classes, config.images_per_class), Subset(test, classes)
+    config.out.mkdir(parents=True, exist_ok=True)
+    histories = {
+        method: [
+            _history(config, settings, f"{method.lower()}-{seed}", seed, train, test)
+            for seed in range(config.seeds)
+        ]
+        for method, settings in METHODS.items()
+    }
+    measured = [each for each in histories["random"][0] if each.get("top1")]
+    result = Comparison(
+        [each["iteration"] for each in measured],
+        {
+            method: [
+                [fmean(each["top1"]) for each in history if each.get("top1")] for history in runs
+            ]
+            for method, runs in histories.items()
+        },
+        config.out,
+    )
+    record = {
+        "config": {**dataclasses.asdict(config), "out": str(config.out)},
+        "iterations": result.iterations,
+        "top1": result.top1,
+    }
+    (config.out / "comparison.json").write_text(json.dumps(record, indent=1) + "\n")
+    _draw(result)
+    return result
+
+
+def _history(
+    config: CompareConfig,
+    settings: dict[str, Any],
+    name: str,
+    seed: int,
+    train: Source,
+    test: Source,
+) -> list[dict[str, Any]]:
+    """Do one run, or read it where it is finished; return its history."""
+    reduced: dict[str, Any] = {}
+    if not config.full:
+        reduced = {
+            each: getattr(config, each)
+            for each in (
+                "arch",
+                "iterations",
+                "inner_loop",
+                "batch_real",
+                "network_images",
+                "learning_rate",
+            )
+        }
+    run = DreamConfig(
+        config.source,
+        out=config.out / name,
+        ipc=config.ipc,
+        factor=config.factor,
+        eval_every=config.eval_every,
+        eval_epochs=config.eval_epochs,
+        seed=seed,
+        device=config.device,
+        resume=True,
+        **settings,
+        **reduced,
+    )
+    history: list[dict[str, Any]] = distill(run, source=train, test=test).manifest["history"]
+    return history
+
+
+def _draw(result: Comparison) -> None:
+    """Draw mean and standard deviation of the accuracies against the iteration."""
+    with matplotlib.style.context("default"):
+        figure = Figure(figsize=(5.6, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        for method, runs in result.top1.items():
+            mean = [100 * each for each in result.mean(method)]
+            spread = [100 * stdev(each) if len(runs) > 1 else 0.0
+                      for each in zip(*runs, strict=True)]  # fmt: skip
+            axes.errorbar(
+                result.iterations, mean, spread, label=method, marker="o", markersize=3, capsize=2
+            )
+        axes.set_xlabel("iteration")
+        axes.set_ylabel("students’ top-1, %")
+        axes.grid(alpha=0.3)
+        axes.legend()
+        for suffix in ("svg", "png"):
+            figure.savefig(result.path / f"comparison.{suffix}", dpi=150)

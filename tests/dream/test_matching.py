@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pydream.dream.matching import Answers, Match, Matcher, answer_distance
+from pydream.errors import PydreamError
+from pydream.models.convnet import ConvNet, Norm
+
+# Both ways sum the same float64 numbers in other orders, twice differentiated.
+RTOL = 1e-9
+
+
+def network(norm: Norm = "instance") -> ConvNet:
+    torch.manual_seed(0)
+    return ConvNet(4, 16, width=6, depth=2, norm=norm).double()
+
+
+def batches(classes: int = 3, count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(classes, count, 3, 16, 16, generator=generator, dtype=torch.float64)
+    return images, torch.arange(classes)
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch", "none"])
+@pytest.mark.parametrize("match", ["bidirectional", "gradient", "feature"])
+@pytest.mark.parametrize("everything", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_together_is_in_turn(norm: Norm, match: Match, everything: bool, weighted: bool) -> None:
+    """Also of batch norms, whose second derivatives PyTorch gets wrong under vmap."""
+    matcher = Matcher(
+        network(norm), match, with_norm_and_bias=everything, with_classifier=everything
+    )
+    images, labels = batches()
+    weights = None
+    if weighted:
+        weights = torch.tensor([[1, 2, 3, 4], [1, 1, 1, 1], [1, 0, 0, 0]]).double()
+        weights /= weights.sum(1, keepdim=True)
+    images.requires_grad_()
+    found = []
+    for together in (True, False):
+        answers = matcher(images, labels, weights, together=together)
+        value = sum(each.square().sum() for each in answers.gradients)
+        value = value + answers.features.square().sum()
+        found.append((answers, torch.autograd.grad(value, images)[0]))
+    (first, slope), (second, other_slope) = found
+    assert len(first.gradients) == len(second.gradients)
+    for a, b in zip([*first.gradients, first.features], [*second.gradients, second.features],
+                    strict=True):  # fmt: skip
+        torch.testing.assert_close(a, b, rtol=RTOL, atol=1e-12)
+    torch.testing.assert_close(slope, other_slope, rtol=RTOL, atol=RTOL * float(slope.abs().max()))
+
+
+def test_answers_are_those_of_a_plain_backward_pass() -> None:
+    model = network()
+    images, labels = batches()
+    answers = Matcher(model, "bidirectional")(images, labels, together=True)
+    convolutions = [each for each in model.parameters() if each.dim() == 4]
+    assert len(answers.gradients) == len(convolutions)
+    for label in range(3):
+        loss = functional.cross_entropy(model(images[label]), labels[label].expand(4))
+        expected = torch.autograd.grad(loss, convolutions)
+        for found, wanted in zip(answers.gradients, expected, strict=True):
+            torch.testing.assert_close(found[label], wanted, rtol=RTOL, atol=1e-12)
+        features = model.features(images[label]).mean(0)
+        torch.testing.assert_close(answers.features[label], features, rtol=RTOL, atol=1e-12)
+
+
+def test_follows_the_network_and_leaves_it_alone() -> None:
+    model = network("batch")
+    state = {name: each.clone() for name, each in model.state_dict().items()}
+    images, labels = batches()
+    matcher = Matcher(model, "gradient")
+    before = matcher(images, labels, together=True)
+    assert all(each.equal(state[name]) for name, each in model.state_dict().items())
+    assert all(each.grad is None for each in model.parameters())
+    with torch.no_grad():
+        model.classifier.weight.mul_(2)
+    after = matcher(images, labels, together=True)
+    again = Matcher(model, "gradient")(images, labels, together=True)
+    assert not after.gradients[0].allclose(before.gradients[0])
+    assert after.gradients[0].equal(again.gradients[0])
+
+
+def test_images_of_weight_zero_do_not_count() -> None:
+    images, labels = batches()
+    matcher = Matcher(network(), "bidirectional")
+    weights = torch.tensor([[0.5, 0.5, 0, 0]]).double().expand(3, 4)
+    padded = matcher(images, labels, weights, together=True)
+    alone = matcher(images[:, :2], labels, together=True)
+    for a, b in zip(padded.gradients, alone.gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=RTOL, atol=1e-12)
+
+
+@pytest.mark.parametrize("metric", ["mse", "l1", "l1_mean", "l2", "cos", "dc"])
+def test_distance_of_classes_together_is_the_sum_of_each(metric: str) -> None:
+    generator = torch.Generator().manual_seed(2)
+
+    def answers() -> Answers:
+        shapes = [(3, 5, 4, 3, 3), (3, 7), (3, 4, 6)]
+        return Answers([torch.randn(each, generator=generator) for each in shapes],
+                       torch.randn(3, 11, generator=generator))  # fmt: skip
+
+    synthetic, real = answers(), answers()
+    whole = answer_distance(synthetic, real, "bidirectional", metric)
+    apart = [
+        answer_distance(
+            Answers(
+                [each[c : c + 1] for each in synthetic.gradients], synthetic.features[c : c + 1]
+            ),
+            Answers([each[c : c + 1] for each in real.gradients], real.features[c : c + 1]),
+            "bidirectional",
+            metric,
+        )
+        for c in range(3)
+    ]
+    torch.testing.assert_close(whole, torch.stack(apart).sum(), rtol=1e-5, atol=0.0)
+
+
+def test_what_is_matched_counts_alone() -> None:
+    generator = torch.Generator().manual_seed(3)
+    x = Answers([torch.randn(2, 3, 4, generator=generator)], torch.randn(2, 5, generator=generator))
+    zero = Answers([torch.zeros(2, 3, 4)], torch.zeros(2, 5))
+    expected = {
+        "gradient": x.gradients[0].square().sum(),
+        "feature": x.features.square().sum(),
+        "bidirectional": x.gradients[0].square().sum() + x.features.square().sum(),
+    }
+    for match, wanted in expected.items():
+        torch.testing.assert_close(answer_distance(x, zero, match, "mse"), wanted)  # type: ignore[arg-type]
+
+
+def test_a_network_without_features_is_refused() -> None:
+    with pytest.raises(PydreamError, match="Sequential yields no features: it needs a method"):
+        Matcher(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), "gradient")
+
+
+def test_a_network_without_convolutions_is_refused() -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.classifier = nn.Linear(4, 2)
+
+        def features(self, images: torch.Tensor) -> torch.Tensor:
+            return images.flatten(1)
+
+    with pytest.raises(PydreamError, match="Flat has no convolution whose gradient"):
+        Matcher(Flat(), "gradient")
+    Matcher(Flat(), "feature")
