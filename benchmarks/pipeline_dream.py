@@ -1,0 +1,142 @@
+"""One outer iteration of DREAM+ beside the published loop.
+
+    python -m benchmarks.pipeline_dream --data DIR
+
+Both take the same images, network, steps and threads, in turns in one process; the seconds of
+each part of ours are recorded beside.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor
+
+from benchmarks.published import dream as published
+from benchmarks.timing import write_record
+from pydream.data import open_source
+from pydream.data.subset import Subset
+from pydream.dream.config import DreamConfig, resolve
+from pydream.dream.loop import MatchingLoop
+from pydream.dream.real import ClassImages, load_class_images
+from pydream.dream.synthetic import SyntheticImages
+from pydream.models.registry import construct
+
+
+@dataclass(frozen=True)
+class Arguments:
+    data: Path
+    """Folder with cifar10.zip."""
+    rounds: int = 3
+    """Times each of the two runs."""
+    classes: int = 10
+    """The first classes of CIFAR-10."""
+    images_per_class: int = 1000
+    """The first images of each class."""
+    arch: str = "convnet3-w64-instance"
+    """The network."""
+    ipc: int = 10
+    """Synthetic images per class."""
+    batch_real: int = 64
+    """Real images of each class in a step."""
+    inner_loop: int = 10
+    """Matching steps."""
+    network_images: int = 500
+    """Images that the network is trained on after each step."""
+    exact: bool = False
+    """Run ours one class after the other, too."""
+    device: str = "cpu"
+    """Where ours runs."""
+
+
+def prepare(arguments: Arguments) -> tuple[DreamConfig, ClassImages]:
+    source = Subset(
+        open_source(arguments.data / "cifar10.zip"), arguments.classes, arguments.images_per_class
+    )
+    config = resolve(
+        DreamConfig(
+            "cifar10.zip",
+            ipc=arguments.ipc,
+            arch=arguments.arch,
+            batch_real=arguments.batch_real,
+            inner_loop=arguments.inner_loop,
+            network_images=arguments.network_images,
+            exact=arguments.exact,
+        ),
+        32,
+        arguments.classes,
+    )
+    device = torch.device(arguments.device)
+    real, _ = load_class_images(source, 32, device=device, workers=2, allow_skipped=0.0)
+    return config, real
+
+
+def make_network(arguments: Arguments) -> Any:
+    return construct(arguments.arch, num_classes=arguments.classes, side=32)
+
+
+def run_ours(arguments: Arguments, config: DreamConfig, real: ClassImages, start: Tensor) -> float:
+    loop = MatchingLoop(config, real, lambda: make_network(arguments))
+    assert config.learning_rate is not None
+    synthetic = SyntheticImages(start.clone(), config.learning_rate)
+    return loop.iterate(synthetic, 0)
+
+
+def run_published(
+    arguments: Arguments, config: DreamConfig, real: ClassImages, start: Tensor
+) -> float:
+    classes = [
+        real.take(torch.arange(begin, end))
+        for begin, end in zip(real.offsets, real.offsets[1:], strict=False)
+    ]
+    assert config.learning_rate is not None
+    synthetic = start.clone().requires_grad_()
+    optimizer = torch.optim.SGD([synthetic], lr=config.learning_rate, momentum=0.5)
+    settings = published.Settings(
+        factor=config.factor,
+        batch_real=arguments.batch_real,
+        inner_loop=arguments.inner_loop,
+        network_images=arguments.network_images,
+        learning_rate=config.learning_rate,
+        pretrain=True,
+    )
+    torch.manual_seed(0)
+    network = make_network(arguments)
+    return published.outer_iteration(network, classes, synthetic, optimizer, settings)
+
+
+def main() -> None:
+    arguments = tyro.cli(Arguments)
+    torch.set_num_threads(2)
+    config, real = prepare(arguments)
+    start, _ = MatchingLoop(config, real, lambda: make_network(arguments)).initial()
+    rivals = {"pydream": run_ours, "published loop": run_published}
+    seconds: dict[str, list[float]] = {name: [] for name in rivals}
+    losses: dict[str, list[float]] = {name: [] for name in rivals}
+    for _ in range(arguments.rounds):
+        for name, run in rivals.items():
+            begun = time.perf_counter()
+            losses[name].append(run(arguments, config, real, start))
+            seconds[name].append(time.perf_counter() - begun)
+            print(f"{name:16s} {seconds[name][-1]:7.1f} s   loss {losses[name][-1]:.4g}")
+    medians = {name: statistics.median(each) for name, each in seconds.items()}
+    ratio = medians["published loop"] / medians["pydream"]
+    print(f"pydream is {ratio:.2f} times as fast")
+    record = {
+        "setting": {name: str(value) for name, value in vars(arguments).items() if name != "data"},
+        "seconds": seconds,
+        "mean loss of a step": losses,
+        "median": medians,
+        "times as fast": ratio,
+    }
+    print(write_record("dream", record))
+
+
+if __name__ == "__main__":
+    main()
