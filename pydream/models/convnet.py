@@ -74,7 +74,7 @@ class ConvNet(nn.Module):
         self.layers = nn.ModuleDict(
             {
                 "conv": nn.ModuleList(nn.Conv2d(each, width, 3, padding=1) for each in inputs),
-                "norm": nn.ModuleList(_norm(norm, width) for _ in inputs),
+                "norm": nn.ModuleList(norm_layer(norm, width) for _ in inputs),
                 "relu": nn.ModuleList(nn.ReLU() for _ in inputs),
                 "pool": nn.ModuleList(nn.AvgPool2d(2) for _ in inputs),
             }
@@ -105,7 +105,7 @@ class ConvNet(nn.Module):
         return logits
 
 
-def _norm(norm: Norm, width: int) -> nn.Module:
+def norm_layer(norm: Norm, width: int) -> nn.Module:
     """Return the layer that follows a convolution."""
     if norm == "batch":
         return nn.BatchNorm2d(width)

@@ -20,6 +20,7 @@ from pydream.models.checkpoint import hash_weights, load_into, read_weights
 from pydream.models.convnet import NORMS, ConvNet
 from pydream.models.observer import DTYPES, Observer
 from pydream.models.registry import KINDS, check_takes, construct
+from pydream.models.resnet_ap import ResNetAP
 from pydream.ops._dispatch import no_kernels
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -108,7 +109,7 @@ def load_observer(
         model, weights = copy.deepcopy(checkpoint), checkpoint.state_dict()
         metadata: Mapping[str, str] = {}
         where = arch = arch or type(model).__name__
-        side = side or (model.side if isinstance(model, ConvNet) else _DEFAULT_SIDE)
+        side = side or (model.side if isinstance(model, (ConvNet, ResNetAP)) else _DEFAULT_SIDE)
     else:
         where = os.fspath(checkpoint)
         weights, metadata = read_weights(checkpoint)

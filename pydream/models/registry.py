@@ -1,4 +1,4 @@
-"""Classifiers by name: ConvNet, torchvision's, timm's."""
+"""Classifiers by name: ConvNet, ResNet-AP, torchvision's, timm's."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from torch import nn
 
 from pydream.errors import PydreamError
 from pydream.models.convnet import NORMS, ConvNet, Norm
+from pydream.models.resnet_ap import BLOCKS, ResNetAP
 
 KINDS = (
     'convnet3 (any depth; "-w64" sets the width, "-instance" or "-none" the norm), '
+    'resnetap10 (or 18, 34; "-batch" or "-none" sets the norm), '
     "resnet18-modified (any torchvision ResNet with a 3×3 stem and no max-pool), "
     "any torchvision classifier such as resnet18, or timm/NAME"
 )
@@ -33,15 +35,17 @@ def build_model(arch: str, *, num_classes: int, side: int, channels: int = 3) ->
     ----------
     arch
         ``"convnet3"`` (any depth), with ``"-w64"`` (width) and ``"-batch"``, ``"-instance"`` or
-        ``"-none"`` (norm) in any order behind it; ``"resnet18-modified"``: any torchvision ResNet
-        with a 3×3 stem of stride 1 and no max-pool, for small images; the name of any torchvision
-        classifier; ``"timm/NAME"`` for timm's.
+        ``"-none"`` (norm) in any order behind it; ``"resnetap10"``, ``"resnetap18"`` or
+        ``"resnetap34"``, with instance norm unless ``"-batch"`` or ``"-none"`` is behind it;
+        ``"resnet18-modified"``: any torchvision ResNet with a 3×3 stem of stride 1 and no
+        max-pool, for small images; the name of any torchvision classifier; ``"timm/NAME"`` for
+        timm's.
     num_classes
         Number of logits.
     side
         Height and width of the images, in pixels.
     channels
-        Channels of the images; other than 3 with ConvNet and timm only.
+        Channels of the images; other than 3 with ConvNet, ResNet-AP and timm only.
 
     Returns
     -------
@@ -66,6 +70,9 @@ def construct(arch: str, *, num_classes: int, side: int, channels: int = 3) -> n
     if arch.startswith("convnet") and arch[7:8].isdigit():
         depth, width, norm = _parse_convnet(arch)
         return ConvNet(num_classes, side, channels, depth, width, norm)
+    if arch.startswith("resnetap"):
+        depth, norm = _parse_resnet_ap(arch)
+        return ResNetAP(num_classes, side, channels, depth, norm)
     if arch.startswith("timm/"):
         return _timm_model(arch, num_classes, side, channels)
     base = arch.removesuffix("-modified")
@@ -74,7 +81,8 @@ def construct(arch: str, *, num_classes: int, side: int, channels: int = 3) -> n
     if channels != 3:
         raise PydreamError(
             f"{arch} takes images with 3 channels, not {channels}; "
-            "ConvNets (convnet3) and timm models (timm/NAME) take any number"
+            "ConvNets (convnet3), ResNet-APs (resnetap10) and timm models (timm/NAME) take any "
+            "number"
         )
     options: dict[str, Any] = dict(_OPTIONS.get(base, {}))
     if base.startswith("vit_"):
@@ -142,12 +150,24 @@ def _parse_convnet(arch: str) -> tuple[int, int, Norm]:
     return int(number[1]), widths[0] if widths else 128, norms[0] if norms else "batch"
 
 
+def _parse_resnet_ap(arch: str) -> tuple[int, Norm]:
+    """Read depth and norm out of a name such as resnetap10-batch."""
+    for depth in BLOCKS:
+        norms: dict[str, Norm] = {f"resnetap{depth}": "instance"}
+        norms |= {f"resnetap{depth}-{norm}": norm for norm in NORMS}
+        if arch in norms:
+            return depth, norms[arch]
+    raise _unknown(arch, _own_names())
+
+
 def _own_names() -> list[str]:
     """Return examples of the names that are not torchvision's, to suggest near ones."""
     convnets = [f"convnet{depth}" for depth in range(1, 8)]
     suffixed = [f"{name}-{suffix}" for name in convnets for suffix in ("w64", *NORMS)]
+    pooled = [f"resnetap{depth}" for depth in BLOCKS]
+    suffixed += [f"{name}-{norm}" for name in pooled for norm in NORMS]
     resnets = [name for name in torchvision_names() if re.match(r"(wide_)?resne[x]?t", name)]
-    return [*convnets, *suffixed, *(f"{name}-modified" for name in resnets)]
+    return [*convnets, *pooled, *suffixed, *(f"{name}-modified" for name in resnets)]
 
 
 def _modify_stem(model: nn.Module, arch: str) -> nn.Module:

@@ -52,7 +52,7 @@ class ObserverConfig:
     (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT, fashion-mnist:ROOT, svhn:ROOT)."""
     arch: str = "convnet3"
     """Architecture: convnet3 (any depth; convnet3-w64-instance sets width and norm),
-    resnet18-modified, any torchvision classifier, timm/NAME."""
+    resnetap10, resnet18-modified, any torchvision classifier, timm/NAME."""
     out: Path | None = None
     """File for the weights; it must not exist. By default named after source and architecture."""
     epochs: int = 30

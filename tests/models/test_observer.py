@@ -408,7 +408,7 @@ def test_the_real_checkpoint_reaches_its_stated_accuracy(data_root):
 def test_no_weights_are_drawn_that_will_be_loaded():
     with _Undrawn():
         state = torch.get_rng_state()
-        for arch in ("convnet3", "resnet18", "mobilenet_v2", "timm/resnet10t"):
+        for arch in ("convnet3", "resnetap10", "resnet18", "mobilenet_v2", "timm/resnet10t"):
             build_model(arch, num_classes=7, side=32)
         assert torch.equal(torch.get_rng_state(), state)
     build_model("convnet3", num_classes=7, side=32)
