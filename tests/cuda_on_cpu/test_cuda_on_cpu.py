@@ -78,7 +78,9 @@ def test_shared_memory_holds_nothing_of_use_at_first(run_python):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["crop", "score", "collage", "kmeans", "matching", "dispatch"])
+@pytest.mark.parametrize(
+    "family", ["crop", "score", "collage", "kmeans", "matching", "augment", "dispatch"]
+)
 def test_the_ops_tests_pass_with_cuda_kernels(run_python, family, record_property):
     run = run_python(
         "-m", "pytest", "-v", "-p", "no:cacheprovider", f"tests/ops/test_{family}.py",
