@@ -40,7 +40,7 @@ def shifted(x: Tensor, rows: Tensor) -> Tensor:
     """DSA's rand_crop: padding, and a gather by indices."""
     size = x.shape[2]
     image, down, across = torch.meshgrid(
-        torch.arange(len(x)), torch.arange(size), torch.arange(size), indexing="ij"
+        *(torch.arange(each, device=x.device) for each in (len(x), size, size)), indexing="ij"
     )
     down = torch.clamp(down + rows[:, 8].long().view(-1, 1, 1) + 1, 0, size + 1)
     across = torch.clamp(across + rows[:, 5].long().view(-1, 1, 1) + 1, 0, size + 1)
@@ -61,11 +61,11 @@ def erased(x: Tensor, rows: Tensor) -> Tensor:
     """DSA's rand_cutout: a mask filled by indices."""
     size, extent = x.shape[2], x.shape[2] // 2
     image, down, across = torch.meshgrid(
-        torch.arange(len(x)), torch.arange(extent), torch.arange(extent), indexing="ij"
+        *(torch.arange(each, device=x.device) for each in (len(x), extent, extent)), indexing="ij"
     )
     down = torch.clamp(down + rows[:, 9].long().view(-1, 1, 1), 0, size - 1)
     across = torch.clamp(across + rows[:, 10].long().view(-1, 1, 1), 0, size - 1)
-    mask = torch.ones(len(x), size, size, dtype=x.dtype)
+    mask = torch.ones(len(x), size, size, dtype=x.dtype, device=x.device)
     mask[image, down, across] = 0
     return x * mask.unsqueeze(1)
 

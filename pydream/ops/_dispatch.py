@@ -181,6 +181,4 @@ def register(
         _LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
         return
     keep, backward = gradient
-    torch.library.register_autograd(
-        f"pydream::{name}", backward, setup_context=keep, lib=_LIBRARY
-    )
+    torch.library.register_autograd(f"pydream::{name}", backward, setup_context=keep, lib=_LIBRARY)

@@ -167,7 +167,14 @@ def test_the_identity_changes_nothing(isa):
     assert slope.equal(upstream)
 
 
-CUTOUTS = [(2, 3, 4, 5), (-2, -3, 4, 5), (7, 9, 40, 1), (1.5, 2.25, 2, 2), (0, 0, 0, 5), (3, 3, -1, 2)]
+CUTOUTS = [
+    (2, 3, 4, 5),
+    (-2, -3, 4, 5),
+    (7, 9, 40, 1),
+    (1.5, 2.25, 2, 2),
+    (0, 0, 0, 5),
+    (3, 3, -1, 2),
+]
 
 
 @pytest.mark.parametrize("cutout", CUTOUTS)
@@ -433,3 +440,16 @@ def test_opcheck_and_compile():
     start = x.clone().requires_grad_()
     wanted = torch.autograd.grad(augment(start, parameters), start)[0]
     torch.testing.assert_close(torch.autograd.grad(compiled(start, parameters), start)[0], wanted)
+
+
+def test_draws_are_part_of_a_compiled_graph():
+    def draw(seed: int) -> torch.Tensor:
+        return ops.random_augment(3, (9, 8), seed=seed) * 2
+
+    compiled = torch.compile(draw, fullgraph=True, backend="aot_eager")
+    for seed in (3, 4, 5):
+        assert compiled(seed).equal(draw(seed))
+    torch.library.opcheck(
+        torch.ops.pydream.random_augment, (3, [9, 8], True, [0, 3], True, 5),
+        test_utils=("test_schema", "test_faketensor"),
+    )  # fmt: skip
