@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.benchmark import Timer
 from torchvision.transforms.v2 import functional as tv
 
+from benchmarks import bench_augment
 from benchmarks.timing import RESULTS, Timing, timing, write_record
 from pydream import ops
 
@@ -326,6 +327,35 @@ def formation_case(
     return compared(rivals, inputs, device, items=4 * count, moved=moved, rate=rate, least=least)
 
 
+def augment_case(device: torch.device, rate: float, least: float, kind: str) -> Case:
+    """Forward and backward at a step's batch, beside the published chain with its draws given."""
+    shape, size = (256, 3, 32, 32), 256 * 3 * 32**2 * 4
+    parameters = ops.random_augment(256, 32, bench_augment.CASES[kind]).to(device)
+    inputs = [
+        (torch.randn(shape, device=device).requires_grad_(), torch.randn(shape, device=device))
+        for _ in range(copies(2 * size))
+    ]
+
+    def both_ways(augment: Callable[[Tensor], Tensor]) -> Callable[[Any], tuple[Tensor, ...]]:
+        def run(given: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+            augmented = augment(given[0])
+            return (augmented.detach(), *torch.autograd.grad(augmented, *given))
+
+        return run
+
+    rivals = {
+        "pydream": both_ways(lambda x: ops.diff_augment(x, parameters)),
+        "published chain of operations": both_ways(
+            lambda x: bench_augment.published(x, parameters, kind)
+        ),
+    }
+    for mine, other in zip(*(run(inputs[0]) for run in rivals.values()), strict=True):
+        torch.testing.assert_close(mine, other, rtol=0.0, atol=bench_augment.SAME_PIXELS)
+    return compared(
+        rivals, inputs, device, items=len(parameters), moved=4 * size, rate=rate, least=least
+    )
+
+
 def peers() -> dict[str, str]:
     """Return which other libraries are here."""
     found = {"torchvision": version("torchvision")}
@@ -364,6 +394,10 @@ def measure(device: torch.device, *, small: bool) -> dict[str, Case]:
         for backward in (False, True):
             name = f"multi_formation, {count} of {side}, factor 2" + ", backward too" * backward
             results[name] = formation_case(device, rate, least, count, side, backward=backward)
+    for kind in ("crop", "rotate"):
+        results[f"diff_augment, (256, 3, 32, 32) float32, {kind}"] = augment_case(
+            device, rate, least, kind
+        )
     return results
 
 

@@ -205,7 +205,7 @@ def _ops(
         and not value.__module__.startswith(f"{ops.__name__}._")
     ]
     # Drawn on the CPU for every device, so that all get the same.
-    drawn = {"random_crop_boxes", "random_keys"}
+    drawn = {"random_augment", "random_crop_boxes", "random_keys"}
     return {name: {"cpu": on_cpu, "cuda": on_cpu if name in drawn else on_cuda} for name in names}
 
 

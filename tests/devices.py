@@ -34,6 +34,7 @@ OPS = (
     "kmeans",
     "nearest_samples",
     "representatives",
+    "diff_augment",
 )
 # How an error names the place of a test's tensors.
 PLACE = "cuda:0" if DEVICE == "cuda" else "cpu"

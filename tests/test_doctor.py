@@ -51,7 +51,7 @@ def test_every_op_is_listed(isa: str) -> None:
     functions.remove("check_values")
     assert set(found) == functions
     assert all(runs["cpu"] == f"compiled ({isa})" for runs in found.values())
-    for drawn in ("random_crop_boxes", "random_keys"):
+    for drawn in ("random_augment", "random_crop_boxes", "random_keys"):
         assert found[drawn]["cuda"] == f"compiled ({isa})"
 
 

@@ -99,17 +99,34 @@ def random_augment(
             f"got {strategy!r}"
         )
     check_seed(seed)
-    parameters = torch.empty(count, reference.COLUMNS)
-    _C.random_augment_cpu(
-        "color" in words,
-        "cutout" in words,
-        [number for number, name in enumerate(reference.SPATIAL) if name in words],
-        *sides,
+    parameters: Tensor = torch.ops.pydream.random_augment(
         count,
+        sides,
+        "color" in words,
+        [number for number, name in enumerate(reference.SPATIAL) if name in words],
+        "cutout" in words,
         seed,
-        parameters.data_ptr(),
     )
     return parameters
+
+
+@torch.library.custom_op(
+    "pydream::random_augment",
+    mutates_args=(),
+    schema="(SymInt count, SymInt[] size, bool color, int[] spatial, bool cutout, SymInt seed)"
+    " -> Tensor",
+)
+def _random_augment(
+    count: int, size: Sequence[int], color: bool, spatial: Sequence[int], cutout: bool, seed: int
+) -> Tensor:
+    rows = torch.empty(count, reference.COLUMNS)
+    _C.random_augment_cpu(color, cutout, spatial, *size, count, seed, rows.data_ptr())
+    return rows
+
+
+@_random_augment.register_fake
+def _(count: int, *_: object) -> Tensor:
+    return torch.empty(count, reference.COLUMNS)
 
 
 def diff_augment(x: TensorLike, parameters: TensorLike) -> Tensor:

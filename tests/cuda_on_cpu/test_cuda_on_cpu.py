@@ -79,7 +79,8 @@ def test_shared_memory_holds_nothing_of_use_at_first(run_python):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "family", ["crop", "score", "collage", "kmeans", "matching", "multi_formation", "dispatch"]
+    "family",
+    ["crop", "score", "collage", "kmeans", "matching", "multi_formation", "augment", "dispatch"],
 )
 def test_the_ops_tests_pass_with_cuda_kernels(run_python, family, record_property):
     run = run_python(

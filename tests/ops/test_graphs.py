@@ -62,6 +62,17 @@ def formation_and_slope(
     return result.detach(), torch.autograd.grad(result, images, upstream)[0]
 
 
+def augment_inputs(generator: torch.Generator) -> Tensors:
+    rows = ops.random_augment(2, 9, "color_rotate_cutout", seed=generator.initial_seed())
+    return torch.randn(4, 3, 9, 9, generator=generator), rows
+
+
+def augmented_and_back(op: Callable[..., Any], x: torch.Tensor, rows: torch.Tensor) -> Any:
+    x = x.detach().requires_grad_()
+    result = op(x, rows)
+    return result.detach(), *torch.autograd.grad(result, x, result.detach())
+
+
 def kmeans_inputs(generator: torch.Generator) -> Tensors:
     return (torch.randn(2, 60, 5, generator=generator),)
 
@@ -88,6 +99,7 @@ CASES: list[tuple[str, Callable[[torch.Generator], Tensors], Callable[..., Any]]
         lambda op, x, y: op([x, x[0]], [y, y[0]], "l2"),
     ),
     ("multi_formation", formation_inputs, formation_and_slope),
+    ("diff_augment", augment_inputs, augmented_and_back),
     ("representatives", kmeans_inputs, lambda op, x: op(x, 4, 2, max_iter=9)),
 ]
 
