@@ -14,6 +14,7 @@ from pydream.dream.config import RECIPES, DreamConfig
 from pydream.dream.matching import Matcher, answer_distance
 from pydream.dream.network import STRATEGY, NetworkTrainer, fresh_network
 from pydream.dream.real import ClassImages
+from pydream.dream.replay import Replayed
 from pydream.dream.sampler import RepresentativeSampler
 from pydream.dream.synthetic import SyntheticImages
 from pydream.ops import collage, diff_augment, multi_formation, random_augment
@@ -53,6 +54,15 @@ class MatchingLoop:
         self.config, self.real, self.make_network = config, real, make_network
         self.device = real.pixels.device
         self._labels = torch.arange(real.num_classes, device=self.device)
+        # One network whose weights are drawn again and again: a captured step finds them there.
+        self._network = fresh_network(make_network, config.seed, self.device)
+        self._matcher = Matcher(
+            self._network,
+            config.match,
+            with_norm_and_bias=config.with_norm_and_bias,
+            with_classifier=config.with_classifier,
+        )
+        self._replayed: tuple[SyntheticImages, Replayed] | None = None
         self._many_classes = RECIPES[config.recipe].many_classes and config.per_cluster == 1
         self._sampler = self._representatives(config.batch_real, config.per_cluster)
 
@@ -82,9 +92,9 @@ class MatchingLoop:
         count = config.ipc * config.factor**2
         seed = derived_seed(config.seed, _INITIAL)
         if config.sampler == "representative":
-            network, _ = self._network(seed)
+            self._renew_network(seed)
             chosen = torch.stack(
-                [each[:count] for each in self._representatives(count, 1)(network)]
+                [each[:count] for each in self._representatives(count, 1)(self._network)]
             )
         else:
             chosen = self._random_rows(seed, 0, count)[0]
@@ -105,14 +115,9 @@ class MatchingLoop:
         config = self.config
         assert config.inner_loop is not None
         seed = derived_seed(config.seed, _NETWORK, iteration)
-        network, trainer = self._network(seed)
+        trainer = self._renew_network(seed)
         synthetic.clamp()
-        matcher = Matcher(
-            network,
-            config.match,
-            with_norm_and_bias=config.with_norm_and_bias,
-            with_classifier=config.with_classifier,
-        )
+        step_on = self._replayed_step(synthetic)
         shape = (config.inner_loop, self.real.num_classes)
         drawn = random_augment(
             shape[0] * shape[1], self.real.side, STRATEGY, seed=derived_seed(seed, _AUGMENT)
@@ -120,36 +125,52 @@ class MatchingLoop:
         augmentations = to_device(drawn, self.device).view(*shape, -1)
         total = torch.zeros((), device=self.device)
         for step, augmentation in enumerate(augmentations):
-            total += self._step(network, matcher, synthetic, augmentation, seed, step)
+            rows, weights = self._real_rows(seed, step)
+            formations = self._formations(seed, step)
+            total += step_on((rows, weights, formations, augmentation))
             if config.network_images:
                 trainer.train(config.network_images, derived_seed(seed, _TRAIN, step))
         return float(total) / config.inner_loop
 
-    def _network(self, seed: int) -> tuple[nn.Module, NetworkTrainer]:
-        """Make a network and train it for the epochs that it is given before it is matched."""
-        network = fresh_network(self.make_network, derived_seed(seed, _NETWORK), self.device)
-        trainer = NetworkTrainer(network, self.real)
+    def _renew_network(self, seed: int) -> NetworkTrainer:
+        """Draw the network's weights, and train it as long as it is before it is matched."""
+        fresh = fresh_network(self.make_network, derived_seed(seed, _NETWORK), self.device)
+        self._network.load_state_dict(fresh.state_dict())
+        self._sampler.restart()
+        trainer = NetworkTrainer(self._network, self.real)
         for epoch in range(self.config.network_epochs or 0):
             trainer.train(len(self.real.labels), derived_seed(seed, _EPOCH, epoch))
-        return network, trainer
+        return trainer
+
+    def _replayed_step(self, synthetic: SyntheticImages) -> Replayed:
+        """Return the step of these images, which is captured once where it can be."""
+        if self._replayed is None or self._replayed[0] is not synthetic:
+            step = Replayed(
+                lambda inputs: self._step(synthetic, *inputs),
+                (synthetic.values, synthetic.velocity),
+            )
+            self._replayed = synthetic, step
+        return self._replayed[1]
 
     def _step(
         self,
-        network: nn.Module,
-        matcher: Matcher,
         synthetic: SyntheticImages,
-        augmentation: Tensor,
-        seed: int,
-        step: int,
+        rows: Tensor | None,
+        weights: Tensor | None,
+        formations: Tensor | None,
+        augmentation: Tensor | None,
     ) -> Tensor:
-        """Move the images of every class once; return the sum of the classes' losses."""
-        rows, weights = self._real_rows(network, seed, step)
-        formations = self._formations(seed, step)
+        """Move the images of every class once; return the sum of the classes' losses.
+
+        Shapes: rows of the real images (K, B), their weights (K, B) or None, which of IPC · f²
+        images of a multi-formation (K, Y) or None for all, augmentation (K, 13).
+        """
+        assert rows is not None
+        assert augmentation is not None
         losses = []
 
         def gradient(classes: slice, images: Tensor, together: bool) -> Tensor:
             loss, found = self._gradient(
-                matcher,
                 images,
                 self._labels[classes],
                 self.real.take(rows[classes]),
@@ -182,7 +203,6 @@ class MatchingLoop:
 
     def _gradient(
         self,
-        matcher: Matcher,
         images: Tensor,
         labels: Tensor,
         real: Tensor,
@@ -200,14 +220,14 @@ class MatchingLoop:
         # A class at a time keeps a CPU busy: with vmap the real images take 1.6 times as long.
         real_together = together and self.device.type == "cuda"
         with torch.no_grad():
-            expected = matcher(
+            expected = self._matcher(
                 self._augmented(real, augmentation), labels, weights, together=real_together
             )
         images = images.detach().requires_grad_()
         formed = multi_formation(images, config.factor, side)
         if formations is not None:
             formed = formed[torch.arange(len(formed), device=self.device)[:, None], formations]
-        found = matcher(self._augmented(formed, augmentation), labels, together=together)
+        found = self._matcher(self._augmented(formed, augmentation), labels, together=together)
         assert config.metric is not None
         loss = answer_distance(found, expected, config.match, config.metric)
         (derivative,) = torch.autograd.grad(loss, images)
@@ -219,12 +239,12 @@ class MatchingLoop:
         augmented: Tensor = diff_augment(normalised, augmentation).view(images.shape)
         return augmented
 
-    def _real_rows(self, network: nn.Module, seed: int, step: int) -> Rows:
+    def _real_rows(self, seed: int, step: int) -> Rows:
         """Return (K, B) rows of the real images to match, and what each counts."""
         assert self.config.batch_real is not None
         if self.config.sampler == "random":
             return self._random_rows(seed, step, self.config.batch_real)
-        return _padded(self._sampler(network))
+        return _padded(self._sampler(self._network))
 
     def _random_rows(self, seed: int, step: int, count: int) -> Rows:
         rows = [

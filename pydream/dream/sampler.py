@@ -156,6 +156,10 @@ class RepresentativeSampler:
         self._calls += 1
         return self._chosen
 
+    def restart(self) -> None:
+        """Choose anew at the next call, as for a network that was not there before."""
+        self._network = None
+
     @torch.no_grad()
     def embed(self, network: nn.Module) -> Tensor:
         """Return the embeddings of all images, (N, D), on the network's device."""

@@ -1,0 +1,71 @@
+"""A step of many small kernels, put in a CUDA graph."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+_WARM_UP = 3  # calls before a capture, for what libraries set up at first
+
+Inputs = tuple[Tensor | None, ...]
+
+
+class Replayed:
+    """A step on tensors that stay where they are: on a GPU captured once, replayed from then on.
+
+    A matching step is some hundred kernels for each part of the classes, most of them shorter than
+    their launch. What the step reads beside its inputs (the network's parameters) must stay at its
+    address. Where a step cannot be captured, it is called, and one warning says why.
+
+    Parameters
+    ----------
+    step
+        Told its inputs, it changes `state` in place and returns a tensor. It waits for nothing.
+    state
+        What it changes.
+    """
+
+    def __init__(self, step: Callable[[Inputs], Tensor], state: Sequence[Tensor]) -> None:
+        self._step, self._state = step, list(state)
+        self._captures = self._state[0].is_cuda
+        self._inputs: Inputs | None = None
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._result = torch.empty(0)
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """Do the step; inputs have the shapes of the first call, and are None where those were."""
+        if self._captures and self._graph is None:
+            self._capture(inputs)
+        if self._graph is None or self._inputs is None:
+            return self._step(inputs)
+        for fixed, given in zip(self._inputs, inputs, strict=True):
+            if fixed is not None and given is not None:
+                fixed.copy_(given, non_blocking=True)
+        self._graph.replay()
+        return self._result.clone()
+
+    def _capture(self, inputs: Inputs) -> None:
+        """Run the step some times, capture it, and put back what these runs changed."""
+        device = self._state[0].device
+        kept = [each.clone() for each in self._state]
+        self._inputs = tuple(None if each is None else each.clone() for each in inputs)
+        current, beside = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        beside.wait_stream(current)
+        with torch.cuda.stream(beside):
+            for _ in range(_WARM_UP):
+                self._step(self._inputs)
+        current.wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self._result = self._step(self._inputs)
+            self._graph = graph
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            warnings.warn(f"matching runs without a CUDA graph: {reason}", stacklevel=2)
+            self._captures = False
+        for each, before in zip(self._state, kept, strict=True):
+            each.copy_(before)
