@@ -27,6 +27,22 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 BESIDE = REPOSITORY.parent / "shared" / "data"
 SAMPLE = "imagenet-sample-200.zip"
+CIFAR = "cifar10.zip"
+# Of DREAM+ on CIFAR-10, but for a tenth of the steps.
+PUBLISHED_SIZE = [
+    "--images-per-class",
+    "5000",
+    "--arch",
+    "convnet3-instance",
+    "--batch-real",
+    "128",
+    "--network-images",
+    "2000",
+    "--inner-loop",
+    "10",
+    "--rounds",
+    "2",
+]
 LEAST_SETUPTOOLS = 77  # as pyproject.toml says
 SECONDS = 520  # of all steps; what is left of nine minutes is for the start and the record
 ON_CUDA = {"PYDREAM_TEST_DEVICE": "cuda"}
@@ -34,6 +50,8 @@ ON_CUDA = {"PYDREAM_TEST_DEVICE": "cuda"}
 ON_GPU = (
     "tests/data/test_device_jpeg.py",
     "tests/rded/test_on_gpu.py",
+    "tests/dream/test_on_gpu.py",
+    "tests/dream/test_replay.py",
     "tests/test_doctor.py",
 )
 # A few of every family: under the sanitizer each launch takes a hundred times as long.
@@ -64,6 +82,10 @@ def steps(out: Path, data: Path | None) -> list[Step]:
     if data is not None:
         command = [python, "-m", "benchmarks.pipeline_cuda", "--data", str(data), "--out", str(out)]
         pipeline = [Step("RDED whole", command, 150)]
+        if (data / CIFAR).is_file():
+            dream = [python, "-m", "benchmarks.pipeline_dream", "--device", "cuda", *PUBLISHED_SIZE]
+            command = [*dream, "--data", str(data), "--out", str(out)]
+            pipeline.append(Step("an iteration of DREAM+", command, 90))
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer is not None:
         for tool in ("memcheck", "racecheck", "synccheck"):

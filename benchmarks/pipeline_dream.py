@@ -8,18 +8,17 @@ each part of ours are recorded beside.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from torch import Tensor
 
 from benchmarks.published import dream as published
-from benchmarks.timing import write_record
+from benchmarks.timing import RESULTS, write_record
 from pydream.data import open_source
 from pydream.data.subset import Subset
 from pydream.dream.config import DreamConfig, resolve
@@ -28,34 +27,10 @@ from pydream.dream.real import ClassImages, load_class_images
 from pydream.dream.synthetic import SyntheticImages
 from pydream.models.registry import construct
 
-
-@dataclass(frozen=True)
-class Arguments:
-    data: Path
-    """Folder with cifar10.zip."""
-    rounds: int = 3
-    """Times each of the two runs."""
-    classes: int = 10
-    """The first classes of CIFAR-10."""
-    images_per_class: int = 1000
-    """The first images of each class."""
-    arch: str = "convnet3-w64-instance"
-    """The network."""
-    ipc: int = 10
-    """Synthetic images per class."""
-    batch_real: int = 64
-    """Real images of each class in a step."""
-    inner_loop: int = 10
-    """Matching steps."""
-    network_images: int = 500
-    """Images that the network is trained on after each step."""
-    exact: bool = False
-    """Run ours one class after the other, too."""
-    device: str = "cpu"
-    """Where ours runs."""
+LEFT_OUT = ("data", "out")  # of a record: where things lie
 
 
-def prepare(arguments: Arguments) -> tuple[DreamConfig, ClassImages]:
+def prepare(arguments: argparse.Namespace) -> tuple[DreamConfig, ClassImages]:
     source = Subset(
         open_source(arguments.data / "cifar10.zip"), arguments.classes, arguments.images_per_class
     )
@@ -77,11 +52,13 @@ def prepare(arguments: Arguments) -> tuple[DreamConfig, ClassImages]:
     return config, real
 
 
-def make_network(arguments: Arguments) -> Any:
+def make_network(arguments: argparse.Namespace) -> Any:
     return construct(arguments.arch, num_classes=arguments.classes, side=32)
 
 
-def run_ours(arguments: Arguments, config: DreamConfig, real: ClassImages, start: Tensor) -> float:
+def run_ours(
+    arguments: argparse.Namespace, config: DreamConfig, real: ClassImages, start: Tensor
+) -> float:
     loop = MatchingLoop(config, real, lambda: make_network(arguments))
     assert config.learning_rate is not None
     synthetic = SyntheticImages(start.clone(), config.learning_rate)
@@ -89,7 +66,7 @@ def run_ours(arguments: Arguments, config: DreamConfig, real: ClassImages, start
 
 
 def run_published(
-    arguments: Arguments, config: DreamConfig, real: ClassImages, start: Tensor
+    arguments: argparse.Namespace, config: DreamConfig, real: ClassImages, start: Tensor
 ) -> float:
     classes = [
         real.take(torch.arange(begin, end))
@@ -107,12 +84,29 @@ def run_published(
         pretrain=True,
     )
     torch.manual_seed(0)
-    network = make_network(arguments)
+    network = make_network(arguments).to(start.device)
     return published.outer_iteration(network, classes, synthetic, optimizer, settings)
 
 
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with cifar10.zip")
+    parser.add_argument("--rounds", type=int, default=3, help="times each of the two runs")
+    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--images-per-class", type=int, default=1000)
+    parser.add_argument("--arch", default="convnet3-w64-instance")
+    parser.add_argument("--ipc", type=int, default=10)
+    parser.add_argument("--batch-real", type=int, default=64)
+    parser.add_argument("--inner-loop", type=int, default=10)
+    parser.add_argument("--network-images", type=int, default=500)
+    parser.add_argument("--exact", action="store_true", help="ours one class after the other, too")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    return parser.parse_args()
+
+
 def main() -> None:
-    arguments = tyro.cli(Arguments)
+    arguments = parse()
     torch.set_num_threads(2)
     config, real = prepare(arguments)
     start, _ = MatchingLoop(config, real, lambda: make_network(arguments)).initial()
@@ -124,18 +118,22 @@ def main() -> None:
             begun = time.perf_counter()
             losses[name].append(run(arguments, config, real, start))
             seconds[name].append(time.perf_counter() - begun)
-            print(f"{name:16s} {seconds[name][-1]:7.1f} s   loss {losses[name][-1]:.4g}")
+            print(
+                f"{name:16s} {seconds[name][-1]:7.1f} s   loss {losses[name][-1]:.4g}", flush=True
+            )
     medians = {name: statistics.median(each) for name, each in seconds.items()}
     ratio = medians["published loop"] / medians["pydream"]
     print(f"pydream is {ratio:.2f} times as fast")
-    record = {
-        "setting": {name: str(value) for name, value in vars(arguments).items() if name != "data"},
+    settings = {name: str(each) for name, each in vars(arguments).items() if name not in LEFT_OUT}
+    results = {
+        "setting": settings,
         "seconds": seconds,
         "mean loss of a step": losses,
         "median": medians,
         "times as fast": ratio,
     }
-    print(write_record("dream", record))
+    device = real.pixels.device
+    print(write_record("dream", results, arguments.out, device if device.type == "cuda" else None))
 
 
 if __name__ == "__main__":

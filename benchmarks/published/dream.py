@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from benchmarks.published.dsa import augment, draw_crop
 
-MEAN = torch.tensor([0.4914, 0.4822, 0.4465])[:, None, None]
-STD = torch.tensor([0.2470, 0.2435, 0.2616])[:, None, None]
+MEAN = (0.4914, 0.4822, 0.4465)
+STD = (0.2470, 0.2435, 0.2616)
 INTERVAL = 10
 BATCH = 64
 
@@ -48,6 +48,11 @@ def representatives(images: Tensor, network: nn.Module, count: int) -> Tensor:
     return torch.cdist(model.centroids, embedded).argmin(dim=1)
 
 
+def normalised(images: Tensor) -> Tensor:
+    mean, std = (torch.tensor(each, device=images.device)[:, None, None] for each in (MEAN, STD))
+    return (images - mean) / std
+
+
 def multi_formation(images: Tensor, factor: int) -> Tensor:
     side = images.shape[2]
     cell = -(-side // factor)
@@ -66,7 +71,7 @@ def matching_loss(network: nn.Module, real: Tensor, synthetic: Tensor, label: in
 
     def answers(images: Tensor, create_graph: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         features = network.features(images)
-        labels = torch.full((len(images),), label)
+        labels = torch.full((len(images),), label, device=images.device)
         loss = F.cross_entropy(network.classifier(features), labels)
         gradients = torch.autograd.grad(loss, weights, create_graph=create_graph)
         return features.mean(0), gradients
@@ -82,7 +87,7 @@ def matching_loss(network: nn.Module, real: Tensor, synthetic: Tensor, label: in
 def train(network: nn.Module, optimizer: torch.optim.SGD, images: Tensor, labels: Tensor) -> None:
     """One pass: an augmentation drawn for each image, CutMix in half of the batches."""
     for chosen in torch.randperm(len(images)).split(BATCH):
-        batch = (images[chosen] - MEAN) / STD
+        batch = normalised(images[chosen])
         batch, target = (
             augment(batch, draw_crop(len(batch), batch.shape[2]), "crop"),
             labels[chosen],
@@ -134,6 +139,7 @@ def outer_iteration(
     """
     everything = torch.cat(list(classes))
     labels = torch.cat([torch.full((len(each),), label) for label, each in enumerate(classes)])
+    labels = labels.to(everything.device)
     trainer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
     if settings.pretrain:
         train(network, trainer, everything, labels)
@@ -146,7 +152,7 @@ def outer_iteration(
                 chosen[label] = representatives(images, network, settings.batch_real)
             real = images[chosen[label]]
             formed = multi_formation(synthetic[label], settings.factor)
-            both = (torch.cat([real, formed]) - MEAN) / STD
+            both = normalised(torch.cat([real, formed]))
             both = augment(both, draw_crop(1, both.shape[2]), "crop")
             loss = matching_loss(network, both[: len(real)], both[len(real) :], label)
             optimizer.zero_grad()

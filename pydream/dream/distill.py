@@ -150,7 +150,9 @@ def distill(
         )
     run = _Run(config, source, real, skipped, seen, make_network, writer, watch)
     writer.begin()
-    progress = _optimise(run)
+    # On a GPU: the same bytes on every run, and float32 as it is said.
+    with torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
+        progress = _optimise(run)
     return _finish(run, identity, progress)
 
 

@@ -1,0 +1,51 @@
+"""DREAM+ whole on a GPU."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from pydream import _C
+from pydream.data import Source
+from pydream.dream import DreamConfig, DreamResult, distill
+
+if not torch.cuda.is_available() or not _C.cuda_architectures:
+    pytest.skip("needs a GPU, and a build with CUDA", allow_module_level=True)
+
+# One iteration of float32 with other sums, through ReLUs that a last bit can turn.
+IMAGES_ATOL = 5e-3
+
+
+def run(out: Path, digits: Source, **changes: object) -> tuple[DreamResult, torch.Tensor]:
+    settings = {
+        "ipc": 2,
+        "arch": "convnet2-w8-instance",
+        "iterations": 2,
+        "inner_loop": 4,
+        "batch_real": 8,
+        "network_images": 16,
+        "learning_rate": 0.02,
+        "device": "cuda",
+        **changes,
+    }
+    result = distill(DreamConfig("digits", out=out, **settings), source=digits)  # type: ignore[arg-type]
+    return result, torch.load(result.path / "images.pt")[0]
+
+
+def test_same_seed_same_bytes_and_a_graph_is_captured(tmp_path: Path, digits: Source) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first, images = run(tmp_path / "first", digits)
+    second, again = run(tmp_path / "second", digits)
+    assert images.equal(again)
+    assert first.manifest == second.manifest
+
+
+def test_one_iteration_is_that_of_the_cpu(tmp_path: Path, digits: Source) -> None:
+    settings = {"iterations": 1, "sampler": "random", "network_epochs": 0, "network_images": 0}
+    _, on_gpu = run(tmp_path / "gpu", digits, **settings)
+    _, on_cpu = run(tmp_path / "cpu", digits, device="cpu", **settings)
+    torch.testing.assert_close(on_gpu, on_cpu, rtol=0.0, atol=IMAGES_ATOL)
