@@ -29,20 +29,14 @@ BESIDE = REPOSITORY.parent / "shared" / "data"
 SAMPLE = "imagenet-sample-200.zip"
 CIFAR = "cifar10.zip"
 # Of DREAM+ on CIFAR-10, but for a tenth of the steps.
-PUBLISHED_SIZE = [
-    "--images-per-class",
-    "5000",
-    "--arch",
-    "convnet3-instance",
-    "--batch-real",
-    "128",
-    "--network-images",
-    "2000",
-    "--inner-loop",
-    "10",
-    "--rounds",
-    "2",
-]
+PUBLISHED_SIZE = {
+    "--images-per-class": "5000",
+    "--arch": "convnet3-instance",
+    "--batch-real": "128",
+    "--network-images": "2000",
+    "--inner-loop": "10",
+    "--rounds": "2",
+}
 LEAST_SETUPTOOLS = 77  # as pyproject.toml says
 SECONDS = 520  # of all steps; what is left of nine minutes is for the start and the record
 ON_CUDA = {"PYDREAM_TEST_DEVICE": "cuda"}
@@ -83,8 +77,9 @@ def steps(out: Path, data: Path | None) -> list[Step]:
         command = [python, "-m", "benchmarks.pipeline_cuda", "--data", str(data), "--out", str(out)]
         pipeline = [Step("RDED whole", command, 150)]
         if (data / CIFAR).is_file():
-            dream = [python, "-m", "benchmarks.pipeline_dream", "--device", "cuda", *PUBLISHED_SIZE]
-            command = [*dream, "--data", str(data), "--out", str(out)]
+            dream = [python, "-m", "benchmarks.pipeline_dream", "--device", "cuda"]
+            size = [word for option in PUBLISHED_SIZE.items() for word in option]
+            command = [*dream, *size, "--data", str(data), "--out", str(out)]
             pipeline.append(Step("an iteration of DREAM+", command, 90))
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer is not None:
