@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pydream.data import Source
+from pydream.data.subset import Subset
+from pydream.dream import CompareConfig, Comparison, compare
+from pydream.dream.loop import MatchingLoop
+from pydream.errors import PydreamError
+
+
+def config(out: Path) -> CompareConfig:
+    return CompareConfig(
+        "digits",
+        out=out,
+        classes=2,
+        images_per_class=9,
+        ipc=1,
+        arch="convnet2-w8-instance",
+        iterations=3,
+        inner_loop=1,
+        batch_real=4,
+        network_images=8,
+        eval_every=2,
+        eval_epochs=1,
+        seeds=2,
+    )
+
+
+def test_three_methods_from_the_same_seeds(
+    tmp_path: Path, digits: Source, other_digits: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = compare(config(tmp_path / "out"), train=digits, test=other_digits)
+    assert result.iterations == [0, 2, 3]
+    assert list(result.top1) == ["random", "DREAM", "DREAM+"]
+    for runs in result.top1.values():
+        assert [len(each) for each in runs] == [3, 3]
+        assert all(0 <= value <= 1 for each in runs for value in each)
+    record = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert record["top1"] == result.top1
+    assert (tmp_path / "out" / "comparison.svg").is_file()
+    matched = [
+        json.loads((tmp_path / "out" / name / "manifest.json").read_text())["config"]
+        for name in ("random-1", "dream-1", "dream+-1")
+    ]
+    kinds = [(each["sampler"], each["match"], each["network_epochs"]) for each in matched]
+    assert kinds == [
+        ("random", "gradient", 0),
+        ("representative", "gradient", 0),
+        ("representative", "bidirectional", 1),
+    ]
+    assert {each["seed"] for each in matched} == {1}
+    monkeypatch.setattr(MatchingLoop, "iterate", None)  # finished runs are not repeated
+    again = compare(config(tmp_path / "out"), train=digits, test=other_digits)
+    assert again == result
+
+
+def test_means_and_the_first_iteration_at_a_level() -> None:
+    result = Comparison([0, 4, 8], {"DREAM": [[0.1, 0.4, 0.5], [0.3, 0.2, 0.7]]}, Path())
+    assert result.mean("DREAM") == pytest.approx([0.2, 0.3, 0.6])
+    assert result.first_reaching("DREAM", 0.25) == 4
+    assert result.first_reaching("DREAM", 0.2) == 0
+    assert result.first_reaching("DREAM", 0.9) is None
+
+
+def test_without_test_images(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(PydreamError, match="has no test split to measure students on"):
+        compare(CompareConfig(str(tmp_path), out=tmp_path / "out"))
+
+
+def test_a_subset_is_a_source(digits: Source) -> None:
+    part = Subset(digits, 2, 10)
+    assert part.labels.tolist() == [0] * 10 + [1] * 9
+    assert len(part) == 19
+    assert part.class_names == digits.class_names[:2]
+    for row in (0, 9, 10, 18):
+        whole = list(digits.keys).index(part.keys[row])
+        assert part.image(row).equal(digits.image(whole))
+    assert part.fingerprint() != digits.fingerprint()
+    assert part.fingerprint() == Subset(digits, 2, 10).fingerprint()
+    assert part.fingerprint() != Subset(digits, 2, 9).fingerprint()
