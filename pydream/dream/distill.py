@@ -92,7 +92,7 @@ def distill(
         Test images for ``eval_every``, likewise.
     make_network
         Makes the networks that are matched, with weights from torch's global generator:
-        ``features(images)`` and ``classifier`` are what is asked of them. By default
+        ``features(images)`` and ``classifier`` or ``fc`` are asked of them. By default
         ``config.arch`` is built; else that only names them.
 
     Returns

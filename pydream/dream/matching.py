@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +40,10 @@ class _Both(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        network: Any = self.network
-        features = network.features(images)
-        return network.classifier(features), features
+        network, head = self.network, head_of(self.network)
+        assert head is not None
+        features = network.features(images)  # type: ignore[operator]
+        return head(features), features
 
 
 class Matcher:
@@ -51,8 +52,8 @@ class Matcher:
     Parameters
     ----------
     network
-        With a method ``features(images)`` that returns (B, D) and a module ``classifier`` that
-        makes logits of them. It stays where it is: when its weights change, so do the answers.
+        With a method ``features(images)`` that returns (B, D) and a module ``classifier`` or ``fc``
+        that makes logits of them. It stays where it is: when its weights change, so do the answers.
     match
         What is matched.
     with_norm_and_bias
@@ -200,13 +201,20 @@ def answer_distance(synthetic: Answers, real: Answers, match: Match, metric: str
     return gradient_distance([x for x, _ in pairs], [y for _, y in pairs], metric)
 
 
+def head_of(network: nn.Module) -> nn.Module | None:
+    """Return the module that makes logits of features: ``classifier``, or ``fc`` of ResNets."""
+    for name in ("classifier", "fc"):
+        head = getattr(network, name, None)
+        if isinstance(head, nn.Module):
+            return head
+    return None
+
+
 def check_features(network: nn.Module) -> nn.Module:
     """Return the network; raise PydreamError if it does not say what its features are."""
-    if not callable(getattr(network, "features", None)) or not isinstance(
-        getattr(network, "classifier", None), nn.Module
-    ):
+    if not callable(getattr(network, "features", None)) or head_of(network) is None:
         raise PydreamError(
             f"{type(network).__name__} yields no features: it needs a method features(images) and "
-            "a module classifier; convnet3 and resnetap10 have them"
+            "a module classifier, or fc, that makes logits of them; convnet3 and resnetap10 do so"
         )
     return network

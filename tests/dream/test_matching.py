@@ -8,6 +8,7 @@ from torch.nn import functional
 from pydream.dream.matching import Answers, Match, Matcher, answer_distance
 from pydream.errors import PydreamError
 from pydream.models.convnet import ConvNet, Norm
+from pydream.models.registry import build_model
 
 # Both ways sum the same float64 numbers in other orders, twice differentiated.
 RTOL = 1e-9
@@ -66,6 +67,18 @@ def test_answers_are_those_of_a_plain_backward_pass() -> None:
             torch.testing.assert_close(found[label], wanted, rtol=RTOL, atol=1e-12)
         features = model.features(images[label]).mean(0)
         torch.testing.assert_close(answers.features[label], features, rtol=RTOL, atol=1e-12)
+
+
+def test_of_a_resnet() -> None:
+    torch.manual_seed(0)
+    model = build_model("resnetap10", num_classes=3, side=16).double()
+    images, labels = batches(2, 2)
+    matcher = Matcher(model, "bidirectional")
+    together, in_turn = (matcher(images, labels, together=each) for each in (True, False))
+    assert together.features.shape == (2, 512)
+    assert len(together.gradients) == sum(each.dim() == 4 for each in model.parameters())
+    for a, b in zip(together.gradients, in_turn.gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=RTOL, atol=1e-12)
 
 
 def test_follows_the_network_and_leaves_it_alone() -> None:
