@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -120,7 +120,8 @@ def _random_augment(
     count: int, size: Sequence[int], color: bool, spatial: Sequence[int], cutout: bool, seed: int
 ) -> Tensor:
     rows = torch.empty(count, reference.COLUMNS)
-    _C.random_augment_cpu(color, cutout, spatial, *size, count, seed, rows.data_ptr())
+    height, width = size
+    _C.random_augment_cpu(color, cutout, spatial, height, width, count, seed, rows.data_ptr())
     return rows
 
 
@@ -198,34 +199,32 @@ def _result(x: Tensor, parameters: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _arguments(x: Tensor, parameters: Tensor, result: Tensor, adjoint: bool) -> tuple[Any, ...]:
-    return (
-        x.data_ptr(),
-        parameters.data_ptr(),
-        result.data_ptr(),
-        _TYPES[x.dtype],
-        list(x.shape),
-        x.shape[0] // parameters.shape[0],
-        adjoint,
-    )
+def _run(
+    kernel: Callable[..., None], x: Tensor, parameters: Tensor, adjoint: bool, *where: int
+) -> Tensor:
+    x, parameters = x.contiguous(), parameters.contiguous()
+    result = _result(x, parameters)
+    if x.numel() > 0:
+        kernel(
+            x.data_ptr(),
+            parameters.data_ptr(),
+            result.data_ptr(),
+            _TYPES[x.dtype],
+            list(x.shape),
+            x.shape[0] // parameters.shape[0],
+            adjoint,
+            *where,
+        )
+    return result
 
 
 def _on_cpu(x: Tensor, parameters: Tensor, *, adjoint: bool) -> Tensor:
-    x, parameters = x.contiguous(), parameters.contiguous()
-    result = _result(x, parameters)
-    if x.numel() > 0:
-        arguments = _arguments(x, parameters, result, adjoint)
-        _C.diff_augment_cpu(*arguments, torch.get_num_threads())
-    return result
+    return _run(_C.diff_augment_cpu, x, parameters, adjoint, torch.get_num_threads())
 
 
 def _on_cuda(launch: _dispatch.Launch, x: Tensor, parameters: Tensor, *, adjoint: bool) -> Tensor:
-    x, parameters = x.contiguous(), parameters.contiguous()
-    result = _result(x, parameters)
-    if x.numel() > 0:
-        arguments = _arguments(x, parameters, result, adjoint)
-        launch.module.diff_augment(*arguments, launch.device, launch.stream)
-    return result
+    kernel = launch.module.diff_augment
+    return _run(kernel, x, parameters, adjoint, launch.device, launch.stream)
 
 
 def _keep_parameters(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:

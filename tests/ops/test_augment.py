@@ -391,7 +391,7 @@ def test_each_row_has_one_of_the_spatial_ones():
     a, b, tx, c, d, ty = drawn[:, 3:9].unbind(1)
     rotated, mirrored = b != 0, a == -1
     scaled = (b == 0) & (a.abs() != 1)
-    # Of 8000 rows a quarter each, give or take five standard deviations; half of the flips are none.
+    # Of 8000 rows a quarter each, give or take five standard deviations; of flips half are none.
     assert int(rotated.sum()) == pytest.approx(2000, abs=200)
     assert int(scaled.sum()) == pytest.approx(2000, abs=200)
     assert int(mirrored.sum()) == pytest.approx(1000, abs=150)

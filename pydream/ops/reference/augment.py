@@ -83,8 +83,10 @@ def _affine(name: str, size: Sequence[int], first: Tensor, second: Tensor) -> Te
         angle = math.radians(MOST_DEGREES) * (2.0 * _unit(first) - 1.0)
         linear = angle.cos(), -angle.sin(), angle.sin(), angle.cos()
     a, b, c, d = linear
-    x, y = (width - 1) / 2, (height - 1) / 2
-    return torch.stack([a, b, x - a * x - b * y, c, d, y - c * x - d * y], 1)
+    middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
+    tx = middle_x - a * middle_x - b * middle_y
+    ty = middle_y - c * middle_x - d * middle_y
+    return torch.stack([a, b, tx, c, d, ty], 1)
 
 
 def diff_augment(x: Tensor, parameters: Tensor) -> Tensor:
