@@ -18,7 +18,7 @@ namespace {
 
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / 32;
-constexpr int kBlocks = 2;  // on a multiprocessor: 64 registers a thread, without spills
+constexpr int kBlocks = 2;  // on a multiprocessor: 64 registers a thread, next to no spills
 constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 constexpr int64_t kStaged = 16384;
 constexpr int kTogether = 4;  // channels that are summed at once, in registers
