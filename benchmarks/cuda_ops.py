@@ -26,6 +26,7 @@ from torch.utils.benchmark import Timer
 from torchvision.transforms.v2 import functional as tv
 
 from benchmarks import bench_augment
+from benchmarks.published.dsa import augment
 from benchmarks.timing import RESULTS, Timing, timing, write_record
 from pydream import ops
 
@@ -336,18 +337,16 @@ def augment_case(device: torch.device, rate: float, least: float, kind: str) -> 
         for _ in range(copies(2 * size))
     ]
 
-    def both_ways(augment: Callable[[Tensor], Tensor]) -> Callable[[Any], tuple[Tensor, ...]]:
+    def both_ways(augmented_by: Callable[[Tensor], Tensor]) -> Callable[[Any], tuple[Tensor, ...]]:
         def run(given: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-            augmented = augment(given[0])
+            augmented = augmented_by(given[0])
             return (augmented.detach(), *torch.autograd.grad(augmented, *given))
 
         return run
 
     rivals = {
         "pydream": both_ways(lambda x: ops.diff_augment(x, parameters)),
-        "published chain of operations": both_ways(
-            lambda x: bench_augment.published(x, parameters, kind)
-        ),
+        "published chain of operations": both_ways(lambda x: augment(x, parameters, kind)),
     }
     for mine, other in zip(*(run(inputs[0]) for run in rivals.values()), strict=True):
         torch.testing.assert_close(mine, other, rtol=0.0, atol=bench_augment.SAME_PIXELS)
