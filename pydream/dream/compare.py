@@ -57,17 +57,17 @@ class CompareConfig:
     """Network that is matched, and student."""
     iterations: int | None = 8
     """Networks that are matched one after the other."""
-    inner_loop: int | None = 20
+    inner_loop: int | None = 10
     """Matching steps with each."""
     batch_real: int | None = 64
     """Real images of each class in a matching step."""
-    network_images: int | None = 500
+    network_images: int | None = 250
     """Real images that the network is trained on after each matching step."""
     learning_rate: float | None = None
     """Of the images."""
     eval_every: int = 2
     """Iterations between two measurements."""
-    eval_epochs: int = 150
+    eval_epochs: int = 100
     """Epochs of a student."""
     seeds: int = 3
     """Runs of each method, with seeds 0, 1, …"""

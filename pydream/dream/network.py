@@ -26,7 +26,8 @@ def fresh_network(make: Callable[[], nn.Module], seed: int, device: torch.device
     """Make a network with weights that follow from a seed; torch's generators stay as they are."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return make().to(device).train()
+        network = make().to(device).train()
+        return network.to(memory_format=torch.channels_last)
 
 
 class NetworkTrainer:
