@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -26,11 +27,24 @@ class _RateColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.1f} {self.unit}/s" if speed else "")
+        if not speed:
+            return Text("")
+        return Text(f"{speed:,.1f} {self.unit}/s" if speed >= 1 else f"{1 / speed:,.1f} s each")
+
+
+class Advance(Protocol):
+    """Counts units that are done."""
+
+    def __call__(self, done: int, note: str = "") -> None:
+        """Count `done` units; show `note`, some words on how it goes."""
+
+
+def _silent(done: int, note: str = "") -> None:
+    pass
 
 
 @contextmanager
-def track(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def track(description: str, total: int, unit: str) -> Iterator[Advance]:
     """Show a bar on standard error while the block runs, if that is a terminal.
 
     Parameters
@@ -44,11 +58,11 @@ def track(description: str, total: int, unit: str) -> Iterator[Callable[[int], N
 
     Yields
     ------
-    Callable[[int], None]
+    Advance
         Call it with the number of units just done.
     """
     if not sys.stderr.isatty():
-        yield lambda done: None
+        yield _silent
         return
     columns = (
         TextColumn("{task.description}"),
@@ -56,7 +70,12 @@ def track(description: str, total: int, unit: str) -> Iterator[Callable[[int], N
         MofNCompleteColumn(),
         _RateColumn(unit),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(description, total=total)
-        yield lambda done: progress.advance(task, done)
+        task = progress.add_task(description, total=total, note="")
+
+        def advance(done: int, note: str = "") -> None:
+            progress.update(task, advance=done, note=note)
+
+        yield advance

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -188,12 +189,19 @@ def _optimise(run: _Run) -> Progress:
                 if progress.iteration % config.checkpoint_every == 0:
                     write_checkpoint(run.writer, progress)
                     kept = progress.iteration
-                advance(1)
+                advance(1, _words(progress.history))
         except KeyboardInterrupt:
             write_checkpoint(run.writer, safe)
             raise
     write_checkpoint(run.writer, progress)
     return progress
+
+
+def _words(history: list[dict[str, Any]]) -> str:
+    """Say how far a run has come, for its progress bar."""
+    words = f"loss {history[-1]['loss']:.3g}"
+    measured = [each["top1"] for each in history if each.get("top1")]
+    return words + (f", students {fmean(measured[-1]):.1%}" if measured else "")
 
 
 def _iterate(run: _Run, loop: MatchingLoop, progress: Progress, kept: int) -> float:

@@ -52,7 +52,7 @@ class RepresentativeSampler:
         images are first scaled to [0, 1].
     dtype
         Of the embeddings kept: float16 on a GPU and float32 on the CPU by default; take bfloat16
-        where features exceed 65504.
+        where features exceed 65504. On a GPU the network then computes in bfloat16, too.
     batch_size
         Images of one pass of the network.
     max_iter, tol
@@ -165,6 +165,7 @@ class RepresentativeSampler:
         """Return the embeddings of all images, (N, D), on the network's device."""
         device = next((each.device for each in network.parameters()), self.images.device)
         dtype = self.dtype or (torch.float32 if device.type == "cpu" else torch.float16)
+        half = device.type == "cuda" and dtype != torch.float32
         features = _feature_function(network, self.layer)
         training = [module for module in network.modules() if module.training]
         network.eval()
@@ -176,7 +177,8 @@ class RepresentativeSampler:
                     batch = batch.float() / 255
                 if self.transform is not None:
                     batch = self.transform(batch)
-                embedded = features(batch).flatten(1).to(dtype)
+                with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                    embedded = features(batch).flatten(1).to(dtype)
                 if not embedded.isfinite().all():
                     row = first + int((~embedded.isfinite()).any(dim=1).nonzero()[0])
                     raise ValueError(

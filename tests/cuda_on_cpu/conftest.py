@@ -83,6 +83,7 @@ def run_python(module_path: Path) -> Run:
         **os.environ,
         "LD_PRELOAD": f"{library('libasan.so')} {library('libstdc++.so')}",
         "ASAN_OPTIONS": "detect_leaks=0",
+        "OMP_NUM_THREADS": "1",
         "PYDREAM_TEST_DEVICE": "cuda-on-cpu",
         "PYDREAM_CUDA_ON_CPU": str(module_path),
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "tests"), str(REPOSITORY)]),
