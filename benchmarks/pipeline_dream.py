@@ -21,7 +21,7 @@ from benchmarks.published import dream as published
 from benchmarks.timing import RESULTS, write_record
 from pydream.data import open_source
 from pydream.data.subset import Subset
-from pydream.dream.config import DreamConfig, resolve
+from pydream.dream.config import DreamConfig, ResolvedConfig, resolve
 from pydream.dream.loop import MatchingLoop
 from pydream.dream.real import ClassImages, load_class_images
 from pydream.dream.synthetic import SyntheticImages
@@ -30,7 +30,7 @@ from pydream.models.registry import construct
 LEFT_OUT = ("data", "out")  # of a record: where things lie
 
 
-def prepare(arguments: argparse.Namespace) -> tuple[DreamConfig, ClassImages]:
+def prepare(arguments: argparse.Namespace) -> tuple[ResolvedConfig, ClassImages]:
     source = Subset(
         open_source(arguments.data / "cifar10.zip"), arguments.classes, arguments.images_per_class
     )
@@ -57,22 +57,20 @@ def make_network(arguments: argparse.Namespace) -> Any:
 
 
 def run_ours(
-    arguments: argparse.Namespace, config: DreamConfig, real: ClassImages, start: Tensor
+    arguments: argparse.Namespace, config: ResolvedConfig, real: ClassImages, start: Tensor
 ) -> float:
     loop = MatchingLoop(config, real, lambda: make_network(arguments))
-    assert config.learning_rate is not None
     synthetic = SyntheticImages(start.clone(), config.learning_rate)
     return loop.iterate(synthetic, 0)
 
 
 def run_published(
-    arguments: argparse.Namespace, config: DreamConfig, real: ClassImages, start: Tensor
+    arguments: argparse.Namespace, config: ResolvedConfig, real: ClassImages, start: Tensor
 ) -> float:
     classes = [
         real.take(torch.arange(begin, end))
         for begin, end in zip(real.offsets, real.offsets[1:], strict=False)
     ]
-    assert config.learning_rate is not None
     synthetic = start.clone().requires_grad_()
     optimizer = torch.optim.SGD([synthetic], lr=config.learning_rate, momentum=0.5)
     settings = published.Settings(

@@ -55,6 +55,8 @@ class Recipe:
         How representatives are chosen; see `pydream.dream.RepresentativeSampler`.
     flip
         Whether a mirrored image is still one of its class; digits are not.
+    factor
+        Cells per side of a distilled image.
     """
 
     arch: str
@@ -67,6 +69,7 @@ class Recipe:
     inner_loop: int = 100
     many_classes: bool = False
     flip: bool = True
+    factor: int = 2
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -82,13 +85,14 @@ RECIPES: Mapping[str, Recipe] = {
     "digits": Recipe(
         "convnet2-w64-instance",
         "mse",
-        5e-3,
+        2e-2,
         8,
         500,
         batch_real=64,
         iterations=20,
         inner_loop=20,
         flip=False,
+        factor=1,
     ),
 }
 _BY_NAME = {
@@ -121,9 +125,9 @@ class DreamConfig:
     """Folder for the distilled set; it must not exist. By default named after the source."""
     ipc: int = 10
     """Distilled images per class."""
-    factor: int = 2
+    factor: int | None = None
     """Cells per side of a distilled image: each is enlarged to an image to train on
-    (multi-formation)."""
+    (multi-formation). 2 as published, 1 for the tiny digits."""
     recipe: str = "auto"
     """Published settings: cifar, svhn, mnist, tiny-imagenet, imagenet10, imagenet100, or digits;
     auto goes by the source's name, its side and its number of classes."""
@@ -212,6 +216,22 @@ class DreamConfig:
         }
 
 
+@dataclass(frozen=True)
+class ResolvedConfig(DreamConfig):
+    """Settings with nothing left to a recipe; see `resolve`."""
+
+    factor: int = 2
+    metric: str = "mse"
+    arch: str = ""
+    side: int = 32
+    iterations: int = 1
+    inner_loop: int = 1
+    learning_rate: float = 1.0
+    batch_real: int = 1
+    network_images: int = 0
+    network_epochs: int = 0
+
+
 _AT_LEAST_ONE = (
     "ipc",
     "factor",
@@ -241,7 +261,7 @@ def recipe_for(source: str, side: int, num_classes: int) -> str:
     return "imagenet10" if num_classes <= _FEW_CLASSES else "imagenet100"
 
 
-def resolve(config: DreamConfig, side: int, num_classes: int) -> DreamConfig:
+def resolve(config: DreamConfig, side: int, num_classes: int) -> ResolvedConfig:
     """Return the settings with everything filled in that was left to the recipe.
 
     Parameters
@@ -261,6 +281,7 @@ def resolve(config: DreamConfig, side: int, num_classes: int) -> DreamConfig:
     if name == "tiny-imagenet" and config.ipc >= 50:
         learning_rate = 1e-6  # as published, whatever the scale
     known: dict[str, Any] = {
+        "factor": recipe.factor,
         "metric": recipe.metric,
         "arch": recipe.arch,
         "iterations": recipe.iterations,
@@ -270,5 +291,6 @@ def resolve(config: DreamConfig, side: int, num_classes: int) -> DreamConfig:
         "network_images": recipe.network_images,
         "network_epochs": 1 if config.match == "bidirectional" else 0,
     }
-    missing = {key: value for key, value in known.items() if getattr(config, key) is None}
-    return dataclasses.replace(config, recipe=name, side=side, **missing)
+    given = {each.name: getattr(config, each.name) for each in dataclasses.fields(config)}
+    missing = {key: value for key, value in known.items() if given[key] is None}
+    return ResolvedConfig(**{**given, **missing, "recipe": name, "side": side})

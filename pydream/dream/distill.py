@@ -22,7 +22,7 @@ from pydream.data.manifest import describe_set
 from pydream.data.writer import SetWriter, finished_manifest
 from pydream.draws import derived_seed
 from pydream.dream.checkpoint import Progress, read_checkpoint, write_checkpoint
-from pydream.dream.config import RECIPES, DreamConfig, resolve
+from pydream.dream.config import RECIPES, DreamConfig, ResolvedConfig, resolve
 from pydream.dream.loop import MatchingLoop
 from pydream.dream.matching import check_features
 from pydream.dream.network import fresh_network
@@ -64,7 +64,7 @@ class DreamResult:
 
 @dataclass(frozen=True)
 class _Run:
-    config: DreamConfig
+    config: ResolvedConfig
     source: Source
     real: ClassImages
     skipped: list[dict[str, str]]
@@ -120,36 +120,36 @@ def distill(
                 "--eval-every 0"
             )
         side = config.side or side_of(source)
-        config = resolve(config, side, len(source.class_names))
-        make_network = make_network or _network_maker(config, len(source.class_names))
-        check_features(fresh_network(make_network, config.seed, device))
-    if side % config.factor:
-        padded = -(-side // config.factor) * config.factor
+        settings = resolve(config, side, len(source.class_names))
+        make_network = make_network or _network_maker(settings, len(source.class_names))
+        check_features(fresh_network(make_network, settings.seed, device))
+    if side % settings.factor:
+        padded = -(-side // settings.factor) * settings.factor
         warnings.warn(
-            f"side {side} is no multiple of factor {config.factor}: images are padded to {padded} "
-            "pixels before they are cut in cells",
+            f"side {side} is no multiple of factor {settings.factor}: images are padded to "
+            f"{padded} pixels before they are cut in cells",
             stacklevel=2,
         )
-    out = config.out or Path(f"{Path(config.source).stem}-dream-ipc{config.ipc}")
-    identity = {**config.identity(), "source_fingerprint": source.fingerprint()}
-    if config.resume and (manifest := finished_manifest(out, identity)) is not None:
+    out = settings.out or Path(f"{Path(settings.source).stem}-dream-ipc{settings.ipc}")
+    identity = {**settings.identity(), "source_fingerprint": source.fingerprint()}
+    if settings.resume and (manifest := finished_manifest(out, identity)) is not None:
         return DreamResult(out, manifest, {})
-    writer = SetWriter(out, identity, resume=config.resume)
+    writer = SetWriter(out, identity, resume=settings.resume)
     with watch("decode"):
         real, skipped = load_class_images(
             source,
             side,
             device=device,
-            workers=config.workers,
-            allow_skipped=config.allow_skipped,
+            workers=settings.workers,
+            allow_skipped=settings.allow_skipped,
         )
-        check_enough(real, source.class_names, config.ipc, config.factor)
+        check_enough(real, source.class_names, settings.ipc, settings.factor)
         seen = (
             None
             if test is None
-            else load_test_images(test, side, workers=config.workers, device=device)
+            else load_test_images(test, side, workers=settings.workers, device=device)
         )
-    run = _Run(config, source, real, skipped, seen, make_network, writer, watch)
+    run = _Run(settings, source, real, skipped, seen, make_network, writer, watch)
     writer.begin()
     # On a GPU: the same bytes on every run, and float32 as it is said.
     with torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
@@ -157,9 +157,7 @@ def distill(
     return _finish(run, identity, progress)
 
 
-def _network_maker(config: DreamConfig, num_classes: int) -> Callable[[], nn.Module]:
-    assert config.arch is not None
-    assert config.side is not None
+def _network_maker(config: ResolvedConfig, num_classes: int) -> Callable[[], nn.Module]:
     arch, side = config.arch, config.side
     build_model(arch, num_classes=num_classes, side=side)  # tries that images of this side fit
     return lambda: construct(arch, num_classes=num_classes, side=side)
@@ -168,8 +166,6 @@ def _network_maker(config: DreamConfig, num_classes: int) -> Callable[[], nn.Mod
 def _optimise(run: _Run) -> Progress:
     """Do the iterations that are left, writing checkpoints."""
     config = run.config
-    assert config.iterations is not None
-    assert config.learning_rate is not None
     loop = MatchingLoop(config, run.real, run.make_network)
     progress = read_checkpoint(run.writer, config.learning_rate, run.real.pixels.device)
     if progress is None:
@@ -222,7 +218,6 @@ def _iterate(run: _Run, loop: MatchingLoop, progress: Progress, kept: int) -> fl
 def _look(run: _Run, progress: Progress, loss: float | None) -> None:
     """Write down how far the run is: its loss, pictures, and students where they are due."""
     config, at = run.config, progress.iteration
-    assert config.iterations is not None
     last = at == config.iterations
     entry: dict[str, Any] = {"iteration": at, "loss": loss}
     if run.test is not None and (last or at % config.eval_every == 0):
@@ -254,7 +249,6 @@ def _pixels(images: Tensor) -> Tensor:
 
 def _finish(run: _Run, identity: dict[str, Any], progress: Progress) -> DreamResult:
     writer, config, real = run.writer, run.config, run.real
-    assert config.side is not None
     values = progress.synthetic.values.clamp(0, 1).cpu()
     rows: list[dict[str, Any]] = []
     with run.watch("write"):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pydream.allocator import keep_freed_memory
 from pydream.data import to_device
 from pydream.draws import derived_seed, drawn_order
-from pydream.dream.config import RECIPES, DreamConfig
+from pydream.dream.config import RECIPES, ResolvedConfig
 from pydream.dream.matching import Matcher, answer_distance
 from pydream.dream.network import STRATEGY, NetworkTrainer, fresh_network
 from pydream.dream.real import ClassImages
@@ -49,9 +49,8 @@ class MatchingLoop:
     """
 
     def __init__(
-        self, config: DreamConfig, real: ClassImages, make_network: Callable[[], nn.Module]
+        self, config: ResolvedConfig, real: ClassImages, make_network: Callable[[], nn.Module]
     ) -> None:
-        assert config.batch_real is not None
         self.config, self.real, self.make_network = config, real, make_network
         self.device = real.pixels.device
         if self.device.type == "cpu":
@@ -116,7 +115,6 @@ class MatchingLoop:
             Counted from 0.
         """
         config = self.config
-        assert config.inner_loop is not None
         seed = derived_seed(config.seed, _NETWORK, iteration)
         trainer = self._renew_network(seed)
         synthetic.clamp()
@@ -141,7 +139,7 @@ class MatchingLoop:
         self._network.load_state_dict(fresh.state_dict())
         self._sampler.restart()
         trainer = NetworkTrainer(self._network, self.real)
-        for epoch in range(self.config.network_epochs or 0):
+        for epoch in range(self.config.network_epochs):
             trainer.train(len(self.real.labels), derived_seed(seed, _EPOCH, epoch))
         return trainer
 
@@ -232,7 +230,6 @@ class MatchingLoop:
         if formations is not None:
             formed = formed[torch.arange(len(formed), device=self.device)[:, None], formations]
         found = self._matcher(self._augmented(formed, augmentation), labels, together=together)
-        assert config.metric is not None
         loss = answer_distance(found, expected, config.match, config.metric)
         (derivative,) = torch.autograd.grad(loss, images)
         return loss.detach(), derivative
@@ -245,7 +242,6 @@ class MatchingLoop:
 
     def _real_rows(self, seed: int, step: int) -> Rows:
         """Return (K, B) rows of the real images to match, and what each counts."""
-        assert self.config.batch_real is not None
         if self.config.sampler == "random":
             return self._random_rows(seed, step, self.config.batch_real)
         return _padded(self._sampler(self._network))

@@ -28,6 +28,7 @@ def config(out: Path, **changes: Any) -> DreamConfig:
             "digits",
             out=out,
             ipc=2,
+            factor=2,
             arch="convnet2-w8-instance",
             iterations=ITERATIONS,
             inner_loop=2,
@@ -178,6 +179,7 @@ def test_own_networks(tmp_path: Path, digits: Source) -> None:
         ({"factor": 9}, "fewer than the 162"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:side 8 is no multiple of factor 9")
 def test_what_cannot_be_done(
     tmp_path: Path, digits: Source, changes: dict[str, Any], message: str
 ) -> None:
@@ -237,7 +239,8 @@ def test_recipes_as_published() -> None:
     assert (large.arch, large.metric, large.network_epochs) == ("resnetap10", "l1", 0)
     tiny = resolve(DreamConfig("x.zip", ipc=50), 64, 200)
     assert (tiny.learning_rate, tiny.batch_real) == (1e-6, 64)
-    assert resolve(DreamConfig("digits", metric="cos"), 8, 10).metric == "cos"
+    digits = resolve(DreamConfig("digits", metric="cos"), 8, 10)
+    assert (digits.metric, digits.factor, settings.factor) == ("cos", 1, 2)
     assert set(RECIPES) == {
         "cifar", "svhn", "mnist", "tiny-imagenet", "imagenet10", "imagenet100", "digits"
     }  # fmt: skip

@@ -49,7 +49,6 @@ def run(real: ClassImages, iterations: int = 2, **changes: object) -> torch.Tens
     config = resolve(dataclasses.replace(SETTINGS, **changes), 8, 3)  # type: ignore[arg-type]
     loop = MatchingLoop(config, real, make_network)
     values, _ = loop.initial()
-    assert config.learning_rate is not None
     synthetic = SyntheticImages(values, config.learning_rate)
     losses = [loop.iterate(synthetic, iteration) for iteration in range(iterations)]
     assert all(loss > 0 for loss in losses)
