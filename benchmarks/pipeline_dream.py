@@ -2,14 +2,18 @@
 
     python -m benchmarks.pipeline_dream --data DIR
 
-Both take the same images, network, steps and threads, in turns in one process; the seconds of
-each part of ours are recorded beside.
+Both take the same images, network, steps and threads, in turns, each in a process of its own; an
+iteration is timed after one that is not.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -27,7 +31,7 @@ from pydream.dream.real import ClassImages, load_class_images
 from pydream.dream.synthetic import SyntheticImages
 from pydream.models.registry import construct
 
-LEFT_OUT = ("data", "out")  # of a record: where things lie
+LEFT_OUT = ("data", "out", "run")  # of a record: where things lie
 
 
 def prepare(arguments: argparse.Namespace) -> tuple[ResolvedConfig, ClassImages]:
@@ -86,6 +90,9 @@ def run_published(
     return published.outer_iteration(network, classes, synthetic, optimizer, settings)
 
 
+RIVALS = {"pydream": run_ours, "published loop": run_published}
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with cifar10.zip")
@@ -100,37 +107,45 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--exact", action="store_true", help="ours one class after the other, too")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--run", choices=RIVALS, help=argparse.SUPPRESS)
     return parser.parse_args()
+
+
+def one_run(arguments: argparse.Namespace) -> dict[str, float]:
+    """Do an iteration twice in this process; time the second."""
+    torch.set_num_threads(2)
+    config, real = prepare(arguments)
+    start, _ = MatchingLoop(config, real, lambda: make_network(arguments)).initial()
+    run = RIVALS[arguments.run]
+    short = argparse.Namespace(**{**vars(arguments), "inner_loop": 1})
+    run(short, dataclasses.replace(config, inner_loop=1), real, start)
+    begun = time.perf_counter()
+    loss = run(arguments, config, real, start)
+    return {"seconds": time.perf_counter() - begun, "loss": loss}
 
 
 def main() -> None:
     arguments = parse()
-    torch.set_num_threads(2)
-    config, real = prepare(arguments)
-    start, _ = MatchingLoop(config, real, lambda: make_network(arguments)).initial()
-    rivals = {"pydream": run_ours, "published loop": run_published}
-    seconds: dict[str, list[float]] = {name: [] for name in rivals}
-    losses: dict[str, list[float]] = {name: [] for name in rivals}
+    if arguments.run is not None:
+        print(json.dumps(one_run(arguments)))
+        return
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in RIVALS}
     for _ in range(arguments.rounds):
-        for name, run in rivals.items():
-            begun = time.perf_counter()
-            losses[name].append(run(arguments, config, real, start))
-            seconds[name].append(time.perf_counter() - begun)
+        for name, runs in found.items():
+            command = [sys.executable, "-m", "benchmarks.pipeline_dream", *sys.argv[1:]]
+            done = subprocess.run([*command, "--run", name], check=True, stdout=subprocess.PIPE)
+            runs.append(json.loads(done.stdout.splitlines()[-1]))
             print(
-                f"{name:16s} {seconds[name][-1]:7.1f} s   loss {losses[name][-1]:.4g}", flush=True
+                f"{name:16s} {runs[-1]['seconds']:7.1f} s   loss {runs[-1]['loss']:.4g}", flush=True
             )
-    medians = {name: statistics.median(each) for name, each in seconds.items()}
+    medians = {
+        name: statistics.median(each["seconds"] for each in runs) for name, runs in found.items()
+    }
     ratio = medians["published loop"] / medians["pydream"]
     print(f"pydream is {ratio:.2f} times as fast")
     settings = {name: str(each) for name, each in vars(arguments).items() if name not in LEFT_OUT}
-    results = {
-        "setting": settings,
-        "seconds": seconds,
-        "mean loss of a step": losses,
-        "median": medians,
-        "times as fast": ratio,
-    }
-    device = real.pixels.device
+    results = {"setting": settings, "runs": found, "median": medians, "times as fast": ratio}
+    device = torch.device(arguments.device)
     print(write_record("dream", results, arguments.out, device if device.type == "cuda" else None))
 
 
