@@ -272,6 +272,11 @@ def resolve(config: DreamConfig, side: int, num_classes: int) -> ResolvedConfig:
         Of the images, in pixels.
     num_classes
         Of the source.
+
+    Raises
+    ------
+    PydreamError
+        If a cluster is to give more representatives than a step takes of a class.
     """
     name = config.recipe
     if name == "auto":
@@ -293,4 +298,10 @@ def resolve(config: DreamConfig, side: int, num_classes: int) -> ResolvedConfig:
     }
     given = {each.name: getattr(config, each.name) for each in dataclasses.fields(config)}
     missing = {key: value for key, value in known.items() if given[key] is None}
-    return ResolvedConfig(**{**given, **missing, "recipe": name, "side": side})
+    settings = ResolvedConfig(**{**given, **missing, "recipe": name, "side": side})
+    if settings.per_cluster > settings.batch_real:
+        raise PydreamError(
+            f"per_cluster must be at most batch_real, {settings.batch_real}, "
+            f"got {settings.per_cluster}"
+        )
+    return settings

@@ -93,10 +93,11 @@ class Matcher:
         self._matched = {
             name: each for name, each in parameters.items() if not left_out.get(each.dim(), False)
         }
-        # PyTorch 2.15 differentiates the gradient of a batch norm's weight wrongly under vmap.
-        self._apart = with_norm_and_bias and any(
+        self._batch_norm = any(
             isinstance(each, nn.modules.batchnorm._BatchNorm) for each in network.modules()
         )
+        # PyTorch 2.15 differentiates the gradient of a batch norm's weight wrongly under vmap.
+        self._apart = with_norm_and_bias and self._batch_norm
         # As constants, they share the memory of the network's parameters.
         self._constants = {name: each.detach() for name, each in parameters.items()}
         if match != "feature" and not self._matched:
@@ -118,14 +119,17 @@ class Matcher:
         labels
             int64 (K,).
         weights
-            (K, B), rows that add up to 1: how much each image counts; by default all alike.
+            (K, B), rows that add up to 1: how much each image counts; by default all alike. Those
+            of weight 0 fill up the batch of a small class.
         together
             Whether the classes go through the network as one batch: more parallel, and slower where
-            one class keeps the device busy. Not done for gradients of batch norms.
+            one class keeps the device busy. Not done for gradients of batch norms, nor where these
+            would see images that do not count.
         """
-        if weights is None:
-            weights = images.new_full(images.shape[:2], 1 / images.shape[1])
-        if together and not self._apart:
+        apart = self._apart or (self._batch_norm and weights is not None)
+        if together and not apart:
+            if weights is None:
+                weights = images.new_full(images.shape[:2], 1 / images.shape[1])
             with torch.set_grad_enabled(images.requires_grad):
                 buffers = {
                     name: each.expand(len(images), *each.shape).clone()
@@ -133,8 +137,15 @@ class Matcher:
                 }
                 features, *gradients = vmap(self._answer)(buffers, images, labels, weights)
             return Answers(gradients, features)
-        apart = [self._plain_answer(*each) for each in zip(images, labels, weights, strict=True)]
-        features, *gradients = (torch.stack(parts) for parts in zip(*apart, strict=True))
+        each_class = []
+        for number, (of_class, label) in enumerate(zip(images, labels, strict=True)):
+            if weights is None:
+                share = images.new_full((len(of_class),), 1 / len(of_class))
+            else:
+                counts = weights[number] > 0
+                of_class, share = of_class[counts], weights[number][counts]
+            each_class.append(self._plain_answer(of_class, label, share))
+        features, *gradients = (torch.stack(parts) for parts in zip(*each_class, strict=True))
         return Answers(gradients, features)
 
     def _answer(

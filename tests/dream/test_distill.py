@@ -177,6 +177,7 @@ def test_own_networks(tmp_path: Path, digits: Source) -> None:
         ({"arch": "resnet18-modified"}, "yields no features"),
         ({"arch": "convnet9"}, "the side must be at least 512"),
         ({"factor": 9}, "fewer than the 162"),
+        ({"per_cluster": 9}, "per_cluster must be at most batch_real, 8, got 9"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:side 8 is no multiple of factor 9")

@@ -97,11 +97,13 @@ def test_follows_the_network_and_leaves_it_alone() -> None:
     assert after.gradients[0].equal(again.gradients[0])
 
 
-def test_images_of_weight_zero_do_not_count() -> None:
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+@pytest.mark.parametrize("together", [False, True])
+def test_images_of_weight_zero_do_not_count(norm: Norm, together: bool) -> None:
     images, labels = batches()
-    matcher = Matcher(network(), "bidirectional")
+    matcher = Matcher(network(norm), "bidirectional")
     weights = torch.tensor([[0.5, 0.5, 0, 0]]).double().expand(3, 4)
-    padded = matcher(images, labels, weights, together=True)
+    padded = matcher(images, labels, weights, together=together)
     alone = matcher(images[:, :2], labels, together=True)
     for a, b in zip(padded.gradients, alone.gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=RTOL, atol=1e-12)
