@@ -44,7 +44,7 @@ ON_CUDA = {"PYDREAM_TEST_DEVICE": "cuda"}
 ON_GPU = (
     "tests/data/test_device_jpeg.py",
     "tests/rded/test_on_gpu.py",
-    "tests/dream/test_on_gpu.py",
+    "tests/dream/test_dream_on_gpu.py",
     "tests/dream/test_replay.py",
     "tests/test_doctor.py",
 )
