@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json as jsonlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
@@ -21,7 +22,7 @@ from pydream.dream import CompareConfig, DreamConfig, compare
 from pydream.errors import PydreamError
 from pydream.evaluate import EvaluateConfig, evaluate_set, result_table
 from pydream.models import ObserverConfig, train_observer
-from pydream.rded import RdedConfig, distill
+from pydream.rded import RdedConfig, RdedResult, distill
 from pydream.report import inspect_set, render_inspection
 
 Json = Annotated[bool, tyro.conf.arg(help="Print the result as JSON, for machines.")]
@@ -38,23 +39,19 @@ def _print_json(value: Any) -> None:
     print(jsonlib.dumps(value, indent=2, default=str))
 
 
-@app.command(name="rded")
-def rded_command(config: Annotated[RdedConfig, Whole], *, json: Json = False) -> None:
-    """Distil labelled images by RDED: the most realistic patches of real images, tiled."""
-    result = distill(config)
-    if json:
-        _print_json({"path": result.path, "manifest": result.manifest, "seconds": result.seconds})
-        return
+def _print_set(
+    result: RdedResult | dream.DreamResult, rows: Mapping[str, str], *, json: bool
+) -> None:
+    """Print what a method has made; `rows` is what it alone has to say."""
     manifest = result.manifest
-    observer = manifest["observer"]
+    if json:
+        _print_json({"path": result.path, "manifest": manifest, "seconds": result.seconds})
+        return
     table = Table(show_header=False, box=None)
     classes, ipc = len(manifest["class_names"]), manifest["images_per_class"]
     table.add_row("images", f"{classes} classes x {ipc}, {manifest['side']} pixels a side")
-    table.add_row(
-        "observer",
-        f"{observer['arch']}, right on {observer['top1']:.1%} of {observer['images']} images "
-        f"({observer['held_out']})",
-    )
+    for name, value in rows.items():
+        table.add_row(name, value)
     if manifest["skipped"]:
         table.add_row("skipped", f"{len(manifest['skipped'])} images, listed in manifest.json")
     if result.seconds:
@@ -63,37 +60,36 @@ def rded_command(config: Annotated[RdedConfig, Whole], *, json: Json = False) ->
     console = _console()
     console.print(table)
     console.print(f"set: {result.path}\npictures: {result.path / 'report.html'}", soft_wrap=True)
+
+
+@app.command(name="rded")
+def rded_command(config: Annotated[RdedConfig, Whole], *, json: Json = False) -> None:
+    """Distil labelled images by RDED: the most realistic patches of real images, tiled."""
+    result = distill(config)
+    manifest = result.manifest
+    observer = manifest["observer"]
+    rows = {
+        "observer": f"{observer['arch']}, right on {observer['top1']:.1%} of "
+        f"{observer['images']} images ({observer['held_out']})"
+    }
+    _print_set(result, rows, json=json)
 
 
 @app.command(name="dream")
 def dream_command(config: Annotated[DreamConfig, Whole], *, json: Json = False) -> None:
     """Distil labelled images by DREAM+: images optimised to match representative real ones."""
     result = dream.distill(config)
-    if json:
-        _print_json({"path": result.path, "manifest": result.manifest, "seconds": result.seconds})
-        return
     manifest = result.manifest
     settings, history = manifest["config"], manifest["history"]
-    table = Table(show_header=False, box=None)
-    classes, ipc = len(manifest["class_names"]), manifest["images_per_class"]
-    table.add_row("images", f"{classes} classes x {ipc}, {manifest['side']} pixels a side")
-    table.add_row(
-        "matched",
-        f"{settings['match']}, {settings['metric']}, {settings['arch']}, {settings['sampler']} "
-        f"real images, recipe {settings['recipe']}",
-    )
-    table.add_row("loss", f"{history[1]['loss']:.4g} in the first iteration, "
-                  f"{history[-1]['loss']:.4g} in the last of {len(history) - 1}")  # fmt: skip
+    rows = {
+        "matched": f"{settings['match']}, {settings['metric']}, {settings['arch']}, "
+        f"{settings['sampler']} real images, recipe {settings['recipe']}",
+        "loss": f"{history[1]['loss']:.4g} in the first iteration, "
+        f"{history[-1]['loss']:.4g} in the last of {len(history) - 1}",
+    }
     if history[-1].get("top1"):
-        table.add_row("students", f"{fmean(history[-1]['top1']):.1%} on real test images")
-    if manifest["skipped"]:
-        table.add_row("skipped", f"{len(manifest['skipped'])} images, listed in manifest.json")
-    if result.seconds:
-        stages = ", ".join(f"{name} {value:.1f}" for name, value in result.seconds.items())
-        table.add_row("seconds", stages)
-    console = _console()
-    console.print(table)
-    console.print(f"set: {result.path}\npictures: {result.path / 'report.html'}", soft_wrap=True)
+        rows["students"] = f"{fmean(history[-1]['top1']):.1%} on real test images"
+    _print_set(result, rows, json=json)
 
 
 @app.command(name="dream-compare")

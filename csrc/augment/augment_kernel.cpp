@@ -21,17 +21,7 @@ namespace PYDREAM_ISA {
 namespace {
 
 #include "common/half_rows.h"
-
-#if defined(__AVX512F__)
-constexpr int64_t kWidth = 16;
-#elif defined(__AVX2__)
-constexpr int64_t kWidth = 8;
-#else
-constexpr int64_t kWidth = 4;
-#endif
-
-typedef float Floats __attribute__((vector_size(kWidth * 4)));
-typedef int32_t Ints __attribute__((vector_size(kWidth * 4)));
+#include "common/vectors.h"
 
 inline Floats splat(float value) { return value - Floats{}; }
 
@@ -396,8 +386,8 @@ void adjoint(const Augment& task, int64_t image, float* memory) {
 
 }  // namespace
 
-extern const AugmentKernels augment_table;
-const AugmentKernels augment_table = {forward, adjoint};
+extern const AugmentKernels augment_kernels_table;
+const AugmentKernels augment_kernels_table = {forward, adjoint};
 
 }  // namespace PYDREAM_ISA
 }  // namespace pydream

@@ -23,3 +23,34 @@ void set_isa(const std::string& name);
 bool native_bfloat16();
 
 }  // namespace pydream
+
+// Declares a table of kernels that a *_kernel.cpp defines once for each instruction set, and a
+// function of that name that returns the one of active_isa(). To stand in namespace pydream.
+#ifdef PYDREAM_X86
+#define PYDREAM_KERNELS(Table, name) \
+  namespace plain {                  \
+  extern const Table name##_table;   \
+  }                                  \
+  namespace avx2 {                   \
+  extern const Table name##_table;   \
+  }                                  \
+  namespace avx512 {                 \
+  extern const Table name##_table;   \
+  }                                  \
+  inline const Table& name() {       \
+    switch (active_isa()) {          \
+      case Isa::avx512:              \
+        return avx512::name##_table; \
+      case Isa::avx2:                \
+        return avx2::name##_table;   \
+      default:                       \
+        return plain::name##_table;  \
+    }                                \
+  }
+#else
+#define PYDREAM_KERNELS(Table, name) \
+  namespace plain {                  \
+  extern const Table name##_table;   \
+  }                                  \
+  inline const Table& name() { return plain::name##_table; }
+#endif

@@ -7,34 +7,12 @@
 
 namespace pydream {
 
-#define PYDREAM_DECLARE(isa)                     \
-  namespace isa {                                \
-  extern const FormationKernels formation_table; \
-  }
-PYDREAM_DECLARE(plain)
-#ifdef PYDREAM_X86
-PYDREAM_DECLARE(avx2)
-PYDREAM_DECLARE(avx512)
-#endif
-#undef PYDREAM_DECLARE
+PYDREAM_KERNELS(FormationKernels, formation_kernels)
 
 namespace {
 
 // Pixels of the result that a thread takes at once.
 constexpr int64_t kPiece = 16384;
-
-const FormationKernels& kernels() {
-  switch (active_isa()) {
-#ifdef PYDREAM_X86
-    case Isa::avx512:
-      return avx512::formation_table;
-    case Isa::avx2:
-      return avx2::formation_table;
-#endif
-    default:
-      return plain::formation_table;
-  }
-}
 
 class StretchTable {
  public:
@@ -113,8 +91,8 @@ void multi_formation_cpu(const Formation& shape, float padding, const void* imag
   const StretchTable columns(cell_side(shape.width, shape.factor), shape.size);
   const int64_t scratch = 2 * shape.size + cell_side(shape.width, shape.factor);
   over_planes(shape, scratch, threads, [&](const Inside& cell, int64_t offset, float* own) {
-    kernels().upsample(rows.view(), columns.view(), cell, shape.type, padding, images, offset,
-                       result, own);
+    formation_kernels().upsample(rows.view(), columns.view(), cell, shape.type, padding, images,
+                                 offset, result, own);
   });
 }
 
@@ -125,7 +103,8 @@ void multi_formation_backward_cpu(const Formation& shape, const void* gradient, 
   const int64_t scratch = shape.size * shape.size + shape.size + columns.view().most +
                           cell_side(shape.width, shape.factor);
   over_planes(shape, scratch, threads, [&](const Inside& cell, int64_t offset, float* own) {
-    kernels().gather(rows.view(), columns.view(), cell, shape.type, gradient, offset, images, own);
+    formation_kernels().gather(rows.view(), columns.view(), cell, shape.type, gradient, offset,
+                               images, own);
   });
 }
 

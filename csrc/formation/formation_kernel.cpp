@@ -17,15 +17,7 @@ namespace pydream {
 namespace PYDREAM_ISA {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int64_t kWidth = 16;
-#elif defined(__AVX2__)
-constexpr int64_t kWidth = 8;
-#else
-constexpr int64_t kWidth = 4;
-#endif
-
-typedef float Floats __attribute__((vector_size(kWidth * 4)));
+#include "common/vectors.h"
 
 inline Floats load(const float* from) {
   Floats values;
@@ -164,8 +156,8 @@ void gather(const Readers& rows, const Readers& columns, const Inside& cell, Flo
 
 }  // namespace
 
-extern const FormationKernels formation_table;
-const FormationKernels formation_table = {upsample, gather};
+extern const FormationKernels formation_kernels_table;
+const FormationKernels formation_kernels_table = {upsample, gather};
 
 }  // namespace PYDREAM_ISA
 }  // namespace pydream

@@ -292,9 +292,9 @@ const float* widen(const Samples& samples, int64_t index, float* scratch) {
 
 }  // namespace
 
-extern const KmeansKernels kmeans_table;
-const KmeansKernels kmeans_table = {kRows,  kColumns, clear,     score,      score_all,
-                                    reduce, distance, distances, accumulate, widen};
+extern const KmeansKernels kmeans_kernels_table;
+const KmeansKernels kmeans_kernels_table = {kRows,  kColumns, clear,     score,      score_all,
+                                            reduce, distance, distances, accumulate, widen};
 
 }  // namespace PYDREAM_ISA
 }  // namespace pydream

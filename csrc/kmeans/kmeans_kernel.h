@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "common/isa.h"
 #include "kmeans/kmeans.h"
 
 namespace pydream {
@@ -64,7 +65,7 @@ struct KmeansKernels {
   const float* (*widen)(const Samples& samples, int64_t index, float* scratch);
 };
 
-const KmeansKernels& kmeans_kernels();
+PYDREAM_KERNELS(KmeansKernels, kmeans_kernels)
 
 // A bound of how much a sum of D products by `score` is off, relative to the product of lengths;
 // doubled for the rounding of what is added to it. By parts of 256, it is no more than 264 + D/256

@@ -9,30 +9,6 @@
 
 namespace pydream {
 
-#define PYDREAM_DECLARE(isa)               \
-  namespace isa {                          \
-  extern const KmeansKernels kmeans_table; \
-  }
-PYDREAM_DECLARE(plain)
-#ifdef PYDREAM_X86
-PYDREAM_DECLARE(avx2)
-PYDREAM_DECLARE(avx512)
-#endif
-#undef PYDREAM_DECLARE
-
-const KmeansKernels& kmeans_kernels() {
-  switch (active_isa()) {
-#ifdef PYDREAM_X86
-    case Isa::avx512:
-      return avx512::kmeans_table;
-    case Isa::avx2:
-      return avx2::kmeans_table;
-#endif
-    default:
-      return plain::kmeans_table;
-  }
-}
-
 Panels::Panels(int64_t k, int64_t dim, const KmeansKernels& kernels)
     : kernels_(kernels),
       k_(k),

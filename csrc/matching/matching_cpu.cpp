@@ -8,34 +8,12 @@
 
 namespace pydream {
 
-#define PYDREAM_DECLARE(isa)                   \
-  namespace isa {                              \
-  extern const MatchingKernels matching_table; \
-  }
-PYDREAM_DECLARE(plain)
-#ifdef PYDREAM_X86
-PYDREAM_DECLARE(avx2)
-PYDREAM_DECLARE(avx512)
-#endif
-#undef PYDREAM_DECLARE
+PYDREAM_KERNELS(MatchingKernels, matching_kernels)
 
 namespace {
 
 // Values of a span: long beside the taking of one by a thread, short beside a list.
 constexpr int64_t kSpan = 65536;
-
-const MatchingKernels& kernels() {
-  switch (active_isa()) {
-#ifdef PYDREAM_X86
-    case Isa::avx512:
-      return avx512::matching_table;
-    case Isa::avx2:
-      return avx2::matching_table;
-#endif
-    default:
-      return plain::matching_table;
-  }
-}
 
 // A span, the layer it is of, and its part of the layer's distance.
 struct Piece {
@@ -75,17 +53,17 @@ std::vector<Piece> cut(const std::vector<Layer>& layers, bool by_rows) {
 double measure(const Span& span, Metric metric) {
   switch (metric) {
     case Metric::cos:
-      return kernels().cosine(span);
+      return matching_kernels().cosine(span);
     case Metric::l1:
-      return kernels().absolute(span, 1.0f);
+      return matching_kernels().absolute(span, 1.0f);
     case Metric::l1_mean: {
       const double columns = static_cast<double>(span.columns);
-      return kernels().absolute(span, static_cast<float>(1.0 / columns)) / columns;
+      return matching_kernels().absolute(span, static_cast<float>(1.0 / columns)) / columns;
     }
     case Metric::l2:  // the derivative is divided by the distance when that is known
-      return kernels().squared(span, 0.5f);
+      return matching_kernels().squared(span, 0.5f);
     default:
-      return kernels().squared(span, 1.0f);
+      return matching_kernels().squared(span, 1.0f);
   }
 }
 
@@ -107,8 +85,8 @@ double gradient_distance_cpu(const std::vector<Layer>& layers, Metric metric, in
     over_pieces([&](Piece& piece) {
       const double length = distance[piece.layer];
       if (piece.span.gradient == nullptr) return;
-      kernels().multiply(piece.span.gradient, piece.span.type, piece.span.count,
-                         length > 0.0 ? static_cast<float>(1.0 / length) : 0.0f);
+      matching_kernels().multiply(piece.span.gradient, piece.span.type, piece.span.count,
+                                  length > 0.0 ? static_cast<float>(1.0 / length) : 0.0f);
     });
   }
   double total = 0.0;

@@ -19,19 +19,9 @@ namespace PYDREAM_ISA {
 namespace {
 
 #include "common/half_rows.h"
-
-#if defined(__AVX512F__)
-constexpr int64_t kWidth = 16;
-#elif defined(__AVX2__)
-constexpr int64_t kWidth = 8;
-#else
-constexpr int64_t kWidth = 4;
-#endif
+#include "common/vectors.h"
 constexpr int64_t kBlock = 4096;  // values summed in float32 before they are added in float64
 constexpr int64_t kChains = 4;
-
-typedef float Floats __attribute__((vector_size(kWidth * 4)));
-typedef int32_t Ints __attribute__((vector_size(kWidth * 4)));
 
 inline Floats splat(float value) { return value - Floats{}; }
 
@@ -226,8 +216,8 @@ void multiply(void* values, FloatType type, int64_t count, float factor) {
 
 }  // namespace
 
-extern const MatchingKernels matching_table;
-const MatchingKernels matching_table = {squared, absolute, cosine, multiply};
+extern const MatchingKernels matching_kernels_table;
+const MatchingKernels matching_kernels_table = {squared, absolute, cosine, multiply};
 
 }  // namespace PYDREAM_ISA
 }  // namespace pydream

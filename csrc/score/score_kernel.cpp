@@ -23,15 +23,8 @@ namespace pydream {
 namespace PYDREAM_ISA {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int64_t kWidth = 16;
-#elif defined(__AVX2__)
-constexpr int64_t kWidth = 8;
-#else
-constexpr int64_t kWidth = 4;
-#endif
+#include "common/vectors.h"
 
-typedef float Floats __attribute__((vector_size(kWidth * 4)));
 typedef uint32_t Words __attribute__((vector_size(kWidth * 4)));
 
 inline float minus_infinity(const float*) { return -std::numeric_limits<float>::infinity(); }

@@ -121,10 +121,12 @@ def _with_batches(images: Tensor) -> tuple[int, ...]:
     return tuple(images.shape) if images.dim() == 5 else (1, *images.shape)
 
 
-def _cpu_multi_formation(images: Tensor, factor: int, size: int, padding: float) -> Tensor:
+def _form(
+    kernel: Any, images: Tensor, factor: int, size: int, padding: float, *where: int
+) -> Tensor:
     images, result = images.contiguous(), _empty_result(images, factor, size, padding)
     if result.numel() > 0:
-        _C.multi_formation_cpu(
+        kernel(
             images.data_ptr(),
             _TYPES[images.dtype],
             _with_batches(images),
@@ -132,61 +134,43 @@ def _cpu_multi_formation(images: Tensor, factor: int, size: int, padding: float)
             size,
             padding,
             result.data_ptr(),
-            torch.get_num_threads(),
+            *where,
         )
     return result
 
 
-def _cuda_multi_formation(
-    launch: _dispatch.Launch, images: Tensor, factor: int, size: int, padding: float
+def _gather(
+    kernel: Any, gradient: Tensor, factor: int, height: int, width: int, *where: int
 ) -> Tensor:
-    images, result = images.contiguous(), _empty_result(images, factor, size, padding)
-    if result.numel() > 0:
-        launch.module.multi_formation(
-            images.data_ptr(),
-            _TYPES[images.dtype],
-            _with_batches(images),
-            factor,
-            size,
-            padding,
-            result.data_ptr(),
-            launch.device,
-            launch.stream,
-        )
-    return result
-
-
-def _cpu_multi_formation_backward(gradient: Tensor, factor: int, height: int, width: int) -> Tensor:
     gradient, slope = gradient.contiguous(), _empty_slope(gradient, factor, height, width)
     if slope.numel() > 0:
-        _C.multi_formation_backward_cpu(
+        kernel(
             gradient.data_ptr(),
             _TYPES[gradient.dtype],
             _with_batches(slope),
             factor,
             gradient.shape[-1],
             slope.data_ptr(),
-            torch.get_num_threads(),
+            *where,
         )
     return slope
 
 
-def _cuda_multi_formation_backward(
-    launch: _dispatch.Launch, gradient: Tensor, factor: int, height: int, width: int
-) -> Tensor:
-    gradient, slope = gradient.contiguous(), _empty_slope(gradient, factor, height, width)
-    if slope.numel() > 0:
-        launch.module.multi_formation_backward(
-            gradient.data_ptr(),
-            _TYPES[gradient.dtype],
-            _with_batches(slope),
-            factor,
-            gradient.shape[-1],
-            slope.data_ptr(),
-            launch.device,
-            launch.stream,
-        )
-    return slope
+def _cpu_multi_formation(*arguments: Any) -> Tensor:
+    return _form(_C.multi_formation_cpu, *arguments, torch.get_num_threads())
+
+
+def _cuda_multi_formation(launch: _dispatch.Launch, *arguments: Any) -> Tensor:
+    return _form(launch.module.multi_formation, *arguments, launch.device, launch.stream)
+
+
+def _cpu_multi_formation_backward(*arguments: Any) -> Tensor:
+    return _gather(_C.multi_formation_backward_cpu, *arguments, torch.get_num_threads())
+
+
+def _cuda_multi_formation_backward(launch: _dispatch.Launch, *arguments: Any) -> Tensor:
+    kernel = launch.module.multi_formation_backward
+    return _gather(kernel, *arguments, launch.device, launch.stream)
 
 
 _dispatch.register(
