@@ -12,6 +12,7 @@
 // order of threads.
 #include "augment/augment_cuda.h"
 #include "common/launch.h"
+#include "common/sums.h"
 
 namespace pydream {
 namespace {
@@ -19,7 +20,6 @@ namespace {
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / 32;
 constexpr int kBlocks = 2;  // on a multiprocessor: 64 registers a thread, next to no spills
-constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 constexpr int64_t kStaged = 16384;
 constexpr int kTogether = 4;  // channels that are summed at once, in registers
 
@@ -38,18 +38,6 @@ struct Place {
 __device__ Place place_of(uint32_t pixel, const Shape& shape) {
   const uint32_t width = static_cast<uint32_t>(shape.width);
   return {static_cast<int>(pixel % width), static_cast<int>(pixel / width)};
-}
-
-__device__ double block_sum(double value, double* shared) {
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) {
-    value += __shfl_xor_sync(kAllLanes, value, distance);
-  }
-  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
-  __syncthreads();
-  double total = 0.0;
-  for (int warp = 0; warp < kWarps; ++warp) total += shared[warp];
-  return total;
 }
 
 __device__ bool inside(const Cutout& cutout, int x, int y) {

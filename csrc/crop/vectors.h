@@ -1,16 +1,10 @@
 // Vectors of kLanes floats for the kernel of crop_resize: loads from bytes, a transpose in
 // registers, and stores with a cast. Included by one *_kernel.cpp, inside its namespace of
 // the instruction set; GCC and Clang turn these vectors into whatever the set has.
-#if defined(__AVX512F__)
-constexpr int kLanes = 16;
-#elif defined(__AVX2__)
-constexpr int kLanes = 8;
-#else
-constexpr int kLanes = 4;
-#endif
+#include "common/vectors.h"
 
-typedef float Floats __attribute__((vector_size(kLanes * 4)));
-typedef int32_t Ints __attribute__((vector_size(kLanes * 4)));
+constexpr int kLanes = static_cast<int>(kWidth);
+
 typedef uint32_t Words __attribute__((vector_size(kLanes * 4)));
 typedef uint16_t Shorts __attribute__((vector_size(kLanes * 2)));
 typedef uint8_t Bytes __attribute__((vector_size(kLanes)));

@@ -2,13 +2,13 @@
 #pragma once
 
 #include "common/report.h"
+#include "common/sums.h"
 #include "kmeans/kmeans_cuda.h"
 
 namespace pydream {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 
 // The problem that a tile, a centre or another running number falls to: `first` says where each
 // problem's begin, in the table's entries.
@@ -32,27 +32,6 @@ __device__ inline TileRows rows_of(const KmeansOnDevice& k, int64_t tile) {
   const ProblemEntry& entry = k.table[problem];
   const int64_t begin = entry.first_row + (tile - entry.first_tile) * kTileRows;
   return {problem, begin, min(begin + kTileRows, k.table[problem + 1].first_row)};
-}
-
-template <class T>
-__device__ T warp_sum(T value) {
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) {
-    value += __shfl_xor_sync(kAllLanes, value, distance);
-  }
-  return value;
-}
-
-// The sum of a value of each thread of a block of kThreads, to every thread; always added up in
-// the same order. `shared` [kWarps] may hold anything before.
-__device__ inline double block_sum(double value, double* shared) {
-  value = warp_sum(value);
-  __syncthreads();
-  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
-  __syncthreads();
-  double total = 0.0;
-  for (int warp = 0; warp < kWarps; ++warp) total += shared[warp];
-  return total;
 }
 
 // Row `row` of the samples, by one value.

@@ -12,6 +12,7 @@
 #include <cstddef>
 
 #include "common/launch.h"
+#include "common/sums.h"
 #include "matching/matching_cuda.h"
 
 namespace pydream {
@@ -19,7 +20,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 constexpr int64_t kChunk = 8192;
 constexpr int kMostLayers = 64;
 
@@ -37,19 +37,6 @@ struct MatchingTask {
   int layer_before;
   Metric metric;
 };
-
-__device__ double block_sum(double value, double* shared) {
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) {
-    value += __shfl_xor_sync(kAllLanes, value, distance);
-  }
-  __syncthreads();
-  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
-  __syncthreads();
-  double total = 0.0;
-  for (int warp = 0; warp < kWarps; ++warp) total += shared[warp];
-  return total;
-}
 
 // Some values of a layer: sums of squared or absolute differences.
 template <class T>

@@ -88,7 +88,9 @@ def history_curves(history: Sequence[Mapping[str, Any]]) -> str:
         for place, (name, points) in enumerate(curves):
             axes = figure.add_subplot(len(curves), 1, place + 1)
             at, values = zip(*points, strict=True)
-            axes.plot(at, values, color=_BAR, marker="o" if len(at) < 30 else None, markersize=3)
+            marker = "o" if len(at) < 30 else None
+            axes.plot(at, values, color=_BAR, marker=marker, markersize=3, clip_on=False)
+            axes.set_xlim(history[0]["iteration"], history[-1]["iteration"])
             axes.set_ylabel(name)
             axes.grid(axis="y", color=_FAINT, linewidth=0.5)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,0 +1,34 @@
+// For kernels: sums over a warp and over a block, always added up in the same order.
+#pragma once
+
+#include <cstdint>
+
+#include "common/launch.h"
+
+namespace pydream {
+
+constexpr unsigned kAllLanes = 0xFFFFFFFFu;
+
+// The sum of a value of each lane, to every lane.
+template <class T>
+__device__ T warp_sum(T value) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) {
+    value += __shfl_xor_sync(kAllLanes, value, distance);
+  }
+  return value;
+}
+
+// The sum of a value of each thread of a block of whole warps, to every thread. `shared` [warps]
+// may hold anything before.
+__device__ inline double block_sum(double value, double* shared) {
+  value = warp_sum(value);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
+  __syncthreads();
+  double total = 0.0;
+  for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) total += shared[warp];
+  return total;
+}
+
+}  // namespace pydream
