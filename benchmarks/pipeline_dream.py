@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.published import dream as published
+from benchmarks.published.convnet import published as as_published
 from benchmarks.timing import RESULTS, write_record
 from pydream.data import open_source
 from pydream.data.subset import Subset
@@ -86,7 +87,7 @@ def run_published(
         pretrain=True,
     )
     torch.manual_seed(0)
-    network = make_network(arguments).to(start.device)
+    network = as_published(make_network(arguments)).to(start.device)
     return published.outer_iteration(network, classes, synthetic, optimizer, settings)
 
 

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "augment/augment.h"
+#include "block/block.h"
 #include "collage/collage.h"
 #include "common/isa.h"
 #include "crop/crop_cpu.h"
@@ -26,6 +27,16 @@
 namespace py = pybind11;
 
 using pydream::pointer;
+
+namespace {
+
+// From the addresses of weight, bias, mean and 1 / deviation.
+pydream::BlockNorm block_norm(const std::vector<uintptr_t>& tensors) {
+  return {pointer<const float>(tensors.at(0)), pointer<const float>(tensors.at(1)),
+          pointer<float>(tensors.at(2)), pointer<float>(tensors.at(3))};
+}
+
+}  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "pydream's compiled kernels. Call them through pydream.ops.";
@@ -190,6 +201,42 @@ PYBIND11_MODULE(_C, m) {
          const std::vector<int64_t>& shape, int64_t together, bool adjoint, int threads) {
         pydream::diff_augment_cpu(
             pydream::augment_task(from, parameters, to, type, shape, together), adjoint, threads);
+      },
+      release_gil());
+
+  // block
+  m.def(
+      "norm_relu_pool_cpu",
+      [](uintptr_t images, const std::vector<int64_t>& shape, bool over_batch, double eps,
+         const std::vector<uintptr_t>& norm, uintptr_t pooled, int threads) {
+        pydream::block_forward_cpu(pydream::block_shape(shape, over_batch),
+                                   pointer<const float>(images), eps, block_norm(norm),
+                                   pointer<float>(pooled), threads);
+      },
+      release_gil());
+  m.def(
+      "norm_relu_pool_backward_cpu",
+      [](uintptr_t images, const std::vector<int64_t>& shape, bool over_batch,
+         const std::vector<uintptr_t>& norm, uintptr_t pooled_slope,
+         const std::vector<uintptr_t>& results, int threads) {
+        pydream::block_backward_cpu(
+            pydream::block_shape(shape, over_batch), pointer<const float>(images), block_norm(norm),
+            pointer<const float>(pooled_slope), pointer<float>(results.at(0)),
+            pointer<float>(results.at(1)), pointer<float>(results.at(2)), threads);
+      },
+      release_gil());
+  m.def(
+      "norm_relu_pool_second_backward_cpu",
+      [](uintptr_t images, const std::vector<int64_t>& shape, bool over_batch,
+         const std::vector<uintptr_t>& norm, uintptr_t pooled_slope,
+         const std::vector<uintptr_t>& second, const std::vector<uintptr_t>& results, int threads) {
+        pydream::block_second_backward_cpu(
+            pydream::block_shape(shape, over_batch), pointer<const float>(images), block_norm(norm),
+            pointer<const float>(pooled_slope),
+            {pointer<const float>(second.at(0)), pointer<const float>(second.at(1)),
+             pointer<const float>(second.at(2))},
+            pointer<float>(results.at(0)), pointer<float>(results.at(1)),
+            pointer<float>(results.at(2)), threads);
       },
       release_gil());
 

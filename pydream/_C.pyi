@@ -185,3 +185,33 @@ def multi_formation_backward_cpu(
     images: int,
     threads: int,
 ) -> None: ...
+
+# block
+def norm_relu_pool_cpu(
+    images: int,
+    shape: Sequence[int],
+    over_batch: bool,
+    eps: float,
+    norm: Sequence[int],
+    pooled: int,
+    threads: int,
+) -> None: ...
+def norm_relu_pool_backward_cpu(
+    images: int,
+    shape: Sequence[int],
+    over_batch: bool,
+    norm: Sequence[int],
+    pooled_slope: int,
+    results: Sequence[int],
+    threads: int,
+) -> None: ...
+def norm_relu_pool_second_backward_cpu(
+    images: int,
+    shape: Sequence[int],
+    over_batch: bool,
+    norm: Sequence[int],
+    pooled_slope: int,
+    second: Sequence[int],
+    results: Sequence[int],
+    threads: int,
+) -> None: ...

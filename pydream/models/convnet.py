@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pydream.errors import PydreamError
+from pydream.ops.block import norm_relu_pool, normed_block, takes_kernels
 
 Norm: TypeAlias = Literal["batch", "instance", "none"]
 """What follows each convolution."""
@@ -96,7 +97,10 @@ class ConvNet(nn.Module):
         """
         blocks = [self.layers[name] for name in ("conv", "norm", "relu", "pool")]
         for conv, norm, relu, pool in zip(*blocks, strict=True):
-            images = pool(relu(norm(conv(images))))
+            images = conv(images)
+            watched = any(_has_hooks(each) for each in (norm, relu, pool))
+            finished = None if watched else fused(norm, images)
+            images = pool(relu(norm(images))) if finished is None else finished
         return images.flatten(1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -110,3 +114,30 @@ def norm_layer(norm: Norm, width: int) -> nn.Module:
     if norm == "batch":
         return nn.BatchNorm2d(width)
     return nn.GroupNorm(width, width) if norm == "instance" else nn.Identity()
+
+
+def fused(norm: nn.Module, images: torch.Tensor) -> torch.Tensor | None:
+    """Return images after norm, ReLU and pool where kernels do that at once, else None.
+
+    A batch norm in training moves its running statistics, as it does by itself.
+    """
+    if isinstance(norm, nn.GroupNorm) and takes_kernels(images):
+        return norm_relu_pool(images, norm.weight, norm.bias, "instance", eps=norm.eps)
+    if not (isinstance(norm, nn.BatchNorm2d) and norm.training and takes_kernels(images)):
+        return None
+    running, tracked = (norm.running_mean, norm.running_var), norm.num_batches_tracked
+    if norm.momentum is None or running[0] is None or running[1] is None or tracked is None:
+        return None
+    pooled, mean, rstd = normed_block(images, norm.weight, norm.bias, "batch", eps=norm.eps)
+    count = images.numel() // images.shape[1]
+    variance = (rstd.square().reciprocal() - norm.eps) * (count / (count - 1))
+    with torch.no_grad():
+        running[0].lerp_(mean[0], norm.momentum)
+        running[1].lerp_(variance[0], norm.momentum)
+        tracked.add_(1)
+    return pooled
+
+
+def _has_hooks(layer: nn.Module) -> bool:
+    """Whether somebody wants to see what goes through this layer."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydream.ops._dispatch import check_values
 from pydream.ops.augment import diff_augment, random_augment
+from pydream.ops.block import norm_relu_pool
 from pydream.ops.boxes import random_crop_boxes, random_keys
 from pydream.ops.collage import collage
 from pydream.ops.crop import crop_resize
@@ -24,6 +25,7 @@ __all__ = [
     "kmeans",
     "multi_formation",
     "nearest_samples",
+    "norm_relu_pool",
     "random_augment",
     "random_crop_boxes",
     "random_keys",

@@ -14,6 +14,8 @@ from pydream.models.convnet import ConvNet
 
 SIZES = [40, 3, 25]
 SIDE = 8
+# Of features of order 1, after two blocks.
+REORDERED = 1e-5
 
 
 def pictures(sizes: list[int] = SIZES, dtype: torch.dtype = torch.float32):
@@ -129,7 +131,8 @@ def test_a_layer_by_name_is_the_method():
     network = ConvNet(3, SIDE, channels=1, depth=2, width=8, norm="instance")
     by_method = RepresentativeSampler(images, labels, 10).embed(network)
     by_name = RepresentativeSampler(images, labels, 10, layer="layers.pool.1").embed(network)
-    assert by_method.equal(by_name)
+    # Watched layers run one after the other: the same sums in another order.
+    torch.testing.assert_close(by_method, by_name, rtol=0.0, atol=REORDERED)
     assert not network.layers["pool"][1]._forward_hooks
 
 

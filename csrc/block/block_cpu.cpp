@@ -1,0 +1,259 @@
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "block/block.h"
+#include "common/isa.h"
+#include "common/parallel.h"
+
+namespace pydream {
+
+PYDREAM_KERNELS(BlockKernels, block_kernels)
+
+namespace {
+
+// Values of one image that a thread takes at once: its second-level cache holds a few times this.
+constexpr int64_t kPiece = 1 << 16;
+// Channels that are taken together: the most that lie side by side in a kernel's registers.
+constexpr int64_t kChannels = 64;
+
+// A row of floats for each image: [N, C], or several of them.
+class Table {
+ public:
+  Table(int64_t rows, int64_t channels) : channels_(channels), values_(rows * channels) {}
+  float* row(int64_t index) { return values_.data() + index * channels_; }
+  const float* row(int64_t index) const { return values_.data() + index * channels_; }
+
+ private:
+  int64_t channels_;
+  std::vector<float> values_;
+};
+
+// Calls work(image, first channel, count) for all images and channels.
+template <class Work>
+void over_images(const BlockShape& shape, int threads, const Work& work) {
+  const int64_t parts = (shape.channels + kChannels - 1) / kChannels;
+  const int64_t together = shape.pixels() * std::min(shape.channels, kChannels);
+  parallel_for(shape.images * parts, std::max<int64_t>(kPiece / together, 1), threads,
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t item = begin; item < end; ++item) {
+                   const int64_t first = item % parts * kChannels;
+                   work(item / parts, first, std::min(kChannels, shape.channels - first));
+                 }
+               });
+}
+
+// Sums over every image, what follows from the sums of all that share statistics, and a pass with
+// that: sum(image, first, count), combine(group, images from, to, first, count), pass(image, first,
+// count). An image with statistics of its own is still in the cache when it is passed over again.
+template <class Sum, class Combine, class Pass>
+void in_two_passes(const BlockShape& shape, int threads, const Sum& sum, const Combine& combine,
+                   const Pass& pass) {
+  if (!shape.over_batch) {
+    over_images(shape, threads, [&](int64_t image, int64_t first, int64_t count) {
+      sum(image, first, count);
+      combine(image, image, image + 1, first, count);
+      pass(image, first, count);
+    });
+    return;
+  }
+  over_images(shape, threads, sum);
+  combine(0, 0, shape.images, 0, shape.channels);
+  over_images(shape, threads, pass);
+}
+
+// What the kernels are told of an image.
+class Images {
+ public:
+  Images(const BlockShape& shape, const float* images, const float* pooled_slope,
+         const BlockNorm& norm)
+      : shape_(shape),
+        images_(images),
+        pooled_slope_(pooled_slope),
+        norm_(norm),
+        scale_(shape.groups(), shape.channels) {}
+
+  int64_t group(int64_t image) const { return shape_.over_batch ? 0 : image; }
+  float mean(int64_t group, int64_t channel) const {
+    return norm_.mean[group * shape_.channels + channel];
+  }
+  float rstd(int64_t group, int64_t channel) const {
+    return norm_.rstd[group * shape_.channels + channel];
+  }
+  float scale(int64_t group, int64_t channel) const { return scale_.row(group)[channel]; }
+
+  void set_statistics(int64_t group, int64_t channel, double mean, double variance, double eps) {
+    const int64_t at = group * shape_.channels + channel;
+    norm_.mean[at] = static_cast<float>(mean);
+    norm_.rstd[at] = static_cast<float>(1.0 / std::sqrt(variance + eps));
+    set_scale(group, channel);
+  }
+
+  void set_scales() {
+    for (int64_t group = 0; group < shape_.groups(); ++group) {
+      for (int64_t channel = 0; channel < shape_.channels; ++channel) set_scale(group, channel);
+    }
+  }
+
+  BlockImage at(int64_t image) const {
+    const int64_t channels = shape_.channels, row = group(image);
+    const float* slope = pooled_slope_ == nullptr
+                             ? nullptr
+                             : pooled_slope_ + image * shape_.pooled_pixels() * channels;
+    return {images_ + image * shape_.pixels() * channels,
+            slope,
+            shape_.height,
+            shape_.width,
+            channels,
+            norm_.mean + row * channels,
+            scale_.row(row),
+            norm_.bias};
+  }
+
+ private:
+  void set_scale(int64_t group, int64_t channel) {
+    scale_.row(group)[channel] = norm_.weight[channel] * rstd(group, channel);
+  }
+
+  const BlockShape& shape_;
+  const float* images_;
+  const float* pooled_slope_;
+  const BlockNorm& norm_;
+  Table scale_;
+};
+
+// The sum of a channel over some images.
+double total(const Table& sums, int64_t from, int64_t to, int64_t channel) {
+  double sum = 0.0;
+  for (int64_t image = from; image < to; ++image) sum += sums.row(image)[channel];
+  return sum;
+}
+
+}  // namespace
+
+void block_forward_cpu(const BlockShape& shape, const float* images, double eps,
+                       const BlockNorm& norm, float* pooled, int threads) {
+  Images all(shape, images, nullptr, norm);
+  Table means(shape.images, shape.channels), squares(shape.images, shape.channels);
+  const double pixels = static_cast<double>(shape.pixels());
+  const auto combine = [&](int64_t group, int64_t from, int64_t to, int64_t first, int64_t count) {
+    for (int64_t channel = first; channel < first + count; ++channel) {
+      const double mean = total(means, from, to, channel) / static_cast<double>(to - from);
+      double square = total(squares, from, to, channel);
+      for (int64_t image = from; image < to; ++image) {
+        const double apart = means.row(image)[channel] - mean;
+        square += pixels * apart * apart;
+      }
+      all.set_statistics(group, channel, mean, square / (pixels * static_cast<double>(to - from)),
+                         eps);
+    }
+  };
+  in_two_passes(
+      shape, threads,
+      [&](int64_t image, int64_t first, int64_t count) {
+        block_kernels().moments(all.at(image), first, count, means.row(image), squares.row(image));
+      },
+      combine,
+      [&](int64_t image, int64_t first, int64_t count) {
+        block_kernels().forward(all.at(image), first, count,
+                                pooled + image * shape.pooled_pixels() * shape.channels);
+      });
+}
+
+void block_backward_cpu(const BlockShape& shape, const float* images, const BlockNorm& norm,
+                        const float* pooled_slope, float* image_slope, float* weight_slope,
+                        float* bias_slope, int threads) {
+  Images all(shape, images, pooled_slope, norm);
+  all.set_scales();
+  Table g(shape.images, shape.channels), g_d(shape.images, shape.channels);
+  Table constant(shape.groups(), shape.channels), linear(shape.groups(), shape.channels);
+  const auto combine = [&](int64_t group, int64_t from, int64_t to, int64_t first, int64_t count) {
+    const double values = static_cast<double>((to - from) * shape.pixels());
+    for (int64_t channel = first; channel < first + count; ++channel) {
+      const double rstd = all.rstd(group, channel), scale = all.scale(group, channel) / values;
+      constant.row(group)[channel] = static_cast<float>(scale * total(g, from, to, channel));
+      linear.row(group)[channel] =
+          static_cast<float>(scale * rstd * rstd * total(g_d, from, to, channel));
+    }
+  };
+  in_two_passes(
+      shape, threads,
+      [&](int64_t image, int64_t first, int64_t count) {
+        block_kernels().sums(all.at(image), first, count, g.row(image), g_d.row(image));
+      },
+      combine,
+      [&](int64_t image, int64_t first, int64_t count) {
+        const int64_t group = all.group(image);
+        block_kernels().backward(all.at(image), first, count,
+                                 {constant.row(group), linear.row(group)},
+                                 image_slope + image * shape.pixels() * shape.channels);
+      });
+  for (int64_t channel = 0; channel < shape.channels; ++channel) {
+    double sum = 0.0;
+    for (int64_t image = 0; image < shape.images; ++image) {
+      sum += static_cast<double>(all.rstd(all.group(image), channel)) * g_d.row(image)[channel];
+    }
+    weight_slope[channel] = static_cast<float>(sum);
+    bias_slope[channel] = static_cast<float>(total(g, 0, shape.images, channel));
+  }
+}
+
+void block_second_backward_cpu(const BlockShape& shape, const float* images, const BlockNorm& norm,
+                               const float* pooled_slope, const SecondSlopes& second,
+                               float* pooled_result, float* image_result, float* weight_result,
+                               int threads) {
+  Images all(shape, images, pooled_slope, norm);
+  all.set_scales();
+  const auto table = [&](int64_t rows) { return Table(rows, shape.channels); };
+  Table v = table(shape.images), v_d = table(shape.images), g = table(shape.images),
+        g_d = table(shape.images), v_g = table(shape.images);
+  Table factor = table(shape.groups()), offset = table(shape.groups()),
+        v_factor = table(shape.groups()), linear = table(shape.groups()),
+        constant = table(shape.groups()), by_weight = table(shape.groups());
+  // With x the normed deviation, h = g a - v scale mean(g x) is the slope with respect to x, where
+  // a = second.weight - scale mean(v x); the rest follows from x having mean 0 and variance 1.
+  const auto combine = [&](int64_t group, int64_t from, int64_t to, int64_t first, int64_t count) {
+    const double values = static_cast<double>((to - from) * shape.pixels());
+    for (int64_t channel = first; channel < first + count; ++channel) {
+      const double rstd = all.rstd(group, channel), scale = all.scale(group, channel);
+      const auto mean = [&](const Table& sums) { return total(sums, from, to, channel) / values; };
+      const double g_mean = mean(g), gx_mean = rstd * mean(g_d);
+      const double v_mean = mean(v), vx_mean = rstd * mean(v_d);
+      const double covariance = mean(v_g) - g_mean * v_mean - gx_mean * vx_mean;
+      const double a = second.weight[channel] - scale * vx_mean;
+      const double hx_mean = gx_mean * a - vx_mean * scale * gx_mean;
+      const auto put = [&](Table& terms, double term) {
+        terms.row(group)[channel] = static_cast<float>(term);
+      };
+      put(factor, rstd * a);
+      put(offset, second.bias[channel] - scale * v_mean);
+      put(v_factor, rstd * scale * gx_mean);
+      put(linear, rstd * rstd * (hx_mean + scale * covariance));
+      put(constant, rstd * (g_mean * a - v_mean * scale * gx_mean));
+      put(by_weight, rstd * values * covariance);
+    }
+  };
+  const int64_t size = shape.pixels() * shape.channels;
+  in_two_passes(
+      shape, threads,
+      [&](int64_t image, int64_t first, int64_t count) {
+        block_kernels().second_sums(
+            all.at(image), first, count, second.image + image * size,
+            {v.row(image), v_d.row(image), g.row(image), g_d.row(image), v_g.row(image)});
+      },
+      combine,
+      [&](int64_t image, int64_t first, int64_t count) {
+        const int64_t group = all.group(image);
+        block_kernels().second_backward(
+            all.at(image), first, count, second.image + image * size,
+            {factor.row(group), offset.row(group), v_factor.row(group), linear.row(group),
+             constant.row(group)},
+            pooled_result + image * shape.pooled_pixels() * shape.channels,
+            image_result + image * size);
+      });
+  for (int64_t channel = 0; channel < shape.channels; ++channel) {
+    weight_result[channel] = static_cast<float>(total(by_weight, 0, shape.groups(), channel));
+  }
+}
+
+}  // namespace pydream

@@ -1,0 +1,301 @@
+"""What follows the convolution in a block of ConvNet, as one op: norm, ReLU, average pool."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from pydream import _C
+from pydream.ops import _dispatch
+from pydream.ops._checks import TensorLike, as_tensor, check_device, check_dtype, check_shape
+from pydream.ops.reference import block as reference
+
+Statistics: TypeAlias = Literal["instance", "batch"]
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def norm_relu_pool(
+    images: TensorLike,
+    weight: TensorLike,
+    bias: TensorLike,
+    statistics: Statistics = "instance",
+    *,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalise each channel, rectify, and average cells of 2 x 2 pixels.
+
+    ``avg_pool2d(relu(norm(images)), 2)``, where the norm is torch's ``group_norm`` with a group for
+    each channel, or its ``batch_norm`` in training. Differentiable twice; on the CPU, in float32,
+    every pass is one kernel that keeps nothing but its inputs and the statistics, and wants images
+    in channels-last memory, which others are brought into. Elsewhere, and within
+    :mod:`torch.func`, PyTorch's operations run.
+
+    Parameters
+    ----------
+    images
+        Floating point (N, C, H, W), H and W at least 2: what a convolution made.
+    weight, bias
+        Of the same dtype, (C,).
+    statistics
+        ``"instance"``: mean and variance of each image's channel; ``"batch"``: of a channel over
+        all images.
+    eps
+        Added to the variance.
+
+    Returns
+    -------
+    Tensor
+        (N, C, H // 2, W // 2), of the same dtype. A last odd row or column counts for the
+        statistics alone.
+
+    Raises
+    ------
+    TypeError
+        For a dtype that is not floating point, or not the same for all.
+    ValueError
+        For shapes or statistics other than these, tensors on two devices, or no images where the
+        statistics are of a batch.
+
+    Notes
+    -----
+    The block of Gidaris and Komodakis, "Dynamic Few-Shot Visual Learning without Forgetting", CVPR
+    2018, as DREAM+ (arXiv 2310.15052) and RDED (arXiv 2312.03526) train it.
+    """
+    return normed_block(images, weight, bias, statistics, eps=eps)[0]
+
+
+def normed_block(
+    images: TensorLike,
+    weight: TensorLike,
+    bias: TensorLike,
+    statistics: Statistics,
+    *,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what :func:`norm_relu_pool` does and, without derivatives, mean and 1 / deviation.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As it does.
+    """
+    images, weight, bias = _checked(images, weight, bias, statistics)
+    rest = (weight, bias, statistics == "batch", eps)
+    if takes_kernels(images):
+        pooled, mean, rstd = _Block.apply(_channels_last(images), *rest)
+    else:
+        pooled, mean, rstd = reference.with_statistics(images, *rest)
+    return pooled, mean.detach(), rstd.detach()
+
+
+def takes_kernels(images: Tensor) -> bool:
+    """Whether kernels run for images such as these."""
+    plain = torch._C._functorch.peek_interpreter_stack() is None  # no torch.func around
+    return images.device.type == "cpu" and images.dtype == torch.float32 and plain
+
+
+def _checked(
+    images: TensorLike, weight: TensorLike, bias: TensorLike, statistics: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    images = as_tensor(images, "images")
+    check_shape(images, "images", ("N", "C", "H", "W"))
+    check_dtype(images, "images", *_FLOATS)
+    channels, height, width = images.shape[1:]
+    if min(height, width) < 2:
+        raise ValueError(f"images must be 2 pixels high and wide, got {height} x {width}")
+    if statistics not in ("instance", "batch"):
+        raise ValueError(f"statistics must be 'instance' or 'batch', got {statistics!r}")
+    if statistics == "batch" and images.shape[0] == 0:
+        raise ValueError(f"images must not be empty, got shape {tuple(images.shape)}")
+    parameters = []
+    for value, name in ((weight, "weight"), (bias, "bias")):
+        tensor = as_tensor(value, name)
+        check_shape(tensor, name, (channels,))
+        check_dtype(tensor, name, images.dtype)
+        check_device(tensor, name, images.device, "images")
+        parameters.append(tensor)
+    return images, parameters[0], parameters[1]
+
+
+class _Block(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, over_batch: bool, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        pooled, mean, rstd = torch.ops.pydream.norm_relu_pool(images, weight, bias, over_batch, eps)
+        ctx.over_batch, ctx.eps = over_batch, eps
+        ctx.save_for_backward(images, weight, bias, mean, rstd)
+        ctx.mark_non_differentiable(mean, rstd)
+        return pooled, mean, rstd
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Any:
+        found = _BlockBackward.apply(*ctx.saved_tensors, slopes[0], ctx.over_batch, ctx.eps)
+        return (*found, None, None)
+
+
+class _BlockBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        images: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        mean: Tensor,
+        rstd: Tensor,
+        slope: Tensor,
+        over_batch: bool,
+        eps: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        inputs = (images, weight, bias, mean, rstd, slope)
+        ctx.over_batch, ctx.eps = over_batch, eps
+        ctx.save_for_backward(*inputs)
+        found: tuple[Tensor, Tensor, Tensor] = torch.ops.pydream.norm_relu_pool_backward(
+            *inputs, over_batch, eps
+        )
+        return found
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *second: Tensor) -> Any:
+        of_slope, of_images, of_weight = torch.ops.pydream.norm_relu_pool_second_backward(
+            *ctx.saved_tensors, list(second), ctx.over_batch, ctx.eps
+        )
+        return of_images, of_weight, None, None, None, of_slope, None, None
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def _empty(images: Tensor, height: int, width: int) -> Tensor:
+    return torch.empty(
+        (*images.shape[:2], height, width),
+        dtype=images.dtype,
+        device=images.device,
+        memory_format=torch.channels_last,
+    )
+
+
+def _fake_forward(
+    images: Tensor, weight: Tensor, bias: Tensor, over_batch: bool, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    count, channels, height, width = images.shape
+    mean = images.new_empty(1 if over_batch else count, channels)
+    return _empty(images, height // 2, width // 2), mean, torch.empty_like(mean)
+
+
+def _fake_backward(
+    images: Tensor, weight: Tensor, bias: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _empty(images, *images.shape[2:]), torch.empty_like(weight), torch.empty_like(bias)
+
+
+def _fake_second_backward(
+    images: Tensor, weight: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    height, width = images.shape[2:]
+    of_slope = _empty(images, height // 2, width // 2)
+    return of_slope, _empty(images, height, width), torch.empty_like(weight)
+
+
+def _pointers(*tensors: Tensor) -> list[int]:
+    return [each.data_ptr() for each in tensors]
+
+
+def _cpu_forward(
+    images: Tensor, weight: Tensor, bias: Tensor, over_batch: bool, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    images, weight, bias = _channels_last(images), weight.contiguous(), bias.contiguous()
+    pooled, mean, rstd = _fake_forward(images, weight, bias, over_batch, eps)
+    _C.norm_relu_pool_cpu(
+        images.data_ptr(),
+        images.shape,
+        over_batch,
+        eps,
+        _pointers(weight, bias, mean, rstd),
+        pooled.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return pooled, mean, rstd
+
+
+def _cpu_backward(
+    images: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    slope: Tensor,
+    over_batch: bool,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    images, weight, bias = _channels_last(images), weight.contiguous(), bias.contiguous()
+    slope = _channels_last(slope)
+    found = _fake_backward(images, weight, bias)
+    _C.norm_relu_pool_backward_cpu(
+        images.data_ptr(),
+        images.shape,
+        over_batch,
+        _pointers(weight, bias, mean, rstd),
+        slope.data_ptr(),
+        _pointers(*found),
+        torch.get_num_threads(),
+    )
+    return found
+
+
+def _cpu_second_backward(
+    images: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    slope: Tensor,
+    second: list[Tensor],
+    over_batch: bool,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    images, weight, bias = _channels_last(images), weight.contiguous(), bias.contiguous()
+    slope = _channels_last(slope)
+    given = [_channels_last(second[0]), *(each.contiguous() for each in second[1:])]
+    found = _fake_second_backward(images, weight)
+    _C.norm_relu_pool_second_backward_cpu(
+        images.data_ptr(),
+        images.shape,
+        over_batch,
+        _pointers(weight, bias, mean, rstd),
+        slope.data_ptr(),
+        _pointers(*given),
+        _pointers(*found),
+        torch.get_num_threads(),
+    )
+    return found
+
+
+_ARGUMENTS = "Tensor images, Tensor weight, Tensor bias"
+_KEPT = f"{_ARGUMENTS}, Tensor mean, Tensor rstd, Tensor slope"
+_END = "bool over_batch, float eps) -> (Tensor, Tensor, Tensor)"
+_dispatch.register(
+    f"norm_relu_pool({_ARGUMENTS}, {_END}",
+    _cpu_forward,
+    reference.with_statistics,
+    reference.with_statistics,
+    _fake_forward,
+)
+_dispatch.register(
+    f"norm_relu_pool_backward({_KEPT}, {_END}",
+    _cpu_backward,
+    reference.backward,
+    reference.backward,
+    _fake_backward,
+)
+_dispatch.register(
+    f"norm_relu_pool_second_backward({_KEPT}, Tensor[] second, {_END}",
+    _cpu_second_backward,
+    reference.second_backward,
+    reference.second_backward,
+    _fake_second_backward,
+)

@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.func import functional_call, grad, vmap
+
+from pydream import ops
+from pydream.models import ConvNet
+
+# Of the largest value: sums of at most some thousand products in float32, beside float64.
+ROUNDING = 3e-6
+# Where an image is nearly flat, 1 / deviation enlarges what rounding there is.
+FLAT_ROUNDING = 2e-4
+# Between two orders of the same sums in float32, through three blocks.
+REORDERED = 2e-5
+
+SHAPES = [
+    (3, 48, 8, 8),
+    (2, 67, 7, 9),  # channels for vectors and single ones, a last odd row and column
+    (1, 1, 2, 2),
+    (1, 19, 3, 2),
+    (5, 33, 2, 5),
+    (2, 111, 1 + 2 * 5, 4),
+    (2, 130, 16, 16),  # more than one thread's channels
+]
+
+
+def inputs(shape: tuple[int, ...], statistics: str) -> list[torch.Tensor]:
+    """Images, weight, bias, and the slope of the result; no ReLU near its kink."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    count, channels, height, width = shape
+    for _ in range(100):
+        images = torch.randn(shape, generator=generator) * 2 + 3
+        weight, bias = torch.randn(2, channels, generator=generator)
+        normed = normalised(images.double(), weight.double(), bias.double(), statistics, 1e-5)
+        if normed.abs().min() > 1e-5:
+            break
+    slope = torch.randn(count, channels, height // 2, width // 2, generator=generator)
+    return [images, weight, bias, slope]
+
+
+def normalised(images, weight, bias, statistics, eps):
+    dims = (0, 2, 3) if statistics == "batch" else (2, 3)
+    mean = images.mean(dims, keepdim=True)
+    variance = (images - mean).square().mean(dims, keepdim=True)
+    rows = (1, -1, 1, 1)
+    return (images - mean) / (variance + eps).sqrt() * weight.view(rows) + bias.view(rows)
+
+
+def by_formula(images, weight, bias, statistics, eps=1e-5):
+    normed = normalised(images, weight, bias, statistics, eps)
+    height, width = images.shape[2] // 2 * 2, images.shape[3] // 2 * 2
+    cells = normed.clamp(min=0)[:, :, :height, :width]
+    return cells.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean((3, 5))
+
+
+def values_and_slopes(function, tensors, statistics, second=None):
+    """What the function returns, its slopes and, for these `second` slopes, theirs."""
+    images, weight, bias, slope = (each.clone().requires_grad_() for each in tensors)
+    pooled = function(images, weight, bias, statistics)
+    slopes = torch.autograd.grad(pooled, (images, weight, bias), slope, create_graph=True)
+    found = [pooled, *slopes]
+    if second is not None:
+        found += torch.autograd.grad(
+            slopes, (images, weight, slope), [each.to(images.dtype) for each in second]
+        )
+    return [each.detach() for each in found]
+
+
+def assert_near(found, expected, tolerance=ROUNDING):
+    for mine, exact in zip(found, expected, strict=True):
+        scale = float(exact.abs().max())
+        torch.testing.assert_close(mine.double(), exact, rtol=0.0, atol=tolerance * scale + 1e-12)
+
+
+@pytest.mark.parametrize("statistics", ["instance", "batch"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_is_the_formula_and_its_derivatives(isa, shape, statistics):
+    tensors = inputs(shape, statistics)
+    generator = torch.Generator().manual_seed(1)
+    second = [torch.randn(each.shape, generator=generator) for each in tensors[:3]]
+    found = values_and_slopes(ops.norm_relu_pool, tensors, statistics, second)
+    exact = values_and_slopes(by_formula, [each.double() for each in tensors], statistics, second)
+    assert_near(found, exact)
+
+
+def test_far_from_zero(isa):
+    images, weight, bias, slope = inputs((2, 20, 6, 6), "instance")
+    images = images / 2 + 1000  # float32 keeps 14 bits of what is left
+    for statistics in ("instance", "batch"):
+        tensors = [images, weight, bias, slope]
+        found = values_and_slopes(ops.norm_relu_pool, tensors, statistics)
+        exact = values_and_slopes(by_formula, [each.double() for each in tensors], statistics)
+        assert_near(found[:1], exact[:1], FLAT_ROUNDING)
+
+
+@pytest.mark.parametrize("statistics", ["instance", "batch"])
+def test_a_flat_image_is_its_bias(isa, statistics):
+    images = torch.full((2, 17, 4, 4), 0.3)
+    weight, bias = torch.randn(17), torch.randn(17)
+    pooled = ops.norm_relu_pool(images, weight, bias, statistics)
+    expected = bias.clamp(min=0).view(1, -1, 1, 1).expand(2, 17, 2, 2)
+    torch.testing.assert_close(pooled, expected, rtol=0.0, atol=FLAT_ROUNDING)
+
+
+def test_a_channel_of_weight_zero_has_a_slope(isa):
+    images, weight, bias, slope = inputs((2, 18, 4, 4), "instance")
+    weight, bias = torch.zeros_like(weight), bias.abs() + 0.1
+    second = [torch.randn_like(each) for each in (images, weight, bias)]
+    tensors = [images, weight, bias, slope]
+    found = values_and_slopes(ops.norm_relu_pool, tensors, "instance", second)
+    exact = values_and_slopes(by_formula, [each.double() for each in tensors], "instance", second)
+    assert_near(found, exact)
+
+
+def test_nan_stays(isa):
+    images, weight, bias, _ = inputs((2, 20, 4, 4), "instance")
+    images[1, 7, 0, 0] = float("nan")
+    pooled = ops.norm_relu_pool(images, weight, bias)
+    assert pooled[1, 7].isnan().all()
+    assert not pooled[0].isnan().any()
+
+
+@pytest.mark.parametrize("statistics", ["instance", "batch"])
+def test_any_memory_gives_the_same_bytes(statistics):
+    images, weight, bias, slope = inputs((4, 70, 6, 10), statistics)
+    wide = torch.zeros(4, 70, 6, 20)
+    wide[..., ::2] = images
+    variants = [images, images.to(memory_format=torch.channels_last), wide[..., ::2]]
+    results = [
+        values_and_slopes(ops.norm_relu_pool, [each, weight, bias, slope], statistics)
+        for each in variants
+    ]
+    for result in results[1:]:
+        for mine, other in zip(result, results[0], strict=True):
+            assert torch.equal(mine, other)
+
+
+def test_threads_and_batches_change_nothing():
+    tensors = inputs((9, 130, 8, 8), "instance")
+    whole = values_and_slopes(ops.norm_relu_pool, tensors, "instance")
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = values_and_slopes(ops.norm_relu_pool, tensors, "instance")
+    finally:
+        torch.set_num_threads(threads)
+    for mine, other in zip(alone, whole, strict=True):
+        assert torch.equal(mine, other)
+    part = [tensors[0][4:6], tensors[1], tensors[2], tensors[3][4:6]]
+    for mine, other in zip(
+        values_and_slopes(ops.norm_relu_pool, part, "instance")[:2], whole[:2], strict=True
+    ):
+        assert torch.equal(mine, other[4:6])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_other_dtypes_are_pytorchs_operations(dtype):
+    tensors = [each.to(dtype) for each in inputs((2, 5, 6, 6), "instance")[:3]]
+    expected = F.avg_pool2d(F.group_norm(tensors[0], 5, *tensors[1:]).relu(), 2)
+    pooled = ops.norm_relu_pool(*tensors)
+    assert pooled.dtype == dtype
+    torch.testing.assert_close(pooled, expected, rtol=0.0, atol=0.0)
+
+
+def test_within_torch_func():
+    images, weight, bias, slope = inputs((3, 4, 4, 4), "instance")
+
+    def loss(one: torch.Tensor, upstream: torch.Tensor) -> torch.Tensor:
+        return (ops.norm_relu_pool(one[None], weight, bias) * upstream).sum()
+
+    found = vmap(grad(loss))(images, slope)
+    _, expected, *_ = values_and_slopes(
+        ops.norm_relu_pool, [images, weight, bias, slope], "instance"
+    )
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=REORDERED)
+
+
+def test_no_images():
+    pooled = ops.norm_relu_pool(torch.empty(0, 5, 4, 4), torch.ones(5), torch.zeros(5))
+    assert pooled.shape == (0, 5, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"images": torch.rand(5, 4, 4)}, "images must have shape"),
+        ({"images": torch.rand(2, 5, 1, 4)}, "2 pixels high and wide, got 1 x 4"),
+        ({"weight": torch.ones(4)}, "weight must have shape"),
+        ({"statistics": "layer"}, "'instance' or 'batch', got 'layer'"),
+        ({"images": torch.rand(0, 5, 4, 4), "statistics": "batch"}, "images must not be empty"),
+    ],
+)
+def test_bad_input(change, words):
+    arguments = {"images": torch.rand(2, 5, 4, 4), "weight": torch.ones(5), "bias": torch.zeros(5)}
+    with pytest.raises(ValueError, match=words):
+        ops.norm_relu_pool(**{**arguments, **change})
+
+
+def test_dtypes_must_agree():
+    with pytest.raises(TypeError, match="bias must be float32, got float64"):
+        ops.norm_relu_pool(torch.rand(2, 5, 4, 4), torch.ones(5), torch.zeros(5).double())
+
+
+@pytest.mark.parametrize("statistics", [False, True])
+def test_registered_as_pytorch_asks(statistics):
+    images, weight, bias, slope = inputs((2, 18, 5, 4), "batch")
+    mean, rstd = torch.ops.pydream.norm_relu_pool(images, weight, bias, statistics, 1e-5)[1:]
+    kept = (images, weight, bias, mean, rstd, slope)
+    for op, arguments in (
+        (torch.ops.pydream.norm_relu_pool, (images, weight, bias, statistics, 1e-5)),
+        (torch.ops.pydream.norm_relu_pool_backward, (*kept, statistics, 1e-5)),
+        (
+            torch.ops.pydream.norm_relu_pool_second_backward,
+            (*kept, [images, weight, bias], statistics, 1e-5),
+        ),
+    ):
+        torch.library.opcheck(op, arguments)
+
+
+class Plain(ConvNet):
+    """The same network, a layer at a time."""
+
+    def features(self, images):
+        for block in range(self.depth):
+            for name in ("conv", "norm", "relu", "pool"):
+                images = self.layers[name][block](images)
+        return images.flatten(1)
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+@pytest.mark.parametrize("training", [True, False])
+def test_convnet_computes_the_same_with_it(norm, training):
+    torch.manual_seed(0)
+    fused = ConvNet(7, 9, width=20, norm=norm).train(training)
+    plain = Plain(7, 9, width=20, norm=norm).train(training)
+    plain.load_state_dict(copy.deepcopy(fused.state_dict()))
+    images, labels = torch.randn(6, 3, 9, 9), torch.arange(6)
+    for _ in range(2):  # running statistics move twice
+        losses = [F.cross_entropy(each(images), labels) for each in (fused, plain)]
+        slopes = [
+            torch.autograd.grad(loss, list(each.parameters()))
+            for loss, each in zip(losses, (fused, plain), strict=True)
+        ]
+        # All beside the largest: a bias before a norm has no slope but rounding.
+        flat = [torch.cat([each.flatten() for each in found]) for found in slopes]
+        assert_near([flat[0]], [flat[1].double()], REORDERED)
+    for name, value in fused.state_dict().items():
+        torch.testing.assert_close(value, plain.state_dict()[name], rtol=REORDERED, atol=REORDERED)
+
+
+def test_hooks_on_the_layers_of_a_convnet_see_what_passes():
+    network = ConvNet(3, 8, width=4, norm="instance")
+    seen = []
+    handle = network.layers["relu"][1].register_forward_hook(lambda *given: seen.append(given[2]))
+    network(torch.rand(2, 3, 8, 8))
+    handle.remove()
+    network(torch.rand(2, 3, 8, 8))
+    assert [tuple(each.shape) for each in seen] == [(2, 4, 4, 4)]
+
+
+def test_a_convnet_under_vmap_is_the_same():
+    network = ConvNet(3, 8, width=4, norm="instance")
+    images = torch.rand(2, 5, 3, 8, 8)
+    state = dict(network.named_parameters())
+    together = vmap(lambda each: functional_call(network, state, (each,)))(images)
+    torch.testing.assert_close(
+        together, torch.stack([network(each) for each in images]), rtol=REORDERED, atol=REORDERED
+    )
