@@ -1,5 +1,6 @@
 #include "common/parallel.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
 
 #include <algorithm>
@@ -146,10 +147,14 @@ class Pool {
 };
 
 std::atomic<Pool*> pool_of_process{nullptr};
+std::atomic<bool> forked{false};
 
 // A forked child has none of its parent's threads: it starts with a pool of its own. No lock
 // guards the making of a pool, since another thread might hold it at the time of the fork.
-const int at_fork = pthread_atfork(nullptr, nullptr, [] { pool_of_process = nullptr; });
+const int at_fork = pthread_atfork(nullptr, nullptr, [] {
+  pool_of_process = nullptr;
+  forked = true;
+});
 
 Pool& pool() {
   Pool* existing = pool_of_process.load();
@@ -158,6 +163,32 @@ Pool& pool() {
   if (pool_of_process.compare_exchange_strong(existing, fresh)) return *fresh;
   delete fresh;
   return *existing;
+}
+
+// What a compiler makes of "#pragma omp parallel": function(data) on so many threads.
+using Team = void (*)(void (*function)(void*), void* data, unsigned threads, unsigned flags);
+
+// The OpenMP threads of torch, where torch is loaded and has such. After an operation they look for
+// the next one for some milliseconds, each on a processor of its own; other threads have to share
+// these with them, and take 1.5 to 2 times as long.
+Team team_of_torch() {
+  static const Team team = [] {
+    void* torch = dlopen("libtorch_cpu.so", RTLD_NOLOAD | RTLD_LAZY);
+    return torch == nullptr ? nullptr : reinterpret_cast<Team>(dlsym(torch, "GOMP_parallel"));
+  }();
+  return team;
+}
+
+const std::thread::id main_thread = std::this_thread::get_id();  // the one that loads the module
+
+void run_on(Team team, Job& job, int threads) {
+  const auto work = [](void* data) {
+    const bool before = inside_body;
+    inside_body = true;
+    static_cast<Job*>(data)->work();
+    inside_body = before;
+  };
+  team(work, &job, static_cast<unsigned>(threads), 0);
 }
 
 }  // namespace
@@ -176,7 +207,14 @@ void parallel_for(int64_t count, int64_t grain, int threads,
   job.count = count;
   job.grain = grain;
   job.body = &body;
-  pool().run(job, helpers);
+  // Other threads than the main one would each make a team; a child's teams are its parent's.
+  const bool shares = std::this_thread::get_id() == main_thread && !forked;
+  const Team team = shares ? team_of_torch() : nullptr;
+  if (team != nullptr) {
+    run_on(team, job, threads);  // always as many as torch takes: a change of number costs threads
+  } else {
+    pool().run(job, helpers);
+  }
   if (job.error) std::rethrow_exception(job.error);
 }
 

@@ -1,8 +1,9 @@
-// A loop over independent items on a small pool of threads.
+// A loop over independent items on some threads.
 //
-// Not OpenMP: torch brings its own copy of libgomp, and a second one would spin
-// against it. Which thread runs an item is not fixed, so an item must write only
-// its own output; then results do not depend on the number of threads.
+// They are torch's own OpenMP threads where there are such, else those of a small pool. Not an
+// OpenMP of this module: a second copy would spin against torch's. Which thread runs an item is not
+// fixed, so an item must write only its own output; then results do not depend on the number of
+// threads.
 #pragma once
 
 #include <cstdint>

@@ -71,6 +71,15 @@ def test_python_threads_share_the_pool():
         assert all(pool.map(work, range(16)))
 
 
+def test_torchs_threads_are_shared_whatever_their_number():
+    ids = torch.arange(20_000)
+    expected = reference.random_keys(ids, 3, 0)
+    for threads in (2, 5, 1, 3, 2):
+        numbers = torch.rand(1000, 1000).sum(1)  # an operation of torch's threads in between
+        assert torch.equal(keys(ids, 3, threads), expected)
+        assert numbers.isfinite().all()
+
+
 def test_the_module_works_after_a_fork():
     script = textwrap.dedent(
         """
