@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -116,19 +116,51 @@ class Observer:
         ValueError
             If they have another shape.
         """
+        self._check(images)
+        logits = self._in_tiles(images, self._run, self._columns)
+        return logits if self._order is None else logits[:, self._order]
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Embed images: what enters the last linear layer, or the logits where there is none.
+
+        Parameters
+        ----------
+        images
+            As for `logits`.
+
+        Returns
+        -------
+        Tensor
+            (B, D), float32, on the observer's device.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As of `logits`.
+        """
+        self._check(images)
+        empty = torch.zeros(1, 3, self.side, self.side, device=self.device, dtype=self.dtype)
+        return self._in_tiles(images, self._embed, self._embed(empty).shape[1])
+
+    def _check(self, images: torch.Tensor) -> None:
         check_shape(images, "images", ("B", 3, self.side, self.side))
         check_dtype(images, "images", *dict.fromkeys((torch.float32, self.dtype)))
-        logits = torch.empty(len(images), self._columns, device=self.device)
+
+    def _in_tiles(
+        self, images: torch.Tensor, run: Callable[[torch.Tensor], torch.Tensor], columns: int
+    ) -> torch.Tensor:
+        """Return what `run` makes of the images, a tile at a time: (B, columns)."""
+        result = torch.empty(len(images), columns, device=self.device)
         start = 0
         while start < len(images):
             rows = images[start : start + self.tile]
             try:
-                logits[start : start + len(rows)] = self._run(rows)[: len(rows)]
+                result[start : start + len(rows)] = run(rows)[: len(rows)]
             except torch.OutOfMemoryError as error:
                 self.halve_tile(error)
             else:
                 start += len(rows)
-        return logits if self._order is None else logits[:, self._order]
+        return result
 
     def halve_tile(self, error: torch.OutOfMemoryError) -> None:
         """Take half the rows at a time from now on, because the device's memory has run out.
@@ -204,12 +236,33 @@ class Observer:
     @torch.no_grad()
     def _run(self, images: torch.Tensor) -> torch.Tensor:
         """Run up to ``tile`` images as one tile; return the logits of all its rows."""
+        logits: torch.Tensor = self._model(self._filled_up(images))
+        return logits.float()
+
+    @torch.no_grad()
+    def _embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what goes into the linear layer that is called last, or else the logits."""
+        entered: list[torch.Tensor] = []
+        layers = [each for each in self._model.modules() if isinstance(each, nn.Linear)]
+        hooks = [
+            layer.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+            for layer in layers
+        ]
+        try:
+            # As it is written, should it be compiled.
+            logits: torch.Tensor = self._model.forward(self._filled_up(images))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return (entered[-1] if entered else logits).flatten(1).float()
+
+    def _filled_up(self, images: torch.Tensor) -> torch.Tensor:
+        """Fill a tile up with zeros, on the device, as the network takes it."""
         if len(images) < self.tile:
             empty = self.tile - len(images)
             images = torch.cat([images, images.new_zeros(empty, *images.shape[1:])])
         images = images.to(self.device, self.dtype)
-        logits: torch.Tensor = self._model(images.contiguous(memory_format=torch.channels_last))
-        return logits.float()
+        return images.contiguous(memory_format=torch.channels_last)
 
     def _compile(self) -> None:
         """Compile the network for whole tiles, and see that it works."""

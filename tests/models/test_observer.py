@@ -13,7 +13,7 @@ from torch import nn
 
 from pydream import _C
 from pydream.errors import PydreamError
-from pydream.models import build_model, load_observer, save_weights
+from pydream.models import ConvNet, build_model, load_observer, save_weights
 from pydream.models.checkpoint import hash_weights
 from pydream.models.loading import _Undrawn, resolve_precision
 
@@ -435,3 +435,22 @@ def test_a_compiler_that_fails_is_named(monkeypatch):
         load_observer(
             build_model("convnet2-w8", num_classes=4, side=8), arch="convnet2-w8", compiled=True
         )
+
+
+@pytest.mark.parametrize("count", [0, 1, 70])
+def test_features_are_what_enters_the_last_linear_layer(count: int) -> None:
+    torch.manual_seed(0)
+    model = ConvNet(5, 8, depth=2, width=6, norm="instance").eval()
+    observer = load_observer(copy.deepcopy(model), side=8)
+    images = torch.randn(count, 3, 8, 8)
+    with torch.no_grad():
+        expected = model.features(images)
+    torch.testing.assert_close(observer.features(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_features_of_a_network_without_linear_layers_are_its_logits() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 8), torch.nn.Flatten()).eval()
+    observer = load_observer(model, side=8)
+    images = torch.randn(3, 3, 8, 8)
+    assert torch.equal(observer.features(images), observer.logits(images))
