@@ -1,0 +1,136 @@
+"""What an observer says of images: of whole ones, and of the cells of distilled ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from pydream.errors import PydreamError
+from pydream.models import Observer
+from pydream.ops import crop_resize, realism_scores
+
+
+def cell_boxes(side: int, factor: int) -> torch.Tensor:
+    """Return where the cells of a collage lie (`pydream.ops.collage`), row by row.
+
+    Parameters
+    ----------
+    side
+        Of the image, in pixels; at least `factor`.
+    factor
+        Cells per side.
+
+    Returns
+    -------
+    Tensor
+        (factor², 4) int32: top, left, height, width.
+    """
+    pixels = np.array_split(np.arange(side), factor)  # the first ones get a pixel more
+    parts = [(int(each[0]), len(each)) for each in pixels]
+    boxes = [(top, left, height, width) for top, height in parts for left, width in parts]
+    return torch.tensor(boxes, dtype=torch.int32)
+
+
+def label_entropies(logits: torch.Tensor) -> torch.Tensor:
+    """Return the entropy of the soft label of each row, at temperature 1, in nats.
+
+    Parameters
+    ----------
+    logits
+        (n, K) float32.
+
+    Returns
+    -------
+    Tensor
+        (n,) float32, in [0, log K].
+    """
+    terms: torch.Tensor = torch.special.entr(torch.softmax(logits, dim=1))
+    return terms.sum(dim=1)
+
+
+class Observed(NamedTuple):
+    """What an observer says of n images, on the CPU."""
+
+    features: torch.Tensor  # (n, D) float32
+    scores: torch.Tensor  # (n,) float32
+    right: torch.Tensor  # (n,) bool
+    entropies: torch.Tensor  # (n,) float32
+
+    @classmethod
+    def joined(cls, parts: Sequence[Observed]) -> Observed:
+        """Put those of several batches behind each other."""
+        return cls(*(torch.cat(each) for each in zip(*parts, strict=True)))
+
+
+def observe(images: torch.Tensor, labels: torch.Tensor, observer: Observer) -> Observed:
+    """Ask the observer about (n, S, S, 3) uint8 images with these labels."""
+    seen = []
+    for start in range(0, len(images), observer.tile):
+        rows, own = images[start : start + observer.tile], labels[start : start + observer.tile]
+        views = _views(rows, observer)
+        logits = observer.logits(views).cpu()
+        seen.append(
+            Observed(
+                features=observer.features(views).cpu(),
+                scores=_scores(logits, own, observer),
+                right=logits.argmax(dim=1) == own,
+                entropies=label_entropies(logits),
+            )
+        )
+    return Observed.joined(seen)
+
+
+def patch_scores(
+    images: torch.Tensor, labels: torch.Tensor, boxes: torch.Tensor, observer: Observer
+) -> torch.Tensor:
+    """Return the scores of the cells of (n, S, S, 3) uint8 images: (n · cells,) float32."""
+    image_index = torch.arange(len(images)).repeat_interleave(len(boxes))
+    boxes = boxes.repeat(len(images), 1)
+    scores = []
+    for start in range(0, len(boxes), observer.tile):
+        rows = slice(start, start + observer.tile)
+        views = _views(images, observer, boxes[rows], image_index[rows])
+        own = labels[image_index[rows]]
+        scores.append(_scores(observer.logits(views).cpu(), own, observer))
+    return torch.cat(scores)
+
+
+def features_of(images: Iterator[torch.Tensor], observer: Observer) -> torch.Tensor:
+    """Embed images as they come: (n, D) float32, on the CPU; (0, 0) where there are none."""
+    parts = []
+    while tile := list(islice(images, observer.tile)):
+        rows = torch.stack(tile)
+        parts.append(observer.features(_views(rows, observer)).cpu())
+    return torch.cat(parts) if parts else torch.empty(0, 0)
+
+
+def _views(
+    images: torch.Tensor,
+    observer: Observer,
+    boxes: torch.Tensor | None = None,
+    image_index: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Bring images, or boxes of them, to what the observer takes."""
+    if boxes is None:
+        boxes = cell_boxes(images.shape[1], 1).expand(len(images), 4)
+    return crop_resize(
+        images,
+        boxes,
+        observer.side,
+        image_index=image_index,
+        mean=observer.mean,
+        std=observer.std,
+        dtype=observer.dtype,
+        channels_last=True,
+    )
+
+
+def _scores(logits: torch.Tensor, labels: torch.Tensor, observer: Observer) -> torch.Tensor:
+    try:
+        return realism_scores(logits, labels)
+    except ValueError as error:  # not numbers
+        raise PydreamError(f"the observer ({observer.arch}) cannot be used: {error}") from error
