@@ -15,15 +15,24 @@ from rich.console import Console
 from rich.table import Table
 
 from pydream import dream
+from pydream.data import open_source
 from pydream.data.distilled import load_set
 from pydream.demo import DemoConfig, run_demo
 from pydream.doctor import diagnose, render_diagnosis
 from pydream.dream import CompareConfig, DreamConfig, compare
 from pydream.errors import PydreamError
 from pydream.evaluate import EvaluateConfig, evaluate_set, result_table
-from pydream.models import ObserverConfig, train_observer
+from pydream.evaluate.measures import measure_set
+from pydream.evaluate.observers import in_class_order
+from pydream.models import ObserverConfig, load_observer, train_observer
 from pydream.rded import RdedConfig, RdedResult, distill
-from pydream.report import inspect_set, render_inspection
+from pydream.report import (
+    image_origin,
+    inspect_set,
+    render_inspection,
+    render_origin,
+    render_report,
+)
 
 Json = Annotated[bool, tyro.conf.arg(help="Print the result as JSON, for machines.")]
 Whole = tyro.conf.arg(name="")
@@ -146,24 +155,81 @@ def evaluate_command(config: Annotated[EvaluateConfig, Whole], *, json: Json = F
 
 @app.command(name="inspect")
 def inspect_command(
-    path: Annotated[Path, tyro.conf.Positional], *, per_class: bool = False, json: Json = False
+    path: Annotated[Path, tyro.conf.arg(name="set", metavar="SET"), tyro.conf.Positional],
+    *,
+    observer: str | None = None,
+    observer_arch: str | None = None,
+    source: str | None = None,
+    most_real: int = 100,
+    device: str = "cpu",
+    per_class: bool = False,
+    image: str | None = None,
+    report: Path | None = None,
+    json: Json = False,
 ) -> None:
-    """Describe a distilled set and check its files against its manifest.
+    """Describe a distilled set, check its files, and measure it without training.
 
     Parameters
     ----------
     path
         Folder of the set.
+    observer
+        Weights of a classifier of these classes, to measure realism and diversity with.
+    observer_arch
+        Architecture of the observer; read from the weights file where it is written there.
+    source
+        Real images to compare with, for example those that the set was distilled from.
+    most_real
+        Real samples of each class, at most, that are to be covered.
+    device
+        Where the observer runs: cpu, cuda, cuda:1.
     per_class
         Show the scores of every class.
+    image
+        Say only which source images this distilled image was made of: CLASS/INDEX, from 0.
+    report
+        Also write a page of the set, with its measures, to this new file.
     json
         Print the result as JSON, for machines.
     """
-    facts = inspect_set(load_set(path))
+    distilled = load_set(path)
+    if image is not None:
+        if observer or source or report:
+            raise PydreamError("--image goes without --observer, --source and --report")
+        origin = image_origin(distilled, image)
+        if json:
+            _print_json(origin)
+        else:
+            _console().print(render_origin(origin))
+        return
+    if report is not None and report.exists():
+        raise PydreamError(f"{report} exists; give --report the name of a new file")
+    network = None
+    if observer is not None:
+        side = distilled.stored.side
+        network = load_observer(
+            observer, arch=observer_arch, side=side, precision="float32", device=device
+        )
+        network = in_class_order(network, distilled)
+    real = None if source is None else open_source(source)
+    measures = measure_set(distilled, network, real, most_real=most_real)
+    if report is not None:
+        _write_new(report, render_report(distilled, measures))
+    facts = inspect_set(distilled, measures)
     if json:
         _print_json(facts)
     else:
         _console().print(render_inspection(facts, per_class=per_class))
+
+
+def _write_new(path: Path, text: str) -> None:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise PydreamError(
+            f"{path} cannot be written: {error.strerror}; give the name of a new file"
+        ) from error
 
 
 @app.command(name="doctor")

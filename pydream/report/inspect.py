@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -12,16 +12,21 @@ from rich.table import Table
 from rich.text import Text
 
 from pydream.data.distilled import DistilledSet, image_files, images_sha256
+from pydream.report.measures import measure_rows
 from pydream.words import byte_words, score_words
 
 
-def inspect_set(distilled: DistilledSet) -> dict[str, Any]:
+def inspect_set(
+    distilled: DistilledSet, measures: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Describe a distilled set, and check its image files against its manifest.
 
     Parameters
     ----------
     distilled
         The set, as `pydream.data.distilled.load_set` reads it.
+    measures
+        What `pydream.evaluate.measures.measure_set` returned.
 
     Returns
     -------
@@ -31,7 +36,8 @@ def inspect_set(distilled: DistilledSet) -> dict[str, Any]:
         ``observer``, ``skipped`` (how many), ``bytes`` (of the image files), ``integrity``
         (``images_sha256``, ``expected``, ``intact``), ``scores`` (``mean``, ``min``, ``max`` of
         the realism scores, ``cells``, ``distinct_sources``), ``per_class`` (the same for every
-        class, with ``class`` and ``name``). The last two are None for a set without provenance.
+        class, with ``class`` and ``name``), ``measures`` (as given). ``scores`` and ``per_class``
+        are None for a set without provenance.
     """
     manifest = distilled.manifest
     found = images_sha256(distilled.path)
@@ -59,6 +65,7 @@ def inspect_set(distilled: DistilledSet) -> dict[str, Any]:
         },
         "scores": None if scored is None else overall_scores(scored),
         "per_class": None if scored is None else class_scores(scored, distilled.class_names),
+        "measures": measures,
     }
 
 
@@ -119,6 +126,8 @@ def render_inspection(facts: dict[str, Any], *, per_class: bool = False) -> Rend
         Whether to add a table of the scores of every class.
     """
     parts: list[RenderableType] = [_overview(facts)]
+    if facts["measures"] is not None:
+        parts += [Text(), _measure_table(facts["measures"])]
     if per_class and facts["per_class"] is not None:
         parts += [Text(), _class_table(facts["per_class"])]
     return Group(*parts)
@@ -170,6 +179,23 @@ def _integrity(integrity: dict[str, Any]) -> Text:
         f"{integrity['images_sha256']}, expected {integrity['expected']}",
         style="bold red",
     )
+
+
+def _measure_table(measures: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("measure", overflow="fold")
+    table.add_column("this set", justify="right")
+    real = measures["real"]
+    if real is not None:
+        table.add_column("random real images", justify="right")
+    table.add_column("what", style="dim", overflow="fold")
+    for row in measure_rows(measures):
+        compared = [] if real is None else [row.random_real or ""]
+        table.add_row(row.name, row.distilled, *compared, row.note)
+    if real is not None:
+        table.caption = f"{real['samples']} real samples of {real['classes']} classes to be covered"
+        table.caption_justify = "left"
+    return table
 
 
 def _class_table(rows: list[dict[str, Any]]) -> Table:

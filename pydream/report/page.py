@@ -16,6 +16,8 @@ from markupsafe import Markup
 from pydream.data.distilled import DistilledSet, StoredImages
 from pydream.data.writer import png
 from pydream.report.inspect import class_scores, has_scores, overall_scores
+from pydream.report.measures import measure_rows
+from pydream.report.origins import box_words, class_origins
 from pydream.report.pictures import contact_sheet, data_uri, even_selection, indices_by_class
 from pydream.report.plots import history_curves, score_histogram
 from pydream.words import byte_words, score_words
@@ -25,6 +27,8 @@ _MOST_IMAGES = 800
 _MOST_PIXELS = 16_000_000
 _MOST_PER_CLASS = 10
 _LEAST_PER_CLASS = 4
+_MOST_CELLS = 16  # of an image, whose sources are listed
+_LONGEST_KEY = 80  # characters of the name of a source image
 
 _AT_ONCE = 64 << 20  # bytes up to which the images of a set are read all together
 
@@ -33,6 +37,8 @@ _AT_ONCE = 64 << 20  # bytes up to which the images of a set are read all togeth
 class _Thumbnail:
     uri: str
     title: str
+    file: str
+    origins: list[str]
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def write_report(
         write(distilled.path / "contact_sheet.png", encoded.result())
 
 
-def render_report(distilled: DistilledSet) -> str:
+def render_report(distilled: DistilledSet, measures: Mapping[str, Any] | None = None) -> str:
     """Render the page of a distilled set: HTML that needs nothing beside it, and no network.
 
     The same set gives the same bytes: the page tells neither the time nor where the set lies.
@@ -81,14 +87,17 @@ def render_report(distilled: DistilledSet) -> str:
     ----------
     distilled
         The set, as `pydream.data.distilled.load_set` reads it.
+    measures
+        What `pydream.evaluate.measures.measure_set` returned, to be shown too.
     """
-    return _render(distilled, _images(distilled))
+    return _render(distilled, _images(distilled), measures=measures)
 
 
 def _render(
     distilled: DistilledSet,
     images: torch.Tensor | StoredImages,
     pictures: Mapping[int, torch.Tensor] | None = None,
+    measures: Mapping[str, Any] | None = None,
 ) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pydream.report"),
@@ -119,6 +128,8 @@ def _render(
         per_class=None if scored is None else class_scores(scored, distilled.class_names),
         curves=Markup(history_curves(history)) if len(history) > 1 else None,
         stages=stages,
+        measures=measures,
+        measure_rows=None if measures is None else measure_rows(measures),
     )
     # Names of folders may hold bytes that are no UTF-8.
     return page.encode("utf-8", "replace").decode()
@@ -199,12 +210,29 @@ def _gallery(distilled: DistilledSet, images: torch.Tensor | StoredImages) -> li
     rows = []
     for label in (labels[place] for place in even_selection(len(labels), room // per_class)):
         name, indices = distilled.class_names[label], by_class[label]
+        provenance = distilled.provenance
+        origins = {} if provenance is None else class_origins(provenance, label)
         thumbnails = [
             _Thumbnail(
                 data_uri(images[indices[number]]),
                 f"{name}, image {number + 1} of {len(indices)}",
+                distilled.stored.files[indices[number]].name,
+                _origin_lines(origins.get(number, [])),
             )
             for number in even_selection(len(indices), per_class)
         ]
         rows.append(_Row(name, thumbnails))
     return rows
+
+
+def _origin_lines(cells: list[dict[str, Any]]) -> list[str]:
+    """Say of the first cells of an image where they are from."""
+    lines = []
+    for cell in cells[:_MOST_CELLS]:
+        key = cell["source"]
+        key = key if len(key) <= _LONGEST_KEY else f"…{key[1 - _LONGEST_KEY :]}"
+        score = "" if cell["score"] is None else f", score {score_words(cell['score'])}"
+        lines.append(f"{key}: {box_words(cell)}{score}")
+    if len(cells) > _MOST_CELLS:
+        lines.append(f"and {len(cells) - _MOST_CELLS} more patches")
+    return lines
