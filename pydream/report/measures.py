@@ -66,8 +66,6 @@ def measure_rows(measures: Mapping[str, Any]) -> list[MeasureRow]:
         rows.append(
             MeasureRow("effective sources", "exp of the entropy of the cells’ sources", count, None)
         )
-    rows.append(
-        MeasureRow("bytes of images", "as files", byte_words(measures["images_bytes"]), None)
-    )
-    rows.append(MeasureRow("bytes of labels", "stored", byte_words(measures["labels_bytes"]), None))
+    for key, name in (("images_bytes", "bytes of images"), ("labels_bytes", "bytes of labels")):
+        rows.append(MeasureRow(name, "in files", byte_words(measures[key]), None))
     return rows
