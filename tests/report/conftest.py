@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -80,6 +82,37 @@ def write_set(
     }
     (path / "manifest.json").write_text(json.dumps(manifest))
     return load_set(path)
+
+
+MEASURES: dict[str, Any] = {
+    "images_bytes": 2048,
+    "labels_bytes": 5 * 2**20,
+    "effective_sources": 3.96,
+    "observer": {"arch": "resnet18", "weights_sha256": "b" * 64},
+    "distilled": {
+        "realism": -0.051,
+        "patch_realism": -0.42,
+        "agreement": 0.975,
+        "entropy": 0.25,
+        "pairwise_distance": 13.5,
+        "coverage_distance": 12.25,
+    },
+    "random_real": {
+        "realism": -0.77,
+        "patch_realism": None,
+        "agreement": 0.8125,
+        "entropy": 0.5,
+        "pairwise_distance": 14.5,
+        "coverage_distance": 11.75,
+    },
+    "real": {"source": "insects.zip", "classes": 2, "samples": 1200},
+}
+
+
+@pytest.fixture
+def measures() -> dict[str, Any]:
+    """Return what an evaluation may have measured of a set, with random real images beside."""
+    return copy.deepcopy(MEASURES)
 
 
 @pytest.fixture

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from pydream.data.distilled import DistilledSet
-from pydream.report import inspect_set, render_inspection
+from pydream.errors import PydreamError
+from pydream.report import image_origin, inspect_set, render_inspection, render_origin
 
 MakeSet = Callable[..., DistilledSet]
 
@@ -90,3 +93,64 @@ def test_the_terminal_shows_it(make_set: MakeSet) -> None:
     table = shown(facts, per_class=True)
     assert "[bold]ant" in table
     assert "bee" in table
+
+
+def test_measures_are_shown_as_given(make_set: MakeSet, measures: dict[str, Any]) -> None:
+    facts = inspect_set(make_set(), measures)
+    assert facts["measures"] == measures
+    lines = {line.split("  ")[0]: line.split() for line in shown(facts).splitlines()}
+    assert lines["realism"][1:3] == ["−0.051", "−0.77"]
+    assert lines["realism of patches"][3:4] == ["−0.42"]
+    assert lines["right class likeliest"][3:5] == ["97.5%", "81.2%"]
+    assert lines["distance from real images"][4:6] == ["12.25", "11.75"]
+    assert lines["effective sources"][2:3] == ["4.0"]
+    assert lines["bytes of labels"][3:5] == ["5.0", "MiB"]
+    assert "1200 real samples of 2 classes" in shown(facts)
+
+
+def test_measures_without_an_observer(make_set: MakeSet, measures: dict[str, Any]) -> None:
+    measures |= dict.fromkeys(("observer", "distilled", "random_real", "real"))
+    text = shown(inspect_set(make_set(scores=False), measures | {"effective_sources": None}))
+    assert "bytes of labels" in text
+    for words in ("realism", "random real", "effective sources", "None"):
+        assert words not in text
+
+
+def test_the_origin_of_an_image(make_set: MakeSet) -> None:
+    distilled = make_set(["ant", "bee/wasp"], factor=2)
+    origin = json.loads(json.dumps(image_origin(distilled, "bee/wasp/2")))
+    assert (origin["class"], origin["image"]) == ("bee/wasp", 2)
+    assert origin["file"] == str(distilled.path / "images" / "00001" / "00002.png")
+    assert [each["cell"] for each in origin["cells"]] == [0, 1, 2, 3]
+    assert [each["source"] for each in origin["cells"]] == ["1/0.jpg", "1/1.jpg"] * 2
+    scores = [each["score"] for each in origin["cells"]]
+    assert scores == pytest.approx([-1e-3, -1e-4, -1e-5, -1e-6], rel=FLOAT32_ROUNDING)
+    assert {"top", "left", "height", "width"} < origin["cells"][0].keys()
+    origin["cells"][0] |= {"top": 3, "left": 40, "height": 17, "width": 18, "source": "[red]"}
+    origin["cells"][1] |= dict.fromkeys(("top", "left", "height", "width", "score"))
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(render_origin(origin))
+    first, second = capture.get().splitlines()[-4:-2]
+    assert first.split() == ["0", "[red]", "18", "×", "17", "at", "40,", "3", "−0.001"]
+    assert second.split() == ["1", "1/1.jpg", "whole"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ant", "no class ''; give --image CLASS/INDEX, as ant/0"),
+        ("wasp/0", "no class 'wasp'"),
+        ("ant/3", "no image '3' of ant; give 0 to 2"),
+        ("ant/-1", "no image '-1'"),
+        ("ant/", "no image ''"),
+    ],
+)
+def test_an_image_that_is_not_there(make_set: MakeSet, name: str, words: str) -> None:
+    with pytest.raises(PydreamError, match=re.escape(words)):
+        image_origin(make_set(), name)
+
+
+def test_an_origin_that_is_not_known(make_set: MakeSet) -> None:
+    with pytest.raises(PydreamError, match="no provenance"):
+        image_origin(make_set(scores=False), "ant/0")

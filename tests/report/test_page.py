@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -124,6 +127,50 @@ def test_a_set_without_provenance_has_no_scores(make_set: MakeSet) -> None:
     assert not page.all("svg")
     assert "Realism scores" not in page.text
     assert len(page.all("img")) == 6
+
+
+def test_measures_stand_beside_those_of_random_images(
+    make_set: MakeSet, measures: dict[str, Any]
+) -> None:
+    distilled = make_set()
+    assert "Realism and diversity" not in Page(render_report(distilled)).text
+    text = Page(render_report(distilled, measures)).text
+    for words in (
+        "As resnet18 sees them.",
+        "random real images of insects.zip; 1,200 other real images of 2 classes",
+        "Measure This set Random real",
+        "0 is best −0.051 −0.77",
+        "97.5% 81.2%",
+        "5.0 MiB",
+    ):
+        assert words in text, words
+    measures |= dict.fromkeys(("random_real", "real"))
+    text = Page(render_report(distilled, measures)).text
+    assert "0 is best −0.051 Realism of patches" in text
+    assert "Measure This set Realism" in text
+
+
+def test_sources_are_listed_below_each_class(make_set: MakeSet) -> None:
+    page = Page(render_report(make_set(factor=2)))
+    assert len(page.all("details")) == 2
+    assert len(page.all("dt")) - len(page.all("div")) < len(page.all("dd"))
+    assert "00002.png 1/0.jpg: 0 × 0 at 0, 0, score −0.001 1/1.jpg" in page.text
+    assert not Page(render_report(make_set(scores=False))).all("details")
+
+
+def test_lists_of_sources_are_bounded(make_set: MakeSet) -> None:
+    distilled = make_set(["ant"], ipc=1, factor=5)
+    assert distilled.provenance is not None
+    rows = distilled.provenance.to_pylist()
+    for row in rows:
+        row["source"] = "a/" * 500 + f"{row['cell']}.jpg"
+    rows[0] |= dict.fromkeys(("top", "left", "height", "width", "score"))
+    provenance = pa.Table.from_pylist(rows, distilled.provenance.schema)
+    page = Page(render_report(dataclasses.replace(distilled, provenance=provenance)))
+    assert len(page.all("dd")) - len(page.all("div")) < 20
+    assert "and 9 more patches" in page.text
+    assert re.search(r"…/?(a/)+0\.jpg: whole …", page.text)
+    assert max(map(len, page.text.split())) < 100
 
 
 @pytest.mark.parametrize(
