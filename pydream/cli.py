@@ -20,10 +20,17 @@ from pydream.demo import DemoConfig, run_demo
 from pydream.doctor import diagnose, render_diagnosis
 from pydream.dream import CompareConfig, DreamConfig, compare
 from pydream.errors import PydreamError
-from pydream.evaluate import EvaluateConfig, evaluate_set, result_table
+from pydream.evaluate import (
+    EvaluateConfig,
+    RelabelConfig,
+    evaluate_set,
+    relabel,
+    result_table,
+)
 from pydream.models import ObserverConfig, train_observer
 from pydream.rded import RdedConfig, RdedResult, distill
 from pydream.report import inspect_set, render_inspection
+from pydream.words import byte_words
 
 Json = Annotated[bool, tyro.conf.arg(help="Print the result as JSON, for machines.")]
 Whole = tyro.conf.arg(name="")
@@ -141,7 +148,22 @@ def evaluate_command(config: Annotated[EvaluateConfig, Whole], *, json: Json = F
         _print_json(result.as_dict())
         return
     _console().print(result_table(result))
-    _console().print(f"results: {result.path}", soft_wrap=True)
+    figure = result.path.with_suffix(".png")
+    _console().print(f"results: {result.path}\nfigure:  {figure}", soft_wrap=True)
+
+
+@app.command(name="relabel")
+def relabel_command(config: Annotated[RelabelConfig, Whole], *, json: Json = False) -> None:
+    """Store an observer's labels of a distilled set, so that students train without it."""
+    result = relabel(config)
+    if json:
+        _print_json(dataclasses.asdict(result))
+        return
+    _console().print(
+        f"labels of {result.epochs} epochs: {byte_words(result.labels_bytes)}; images: "
+        f"{byte_words(result.images_bytes)}\nlabels: {result.path}",
+        soft_wrap=True,
+    )
 
 
 @app.command(name="inspect")

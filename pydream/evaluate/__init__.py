@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from pydream.evaluate.config import EvaluateConfig
+from pydream.evaluate.config import EvaluateConfig, RelabelConfig
 from pydream.evaluate.evaluation import evaluate_set
+from pydream.evaluate.relabel import RelabelResult, relabel
 from pydream.evaluate.results import EvaluationResult, EvaluationRow, StudentRun, result_table
 
 __all__ = [
     "EvaluateConfig",
     "EvaluationResult",
     "EvaluationRow",
+    "RelabelConfig",
+    "RelabelResult",
     "StudentRun",
     "evaluate_set",
+    "relabel",
     "result_table",
 ]
