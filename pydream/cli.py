@@ -20,10 +20,11 @@ from pydream.demo import DemoConfig, run_demo
 from pydream.doctor import diagnose, render_diagnosis
 from pydream.dream import CompareConfig, DreamConfig, compare
 from pydream.errors import PydreamError
-from pydream.evaluate import EvaluateConfig, evaluate_set, result_table
+from pydream.evaluate import EvaluateConfig, ExportConfig, evaluate_set, export_set, result_table
 from pydream.models import ObserverConfig, train_observer
 from pydream.rded import RdedConfig, RdedResult, distill
 from pydream.report import inspect_set, render_inspection
+from pydream.words import byte_words
 
 Json = Annotated[bool, tyro.conf.arg(help="Print the result as JSON, for machines.")]
 Whole = tyro.conf.arg(name="")
@@ -142,6 +143,19 @@ def evaluate_command(config: Annotated[EvaluateConfig, Whole], *, json: Json = F
         return
     _console().print(result_table(result))
     _console().print(f"results: {result.path}", soft_wrap=True)
+
+
+@app.command(name="export")
+def export_command(config: Annotated[ExportConfig, Whole], *, json: Json = False) -> None:
+    """Write a distilled set as other tools read it."""
+    result = export_set(config)
+    if json:
+        _print_json(dataclasses.asdict(result))
+        return
+    _console().print(
+        f"{result.path}: {result.images} images for {result.to}, {byte_words(result.bytes)}",
+        soft_wrap=True,
+    )
 
 
 @app.command(name="inspect")

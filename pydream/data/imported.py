@@ -98,7 +98,7 @@ def open_distilled(
         raise PydreamError(f"{path} does not exist; give {_KINDS}")
     if file.suffix.lower() not in _SUFFIXES:
         raise PydreamError(f"{path} is no distilled set; give {_KINDS}")
-    images, labels = _read_pair(file, class_names)
+    images, labels = read_pair(file, class_names)
     labels, order = _sort_by_class(labels, len(images), file, class_names)
     pixels = _to_pixels(images, file, mean, std)[order]
     names = class_names or [str(label) for label in range(int(labels[-1]) + 1)]
@@ -154,8 +154,21 @@ def _open_folders(path: Path, root: Path, class_names: Sequence[str] | None) -> 
     return _imported(path, StoredImages(files, first.height), labels, names)
 
 
-def _read_pair(file: Path, class_names: Sequence[str] | None) -> tuple[Tensor, Tensor]:
-    """Read images and hard labels from a file, or from two that lie beside each other."""
+def read_pair(file: Path, class_names: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
+    """Read images and hard labels from a file, or from two that lie beside each other.
+
+    Returns
+    -------
+    Tensor
+        (N, C, S, S) floating point, as they are in the file; C is 1 or 3.
+    Tensor
+        The labels as they are in the file, not checked.
+
+    Raises
+    ------
+    PydreamError
+        If a file cannot be read, carries code, or holds something else.
+    """
     content = _load(file)
     if isinstance(content, Tensor):
         _check_images(content, file)

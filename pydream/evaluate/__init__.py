@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pydream.evaluate.config import EvaluateConfig
+from pydream.evaluate.ddranking import label_robust_score
 from pydream.evaluate.evaluation import evaluate_set
+from pydream.evaluate.export import ExportConfig, ExportedSet, export_set
 from pydream.evaluate.results import EvaluationResult, EvaluationRow, StudentRun, result_table
 
 __all__ = [
     "EvaluateConfig",
     "EvaluationResult",
     "EvaluationRow",
+    "ExportConfig",
+    "ExportedSet",
     "StudentRun",
     "evaluate_set",
+    "export_set",
+    "label_robust_score",
     "result_table",
 ]
