@@ -16,7 +16,7 @@ from pydream.ops import _dispatch
 pytest.importorskip("tyro", reason="the command line needs tyro")
 from pydream.cli import main
 
-COMMANDS = ("rded", "observer", "evaluate", "inspect", "doctor", "demo")
+COMMANDS = ("rded", "observer", "evaluate", "export", "inspect", "doctor", "demo")
 
 
 def run(monkeypatch, *arguments: object) -> int:

@@ -1,6 +1,6 @@
 """DD-Ranking (arXiv 2505.13300): its score, and its names for networks and settings.
 
-What its files are is as its release 0.2.0 reads them.
+Names and settings are those of its release 0.2.0.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torchvision
 from torch import Tensor, nn
 
 from pydream.errors import PydreamError
@@ -125,7 +124,6 @@ def as_teacher(model: nn.Module, arch: str, side: int, order: Sequence[int]) -> 
         weights = {_LAYERS.sub(_in_sequence, key): each for key, each in weights.items()}
         head, use_torchvision = "classifier", False
     elif base in _RESNETS and (base != arch) == (side in _SMALL_SIDES):
-        assert isinstance(model, torchvision.models.ResNet)
         name, head, use_torchvision = f"ResNet-{base[6:]}-BN", "fc", True
     else:
         raise PydreamError(
