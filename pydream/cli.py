@@ -22,8 +22,10 @@ from pydream.dream import CompareConfig, DreamConfig, compare
 from pydream.errors import PydreamError
 from pydream.evaluate import (
     EvaluateConfig,
+    ExportConfig,
     RelabelConfig,
     evaluate_set,
+    export_set,
     relabel,
     result_table,
 )
@@ -162,6 +164,19 @@ def relabel_command(config: Annotated[RelabelConfig, Whole], *, json: Json = Fal
     _console().print(
         f"labels of {result.epochs} epochs: {byte_words(result.labels_bytes)}; images: "
         f"{byte_words(result.images_bytes)}\nlabels: {result.path}",
+        soft_wrap=True,
+    )
+
+
+@app.command(name="export")
+def export_command(config: Annotated[ExportConfig, Whole], *, json: Json = False) -> None:
+    """Write a distilled set as other tools read it."""
+    result = export_set(config)
+    if json:
+        _print_json(dataclasses.asdict(result))
+        return
+    _console().print(
+        f"{result.path}: {result.images} images for {result.to}, {byte_words(result.bytes)}",
         soft_wrap=True,
     )
 

@@ -82,7 +82,12 @@ class EvaluateConfig(RecipeSettings):
     """
 
     set: Annotated[marks.Positional[Path], marks.arg(metavar="SET")]
-    """Folder of the distilled set."""
+    """The distilled set: a folder of ours, a folder of class folders, a .pt file of [images,
+    labels] as DC, IDC, DREAM and MTT write, or DD-Ranking's folder."""
+    image_mean: tuple[float, ...] | None = None
+    """What the images of a .pt file were normalised with, where they are; a number a channel."""
+    image_std: tuple[float, ...] | None = None
+    """Likewise."""
     observer: str | None = None
     """Weights of the observer that labels the images (.safetensors, .pt, .pth); needed for online
     labels and for coresets."""
@@ -112,7 +117,8 @@ class EvaluateConfig(RecipeSettings):
     eval_every: int | None = None
     """Epochs between measurements on the test images; by default a tenth of the epochs."""
     out: Path | None = None
-    """Folder for the results, each in a file of its own; by default results in the set's."""
+    """Folder for the results, each in a file of its own; by default results in the set's, or beside
+    a set that is not ours."""
     resume: bool = False
     """Take students that an evaluation with the same settings has finished before."""
     workers: int = dataclasses.field(default_factory=lambda: len(os.sched_getaffinity(0)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,47 +12,24 @@ from torch import nn
 
 from pydream import __version__
 from pydream.data import Source
-from pydream.data.distilled import DistilledSet, load_set
 from pydream.errors import PydreamError
 from pydream.evaluate.baselines import baseline_images
+from pydream.evaluate.bench import (
+    Bench,
+    check_observer,
+    evaluation_facts,
+    prepare_bench,
+    results_folder,
+)
 from pydream.evaluate.config import EvaluateConfig
-from pydream.evaluate.finished import FinishedStudents
 from pydream.evaluate.labels import Targets, hard_targets, online_targets
 from pydream.evaluate.measure import RealImages
-from pydream.evaluate.opening import check_class_names, check_images, open_observer, open_real
-from pydream.evaluate.real import load_test_images
+from pydream.evaluate.opening import check_class_names, open_real, open_set
 from pydream.evaluate.recipe import RECIPES, ResolvedRecipe, resolve
 from pydream.evaluate.results import EvaluationResult, EvaluationRow, StudentRun, write_results
 from pydream.evaluate.stored import StoredLabels
 from pydream.evaluate.train import train_student
 from pydream.evaluate.views import largest_batch, steps_per_epoch
-from pydream.models import Observer
-from pydream.models.loading import resolve_device, resolve_precision
-
-_FORMAT_VERSION = 2
-
-
-@dataclass(frozen=True)
-class _Bench:
-    """What all students of an evaluation share."""
-
-    config: EvaluateConfig
-    distilled: DistilledSet
-    observer: Observer | None
-    students: tuple[str, ...]
-    train: Source | None
-    test: RealImages
-    train_fingerprint: str | None
-    test_fingerprint: str
-    device: torch.device
-    precision: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    finished: FinishedStudents
-
-    @property
-    def side(self) -> int:
-        return int(self.distilled.manifest["side"])
 
 
 def evaluate_set(
@@ -88,9 +64,8 @@ def evaluate_set(
     PydreamError
         If something given cannot be used.
     """
-    distilled = load_set(config.set)
-    check_images(distilled)
-    _check_observer(config, observer)
+    check_observer(config, observer)
+    distilled = open_set(config, test)
     if test is None:
         test = open_real(config.source, distilled, "test")
     if train is None and config.baselines:
@@ -98,7 +73,7 @@ def evaluate_set(
     for real in (train, test):
         if real is not None:
             check_class_names(real, distilled)
-    bench = _prepare(config, distilled, train, test, observer)
+    bench = prepare_bench(config, distilled, train, test, observer)
     plans = [
         (student, labels, images)
         for student in bench.students
@@ -109,27 +84,10 @@ def evaluate_set(
             recipe = _resolve(bench, student, labels, images, len(distilled.stored))
             for seed in config.seeds if labels == "stored" else ():
                 _stored(bench, recipe, seed)
-    folder = _make_folder(config.out or distilled.path / "results")
+    folder = _make_folder(results_folder(config, distilled))
     held: dict[tuple[str, int], RealImages] = {}
     rows = tuple(_train_row(bench, *plan, held) for plan in plans)
-    return write_results(folder, _facts(bench, test), rows)
-
-
-def _check_observer(config: EvaluateConfig, given: nn.Module | None) -> None:
-    """Raise PydreamError if an observer is needed and there is none."""
-    if given is not None or config.observer is not None:
-        return
-    what = None
-    if "online" in config.labels:
-        what = "online labels need an observer: give --observer, or --labels hard or stored"
-    elif "stored" in config.labels and config.baselines:
-        what = "stored labels are of the set alone, so soft labels of baselines need --observer"
-    elif {"herding", "k-centre"} & {*config.baselines}:
-        what = "herding and k-centre go by an observer's features: give --observer"
-    elif not config.students:
-        what = "name architectures to train with --students, or give --observer"
-    if what is not None:
-        raise PydreamError(what)
+    return write_results(folder, evaluation_facts(bench, test), rows)
 
 
 def _combinations(config: EvaluateConfig) -> list[tuple[str, str]]:
@@ -143,52 +101,8 @@ def _combinations(config: EvaluateConfig) -> list[tuple[str, str]]:
     return pairs
 
 
-def _prepare(
-    config: EvaluateConfig,
-    distilled: DistilledSet,
-    train: Source | None,
-    test: Source,
-    given: nn.Module | None,
-) -> _Bench:
-    device = resolve_device(config.device)
-    precision = resolve_precision(config.precision, device)
-    observer = None
-    network = given if given is not None else config.observer
-    if network is not None:
-        observer = open_observer(
-            network,
-            distilled,
-            arch=config.observer_arch,
-            precision=precision,
-            device=config.device,
-        )
-    mean, std = (
-        (observer.mean, observer.std)
-        if observer is not None
-        else (tuple(distilled.manifest["mean"]), tuple(distilled.manifest["std"]))
-    )
-    side = distilled.manifest["side"]
-    return _Bench(
-        config=config,
-        distilled=distilled,
-        observer=observer,
-        students=config.students or ((observer.arch,) if observer is not None else ()),
-        train=train,
-        test=load_test_images(test, side, workers=config.workers, device=device),
-        train_fingerprint=None if train is None else train.fingerprint(),
-        test_fingerprint=test.fingerprint(),
-        device=device,
-        precision=precision,
-        mean=mean,
-        std=std,
-        finished=FinishedStudents(
-            (config.out or distilled.path / "results") / "students", config.resume
-        ),
-    )
-
-
 def _train_row(
-    bench: _Bench, student: str, labels: str, images: str, held: dict[tuple[str, int], RealImages]
+    bench: Bench, student: str, labels: str, images: str, held: dict[tuple[str, int], RealImages]
 ) -> EvaluationRow:
     """Train one student for each seed; random images are drawn anew for each."""
     runs = []
@@ -205,7 +119,7 @@ def _train_row(
 
 
 def _train_one(
-    bench: _Bench,
+    bench: Bench,
     student: str,
     labels: str,
     images: str,
@@ -234,12 +148,12 @@ def _train_one(
     )
 
 
-def _eval_every(bench: _Bench, recipe: ResolvedRecipe) -> int:
+def _eval_every(bench: Bench, recipe: ResolvedRecipe) -> int:
     return bench.config.eval_every or max(1, recipe.epochs // 10)
 
 
 def _images(
-    bench: _Bench, name: str, seed: int, held: dict[tuple[str, int], RealImages]
+    bench: Bench, name: str, seed: int, held: dict[tuple[str, int], RealImages]
 ) -> RealImages:
     """Return the images of a row; what several rows share is made once."""
     key = (name, seed if name == "random" else 0)
@@ -261,7 +175,7 @@ def _images(
 
 
 def _targets(
-    bench: _Bench, labels: str, trained_on: RealImages, recipe: ResolvedRecipe, seed: int
+    bench: Bench, labels: str, trained_on: RealImages, recipe: ResolvedRecipe, seed: int
 ) -> tuple[Targets, int]:
     """Return where the targets come from, and how many epochs share them."""
     if labels == "hard":
@@ -275,18 +189,16 @@ def _targets(
     return online_targets(bench.observer, recipe.temperature, largest), 1
 
 
-def _stored(bench: _Bench, recipe: ResolvedRecipe, seed: int) -> StoredLabels:
+def _stored(bench: Bench, recipe: ResolvedRecipe, seed: int) -> StoredLabels:
     """Open the stored labels of a seed, and see that they are of this set and these views."""
-    distilled = bench.distilled
-    stored = StoredLabels(distilled.path, seed)
-    stored.check(
-        distilled.manifest["images_sha256"], distilled.class_names, recipe, (bench.mean, bench.std)
-    )
+    stored = StoredLabels(bench.distilled.path, seed)
+    by = (bench.mean, bench.std)
+    stored.check(bench.images_sha256, bench.distilled.class_names, recipe, by)
     return stored
 
 
 def _resolve(
-    bench: _Bench, student: str, labels: str, images: str, num_images: int
+    bench: Bench, student: str, labels: str, images: str, num_images: int
 ) -> ResolvedRecipe:
     """Settle the recipe for some images; hard labels are compared at temperature 1."""
     config, distilled = bench.config, bench.distilled
@@ -314,13 +226,13 @@ def _resolve(
 
 
 def _identity(
-    bench: _Bench, student: str, labels: str, images: str, recipe: ResolvedRecipe, seed: int
+    bench: Bench, student: str, labels: str, images: str, recipe: ResolvedRecipe, seed: int
 ) -> dict[str, Any]:
     """Say all that a student's measurements follow from."""
     observer = bench.observer
     asked = labels == "online" or images in ("herding", "k-centre")
     return {
-        "set": bench.distilled.manifest["images_sha256"],
+        "set": bench.images_sha256,
         "images": images,
         "train": None if images == "distilled" else bench.train_fingerprint,
         "test": bench.test_fingerprint,
@@ -352,41 +264,3 @@ def _make_folder(folder: Path) -> Path:
     if not os.access(folder, os.W_OK):
         raise PydreamError(f"{folder} cannot be written to; give another --out")
     return folder
-
-
-def _facts(bench: _Bench, test: Source) -> dict[str, Any]:
-    """Say what was evaluated with what, as JSON takes it."""
-    manifest, observer = bench.distilled.manifest, bench.observer
-    settings = dataclasses.asdict(bench.config)
-    return {
-        "format": _FORMAT_VERSION,
-        "package": {"name": "pydream-distill", "version": __version__},
-        "torch": torch.__version__,
-        "device": str(bench.device),
-        "precision": bench.precision,
-        "threads": torch.get_num_threads(),
-        "set": {
-            "path": str(bench.distilled.path),
-            "method": manifest.get("method"),
-            "images_per_class": manifest["images_per_class"],
-            "images_bytes": manifest.get("images_bytes"),
-            "labels_bytes": manifest.get("labels_bytes", 0),
-            "images_sha256": manifest.get("images_sha256"),
-        },
-        "observer": None
-        if observer is None
-        else {
-            "arch": observer.arch,
-            "weights_sha256": observer.weights_sha256,
-            "precision": observer.precision,
-        },
-        "test": {
-            "description": test.description,
-            "images": len(test),
-            "fingerprint": bench.test_fingerprint,
-        },
-        "config": {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in settings.items()
-        },
-    }

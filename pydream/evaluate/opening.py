@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import nn
 
 from pydream.data import Source, has_split, open_source
 from pydream.data.distilled import DistilledSet, images_sha256
+from pydream.data.imported import open_distilled
 from pydream.errors import PydreamError
+from pydream.evaluate.config import EvaluateConfig
+from pydream.evaluate.observers import class_order, listed
 from pydream.models import Observer, load_observer
 
-_NAMES_LISTED = 5
+
+def open_set(config: EvaluateConfig, real: Source | None) -> DistilledSet:
+    """Open a distilled set, whoever made it; the real images' class names serve where it has none.
+
+    Raises
+    ------
+    PydreamError
+        If it cannot be read, or its image files are not those that its manifest describes.
+    """
+    if real is None and config.source is not None and has_split(config.source, "test"):
+        real = open_source(config.source, "test")
+    distilled = open_distilled(
+        config.set,
+        class_names=None if real is None else real.class_names,
+        mean=config.image_mean,
+        std=config.image_std,
+    )
+    check_images(distilled)
+    return distilled
 
 
 def open_real(named: str | None, distilled: DistilledSet, split: str) -> Source:
@@ -84,28 +103,4 @@ def open_observer(
     observer = load_observer(
         given, arch=arch, side=distilled.manifest["side"], precision=precision, device=device
     )
-    named = given if isinstance(given, str) else type(given).__name__
-    names = distilled.class_names
-    made_by = distilled.manifest.get("observer") or {}
-    if made_by.get("weights_sha256") == observer.weights_sha256 and "class_order" in made_by:
-        return observer.with_class_order(made_by["class_order"])
-    if observer.class_names is not None:
-        missing = sorted({*names} - {*observer.class_names})
-        if missing:
-            raise PydreamError(
-                f"observer {named} does not know the classes {listed(missing)} of the "
-                "set; give one trained on them"
-            )
-        return observer.with_class_order([observer.class_names.index(name) for name in names])
-    if observer.num_classes != len(names):
-        raise PydreamError(
-            f"observer {named} has {observer.num_classes} classes, but the set has "
-            f"{len(names)}; give one trained on them"
-        )
-    return observer
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return the first few names, and how many more there are."""
-    more = len(names) - _NAMES_LISTED
-    return ", ".join(names[:_NAMES_LISTED]) + (f" and {more} more" if more > 0 else "")
+    return observer.with_class_order(class_order(observer, distilled))
