@@ -17,8 +17,8 @@ pytest.importorskip("tyro", reason="the command line needs tyro")
 from pydream.cli import main
 
 COMMANDS = (
-    "rded", "dream", "dream-compare", "observer", "relabel", "evaluate", "export", "inspect", "doctor",
-    "demo",
+    "rded", "dream", "dream-compare", "observer", "relabel", "evaluate", "export", "inspect",
+    "doctor", "demo",
 )  # fmt: skip
 
 
