@@ -21,10 +21,18 @@ from pydream.demo import DemoConfig, run_demo
 from pydream.doctor import diagnose, render_diagnosis
 from pydream.dream import CompareConfig, DreamConfig, compare
 from pydream.errors import PydreamError
-from pydream.evaluate import EvaluateConfig, evaluate_set, result_table
+from pydream.evaluate import (
+    EvaluateConfig,
+    ExportConfig,
+    RelabelConfig,
+    evaluate_set,
+    export_set,
+    relabel,
+    result_table,
+)
 from pydream.evaluate.measures import measure_set
-from pydream.evaluate.observers import in_class_order
-from pydream.models import ObserverConfig, load_observer, train_observer
+from pydream.evaluate.opening import open_observer
+from pydream.models import ObserverConfig, train_observer
 from pydream.rded import RdedConfig, RdedResult, distill
 from pydream.report import (
     image_origin,
@@ -33,6 +41,7 @@ from pydream.report import (
     render_origin,
     render_report,
 )
+from pydream.words import byte_words
 
 Json = Annotated[bool, tyro.conf.arg(help="Print the result as JSON, for machines.")]
 Whole = tyro.conf.arg(name="")
@@ -150,7 +159,35 @@ def evaluate_command(config: Annotated[EvaluateConfig, Whole], *, json: Json = F
         _print_json(result.as_dict())
         return
     _console().print(result_table(result))
-    _console().print(f"results: {result.path}", soft_wrap=True)
+    figure = result.path.with_suffix(".png")
+    _console().print(f"results: {result.path}\nfigure:  {figure}", soft_wrap=True)
+
+
+@app.command(name="relabel")
+def relabel_command(config: Annotated[RelabelConfig, Whole], *, json: Json = False) -> None:
+    """Store an observer's labels of a distilled set, so that students train without it."""
+    result = relabel(config)
+    if json:
+        _print_json(dataclasses.asdict(result))
+        return
+    _console().print(
+        f"labels of {result.epochs} epochs: {byte_words(result.labels_bytes)}; images: "
+        f"{byte_words(result.images_bytes)}\nlabels: {result.path}",
+        soft_wrap=True,
+    )
+
+
+@app.command(name="export")
+def export_command(config: Annotated[ExportConfig, Whole], *, json: Json = False) -> None:
+    """Write a distilled set as other tools read it."""
+    result = export_set(config)
+    if json:
+        _print_json(dataclasses.asdict(result))
+        return
+    _console().print(
+        f"{result.path}: {result.images} images for {result.to}, {byte_words(result.bytes)}",
+        soft_wrap=True,
+    )
 
 
 @app.command(name="inspect")
@@ -206,11 +243,9 @@ def inspect_command(
         raise PydreamError(f"{report} exists; give --report the name of a new file")
     network = None
     if observer is not None:
-        side = distilled.stored.side
-        network = load_observer(
-            observer, arch=observer_arch, side=side, precision="float32", device=device
+        network = open_observer(
+            observer, distilled, arch=observer_arch, precision="float32", device=device
         )
-        network = in_class_order(network, distilled)
     real = None if source is None else open_source(source)
     measures = measure_set(distilled, network, real, most_real=most_real)
     if report is not None:

@@ -16,7 +16,10 @@ from pydream.ops import _dispatch
 pytest.importorskip("tyro", reason="the command line needs tyro")
 from pydream.cli import main
 
-COMMANDS = ("rded", "observer", "evaluate", "inspect", "doctor", "demo")
+COMMANDS = (
+    "rded", "dream", "dream-compare", "observer", "relabel", "evaluate", "export", "inspect",
+    "doctor", "demo",
+)  # fmt: skip
 
 
 def run(monkeypatch, *arguments: object) -> int:
@@ -103,7 +106,9 @@ def test_distil_for_people(monkeypatch, capsys, tmp_path, observer):
         (("rded", "TINY", "--observer", "OBSERVER", "--device", "cuda:99"), "'cuda:99' cannot be"),
         (("rded", "TINY", "--observer", "OBSERVER", "--device", "tpu!"), "'tpu!' cannot be"),
         (("inspect", "TINY"), "no distilled set"),
-        (("evaluate", "TINY", "--observer", "OBSERVER"), "no distilled set"),
+        (("evaluate", "TINY", "--observer", "OBSERVER"), "does not say what it was distilled"),
+        (("relabel", "TINY", "--observer", "OBSERVER"), "no distilled set"),
+        (("evaluate", "TINY"), "online labels need an observer"),
         (("observer", "nowhere", "--arch", "convnet3", "--out", "o.safetensors"), "nowhere"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,

@@ -47,7 +47,7 @@ class StoredImages(Sequence[torch.Tensor]):
     files
         One for each image.
     side
-        Height and width that the manifest promises, in pixels.
+        Height and width that each must have, in pixels.
     """
 
     def __init__(self, files: Sequence[Path], side: int) -> None:
@@ -81,7 +81,7 @@ class StoredImages(Sequence[torch.Tensor]):
         if tuple(image.shape) != (self.side, self.side, 3):
             raise PydreamError(
                 f"{file}: the image is {image.shape[0]}x{image.shape[1]}, "
-                f"the manifest says {self.side}x{self.side}"
+                f"but those of its set are {self.side}x{self.side}"
             )
         return image
 
@@ -90,17 +90,59 @@ class StoredImages(Sequence[torch.Tensor]):
         """Bytes of all images together, once they are read."""
         return len(self) * 3 * self.side**2
 
+    def together(self) -> torch.Tensor:
+        """Read all images, (N, side, side, 3) uint8; raises as reading one does."""
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            return torch.stack(list(pool.map(self.__getitem__, range(len(self)))))
+
+
+class HeldImages(Sequence[torch.Tensor]):
+    """The images of a set that are in memory already.
+
+    Parameters
+    ----------
+    pixels
+        (N, S, S, 3) uint8.
+    """
+
+    def __init__(self, pixels: torch.Tensor) -> None:
+        self.pixels = pixels
+        self.side = pixels.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @overload
+    def __getitem__(self, index: int) -> torch.Tensor: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> HeldImages: ...
+
+    def __getitem__(self, index: int | slice) -> torch.Tensor | HeldImages:
+        """Return an image, (side, side, 3) uint8, or some of the images."""
+        chosen = self.pixels[index]
+        return HeldImages(chosen) if isinstance(index, slice) else chosen
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images together."""
+        return self.pixels.nbytes
+
+    def together(self) -> torch.Tensor:
+        """Return all images, (N, side, side, 3) uint8; they are not copied."""
+        return self.pixels
+
 
 @dataclass(frozen=True)
 class DistilledSet:
-    """A distilled set on disk; its images are read when they are asked for.
+    """A distilled set; images on disk are read when they are asked for.
 
     Attributes
     ----------
     path
-        Its folder.
+        Its folder or file.
     manifest
-        The contents of ``manifest.json``.
+        The contents of ``manifest.json``, or as much of that as is known of another's set.
     stored
         Its images one by one, class by class.
     labels
@@ -113,7 +155,7 @@ class DistilledSet:
 
     path: Path
     manifest: dict[str, Any]
-    stored: StoredImages
+    stored: StoredImages | HeldImages
     labels: torch.Tensor
     class_names: tuple[str, ...]
     provenance: pa.Table | None
@@ -121,8 +163,7 @@ class DistilledSet:
     @functools.cached_property
     def images(self) -> torch.Tensor:
         """All images, (N, S, S, 3) uint8; raises as ``stored`` does."""
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            return torch.stack(list(pool.map(self.stored.__getitem__, range(len(self.stored)))))
+        return self.stored.together()
 
 
 def load_set(path: str | os.PathLike[str]) -> DistilledSet:

@@ -51,6 +51,20 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def write_whole(file: Path, data: bytes) -> None:
+    """Write a file whole or not at all; one that is there is replaced.
+
+    Raises
+    ------
+    PydreamError
+        If it cannot be written.
+    """
+    with disk_errors(file):
+        beside = file.with_name(file.name + ".beside")
+        beside.write_bytes(data)
+        beside.replace(file)
+
+
 class SetWriter:
     """Writes a distilled set class by class, and can go on where a killed run stopped.
 
@@ -118,10 +132,7 @@ class SetWriter:
 
     def write_bytes(self, file: Path, data: bytes) -> None:
         """Write a file inside the partial set, whole or not at all."""
-        with disk_errors(file):
-            beside = file.with_name(file.name + ".beside")
-            beside.write_bytes(data)
-            beside.replace(file)
+        write_whole(file, data)
 
     def record(self, name: str) -> dict[str, Any] | None:
         """Return what `keep` stored under a name, or None."""

@@ -6,30 +6,73 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydream import marks
 from pydream.errors import PydreamError
-from pydream.evaluate.recipe import Mix
+from pydream.evaluate.recipe import Mix, Optimizer, Schedule, Views
 
-# The fields that take the place of a recipe's.
-_OVERRIDES = (
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "betas",
-    "weight_decay",
-    "crop_scale",
-    "crop_ratio",
-    "horizontal_flip",
-    "mix",
-    "mix_concentration",
-    "temperature",
-)
+LabelKind: TypeAlias = Literal["online", "stored", "hard"]
+"""Where targets come from: the observer at every step, what `relabel` stored, or the classes."""
+Baseline: TypeAlias = Literal["random", "herding", "k-centre", "full"]
+"""Real images: drawn at random, two coresets, all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeSettings:
+    """A recipe, and numbers that take the place of its own."""
+
+    recipe: Literal["rded", "idc"] = "rded"
+    """How students are trained; the following settings replace its numbers."""
+    epochs: int | None = None
+    """Passes over the set."""
+    batch_size: int | None = None
+    """Images of a step, at most."""
+    learning_rate: float | None = None
+    """Of the first epoch."""
+    optimizer: Optimizer | None = None
+    """How weights move."""
+    schedule: Schedule | None = None
+    """How the learning rate falls: half of a half cosine, or to a fifth at 2/3 and at 5/6."""
+    betas: tuple[float, float] | None = None
+    """Of AdamW."""
+    momentum: float | None = None
+    """Of SGD."""
+    weight_decay: float | None = None
+    """Of the weights with two dimensions or more; of SGD, of all."""
+    views: Views | None = None
+    """What a student sees: random crops of images with shuffled patches, or their enlarged cells
+    with DSA's augmentations."""
+    factor: int | None = None
+    """Patches or cells per side of an image; by default the set's. Baselines have one."""
+    crop_scale: tuple[float, float] | None = None
+    """Least and greatest share of an image's area in a crop; by default 1/factor and 1."""
+    crop_ratio: tuple[float, float] | None = None
+    """Least and greatest width by height of a crop."""
+    horizontal_flip: bool | None = None
+    """Whether half of the views are mirrored."""
+    mix: Mix | None = None
+    """How two images become one."""
+    mix_probability: float | None = None
+    """Share of the batches that are mixed."""
+    mix_concentration: float | None = None
+    """Parameter of the beta distribution that an image's share is drawn from."""
+    temperature: float | None = None
+    """What logits are divided by before student and observer are compared."""
+
+    def overrides(self) -> dict[str, Any]:
+        """Return the settings that take the place of the recipe's; `factor` goes by the images."""
+        fields = [field.name for field in dataclasses.fields(RecipeSettings)]
+        values = {name: getattr(self, name) for name in fields}
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None and name not in ("recipe", "factor")
+        }
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(RecipeSettings):
     """Settings of `pydream.evaluate.evaluate_set`.
 
     Raises
@@ -39,46 +82,33 @@ class EvaluateConfig:
     """
 
     set: Annotated[marks.Positional[Path], marks.arg(metavar="SET")]
-    """Folder of the distilled set."""
-    observer: str
-    """Weights of the observer that labels the images (.safetensors, .pt, .pth)."""
+    """The distilled set: a folder of ours, a folder of class folders, a .pt file of [images,
+    labels] as DC, IDC, DREAM and MTT write, or DD-Ranking's folder."""
+    image_mean: tuple[float, ...] | None = None
+    """What the images of a .pt file were normalised with, where they are; a number a channel."""
+    image_std: tuple[float, ...] | None = None
+    """Likewise."""
+    observer: str | None = None
+    """Weights of the observer that labels the images (.safetensors, .pt, .pth); needed for online
+    labels and for coresets."""
     observer_arch: str | None = None
     """Architecture of the observer; read from the weights file where it is written there."""
-    student: str | None = None
-    """Architecture to train, e.g. convnet3, resnet18-modified, resnet18, timm/NAME; by default
-    the observer's."""
+    students: tuple[str, ...] = ()
+    """Architectures to train, e.g. convnet3 resnet18-modified timm/NAME, with blanks or commas
+    between; by default the observer's."""
+    labels: tuple[LabelKind, ...] = ("online",)
+    """Where targets come from: the observer at every step, what `pydream relabel` stored, or the
+    classes; a row of the result for each."""
     source: str | None = None
     """Real images with a test split; by default what the set was distilled from."""
     seeds: tuple[int, ...] = (0,)
     """One student is trained from each."""
-    baselines: tuple[Literal["random"], ...] = ()
-    """Also train on as many real images per class, drawn at random."""
-    recipe: Literal["rded"] = "rded"
-    """How students are trained; the following settings replace its numbers."""
-    epochs: int | None = None
-    """Passes over the set."""
-    batch_size: int | None = None
-    """Images of a step, at most."""
-    learning_rate: float | None = None
-    """Of the first epoch."""
-    betas: tuple[float, float] | None = None
-    """Of AdamW."""
-    weight_decay: float | None = None
-    """Of the weights with two dimensions or more."""
-    factor: int | None = None
-    """Patches per side that are shuffled; by default the set's. Baselines are not shuffled."""
-    crop_scale: tuple[float, float] | None = None
-    """Least and greatest share of an image's area in a crop; by default 1/factor and 1."""
-    crop_ratio: tuple[float, float] | None = None
-    """Least and greatest width by height of a crop."""
-    horizontal_flip: bool | None = None
-    """Whether half of the views are mirrored."""
-    mix: Mix | None = None
-    """How two images become one."""
-    mix_concentration: float | None = None
-    """Parameter of the beta distribution that an image's share is drawn from."""
-    temperature: float | None = None
-    """What logits are divided by before student and observer are compared."""
+    baselines: tuple[Baseline, ...] = ()
+    """Also train on real images: as many of each class drawn at random, or chosen by herding or
+    k-centre on the observer's features; or on all there are."""
+    full_steps: int | None = None
+    """Steps on all images, rounded to whole epochs, at least one; by default as many as on the
+    set."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     """Arithmetic; auto takes bfloat16 where the processor or the GPU has it."""
     device: str = "cpu"
@@ -87,23 +117,72 @@ class EvaluateConfig:
     eval_every: int | None = None
     """Epochs between measurements on the test images; by default a tenth of the epochs."""
     out: Path | None = None
-    """Folder for the results, each in a file of its own; by default results in the set's."""
+    """Folder for the results, each in a file of its own; by default results in the set's, or beside
+    a set that is not ours."""
+    resume: bool = False
+    """Take students that an evaluation with the same settings has finished before."""
     workers: int = dataclasses.field(default_factory=lambda: len(os.sched_getaffinity(0)))
     """Threads that decode images; does not change the result."""
 
     def __post_init__(self) -> None:
-        if not self.seeds:
-            raise PydreamError("seeds must hold at least one number")
-        for seed in self.seeds:
-            if not 0 <= seed < 2**63:
-                raise PydreamError(f"seeds must be 0 to 2**63 - 1, got {seed}")
-        if len({*self.seeds}) < len(self.seeds):
-            raise PydreamError(f"seeds must differ, got {' '.join(map(str, self.seeds))}")
-        for name in ("eval_every", "workers"):
+        names = [name for each in self.students for name in each.split(",") if name]
+        object.__setattr__(self, "students", tuple(names))
+        _check_seeds(self.seeds)
+        if not self.labels:
+            raise PydreamError("labels must be online, stored or hard, got none")
+        for name in ("students", "labels", "baselines"):
+            values = getattr(self, name)
+            if len({*values}) < len(values):
+                raise PydreamError(f"{name} must differ, got {' '.join(values)}")
+        for name in ("eval_every", "workers", "full_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise PydreamError(f"{name} must be at least 1, got {value}")
 
-    def overrides(self) -> dict[str, Any]:
-        """Return the settings that take the place of the recipe's."""
-        return {name: getattr(self, name) for name in _OVERRIDES if getattr(self, name) is not None}
+
+@dataclass(frozen=True)
+class RelabelConfig(RecipeSettings):
+    """Settings of `pydream.evaluate.relabel`.
+
+    Raises
+    ------
+    PydreamError
+        If a value is out of its range.
+    """
+
+    set: Annotated[marks.Positional[Path], marks.arg(metavar="SET")]
+    """Folder of the distilled set; labels go into its folder labels."""
+    observer: str
+    """Weights of the observer that labels the images (.safetensors, .pt, .pth)."""
+    observer_arch: str | None = None
+    """Architecture of the observer; read from the weights file where it is written there."""
+    student: str | None = None
+    """Architecture that will be trained, where the recipe's batch size depends on it; by default
+    the observer's."""
+    seeds: tuple[int, ...] = (0,)
+    """Labels are stored for students trained from each."""
+    every: int = 1
+    """Epochs that share views and labels: 10 takes a tenth of the bytes."""
+    top_k: int | None = None
+    """Keep this many classes of each label; the others share what is left evenly."""
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Arithmetic of the observer."""
+    device: str = "cpu"
+    """Where the observer runs: cpu, cuda, cuda:1."""
+
+    def __post_init__(self) -> None:
+        _check_seeds(self.seeds)
+        for name in ("every", "top_k"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise PydreamError(f"{name} must be at least 1, got {value}")
+
+
+def _check_seeds(seeds: tuple[int, ...]) -> None:
+    if not seeds:
+        raise PydreamError("seeds must hold at least one number")
+    for seed in seeds:
+        if not 0 <= seed < 2**63:
+            raise PydreamError(f"seeds must be 0 to 2**63 - 1, got {seed}")
+    if len({*seeds}) < len(seeds):
+        raise PydreamError(f"seeds must differ, got {' '.join(map(str, seeds))}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +11,25 @@ import torch
 from torch import nn
 
 from pydream import __version__
-from pydream.data import Source, has_split, open_source
-from pydream.data.distilled import DistilledSet, load_set
+from pydream.data import Source
 from pydream.errors import PydreamError
+from pydream.evaluate.baselines import baseline_images
+from pydream.evaluate.bench import (
+    Bench,
+    check_observer,
+    evaluation_facts,
+    prepare_bench,
+    results_folder,
+)
 from pydream.evaluate.config import EvaluateConfig
-from pydream.evaluate.labels import online_targets
+from pydream.evaluate.labels import Targets, hard_targets, online_targets
 from pydream.evaluate.measure import RealImages
-from pydream.evaluate.real import load_test_images, random_real_images
+from pydream.evaluate.opening import check_class_names, open_real, open_set
 from pydream.evaluate.recipe import RECIPES, ResolvedRecipe, resolve
 from pydream.evaluate.results import EvaluationResult, EvaluationRow, StudentRun, write_results
+from pydream.evaluate.stored import StoredLabels
 from pydream.evaluate.train import train_student
-from pydream.evaluate.views import largest_batch
-from pydream.models import Observer, load_observer
-
-_FORMAT_VERSION = 1
-_NAMES_LISTED = 5
-
-
-@dataclass(frozen=True)
-class _Bench:
-    """What all students of an evaluation share."""
-
-    config: EvaluateConfig
-    distilled: DistilledSet
-    observer: Observer
-    test: RealImages
-    student: str
+from pydream.evaluate.views import largest_batch, steps_per_epoch
 
 
 def evaluate_set(
@@ -47,7 +39,7 @@ def evaluate_set(
     test: Source | None = None,
     observer: nn.Module | None = None,
 ) -> EvaluationResult:
-    """Train students on a distilled set and measure them on real test images.
+    """Train students on a distilled set and on baselines; measure them on real test images.
 
     Parameters
     ----------
@@ -59,168 +51,206 @@ def evaluate_set(
         Real test images, likewise.
     observer
         A classifier of normalised (B, 3, S, S) float32 images, where it is no file;
-        ``config.observer`` then only names it, and ``config.student`` must be given.
+        ``config.observer`` then only names it, and ``config.students`` must be given.
 
     Returns
     -------
     EvaluationResult
-        One row for the set and one for each baseline, also written to a new file.
+        For every student and kind of labels a row for the set and one for each baseline; also
+        written to a new file, with a figure beside it.
 
     Raises
     ------
     PydreamError
         If something given cannot be used.
     """
-    distilled = load_set(config.set)
-    test = test if test is not None else _open(config, distilled, "test")
-    _check_class_names(test, distilled)
-    network = _load_observer(config, distilled, observer)
-    bench = _Bench(
-        config=config,
-        distilled=distilled,
-        observer=network,
-        test=load_test_images(
-            test, distilled.images.shape[1], workers=config.workers, device=network.device
-        ),
-        student=config.student or network.arch,
-    )
-    factor = config.factor if config.factor is not None else distilled.manifest.get("factor", 1)
-    plans = {"distilled": _resolve(bench, factor)}
-    if "random" in config.baselines:
-        train = train if train is not None else _open(config, distilled, "train")
-        _check_class_names(train, distilled)
-        plans["random"] = _resolve(bench, 1)
-    folder = _make_folder(config.out or distilled.path / "results")
-    rows = tuple(_run_seeds(bench, name, recipe, train) for name, recipe in plans.items())
-    return write_results(folder, _facts(bench, test), rows)
+    check_observer(config, observer)
+    distilled = open_set(config, test)
+    if test is None:
+        test = open_real(config.source, distilled, "test")
+    if train is None and config.baselines:
+        train = open_real(config.source, distilled, "train")
+    for real in (train, test):
+        if real is not None:
+            check_class_names(real, distilled)
+    bench = prepare_bench(config, distilled, train, test, observer)
+    plans = [
+        (student, labels, images)
+        for student in bench.students
+        for labels, images in _combinations(config)
+    ]
+    for student, labels, images in plans:
+        if images == "distilled":
+            recipe = _resolve(bench, student, labels, images, len(distilled.stored))
+            for seed in config.seeds if labels == "stored" else ():
+                _stored(bench, recipe, seed)
+    folder = _make_folder(results_folder(config, distilled))
+    held: dict[tuple[str, int], RealImages] = {}
+    rows = tuple(_train_row(bench, *plan, held) for plan in plans)
+    return write_results(folder, evaluation_facts(bench, test), rows)
 
 
-def _run_seeds(
-    bench: _Bench, images: str, recipe: ResolvedRecipe, train: Source | None
+def _combinations(config: EvaluateConfig) -> list[tuple[str, str]]:
+    """Return which labels go with which images; baselines have online labels for stored ones."""
+    pairs: list[tuple[str, str]] = []
+    for labels in config.labels:
+        pairs.append((labels, "distilled"))
+        if not (labels == "stored" and "online" in config.labels):
+            soft = "online" if labels == "stored" else labels
+            pairs += [(soft, name) for name in config.baselines]
+    return pairs
+
+
+def _train_row(
+    bench: Bench, student: str, labels: str, images: str, held: dict[tuple[str, int], RealImages]
 ) -> EvaluationRow:
     """Train one student for each seed; random images are drawn anew for each."""
-    config, observer = bench.config, bench.observer
     runs = []
-    for seed in config.seeds:
-        trained_on = bench.distilled.images
-        if images == "random":
-            assert train is not None
-            trained_on = random_real_images(
-                train,
-                bench.distilled.manifest["images_per_class"],
-                trained_on.shape[1],
-                seed=seed,
-                workers=config.workers,
-            ).images
-        trained = train_student(
-            trained_on.to(observer.device),
-            online_targets(observer, recipe.temperature, largest_batch(len(trained_on), recipe)),
-            bench.test,
-            recipe,
-            student=bench.student,
-            num_classes=observer.num_classes,
-            mean=observer.mean,
-            std=observer.std,
-            seed=seed,
-            eval_every=config.eval_every or max(1, recipe.epochs // 10),
-            precision=observer.precision,
-            description=f"{images} images, seed {seed}",
-        )
-        runs.append(
-            StudentRun(
-                seed,
-                trained.curve,
-                trained.steps,
-                trained.train_seconds,
-                trained.test_seconds,
-            )
-        )
-    return EvaluationRow(images, "online", bench.student, len(trained_on), recipe, tuple(runs))
+    for seed in bench.config.seeds:
+        trained_on = _images(bench, images, seed, held)
+        recipe = _resolve(bench, student, labels, images, len(trained_on))
+        identity = _identity(bench, student, labels, images, recipe, seed)
+        run = bench.finished.find(identity)
+        if run is None:
+            run = _train_one(bench, student, labels, images, trained_on, recipe, seed)
+            bench.finished.keep(identity, run)
+        runs.append(run)
+    return EvaluationRow(images, labels, student, len(trained_on), recipe, tuple(runs))
 
 
-def _resolve(bench: _Bench, factor: int) -> ResolvedRecipe:
-    """Settle the recipe for images of so many patches per side."""
-    images = bench.distilled.images
-    return resolve(
-        RECIPES[bench.config.recipe],
-        student=bench.student,
-        num_images=len(images),
+def _train_one(
+    bench: Bench,
+    student: str,
+    labels: str,
+    images: str,
+    trained_on: RealImages,
+    recipe: ResolvedRecipe,
+    seed: int,
+) -> StudentRun:
+    targets, labelled_every = _targets(bench, labels, trained_on, recipe, seed)
+    trained = train_student(
+        trained_on.images.to(bench.device),
+        targets,
+        bench.test,
+        recipe,
+        student=student,
         num_classes=len(bench.distilled.class_names),
-        side=images.shape[1],
-        factor=factor,
-        overrides=bench.config.overrides(),
+        mean=bench.mean,
+        std=bench.std,
+        seed=seed,
+        eval_every=_eval_every(bench, recipe),
+        labelled_every=labelled_every,
+        precision=bench.precision,
+        description=f"{student}, {images} images, {labels} labels, seed {seed}",
+    )
+    return StudentRun(
+        seed, trained.curve, trained.steps, trained.train_seconds, trained.test_seconds
     )
 
 
-def _open(config: EvaluateConfig, distilled: DistilledSet, split: str) -> Source:
-    """Open the real images that were named, or that the set was distilled from."""
-    named = config.source or distilled.manifest.get("source", {}).get("description")
-    if named is None:
-        raise PydreamError(
-            f"{distilled.path} does not say what it was distilled from; "
-            "name real images with a test split with --source"
-        )
-    if split == "test" and not has_split(named, "test"):
-        raise PydreamError(
-            f"{named} has no test split; name real images that have one with --source"
-        )
-    return open_source(named, split)
+def _eval_every(bench: Bench, recipe: ResolvedRecipe) -> int:
+    return bench.config.eval_every or max(1, recipe.epochs // 10)
 
 
-def _check_class_names(source: Source, distilled: DistilledSet) -> None:
-    """Raise PydreamError unless the real images have the classes of the set, in their order."""
-    real, own = source.class_names, distilled.class_names
-    if real == own:
-        return
-    parts = [
-        f"only {where} has {_listed(sorted(names))}"
-        for where, names in (
-            (source.description, {*real} - {*own}),
-            (str(distilled.path), {*own} - {*real}),
-        )
-        if names
-    ]
-    raise PydreamError(
-        f"the {source.split} images of {source.description} have other classes than the set: "
-        f"{'; '.join(parts) or 'they come in another order'}"
-    )
-
-
-def _load_observer(
-    config: EvaluateConfig, distilled: DistilledSet, given: nn.Module | None
-) -> Observer:
-    """Load the observer and put its classes in the order of the set's."""
-    observer = load_observer(
-        given if given is not None else config.observer,
-        arch=config.observer_arch,
-        side=distilled.images.shape[1],
-        precision=config.precision,
-        device=config.device,
-    )
-    names = distilled.class_names
-    made_by = distilled.manifest.get("observer", {})
-    if made_by.get("weights_sha256") == observer.weights_sha256 and "class_order" in made_by:
-        return observer.with_class_order(made_by["class_order"])
-    if observer.class_names is not None:
-        missing = sorted({*names} - {*observer.class_names})
-        if missing:
-            raise PydreamError(
-                f"observer {config.observer} does not know the classes {_listed(missing)} of the "
-                "set; give one trained on them"
+def _images(
+    bench: Bench, name: str, seed: int, held: dict[tuple[str, int], RealImages]
+) -> RealImages:
+    """Return the images of a row; what several rows share is made once."""
+    key = (name, seed if name == "random" else 0)
+    if key not in held:
+        if name == "distilled":
+            held[key] = RealImages(bench.distilled.images, bench.distilled.labels)
+        else:
+            assert bench.train is not None
+            held[key] = baseline_images(
+                name,
+                bench.train,
+                bench.distilled.manifest["images_per_class"],
+                bench.side,
+                seed=seed,
+                observer=bench.observer,
+                workers=bench.config.workers,
             )
-        return observer.with_class_order([observer.class_names.index(name) for name in names])
-    if observer.num_classes != len(names):
-        raise PydreamError(
-            f"observer {config.observer} has {observer.num_classes} classes, but the set has "
-            f"{len(names)}; give one trained on them"
+    return held[key]
+
+
+def _targets(
+    bench: Bench, labels: str, trained_on: RealImages, recipe: ResolvedRecipe, seed: int
+) -> tuple[Targets, int]:
+    """Return where the targets come from, and how many epochs share them."""
+    if labels == "hard":
+        of_rows = trained_on.labels.repeat(recipe.views_per_image).to(bench.device)
+        return hard_targets(of_rows, len(bench.distilled.class_names)), 1
+    if labels == "stored":
+        stored = _stored(bench, recipe, seed)
+        return stored.targets(recipe.temperature, bench.device), stored.plan.every
+    assert bench.observer is not None
+    largest = largest_batch(len(trained_on), recipe)
+    return online_targets(bench.observer, recipe.temperature, largest), 1
+
+
+def _stored(bench: Bench, recipe: ResolvedRecipe, seed: int) -> StoredLabels:
+    """Open the stored labels of a seed, and see that they are of this set and these views."""
+    stored = StoredLabels(bench.distilled.path, seed)
+    by = (bench.mean, bench.std)
+    stored.check(bench.images_sha256, bench.distilled.class_names, recipe, by)
+    return stored
+
+
+def _resolve(
+    bench: Bench, student: str, labels: str, images: str, num_images: int
+) -> ResolvedRecipe:
+    """Settle the recipe for some images; hard labels are compared at temperature 1."""
+    config, distilled = bench.config, bench.distilled
+
+    def resolved(count: int, factor: int) -> ResolvedRecipe:
+        return resolve(
+            RECIPES[config.recipe],
+            student=student,
+            num_images=count,
+            num_classes=len(distilled.class_names),
+            side=bench.side,
+            factor=factor,
+            overrides=config.overrides(),
         )
-    return observer
+
+    own = config.factor if config.factor is not None else distilled.manifest.get("factor", 1)
+    recipe = resolved(num_images, own if images == "distilled" else 1)
+    if images == "full":
+        number = len(distilled.stored)
+        set_recipe = resolved(number, own)
+        steps = config.full_steps or set_recipe.epochs * steps_per_epoch(number, set_recipe)
+        epochs = max(1, round(steps / steps_per_epoch(num_images, recipe)))
+        recipe = dataclasses.replace(recipe, epochs=epochs)
+    return dataclasses.replace(recipe, temperature=1.0) if labels == "hard" else recipe
 
 
-def _listed(names: list[str]) -> str:
-    """Return the first few names, and how many more there are."""
-    more = len(names) - _NAMES_LISTED
-    return ", ".join(names[:_NAMES_LISTED]) + (f" and {more} more" if more > 0 else "")
+def _identity(
+    bench: Bench, student: str, labels: str, images: str, recipe: ResolvedRecipe, seed: int
+) -> dict[str, Any]:
+    """Say all that a student's measurements follow from."""
+    observer = bench.observer
+    asked = labels == "online" or images in ("herding", "k-centre")
+    return {
+        "set": bench.images_sha256,
+        "images": images,
+        "train": None if images == "distilled" else bench.train_fingerprint,
+        "test": bench.test_fingerprint,
+        "labels": labels,
+        "stored": dataclasses.asdict(_stored(bench, recipe, seed).plan)
+        if labels == "stored"
+        else None,
+        "observer": observer.weights_sha256 if observer is not None and asked else None,
+        "student": student,
+        "recipe": dataclasses.asdict(recipe),
+        "mean": bench.mean,
+        "std": bench.std,
+        "seed": seed,
+        "eval_every": _eval_every(bench, recipe),
+        "precision": bench.precision,
+        "device": bench.device.type,
+        "versions": [__version__, str(torch.__version__)],
+    }
 
 
 def _make_folder(folder: Path) -> Path:
@@ -234,37 +264,3 @@ def _make_folder(folder: Path) -> Path:
     if not os.access(folder, os.W_OK):
         raise PydreamError(f"{folder} cannot be written to; give another --out")
     return folder
-
-
-def _facts(bench: _Bench, test: Source) -> dict[str, Any]:
-    """Say what was evaluated with what, as JSON takes it."""
-    manifest, observer = bench.distilled.manifest, bench.observer
-    settings = dataclasses.asdict(bench.config)
-    return {
-        "format": _FORMAT_VERSION,
-        "package": {"name": "pydream-distill", "version": __version__},
-        "torch": torch.__version__,
-        "device": str(observer.device),
-        "threads": torch.get_num_threads(),
-        "set": {
-            "path": str(bench.distilled.path),
-            "method": manifest.get("method"),
-            "images_per_class": manifest["images_per_class"],
-            "images_bytes": manifest.get("images_bytes"),
-            "images_sha256": manifest.get("images_sha256"),
-        },
-        "observer": {
-            "arch": observer.arch,
-            "weights_sha256": observer.weights_sha256,
-            "precision": observer.precision,
-        },
-        "test": {
-            "description": test.description,
-            "images": len(test),
-            "fingerprint": test.fingerprint(),
-        },
-        "config": {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in settings.items()
-        },
-    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -29,11 +28,31 @@ def online_targets(observer: Observer, temperature: float, batch_size: int) -> T
         Images of a batch, at most. The observer's tiles are cut to fit, since a padded row costs
         as much as an image.
     """
-    fitting = copy.copy(observer)
-    fitting.tile = -(-batch_size // -(-batch_size // observer.tile))
+    fitting = observer.with_tile(batch_size)
 
     def targets(batch: MixedBatch) -> torch.Tensor:
         return torch.softmax(fitting.logits(batch.images) / temperature, dim=1)
+
+    return targets
+
+
+def hard_targets(labels: torch.Tensor, num_classes: int) -> Targets:
+    """Take the true classes of an image and of its partner, by their shares.
+
+    Parameters
+    ----------
+    labels
+        (R,) int64: of the rows that batches name, on the device where the student is trained.
+    num_classes
+        Number of classes.
+    """
+
+    def targets(batch: MixedBatch) -> torch.Tensor:
+        own, other = (
+            functional.one_hot(labels[rows], num_classes).float()
+            for rows in (batch.rows, batch.partners)
+        )
+        return torch.lerp(other, own, batch.share)
 
     return targets
 

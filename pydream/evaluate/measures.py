@@ -7,9 +7,9 @@ realistic, as an observer sees it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -18,9 +18,10 @@ import numpy.typing as npt
 import torch
 
 from pydream.data import Source
-from pydream.data.distilled import DistilledSet
+from pydream.data.distilled import DistilledSet, StoredImages
 from pydream.errors import PydreamError
 from pydream.evaluate.observed import Observed, cell_boxes, features_of, observe, patch_scores
+from pydream.evaluate.observers import listed
 from pydream.evaluate.real import load_images
 from pydream.models import Observer
 from pydream.ops import random_keys
@@ -48,7 +49,8 @@ def measure_set(
     distilled
         The set.
     observer
-        Of images of the set's side, with the set's classes in its order (`in_class_order`).
+        Of images of the set's side, with the set's classes in its order, as
+        `pydream.evaluate.opening.open_observer` makes it.
     source
         Real images; must have all classes of the set.
     most_real
@@ -57,7 +59,8 @@ def measure_set(
     Returns
     -------
     dict
-        Ready for JSON: ``images_bytes``, ``labels_bytes``; ``effective_sources`` (see
+        Ready for JSON: ``images_bytes`` (of files, or of pixels that lie in a file of tensors),
+        ``labels_bytes``; ``effective_sources`` (see
         `effective_number`; None without provenance); ``observer`` (``arch``,
         ``weights_sha256``), ``distilled``, ``random_real`` (None where they were not measured) and
         ``real`` (``source``; ``classes`` and ``samples`` that were looked at), None likewise.
@@ -76,11 +79,11 @@ def measure_set(
         If the observer takes images of another side or has other classes, the source lacks a
         class or has too few images, or there is a source without an observer.
     """
+    stored, labels = distilled.stored, (distilled.path / "labels").rglob("*")
+    in_files = _bytes(stored.files) if isinstance(stored, StoredImages) else stored.nbytes
     measures: dict[str, Any] = {
-        "images_bytes": sum(file.stat().st_size for file in distilled.stored.files),
-        "labels_bytes": sum(
-            file.stat().st_size for file in (distilled.path / "labels").rglob("*") if file.is_file()
-        ),
+        "images_bytes": in_files,
+        "labels_bytes": _bytes(file for file in labels if file.is_file()),
         "effective_sources": _effective_sources(distilled),
         "observer": None,
         "distilled": None,
@@ -170,11 +173,15 @@ def _check(
         missing = sorted({*distilled.class_names} - {*source.class_names})
         if missing:
             raise PydreamError(
-                f"{source.description} lacks {len(missing)} classes of {distilled.path}, "
-                f"{missing[0]} among them; give the images that it was distilled from"
+                f"{source.description} lacks the classes {listed(missing)} of {distilled.path}; "
+                "give the images that it was distilled from"
             )
     if most_real < 1:
         raise PydreamError(f"most_real must be at least 1, got {most_real}")
+
+
+def _bytes(files: Iterable[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
 
 
 def _effective_sources(distilled: DistilledSet) -> float | None:
@@ -189,13 +196,11 @@ def _observe_set(distilled: DistilledSet, observer: Observer) -> tuple[Observed,
     boxes = cell_boxes(distilled.stored.side, distilled.manifest["factor"])
     batch = max(_BATCH, observer.tile)
     seen, of_patches = [], []
-    with ThreadPoolExecutor(_workers()) as pool:
-        for start in range(0, len(distilled.stored), batch):
-            stored = distilled.stored[start : start + batch]
-            labels = distilled.labels[start : start + batch]
-            images = torch.stack(list(pool.map(stored.__getitem__, range(len(stored)))))
-            seen.append(observe(images, labels, observer))
-            of_patches.append(patch_scores(images, labels, boxes, observer))
+    for start in range(0, len(distilled.stored), batch):
+        images = distilled.stored[start : start + batch].together()
+        labels = distilled.labels[start : start + batch]
+        seen.append(observe(images, labels, observer))
+        of_patches.append(patch_scores(images, labels, boxes, observer))
     return Observed.joined(seen), torch.cat(of_patches)
 
 
@@ -254,7 +259,7 @@ def _readable(source: Source, indices: npt.NDArray[np.int64], side: int) -> Iter
     """Give out those real images that can be read, each (side, side, 3) uint8."""
     for start in range(0, len(indices), _BATCH):
         places = indices[start : start + _BATCH].tolist()
-        images, errors = load_images(source, places, side, _workers())
+        images, errors = load_images(source, places, side, len(os.sched_getaffinity(0)))
         yield from (
             image for place, image in zip(places, images, strict=True) if place not in errors
         )
@@ -277,7 +282,3 @@ def _summary(images: Observed, labels: torch.Tensor) -> dict[str, float | None]:
 
 def _mean(values: torch.Tensor) -> float | None:
     return float(values.double().mean()) if len(values) else None
-
-
-def _workers() -> int:
-    return len(os.sched_getaffinity(0))

@@ -12,6 +12,15 @@ from pydream.errors import PydreamError
 
 Mix: TypeAlias = Literal["cutmix", "mixup"]
 """How two images become one."""
+Views: TypeAlias = Literal["crop", "dsa"]
+"""What a student sees of an image: a random crop of it, its patches shuffled; or, of each of its
+cells enlarged to a whole image (multi-formation), one augmented as DSA does."""
+Optimizer: TypeAlias = Literal["adamw", "sgd"]
+Schedule: TypeAlias = Literal["half-cosine", "steps"]
+"""Learning rate: half of a half cosine, down to a half; or a fifth of it from 2/3, and of that from
+5/6 of the epochs on."""
+
+_FALLS, _FALL = (2 / 3, 5 / 6), 0.2  # of the schedule "steps"
 
 
 @dataclass(frozen=True)
@@ -66,14 +75,24 @@ class Recipe:
         By the beginning of the student's name.
     special_cases
         Image sets with numbers of their own.
-    betas, weight_decay
-        Of AdamW; only weights with two dimensions or more decay.
+    optimizer, schedule
+        How weights and learning rate move.
+    betas
+        Of AdamW.
+    momentum
+        Of SGD.
+    weight_decay
+        Of AdamW on weights with two dimensions or more, of SGD on all.
+    views
+        What is made of an image.
     crop_ratio
         Least and greatest width by height of a random crop.
     horizontal_flip
         Whether half of the views are mirrored.
     mix
         How images are mixed.
+    mix_probability
+        Share of the batches that are.
     mixes
         What goes with each way of mixing.
     """
@@ -85,11 +104,16 @@ class Recipe:
     learning_rate: float
     learning_rates: Mapping[str, float]
     special_cases: tuple[SpecialCase, ...]
+    optimizer: Optimizer
+    schedule: Schedule
     betas: tuple[float, float]
+    momentum: float
     weight_decay: float
+    views: Views
     crop_ratio: tuple[float, float]
     horizontal_flip: bool
     mix: Mix
+    mix_probability: float
     mixes: Mapping[Mix, MixRule]
 
 
@@ -113,16 +137,44 @@ RDED = Recipe(
             num_classes=100, side=32, student="convnet3", batch_size=25, learning_rate=0.002
         ),
     ),
+    optimizer="adamw",
+    schedule="half-cosine",
     betas=(0.9, 0.999),
+    momentum=0.0,
     weight_decay=0.01,
+    views="crop",
     crop_ratio=(3 / 4, 4 / 3),
     horizontal_flip=True,
     mix="cutmix",
+    mix_probability=1.0,
     mixes={"cutmix": MixRule(1.0, 20.0), "mixup": MixRule(0.8, 4.0)},
 )
 """RDED's (arXiv 2312.03526, section 5.1 and appendix)."""
 
-RECIPES: Mapping[str, Recipe] = {RDED.name: RDED}
+IDC = Recipe(
+    name="idc",
+    epochs=1000,
+    batch_sizes={1: 64},
+    batch_multiples={10: 1},
+    learning_rate=0.01,
+    learning_rates={},
+    special_cases=(),
+    optimizer="sgd",
+    schedule="steps",
+    betas=(0.9, 0.999),
+    momentum=0.9,
+    weight_decay=5e-4,
+    views="dsa",
+    crop_ratio=(3 / 4, 4 / 3),
+    horizontal_flip=True,
+    mix="cutmix",
+    mix_probability=0.5,
+    mixes={"cutmix": MixRule(1.0, 20.0), "mixup": MixRule(0.8, 4.0)},
+)
+"""IDC's, which DREAM and DREAM+ are measured by (ICML 2022; arXiv 2310.15052, section 4.1), made
+for hard labels; the temperatures are RDED's."""
+
+RECIPES: Mapping[str, Recipe] = {RDED.name: RDED, IDC.name: IDC}
 
 
 @dataclass(frozen=True)
@@ -133,16 +185,17 @@ class ResolvedRecipe:
     ----------
     name
         Of the recipe it comes from.
-    epochs, batch_size, learning_rate, betas, weight_decay
-        As in `Recipe`. The batch size is the greatest: the images of an epoch are dealt evenly
+    epochs, batch_size, learning_rate, optimizer, schedule, betas, momentum, weight_decay, views
+        As in `Recipe`. The batch size is the greatest: the views of an epoch are dealt evenly
         over as few batches as that allows.
     factor
-        Patches per side of an image, which are shuffled; 1 leaves images as they are.
+        Patches per side of an image, which are shuffled, or cells, which are enlarged; 1 leaves
+        images as they are.
     crop_scale, crop_ratio
         Bounds of the area (as a share of the image's) and of width by height of a random crop.
     horizontal_flip
         Whether half of the views are mirrored.
-    mix, mix_concentration, temperature
+    mix, mix_probability, mix_concentration, temperature
         As in `Recipe` and `MixRule`.
 
     Raises
@@ -155,13 +208,18 @@ class ResolvedRecipe:
     epochs: int
     batch_size: int
     learning_rate: float
+    optimizer: Optimizer
+    schedule: Schedule
     betas: tuple[float, float]
+    momentum: float
     weight_decay: float
+    views: Views
     factor: int
     crop_scale: tuple[float, float]
     crop_ratio: tuple[float, float]
     horizontal_flip: bool
     mix: Mix
+    mix_probability: float
     mix_concentration: float
     temperature: float
 
@@ -179,6 +237,10 @@ class ResolvedRecipe:
             raise PydreamError(
                 f"betas must be two numbers from 0 to below 1, got {' '.join(map(str, self.betas))}"
             )
+        if not 0 <= self.momentum < 1:
+            raise PydreamError(f"momentum must be from 0 to below 1, got {self.momentum}")
+        if not 0 <= self.mix_probability <= 1:
+            raise PydreamError(f"mix_probability must be from 0 to 1, got {self.mix_probability}")
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise PydreamError(f"crop_scale must be 0 < least <= greatest <= 1, got {low} {high}")
@@ -186,11 +248,20 @@ class ResolvedRecipe:
         if not 0 < low <= high < math.inf:
             raise PydreamError(f"crop_ratio must be 0 < least <= greatest, got {low} {high}")
 
-    def learning_rate_at(self, epoch: int) -> float:
-        """Return the learning rate of an epoch (the first is 0): half of a half cosine.
+    @property
+    def views_per_image(self) -> int:
+        """How many views of an epoch come from one image: its cells, where they are enlarged."""
+        return self.factor**2 if self.views == "dsa" else 1
 
-        The factor is ½(1 + cos(π·epoch / 2·epochs)): from 1 down to a half.
+    def learning_rate_at(self, epoch: int) -> float:
+        """Return the learning rate of an epoch (the first is 0).
+
+        Times ½(1 + cos(π·epoch / 2·epochs)), from 1 down to a half; or times 0.2 from 2/3 of the
+        epochs on, and again from 5/6.
         """
+        if self.schedule == "steps":
+            falls = sum(epoch >= int(self.epochs * share) for share in _FALLS)
+            return float(self.learning_rate * _FALL**falls)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * epoch / (2 * self.epochs)))
 
 
@@ -232,18 +303,24 @@ def resolve(
         "epochs": recipe.epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
+        "optimizer": recipe.optimizer,
+        "schedule": recipe.schedule,
         "betas": recipe.betas,
+        "momentum": recipe.momentum,
         "weight_decay": recipe.weight_decay,
+        "views": recipe.views,
         "factor": factor,
         "crop_scale": (1 / max(factor, 1), 1.0),
         "crop_ratio": recipe.crop_ratio,
         "horizontal_flip": recipe.horizontal_flip,
         "mix": mix,
+        "mix_probability": recipe.mix_probability,
         "mix_concentration": recipe.mixes[mix].concentration,
         "temperature": recipe.mixes[mix].temperature,
     }
     resolved = ResolvedRecipe(**{**values, **overrides})
-    return dataclasses.replace(resolved, batch_size=min(resolved.batch_size, num_images))
+    most = num_images * resolved.views_per_image
+    return dataclasses.replace(resolved, batch_size=min(resolved.batch_size, most))
 
 
 def _published(

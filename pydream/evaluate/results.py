@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import matplotlib.style
+from matplotlib.figure import Figure
 from rich.table import Table
 
+from pydream.data.writer import write_whole
 from pydream.errors import PydreamError
 from pydream.evaluate.recipe import ResolvedRecipe
 from pydream.evaluate.train import Checkpoint
+from pydream.words import byte_words
 
 _DERIVED = ("last_mean", "last_std", "best_mean", "best_std", "top5_mean", "top5_std", "seconds")
 
@@ -58,9 +64,10 @@ class EvaluationRow:
     Attributes
     ----------
     images
-        What they were trained on: ``"distilled"`` or ``"random"``.
+        What they were trained on: ``"distilled"``, ``"random"``, ``"herding"``, ``"k-centre"`` or
+        ``"full"``.
     labels
-        Where their targets came from: ``"online"``.
+        Where their targets came from: ``"online"``, ``"stored"`` or ``"hard"``.
     student
         Their architecture.
     image_count
@@ -133,7 +140,7 @@ class EvaluationResult:
     facts
         What was evaluated with what: set, observer, test images, settings, versions.
     rows
-        The distilled set first, then the baselines.
+        By student and labels; the distilled set first, then the baselines.
     """
 
     path: Path
@@ -148,7 +155,7 @@ class EvaluationResult:
 def write_results(
     folder: Path, facts: dict[str, Any], rows: tuple[EvaluationRow, ...]
 ) -> EvaluationResult:
-    """Write ``results-0001.json``, or the first number that is free.
+    """Write ``results-0001.json``, or the first number that is free, and a figure of that name.
 
     Raises
     ------
@@ -167,20 +174,27 @@ def write_results(
         except OSError as error:
             raise PydreamError(f"{path} cannot be written: {error.strerror}") from error
         else:
-            return EvaluationResult(path, facts, rows)
+            result = EvaluationResult(path, facts, rows)
+            write_whole(path.with_suffix(".png"), accuracy_figure(result.rows))
+            return result
 
 
 def result_table(result: EvaluationResult) -> Table:
     """Lay the rows out for a terminal; accuracies in percent, ± over the seeds."""
     test = result.facts["test"]
     seeds = len(result.facts["config"]["seeds"])
+    size = result.facts["set"]
+    weight = f"images of the set: {byte_words(size['images_bytes'])}"
+    if size["labels_bytes"]:
+        weight += f"; stored labels: {byte_words(size['labels_bytes'])}"
     table = Table(
         title=f"Accuracy on {test['images']:,} test images, "
-        f"{seeds} {'seed' if seeds == 1 else 'seeds'}"
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'}",
+        caption=weight,
     )
     for name in ("student", "labels", "images"):
         table.add_column(name)
-    for name in ("number", "top-1", "best top-1", "top-5", "seconds"):
+    for name in ("number", "steps", "top-1", "best top-1", "top-5", "seconds"):
         table.add_column(name, justify="right")
     for row in result.rows:
         table.add_row(
@@ -188,12 +202,47 @@ def result_table(result: EvaluationResult) -> Table:
             row.labels,
             row.images,
             f"{row.image_count:,}",
+            f"{row.runs[0].steps:,}",
             _percent(row.last_mean, row.last_std),
             _percent(row.best_mean, row.best_std),
             _percent(row.top5_mean, row.top5_std),
             f"{row.seconds:.0f}",
         )
     return table
+
+
+def accuracy_figure(rows: Sequence[EvaluationRow]) -> bytes:
+    """Draw the accuracy of all rows as bars, a panel for each student: a PNG file."""
+    students = list(dict.fromkeys(row.student for row in rows))
+    images = list(dict.fromkeys(row.images for row in rows))
+    labels = list(dict.fromkeys(row.labels for row in rows))
+    width = 0.8 / len(labels)
+    with matplotlib.style.context("default"):
+        figure = Figure(figsize=(1.6 + 1.3 * len(images) * len(students), 3.4), dpi=150)
+        panels = figure.subplots(1, len(students), sharey=True, squeeze=False)[0]
+        for panel, student in zip(panels, students, strict=True):
+            for number, kind in enumerate(labels):
+                shown = [row for row in rows if (row.student, row.labels) == (student, kind)]
+                panel.bar(
+                    [images.index(row.images) + (number + 0.5) * width - 0.4 for row in shown],
+                    [100 * row.last_mean for row in shown],
+                    width * 0.92,
+                    yerr=[100 * (row.last_std or 0.0) for row in shown],
+                    capsize=3,
+                    label=f"{kind} labels",
+                    color=f"C{number}",
+                )
+            panel.set_title(student)
+            panel.set_xticks(range(len(images)), images)
+            panel.spines[["top", "right"]].set_visible(False)
+            panel.grid(axis="y", alpha=0.3)
+            panel.set_axisbelow(True)
+        panels[0].set_ylabel("top-1 at the last epoch, %")
+        panels[0].legend(fontsize="small", loc="lower left")
+        figure.tight_layout()
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png")
+    return stream.getvalue()
 
 
 def _content(facts: dict[str, Any], rows: tuple[EvaluationRow, ...]) -> dict[str, Any]:

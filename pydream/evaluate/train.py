@@ -78,6 +78,7 @@ def train_student(
     std: Sequence[float],
     seed: int,
     eval_every: int,
+    labelled_every: int = 1,
     precision: str = "float32",
     description: str = "training",
 ) -> TrainedStudent:
@@ -106,6 +107,8 @@ def train_student(
         In [0, 2^63).
     eval_every
         Epochs between measurements; the last epoch is always measured.
+    labelled_every
+        Epochs that see the same views one after the other, those of the first of them.
     precision
         ``"float32"``, or ``"bfloat16"`` for mixed precision.
     description
@@ -128,11 +131,12 @@ def train_student(
         with track(description, recipe.epochs, "epochs") as advance:
             for epoch in range(recipe.epochs):
                 start = time.perf_counter()
-                batches = views(images, epoch, seed, recipe, mean=mean, std=std)
+                seen = epoch - epoch % labelled_every
+                batches = views(images, seen, seed, recipe, mean=mean, std=std)
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.learning_rate_at(epoch)
                 total = _train_epoch(model, optimizer, batches, targets, recipe, precision)
-                loss = _finite(total / len(images), epoch, recipe)
+                loss = _finite(total / (len(images) * recipe.views_per_image), epoch, recipe)
                 trained = time.perf_counter()
                 train_seconds += trained - start
                 if (epoch + 1) % eval_every == 0 or epoch + 1 == recipe.epochs:
@@ -168,7 +172,14 @@ def _train_epoch(
 
 
 def make_optimizer(model: nn.Module, recipe: ResolvedRecipe) -> torch.optim.Optimizer:
-    """Make AdamW; weight decay is on the parameters with two dimensions or more."""
+    """Make SGD, or AdamW with weight decay on parameters with two dimensions or more alone."""
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            model.parameters(),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
     parameters = [each for each in model.parameters() if each.requires_grad]
     groups = [
         {
@@ -193,13 +204,14 @@ def _own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
 
 def _check_batches(model: nn.Module, student: str, num_images: int, recipe: ResolvedRecipe) -> None:
     """Refuse batches of one image for a student that normalises over the batch."""
-    smallest = num_images // steps_per_epoch(num_images, recipe)
+    num_views = num_images * recipe.views_per_image
+    smallest = num_views // steps_per_epoch(num_images, recipe)
     if smallest > 1 or not any(isinstance(each, _BATCH_NORMS) for each in model.modules()):
         return
     raise PydreamError(
         f"{student} has batch norm, which cannot train on a batch of 1 image, and a batch size of "
-        f"{recipe.batch_size} leaves such a batch of {num_images} images: give another batch size"
-        if num_images > 1
+        f"{recipe.batch_size} leaves such a batch of {num_views} images: give another batch size"
+        if num_views > 1
         else f"{student} has batch norm, which cannot train on a set of 1 image"
     )
 

@@ -6,7 +6,8 @@ epoch can be made again at any time, on any machine, so labels can be stored bes
 Where the random numbers come from: each kind of draw of each epoch has a 63-bit seed of its own,
 NumPy's ``SeedSequence(seed, spawn_key=(kind, epoch))``. Orders and crops take it to
 `random_keys` and `random_crop_boxes`, with the image's row in the set as its identity. Flips and
-patch orders are the raw words of ``Philox(seed)``, so many to a row, in the order of the rows.
+patch orders are the raw words of ``Philox(seed)``, so many to a row, in the order of the rows;
+DSA's parameters are rows of `random_augment`.
 So shuffle, crop and flip of an image depend on (seed, row, epoch) and on nothing else: not on the
 batch size, nor on how many images come after it. Mixes are drawn per batch, from the spawn key
 ``(kind, epoch, step)``: share, box and partners depend on the batch size too.
@@ -25,7 +26,14 @@ from scipy.special import betaincinv
 from pydream.data import to_device
 from pydream.draws import derived_seed, uniform
 from pydream.evaluate.recipe import ResolvedRecipe
-from pydream.ops import crop_resize, random_crop_boxes, random_keys
+from pydream.ops import (
+    crop_resize,
+    diff_augment,
+    multi_formation,
+    random_augment,
+    random_crop_boxes,
+    random_keys,
+)
 
 
 class _Draw(enum.IntEnum):
@@ -36,6 +44,7 @@ class _Draw(enum.IntEnum):
     CROP = 3
     FLIP = 4
     MIX = 5
+    AUGMENT = 6
 
 
 @dataclass(frozen=True)
@@ -47,17 +56,21 @@ class MixedBatch:
     images
         (B, 3, S, S) float32, normalised, mixed, channels last.
     rows
-        (B,) int64: which images of the set these are.
+        (B,) int64: which these are of the images of the set, or of their enlarged cells: row
+        k·N + i is cell k of image i of N.
     partners
-        (B,) int64: the images of the set that each is mixed with.
+        (B,) int64: the rows that each is mixed with.
     share
         The part of each image that is its own; the rest is its partner's.
+    epoch
+        Of which they are views.
     """
 
     images: torch.Tensor
     rows: torch.Tensor
     partners: torch.Tensor
     share: float
+    epoch: int
 
 
 def views(
@@ -87,13 +100,26 @@ def views(
     Yields
     ------
     MixedBatch
-        ⌈N / batch_size⌉ of them, equal in size up to one image; each image comes once.
+        As few as the batch size allows, equal in size up to one view; each image comes once, or
+        each of its cells.
     """
+    make = _augmented_cells if recipe.views == "dsa" else _crops
+    for step, (whole, chosen) in enumerate(make(images, epoch, seed, recipe, mean, std)):
+        mixed, partners, share = mix(whole, recipe, derived_seed(seed, _Draw.MIX, epoch, step))
+        yield MixedBatch(mixed, chosen, chosen[partners], share, epoch)
+
+
+def _crops(
+    images: torch.Tensor,
+    epoch: int,
+    seed: int,
+    recipe: ResolvedRecipe,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Make the batches of an epoch of random crops, and say of which rows they are."""
     count, side = images.shape[:2]
     rows, device = torch.arange(count), images.device
-    order = torch.argsort(
-        random_keys(rows, seed=derived_seed(seed, _Draw.ORDER, epoch)), stable=True
-    )
     boxes = random_crop_boxes(
         torch.full((count, 2), side),
         1,
@@ -107,9 +133,9 @@ def views(
         flips = torch.from_numpy(uniform(derived_seed(seed, _Draw.FLIP, epoch), count) < 0.5)
     shuffle = patch_orders(count, recipe.factor, derived_seed(seed, _Draw.PATCHES, epoch))
     # One upload an epoch: a GPU is not waited for in any step.
-    drawn = (order, boxes, flips, shuffle)
+    drawn = (_order(count, epoch, seed), boxes, flips, shuffle)
     order, boxes, flips, shuffle = (to_device(each, device) for each in drawn)
-    for step, chosen in enumerate(order.tensor_split(steps_per_epoch(count, recipe))):
+    for chosen in order.tensor_split(steps_per_epoch(count, recipe)):
         pixels = images[chosen]
         if recipe.factor > 1:
             pixels = shuffle_patches(pixels, shuffle[chosen])
@@ -122,18 +148,47 @@ def views(
             std=std,
             channels_last=True,
         )
-        mixed, partners, share = mix(whole, recipe, derived_seed(seed, _Draw.MIX, epoch, step))
-        yield MixedBatch(mixed, chosen, chosen[partners], share)
+        yield whole, chosen
+
+
+def _augmented_cells(
+    images: torch.Tensor,
+    epoch: int,
+    seed: int,
+    recipe: ResolvedRecipe,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Make the batches of an epoch of enlarged and augmented cells; and say of which rows."""
+    device, side = images.device, images.shape[1]
+    count = len(images) * recipe.views_per_image
+    strategy = "color_crop_cutout_scale_rotate" + ("_flip" if recipe.horizontal_flip else "")
+    augment = random_augment(count, side, strategy, seed=derived_seed(seed, _Draw.AUGMENT, epoch))
+    drawn = (_order(count, epoch, seed), augment)
+    order, augment = (to_device(each, device) for each in drawn)
+    scale = [torch.tensor(each, device=device).view(3, 1, 1) for each in (mean, std)]
+    for chosen in order.tensor_split(steps_per_epoch(len(images), recipe)):
+        pixels = images[chosen % len(images)].permute(0, 3, 1, 2).float() / 255
+        cells = multi_formation(pixels, recipe.factor, side)  # row k·B + i: cell k of image i
+        within = torch.arange(len(chosen), device=device)
+        cells = cells[chosen.div(len(images), rounding_mode="floor") * len(chosen) + within]
+        seen = diff_augment((cells - scale[0]) / scale[1], augment[chosen])
+        yield seen.contiguous(memory_format=torch.channels_last), chosen
+
+
+def _order(count: int, epoch: int, seed: int) -> torch.Tensor:
+    keys = random_keys(torch.arange(count), seed=derived_seed(seed, _Draw.ORDER, epoch))
+    return torch.argsort(keys, stable=True)
 
 
 def steps_per_epoch(num_images: int, recipe: ResolvedRecipe) -> int:
     """Return the number of batches of an epoch."""
-    return -(-num_images // recipe.batch_size)
+    return -(-num_images * recipe.views_per_image // recipe.batch_size)
 
 
 def largest_batch(num_images: int, recipe: ResolvedRecipe) -> int:
-    """Return how many images the largest batch of an epoch has."""
-    return -(-num_images // steps_per_epoch(num_images, recipe))
+    """Return how many views the largest batch of an epoch has."""
+    return -(-num_images * recipe.views_per_image // steps_per_epoch(num_images, recipe))
 
 
 def patch_orders(count: int, factor: int, seed: int) -> torch.Tensor:
@@ -181,6 +236,8 @@ def mix(
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Mix each image of a batch with another one (or itself), all with the same share and box.
 
+    Where the recipe mixes only some batches, and not this one, each is its own partner.
+
     CutMix (arXiv 1905.04899) or MixUp (arXiv 1710.09412), as the recipe says.
 
     Parameters
@@ -201,9 +258,11 @@ def mix(
     float
         The share of an image that is its own.
     """
-    drawn = uniform(seed, 3 + len(images))
+    drawn = uniform(seed, 4 + len(images))
+    if drawn[-1] >= recipe.mix_probability:
+        return images, torch.arange(len(images), device=images.device), 1.0
     share = float(betaincinv(recipe.mix_concentration, recipe.mix_concentration, drawn[0]))
-    order = torch.from_numpy(np.argsort(drawn[3:], kind="stable"))
+    order = torch.from_numpy(np.argsort(drawn[3:-1], kind="stable"))
     partners = to_device(order, images.device)
     if recipe.mix == "mixup":
         return torch.lerp(images[partners], images, share), partners, share

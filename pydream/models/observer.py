@@ -233,6 +233,20 @@ class Observer:
             ) from error
         return other
 
+    def with_tile(self, batch_size: int) -> Observer:
+        """Return this observer with tiles cut to fit batches of some size; the weights are shared.
+
+        A row that fills up a tile costs as much as an image.
+
+        Parameters
+        ----------
+        batch_size
+            Images of a batch, at most.
+        """
+        other = copy.copy(self)
+        other.tile = -(-batch_size // -(-batch_size // self.tile))
+        return other
+
     @torch.no_grad()
     def _run(self, images: torch.Tensor) -> torch.Tensor:
         """Run up to ``tile`` images as one tile; return the logits of all its rows."""

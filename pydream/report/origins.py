@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from rich.table import Table
 from rich.text import Text
 
-from pydream.data.distilled import DistilledSet
+from pydream.data.distilled import DistilledSet, image_files
 from pydream.errors import PydreamError
 from pydream.words import score_words
 
@@ -57,7 +57,7 @@ def image_origin(distilled: DistilledSet, name: str) -> dict[str, Any]:
     return {
         "class": class_name,
         "image": number,
-        "file": str(distilled.stored.files[label * per_class + number]),
+        "file": str(image_files(distilled.path)[label * per_class + number]),
         "cells": class_origins(distilled.provenance, label).get(number, []),
     }
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
-from pydream.data.distilled import DistilledSet, StoredImages
+from pydream.data.distilled import DistilledSet, HeldImages, StoredImages
 from pydream.data.writer import png
 from pydream.report.inspect import class_scores, has_scores, overall_scores
 from pydream.report.measures import measure_rows
@@ -37,7 +37,7 @@ _AT_ONCE = 64 << 20  # bytes up to which the images of a set are read all togeth
 class _Thumbnail:
     uri: str
     title: str
-    file: str
+    stem: str  # of its file
     origins: list[str]
 
 
@@ -95,7 +95,7 @@ def render_report(distilled: DistilledSet, measures: Mapping[str, Any] | None = 
 
 def _render(
     distilled: DistilledSet,
-    images: torch.Tensor | StoredImages,
+    images: torch.Tensor | StoredImages | HeldImages,
     pictures: Mapping[int, torch.Tensor] | None = None,
     measures: Mapping[str, Any] | None = None,
 ) -> str:
@@ -195,12 +195,14 @@ def _numbers(values: list[float]) -> str:
     return ", ".join(f"{value:.4g}" for value in values)
 
 
-def _images(distilled: DistilledSet) -> torch.Tensor | StoredImages:
+def _images(distilled: DistilledSet) -> torch.Tensor | StoredImages | HeldImages:
     """Return all images where they are few, else those asked for as they are asked for."""
     return distilled.images if distilled.stored.nbytes <= _AT_ONCE else distilled.stored
 
 
-def _gallery(distilled: DistilledSet, images: torch.Tensor | StoredImages) -> list[_Row]:
+def _gallery(
+    distilled: DistilledSet, images: torch.Tensor | StoredImages | HeldImages
+) -> list[_Row]:
     """Choose pictures for the page, evenly over the classes and over the images of each."""
     by_class = indices_by_class(distilled.labels, len(distilled.class_names))
     room = min(_MOST_IMAGES, max(1, _MOST_PIXELS // distilled.stored.side**2))
@@ -216,7 +218,7 @@ def _gallery(distilled: DistilledSet, images: torch.Tensor | StoredImages) -> li
             _Thumbnail(
                 data_uri(images[indices[number]]),
                 f"{name}, image {number + 1} of {len(indices)}",
-                distilled.stored.files[indices[number]].name,
+                f"{number:05d}",
                 _origin_lines(origins.get(number, [])),
             )
             for number in even_selection(len(indices), per_class)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pydream.data import open_source
+from pydream.data.distilled import images_sha256
 from pydream.data.writer import save_image
 from pydream.evaluate.measure import RealImages
 from pydream.evaluate.real import load_test_images, random_real_images
@@ -100,7 +101,9 @@ def write_set(path: Path, images: torch.Tensor, class_names: list[str]) -> Path:
         "factor": 1,
         "side": images.shape[1],
         "images_bytes": 1,
-        "images_sha256": "0" * 64,
+        "images_sha256": images_sha256(path),
+        "mean": list(MEAN),
+        "std": list(STD),
     }
     (path / "manifest.json").write_text(json.dumps(manifest))
     return path

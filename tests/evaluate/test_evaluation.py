@@ -12,7 +12,17 @@ from rich.console import Console
 
 from pydream.data import open_source
 from pydream.errors import PydreamError
-from pydream.evaluate import EvaluateConfig, EvaluationResult, evaluate_set, result_table
+from pydream.evaluate import (
+    EvaluateConfig,
+    EvaluationResult,
+    ExportConfig,
+    evaluate_set,
+    evaluation,
+    export_set,
+    result_table,
+)
+from pydream.evaluate.baselines import baseline_images
+from pydream.evaluate.real import load_test_images
 from pydream.models import build_model, load_observer, read_weights, save_weights
 
 from .conftest import ARCH, MEAN, PER_CLASS, SIDE, STD, Digits, write_set
@@ -80,7 +90,7 @@ def test_results_say_what_was_done(digits: Digits, digits_set: Path) -> None:
     assert result.path == digits_set / "results" / "results-0001.json"
     content = json.loads(result.path.read_text())
     assert json.loads(json.dumps(result.as_dict())) == {"path": str(result.path), **content}
-    assert content["format"] == 1
+    assert content["format"] == 2
     assert content["observer"]["weights_sha256"] == load_observer(digits.observer).weights_sha256
     assert content["test"]["images"] == len(open_source("digits", "test"))
     assert content["config"]["set"] == str(digits_set)
@@ -129,7 +139,9 @@ def test_images_and_modules_can_be_given_in_memory(digits: Digits, digits_set: P
     model.load_state_dict(weights)
     test = open_source("digits", "test")
     result = evaluate_set(
-        config(digits_set, digits, observer="in memory", student="convnet1-w8", source="nowhere"),
+        config(
+            digits_set, digits, observer="in memory", students=("convnet1-w8",), source="nowhere"
+        ),
         train=open_source("digits"),
         test=test,
         observer=model,
@@ -189,7 +201,7 @@ def test_other_classes_in_the_test_images(digits: Digits, tmp_path: Path) -> Non
 def test_an_observer_of_other_classes(digits: Digits, digits_set: Path, tmp_path: Path) -> None:
     for number, (classes, message) in enumerate(
         [(json.dumps(list("abcdefghij")), "does not know the classes 0, 1, 2, 3, 4 and 5 more"),
-         ("", "has 7 classes, but the set has 10")]
+         ("", "the observer has 7 classes, but .* has 10")]
     ):  # fmt: skip
         model = build_model(ARCH, num_classes=10 if classes else 7, side=SIDE)
         path = tmp_path / f"{number}.safetensors"
@@ -219,7 +231,7 @@ def test_sources_that_cannot_be_used(digits: Digits, digits_set: Path, tmp_path:
 
 
 def test_a_folder_that_is_no_set(digits: Digits, tmp_path: Path) -> None:
-    fails("no distilled set here", digits, tmp_path)
+    fails("holds no images", digits, tmp_path)
 
 
 def test_results_that_cannot_be_written(digits: Digits, digits_set: Path, tmp_path: Path) -> None:
@@ -228,7 +240,7 @@ def test_results_that_cannot_be_written(digits: Digits, digits_set: Path, tmp_pa
 
 
 def test_an_unknown_student(digits: Digits, digits_set: Path) -> None:
-    fails("unknown architecture 'convnot'", digits, digits_set, student="convnot")
+    fails("unknown architecture 'convnot'", digits, digits_set, students=("convnot",))
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -264,3 +276,139 @@ def test_numbers_of_the_recipe_out_of_range(
 def test_mean_and_std_are_the_observers(digits: Digits) -> None:
     observer = load_observer(digits.observer)
     assert (observer.mean, observer.std) == (MEAN, STD)
+
+
+def test_baselines_and_labels_and_students_in_one_table(digits: Digits, digits_set: Path) -> None:
+    baselines = ("random", "herding", "k-centre", "full")
+    result = evaluate_set(
+        config(
+            digits_set,
+            digits,
+            labels=("online", "hard"),
+            baselines=baselines,
+            students=("convnet2-w32,convnet1-w8",),
+            seeds=(0, 1),
+        )
+    )
+    images = ["distilled", *baselines]
+    assert [(row.student, row.labels, row.images) for row in result.rows] == [
+        (student, labels, each)
+        for student in ("convnet2-w32", "convnet1-w8")
+        for labels in ("online", "hard")
+        for each in images
+    ]
+    total = len(open_source("digits"))
+    assert [row.image_count for row in result.rows[:5]] == [50, 50, 50, 50, total]
+    # As many steps as two epochs on the set would be one on all: no less than that is done.
+    assert result.rows[4].recipe.epochs == 1
+    assert result.path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    text = rendered(result)
+    for word in (*images, "hard", "convnet1-w8"):
+        assert word in text
+
+
+def test_coresets_are_the_same_for_every_seed_and_random_images_are_not(
+    digits: Digits, digits_set: Path
+) -> None:
+    observer = load_observer(digits.observer)
+    source = open_source("digits")
+
+    def drawn(name: str, seed: int) -> torch.Tensor:
+        return baseline_images(
+            name, source, 3, SIDE, seed=seed, observer=observer, workers=1
+        ).images
+
+    for name in ("herding", "k-centre"):
+        assert torch.equal(drawn(name, 0), drawn(name, 1))
+        assert len(drawn(name, 0)) == 30
+    assert not torch.equal(drawn("random", 0), drawn("random", 1))
+    # A mean that herding stays near to: nearer than random images do.
+    everything = load_test_images(source, SIDE, workers=1, device=torch.device("cpu"))
+    mean = unit_features(observer, everything.images).mean(0)
+    herded, random = (
+        (unit_features(observer, drawn(name, 0)).mean(0) - mean).norm()
+        for name in ("herding", "random")
+    )
+    assert herded < random
+
+
+def unit_features(observer: Any, images: torch.Tensor) -> torch.Tensor:
+    scaled = (images.permute(0, 3, 1, 2) / 255 - MEAN[0]) / STD[0]
+    return torch.nn.functional.normalize(observer.features(scaled), dim=1)
+
+
+def test_the_idc_recipe_trains_on_enlarged_cells(digits: Digits, digits_set: Path) -> None:
+    file = digits_set / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "factor": 2}))
+    (row,) = evaluate_set(config(digits_set, digits, recipe="idc", labels=("hard",), epochs=2)).rows
+    assert (row.recipe.optimizer, row.recipe.factor, row.recipe.batch_size) == ("sgd", 2, 64)
+    assert row.runs[0].steps == 2 * 4  # 200 cells of 50 images, 64 at a time
+
+
+def test_hard_labels_need_no_observer(digits: Digits, digits_set: Path) -> None:
+    how = config(
+        digits_set, digits, observer=None, labels=("hard",), students=(ARCH,), epochs=60,
+        baselines=("random",),
+    )  # fmt: skip
+    result = evaluate_set(how)
+    assert result.facts["observer"] is None
+    assert all(row.last_mean > 0.4 for row in result.rows)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "online labels need an observer: give --observer, or --labels hard or stored"),
+        ({"labels": ("hard",)}, "name architectures to train with --students"),
+        (
+            {"labels": ("hard",), "students": (ARCH,), "baselines": ("herding",)},
+            "herding and k-centre go by an observer's features",
+        ),
+    ],
+)
+def test_without_an_observer(
+    digits: Digits, digits_set: Path, changes: dict[str, Any], message: str
+) -> None:
+    fails(message, digits, digits_set, observer=None, **changes)
+
+
+def test_images_that_are_not_the_manifests(digits: Digits, digits_set: Path) -> None:
+    next((digits_set / "images").glob("*/*.png")).write_bytes(b"other")
+    fails("not those its manifest describes", digits, digits_set)
+
+
+def test_finished_students_are_taken_on_resume(
+    digits: Digits, digits_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = evaluate_set(config(digits_set, digits, seeds=(0,)))
+    trained = []
+    train = evaluation.train_student
+
+    def watched(*arguments: Any, **settings: Any) -> Any:
+        trained.append(settings["seed"])
+        return train(*arguments, **settings)
+
+    monkeypatch.setattr(evaluation, "train_student", watched)
+    again = evaluate_set(config(digits_set, digits, seeds=(0, 1), resume=True))
+    assert trained == [1]
+    assert again.rows[0].runs[0] == first.rows[0].runs[0]
+    evaluate_set(config(digits_set, digits, seeds=(0,), resume=True, learning_rate=0.01))
+    evaluate_set(config(digits_set, digits, seeds=(0,)))
+    assert trained == [1, 0, 0]  # other settings; and not asked to resume
+
+
+@pytest.mark.parametrize("layout", ["tensors", "rded", "ddranking"])
+def test_sets_in_the_layouts_of_others(
+    digits: Digits, digits_set: Path, tmp_path: Path, layout: str
+) -> None:
+    arch = "convnet3"  # of width 128, as DD-Ranking has it
+    model = build_model(arch, num_classes=10, side=SIDE)
+    known = {"arch": arch, "side": str(SIDE), "mean": "0.3,0.3,0.3", "std": "0.3,0.3,0.3"}
+    save_weights(model, tmp_path / "observer.safetensors", known)
+    observer = str(tmp_path / "observer.safetensors") if layout == "ddranking" else None
+    export_set(ExportConfig(digits_set, layout, tmp_path / "other", observer=observer))
+    own = evaluate_set(config(digits_set, digits))
+    place = tmp_path / "other" / ("images.pt" if layout == "tensors" else "")
+    other = evaluate_set(config(place, digits, source="digits"))
+    assert other.rows[0].runs[0].curve == own.rows[0].runs[0].curve
+    assert other.path.parent == place.with_name(f"{place.stem}-results")

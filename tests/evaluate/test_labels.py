@@ -56,7 +56,7 @@ def test_online_targets_are_the_observers_softened_output(count: int) -> None:
     observer = load_observer(model, side=8)
     tile = observer.tile
     images = random(count, 3, 8, 8)
-    batch = MixedBatch(images, torch.arange(count), torch.arange(count), 1.0)
+    batch = MixedBatch(images, torch.arange(count), torch.arange(count), 1.0, 0)
     targets = online_targets(observer, 20.0, batch_size=count)(batch)
     with torch.no_grad():
         wanted = torch.softmax(model(images).double() / 20.0, dim=1)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pydream.errors import PydreamError
-from pydream.evaluate.recipe import RDED, RECIPES, ResolvedRecipe, resolve
+from pydream.evaluate.recipe import IDC, RDED, RECIPES, ResolvedRecipe, resolve
 
 
 def resolved(**changes: Any) -> ResolvedRecipe:
@@ -100,19 +100,35 @@ def test_schedule_is_half_of_a_half_cosine() -> None:
     assert recipe.learning_rate_at(300) == pytest.approx(0.0005)
 
 
+def test_idcs_learning_rate_falls_twice() -> None:
+    how = resolve(
+        IDC, student="convnet3", num_images=100, num_classes=10, side=32, factor=2, overrides={}
+    )
+    rates = [how.learning_rate_at(epoch) for epoch in (0, 665, 666, 832, 833, 999)]
+    assert rates == pytest.approx([0.01, 0.01, 0.002, 0.002, 0.0004, 0.0004])
+    assert (how.epochs, how.batch_size, how.views_per_image) == (1000, 64, 4)
+    assert (how.optimizer, how.momentum, how.weight_decay) == ("sgd", 0.9, 5e-4)
+    assert (how.mix, how.mix_probability) == ("cutmix", 0.5)
+
+
 def test_published_numbers() -> None:
     assert resolved(factor=2) == ResolvedRecipe(
         name="rded",
         epochs=300,
         batch_size=50,
         learning_rate=0.001,
+        optimizer="adamw",
+        schedule="half-cosine",
         betas=(0.9, 0.999),
+        momentum=0.0,
         weight_decay=0.01,
+        views="crop",
         factor=2,
         crop_scale=(0.5, 1.0),
         crop_ratio=(3 / 4, 4 / 3),
         horizontal_flip=True,
         mix="cutmix",
+        mix_probability=1.0,
         mix_concentration=1.0,
         temperature=20.0,
     )

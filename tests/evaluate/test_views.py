@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from pydream.evaluate import views as module
-from pydream.evaluate.recipe import RDED, ResolvedRecipe, resolve
+from pydream.evaluate.recipe import IDC, RDED, ResolvedRecipe, resolve
 from pydream.evaluate.views import (
     MixedBatch,
     cut_box,
@@ -269,3 +269,51 @@ def test_what_a_seed_means_stays() -> None:
     position = torch.arange(batch.images.numel(), dtype=torch.float64).view(batch.images.shape)
     digest = float((batch.images.double() * position).mean())
     assert digest == pytest.approx(122.57496, abs=DIGEST)
+
+
+def by_cells(**changes: Any) -> ResolvedRecipe:
+    plain = resolve(
+        IDC, student="convnet3", num_images=1000, num_classes=10, side=32, factor=2, overrides={}
+    )
+    return dataclasses.replace(plain, **changes)
+
+
+def test_cells_are_enlarged_by_the_published_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "diff_augment", lambda each, _: each)
+    pixels, how = images(5, 9), by_cells(batch_size=6, mix_probability=0.0)
+    seen = {}
+    for batch in epoch(pixels, 0, 3, how):
+        assert (batch.share, batch.partners.tolist()) == (1.0, batch.rows.tolist())
+        seen.update(unmixed(batch, batch.rows))
+    assert sorted(seen) == list(range(20))
+    padded = torch.nn.functional.pad(pixels.permute(0, 3, 1, 2) / 255, (0, 1, 0, 1), value=0.5)
+    for row, view in seen.items():
+        (down, across), image = divmod(row // 5, 2), row % 5
+        cell = padded[image, :, 5 * down : 5 * down + 5, 5 * across : 5 * across + 5]
+        large = torch.nn.functional.interpolate(cell[None], (9, 9), mode="bilinear")[0]
+        mean, std = (torch.tensor(each).view(3, 1, 1) for each in (MEAN, STD))
+        torch.testing.assert_close(view, (large - mean) / std, **NORMALISE)
+
+
+def test_views_of_cells_do_not_depend_on_the_batch_size() -> None:
+    pixels = images(7, 8)
+    views_of = [
+        {
+            row: view
+            for batch in epoch(pixels, 2, 3, by_cells(batch_size=size, mix_probability=0.0))
+            for row, view in unmixed(batch, batch.rows).items()
+        }
+        for size in (3, 28)
+    ]
+    for row, view in views_of[0].items():
+        torch.testing.assert_close(view, views_of[1][row], rtol=0.0, atol=0.0)
+    again = epoch(pixels, 3, 3, by_cells(batch_size=28, mix_probability=0.0))[0]
+    assert not torch.equal(again.images[again.rows.argsort()][0], views_of[0][0])
+
+
+def test_the_share_of_batches_that_are_mixed() -> None:
+    how = by_cells(mix_probability=0.5)
+    batch = torch.randn(4, 3, 8, 8)
+    mixed = [mix(batch.clone(), how, seed)[2] < 1.0 for seed in range(400)]
+    # A box may also be empty; a binomial of 400 lies within these bounds but once in a million.
+    assert 150 < sum(mixed) < 250

@@ -156,7 +156,7 @@ def test_sources_are_listed_below_each_class(make_set: MakeSet) -> None:
     assert len(lists) == 2
     for each in lists:
         assert (len(each.all("dt")), len(each.all("dd"))) == (3, 12)
-    assert "00002.png 1/0.jpg: 0 × 0 at 0, 0, score −0.001 1/1.jpg" in lists[1].text
+    assert "00002 1/0.jpg: 0 × 0 at 0, 0, score −0.001 1/1.jpg" in lists[1].text
     assert not Page(render_report(make_set(scores=False))).all("details")
 
 

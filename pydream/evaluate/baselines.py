@@ -1,0 +1,121 @@
+"""The real images that a distilled set is held against."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pydream.data import Source
+from pydream.errors import PydreamError
+from pydream.evaluate.coresets import herding, k_centre
+from pydream.evaluate.measure import RealImages
+from pydream.evaluate.real import load_images, random_real_images
+from pydream.models import Observer
+from pydream.ops import crop_resize
+from pydream.progress import track
+
+_MOST_BYTES = 16 << 30  # of all images together
+_AT_ONCE = 1024  # images decoded and embedded at a time
+
+
+def baseline_images(
+    name: str,
+    source: Source,
+    per_class: int,
+    side: int,
+    *,
+    seed: int,
+    observer: Observer | None,
+    workers: int,
+) -> RealImages:
+    """Return the images of a baseline.
+
+    Parameters
+    ----------
+    name
+        ``"random"``, ``"herding"``, ``"k-centre"`` or ``"full"``.
+    source
+        The training split.
+    per_class
+        Images of each class; all where it has fewer, or for ``"full"``.
+    side
+        In pixels.
+    seed
+        Of random images; the others do not depend on it.
+    observer
+        Gives the features that coresets are chosen by.
+    workers
+        Threads that decode.
+
+    Raises
+    ------
+    PydreamError
+        If a class has no image that can be read, a coreset has no observer, or all images together
+        are too many to be held.
+    """
+    if name == "random":
+        return random_real_images(source, per_class, side, seed=seed, workers=workers)
+    if name == "full":
+        return _all_images(source, side, workers)
+    if observer is None:
+        raise PydreamError(f"the {name} coreset needs an observer's features: give --observer")
+    rows = _coreset(name, source, per_class, side, observer, workers)
+    images, _ = load_images(source, rows.tolist(), side, workers)
+    return RealImages(images, torch.from_numpy(source.labels[rows].astype(np.int64)))
+
+
+def _coreset(
+    name: str, source: Source, per_class: int, side: int, observer: Observer, workers: int
+) -> npt.NDArray[np.int64]:
+    """Choose rows of a source by the features of all its images that can be read."""
+    order = np.concatenate([source.class_indices(c) for c in range(len(source.class_names))])
+    features, readable = [], []
+    with track(f"features for {name}", len(order), "images") as advance:
+        for start in range(0, len(order), _AT_ONCE):
+            rows = order[start : start + _AT_ONCE]
+            images, errors = load_images(source, rows.tolist(), side, workers)
+            features.append(_embed(images, observer))
+            readable.append(~np.isin(rows, list(errors)))
+            advance(len(rows))
+    usable = np.concatenate(readable)
+    kept = torch.cat(features)[torch.from_numpy(usable).to(observer.device)]
+    rows = order[usable]
+    lengths = np.bincount(source.labels[rows], minlength=len(source.class_names))
+    if (lengths == 0).any():
+        missing = source.class_names[int(np.argmin(lengths))]
+        raise PydreamError(f"{source.description}: class {missing} has no readable image")
+    offsets = [0, *np.cumsum(lengths).tolist()]
+    choose = herding if name == "herding" else k_centre
+    chosen = torch.cat(choose(kept, offsets, per_class)).cpu().numpy()
+    picked: npt.NDArray[np.int64] = rows[chosen]
+    return picked
+
+
+def _embed(images: torch.Tensor, observer: Observer) -> torch.Tensor:
+    """Return the features of whole images, (n, D), of (n, S, S, 3) uint8."""
+    side, device = images.shape[1], observer.device
+    whole = torch.tensor([0, 0, side, side], dtype=torch.int32, device=device)
+    batch = crop_resize(
+        images.to(device),
+        whole.expand(len(images), 4),
+        side,
+        mean=observer.mean,
+        std=observer.std,
+        channels_last=True,
+    )
+    return observer.features(batch)
+
+
+def _all_images(source: Source, side: int, workers: int) -> RealImages:
+    size = len(source) * 3 * side**2
+    if size > _MOST_BYTES:
+        raise PydreamError(
+            f"{source.description}: all {len(source):,} images are {size >> 30} GiB at {side} "
+            f"pixels a side, above the {_MOST_BYTES >> 30} GiB that are held; leave out the "
+            "baseline full"
+        )
+    images, errors = load_images(source, range(len(source)), side, workers)
+    readable = torch.ones(len(source), dtype=torch.bool)
+    readable[list(errors)] = False
+    return RealImages(images[readable], torch.from_numpy(source.labels.astype(np.int64))[readable])

@@ -1,0 +1,171 @@
+"""What all students of an evaluation share, and what is said of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pydream import __version__
+from pydream.data import Source
+from pydream.data.distilled import DistilledSet
+from pydream.errors import PydreamError
+from pydream.evaluate.config import EvaluateConfig
+from pydream.evaluate.finished import FinishedStudents
+from pydream.evaluate.measure import RealImages
+from pydream.evaluate.opening import open_observer
+from pydream.evaluate.real import load_test_images
+from pydream.models import Observer
+from pydream.models.loading import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    resolve_device,
+    resolve_precision,
+)
+
+_FORMAT_VERSION = 2
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all students of an evaluation share."""
+
+    config: EvaluateConfig
+    distilled: DistilledSet
+    images_sha256: str
+    observer: Observer | None
+    students: tuple[str, ...]
+    train: Source | None
+    test: RealImages
+    train_fingerprint: str | None
+    test_fingerprint: str
+    device: torch.device
+    precision: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    finished: FinishedStudents
+
+    @property
+    def side(self) -> int:
+        """Height and width of the images, in pixels."""
+        return int(self.distilled.manifest["side"])
+
+
+def check_observer(config: EvaluateConfig, given: nn.Module | None) -> None:
+    """Raise PydreamError if an observer is needed and there is none."""
+    if given is not None or config.observer is not None:
+        return
+    what = None
+    if "online" in config.labels:
+        what = "online labels need an observer: give --observer, or --labels hard or stored"
+    elif "stored" in config.labels and config.baselines:
+        what = "stored labels are of the set alone, so soft labels of baselines need --observer"
+    elif {"herding", "k-centre"} & {*config.baselines}:
+        what = "herding and k-centre go by an observer's features: give --observer"
+    elif not config.students:
+        what = "name architectures to train with --students, or give --observer"
+    if what is not None:
+        raise PydreamError(what)
+
+
+def prepare_bench(
+    config: EvaluateConfig,
+    distilled: DistilledSet,
+    train: Source | None,
+    test: Source,
+    given: nn.Module | None,
+) -> Bench:
+    """Open what the students need; `given` is an observer that is no file."""
+    device = resolve_device(config.device)
+    precision = resolve_precision(config.precision, device)
+    observer = None
+    network = given if given is not None else config.observer
+    if network is not None:
+        observer = open_observer(
+            network,
+            distilled,
+            arch=config.observer_arch,
+            precision=precision,
+            device=config.device,
+        )
+    mean, std = (
+        (observer.mean, observer.std)
+        if observer is not None
+        else (
+            tuple(distilled.manifest.get("mean", IMAGENET_MEAN)),
+            tuple(distilled.manifest.get("std", IMAGENET_STD)),
+        )
+    )
+    side = distilled.manifest["side"]
+    return Bench(
+        config=config,
+        distilled=distilled,
+        images_sha256=_hash(distilled),
+        observer=observer,
+        students=config.students or ((observer.arch,) if observer is not None else ()),
+        train=train,
+        test=load_test_images(test, side, workers=config.workers, device=device),
+        train_fingerprint=None if train is None else train.fingerprint(),
+        test_fingerprint=test.fingerprint(),
+        device=device,
+        precision=precision,
+        mean=mean,
+        std=std,
+        finished=FinishedStudents(results_folder(config, distilled) / "students", config.resume),
+    )
+
+
+def _hash(distilled: DistilledSet) -> str:
+    """Return the hash of the image files, or of the pixels of a set that is not ours."""
+    known = distilled.manifest.get("images_sha256")
+    return known or hashlib.sha256(distilled.images.numpy().tobytes()).hexdigest()
+
+
+def results_folder(config: EvaluateConfig, distilled: DistilledSet) -> Path:
+    """Return where the results go: in a set of ours, beside another one."""
+    path = distilled.path
+    ours = (path / "manifest.json").is_file()
+    return config.out or (path / "results" if ours else path.with_name(f"{path.stem}-results"))
+
+
+def evaluation_facts(bench: Bench, test: Source) -> dict[str, Any]:
+    """Say what was evaluated with what, as JSON takes it."""
+    manifest, observer = bench.distilled.manifest, bench.observer
+    settings = dataclasses.asdict(bench.config)
+    return {
+        "format": _FORMAT_VERSION,
+        "package": {"name": "pydream-distill", "version": __version__},
+        "torch": torch.__version__,
+        "device": str(bench.device),
+        "precision": bench.precision,
+        "threads": torch.get_num_threads(),
+        "set": {
+            "path": str(bench.distilled.path),
+            "method": manifest.get("method"),
+            "images_per_class": manifest["images_per_class"],
+            "images_bytes": manifest.get("images_bytes", bench.distilled.stored.nbytes),
+            "labels_bytes": manifest.get("labels_bytes", 0),
+            "images_sha256": bench.images_sha256,
+        },
+        "observer": None
+        if observer is None
+        else {
+            "arch": observer.arch,
+            "weights_sha256": observer.weights_sha256,
+            "precision": observer.precision,
+        },
+        "test": {
+            "description": test.description,
+            "images": len(test),
+            "fingerprint": bench.test_fingerprint,
+        },
+        "config": {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in settings.items()
+        },
+    }

@@ -1,0 +1,212 @@
+"""DD-Ranking (arXiv 2505.13300): its score, and its names for networks and settings.
+
+Names and settings are those of its release 0.2.0.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from pydream.errors import PydreamError
+from pydream.models import ConvNet
+
+_WIDTH = 128  # of every ConvNet there
+_RESNETS = ("resnet18", "resnet34", "resnet50")
+_SMALL_SIDES = (32, 64)  # at which it gives ResNets the stem for small images
+_DATASETS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+_LAYERS = re.compile(r"layers\.(conv|norm)\.(\d+)\.")
+_LAYERS_OF_A_BLOCK = 4  # convolution, norm, ReLU, pool
+
+LEARNING_RATE = 0.001
+"""What DD-Ranking's own evaluation of RDED trains students with on distilled images."""
+
+
+def label_robust_score(
+    hard_real: float,
+    hard_distilled: float,
+    any_distilled: float,
+    any_random: float,
+    weight: float = 0.5,
+) -> float:
+    """Score a distilled set without what its labels alone achieve (DD-Ranking's LRS).
+
+    With the hard label recovery HLR = `hard_real` - `hard_distilled`, the improvement over random
+    IOR = `any_distilled` - `any_random` and α = w·IOR - (1 - w)·HLR, the score is
+    (e^α - e⁻¹) / (e - e⁻¹).
+
+    Parameters
+    ----------
+    hard_real
+        Accuracy of students of the full real set with hard labels, as a fraction.
+    hard_distilled
+        Of students of the distilled set with hard labels.
+    any_distilled
+        Of students of the distilled set with the labels its method uses.
+    any_random
+        Of students of as many random real images with such labels.
+    weight
+        Of the improvement over random, w.
+
+    Returns
+    -------
+    float
+        From 0 (α = -1) to 1 (α = 1); higher is better.
+
+    Raises
+    ------
+    PydreamError
+        If a number lies outside [0, 1].
+    """
+    numbers = {
+        "hard_real": hard_real,
+        "hard_distilled": hard_distilled,
+        "any_distilled": any_distilled,
+        "any_random": any_random,
+        "weight": weight,
+    }
+    for name, value in numbers.items():
+        if not 0 <= value <= 1:
+            raise PydreamError(f"{name} must be a fraction from 0 to 1, got {value}")
+    recovery = hard_real - hard_distilled
+    improvement = any_distilled - any_random
+    alpha = weight * improvement - (1 - weight) * recovery
+    return (math.exp(alpha) - math.exp(-1)) / (math.e - math.exp(-1))
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network as DD-Ranking builds and loads it.
+
+    Attributes
+    ----------
+    model_name
+        What it calls the architecture.
+    use_torchvision
+        Whether it takes the network from torchvision.
+    weights
+        The state dict, by its names.
+    """
+
+    model_name: str
+    use_torchvision: bool
+    weights: dict[str, Tensor]
+
+
+def as_teacher(model: nn.Module, arch: str, side: int, order: Sequence[int]) -> Teacher:
+    """Name a network and its weights as DD-Ranking does.
+
+    Parameters
+    ----------
+    model
+        With trained weights.
+    arch
+        As `pydream.models.build_model` takes it.
+    side
+        Of the images, in pixels.
+    order
+        Class j of the teacher is class ``order[j]`` of the model.
+
+    Raises
+    ------
+    PydreamError
+        If DD-Ranking has no such network.
+    """
+    weights = {name: each.detach().cpu() for name, each in model.state_dict().items()}
+    base = arch.removesuffix("-modified")
+    if isinstance(model, ConvNet) and model.width == _WIDTH and model.norm != "none":
+        name = f"ConvNet-{model.depth}" + ("-BN" if model.norm == "batch" else "")
+        weights = {_LAYERS.sub(_in_sequence, key): each for key, each in weights.items()}
+        head, use_torchvision = "classifier", False
+    elif base in _RESNETS and (base != arch) == (side in _SMALL_SIDES):
+        name, head, use_torchvision = f"ResNet-{base[6:]}-BN", "fc", True
+    else:
+        raise PydreamError(
+            f"DD-Ranking has no network like {arch} for images of side {side}; give an observer "
+            f"it has: a ConvNet of width {_WIDTH} with batch or instance norm, or "
+            f"{', '.join(_RESNETS)} (-modified at sides {' and '.join(map(str, _SMALL_SIDES))})"
+        )
+    for key in (f"{head}.weight", f"{head}.bias"):
+        weights[key] = weights[key][list(order)].clone()
+    return Teacher(name, use_torchvision, weights)
+
+
+def _in_sequence(found: re.Match[str]) -> str:
+    """Return the name of a ConvNet's layer where all layers are one sequence."""
+    return f"features.{int(found[2]) * _LAYERS_OF_A_BLOCK + (found[1] == 'norm')}."
+
+
+def teacher_file(dataset: str, model_name: str) -> str:
+    """Return where DD-Ranking looks for a teacher, below the folder it is started in."""
+    return f"teacher_models/{dataset}/{model_name}/ckpt_best.pt"
+
+
+def dataset_name(description: str) -> str:
+    """Return what DD-Ranking calls the source of a set; its own name if it is another."""
+    name, _, _ = description.partition(":")
+    return _DATASETS.get(name) or re.sub(r"[^\w.-]+", "-", description).strip("-.") or "images"
+
+
+def settings(
+    manifest: Mapping[str, Any],
+    teacher: Teacher,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> dict[str, Any]:
+    """Return the configuration of its evaluator of soft labels, as it evaluates RDED.
+
+    Parameters
+    ----------
+    manifest
+        Of the distilled set.
+    teacher
+        What gives soft labels, and the architecture of students.
+    mean, std
+        What its images, and so test images, are normalised with.
+    """
+    side, dataset = manifest["side"], dataset_name(manifest["source"]["description"])
+    square = {"size": side}
+    return {
+        "dataset": dataset,
+        "real_data_path": "./dataset",
+        "ipc": manifest["images_per_class"],
+        "im_size": [side, side],
+        "model_name": teacher.model_name,
+        "stu_use_torchvision": teacher.use_torchvision,
+        "tea_use_torchvision": teacher.use_torchvision,
+        "teacher_dir": "./teacher_models",
+        "teacher_model_names": [teacher.model_name],
+        "data_aug_func": "cutmix",
+        "aug_params": {"beta": 1.0},
+        "use_zca": False,
+        "use_aug_for_hard": False,
+        "custom_train_trans": None,
+        "custom_val_trans": [
+            {"name": "Resize", "args": {**square, "antialias": True}},
+            {"name": "CenterCrop", "args": square},
+            {"name": "ToTensor"},
+            {"name": "Normalize", "args": {"mean": list(mean), "std": list(std)}},
+        ],
+        "soft_label_mode": "M",
+        "soft_label_criterion": "kl",
+        "loss_fn_kwargs": {"temperature": 20.0, "scale_loss": False},
+        "optimizer": "adamw",
+        "lr_scheduler": "cosine",
+        "weight_decay": 0.01,
+        "num_eval": 5,
+        "num_epochs": 300,
+        "random_data_format": "tensor",
+        "random_data_path": None,
+        "eval_full_data": True,
+        "num_workers": 4,
+        "device": "cuda",
+        "dist": False,
+        "syn_batch_size": 100,
+        "real_batch_size": 256,
+        "save_path": "./results/scores.csv",
+    }

@@ -1,0 +1,106 @@
+"""What an evaluation is made of, opened and seen to fit together: set, observer, real images."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from pydream.data import Source, has_split, open_source
+from pydream.data.distilled import DistilledSet, images_sha256
+from pydream.data.imported import open_distilled
+from pydream.errors import PydreamError
+from pydream.evaluate.config import EvaluateConfig
+from pydream.evaluate.observers import class_order, listed
+from pydream.models import Observer, load_observer
+
+
+def open_set(config: EvaluateConfig, real: Source | None) -> DistilledSet:
+    """Open a distilled set, whoever made it; the real images' class names serve where it has none.
+
+    Raises
+    ------
+    PydreamError
+        If it cannot be read, or its image files are not those that its manifest describes.
+    """
+    if real is None and config.source is not None and has_split(config.source, "test"):
+        real = open_source(config.source, "test")
+    distilled = open_distilled(
+        config.set,
+        class_names=None if real is None else real.class_names,
+        mean=config.image_mean,
+        std=config.image_std,
+    )
+    check_images(distilled)
+    return distilled
+
+
+def open_real(named: str | None, distilled: DistilledSet, split: str) -> Source:
+    """Open the real images that were named, or that the set was distilled from.
+
+    Raises
+    ------
+    PydreamError
+        If there are none, without such a split, or with other classes than the set.
+    """
+    named = named or distilled.manifest.get("source", {}).get("description")
+    if named is None:
+        raise PydreamError(
+            f"{distilled.path} does not say what it was distilled from; "
+            "name real images with a test split with --source"
+        )
+    if split == "test" and not has_split(named, "test"):
+        raise PydreamError(
+            f"{named} has no test split; name real images that have one with --source"
+        )
+    source = open_source(named, split)
+    check_class_names(source, distilled)
+    return source
+
+
+def check_class_names(source: Source, distilled: DistilledSet) -> None:
+    """Raise PydreamError unless the real images have the classes of the set, in their order."""
+    real, own = source.class_names, distilled.class_names
+    if real == own:
+        return
+    parts = [
+        f"only {where} has {listed(sorted(names))}"
+        for where, names in (
+            (source.description, {*real} - {*own}),
+            (str(distilled.path), {*own} - {*real}),
+        )
+        if names
+    ]
+    raise PydreamError(
+        f"the {source.split} images of {source.description} have other classes than the set: "
+        f"{'; '.join(parts) or 'they come in another order'}"
+    )
+
+
+def check_images(distilled: DistilledSet) -> None:
+    """Raise PydreamError unless the image files are those that the manifest describes."""
+    expected = distilled.manifest.get("images_sha256")
+    if expected is not None and images_sha256(distilled.path) != expected:
+        raise PydreamError(
+            f"{distilled.path}: the image files are not those its manifest describes; "
+            "`pydream inspect` tells more"
+        )
+
+
+def open_observer(
+    given: nn.Module | str,
+    distilled: DistilledSet,
+    *,
+    arch: str | None,
+    precision: str,
+    device: str,
+) -> Observer:
+    """Load the observer and put its classes in the order of the set's.
+
+    Raises
+    ------
+    PydreamError
+        If it cannot be loaded, or does not know the classes of the set.
+    """
+    observer = load_observer(
+        given, arch=arch, side=distilled.manifest["side"], precision=precision, device=device
+    )
+    return observer.with_class_order(class_order(observer, distilled))

@@ -1,0 +1,174 @@
+"""Labels stored once, so that students train without the observer: on the same views as with it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pydream.data.distilled import DistilledSet, load_set
+from pydream.data.writer import write_whole
+from pydream.errors import PydreamError
+from pydream.evaluate.config import RelabelConfig
+from pydream.evaluate.opening import check_images, open_observer
+from pydream.evaluate.recipe import RECIPES, ResolvedRecipe, resolve
+from pydream.evaluate.stored import (
+    FOLDER,
+    LabelPlan,
+    StoredLabels,
+    epoch_file,
+    labels_folder,
+    view_settings,
+    write_epoch,
+    write_plan,
+)
+from pydream.evaluate.views import largest_batch, views
+from pydream.models import Observer
+from pydream.progress import track
+
+
+@dataclass(frozen=True)
+class RelabelResult:
+    """What `relabel` gives.
+
+    Attributes
+    ----------
+    path
+        The folder of the labels, in that of the set.
+    images_bytes, labels_bytes
+        Of the files of the images and of all stored labels.
+    epochs
+        Whose labels are stored, for each seed.
+    """
+
+    path: Path
+    images_bytes: int
+    labels_bytes: int
+    epochs: int
+
+
+def relabel(config: RelabelConfig, *, observer: torch.nn.Module | None = None) -> RelabelResult:
+    """Store the observer's logits of every view that a student will be trained on.
+
+    The views follow from seed, epoch and row alone, so a student that is trained with
+    ``labels="stored"`` sees those same views again. The bytes of images and labels are written into
+    the set's manifest. A killed run goes on where it was when it is started again.
+
+    Parameters
+    ----------
+    config
+        The settings.
+    observer
+        A classifier of normalised (B, 3, S, S) float32 images, where it is no file.
+
+    Raises
+    ------
+    PydreamError
+        If something given cannot be used, or labels of other settings are there.
+    """
+    distilled = load_set(config.set)
+    check_images(distilled)
+    network = open_observer(
+        observer if observer is not None else config.observer,
+        distilled,
+        arch=config.observer_arch,
+        precision=config.precision,
+        device=config.device,
+    )
+    if config.top_k is not None and config.top_k > network.num_classes:
+        raise PydreamError(
+            f"top_k must be at most the classes of the set, {network.num_classes}, "
+            f"got {config.top_k}"
+        )
+    manifest = distilled.manifest
+    recipe = resolve(
+        RECIPES[config.recipe],
+        student=config.student or network.arch,
+        num_images=len(distilled.stored),
+        num_classes=len(distilled.class_names),
+        side=manifest["side"],
+        factor=config.factor if config.factor is not None else manifest.get("factor", 1),
+        overrides=config.overrides(),
+    )
+    for seed in config.seeds:
+        plan = _plan(config, distilled, network, recipe, seed)
+        write_plan(labels_folder(distilled.path, seed), plan)
+        _store(distilled, network, recipe, plan)
+    labels_bytes = _note_bytes(distilled)
+    images_bytes = int(manifest["images_bytes"])
+    return RelabelResult(distilled.path / FOLDER, images_bytes, labels_bytes, recipe.epochs)
+
+
+def _plan(
+    config: RelabelConfig,
+    distilled: DistilledSet,
+    observer: Observer,
+    recipe: ResolvedRecipe,
+    seed: int,
+) -> LabelPlan:
+    return LabelPlan(
+        images_sha256=distilled.manifest["images_sha256"],
+        class_names=list(distilled.class_names),
+        observer={
+            "arch": observer.arch,
+            "weights_sha256": observer.weights_sha256,
+            "precision": observer.precision,
+        },
+        mean=list(observer.mean),
+        std=list(observer.std),
+        views=view_settings(recipe),
+        seed=seed,
+        epochs=recipe.epochs,
+        every=config.every,
+        top_k=config.top_k,
+        temperature=recipe.temperature,
+    )
+
+
+def _store(
+    distilled: DistilledSet, observer: Observer, recipe: ResolvedRecipe, plan: LabelPlan
+) -> None:
+    """Store the epochs that are not there yet."""
+    folder = labels_folder(distilled.path, plan.seed)
+    images = distilled.images.to(observer.device)
+    fitting = observer.with_tile(largest_batch(len(images), recipe))
+    rows = len(images) * recipe.views_per_image
+    epochs = plan.stored_epochs()
+    with track(f"labels, seed {plan.seed}", len(epochs), "epochs") as advance:
+        for epoch in epochs:
+            file = epoch_file(folder, epoch)
+            if not file.exists():
+                logits = torch.empty(rows, observer.num_classes, device=observer.device)
+                for batch in views(
+                    images, epoch, plan.seed, recipe, mean=observer.mean, std=observer.std
+                ):
+                    logits[batch.rows] = fitting.logits(batch.images)
+                write_epoch(file, logits, plan.top_k, plan.temperature)
+            advance(1)
+
+
+def _note_bytes(distilled: DistilledSet) -> int:
+    """Write into the manifest which labels are stored; return the bytes of all."""
+    stored: dict[str, dict[str, Any]] = {}
+    for file in sorted((distilled.path / FOLDER).glob("seed-*/labels.json")):
+        seed = int(file.parent.name.removeprefix("seed-"))
+        try:
+            labels = StoredLabels(distilled.path, seed)
+        except PydreamError:  # of another run, not finished
+            continue
+        plan = labels.plan
+        stored[str(seed)] = {
+            "bytes": labels.nbytes(),
+            "epochs": plan.epochs,
+            "every": plan.every,
+            "top_k": plan.top_k,
+            "observer": plan.observer,
+        }
+    total = sum(each["bytes"] for each in stored.values())
+    manifest = {**distilled.manifest, "labels_bytes": total, "labels": stored}
+    text = json.dumps(manifest, indent=2) + "\n"
+    write_whole(distilled.path / "manifest.json", text.encode())
+    return int(total)

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pydream.data.distilled import load_set
+from pydream.errors import PydreamError
+from pydream.evaluate import EvaluateConfig, RelabelConfig, evaluate_set, relabel
+from pydream.evaluate.labels import online_targets
+from pydream.evaluate.recipe import RECIPES, resolve
+from pydream.evaluate.stored import StoredLabels, probabilities, write_epoch
+from pydream.evaluate.views import views
+from pydream.models import load_observer
+
+from .conftest import ARCH, MEAN, SIDE, STD, Digits
+
+# Logits below 32, kept in float16 (half a step is 2^-7), and divided by the temperature, 20.
+HALF = 1e-3
+# Accuracies on 360 images after some steps from targets that differ by so little.
+NEAR = 0.03
+
+
+def config(path: Path, digits: Digits, **changes: Any) -> RelabelConfig:
+    return RelabelConfig(
+        **{
+            "set": path,
+            "observer": str(digits.observer),
+            "epochs": 3,
+            "horizontal_flip": False,
+            **changes,
+        }
+    )
+
+
+def evaluation(path: Path, digits: Digits, **changes: Any) -> EvaluateConfig:
+    return EvaluateConfig(
+        **{
+            "set": path,
+            "observer": str(digits.observer),
+            "epochs": 3,
+            "horizontal_flip": False,
+            "workers": 1,
+            **changes,
+        }
+    )
+
+
+@pytest.mark.parametrize("recipe", ["rded", "idc"])
+def test_stored_labels_are_the_observers_of_the_same_views(
+    digits: Digits, digits_set: Path, recipe: str
+) -> None:
+    relabel(config(digits_set, digits, seeds=(4,), batch_size=19, recipe=recipe))
+    images = load_set(digits_set).images
+    how = resolve(
+        RECIPES[recipe],
+        student=ARCH,
+        num_images=len(images),
+        num_classes=10,
+        side=SIDE,
+        factor=1,
+        overrides={"horizontal_flip": False, "batch_size": 19, "epochs": 3},
+    )
+    observer = load_observer(digits.observer)
+    online = online_targets(observer, how.temperature, 19)
+    stored = StoredLabels(digits_set, 4).targets(how.temperature, torch.device("cpu"))
+    for epoch in range(3):
+        for batch in views(images, epoch, 4, how, mean=MEAN, std=STD):
+            torch.testing.assert_close(stored(batch), online(batch), rtol=0.0, atol=HALF)
+
+
+def test_students_of_stored_and_online_labels_are_as_good(digits: Digits, digits_set: Path) -> None:
+    relabel(config(digits_set, digits, epochs=40))
+    result = evaluate_set(
+        evaluation(digits_set, digits, epochs=40, labels=("online", "stored", "hard"))
+    )
+    online, stored, hard = result.rows
+    assert [row.labels for row in result.rows] == ["online", "stored", "hard"]
+    assert online.last_mean > 0.4
+    assert abs(stored.last_mean - online.last_mean) < NEAR
+    first = [row.runs[0].curve[0].loss for row in (online, stored)]
+    assert first[0] == pytest.approx(first[1], rel=HALF)
+    assert hard.recipe.temperature == 1.0
+
+
+def test_no_observer_is_needed_for_stored_labels(digits: Digits, digits_set: Path) -> None:
+    relabel(config(digits_set, digits))
+    how = evaluation(digits_set, digits, labels=("stored",), students=(ARCH,))
+    alone = evaluate_set(dataclasses.replace(how, observer=None)).rows[0]
+    assert alone.runs[0].curve == evaluate_set(how).rows[0].runs[0].curve
+
+
+def test_epochs_may_share_labels(digits: Digits, digits_set: Path) -> None:
+    result = relabel(config(digits_set, digits, epochs=5, every=2))
+    files = sorted(file.name for file in (digits_set / "labels" / "seed-0").glob("*.safetensors"))
+    assert files == [f"epoch-0000{number}.safetensors" for number in (0, 2, 4)]
+    assert result.epochs == 5
+    evaluate_set(evaluation(digits_set, digits, epochs=5, labels=("stored",)))
+
+
+@pytest.mark.parametrize("kept", [1, 3, 10])
+def test_the_classes_beyond_the_highest_share_what_is_left(tmp_path: Path, kept: int) -> None:
+    logits = torch.randn(23, 10, generator=torch.Generator().manual_seed(0)) * 5
+    write_epoch(tmp_path / "epoch", logits, kept, 20.0)
+    found = probabilities(load_file(tmp_path / "epoch"), 10, 20.0).double()
+    exact = torch.softmax(logits.double() / 20, dim=1)
+    highest = exact.topk(kept, dim=1)
+    left = 1 - highest.values.sum(dim=1, keepdim=True)
+    wanted = (left / max(10 - kept, 1)).expand(-1, 10).scatter(1, *highest[::-1])
+    torch.testing.assert_close(found, wanted, rtol=0.0, atol=HALF)
+
+
+def test_bytes_are_told_and_in_the_manifest(digits: Digits, digits_set: Path) -> None:
+    result = relabel(config(digits_set, digits, seeds=(0, 7)))
+    folders = [digits_set / "labels" / f"seed-{seed}" for seed in (0, 7)]
+    size = sum(file.stat().st_size for folder in folders for file in folder.iterdir())
+    assert result.labels_bytes == size
+    manifest = json.loads((digits_set / "manifest.json").read_text())
+    assert manifest["labels_bytes"] == size
+    assert set(manifest["labels"]) == {"0", "7"}
+    assert load_set(digits_set).manifest["labels"]["7"]["epochs"] == 3
+
+
+def test_a_killed_run_goes_on(digits: Digits, digits_set: Path) -> None:
+    relabel(config(digits_set, digits))
+    folder = digits_set / "labels" / "seed-0"
+    whole = {file.name: file.read_bytes() for file in folder.iterdir()}
+    (folder / "epoch-00001.safetensors").unlink()
+    kept = (folder / "epoch-00000.safetensors").stat().st_mtime_ns
+    fails("1 epochs are missing", evaluation(digits_set, digits, labels=("stored",)))
+    relabel(config(digits_set, digits))
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == whole
+    assert (folder / "epoch-00000.safetensors").stat().st_mtime_ns == kept
+
+
+def fails(message: str, how: EvaluateConfig | RelabelConfig) -> None:
+    with pytest.raises(PydreamError, match=message) as caught:
+        evaluate_set(how) if isinstance(how, EvaluateConfig) else relabel(how)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_of_something_else(digits: Digits, digits_set: Path) -> None:
+    stored = evaluation(digits_set, digits, labels=("stored",))
+    fails("no stored labels of seed 0: make them by `pydream relabel`", stored)
+    relabel(config(digits_set, digits))
+    fails("of 3 epochs, not of 9", dataclasses.replace(stored, epochs=9))
+    fails("batch_size 50, not 7", dataclasses.replace(stored, batch_size=7))
+    fails("batch_size 50, not 7", config(digits_set, digits, batch_size=7))
+    fails("no stored labels of seed 1", dataclasses.replace(stored, seeds=(0, 1)))
+    fails("top_k must be at most the classes of the set, 10", config(digits_set, digits, top_k=11))
+    fails(
+        "soft labels of baselines need --observer",
+        dataclasses.replace(stored, observer=None, baselines=("random",)),
+    )
+    file = digits_set / "labels" / "seed-0" / "labels.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, "images_sha256": "0"}))
+    fails("labels of other images than the set's", stored)
+    file.write_text(json.dumps({**content, "format": 99}))
+    fails("format 99 is newer", stored)
+    file.write_text("{")
+    fails("not what `pydream relabel` writes", stored)
