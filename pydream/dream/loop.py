@@ -53,8 +53,6 @@ class MatchingLoop:
     ) -> None:
         self.config, self.real, self.make_network = config, real, make_network
         self.device = real.pixels.device
-        if self.device.type == "cpu":
-            keep_freed_memory()
         self._labels = torch.arange(real.num_classes, device=self.device)
         # One network whose weights are drawn again and again: a captured step finds them there.
         self._network = fresh_network(make_network, config.seed, self.device)
@@ -80,6 +78,7 @@ class MatchingLoop:
             seed=self.config.seed,
         )
 
+    @keep_freed_memory()
     def initial(self) -> tuple[Tensor, Tensor]:
         """Choose real images of every class, shrink and tile them: what the run starts with.
 
@@ -104,6 +103,7 @@ class MatchingLoop:
         # Rank k * IPC + i lies in cell k of image i.
         return values, chosen.view(len(chosen), -1, config.ipc).mT.contiguous()
 
+    @keep_freed_memory()
     def iterate(self, synthetic: SyntheticImages, iteration: int) -> float:
         """Match one network; return the mean loss of a step.
 

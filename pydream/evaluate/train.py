@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from pydream.allocator import keep_freed_memory
 from pydream.errors import PydreamError
 from pydream.evaluate.labels import Targets, soft_loss
 from pydream.evaluate.measure import RealImages, measure
-from pydream.evaluate.memory import keep_freed_memory
 from pydream.evaluate.recipe import ResolvedRecipe
 from pydream.evaluate.views import MixedBatch, steps_per_epoch, views
 from pydream.models import build_model
