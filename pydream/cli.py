@@ -310,8 +310,8 @@ def main() -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print(
-            "pydream: stopped; what was finished is kept: `pydream rded`, `dream` and `evaluate` go "
-            "on with it when the same command is given again with --resume, `relabel` without",
+            "pydream: stopped; what was finished is kept: `pydream rded`, `dream` and `evaluate` "
+            "go on with it when the same command is given again with --resume, `relabel` without",
             file=sys.stderr,
         )
         raise SystemExit(130) from None
