@@ -30,6 +30,7 @@ from pydream.evaluate.results import EvaluationResult, EvaluationRow, StudentRun
 from pydream.evaluate.stored import StoredLabels
 from pydream.evaluate.train import train_student
 from pydream.evaluate.views import largest_batch, steps_per_epoch
+from pydream.models import build_model
 
 
 def evaluate_set(
@@ -74,6 +75,7 @@ def evaluate_set(
         if real is not None:
             check_class_names(real, distilled)
     bench = prepare_bench(config, distilled, train, test, observer)
+    _check_students(bench)
     plans = [
         (student, labels, images)
         for student in bench.students
@@ -88,6 +90,13 @@ def evaluate_set(
     held: dict[tuple[str, int], RealImages] = {}
     rows = tuple(_train_row(bench, *plan, held) for plan in plans)
     return write_results(folder, evaluation_facts(bench, test), rows)
+
+
+def _check_students(bench: Bench) -> None:
+    """Build every student once, so that one that does not fit is known before any is trained."""
+    for student in bench.students:
+        with torch.random.fork_rng(devices=[]):
+            build_model(student, num_classes=len(bench.distilled.class_names), side=bench.side)
 
 
 def _combinations(config: EvaluateConfig) -> list[tuple[str, str]]:

@@ -243,12 +243,24 @@ def test_an_unknown_student(digits: Digits, digits_set: Path) -> None:
     fails("unknown architecture 'convnot'", digits, digits_set, students=("convnot",))
 
 
+def test_a_student_of_another_side_is_known_before_any_is_trained(
+    digits: Digits, digits_set: Path
+) -> None:
+    message = "convnet4 .* the image side .* must be at least 16, got 8|4 blocks halve"
+    fails(message, digits, digits_set, students=(ARCH, "convnet4"))
+    assert not (digits_set / "results").exists()
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"seeds": ()}, "seeds must hold at least one"),
     ({"seeds": (-1,)}, "seeds must be 0 to .*, got -1"),
     ({"seeds": (1, 1)}, "seeds must differ, got 1 1"),
     ({"eval_every": 0}, "eval_every must be at least 1, got 0"),
     ({"workers": 0}, "workers must be at least 1, got 0"),
+    ({"full_steps": 0}, "full_steps must be at least 1, got 0"),
+    ({"labels": ()}, "labels must be online, stored or hard, got none"),
+    ({"labels": ("hard", "hard")}, "labels must differ, got hard hard"),
+    ({"students": ("a,b", "a")}, "students must differ, got a b a"),
 ]
 
 
