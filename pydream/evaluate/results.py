@@ -13,7 +13,9 @@ from typing import Any
 
 import matplotlib.style
 from matplotlib.figure import Figure
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from pydream.data.writer import write_whole
 from pydream.errors import PydreamError
@@ -179,26 +181,34 @@ def write_results(
             return result
 
 
-def result_table(result: EvaluationResult) -> Table:
-    """Lay the rows out for a terminal; accuracies in percent, ± over the seeds."""
-    test = result.facts["test"]
+def result_table(result: EvaluationResult) -> RenderableType:
+    """Lay the rows out for a terminal, a table for each student; ± over the seeds."""
     seeds = len(result.facts["config"]["seeds"])
     size = result.facts["set"]
     weight = f"images of the set: {byte_words(size['images_bytes'])}"
     if size["labels_bytes"]:
         weight += f"; stored labels: {byte_words(size['labels_bytes'])}"
-    table = Table(
-        title=f"Accuracy on {test['images']:,} test images, "
-        f"{seeds} {'seed' if seeds == 1 else 'seeds'}",
-        caption=weight,
+    words = (
+        f"accuracy on {result.facts['test']['images']:,} test images, "
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'}"
     )
-    for name in ("student", "labels", "images"):
-        table.add_column(name)
-    for name in ("number", "steps", "top-1", "best top-1", "top-5", "seconds"):
-        table.add_column(name, justify="right")
-    for row in result.rows:
+    students = list(dict.fromkeys(row.student for row in result.rows))
+    tables = []
+    for student in students:
+        rows = [row for row in result.rows if row.student == student]
+        tables.append(_student_table(f"{student}: {words}", rows))
+    return Group(*tables, Text(weight))
+
+
+def _student_table(title: str, rows: Sequence[EvaluationRow]) -> Table:
+    """Lay the rows of one student out, in less than 80 columns."""
+    table = Table(title=Text(title), box=None, padding=(0, 2, 0, 0), title_justify="left")
+    for name in ("labels", "images"):
+        table.add_column(name, no_wrap=True)
+    for name in ("number", "steps", "top-1", "best top-1", "top-5", "s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
         table.add_row(
-            row.student,
             row.labels,
             row.images,
             f"{row.image_count:,}",
@@ -238,8 +248,14 @@ def accuracy_figure(rows: Sequence[EvaluationRow]) -> bytes:
             panel.grid(axis="y", alpha=0.3)
             panel.set_axisbelow(True)
         panels[0].set_ylabel("top-1 at the last epoch, %")
-        panels[0].legend(fontsize="small", loc="lower left")
-        figure.tight_layout()
+        figure.legend(
+            *panels[0].get_legend_handles_labels(),
+            fontsize="small",
+            loc="lower center",
+            ncols=len(labels),
+            frameon=False,
+        )
+        figure.tight_layout(rect=(0, 0.08, 1, 1))  # room for the legend
         stream = io.BytesIO()
         figure.savefig(stream, format="png")
     return stream.getvalue()

@@ -424,3 +424,17 @@ def test_sets_in_the_layouts_of_others(
     other = evaluate_set(config(place, digits, source="digits"))
     assert other.rows[0].runs[0].curve == own.rows[0].runs[0].curve
     assert other.path.parent == place.with_name(f"{place.stem}-results")
+
+
+def test_the_table_fits_a_terminal(digits: Digits, digits_set: Path) -> None:
+    result = evaluate_set(
+        config(digits_set, digits, epochs=1, seeds=(0, 1), baselines=("k-centre",))
+    )
+    console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(result_table(result))
+    text = console.export_text()
+    assert "…" not in text
+    for row in result.rows:
+        (line,) = [each for each in text.splitlines() if row.images in each.split()]
+        assert line.split()[0] == "online"
+        assert line.count("±") == 3
