@@ -96,6 +96,17 @@ inline void over_pixels(const BlockImage& image, const Inside& inside, const Out
   }
 }
 
+// The four pixels of a cell, the first being the upper left one, as offsets in values.
+struct Cell {
+  int64_t places[4];
+
+  Cell(const BlockImage& image, int64_t first) {
+    const int64_t step = image.channels, row = image.width * step;
+    const int64_t offsets[] = {0, step, row, row + step};
+    for (int i = 0; i < 4; ++i) places[i] = first + offsets[i];
+  }
+};
+
 struct Moments {
   const BlockImage& image;
   float* mean;
@@ -166,12 +177,10 @@ struct Forward {
   void run(int64_t channel) const {
     const Channels<V, B> channels(image, channel);
     const float* images = image.images + channel;
-    const int64_t row = image.width * image.channels;
     const auto pool = [&](int64_t pixel, int64_t cell) {
-      const int64_t places[] = {pixel, pixel + image.channels, pixel + row,
-                                pixel + row + image.channels};
+      const Cell pixels(image, pixel);
       Lanes<V, B> sum = {};
-      for (const int64_t place : places) {
+      for (const int64_t place : pixels.places) {
         for (int b = 0; b < B; ++b) {
           sum.value[b] += channels.rectified(channels.deviation(images + place, b), b);
         }
@@ -193,14 +202,12 @@ struct Sums {
     using L = Lanes<V, B>;
     const Channels<V, B> channels(image, channel);
     const float* images = image.images + channel;
-    const int64_t row = image.width * image.channels;
     L g = {}, g_d = {}, g_row = {}, g_d_row = {};
     const auto add = [&](int64_t pixel, int64_t cell) {
-      const int64_t places[] = {pixel, pixel + image.channels, pixel + row,
-                                pixel + row + image.channels};
+      const Cell pixels(image, pixel);
       for (int b = 0; b < B; ++b) {
         const V upstream = load<V>(image.pooled_slope + channel + cell + b * L::kStep) * kQuarter;
-        for (const int64_t place : places) {
+        for (const int64_t place : pixels.places) {
           const V d = channels.deviation(images + place, b);
           const V masked = channels.masked(d, upstream, b);
           g_row.value[b] += masked;
@@ -233,17 +240,15 @@ struct Backward {
     const Channels<V, B> channels(image, channel);
     const L constant = L::at(terms.constant + channel), linear = L::at(terms.linear + channel);
     const float* images = image.images + channel;
-    const int64_t row = image.width * image.channels;
     const auto put = [&](int64_t place, V d, V masked, int b) {
       store(slope + channel + place + b * L::kStep,
             masked * channels.scale.value[b] - constant.value[b] - d * linear.value[b]);
     };
     const auto inside = [&](int64_t pixel, int64_t cell) {
-      const int64_t places[] = {pixel, pixel + image.channels, pixel + row,
-                                pixel + row + image.channels};
+      const Cell pixels(image, pixel);
       for (int b = 0; b < B; ++b) {
         const V upstream = load<V>(image.pooled_slope + channel + cell + b * L::kStep) * kQuarter;
-        for (const int64_t place : places) {
+        for (const int64_t place : pixels.places) {
           const V d = channels.deviation(images + place, b);
           put(place, d, channels.masked(d, upstream, b), b);
         }
@@ -266,7 +271,6 @@ struct SecondSummed {
     using L = Lanes<V, B>;
     const Channels<V, B> channels(image, channel);
     const float* images = image.images + channel;
-    const int64_t row = image.width * image.channels;
     constexpr int kSums = 5;  // v, v d, g, g d, v g
     L total[kSums] = {}, of_row[kSums] = {};
     const auto add = [&](int64_t place, V masked, int b) {
@@ -277,11 +281,10 @@ struct SecondSummed {
       for (int sum = 0; sum < kSums; ++sum) of_row[sum].value[b] += terms[sum];
     };
     const auto inside = [&](int64_t pixel, int64_t cell) {
-      const int64_t places[] = {pixel, pixel + image.channels, pixel + row,
-                                pixel + row + image.channels};
+      const Cell pixels(image, pixel);
       for (int b = 0; b < B; ++b) {
         const V upstream = load<V>(image.pooled_slope + channel + cell + b * L::kStep) * kQuarter;
-        for (const int64_t place : places) add(place, upstream, b);
+        for (const int64_t place : pixels.places) add(place, upstream, b);
       }
     };
     const auto outside = [&](int64_t place) {
@@ -313,7 +316,6 @@ struct SecondBackward {
     const L v_factor = L::at(terms.v_factor + channel);
     const L linear = L::at(terms.linear + channel), constant = L::at(terms.constant + channel);
     const float* images = image.images + channel;
-    const int64_t row = image.width * image.channels;
     // Writes the slope of a pixel; returns its part of a cell's.
     const auto put = [&](int64_t place, V upstream, int b) {
       const V d = channels.deviation(images + place, b);
@@ -325,13 +327,12 @@ struct SecondBackward {
       return channels.masked(d, part, b);
     };
     const auto inside = [&](int64_t pixel, int64_t cell) {
-      const int64_t places[] = {pixel, pixel + image.channels, pixel + row,
-                                pixel + row + image.channels};
+      const Cell pixels(image, pixel);
       for (int b = 0; b < B; ++b) {
         const int64_t at = channel + cell + b * L::kStep;
         const V upstream = load<V>(image.pooled_slope + at) * kQuarter;
         V sum = {};
-        for (const int64_t place : places) sum += put(place, upstream, b);
+        for (const int64_t place : pixels.places) sum += put(place, upstream, b);
         store(pooled + at, sum * kQuarter);
       }
     };

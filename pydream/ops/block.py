@@ -132,30 +132,23 @@ class _Block(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> Any:
-        again = torch.is_grad_enabled()  # to be differentiated once more
-        backward = _BlockBackward.apply if again else torch.ops.pydream.norm_relu_pool_backward
-        found = backward(*ctx.saved_tensors, slopes[0], ctx.over_batch, ctx.eps)
+        kept = (*ctx.saved_tensors, slopes[0])
+        if torch.is_grad_enabled():  # to be differentiated once more
+            found = _BlockBackward.apply(ctx.over_batch, ctx.eps, *kept)
+        else:
+            found = torch.ops.pydream.norm_relu_pool_backward(kept, ctx.over_batch, ctx.eps)
         return (*found, None, None)
 
 
 class _BlockBackward(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        images: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        mean: Tensor,
-        rstd: Tensor,
-        slope: Tensor,
-        over_batch: bool,
-        eps: float,
+        ctx: Any, over_batch: bool, eps: float, *kept: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        inputs = (images, weight, bias, mean, rstd, slope)
         ctx.over_batch, ctx.eps = over_batch, eps
-        ctx.save_for_backward(*inputs)
+        ctx.save_for_backward(*kept)
         found: tuple[Tensor, Tensor, Tensor] = torch.ops.pydream.norm_relu_pool_backward(
-            *inputs, over_batch, eps
+            kept, over_batch, eps
         )
         return found
 
@@ -163,9 +156,9 @@ class _BlockBackward(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *second: Tensor) -> Any:
         of_slope, of_images, of_weight = torch.ops.pydream.norm_relu_pool_second_backward(
-            *ctx.saved_tensors, list(second), ctx.over_batch, ctx.eps
+            ctx.saved_tensors, second, ctx.over_batch, ctx.eps
         )
-        return of_images, of_weight, None, None, None, of_slope, None, None
+        return None, None, of_images, of_weight, None, None, None, of_slope
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
@@ -190,14 +183,16 @@ def _fake_forward(
 
 
 def _fake_backward(
-    images: Tensor, weight: Tensor, bias: Tensor, *rest: Any
+    kept: list[Tensor], over_batch: bool, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
+    images, weight, bias = kept[:3]
     return _empty(images, *images.shape[2:]), torch.empty_like(weight), torch.empty_like(bias)
 
 
 def _fake_second_backward(
-    images: Tensor, weight: Tensor, *rest: Any
+    kept: list[Tensor], second: list[Tensor], over_batch: bool, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
+    images, weight = kept[:2]
     height, width = images.shape[2:]
     of_slope = _empty(images, height // 2, width // 2)
     return of_slope, _empty(images, height, width), torch.empty_like(weight)
@@ -224,24 +219,20 @@ def _cpu_forward(
     return pooled, mean, rstd
 
 
+def _as_kernels_read(tensors: list[Tensor]) -> list[Tensor]:
+    return [_channels_last(each) if each.dim() == 4 else each.contiguous() for each in tensors]
+
+
 def _cpu_backward(
-    images: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    slope: Tensor,
-    over_batch: bool,
-    eps: float,
+    kept: list[Tensor], over_batch: bool, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    images, weight, bias = _channels_last(images), weight.contiguous(), bias.contiguous()
-    slope = _channels_last(slope)
-    found = _fake_backward(images, weight, bias)
+    images, *norm, slope = _as_kernels_read(kept)
+    found = _fake_backward(kept, over_batch, eps)
     _C.norm_relu_pool_backward_cpu(
         images.data_ptr(),
         images.shape,
         over_batch,
-        _pointers(weight, bias, mean, rstd),
+        _pointers(*norm),
         slope.data_ptr(),
         _pointers(*found),
         torch.get_num_threads(),
@@ -250,25 +241,16 @@ def _cpu_backward(
 
 
 def _cpu_second_backward(
-    images: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    slope: Tensor,
-    second: list[Tensor],
-    over_batch: bool,
-    eps: float,
+    kept: list[Tensor], second: list[Tensor], over_batch: bool, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    images, weight, bias = _channels_last(images), weight.contiguous(), bias.contiguous()
-    slope = _channels_last(slope)
-    given = [_channels_last(second[0]), *(each.contiguous() for each in second[1:])]
-    found = _fake_second_backward(images, weight)
+    images, *norm, slope = _as_kernels_read(kept)
+    given = _as_kernels_read(second)
+    found = _fake_second_backward(kept, second, over_batch, eps)
     _C.norm_relu_pool_second_backward_cpu(
         images.data_ptr(),
         images.shape,
         over_batch,
-        _pointers(weight, bias, mean, rstd),
+        _pointers(*norm),
         slope.data_ptr(),
         _pointers(*given),
         _pointers(*found),
@@ -277,25 +259,24 @@ def _cpu_second_backward(
     return found
 
 
-_ARGUMENTS = "Tensor images, Tensor weight, Tensor bias"
-_KEPT = f"{_ARGUMENTS}, Tensor mean, Tensor rstd, Tensor slope"
 _END = "bool over_batch, float eps) -> (Tensor, Tensor, Tensor)"
 _dispatch.register(
-    f"norm_relu_pool({_ARGUMENTS}, {_END}",
+    f"norm_relu_pool(Tensor images, Tensor weight, Tensor bias, {_END}",
     _cpu_forward,
     reference.with_statistics,
     reference.with_statistics,
     _fake_forward,
 )
+# Kept are images, weight, bias, mean, 1 / deviation, and the slope of the result.
 _dispatch.register(
-    f"norm_relu_pool_backward({_KEPT}, {_END}",
+    f"norm_relu_pool_backward(Tensor[] kept, {_END}",
     _cpu_backward,
     reference.backward,
     reference.backward,
     _fake_backward,
 )
 _dispatch.register(
-    f"norm_relu_pool_second_backward({_KEPT}, Tensor[] second, {_END}",
+    f"norm_relu_pool_second_backward(Tensor[] kept, Tensor[] second, {_END}",
     _cpu_second_backward,
     reference.second_backward,
     reference.second_backward,

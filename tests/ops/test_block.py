@@ -209,13 +209,13 @@ def test_dtypes_must_agree():
 def test_registered_as_pytorch_asks(statistics):
     images, weight, bias, slope = inputs((2, 18, 5, 4), "batch")
     mean, rstd = torch.ops.pydream.norm_relu_pool(images, weight, bias, statistics, 1e-5)[1:]
-    kept = (images, weight, bias, mean, rstd, slope)
+    kept = [images, weight, bias, mean, rstd, slope]
     for op, arguments in (
         (torch.ops.pydream.norm_relu_pool, (images, weight, bias, statistics, 1e-5)),
-        (torch.ops.pydream.norm_relu_pool_backward, (*kept, statistics, 1e-5)),
+        (torch.ops.pydream.norm_relu_pool_backward, (kept, statistics, 1e-5)),
         (
             torch.ops.pydream.norm_relu_pool_second_backward,
-            (*kept, [images, weight, bias], statistics, 1e-5),
+            (kept, [images, weight, bias], statistics, 1e-5),
         ),
     ):
         torch.library.opcheck(op, arguments)

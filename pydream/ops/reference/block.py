@@ -28,39 +28,25 @@ def with_statistics(
     return pooled, mean.view(rows), (variance + eps).rsqrt().view(rows)
 
 
-def backward(
-    images: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    slope: Tensor,
-    over_batch: bool,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the slopes with respect to images, weight and bias; `slope` is the pooled one."""
+def backward(kept: list[Tensor], over_batch: bool, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the slopes with respect to images, weight and bias.
+
+    `kept` are these, mean and 1 / deviation, and the slope of the pooled images.
+    """
     with torch.enable_grad():
-        leaves = [each.detach().requires_grad_() for each in (images, weight, bias)]
+        leaves = [each.detach().requires_grad_() for each in kept[:3]]
         pooled = norm_relu_pool(leaves[0], leaves[1], leaves[2], over_batch, eps)
-        of_images, of_weight, of_bias = torch.autograd.grad(pooled, leaves, slope)
+        of_images, of_weight, of_bias = torch.autograd.grad(pooled, leaves, kept[-1])
     return of_images, of_weight, of_bias
 
 
 def second_backward(
-    images: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    slope: Tensor,
-    second: list[Tensor],
-    over_batch: bool,
-    eps: float,
+    kept: list[Tensor], second: list[Tensor], over_batch: bool, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the slopes of the backward pass's results with respect to slope, images, weight."""
     with torch.enable_grad():
-        leaves = [each.detach().requires_grad_() for each in (images, weight, bias)]
-        slope = slope.detach().requires_grad_()
+        leaves = [each.detach().requires_grad_() for each in kept[:3]]
+        slope = kept[-1].detach().requires_grad_()
         pooled = norm_relu_pool(leaves[0], leaves[1], leaves[2], over_batch, eps)
         slopes = torch.autograd.grad(pooled, leaves, slope, create_graph=True)
         found = torch.autograd.grad(slopes, [slope, *leaves[:2]], second, materialize_grads=True)
