@@ -16,7 +16,7 @@ from rich.table import Table
 
 from pydream import dream
 from pydream.data import open_source
-from pydream.data.distilled import load_set
+from pydream.data.imported import open_distilled
 from pydream.demo import DemoConfig, run_demo
 from pydream.doctor import diagnose, render_diagnosis
 from pydream.dream import CompareConfig, DreamConfig, compare
@@ -24,6 +24,7 @@ from pydream.errors import PydreamError
 from pydream.evaluate import (
     EvaluateConfig,
     ExportConfig,
+    InspectConfig,
     RelabelConfig,
     evaluate_set,
     export_set,
@@ -191,70 +192,41 @@ def export_command(config: Annotated[ExportConfig, Whole], *, json: Json = False
 
 
 @app.command(name="inspect")
-def inspect_command(
-    path: Annotated[Path, tyro.conf.arg(name="set", metavar="SET"), tyro.conf.Positional],
-    *,
-    observer: str | None = None,
-    observer_arch: str | None = None,
-    source: str | None = None,
-    most_real: int = 100,
-    device: str = "cpu",
-    per_class: bool = False,
-    image: str | None = None,
-    report: Path | None = None,
-    json: Json = False,
-) -> None:
-    """Describe a distilled set, check its files, and measure it without training.
-
-    Parameters
-    ----------
-    path
-        Folder of the set.
-    observer
-        Weights of a classifier of these classes, to measure realism and diversity with.
-    observer_arch
-        Architecture of the observer; read from the weights file where it is written there.
-    source
-        Real images to compare with, for example those that the set was distilled from.
-    most_real
-        Real samples of each class, at most, that are to be covered.
-    device
-        Where the observer runs: cpu, cuda, cuda:1.
-    per_class
-        Show the scores of every class.
-    image
-        Say only which source images this distilled image was made of: CLASS/INDEX, from 0.
-    report
-        Also write a page of the set, with its measures, to this new file.
-    json
-        Print the result as JSON, for machines.
-    """
-    distilled = load_set(path)
-    if image is not None:
-        if observer or source or report:
-            raise PydreamError("--image goes without --observer, --source and --report")
-        origin = image_origin(distilled, image)
+def inspect_command(config: Annotated[InspectConfig, Whole], *, json: Json = False) -> None:
+    """Describe a distilled set, check its files, and measure it without training."""
+    real = None if config.source is None else open_source(config.source)
+    distilled = open_distilled(
+        config.set,
+        class_names=None if real is None else real.class_names,
+        mean=config.image_mean,
+        std=config.image_std,
+    )
+    if config.image is not None:
+        origin = image_origin(distilled, config.image)
         if json:
             _print_json(origin)
         else:
             _console().print(render_origin(origin))
         return
-    if report is not None and report.exists():
-        raise PydreamError(f"{report} exists; give --report the name of a new file")
+    if config.report is not None and config.report.exists():
+        raise PydreamError(f"{config.report} exists; give --report the name of a new file")
     network = None
-    if observer is not None:
+    if config.observer is not None:
         network = open_observer(
-            observer, distilled, arch=observer_arch, precision="float32", device=device
+            config.observer,
+            distilled,
+            arch=config.observer_arch,
+            precision="float32",
+            device=config.device,
         )
-    real = None if source is None else open_source(source)
-    measures = measure_set(distilled, network, real, most_real=most_real)
-    if report is not None:
-        _write_new(report, render_report(distilled, measures))
+    measures = measure_set(distilled, network, real, most_real=config.most_real)
+    if config.report is not None:
+        _write_new(config.report, render_report(distilled, measures))
     facts = inspect_set(distilled, measures)
     if json:
         _print_json(facts)
     else:
-        _console().print(render_inspection(facts, per_class=per_class))
+        _console().print(render_inspection(facts, per_class=config.per_class))
 
 
 def _write_new(path: Path, text: str) -> None:

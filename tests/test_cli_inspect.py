@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pydream.evaluate import ExportConfig, export_set
+from pydream.evaluate.export import Layout
 from pydream.models import ObserverConfig, train_observer
 from pydream.rded import RdedConfig, distill
 
@@ -58,6 +61,35 @@ def test_measures_and_a_page(
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
     assert run(monkeypatch, path, "--observer", observer) == 0
     assert "entropy of soft labels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("layout", ["tensors", "rded"])
+def test_sets_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+    tmp_path: Path,
+    made: tuple[Path, Path],
+    layout: Layout,
+) -> None:
+    path, observer = made
+    other, page = tmp_path / "other", tmp_path / "page.html"
+    export_set(ExportConfig(path, layout, other))
+    options = ("--observer", observer, "--source", "digits", "--most-real", 7)
+    assert run(monkeypatch, path, *options, "--json") == 0
+    own = json.loads(capsys.readouterr().out)
+    assert run(monkeypatch, other, *options, "--report", page, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["method"] == "imported"
+    for name in ("seed", "source", "package", "integrity", "observer", "scores"):
+        assert found[name] is None
+    for name in ("realism", "agreement", "entropy", "pairwise_distance"):
+        assert found["measures"]["distilled"][name] == own["measures"]["distilled"][name]
+    text = page.read_text()
+    assert "IMPORTED: 10 classes × 2 images" in text
+    assert "Realism and diversity" in text
+    assert run(monkeypatch, other, *options) == 0
+    assert "made by  imported\n" in re.sub(r" +\n", "\n", capsys.readouterr().out)
+    assert run(monkeypatch, other, "--source", "digits", "--image", "7/1") == 2
 
 
 def test_one_image(monkeypatch: pytest.MonkeyPatch, capsys: Any, made: tuple[Path, Path]) -> None:

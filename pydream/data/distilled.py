@@ -165,6 +165,38 @@ class DistilledSet:
         """All images, (N, S, S, 3) uint8; raises as ``stored`` does."""
         return self.stored.together()
 
+    @functools.cached_property
+    def images_sha256(self) -> str:
+        """What the manifest says of the image files; of another's set, the hash of the pixels."""
+        if self.is_ours:
+            return str(self.manifest["images_sha256"])
+        return hashlib.sha256(self.images.numpy().tobytes()).hexdigest()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it lies in a folder as pydream writes it."""
+        return (self.path / "manifest.json").is_file()
+
+    @property
+    def images_bytes(self) -> int:
+        """Bytes of the image files; of the pixels, where images lie in a file of tensors."""
+        stored = self.stored
+        if isinstance(stored, HeldImages):
+            return stored.nbytes
+        files = image_files(self.path) if self.is_ours else stored.files
+        return sum(file.stat().st_size for file in files)
+
+    @property
+    def labels_bytes(self) -> int:
+        """Bytes of the labels that `pydream relabel` has stored."""
+        files = self.beside("labels").rglob("*")
+        return sum(file.stat().st_size for file in files if file.is_file())
+
+    def beside(self, name: str) -> Path:
+        """Return where something made from the set lies: in its folder, if the set is ours."""
+        path = self.path
+        return path / name if self.is_ours else path.with_name(f"{path.stem}-{name}")
+
 
 def load_set(path: str | os.PathLike[str]) -> DistilledSet:
     """Open a distilled set.
@@ -232,7 +264,7 @@ def image_files(path: Path) -> list[Path]:
     return sorted(file for file in (path / "images").glob("*/*") if file.suffix in suffixes)
 
 
-def images_sha256(path: Path) -> str:
+def hash_image_files(path: Path) -> str:
     """Hash the image files of a set: their paths inside it and their bytes."""
     digest = hashlib.sha256()
     for file in image_files(path):

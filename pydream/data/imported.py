@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +30,15 @@ from pydream.errors import ImageError, PydreamError
 _NUMBERED = re.compile(r"\d{5}")  # RDED's and DD-Ranking's names of class folders
 _HALF_LEVEL = 0.5 / 255  # as far beyond [0, 1] a value still rounds to a level of 8 bits
 _SUFFIXES = (".pt", ".pth")
+# What the accuracies beside the images in DC's results are unpickled by: numbers come of it and
+# nothing else. NumPy 1 and 2 have the function at different places.
+_SCALAR = np.float64(0).__reduce__()[0]
+_NUMBERS_OF_NUMPY: list[Any] = [
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    np.dtypes.Float64DType,
+]
 _KINDS = (
     "a set of pydream, a folder of class folders, a .pt or .pth file of [images, labels], or "
     "DD-Ranking's folder with images.pt"
@@ -52,7 +63,8 @@ def open_distilled(
         - a folder with one folder of images for each class, or with such a folder in ``images/``
           (as RDED and DD-Ranking write them);
         - a ``.pt`` or ``.pth`` file with ``[images, labels]``, or with ``images`` and ``labels``
-          in a dict (DC, IDC, DREAM);
+          in a dict (IDC, DREAM), or with a list of such pairs as ``data`` in a dict, of which the
+          first is taken (the results of DC, DSA and DM);
         - such a file with images alone, their labels beside it in a file of the same name with
           ``labels`` for ``images`` (MTT); logits, (N, K), or no labels at all mean images class
           by class, as DD-Ranking takes them;
@@ -63,7 +75,7 @@ def open_distilled(
     class_names
         Names of classes that have only numbers: labels in a file, folders named by five digits.
         By default the numbers are the names. Not looked at where the set itself names its
-        classes.
+        classes, as ``info.json`` beside the tensors of `pydream export` does.
     mean, std
         What the images of a file were normalised with, one number for each channel.
 
@@ -98,15 +110,34 @@ def open_distilled(
         raise PydreamError(f"{path} does not exist; give {_KINDS}")
     if file.suffix.lower() not in _SUFFIXES:
         raise PydreamError(f"{path} is no distilled set; give {_KINDS}")
+    own_names, factor = _exported_facts(file.with_name("info.json"))
+    class_names = own_names or class_names
     images, labels = read_pair(file, class_names)
     labels, order = _sort_by_class(labels, len(images), file, class_names)
     pixels = _to_pixels(images, file, mean, std)[order]
     names = class_names or [str(label) for label in range(int(labels[-1]) + 1)]
-    return _imported(path, HeldImages(pixels), labels, names)
+    return _imported(path, HeldImages(pixels), labels, names, factor)
+
+
+def _exported_facts(file: Path) -> tuple[list[str] | None, int]:
+    """Read class names and factor from what `pydream export` wrote beside its tensors."""
+    if not file.is_file():
+        return None, 1
+    try:
+        info = json.loads(file.read_text())
+        if info["package"]["name"] != "pydream-distill":
+            return None, 1
+        return [str(name) for name in info["class_names"]], int(info["factor"])
+    except (ValueError, KeyError, TypeError):  # of somebody else
+        return None, 1
 
 
 def _imported(
-    path: Path, stored: StoredImages | HeldImages, labels: Tensor, class_names: Sequence[str]
+    path: Path,
+    stored: StoredImages | HeldImages,
+    labels: Tensor,
+    class_names: Sequence[str],
+    factor: int = 1,
 ) -> DistilledSet:
     """Return the set, with a manifest of what is known."""
     manifest = {
@@ -115,7 +146,7 @@ def _imported(
         "class_names": list(class_names),
         "class_to_idx": {name: index for index, name in enumerate(class_names)},
         "images_per_class": len(labels) // len(class_names),
-        "factor": 1,
+        "factor": factor,
         "side": stored.side,
     }
     return DistilledSet(path, manifest, stored, labels, tuple(class_names), None)
@@ -174,7 +205,7 @@ def read_pair(file: Path, class_names: Sequence[str] | None = None) -> tuple[Ten
         _check_images(content, file)
         return content, _labels_beside(file, len(content), class_names)
     if isinstance(content, dict):
-        content = [content.get("images"), content.get("labels")]
+        content = _pair_in(content, file)
     if (
         not isinstance(content, (list, tuple))
         or len(content) != 2
@@ -186,6 +217,20 @@ def read_pair(file: Path, class_names: Sequence[str] | None = None) -> tuple[Ten
         )
     _check_images(content[0], file)
     return content[0], content[1]
+
+
+def _pair_in(content: dict[str, Any], file: Path) -> Any:
+    """Take images and labels from a dict: each by its name, or the first of several pairs."""
+    pairs = content.get("data")
+    if not isinstance(pairs, list) or not pairs:
+        return [content.get("images"), content.get("labels")]
+    if len(pairs) > 1:
+        warnings.warn(
+            f"{file} holds the sets of {len(pairs)} experiments; the first is taken",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return pairs[0]
 
 
 def _labels_beside(file: Path, num_images: int, class_names: Sequence[str] | None) -> Tensor:
@@ -214,7 +259,8 @@ def _labels_beside(file: Path, num_images: int, class_names: Sequence[str] | Non
 def _load(file: Path) -> Any:
     """Read a file of torch.save with the reader that runs no code."""
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMBERS_OF_NUMPY):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise PydreamError(
             f"{file} cannot be read: it is damaged, or carries objects that could run code; save "

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydream import __version__
 from pydream.data.base import Source
-from pydream.data.distilled import FORMAT_VERSION, ImageFormat, images_sha256
+from pydream.data.distilled import FORMAT_VERSION, ImageFormat, hash_image_files
 
 
 def describe_set(
@@ -67,6 +67,6 @@ def describe_set(
         "std": list(std),
         "image_format": image_format,
         "images_bytes": sum(file.stat().st_size for file in files),
-        "images_sha256": images_sha256(folder),
+        "images_sha256": hash_image_files(folder),
         "skipped": list(skipped),
     }

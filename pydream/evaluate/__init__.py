@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydream.evaluate.config import EvaluateConfig, RelabelConfig
+from pydream.evaluate.config import EvaluateConfig, InspectConfig, RelabelConfig
 from pydream.evaluate.ddranking import label_robust_score
 from pydream.evaluate.evaluation import evaluate_set
 from pydream.evaluate.export import ExportConfig, ExportedSet, export_set
@@ -15,6 +15,7 @@ __all__ = [
     "EvaluationRow",
     "ExportConfig",
     "ExportedSet",
+    "InspectConfig",
     "RelabelConfig",
     "RelabelResult",
     "StudentRun",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,6 @@ class Bench:
 
     config: EvaluateConfig
     distilled: DistilledSet
-    images_sha256: str
     observer: Observer | None
     students: tuple[str, ...]
     train: Source | None
@@ -105,7 +103,6 @@ def prepare_bench(
     return Bench(
         config=config,
         distilled=distilled,
-        images_sha256=_hash(distilled),
         observer=observer,
         students=config.students or ((observer.arch,) if observer is not None else ()),
         train=train,
@@ -120,17 +117,9 @@ def prepare_bench(
     )
 
 
-def _hash(distilled: DistilledSet) -> str:
-    """Return the hash of the image files, or of the pixels of a set that is not ours."""
-    known = distilled.manifest.get("images_sha256")
-    return known or hashlib.sha256(distilled.images.numpy().tobytes()).hexdigest()
-
-
 def results_folder(config: EvaluateConfig, distilled: DistilledSet) -> Path:
-    """Return where the results go: in a set of ours, beside another one."""
-    path = distilled.path
-    ours = (path / "manifest.json").is_file()
-    return config.out or (path / "results" if ours else path.with_name(f"{path.stem}-results"))
+    """Return where the results go."""
+    return config.out or distilled.beside("results")
 
 
 def evaluation_facts(bench: Bench, test: Source) -> dict[str, Any]:
@@ -148,9 +137,9 @@ def evaluation_facts(bench: Bench, test: Source) -> dict[str, Any]:
             "path": str(bench.distilled.path),
             "method": manifest.get("method"),
             "images_per_class": manifest["images_per_class"],
-            "images_bytes": manifest.get("images_bytes", bench.distilled.stored.nbytes),
-            "labels_bytes": manifest.get("labels_bytes", 0),
-            "images_sha256": bench.images_sha256,
+            "images_bytes": bench.distilled.images_bytes,
+            "labels_bytes": bench.distilled.labels_bytes,
+            "images_sha256": bench.distilled.images_sha256,
         },
         "observer": None
         if observer is None

@@ -72,7 +72,26 @@ class RecipeSettings:
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(RecipeSettings):
+class SetSettings:
+    """A distilled set, whoever made it."""
+
+    set: Annotated[marks.Positional[Path], marks.arg(metavar="SET")]
+    """The distilled set: a folder of ours, a folder of class folders, a .pt file of [images,
+    labels] as DC, IDC, DREAM and MTT write, or DD-Ranking's folder."""
+    _: dataclasses.KW_ONLY
+    image_mean: tuple[float, ...] | None = None
+    """What the images of a .pt file were normalised with, where they are; a number a channel."""
+    image_std: tuple[float, ...] | None = None
+    """Likewise."""
+    observer_arch: str | None = None
+    """Architecture of the observer; read from the weights file where it is written there."""
+    device: str = "cpu"
+    """Where networks run and are trained: cpu, cuda, cuda:1; what is drawn at random is the same on
+    every device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(SetSettings, RecipeSettings):
     """Settings of `pydream.evaluate.evaluate_set`.
 
     Raises
@@ -81,18 +100,9 @@ class EvaluateConfig(RecipeSettings):
         If a value is out of its range.
     """
 
-    set: Annotated[marks.Positional[Path], marks.arg(metavar="SET")]
-    """The distilled set: a folder of ours, a folder of class folders, a .pt file of [images,
-    labels] as DC, IDC, DREAM and MTT write, or DD-Ranking's folder."""
-    image_mean: tuple[float, ...] | None = None
-    """What the images of a .pt file were normalised with, where they are; a number a channel."""
-    image_std: tuple[float, ...] | None = None
-    """Likewise."""
     observer: str | None = None
     """Weights of the observer that labels the images (.safetensors, .pt, .pth); needed for online
     labels and for coresets."""
-    observer_arch: str | None = None
-    """Architecture of the observer; read from the weights file where it is written there."""
     students: tuple[str, ...] = ()
     """Architectures to train, e.g. convnet3 resnet18-modified timm/NAME, with blanks or commas
     between; by default the observer's."""
@@ -111,9 +121,6 @@ class EvaluateConfig(RecipeSettings):
     set."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     """Arithmetic; auto takes bfloat16 where the processor or the GPU has it."""
-    device: str = "cpu"
-    """Where students are trained: cpu, cuda, cuda:1. The set, its labels, the augmentations and the
-    test images are there too; what is drawn at random is the same on every device."""
     eval_every: int | None = None
     """Epochs between measurements on the test images; by default a tenth of the epochs."""
     out: Path | None = None
@@ -140,8 +147,8 @@ class EvaluateConfig(RecipeSettings):
                 raise PydreamError(f"{name} must be at least 1, got {value}")
 
 
-@dataclass(frozen=True)
-class RelabelConfig(RecipeSettings):
+@dataclass(frozen=True, kw_only=True)
+class RelabelConfig(SetSettings, RecipeSettings):
     """Settings of `pydream.evaluate.relabel`.
 
     Raises
@@ -150,12 +157,10 @@ class RelabelConfig(RecipeSettings):
         If a value is out of its range.
     """
 
-    set: Annotated[marks.Positional[Path], marks.arg(metavar="SET")]
-    """Folder of the distilled set; labels go into its folder labels."""
     observer: str
     """Weights of the observer that labels the images (.safetensors, .pt, .pth)."""
-    observer_arch: str | None = None
-    """Architecture of the observer; read from the weights file where it is written there."""
+    source: str | None = None
+    """Real images whose class names serve for a set that only numbers its classes."""
     student: str | None = None
     """Architecture that will be trained, where the recipe's batch size depends on it; by default
     the observer's."""
@@ -167,8 +172,6 @@ class RelabelConfig(RecipeSettings):
     """Keep this many classes of each label; the others share what is left evenly."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     """Arithmetic of the observer."""
-    device: str = "cpu"
-    """Where the observer runs: cpu, cuda, cuda:1."""
 
     def __post_init__(self) -> None:
         _check_seeds(self.seeds)
@@ -176,6 +179,34 @@ class RelabelConfig(RecipeSettings):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise PydreamError(f"{name} must be at least 1, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig(SetSettings):
+    """What `pydream inspect` shows of a set.
+
+    Raises
+    ------
+    PydreamError
+        If settings exclude each other.
+    """
+
+    observer: str | None = None
+    """Weights of a classifier of these classes, to measure realism and diversity with."""
+    source: str | None = None
+    """Real images to compare with, for example those that the set was distilled from."""
+    most_real: int = 100
+    """Real samples of each class, at most, that are to be covered."""
+    per_class: bool = False
+    """Show the scores of every class."""
+    image: str | None = None
+    """Say only which source images this distilled image was made of: CLASS/INDEX, from 0."""
+    report: Path | None = None
+    """Also write a page of the set, with its measures, to this new file."""
+
+    def __post_init__(self) -> None:
+        if self.image is not None and (self.observer or self.source or self.report):
+            raise PydreamError("--image goes without --observer, --source and --report")
 
 
 def _check_seeds(seeds: tuple[int, ...]) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pydream import __version__
-from pydream.data import Source
+from pydream.data import Source, has_split, open_source
 from pydream.errors import PydreamError
 from pydream.evaluate.baselines import baseline_images
 from pydream.evaluate.bench import (
@@ -66,7 +66,7 @@ def evaluate_set(
         If something given cannot be used.
     """
     check_observer(config, observer)
-    distilled = open_set(config, test)
+    distilled = open_set(config, _class_names(config, test))
     if test is None:
         test = open_real(config.source, distilled, "test")
     if train is None and config.baselines:
@@ -90,6 +90,13 @@ def evaluate_set(
     held: dict[tuple[str, int], RealImages] = {}
     rows = tuple(_train_row(bench, *plan, held) for plan in plans)
     return write_results(folder, evaluation_facts(bench, test), rows)
+
+
+def _class_names(config: EvaluateConfig, test: Source | None) -> tuple[str, ...] | None:
+    """Return the names that serve for a set which only numbers its classes."""
+    if test is None and config.source is not None and has_split(config.source, "test"):
+        test = open_source(config.source, "test")
+    return None if test is None else test.class_names
 
 
 def _check_students(bench: Bench) -> None:
@@ -200,9 +207,8 @@ def _targets(
 
 def _stored(bench: Bench, recipe: ResolvedRecipe, seed: int) -> StoredLabels:
     """Open the stored labels of a seed, and see that they are of this set and these views."""
-    stored = StoredLabels(bench.distilled.path, seed)
-    by = (bench.mean, bench.std)
-    stored.check(bench.images_sha256, bench.distilled.class_names, recipe, by)
+    stored = StoredLabels(bench.distilled, seed)
+    stored.check(recipe, bench.mean, bench.std)
     return stored
 
 
@@ -241,7 +247,7 @@ def _identity(
     observer = bench.observer
     asked = labels == "online" or images in ("herding", "k-centre")
     return {
-        "set": bench.images_sha256,
+        "set": bench.distilled.images_sha256,
         "images": images,
         "train": None if images == "distilled" else bench.train_fingerprint,
         "test": bench.test_fingerprint,

@@ -7,9 +7,8 @@ realistic, as an observer sees it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from pydream.data import Source
-from pydream.data.distilled import DistilledSet, StoredImages
+from pydream.data.distilled import DistilledSet
 from pydream.errors import PydreamError
 from pydream.evaluate.observed import Observed, cell_boxes, features_of, observe, patch_scores
 from pydream.evaluate.observers import listed
@@ -79,11 +78,9 @@ def measure_set(
         If the observer takes images of another side or has other classes, the source lacks a
         class or has too few images, or there is a source without an observer.
     """
-    stored, labels = distilled.stored, (distilled.path / "labels").rglob("*")
-    in_files = _bytes(stored.files) if isinstance(stored, StoredImages) else stored.nbytes
     measures: dict[str, Any] = {
-        "images_bytes": in_files,
-        "labels_bytes": _bytes(file for file in labels if file.is_file()),
+        "images_bytes": distilled.images_bytes,
+        "labels_bytes": distilled.labels_bytes,
         "effective_sources": _effective_sources(distilled),
         "observer": None,
         "distilled": None,
@@ -178,10 +175,6 @@ def _check(
             )
     if most_real < 1:
         raise PydreamError(f"most_real must be at least 1, got {most_real}")
-
-
-def _bytes(files: Iterable[Path]) -> int:
-    return sum(file.stat().st_size for file in files)
 
 
 def _effective_sources(distilled: DistilledSet) -> float | None:

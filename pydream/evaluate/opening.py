@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from pydream.data import Source, has_split, open_source
-from pydream.data.distilled import DistilledSet, images_sha256
+from pydream.data.distilled import DistilledSet, hash_image_files
 from pydream.data.imported import open_distilled
 from pydream.errors import PydreamError
-from pydream.evaluate.config import EvaluateConfig
+from pydream.evaluate.config import SetSettings
 from pydream.evaluate.observers import class_order, listed
 from pydream.models import Observer, load_observer
 
 
-def open_set(config: EvaluateConfig, real: Source | None) -> DistilledSet:
-    """Open a distilled set, whoever made it; the real images' class names serve where it has none.
+def open_set(settings: SetSettings, class_names: Sequence[str] | None = None) -> DistilledSet:
+    """Open a distilled set, whoever made it; `class_names` serve where it has only numbers.
 
     Raises
     ------
     PydreamError
         If it cannot be read, or its image files are not those that its manifest describes.
     """
-    if real is None and config.source is not None and has_split(config.source, "test"):
-        real = open_source(config.source, "test")
     distilled = open_distilled(
-        config.set,
-        class_names=None if real is None else real.class_names,
-        mean=config.image_mean,
-        std=config.image_std,
+        settings.set, class_names=class_names, mean=settings.image_mean, std=settings.image_std
     )
-    check_images(distilled)
+    if distilled.is_ours and hash_image_files(distilled.path) != distilled.images_sha256:
+        raise PydreamError(
+            f"{distilled.path}: the image files are not those its manifest describes; "
+            "`pydream inspect` tells more"
+        )
     return distilled
 
 
@@ -73,16 +74,6 @@ def check_class_names(source: Source, distilled: DistilledSet) -> None:
         f"the {source.split} images of {source.description} have other classes than the set: "
         f"{'; '.join(parts) or 'they come in another order'}"
     )
-
-
-def check_images(distilled: DistilledSet) -> None:
-    """Raise PydreamError unless the image files are those that the manifest describes."""
-    expected = distilled.manifest.get("images_sha256")
-    if expected is not None and images_sha256(distilled.path) != expected:
-        raise PydreamError(
-            f"{distilled.path}: the image files are not those its manifest describes; "
-            "`pydream inspect` tells more"
-        )
 
 
 def open_observer(

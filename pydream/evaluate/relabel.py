@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from pydream.data.distilled import DistilledSet, load_set
+from pydream.data import open_source
+from pydream.data.distilled import DistilledSet
 from pydream.data.writer import write_whole
 from pydream.errors import PydreamError
 from pydream.evaluate.config import RelabelConfig
-from pydream.evaluate.opening import check_images, open_observer
+from pydream.evaluate.opening import open_observer, open_set
 from pydream.evaluate.recipe import RECIPES, ResolvedRecipe, resolve
 from pydream.evaluate.stored import (
-    FOLDER,
     LabelPlan,
     StoredLabels,
     epoch_file,
@@ -37,9 +37,10 @@ class RelabelResult:
     Attributes
     ----------
     path
-        The folder of the labels, in that of the set.
+        The folder of the labels: in that of the set, or beside a set that is not ours.
     images_bytes, labels_bytes
-        Of the files of the images and of all stored labels.
+        Of the files of the images (the pixels, where they lie in a file of tensors) and of all
+        stored labels.
     epochs
         Whose labels are stored, for each seed.
     """
@@ -55,7 +56,7 @@ def relabel(config: RelabelConfig, *, observer: torch.nn.Module | None = None) -
 
     The views follow from seed, epoch and row alone, so a student that is trained with
     ``labels="stored"`` sees those same views again. The bytes of images and labels are written into
-    the set's manifest. A killed run goes on where it was when it is started again.
+    the manifest of a set of ours. A killed run goes on where it was when it is started again.
 
     Parameters
     ----------
@@ -69,8 +70,8 @@ def relabel(config: RelabelConfig, *, observer: torch.nn.Module | None = None) -
     PydreamError
         If something given cannot be used, or labels of other settings are there.
     """
-    distilled = load_set(config.set)
-    check_images(distilled)
+    names = None if config.source is None else open_source(config.source).class_names
+    distilled = open_set(config, names)
     network = open_observer(
         observer if observer is not None else config.observer,
         distilled,
@@ -95,11 +96,16 @@ def relabel(config: RelabelConfig, *, observer: torch.nn.Module | None = None) -
     )
     for seed in config.seeds:
         plan = _plan(config, distilled, network, recipe, seed)
-        write_plan(labels_folder(distilled.path, seed), plan)
+        write_plan(labels_folder(distilled, seed), plan)
         _store(distilled, network, recipe, plan)
-    labels_bytes = _note_bytes(distilled)
-    images_bytes = int(manifest["images_bytes"])
-    return RelabelResult(distilled.path / FOLDER, images_bytes, labels_bytes, recipe.epochs)
+    if distilled.is_ours:
+        _note_bytes(distilled)
+    return RelabelResult(
+        path=distilled.beside("labels"),
+        images_bytes=distilled.images_bytes,
+        labels_bytes=distilled.labels_bytes,
+        epochs=recipe.epochs,
+    )
 
 
 def _plan(
@@ -110,7 +116,7 @@ def _plan(
     seed: int,
 ) -> LabelPlan:
     return LabelPlan(
-        images_sha256=distilled.manifest["images_sha256"],
+        images_sha256=distilled.images_sha256,
         class_names=list(distilled.class_names),
         observer={
             "arch": observer.arch,
@@ -132,7 +138,7 @@ def _store(
     distilled: DistilledSet, observer: Observer, recipe: ResolvedRecipe, plan: LabelPlan
 ) -> None:
     """Store the epochs that are not there yet."""
-    folder = labels_folder(distilled.path, plan.seed)
+    folder = labels_folder(distilled, plan.seed)
     images = distilled.images.to(observer.device)
     fitting = observer.with_tile(largest_batch(len(images), recipe))
     rows = len(images) * recipe.views_per_image
@@ -150,13 +156,13 @@ def _store(
             advance(1)
 
 
-def _note_bytes(distilled: DistilledSet) -> int:
-    """Write into the manifest which labels are stored; return the bytes of all."""
+def _note_bytes(distilled: DistilledSet) -> None:
+    """Write into the manifest which labels are stored."""
     stored: dict[str, dict[str, Any]] = {}
-    for file in sorted((distilled.path / FOLDER).glob("seed-*/labels.json")):
+    for file in sorted(distilled.beside("labels").glob("seed-*/labels.json")):
         seed = int(file.parent.name.removeprefix("seed-"))
         try:
-            labels = StoredLabels(distilled.path, seed)
+            labels = StoredLabels(distilled, seed)
         except PydreamError:  # of another run, not finished
             continue
         plan = labels.plan
@@ -167,8 +173,10 @@ def _note_bytes(distilled: DistilledSet) -> int:
             "top_k": plan.top_k,
             "observer": plan.observer,
         }
-    total = sum(each["bytes"] for each in stored.values())
-    manifest = {**distilled.manifest, "labels_bytes": total, "labels": stored}
+    manifest = {
+        **distilled.manifest,
+        "labels_bytes": sum(each["bytes"] for each in stored.values()),
+        "labels": stored,
+    }
     text = json.dumps(manifest, indent=2) + "\n"
     write_whole(distilled.path / "manifest.json", text.encode())
-    return int(total)

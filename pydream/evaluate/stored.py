@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from pydream.data.distilled import DistilledSet
 from pydream.data.writer import disk_errors, write_whole
 from pydream.errors import PydreamError
 from pydream.evaluate.labels import Targets
@@ -20,7 +21,6 @@ from pydream.evaluate.recipe import ResolvedRecipe
 from pydream.evaluate.views import MixedBatch
 
 FORMAT_VERSION = 1
-FOLDER = "labels"
 # What decides the views, and with them what the observer was asked.
 _VIEW_FIELDS = (
     "views",
@@ -86,9 +86,9 @@ class LabelPlan:
         return range(0, self.epochs, self.every)
 
 
-def labels_folder(path: Path, seed: int) -> Path:
-    """Return where the labels of one seed lie in the folder of a set."""
-    return path / FOLDER / f"seed-{seed}"
+def labels_folder(distilled: DistilledSet, seed: int) -> Path:
+    """Return where the labels of one seed of a set lie."""
+    return distilled.beside("labels") / f"seed-{seed}"
 
 
 def epoch_file(folder: Path, epoch: int) -> Path:
@@ -150,8 +150,8 @@ class StoredLabels:
 
     Parameters
     ----------
-    path
-        Folder of the set.
+    distilled
+        The set.
     seed
         Of the views.
 
@@ -161,13 +161,14 @@ class StoredLabels:
         If there are none, some are missing, or they are of a newer format.
     """
 
-    def __init__(self, path: Path, seed: int) -> None:
-        self.folder = labels_folder(path, seed)
+    def __init__(self, distilled: DistilledSet, seed: int) -> None:
+        self._distilled = distilled
+        self.folder = labels_folder(distilled, seed)
         file = self.folder / "labels.json"
         if not file.is_file():
             raise PydreamError(
-                f"{path} has no stored labels of seed {seed}: make them by `pydream relabel`, or "
-                "give --labels online"
+                f"{distilled.path} has no stored labels of seed {seed}: make them by `pydream "
+                "relabel`, or give --labels online"
             )
         content = _read(file)
         if content["format"] > FORMAT_VERSION:
@@ -183,26 +184,16 @@ class StoredLabels:
                 "`pydream relabel` again"
             )
 
-    def check(
-        self,
-        images_sha256: str,
-        class_names: tuple[str, ...],
-        recipe: ResolvedRecipe,
-        normalised_by: tuple[Sequence[float], Sequence[float]],
-    ) -> None:
-        """Raise PydreamError unless the labels are of these images, and of a recipe's views.
-
-        `normalised_by` are mean and std.
-        """
+    def check(self, recipe: ResolvedRecipe, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Raise PydreamError unless the labels are of the set's images, in a recipe's views."""
         plan = self.plan
-        if plan.images_sha256 != images_sha256:
+        if plan.images_sha256 != self._distilled.images_sha256:
             raise PydreamError(f"{self.folder} holds labels of other images than the set's")
-        if tuple(plan.class_names) != class_names:
+        if tuple(plan.class_names) != self._distilled.class_names:
             raise PydreamError(f"{self.folder} holds labels of other classes than the set's")
-        mean, std = (list(each) for each in normalised_by)
         different = differences(
             {**plan.views, "mean": plan.mean, "std": plan.std},
-            {**view_settings(recipe), "mean": mean, "std": std},
+            {**view_settings(recipe), "mean": list(mean), "std": list(std)},
         )
         if plan.top_k is not None and plan.temperature != recipe.temperature:
             different = f"temperature {plan.temperature:g}, not {recipe.temperature:g}"

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pydream.data.distilled import DistilledSet, image_files, images_sha256
+from pydream.data.distilled import DistilledSet, hash_image_files
 from pydream.report.measures import measure_rows
 from pydream.words import byte_words, score_words
 
@@ -24,7 +24,7 @@ def inspect_set(
     Parameters
     ----------
     distilled
-        The set, as `pydream.data.distilled.load_set` reads it.
+        The set, as `pydream.data.imported.open_distilled` opens it.
     measures
         What `pydream.evaluate.measures.measure_set` returned.
 
@@ -37,36 +37,37 @@ def inspect_set(
         (``images_sha256``, ``expected``, ``intact``), ``scores`` (``mean``, ``min``, ``max`` of
         the realism scores, ``cells``, ``distinct_sources``), ``per_class`` (the same for every
         class, with ``class`` and ``name``), ``measures`` (as given). ``scores`` and ``per_class``
-        are None for a set without provenance.
+        are None for a set without provenance; so is all that another's set does not tell.
     """
     manifest = distilled.manifest
-    found = images_sha256(distilled.path)
     provenance = distilled.provenance
     scored = provenance if has_scores(provenance) else None
     return {
         "path": str(distilled.path),
         "format": manifest["format"],
         "method": manifest["method"],
-        "package": manifest["package"],
+        "package": manifest.get("package"),
         "classes": len(distilled.class_names),
         "images_per_class": manifest["images_per_class"],
         "images": len(distilled.stored),
         "side": manifest["side"],
         "factor": manifest["factor"],
-        "seed": manifest["seed"],
-        "source": manifest["source"],
+        "seed": manifest.get("seed"),
+        "source": manifest.get("source"),
         "observer": manifest.get("observer"),
-        "skipped": len(manifest["skipped"]),
-        "bytes": sum(file.stat().st_size for file in image_files(distilled.path)),
-        "integrity": {
-            "images_sha256": found,
-            "expected": manifest["images_sha256"],
-            "intact": found == manifest["images_sha256"],
-        },
+        "skipped": len(manifest.get("skipped", [])),
+        "bytes": distilled.images_bytes,
+        "integrity": _check_files(distilled) if distilled.is_ours else None,
         "scores": None if scored is None else overall_scores(scored),
         "per_class": None if scored is None else class_scores(scored, distilled.class_names),
         "measures": measures,
     }
+
+
+def _check_files(distilled: DistilledSet) -> dict[str, Any]:
+    """Compare the image files with what the manifest says of them."""
+    found, expected = hash_image_files(distilled.path), distilled.images_sha256
+    return {"images_sha256": found, "expected": expected, "intact": found == expected}
 
 
 def has_scores(provenance: pa.Table | None) -> bool:
@@ -138,17 +139,21 @@ def _overview(facts: dict[str, Any]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     source, observer, package = facts["source"], facts["observer"], facts["package"]
+    made_by = facts["method"]
+    if package is not None:
+        made_by += f", {package['name']} {package['version']}, format {facts['format']}"
     rows = {
         "set": facts["path"],
-        "made by": f"{facts['method']}, {package['name']} {package['version']}, "
-        f"format {facts['format']}",
+        "made by": made_by,
         "images": f"{facts['images']}: {facts['classes']} classes x {facts['images_per_class']}, "
         f"{facts['side']} pixels a side, factor {facts['factor']}",
         "bytes": f"{facts['bytes']:,} ({byte_words(facts['bytes'])})",
-        "source": f"{source['description']}, {source['split']} split",
-        "fingerprint": source["fingerprint"],
-        "seed": str(facts["seed"]),
     }
+    if source is not None:
+        rows["source"] = f"{source['description']}, {source['split']} split"
+        rows["fingerprint"] = source["fingerprint"]
+    if facts["seed"] is not None:
+        rows["seed"] = str(facts["seed"])
     if observer is not None:
         rows["observer"] = (
             f"{observer['arch']}, {observer['precision']}, right on "
@@ -167,7 +172,8 @@ def _overview(facts: dict[str, Any]) -> Table:
         )
     for name, value in rows.items():
         table.add_row(name, Text(value))
-    table.add_row("integrity", _integrity(facts["integrity"]))
+    if facts["integrity"] is not None:
+        table.add_row("integrity", _integrity(facts["integrity"]))
     return table
 
 

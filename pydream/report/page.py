@@ -120,7 +120,7 @@ def _render(
         manifest=manifest,
         classes=len(distilled.class_names),
         images=len(distilled.stored),
-        size=byte_words(manifest["images_bytes"]),
+        size=byte_words(distilled.images_bytes),
         facts=_facts(manifest),
         gallery=_gallery(distilled, images),
         histogram=histogram,
@@ -137,12 +137,21 @@ def _render(
 
 def _facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     """List what made the set, as (name, value)."""
-    source = manifest["source"]
-    of_method = _patch_facts if "observer" in manifest else _matching_facts
+    facts = []
+    if "source" in manifest:
+        source = manifest["source"]
+        facts = [
+            ("Source", f"{source['description']}, {source['split']} split"),
+            ("Source fingerprint", source["fingerprint"]),
+        ]
+    if "observer" in manifest:
+        facts += _patch_facts(manifest)
+    elif "config" in manifest:
+        facts += _matching_facts(manifest)
+    if "package" not in manifest:  # another's set
+        return [*facts, ("Cells per side (factor)", str(manifest["factor"]))]
     return [
-        ("Source", f"{source['description']}, {source['split']} split"),
-        ("Source fingerprint", source["fingerprint"]),
-        *of_method(manifest),
+        *facts,
         ("Seed", str(manifest["seed"])),
         ("Mean, standard deviation", f"{_numbers(manifest['mean'])}; {_numbers(manifest['std'])}"),
         ("Image files", f"{manifest['image_format']}, {manifest['images_bytes']:,} bytes"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -66,6 +67,46 @@ def test_a_file_of_images_and_labels(tmp_path, container):
         "side": SIDE,
     }
     assert json.loads(json.dumps(distilled.manifest)) == distilled.manifest
+
+
+@pytest.mark.parametrize("experiments", [1, 3])
+def test_the_results_of_dc(tmp_path, recwarn, experiments):
+    sets = [[levels(4, seed=seed) / 255, torch.tensor([0, 0, 1, 1])] for seed in range(experiments)]
+    accuracies = {"ConvNet": [0.25, np.mean([0.5, 0.25]), np.float64(0.125)]}
+    torch.save({"data": sets, "accs_all_exps": accuracies}, tmp_path / "res.pt")
+    distilled = open_distilled(tmp_path / "res.pt")
+    assert np.array_equal(distilled.images.numpy(), as_numpy(levels(4)))
+    told = [str(each.message) for each in recwarn]
+    expected = f"holds the sets of {experiments} experiments; the first is taken"
+    assert len(told) == (experiments > 1)
+    assert all(expected in each for each in told)
+
+
+@pytest.mark.parametrize(
+    ("info", "names", "factor"),
+    [
+        ({"package": {"name": "pydream-distill"}, "class_names": ["b", "a"], "factor": 2}, "ba", 2),
+        ({"package": {"name": "another"}, "class_names": ["b", "a"], "factor": 2}, "cd", 1),
+        (["of somebody else"], "cd", 1),
+    ],
+)
+def test_names_beside_exported_tensors(tmp_path, info, names, factor):
+    torch.save([levels(4) / 255, torch.tensor([0, 0, 1, 1])], tmp_path / "images.pt")
+    (tmp_path / "info.json").write_text(json.dumps(info))
+    for place in (tmp_path, tmp_path / "images.pt"):
+        distilled = open_distilled(place, class_names=["c", "d"])
+        assert distilled.class_names == tuple(names)
+        assert distilled.manifest["factor"] == factor
+
+
+def test_what_is_made_of_anothers_set_lies_beside_it(tmp_path):
+    torch.save([levels(4) / 255, torch.tensor([0, 0, 1, 1])], tmp_path / "data.pt")
+    distilled = open_distilled(tmp_path / "data.pt")
+    assert not distilled.is_ours
+    assert distilled.beside("labels") == tmp_path / "data-labels"
+    assert distilled.images_bytes == 4 * SIDE * SIDE * 3
+    assert distilled.labels_bytes == 0
+    assert distilled.images_sha256 == hashlib.sha256(distilled.images.numpy().tobytes()).hexdigest()
 
 
 def test_images_in_memory_are_a_sequence(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pydream.data import open_source
-from pydream.data.distilled import images_sha256
+from pydream.data.distilled import hash_image_files
 from pydream.data.writer import save_image
 from pydream.evaluate.measure import RealImages
 from pydream.evaluate.real import load_test_images, random_real_images
@@ -101,7 +101,7 @@ def write_set(path: Path, images: torch.Tensor, class_names: list[str]) -> Path:
         "factor": 1,
         "side": images.shape[1],
         "images_bytes": 1,
-        "images_sha256": images_sha256(path),
+        "images_sha256": hash_image_files(path),
         "mean": list(MEAN),
         "std": list(STD),
     }

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.datasets import ImageFolder
 
-from pydream.data.distilled import images_sha256, load_set
+from pydream.data.distilled import hash_image_files, load_set
 from pydream.data.imported import open_distilled
 from pydream.errors import PydreamError
 from pydream.evaluate import ExportConfig, export_set
@@ -87,7 +87,7 @@ def test_tensors(tmp_path, digits_set, observer):
     torch.testing.assert_close(soft, logits_of(observer, images).half())
     info = json.loads((out / "info.json").read_text())
     assert (info["class_names"], info["method"]) == (NAMES, "rded")
-    assert info["images_sha256"] == images_sha256(digits_set)
+    assert info["images_sha256"] == hash_image_files(digits_set)
     assert info["observer"] == {
         "arch": "convnet2",
         "mean": list(MEAN),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def test_stored_labels_are_the_observers_of_the_same_views(
     )
     observer = load_observer(digits.observer)
     online = online_targets(observer, how.temperature, 19)
-    stored = StoredLabels(digits_set, 4).targets(how.temperature, torch.device("cpu"))
+    stored = StoredLabels(load_set(digits_set), 4).targets(how.temperature, torch.device("cpu"))
     for epoch in range(3):
         for batch in views(images, epoch, 4, how, mean=MEAN, std=STD):
             torch.testing.assert_close(stored(batch), online(batch), rtol=0.0, atol=HALF)
@@ -93,6 +94,27 @@ def test_no_observer_is_needed_for_stored_labels(digits: Digits, digits_set: Pat
     how = evaluation(digits_set, digits, labels=("stored",), students=(ARCH,))
     alone = evaluate_set(dataclasses.replace(how, observer=None)).rows[0]
     assert alone.runs[0].curve == evaluate_set(how).rows[0].runs[0].curve
+
+
+@pytest.mark.parametrize("layout", ["folders", "tensors"])
+def test_sets_of_others(digits: Digits, digits_set: Path, tmp_path: Path, layout: str) -> None:
+    own = load_set(digits_set)
+    if layout == "folders":
+        other = tmp_path / "other"
+        shutil.copytree(digits_set / "images", other)
+    else:
+        other = tmp_path / "other.pt"
+        torch.save([own.images.movedim(-1, 1) / 255, own.labels], other)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    result = relabel(config(other, digits, source="digits"))
+    assert result.path == tmp_path / "other-labels"
+    assert {file: file.read_bytes() for file in before} == before
+    stored = {"labels": ("stored",), "source": "digits"}
+    of_other = evaluate_set(evaluation(other, digits, **stored))
+    relabel(config(digits_set, digits))
+    of_own = evaluate_set(evaluation(digits_set, digits, **stored))
+    assert of_other.rows[0].runs[0].curve == of_own.rows[0].runs[0].curve
+    assert of_other.facts["set"]["labels_bytes"] == result.labels_bytes
 
 
 def test_epochs_may_share_labels(digits: Digits, digits_set: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from pydream.data.distilled import (
     PROVENANCE_SCHEMA,
     DistilledSet,
-    images_sha256,
+    hash_image_files,
     load_set,
 )
 from pydream.data.writer import save_image
@@ -77,7 +77,7 @@ def write_set(
         },
         "image_format": "png",
         "images_bytes": sum(file.stat().st_size for file in files),
-        "images_sha256": images_sha256(path),
+        "images_sha256": hash_image_files(path),
         "skipped": list(skipped),
     }
     (path / "manifest.json").write_text(json.dumps(manifest))
