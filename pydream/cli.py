@@ -34,6 +34,7 @@ from pydream.evaluate import (
 from pydream.evaluate.measures import measure_set
 from pydream.evaluate.opening import open_observer
 from pydream.models import ObserverConfig, train_observer
+from pydream.profiling import comparison_table, profile, profile_table, read_profile
 from pydream.rded import RdedConfig, RdedResult, distill
 from pydream.report import (
     image_origin,
@@ -237,6 +238,50 @@ def _write_new(path: Path, text: str) -> None:
         raise PydreamError(
             f"{path} cannot be written: {error.strerror}; give the name of a new file"
         ) from error
+
+
+@app.command(name="profile")
+def profile_command(
+    method: Annotated[RdedConfig, tyro.conf.subcommand("rded")]
+    | Annotated[dream.DreamConfig, tyro.conf.subcommand("dream")]
+    | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
+    | None = None,
+    *,
+    compare: tuple[Path, Path] | None = None,
+    save: Path | None = None,
+    json: Json = False,
+) -> None:
+    """Run a method whole and say where its time goes; or compare two such profiles.
+
+    Parameters
+    ----------
+    method
+        What to run, with the settings of that command. What it makes is dropped, unless --out is
+        given.
+    compare
+        Show these two saved profiles of one method side by side.
+    save
+        Name of the file to write; by default profile-METHOD-N.json. A Chrome trace for
+        ui.perfetto.dev lies beside it.
+    json
+        Print the profile as JSON, for machines.
+    """
+    console = _console()
+    if compare is not None:
+        if method is not None or save is not None or json:
+            raise PydreamError("--compare A B goes alone")
+        one, other = (read_profile(each) for each in compare)
+        names = str(compare[0]), str(compare[1])
+        console.print(comparison_table(one, other, names=names))
+        return
+    if method is None:
+        raise PydreamError("name what to profile: rded, dream or evaluate; or give --compare A B")
+    result = profile(method, save)
+    if json:
+        _print_json(result.facts)
+        return
+    console.print(profile_table(result.facts))
+    console.print(f"profile: {result.path}\ntrace:   {result.trace}", soft_wrap=True)
 
 
 @app.command(name="doctor")

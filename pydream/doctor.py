@@ -21,7 +21,13 @@ from pydream.words import byte_words
 
 _REQUIRED = ("pydream-distill", "torch", "torchvision", "numpy", "scipy", "pillow", "pyarrow")
 _OPTIONAL = ("timm",)
-_VARIABLES = ("PYDREAM_DATA", "PYDREAM_ISA", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+_VARIABLES = (
+    "PYDREAM_DATA",
+    "PYDREAM_ISA",
+    "PYDREAM_NVTX",
+    "OMP_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+)
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
+from pydream.stages import stage
+
 
 class Stopwatch:
     """Adds up seconds by the name of a stage: of the clock, or of a GPU's stream."""
@@ -19,17 +21,26 @@ class Stopwatch:
         self._begun = time.perf_counter()
 
     @contextmanager
-    def __call__(self, stage: str, device: torch.device | None = None) -> Iterator[None]:
-        """Count the seconds of the block towards a stage.
+    def __call__(
+        self, name: str, device: torch.device | None = None, *, nbytes: int = 0
+    ) -> Iterator[None]:
+        """Count the seconds of the block towards a stage (`pydream.stages.stage`).
 
         Parameters
         ----------
-        stage
-            Its name; one thread at a time may count towards it.
+        name
+            Of the stage; one thread at a time may count towards it.
         device
             Where the work is done that the block starts. On a GPU the seconds are those of the
             current stream, and nothing waits for them before `report`.
+        nbytes
+            As of `pydream.stages.stage`.
         """
+        with stage(name, device, nbytes=nbytes), self._timed(name, device):
+            yield
+
+    @contextmanager
+    def _timed(self, name: str, device: torch.device | None) -> Iterator[None]:
         if device is not None and device.type == "cuda":
             first, last = (
                 torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -39,19 +50,19 @@ class Stopwatch:
             first.record(stream)
             yield
             last.record(stream)
-            self._events.append((stage, first, last))
+            self._events.append((name, first, last))
             return
         begun = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[stage] += time.perf_counter() - begun
+            self.seconds[name] += time.perf_counter() - begun
 
     def report(self) -> dict[str, float]:
         """Return the seconds of every stage and of the whole, rounded to milliseconds."""
         while self._events:
-            stage, first, last = self._events.pop(0)
+            name, first, last = self._events.pop(0)
             last.synchronize()
-            self.seconds[stage] += first.elapsed_time(last) / 1e3
+            self.seconds[name] += first.elapsed_time(last) / 1e3
         whole = time.perf_counter() - self._begun
         return {name: round(value, 3) for name, value in {**self.seconds, "whole": whole}.items()}

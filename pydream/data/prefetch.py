@@ -14,6 +14,7 @@ import torch
 from pydream.data.base import Source
 from pydream.data.decode import EncodedJpeg, prepare, prepare_for_gpu
 from pydream.errors import ImageError
+from pydream.stages import stage
 
 T = TypeVar("T")
 _Prepare = Callable[[bytes | np.ndarray], tuple[int, Callable[[], T]]]
@@ -176,7 +177,8 @@ class _Pipeline(Generic[T]):
         return size < self._budget // (4 * self._workers)
 
     def _read(self, run: range) -> _Run[T]:
-        prepared = [self._prepare(self._indices[position]) for position in run]
+        with stage("read"):
+            prepared = [self._prepare(self._indices[position]) for position in run]
         self._adapt(prepared)
         return _Run(run.start, prepared)
 
@@ -188,8 +190,10 @@ class _Pipeline(Generic[T]):
             if not granted:
                 return False
             ready, prepared = prepared[:granted], prepared[granted:]
-            items = [_decode(decode) for _, decode in ready]
-            self._publish(position, items, sum(size for size, _ in ready))
+            decoded = sum(size for size, _ in ready)
+            with stage("decode", nbytes=decoded):
+                items = [_decode(decode) for _, decode in ready]
+            self._publish(position, items, decoded)
             position += granted
         return True
 

@@ -19,6 +19,7 @@ from pydream.dream.replay import Replayed
 from pydream.dream.sampler import RepresentativeSampler
 from pydream.dream.synthetic import SyntheticImages
 from pydream.ops import collage, diff_augment, multi_formation, random_augment
+from pydream.stages import stage
 
 # What a seed of an iteration is for.
 _INITIAL, _NETWORK, _EPOCH, _AUGMENT, _REAL, _SYNTHETIC, _TRAIN = range(7)
@@ -116,7 +117,8 @@ class MatchingLoop:
         """
         config = self.config
         seed = derived_seed(config.seed, _NETWORK, iteration)
-        trainer = self._renew_network(seed)
+        with stage("fresh network", self.device):
+            trainer = self._renew_network(seed)
         synthetic.clamp()
         step_on = self._replayed_step(synthetic)
         shape = (config.inner_loop, self.real.num_classes)
@@ -126,11 +128,14 @@ class MatchingLoop:
         augmentations = to_device(drawn, self.device).view(*shape, -1)
         total = torch.zeros((), device=self.device)
         for step, augmentation in enumerate(augmentations):
-            rows, weights = self._real_rows(seed, step)
+            with stage("choose real images", self.device):
+                rows, weights = self._real_rows(seed, step)
             formations = self._formations(seed, step)
-            total += step_on((rows, weights, formations, augmentation))
+            with stage("step", self.device):
+                total += step_on((rows, weights, formations, augmentation))
             if config.network_images:
-                trainer.train(config.network_images, derived_seed(seed, _TRAIN, step))
+                with stage("train network", self.device):
+                    trainer.train(config.network_images, derived_seed(seed, _TRAIN, step))
         return float(total) / config.inner_loop
 
     def _renew_network(self, seed: int) -> NetworkTrainer:
@@ -221,17 +226,20 @@ class MatchingLoop:
         # A class at a time keeps a CPU busy; under vmap the gradients of ConvNet-3's weights, width
         # 128, take 3 times as long there for real images and 1.5 times for synthetic ones.
         together = together and self.device.type == "cuda"
-        with torch.no_grad():
+        with torch.no_grad(), stage("answers to real", self.device):
             expected = self._matcher(
                 self._augmented(real, augmentation), labels, weights, together=together
             )
         images = images.detach().requires_grad_()
-        formed = multi_formation(images, config.factor, side)
-        if formations is not None:
-            formed = formed[torch.arange(len(formed), device=self.device)[:, None], formations]
-        found = self._matcher(self._augmented(formed, augmentation), labels, together=together)
-        loss = answer_distance(found, expected, config.match, config.metric)
-        (derivative,) = torch.autograd.grad(loss, images)
+        with stage("answers to synthetic", self.device):
+            formed = multi_formation(images, config.factor, side)
+            if formations is not None:
+                formed = formed[torch.arange(len(formed), device=self.device)[:, None], formations]
+            found = self._matcher(self._augmented(formed, augmentation), labels, together=together)
+        with stage("distance", self.device):
+            loss = answer_distance(found, expected, config.match, config.metric)
+        with stage("derivative", self.device):
+            (derivative,) = torch.autograd.grad(loss, images)
         return loss.detach(), derivative
 
     def _augmented(self, images: Tensor, augmentation: Tensor) -> Tensor:

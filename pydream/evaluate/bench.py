@@ -26,6 +26,7 @@ from pydream.models.loading import (
     resolve_device,
     resolve_precision,
 )
+from pydream.stages import stage
 
 _FORMAT_VERSION = 2
 
@@ -100,13 +101,15 @@ def prepare_bench(
         )
     )
     side = distilled.manifest["side"]
+    with stage("load test images"):
+        tested = load_test_images(test, side, workers=config.workers, device=device)
     return Bench(
         config=config,
         distilled=distilled,
         observer=observer,
         students=config.students or ((observer.arch,) if observer is not None else ()),
         train=train,
-        test=load_test_images(test, side, workers=config.workers, device=device),
+        test=tested,
         train_fingerprint=None if train is None else train.fingerprint(),
         test_fingerprint=test.fingerprint(),
         device=device,

@@ -31,6 +31,7 @@ from pydream.evaluate.stored import StoredLabels
 from pydream.evaluate.train import train_student
 from pydream.evaluate.views import largest_batch, steps_per_epoch
 from pydream.models import build_model
+from pydream.stages import stage
 
 
 def evaluate_set(
@@ -178,15 +179,16 @@ def _images(
             held[key] = RealImages(bench.distilled.images, bench.distilled.labels)
         else:
             assert bench.train is not None
-            held[key] = baseline_images(
-                name,
-                bench.train,
-                bench.distilled.manifest["images_per_class"],
-                bench.side,
-                seed=seed,
-                observer=bench.observer,
-                workers=bench.config.workers,
-            )
+            with stage("choose baseline"):
+                held[key] = baseline_images(
+                    name,
+                    bench.train,
+                    bench.distilled.manifest["images_per_class"],
+                    bench.side,
+                    seed=seed,
+                    observer=bench.observer,
+                    workers=bench.config.workers,
+                )
     return held[key]
 
 

@@ -19,6 +19,7 @@ from pydream.evaluate.recipe import ResolvedRecipe
 from pydream.evaluate.views import MixedBatch, steps_per_epoch, views
 from pydream.models import build_model
 from pydream.progress import track
+from pydream.stages import each_in_stage, stage
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -132,7 +133,8 @@ def train_student(
             for epoch in range(recipe.epochs):
                 start = time.perf_counter()
                 seen = epoch - epoch % labelled_every
-                batches = views(images, seen, seed, recipe, mean=mean, std=std)
+                made = views(images, seen, seed, recipe, mean=mean, std=std)
+                batches = each_in_stage("views", made, device)
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.learning_rate_at(epoch)
                 total = _train_epoch(model, optimizer, batches, targets, recipe, precision)
@@ -140,7 +142,8 @@ def train_student(
                 trained = time.perf_counter()
                 train_seconds += trained - start
                 if (epoch + 1) % eval_every == 0 or epoch + 1 == recipe.epochs:
-                    accuracy = measure(model, test, mean=mean, std=std, precision=precision)
+                    with stage("test", device):
+                        accuracy = measure(model, test, mean=mean, std=std, precision=precision)
                     curve.append(Checkpoint(epoch + 1, loss, accuracy.top1, accuracy.top5))
                     test_seconds += time.perf_counter() - trained
                 advance(1)
@@ -159,14 +162,19 @@ def _train_epoch(
     """Take one step for each batch; return the sum of the losses of all images."""
     losses = []
     for batch in batches:
-        wanted = targets(batch)
-        mixed_precision = precision == "bfloat16"
-        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=mixed_precision):
-            logits = model(batch.images)
-        loss = soft_loss(logits, wanted, recipe.temperature)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimizer.step()
+        device = batch.images.device
+        with stage("labels", device):
+            wanted = targets(batch)
+        with stage("forward", device):
+            mixed_precision = precision == "bfloat16"
+            with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision):
+                logits = model(batch.images)
+            loss = soft_loss(logits, wanted, recipe.temperature)
+        with stage("backward", device):
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+        with stage("optimiser", device):
+            optimizer.step()
         losses.append(loss.detach() * len(batch.rows))
     return float(torch.stack(losses).sum())  # the only wait for the device in an epoch
 

@@ -238,7 +238,8 @@ class _Run:
                 errors |= {places[done + row]: reason for row, reason in broken.items()}
                 indices = self._selection.indices[places[done : done + len(piece)]].tolist()
                 rows = slice(done * crops, (done + len(piece)) * crops)
-                with self._watch("crop", self._device):
+                read = sum(image.nbytes for image in piece)
+                with self._watch("crop", self._device, nbytes=read + patches[rows].nbytes):
                     maker.shown(indices, piece, out=patches[rows])
                 done += len(piece)
                 on_host = all(image.device.type == "cpu" for image in piece)
@@ -280,7 +281,7 @@ class _Run:
             batch.patches.record_stream(stream)
         with self._watch("observer", self._device), self._observers_turn():
             logits = maker.observer.logits(batch.patches)
-        with self._watch("score", self._device):
+        with self._watch("score", self._device, nbytes=logits.nbytes):
             good = [row for row, place in enumerate(batch.places) if place not in batch.errors]
             labels = torch.from_numpy(self._selection.labels[batch.places])
             if len(good) < len(batch.places):

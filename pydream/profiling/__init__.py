@@ -1,0 +1,17 @@
+"""Where the time of a run goes, stage by stage, beside what the machine could do."""
+
+from __future__ import annotations
+
+from pydream.profiling.limits import Limits, measure_limits
+from pydream.profiling.profile import Profile, profile, read_profile
+from pydream.profiling.table import comparison_table, profile_table
+
+__all__ = [
+    "Limits",
+    "Profile",
+    "comparison_table",
+    "measure_limits",
+    "profile",
+    "profile_table",
+    "read_profile",
+]

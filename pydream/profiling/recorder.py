@@ -1,0 +1,102 @@
+"""What stages took: seconds, calls and bytes, by their path."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+# What the ranges of stages begin with among the events of torch's profiler.
+PREFIX = "pydream: "
+BETWEEN = " / "
+
+
+@dataclass
+class StageTotal:
+    """All passes of one stage.
+
+    Attributes
+    ----------
+    seconds
+        Of the clock, or of a GPU's stream; of all threads together.
+    calls
+        How often it was passed.
+    nbytes
+        What it had to read and write at least; 0 if it did not say.
+    operations
+        Of convolutions and matrix products, a multiplication and an addition counted as two.
+    threads
+        Which passed it.
+    """
+
+    seconds: float = 0.0
+    calls: int = 0
+    nbytes: int = 0
+    operations: int = 0
+    threads: set[int] = field(default_factory=set)
+
+
+class Recorder:
+    """Adds up stages, each under its path: the names of those around it and its own."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, StageTotal] = {}
+        self._lock = threading.Lock()
+        self._around = threading.local()
+        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def stage(self, name: str, device: torch.device | None, nbytes: int) -> Iterator[None]:
+        """Watch a stage; see `pydream.stages.stage`."""
+        outer = getattr(self._around, "path", "")
+        path = f"{outer}{BETWEEN}{name}" if outer else name
+        self._around.path = path
+        with self._lock:  # in the order in which they begin, so that an outer one comes first
+            self.totals.setdefault(path, StageTotal())
+        try:
+            with torch.profiler.record_function(PREFIX + path), self._timed(path, device):
+                yield
+        finally:
+            self._around.path = outer
+            with self._lock:
+                total = self.totals[path]
+                total.calls += 1
+                total.nbytes += nbytes
+                total.threads.add(threading.get_ident())
+
+    @contextmanager
+    def _timed(self, path: str, device: torch.device | None) -> Iterator[None]:
+        if device is None or device.type != "cuda":
+            begun = time.perf_counter()
+            try:
+                yield
+            finally:
+                passed = time.perf_counter() - begun
+                with self._lock:
+                    self.totals[path].seconds += passed
+        elif torch.cuda.is_current_stream_capturing():
+            yield  # it runs when the graph is replayed, within the stage around that
+        else:
+            first, last = (
+                torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+                for _ in range(2)
+            )
+            stream = torch.cuda.current_stream(device)
+            first.record(stream)
+            try:
+                yield
+            finally:
+                last.record(stream)
+                with self._lock:
+                    self._events.append((path, first, last))
+
+    def finish(self) -> None:
+        """Wait for what a GPU has still to do, and add its seconds."""
+        for path, first, last in self._events:
+            last.synchronize()
+            self.totals[path].seconds += first.elapsed_time(last) / 1e3
+        self._events.clear()
