@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.published.dsa import augment
-from benchmarks.timing import compare, report, table
+from benchmarks.timing import Work, compare, report, table
 from pydream import ops
 
 # Some positions of bilinear reads are rounded otherwise, between pixels up to 3 apart.
@@ -50,7 +50,9 @@ def measure(kind: str, shared: bool, rounds: int) -> dict[str, Any]:
         limit: lambda: target.copy_(source),
     }
     timings = compare(rivals, rounds=rounds, threads=2)
-    return report(timings, ours="pydream", limit=limit, items=IMAGES)
+    # Four reads blended for every value, and colours; about as much again on the way back.
+    work = Work(4 * 4 * x.numel(), 2 * 12 * x.numel())
+    return report(timings, ours="pydream", limit=limit, items=IMAGES, unit="image", work=work)
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["a row each", "one row"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.timing import compare, report, table
+from benchmarks.timing import Work, compare, report, table
 from pydream import ops
 from pydream.ops.reference import block as reference
 
@@ -61,7 +61,10 @@ def measure(side: int, statistics: str, passes: str, rounds: int) -> dict[str, A
         limit: lambda: target.copy_(source),
     }
     timings = compare(rivals, rounds=rounds, threads=2)
-    return report(timings, ours="pydream", limit=limit, items=IMAGES)
+    # Forward: mean, variance, scale, shift, ReLU, pool, about ten of each value; derivatives of it.
+    passes_of_ten = 1 + PASSES.index(passes)
+    work = Work(images.nbytes * moved // 4, 10 * passes_of_ten * images.numel())
+    return report(timings, ours="pydream", limit=limit, items=IMAGES, unit="image", work=work)
 
 
 @pytest.mark.parametrize("passes", PASSES)

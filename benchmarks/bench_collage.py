@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.timing import compare, report, table
+from benchmarks.timing import Work, compare, report, table
 from pydream import ops
 
 CLASSES, IMAGES, FACTOR, SIZE = 10, 10, 2, 224
@@ -71,7 +71,14 @@ def measure(patches: Tensor, rounds: int) -> dict[str, Any]:
         rounds=rounds,
         threads=2,
     )
-    return report(timings, ours="pydream", limit=limit, items=CALLS * CLASSES * IMAGES)
+    return report(
+        timings,
+        ours="pydream",
+        limit=limit,
+        items=CALLS * CLASSES * IMAGES,
+        unit="image",
+        work=Work(CALLS * 2 * expected.nbytes),
+    )
 
 
 @pytest.mark.parametrize("side", [112, 100])

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from benchmarks.timing import compare, report, table
+from benchmarks.timing import Work, compare, report, table
 from pydream import ops
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -38,10 +38,20 @@ class Case:
         drawn: list[list[list[int]]] = ops.random_crop_boxes(self.sizes(), CROPS).tolist()
         return drawn
 
-    def moved_bytes(self) -> int:
-        """Count the source under the boxes once, and the output once."""
-        area = sum(box[2] * box[3] for of_image in self.boxes() for box in of_image)
-        return 3 * area + 12 * len(self.images) * CROPS * self.side**2
+    def work(self) -> Work:
+        """Count source under the boxes and output, each once; taps of a separable triangle."""
+        boxes = [box for of_image in self.boxes() for box in of_image]
+        area = sum(height * width for _, _, height, width in boxes)
+        taps = sum(
+            self.side * width * _taps(height, self.side) + self.side**2 * _taps(width, self.side)
+            for _, _, height, width in boxes
+        )
+        return Work(3 * area + 12 * len(boxes) * self.side**2, int(2 * 3 * taps))
+
+
+def _taps(source: int, target: int) -> float:
+    """Return how many pixels an antialiased one is made of, on average."""
+    return 2 * max(source / target, 1.0)
 
 
 def each_crop(images: list[Any], case: Case, cut: Callable[..., Tensor]) -> Callable[[], Tensor]:
@@ -136,7 +146,7 @@ def kornia_rival(case: Case) -> Callable[[], Tensor]:
 
 def memory_copy(case: Case) -> Callable[[], object]:
     """Read and write, together, as many bytes as the crops must."""
-    source = torch.ones(case.moved_bytes() // 2, dtype=torch.uint8)
+    source = torch.ones(case.work().nbytes // 2, dtype=torch.uint8)
     target = torch.zeros_like(source)
     return lambda: target.copy_(source)
 
@@ -172,6 +182,8 @@ def measure(case: Case, threads: int, rounds: int) -> dict[str, Any]:
         ours="pydream",
         limit="memory copy, the limit",
         items=len(case.images) * CROPS,
+        unit="crop",
+        work=case.work(),
     )
     return result | {"threads": threads, "difference": difference, "absent": absent}
 

@@ -19,7 +19,7 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from benchmarks.timing import compare, report, table
+from benchmarks.timing import THREADS, Work, compare, report, table
 from pydream import ops
 from pydream.data.sources import open_source
 from pydream.models.checkpoint import read_weights
@@ -27,7 +27,6 @@ from pydream.models.convnet import ConvNet
 from pydream.models.loading import IMAGENET_MEAN, IMAGENET_STD
 
 ITERATIONS = 10
-THREADS = 2
 # All minimise the same sum from the same start; a near tie that falls the other way leads on to
 # another solution as good.
 SAME_INERTIA = 0.005
@@ -136,7 +135,11 @@ def measure(x: Tensor, k: int, rounds: int) -> dict[str, Any]:
     limit = "a matrix product an iteration, by torch"
     rivals[limit] = lambda: [x @ start.mT for _ in range(ITERATIONS)]
     timings = compare({"pydream": ours, **rivals}, rounds=rounds, threads=THREADS)
-    return report(timings, ours="pydream", limit=limit, items=ITERATIONS)
+    products = 2 * x.numel() * k
+    work = Work(ITERATIONS * x.nbytes, ITERATIONS * products)
+    return report(
+        timings, ours="pydream", limit=limit, items=ITERATIONS, unit="iteration", work=work
+    )
 
 
 def show(benchmark: Any, record: dict[str, Any], name: str, result: dict[str, Any]) -> None:
@@ -196,6 +199,7 @@ def test_plusplus(benchmark: Any, record: dict[str, Any]) -> None:
     result = report(
         compare({"pydream": ours, "scikit-learn": theirs}, rounds=rounds, threads=THREADS),
         ours="pydream",
+        unit="start",
     )
     show(benchmark, record, f"k-means++ ({count}, 2048), k {k}", result)
     benchmark(ours)

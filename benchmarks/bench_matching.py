@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.models import resnet18
 
-from benchmarks.timing import compare, report, table
+from benchmarks.timing import Work, compare, report, table
 from pydream import ops
 from pydream.models.convnet import ConvNet
 from pydream.ops.reference import matching as reference
@@ -57,7 +57,10 @@ def measure(name: str, metric: str, rounds: int) -> dict[str, Any]:
         "eager, layer by layer": eager,
         limit: lambda: target.copy_(source),
     }
-    return report(compare(rivals, rounds=rounds, threads=2), ours="pydream", limit=limit)
+    timings = compare(rivals, rounds=rounds, threads=2)
+    # A difference, its square or part of a product, a sum; and a product for the derivative.
+    work = Work(3 * 4 * size, 4 * size)
+    return report(timings, ours="pydream", limit=limit, work=work)
 
 
 @pytest.mark.parametrize("metric", ["mse", "l1", "l1_mean", "l2", "cos"])

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.timing import compare, report, table
+from benchmarks.timing import Work, compare, report, table
 from pydream import ops
 
 # Of one inner step of DREAM+: images, side and factor of all classes together.
@@ -62,7 +62,14 @@ def measure(name: str, backward: bool, rounds: int) -> dict[str, Any]:
     timings = compare(
         {key: repeated(each) for key, each in rivals.items()}, rounds=rounds, threads=2
     )
-    return report(timings, ours="pydream", limit=limit, items=CALLS * len(expected))
+    # Two blends of two rows and columns for every value, there and back.
+    passes = 2 if backward else 1
+    work = Work(
+        CALLS * passes * (images.nbytes + expected.nbytes), CALLS * passes * 6 * expected.numel()
+    )
+    return report(
+        timings, ours="pydream", limit=limit, items=CALLS * len(expected), unit="image", work=work
+    )
 
 
 def repeated(call: Callable[[], object]) -> Callable[[], None]:

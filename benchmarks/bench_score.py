@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.timing import compare, report, table
+from benchmarks.timing import Work, compare, report, table
 from pydream import ops
 
 IMAGES, CROPS, COLUMNS = 300, 5, 1000
@@ -86,7 +86,11 @@ def measure(logits: Tensor, labels: Tensor, num_classes: int, rounds: int) -> di
         rounds=rounds,
         threads=2,
     )
-    return report(timings, ours="pydream", limit=limit, items=CALLS * len(logits))
+    # Of each logit: compared with the highest, that taken off, an exponential, a sum.
+    work = Work(CALLS * logits.nbytes, CALLS * 4 * logits.numel())
+    return report(
+        timings, ours="pydream", limit=limit, items=CALLS * len(logits), unit="row", work=work
+    )
 
 
 @pytest.mark.parametrize("num_classes", PER_CLASS)

@@ -12,7 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.timing import write_record
+from benchmarks.records import write_record
+from benchmarks.timing import THREADS
+from pydream.profiling import Limits, measure_limits
 
 
 @pytest.fixture(scope="session")
@@ -36,11 +38,22 @@ def photographs(data_root: Path) -> list[torch.Tensor]:
         ]
 
 
+@pytest.fixture(scope="session")
+def limits() -> Limits:
+    """What two threads of this machine copy and multiply, measured in this run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        return measure_limits(torch.device("cpu"))
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
-def record(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
+def record(request: pytest.FixtureRequest, limits: Limits) -> Iterator[dict[str, Any]]:
     """Results by case; written to one file when the module's benchmarks have run."""
     results: dict[str, Any] = {}
     yield results
     if results:
         name = request.module.__name__.rpartition(".")[2].removeprefix("bench_")
-        print(f"\n{write_record(name, results)}")
+        print(f"\n{write_record(name, results, limits=limits)}")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.cuda_ops import bandwidth, between_events
-from benchmarks.timing import RESULTS, write_record
+from benchmarks.records import RESULTS, write_record
 from pydream import ops
 
 ITERATIONS = 10

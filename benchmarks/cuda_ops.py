@@ -27,7 +27,8 @@ from torchvision.transforms.v2 import functional as tv
 
 from benchmarks import bench_augment
 from benchmarks.published.dsa import augment
-from benchmarks.timing import RESULTS, Timing, timing, write_record
+from benchmarks.records import RESULTS, write_record
+from benchmarks.timing import Timing, timing
 from pydream import ops
 
 # More than any second-level cache, so that no input is found there again.

@@ -186,7 +186,7 @@ def main() -> None:
     out, data = arguments.out.resolve(), find_photographs(arguments.data)
     results = check_setuptools() | run_all(steps(out, data), deadline)
     try:
-        from benchmarks.timing import write_record
+        from benchmarks.records import write_record
 
         print(write_record("gpu-check", results, out, torch.device("cuda", 0)))
     except ImportError as error:

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.timing import RESULTS, write_record
+from benchmarks.records import RESULTS, write_record
 from pydream.data.device_jpeg import decodes_jpeg
 from pydream.models import build_model, save_weights
 from pydream.rded import RdedConfig, distill

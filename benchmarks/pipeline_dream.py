@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.pipeline import run_in_turns, summary
 from benchmarks.published import dream as published
 from benchmarks.published.convnet import published as as_published
-from benchmarks.timing import RESULTS, write_record
+from benchmarks.records import RESULTS, write_record
 from pydream.data import open_source
 from pydream.data.subset import Subset
 from pydream.dream.config import DreamConfig, ResolvedConfig, resolve
@@ -130,22 +129,15 @@ def main() -> None:
     if arguments.run is not None:
         print(json.dumps(one_run(arguments)))
         return
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in RIVALS}
-    for _ in range(arguments.rounds):
-        for name, runs in found.items():
-            command = [sys.executable, "-m", "benchmarks.pipeline_dream", *sys.argv[1:]]
-            done = subprocess.run([*command, "--run", name], check=True, stdout=subprocess.PIPE)
-            runs.append(json.loads(done.stdout.splitlines()[-1]))
-            print(
-                f"{name:16s} {runs[-1]['seconds']:7.1f} s   loss {runs[-1]['loss']:.4g}", flush=True
-            )
-    medians = {
-        name: statistics.median(each["seconds"] for each in runs) for name, runs in found.items()
-    }
-    ratio = medians["published loop"] / medians["pydream"]
-    print(f"pydream is {ratio:.2f} times as fast")
+    runs = run_in_turns("benchmarks.pipeline_dream", RIVALS, sys.argv[1:], arguments.rounds)
+    label = (
+        f"DREAM+, one iteration: {arguments.classes} classes of {arguments.images_per_class} "
+        f"CIFAR-10 images, {arguments.arch}, {arguments.inner_loop} steps"
+    )
+    found = summary(runs, ours="pydream", label=label, unit="iteration")
+    print(f"pydream is {found['times_as_fast']['published loop']:.2f} times as fast")
     settings = {name: str(each) for name, each in vars(arguments).items() if name not in LEFT_OUT}
-    results = {"setting": settings, "runs": found, "median": medians, "times as fast": ratio}
+    results = {"iteration": {"setting": settings, **found}}
     device = torch.device(arguments.device)
     print(write_record("dream", results, arguments.out, device if device.type == "cuda" else None))
 

@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from benchmarks.pipeline import run_in_turns, summary
 from benchmarks.published import student as published
 from benchmarks.published.convnet import published as as_published
-from benchmarks.timing import RESULTS, write_record
+from benchmarks.records import RESULTS, write_record
 from pydream.data import open_source
 from pydream.evaluate import EvaluateConfig, RelabelConfig, evaluate_set, relabel
 from pydream.evaluate.measure import measure
@@ -79,8 +77,8 @@ def run_published(arguments: argparse.Namespace, workers: int) -> dict[str, floa
 
 
 RIVALS: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
-    "pydream, online labels": lambda arguments: run_ours(arguments, "online", "auto"),
-    "pydream, stored labels": lambda arguments: run_ours(arguments, "stored", "auto"),
+    "pydream": lambda arguments: run_ours(arguments, "online", "auto"),
+    "pydream, from stored labels": lambda arguments: run_ours(arguments, "stored", "auto"),
     "published loop": lambda arguments: run_published(arguments, 0),
     "published loop, 2 loader workers": lambda arguments: run_published(arguments, 2),
 }
@@ -112,30 +110,26 @@ def main() -> None:
         torch.set_num_threads(2)
         print(json.dumps(RIVALS[arguments.run](arguments)))
         return
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in RIVALS}
     with tempfile.TemporaryDirectory() as place:
         arguments.set = Path(place) / "set"
         relabelling = prepare(arguments)
-        for _ in range(arguments.rounds):
-            for name, of_rival in runs.items():
-                command = [sys.executable, "-m", "benchmarks.pipeline_evaluate", *sys.argv[1:]]
-                command += ["--set", str(arguments.set), "--run", name]
-                done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-                of_rival.append(json.loads(done.stdout.splitlines()[-1]))
-                last = of_rival[-1]
-                print(f"{name:34s} {last['seconds']:7.1f} s   {last['top1']:.1%}", flush=True)
-    medians = {name: statistics.median(each["seconds"] for each in of) for name, of in runs.items()}
-    best = min(seconds for name, seconds in medians.items() if name.startswith("published"))
+        given = [*sys.argv[1:], "--set", str(arguments.set)]
+        runs = run_in_turns("benchmarks.pipeline_evaluate", RIVALS, given, arguments.rounds)
+    for name, of_rival in runs.items():
+        print(f"{name:34s} top-1 {of_rival[-1]['top1']:.1%}")
+    label = (
+        f"a student of 100 CIFAR-10 images by RDED, {ARCH}, {arguments.epochs} epochs, observer's "
+        "labels"
+    )
+    found = summary(runs, ours="pydream", label=label)
     results = {
-        "setting": {"epochs": arguments.epochs, "images": 100, "student": ARCH},
-        "runs": runs,
-        "median": medians,
-        "storing labels, seconds": relabelling,
-        "published over pydream": {
-            name: best / medians[name] for name in medians if name.startswith("pydream")
-        },
+        "student": {
+            "setting": {"epochs": arguments.epochs, "images": 100, "student": ARCH},
+            "storing labels, seconds": relabelling,
+            **found,
+        }
     }
-    print(json.dumps(results["published over pydream"]))
+    print(json.dumps(found["times_as_fast"]))
     print(write_record("evaluate", results, arguments.out))
 
 

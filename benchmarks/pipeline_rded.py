@@ -10,35 +10,37 @@ limit: our own prepared observer on the same number of patches, held in memory.
 from __future__ import annotations
 
 import json
-import os
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 
-from benchmarks.timing import write_record
+from benchmarks.pipeline import run_in_turns, summary
+from benchmarks.records import write_record
+from pydream.models import build_model, save_weights
+
+CLASSES = 10
+OURS, LIMIT = "pydream", "observer alone, float32"
 
 
 @dataclass(frozen=True)
 class Case:
     """One image set, observer and setting."""
 
-    name: str
+    label: str
     folder: Path
     observer: Path
     arch: str
     side: int
     ipc: int
     factor: int
-    preselect: int
+    preselect: int = 300
 
     def classes(self) -> list[list[Path]]:
         return [sorted(each.iterdir()) for each in sorted(self.folder.iterdir())]
@@ -52,41 +54,56 @@ class Arguments:
     """Times every rival runs."""
     only: Literal["cifar10", "imagenet"] | None = None
     """Measure one of the two cases."""
-    run: str | None = None
-    """Used by the program itself: which rival to run in this process."""
+    place: Annotated[Path | None, tyro.conf.Suppress] = None
+    run: Annotated[str | None, tyro.conf.Suppress] = None
 
 
-def unpack_cifar(data: Path, place: Path) -> Case:
+def cases(data: Path, place: Path) -> dict[str, Case]:
+    """Describe the cases, whose files lie below `place`."""
+    return {
+        "cifar10": Case(
+            "RDED on CIFAR-10, IPC 10, ConvNet-3, whole",
+            place / "cifar10" / "train",
+            data / "observers" / "cifar10_convnet3_batchnorm.safetensors",
+            "convnet3",
+            side=32,
+            ipc=10,
+            factor=1,
+        ),
+        "imagenet": Case(
+            "RDED on 200 ImageNet photographs, IPC 4, ResNet-18, whole",
+            place / "imagenet",
+            place / "resnet18.safetensors",
+            "resnet18",
+            side=224,
+            ipc=4,
+            factor=2,
+        ),
+    }
+
+
+def unpack_cifar(data: Path, case: Case) -> None:
     with zipfile.ZipFile(data / "cifar10.zip") as archive:
         names = [name for name in archive.namelist() if name.startswith("cifar10/train/")]
-        archive.extractall(place, names)
-    return Case(
-        "cifar10",
-        place / "cifar10" / "train",
-        data / "observers" / "cifar10_convnet3_batchnorm.safetensors",
-        "convnet3",
-        side=32,
-        ipc=10,
-        factor=1,
-        preselect=300,
-    )
+        archive.extractall(case.folder.parents[1], names)
 
 
-def unpack_imagenet(data: Path, place: Path) -> Case:
+def unpack_imagenet(data: Path, case: Case) -> None:
     """Put the 200 photographs, one of each class, in ten folders: time does not mind labels."""
-    from pydream.models import build_model, save_weights
-
-    folder = place / "imagenet"
     with zipfile.ZipFile(data / "imagenet-sample-200.zip") as archive:
         for number, name in enumerate(sorted(archive.namelist())):
-            file = folder / f"{number % 10:02d}" / Path(name).name
+            file = case.folder / f"{number % CLASSES:02d}" / Path(name).name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(archive.read(name))
     torch.manual_seed(0)
-    observer = place / "resnet18.safetensors"
-    model = build_model("resnet18", num_classes=10, side=224)
-    save_weights(model, observer, {"arch": "resnet18", "side": "224"})
-    return Case("imagenet", folder, observer, "resnet18", side=224, ipc=4, factor=2, preselect=300)
+    model = build_model(case.arch, num_classes=CLASSES, side=case.side)
+    save_weights(model, case.observer, {"arch": case.arch, "side": str(case.side)})
+
+
+UNPACK: dict[str, Callable[[Path, Case], None]] = {
+    "cifar10": unpack_cifar,
+    "imagenet": unpack_imagenet,
+}
 
 
 def run_ours(case: Case, precision: str) -> dict[str, Any]:
@@ -141,10 +158,10 @@ def run_observer(case: Case) -> dict[str, Any]:
 
 def run_published(case: Case, workers: int) -> dict[str, Any]:
     from benchmarks.published.rded import distill
-    from pydream.models import build_model, read_weights
+    from pydream.models import read_weights
 
     weights, _ = read_weights(case.observer)
-    model = build_model(case.arch, num_classes=10, side=case.side)
+    model = build_model(case.arch, num_classes=CLASSES, side=case.side)
     model.load_state_dict(weights)
     result = distill(
         case.classes(),
@@ -162,109 +179,45 @@ def run_published(case: Case, workers: int) -> dict[str, Any]:
     }
 
 
-RIVALS = {
-    "pydream": lambda case: run_ours(case, "auto"),
+RIVALS: dict[str, Callable[[Case], dict[str, Any]]] = {
+    OURS: lambda case: run_ours(case, "auto"),
     "pydream float32": lambda case: run_ours(case, "float32"),
-    "observer alone, float32": run_observer,
-    "published": lambda case: run_published(case, 0),
-    "published, 2 loader workers": lambda case: run_published(case, 2),
+    LIMIT: run_observer,
+    "published code": lambda case: run_published(case, 0),
+    "published code, 2 loader workers": lambda case: run_published(case, 2),
 }
 
 
-def run_in_process(case: Case, rival: str, data: Path) -> dict[str, Any]:
-    """Run one rival in a process of its own; adds its peak memory."""
-    spec = {"case": {key: str(value) for key, value in vars(case).items()}, "rival": rival}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.pipeline_rded", "--data", str(data), "--run",
-         json.dumps(spec)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{rival} failed")
-    return {**json.loads(output.splitlines()[-1]), "peak_mib": usage.ru_maxrss / 1024}
-
-
-def run_spec(text: str) -> None:
-    spec = json.loads(text)
-    fields = spec["case"]
-    for key in ("folder", "observer"):
-        fields[key] = Path(fields[key])
-    for key in ("side", "ipc", "factor", "preselect"):
-        fields[key] = int(fields[key])
-    print(json.dumps(RIVALS[spec["rival"]](Case(**fields))))
-
-
-def ratio(
-    over: list[dict[str, Any]], under: list[dict[str, Any]], of: str = "seconds"
-) -> dict[str, Any]:
-    """Compare runs round by round: the machine's own speed drifts from one round to the next."""
-    rounds = [a["seconds"] / b[of] for a, b in zip(over, under, strict=True)]
-    return {"median": statistics.median(rounds), "rounds": rounds}
-
-
-def measure(case: Case, data: Path, rounds: int) -> dict[str, Any]:
-    runs: dict[str, list[dict[str, Any]]] = {rival: [] for rival in RIVALS}
-    for number in range(rounds):
-        for rival in RIVALS:
-            runs[rival].append(run_in_process(case, rival, data))
-            seconds = runs[rival][-1]["seconds"]
-            print(f"{case.name} round {number + 1}: {rival}: {seconds:.2f} s", flush=True)
-    median = {
-        rival: statistics.median(run["seconds"] for run in of_rival)
-        for rival, of_rival in runs.items()
-    }
-    published = min("published", "published, 2 loader workers", key=lambda rival: median[rival])
-    observer = "observer alone, float32"
-    return {
-        "setting": {
-            key: value for key, value in vars(case).items() if key not in ("folder", "observer")
-        },
-        "median_seconds": median,
-        "published_over_pydream": ratio(runs[published], runs["pydream"]),
-        "pydream_float32_over_own_observer": statistics.median(
-            run["seconds"] / run["stages"]["observer"] for run in runs["pydream float32"]
-        ),
-        "pydream_float32_over_observer": ratio(runs["pydream float32"], runs[observer]),
-        "pydream_float32_over_published_observer": ratio(
-            runs["pydream float32"], runs["published"], of="observer_seconds"
-        ),
-        "peak_mib": {rival: max(run["peak_mib"] for run in of) for rival, of in runs.items()},
-        "runs": runs,
-    }
+def measure(name: str, arguments: Arguments) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as place:
+        case = cases(arguments.data, Path(place))[name]
+        UNPACK[name](arguments.data, case)
+        given = ["--data", str(arguments.data), "--only", name, "--place", place]
+        runs = run_in_turns("benchmarks.pipeline_rded", RIVALS, given, arguments.rounds)
+    setting = {"side": case.side, "ipc": case.ipc, "factor": case.factor}
+    found = summary(runs, ours=OURS, limit=LIMIT, label=case.label)
+    return {"setting": {**setting, "preselect": case.preselect}, **found}
 
 
 def main() -> None:
     arguments = tyro.cli(Arguments)
     if arguments.run is not None:
-        run_spec(arguments.run)
+        assert arguments.only is not None
+        assert arguments.place is not None
+        case = cases(arguments.data, arguments.place)[arguments.only]
+        print(json.dumps(RIVALS[arguments.run](case)))
         return
-    results = {}
-    for name, unpack in (("cifar10", unpack_cifar), ("imagenet", unpack_imagenet)):
-        if arguments.only not in (None, name):
-            continue
-        with tempfile.TemporaryDirectory() as place:
-            results[name] = measure(
-                unpack(arguments.data, Path(place)), arguments.data, arguments.rounds
+    names = [arguments.only] if arguments.only else list(UNPACK)
+    results = {name: measure(name, arguments) for name in names}
+    for result in results.values():
+        print(f"\n{result['label']}")
+        for rival, seconds in result["seconds"].items():
+            times = result["times_as_fast"].get(rival)
+            print(
+                f"  {rival:34s} {seconds['median']:8.2f} s  {result['peak_mib'][rival]:6.0f} MiB"
+                + (f"   pydream is {times:.2f} times as fast" if times else "")
             )
-    for name, result in results.items():
-        print(f"\n{name}")
-        for rival, seconds in result["median_seconds"].items():
-            print(f"  {rival:32s} {seconds:8.2f} s  {result['peak_mib'][rival]:7.0f} MiB peak")
-        print(
-            f"  published / pydream              {result['published_over_pydream']['median']:.2f}"
-        )
-        ours, theirs = (
-            result[f"pydream_float32_over_{whose}"]["median"]
-            for whose in ("observer", "published_observer")
-        )
-        within = result["pydream_float32_over_own_observer"]
-        print(f"  float32 / observer in that run   {within:.3f}")
-        print(f"  float32 / observer alone         {ours:.3f}")
-        print(f"  float32 / published observer     {theirs:.3f}")
+        print(f"  of the limit, the observer alone: {result['fraction_of_limit']:.2f}")
     print(write_record("rded", results))
 
 

@@ -1,41 +1,38 @@
-"""What every benchmark shares: rivals timed in turns, the machine described, the record written."""
+"""What every benchmark shares: rivals timed in turns, and what is said of their times."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
-
-from pydream import _C
 
 # Before each call: OpenMP's threads spin for some milliseconds after a rival's work, and would
 # take the processors from whoever comes next.
 _SETTLE = 0.02
 
-RESULTS = Path(__file__).resolve().parent / "results"
-PACKAGES = (
-    "pydream-distill",
-    "torch",
-    "torchvision",
-    "numpy",
-    "pillow",
-    "opencv-python-headless",
-    "kornia",
-    "scikit-learn",
-    "faiss-cpu",
-    "fast-pytorch-kmeans",
-)
+# Of everybody's, where a benchmark does not say otherwise.
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one call must do at least.
+
+    Attributes
+    ----------
+    nbytes
+        To be read and written: inputs and outputs, each once.
+    operations
+        Additions and multiplications of the formula, as its benchmark counts them; 0 where data is
+        only moved.
+    """
+
+    nbytes: int
+    operations: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,13 @@ def timing(seconds: list[float]) -> Timing:
 
 
 def report(
-    timings: Mapping[str, Timing], *, ours: str, limit: str | None = None, items: int = 1
+    timings: Mapping[str, Timing],
+    *,
+    ours: str,
+    limit: str | None = None,
+    items: int = 1,
+    unit: str = "call",
+    work: Work | None = None,
 ) -> dict[str, Any]:
     """Make a record of timings: microseconds an item, ratios to ours, our fraction of the limit.
 
@@ -107,10 +110,15 @@ def report(
         The entry that does nothing but the least possible, as a copy of the same bytes.
     items
         How many items (crops, rows) one call handles.
+    unit
+        What an item is.
+    work
+        Of one call, all its items together.
     """
     mine = timings[ours].median
     record: dict[str, Any] = {
         "items": items,
+        "unit": unit,
         "seconds": {name: asdict(timing) for name, timing in timings.items()},
         "microseconds_per_item": {
             name: round(timing.median / items * 1e6, 3) for name, timing in timings.items()
@@ -122,7 +130,10 @@ def report(
         },
     }
     if limit is not None:
+        record["limit"] = limit
         record["fraction_of_limit"] = round(timings[limit].median / mine, 3)
+    if work is not None:
+        record["work"] = asdict(work)
     return record
 
 
@@ -136,77 +147,3 @@ def table(title: str, record: Mapping[str, Any]) -> str:
         times = f"   pydream is {ratio:.1f} times as fast" if ratio else ""
         lines.append(f"  {name:44s} {each:9.2f} us   spread {spread:4.0%}{times}")
     return "\n".join(lines)
-
-
-def machine(device: torch.device | None = None) -> dict[str, Any]:
-    """Describe what a figure was measured on."""
-    return {
-        **({} if device is None else {"gpu": torch.cuda.get_device_name(device)}),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
-        "build": {
-            "compiler": _C.compiler,
-            "instruction_set": _C.active_isa(),
-            "cuda_architectures": _C.cuda_architectures,
-            "torch_cuda": torch.version.cuda,
-        },
-    }
-
-
-def write_record(
-    name: str,
-    results: Mapping[str, Any],
-    folder: Path = RESULTS,
-    device: torch.device | None = None,
-    *,
-    over: Path | None = None,
-) -> Path:
-    """Write results/<machine>/<date>-<name>.json; a number follows where that is taken.
-
-    With `over` a record that this run wrote before is replaced by one that holds more.
-    """
-    now = datetime.now(timezone.utc)
-    described = machine(device)
-    chip = described.get("gpu", f"{described['processor']} {described['cores']} cores")
-    place = folder / re.sub(r"[^a-z0-9]+", "-", chip.lower()).strip("-")
-    place.mkdir(parents=True, exist_ok=True)
-    record = {
-        "name": name,
-        "date": now.isoformat(timespec="seconds"),
-        "machine": described,
-        "results": dict(results),
-    }
-    if over is not None:
-        fuller = over.with_suffix(".new")
-        fuller.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        return fuller.replace(over)
-    stem, number = f"{now:%Y-%m-%d}-{name}", 1
-    while True:
-        path = place / (f"{stem}.json" if number == 1 else f"{stem}-{number}.json")
-        try:
-            with path.open("x", encoding="utf-8") as file:
-                json.dump(record, file, indent=2)
-                file.write("\n")
-            return path
-        except FileExistsError:
-            number += 1
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip().replace("(R)", "").replace("(TM)", "")
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"

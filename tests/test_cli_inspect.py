@@ -87,6 +87,7 @@ def test_sets_of_others(
     text = page.read_text()
     assert "IMPORTED: 10 classes × 2 images" in text
     assert "Realism and diversity" in text
+    assert "How good is it?" not in text  # its commands are of a set of ours
     assert run(monkeypatch, other, *options) == 0
     assert "made by  imported\n" in re.sub(r" +\n", "\n", capsys.readouterr().out)
     assert run(monkeypatch, other, "--source", "digits", "--image", "7/1") == 2

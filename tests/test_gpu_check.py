@@ -105,7 +105,7 @@ def test_every_test_that_is_named_is_there(check):
 
 def test_a_record_is_replaced_by_a_fuller_one(check, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from benchmarks.timing import write_record as w\n"
+        "import sys; from pathlib import Path; from benchmarks.records import write_record as w\n"
         "folder = Path(sys.argv[1])\n"
         "first = w('x', {'a': 1}, folder)\n"
         "assert w('x', {'a': 1, 'b': 2}, folder, over=first) == first\n"

@@ -1,0 +1,73 @@
+"""What the benchmarks of whole pipelines share: rivals in processes of their own, in turns."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from benchmarks.timing import report, timing
+
+Runs = dict[str, list[dict[str, Any]]]
+
+
+def run_in_turns(module: str, rivals: Iterable[str], arguments: Sequence[str], rounds: int) -> Runs:
+    """Run every rival some times, each time in a fresh process, one after the other.
+
+    Parameters
+    ----------
+    module
+        Its ``main`` runs one rival for ``--run NAME``, and prints a JSON object with ``seconds``
+        last.
+    rivals
+        Names.
+    arguments
+        Of the command line of all of them.
+    rounds
+        Times each runs.
+
+    Returns
+    -------
+    dict
+        By rival, what each run printed, with its peak memory, ``peak_mib``.
+    """
+    runs: Runs = {name: [] for name in rivals}
+    for number in range(rounds):
+        for name, of_rival in runs.items():
+            command = [sys.executable, "-m", module, *arguments, "--run", name]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            assert process.stdout is not None
+            output = process.stdout.read()
+            _, status, usage = os.wait4(process.pid, 0)
+            if status:
+                raise SystemExit(f"{name} failed")
+            found = json.loads(output.splitlines()[-1])
+            of_rival.append({**found, "peak_mib": usage.ru_maxrss / 1024})
+            print(f"round {number + 1}: {name:34s} {found['seconds']:8.2f} s", flush=True)
+    return runs
+
+
+def summary(
+    runs: Runs, *, ours: str, limit: str | None = None, label: str, unit: str = "run"
+) -> dict[str, Any]:
+    """Make of runs a record as `benchmarks.timing.report` does, with the peaks of memory.
+
+    Parameters
+    ----------
+    runs
+        Of `run_in_turns`.
+    ours, limit, unit
+        As of `report`.
+    label
+        What was run, in words.
+    """
+    timings = {name: timing([each["seconds"] for each in of]) for name, of in runs.items()}
+    return {
+        "label": label,
+        **report(timings, ours=ours, limit=limit, unit=unit),
+        "peak_mib": {name: max(each["peak_mib"] for each in of) for name, of in runs.items()},
+        "runs": runs,
+    }
