@@ -9,14 +9,16 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc build_support -type f -not -name '*.pyc')
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
-.PHONY: help demo test lint format bench gpu-check clean
+.PHONY: help demo test lint format bench bench-report bench-scaling gpu-check clean
 
 help:
 	@echo "make demo    distil scikit-learn's digits and train on the result (2 minutes)"
 	@echo "make test    run the tests (OFFLINE=1: with what is installed, nothing fetched)"
 	@echo "make lint    check style and types"
 	@echo "make format  put the sources into house style"
-	@echo "make bench   measure the kernels and RDED beside their peers"
+	@echo "make bench   measure the kernels and the pipelines beside their peers (15 minutes)"
+	@echo "make bench-report   bring tables and figures up to the newest records"
+	@echo "make bench-scaling  measure how time and memory grow with size"
 	@echo "make gpu-check  test and measure the CUDA kernels on this machine's GPU (9 minutes)"
 	@echo "make clean   remove what these commands made, results of runs apart"
 
@@ -54,14 +56,32 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
+	$(BIN)/python -m benchmarks.report --check
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
+# Real images: a folder with cifar10.zip, imagenet-sample-200.zip and observers/.
+PYDREAM_DATA ?= ../shared/data
+
 bench: $(VENV)/.installed-bench
-	$(BIN)/python -m pytest benchmarks --benchmark-enable
+	PYDREAM_DATA=$(PYDREAM_DATA) $(BIN)/python -m pytest benchmarks --benchmark-enable
+ifneq ($(wildcard $(PYDREAM_DATA)/cifar10.zip),)
+	$(BIN)/python -m benchmarks.pipeline_rded --data $(PYDREAM_DATA) --rounds 1
+	$(BIN)/python -m benchmarks.pipeline_dream --data $(PYDREAM_DATA) --rounds 1 \
+		--classes 5 --images-per-class 500 --arch convnet3-w48-instance
+	$(BIN)/python -m benchmarks.pipeline_evaluate --data $(PYDREAM_DATA) --epochs 60
+else
+	@echo "no pipelines measured: no cifar10.zip in $(PYDREAM_DATA); set PYDREAM_DATA"
+endif
+
+bench-report: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.report
+
+bench-scaling: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks.scaling --data $(PYDREAM_DATA)
 
 # On a machine with a GPU: with the Python there and what it has installed, no network needed.
 gpu-check:

@@ -73,7 +73,7 @@ def measure(side: int, statistics: str, passes: str, rounds: int) -> dict[str, A
 def test_block(
     benchmark: Any, record: dict[str, Any], side: int, statistics: str, passes: str
 ) -> None:
-    result = measure(side, statistics, passes, 15 if benchmark.enabled else 1)
+    result = measure(side, statistics, passes, 7 if benchmark.enabled else 1)
     if benchmark.enabled:
         name = f"{side} x {side}, {statistics}, {passes}"
         record[name] = result

@@ -14,7 +14,7 @@ from benchmarks.timing import Work, compare, report, table
 from pydream import ops
 
 CLASSES, IMAGES, FACTOR, SIZE = 10, 10, 2, 224
-ROUNDS = 15
+ROUNDS = 7
 CALLS = 5  # in a row, as in bench_score.py
 
 

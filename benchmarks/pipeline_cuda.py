@@ -39,7 +39,7 @@ SAMPLE = "imagenet-sample-200.zip"
 _EVERY = 0.1  # seconds between looks at the GPU
 
 
-def repeat_photographs(archive: Path, place: Path, files: int) -> Path:
+def repeat_photographs(archive: Path, place: Path, files: int, per_class: int = PER_CLASS) -> Path:
     """Make a tree of class folders of links to the photographs; every file has its own name."""
     photographs = place / "photographs"
     with zipfile.ZipFile(archive) as opened:
@@ -48,20 +48,17 @@ def repeat_photographs(archive: Path, place: Path, files: int) -> Path:
     root = place / "classes"
     for number in range(files):
         original = photographs / names[number % len(names)]
-        link = root / f"{number // PER_CLASS:04d}" / f"{number:06d}{original.suffix}"
+        link = root / f"{number // per_class:04d}" / f"{number:06d}{original.suffix}"
         link.parent.mkdir(parents=True, exist_ok=True)
         os.link(original, link)
     return root
 
 
-def random_observer(classes: int, place: Path) -> Path:
+def random_observer(classes: int, place: Path, arch: str = "resnet18", side: int = 224) -> Path:
     torch.manual_seed(0)
-    file = place / f"resnet18-{classes}.safetensors"
-    save_weights(
-        build_model("resnet18", num_classes=classes, side=224),
-        file,
-        {"arch": "resnet18", "side": "224"},
-    )
+    file = place / f"{arch}-{classes}.safetensors"
+    model = build_model(arch, num_classes=classes, side=side)
+    save_weights(model, file, {"arch": arch, "side": str(side)})
     return file
 
 

@@ -13,6 +13,8 @@ import torch
 # Before each call: OpenMP's threads spin for some milliseconds after a rival's work, and would
 # take the processors from whoever comes next.
 _SETTLE = 0.02
+# A call of so many seconds is not changed by how cold it begins.
+_LONG = 0.5
 
 # Of everybody's, where a benchmark does not say otherwise.
 THREADS = 2
@@ -50,8 +52,9 @@ def compare(
 ) -> dict[str, Timing]:
     """Time the rivals in turns, so that what else the machine does meets all of them.
 
-    Every round calls each rival twice and times the second call, and begins with another
-    rival; one round before is not counted. Check that the outputs are equal before this.
+    Every round calls each rival twice and times the second call (a rival that takes half a second
+    or more is called once), and begins with another rival; one round before is not counted. Check
+    that the outputs are equal before this.
 
     Parameters
     ----------
@@ -63,6 +66,7 @@ def compare(
         PyTorch's threads, and so pydream's; libraries with pools of their own are the caller's.
     """
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
+    taken: dict[str, float] = {}  # by the call before
     names = list(rivals)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -71,11 +75,13 @@ def compare(
             first = number % len(names)
             for name in names[first:] + names[:first]:
                 time.sleep(_SETTLE)
-                rivals[name]()  # not timed: caches and threads cold from the pause
+                if taken.get(name, 0.0) < _LONG:
+                    rivals[name]()  # not timed: caches and threads cold from the pause
                 begun = time.perf_counter()
                 rivals[name]()
+                taken[name] = time.perf_counter() - begun
                 if number >= 0:
-                    seconds[name].append(time.perf_counter() - begun)
+                    seconds[name].append(taken[name])
     finally:
         torch.set_num_threads(before)
     return {name: timing(of_rival) for name, of_rival in seconds.items()}

@@ -1,0 +1,115 @@
+"""Which cases of the benchmarks are shown, and what they should reach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# By the name of its record; the others are named as their records are.
+OPS = {
+    "crop": "crop_resize",
+    "score": "key_patches",
+    "matching": "gradient_distance",
+    "augment": "diff_augment",
+    "block": "norm_relu_pool",
+}
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A case that the README shows."""
+
+    record: str
+    case: str
+    label: str
+
+
+# What a user would ask of each op, and every pipeline; all cases are in the records.
+HEADLINES = (
+    Headline("crop", "ImageNet to 112, 2 threads", "`crop_resize`, ImageNet photographs to 112²"),
+    Headline("crop", "32 to 32, 2 threads", "`crop_resize`, boxes of 32 × 32 images to 32²"),
+    Headline("score", "10 classes, float32", "`key_patches`, (1500, 1000) logits of ten classes"),
+    Headline("score", "1 classes, float32", "`key_patches`, the same of one class"),
+    Headline("collage", "patches of 112, float32", "`collage`, 2 × 2 patches of 112² to 224²"),
+    Headline(
+        "kmeans",
+        "CIFAR-10 features (1, 5000, 2048), k 128",
+        "`kmeans`, CIFAR-10 features (5000, 2048), k 128",
+    ),
+    Headline(
+        "kmeans", "CIFAR-10 features (10, 5000, 2048), k 128", "`kmeans`, ten such in one call"
+    ),
+    Headline(
+        "kmeans",
+        "features (100000, 128), k 1000",
+        "`kmeans`, network features (100000, 128), k 1000",
+    ),
+    Headline("kmeans", "k-means++ (5000, 2048), k 128", "`kmeans`, its k-means++ start"),
+    Headline(
+        "matching", "ResNet-18, mse", "`gradient_distance`, ResNet-18, `mse`, forward and backward"
+    ),
+    Headline("matching", "ResNet-18, cos", "`gradient_distance`, the same, `cos`"),
+    Headline("matching", "ResNet-18, l1", "`gradient_distance`, the same, `l1`"),
+    Headline("matching", "ConvNet-3, mse", "`gradient_distance`, ConvNet-3, `mse`"),
+    Headline(
+        "augment",
+        "crop, a row each",
+        "`diff_augment`, 256 images of 32², crop, forward and backward",
+    ),
+    Headline("augment", "scale, a row each", "`diff_augment`, the same with scale"),
+    Headline("augment", "rotate, a row each", "`diff_augment`, the same with rotate"),
+    Headline(
+        "multi_formation",
+        "CIFAR-10, IPC 10, factor 2, forward and backward",
+        "`multi_formation`, CIFAR-10, IPC 10, factor 2, forward and backward",
+    ),
+    Headline(
+        "block",
+        "32 x 32, instance, and backward",
+        "`norm_relu_pool`, 64 × 128 × 32², instance norm, forward and backward",
+    ),
+    Headline("block", "32 x 32, batch, and backward", "`norm_relu_pool`, the same of batch norm"),
+    Headline(
+        "block",
+        "32 x 32, instance, and second backward",
+        "`norm_relu_pool`, instance norm, twice differentiated",
+    ),
+    Headline("rded", "cifar10", ""),
+    Headline("rded", "imagenet", ""),
+    Headline("dream", "iteration", ""),
+    Headline("evaluate", "student", ""),
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What some cases of a record should reach.
+
+    Attributes
+    ----------
+    record, case
+        The record, and what the names of its cases begin with.
+    than
+        What the names of others begin with, or ``limit``.
+    least
+        Times as fast as those, or the fraction of the limit.
+    """
+
+    record: str
+    case: str
+    than: str
+    least: float
+
+
+# Everybody's first target is to be no slower than any other.
+TARGETS = (
+    Target("crop", "", "published transform", 5.0),
+    Target("crop", "", "OpenCV", 4.0),
+    Target("matching", "ResNet-18, mse", "eager", 4.0),
+    Target("matching", "ResNet-18, cos", "eager", 4.0),
+    Target("matching", "ResNet-18, l1", "eager", 2.0),
+    Target("matching", "ResNet-18", "limit", 0.6),
+    Target("augment", "", "published", 3.0),
+    Target("dream", "", "published", 2.0),
+    Target("rded", "", "limit", 0.87),  # 1.15 times the time of the observer alone
+    Target("evaluate", "", "published", 2.0),
+)

@@ -1,0 +1,130 @@
+"""Figures of the records: how many times as long others take, and the roofline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+ACCENT, FAINT, INK = "#2f6fd0", "#9a9aa0", "#1d1d1f"
+_ROW = 0.3  # inches
+_COLOURS = ("#2f6fd0", "#d0562f", "#2f9e62", "#8a4fd0", "#c79a1b", "#1b9ec7", "#c71b78")
+
+
+def draw_ratios(rows: Sequence[dict[str, Any]], file: Path, digest: str) -> None:
+    """Draw a bar to the fastest other of every case, and a dot for each of the rest.
+
+    Parameters
+    ----------
+    rows
+        ``label`` and ``times``: by peer, how many times as long as pydream it takes.
+    file
+        The SVG to write.
+    digest
+        Of what is drawn; kept in the file.
+    """
+    rows = [each for each in rows if each["times"]]
+    figure = Figure(figsize=(9.5, 1.1 + _ROW * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(reversed(rows)):
+        times = sorted(row["times"].values())
+        colour = ACCENT if times[0] >= 1 else "#d0562f"
+        axes.barh(place, times[0] - 1, left=1, height=0.62, color=colour)
+        axes.scatter(times[1:], [place] * (len(times) - 1), s=14, color=FAINT, zorder=3)
+        axes.annotate(
+            f"{times[0]:.1f}", (max(times[0], 1), place), xytext=(3, 0),
+            textcoords="offset points", va="center", fontsize=8, color=INK,
+        )  # fmt: skip
+    axes.set_yticks(range(len(rows)), [row["label"] for row in reversed(rows)], fontsize=8)
+    axes.set_xscale("log")
+    axes.axvline(1, color=INK, linewidth=0.8)
+    axes.set_xlabel("times as long as pydream: bar, the fastest other; dots, the rest")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.grid(axis="x", which="both", color="#e6e6ea", linewidth=0.6)
+    axes.set_axisbelow(True)
+    _save(figure, file, digest)
+
+
+def draw_roofline(points: Sequence[dict[str, Any]], file: Path, digest: str) -> None:
+    """Draw what each op attains beside what the machine could (Williams et al., 2009).
+
+    Parameters
+    ----------
+    points
+        ``machine``, ``op``, ``limits``, ``seconds``, ``nbytes``, ``operations`` of every case.
+    file, digest
+        As of `draw_ratios`.
+    """
+    machines = list(dict.fromkeys(each["machine"] for each in points))
+    figure = Figure(figsize=(7.5, 4.8 * len(machines)), layout="constrained")
+    for axes, machine in zip(
+        figure.subplots(len(machines), squeeze=False)[:, 0], machines, strict=True
+    ):
+        own = [each for each in points if each["machine"] == machine]
+        names = list(dict.fromkeys(each["op"] for each in own))
+        for colour, name in zip(_COLOURS, names, strict=False):
+            of_op = [each for each in own if each["op"] == name]
+            axes.scatter(
+                [each["operations"] / each["nbytes"] for each in of_op],
+                [each["operations"] / each["seconds"] / 1e9 for each in of_op],
+                s=18, color=colour, label=name, zorder=3,
+            )  # fmt: skip
+        limits = own[0]["limits"]
+        copy, product = limits["copy_bytes"], limits["matrix_operations"]
+        least = min(each["operations"] / each["nbytes"] for each in own) / 2
+        most = 2 * max(product / copy, *(each["operations"] / each["nbytes"] for each in own))
+        axes.plot(
+            [least, product / copy, most],
+            [least * copy / 1e9, product / 1e9, product / 1e9],
+            color=INK, linewidth=1.2,
+        )  # fmt: skip
+        axes.set(xscale="log", yscale="log", title=machine)
+        axes.set_xlabel("operations for each byte of inputs and outputs")
+        axes.set_ylabel("operations, 10⁹ a second")
+        axes.grid(which="both", color="#e6e6ea", linewidth=0.6)
+        axes.legend(fontsize=8, frameon=False)
+    _save(figure, file, digest)
+
+
+def draw_curves(curves: Sequence[dict[str, Any]], file: Path) -> None:
+    """Draw times, and peaks of memory where they were measured, against size; both axes log.
+
+    Parameters
+    ----------
+    curves
+        ``title``, ``x`` and ``y`` in words, ``at``, ``lines`` by name, ``peak_mib`` or not.
+    file
+        The SVG to write.
+    """
+    columns = 3
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(11, 2.9 * rows), layout="constrained")
+    all_axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, each in zip(all_axes, curves, strict=False):
+        for colour, (name, values) in zip(_COLOURS, each["lines"].items(), strict=False):
+            axes.plot(each["at"], values, "o-", markersize=3.5, color=colour, label=name)
+        axes.set_title(each["title"], fontsize=9)
+        axes.set(xscale="log", yscale="log")
+        axes.set_xlabel(each["x"], fontsize=8)
+        axes.set_ylabel(each["y"], fontsize=8)
+        axes.grid(which="both", color="#e6e6ea", linewidth=0.6)
+        axes.tick_params(labelsize=7)
+        if "peak_mib" in each:
+            memory = axes.twinx()
+            memory.plot(each["at"], each["peak_mib"], "s--", markersize=3.5, color=FAINT)
+            memory.set_ylim(0, 1.25 * max(each["peak_mib"]))
+            memory.set_ylabel("peak memory, MiB (dashed)", fontsize=8, color=FAINT)
+            memory.tick_params(labelsize=7)
+        elif len(each["lines"]) > 1:
+            axes.legend(fontsize=7, frameon=False)
+    for axes in all_axes[len(curves) :]:
+        axes.set_visible(False)
+    _save(figure, file, "scaling")
+
+
+def _save(figure: Figure, file: Path, digest: str) -> None:
+    with matplotlib.rc_context({"svg.hashsalt": "pydream", "svg.fonttype": "none"}):
+        figure.savefig(file, metadata={"Date": None, "Description": digest})

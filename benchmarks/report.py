@@ -1,0 +1,184 @@
+"""The README's table and the figures, from the newest records.
+
+    python -m benchmarks.report [--check]
+
+With ``--check`` nothing is written; it fails where the table or a figure is not that of the
+records.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cases import HEADLINES, OPS, TARGETS
+from benchmarks.figures import draw_ratios, draw_roofline
+from benchmarks.records import RESULTS, newest_records
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+RATIOS, ROOFLINE = "docs/benchmark-ratios.svg", "docs/benchmark-roofline.svg"
+MOST_PEERS = 4  # in a row of the table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, fail where stale")
+    check = parser.parse_args().check
+    stale = [name for name, current in update(REPOSITORY, write=not check) if not current]
+    if check and stale:
+        raise SystemExit(f"{', '.join(stale)}: not that of the records; run `make bench-report`")
+    print(f"{'stale' if check else 'written'}: {', '.join(stale) or 'nothing'}")
+
+
+def update(repository: Path, *, write: bool) -> Iterator[tuple[str, bool]]:
+    """Compare tables and figures with the records; give out each name, and if it was current."""
+    records = list(newest_records(repository / "benchmarks" / RESULTS.name))
+    shown = [row for record in records for row in _headlines(record)]
+    for name, content in (
+        ("README.md", _tables(shown)),
+        ("benchmarks/README.md", _behind(records)),
+    ):
+        page = repository / name
+        text = page.read_text(encoding="utf-8")
+        before, rest = text.split(BEGIN)
+        wanted = f"{before}{BEGIN}\n{content}{END}{rest.split(END)[1]}"
+        yield name, text == wanted
+        if write and text != wanted:
+            page.write_text(wanted, encoding="utf-8")
+    measured = [record for record in records if "limits" in record]
+    for name, draw, content in (
+        (RATIOS, draw_ratios, [_of_ratios(label, case) for _, label, case in shown]),
+        (ROOFLINE, draw_roofline, _points(measured)),
+    ):
+        # Figures differ between versions of Matplotlib, so what they were drawn of is compared.
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        file = repository / name
+        current = file.is_file() and digest in file.read_text(encoding="utf-8")
+        yield name, current
+        if write and not current:
+            draw(content, file, digest)
+
+
+def _headlines(record: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str, Any]]:
+    for each in HEADLINES:
+        case = record["results"].get(each.case) if record["name"] == each.record else None
+        if case is not None:
+            yield record, each.label or case["label"], case
+
+
+def _tables(shown: Sequence[tuple[Mapping[str, Any], str, Any]]) -> str:
+    """Lay out a table for each machine."""
+    parts = []
+    for machine in dict.fromkeys(_machine(record) for record, _, _ in shown):
+        own = [row for row in shown if _machine(row[0]) == machine]
+        dates = sorted(record["date"][:10] for record, _, _ in own)
+        period = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+        versions = own[0][0]["machine"]["versions"]
+        parts.append(
+            f"\n{machine}; float32, {own[0][2].get('threads', 2)} threads, torch "
+            f"{versions['torch']}; {period}.\n\n"
+            "| | pydream | of the limit | others, and how many times as long they take |\n"
+            "|---|---|---|---|\n" + "".join(_row(label, case) for _, label, case in own)
+        )
+    return "".join(parts) + "\n"
+
+
+def _machine(record: Mapping[str, Any]) -> str:
+    machine = record["machine"]
+    return machine.get("gpu") or (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['build']['instruction_set']}"
+    )
+
+
+def _row(label: str, case: Mapping[str, Any]) -> str:
+    items, unit = case["items"], case["unit"]
+    seconds = {name: each["median"] / items for name, each in case["seconds"].items()}
+    ours = _words(next(iter(seconds.values()))) + ("" if unit in ("call", "run") else f" / {unit}")
+    limit = f"{case['fraction_of_limit']:.0%}" if "fraction_of_limit" in case else ""
+    peers = sorted(_peers(case).items(), key=lambda each: each[1])[:MOST_PEERS]
+    others = ", ".join(f"{name} {_words(seconds[name])}, **{times:.1f}**" for name, times in peers)
+    return f"| {label} | {ours} | {limit} | {others} |\n"
+
+
+def _peers(case: Mapping[str, Any]) -> dict[str, float]:
+    """Return how many times as long everybody else takes; other ways of ours are no peers."""
+    return {
+        name: times
+        for name, times in case["times_as_fast"].items()
+        if not name.startswith("pydream")
+    }
+
+
+def _behind(records: Sequence[Mapping[str, Any]]) -> str:
+    """List the cases that are slower than another, or below a target."""
+    lines = []
+    for record in records:
+        cases = record["results"] if record["name"] in {each.record for each in HEADLINES} else {}
+        for name, case in cases.items():
+            where = f"{OPS.get(record['name'], record['name'])}, {name}"
+            slower = [
+                f"{peer}: {times:.2f} times as fast"
+                for peer, times in _peers(case).items()
+                if times < 1
+            ]
+            missed = [
+                f"{than} {found:.2f}, wanted {least:g}"
+                for than, found, least in _against_targets(record["name"], name, case)
+                if found < least
+            ]
+            lines += [f"| {where} | {each} |\n" for each in slower + missed]
+    head = "\n| case | what it is behind |\n|---|---|\n"
+    return head + "".join(lines) + "\n" if lines else "\nNothing.\n\n"
+
+
+def _against_targets(
+    record: str, name: str, case: Mapping[str, Any]
+) -> Iterator[tuple[str, float, float]]:
+    """Give out what is compared, what was found, and what is wanted at least."""
+    for target in TARGETS:
+        if target.record != record or not name.startswith(target.case):
+            continue
+        if target.than == "limit":
+            yield "of the limit", case["fraction_of_limit"], target.least
+        else:
+            rivals = {
+                peer: times for peer, times in _peers(case).items() if peer.startswith(target.than)
+            }
+            for peer, times in rivals.items():
+                yield f"times as fast as {peer}:", times, target.least
+
+
+def _words(seconds: float) -> str:
+    for size, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"
+
+
+def _of_ratios(label: str, case: Mapping[str, Any]) -> dict[str, Any]:
+    return {"label": label.replace("`", ""), "times": _peers(case)}
+
+
+def _points(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what every op attains, for the roofline: bytes, operations, seconds, limits."""
+    return [
+        {
+            "machine": _machine(record),
+            "op": OPS.get(record["name"], record["name"]),
+            "limits": record["limits"],
+            "seconds": next(iter(case["seconds"].values()))["median"],
+            **case["work"],
+        }
+        for record in records
+        for case in record["results"].values()
+        if case.get("work", {}).get("operations") and case.get("threads", 2) == 2
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The README's table of benchmarks: made of the newest records, and seen when it is not."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NAMES = ["README.md", "benchmarks/README.md", "docs/benchmark-ratios.svg"]
+ROOFLINE = "docs/benchmark-roofline.svg"
+
+
+@pytest.fixture
+def report(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(REPOSITORY)
+    return importlib.import_module("benchmarks.report")
+
+
+def case(ours: float, limit: float = 0.5, **others: float) -> dict[str, Any]:
+    seconds = {"pydream": ours, **others}
+    return {
+        "items": 10,
+        "unit": "iteration",
+        "seconds": {
+            name: {"median": each, "lower_quartile": each, "upper_quartile": each, "rounds": 3}
+            for name, each in seconds.items()
+        },
+        "times_as_fast": {name: each / ours for name, each in others.items()},
+        "fraction_of_limit": limit,
+        "work": {"nbytes": 1000, "operations": 4000},
+    }
+
+
+def write(
+    folder: Path, name: str, date: str, cases: dict[str, Any], machine: str = "Abacus"
+) -> None:
+    place = folder / "benchmarks" / "results" / machine.lower()
+    place.mkdir(parents=True, exist_ok=True)
+    record = {
+        "name": name,
+        "date": f"{date}T00:00:00+00:00",
+        "machine": {
+            "processor": machine,
+            "cores": 2,
+            "versions": {"torch": "2.0"},
+            "build": {"instruction_set": "beads"},
+        },
+        "limits": {"copy_bytes": 1e9, "matrix_operations": 1e10, "dtype": "float32", "threads": 2},
+        "results": cases,
+    }
+    number = len(list(place.iterdir()))
+    (place / f"{number}-{name}.json").write_text(json.dumps(record))
+
+
+@pytest.fixture
+def repository(tmp_path: Path, report: ModuleType) -> Path:
+    for name in NAMES[:2]:
+        page = tmp_path / name
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    (tmp_path / "docs").mkdir()
+    start = {"k-means++ (5000, 2048), k 128": case(2e-3, scikit=5e-3, faiss=1e-3)}
+    write(tmp_path, "kmeans", "2026-02-01", start)
+    write(tmp_path, "kmeans", "2026-01-01", {name: case(9.0) for name in start})  # older
+    return tmp_path
+
+
+def test_tables_are_of_the_newest_records(report: ModuleType, repository: Path) -> None:
+    assert dict(report.update(repository, write=True)) == dict.fromkeys([*NAMES, ROOFLINE], False)
+    assert dict(report.update(repository, write=False)) == dict.fromkeys([*NAMES, ROOFLINE], True)
+    text = (repository / "README.md").read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    (row,) = [line for line in text.splitlines() if "k-means++" in line]
+    assert "| 200 µs / iteration | 50% | faiss 100 µs, **0.5**, scikit 500 µs, **2.5** |" in row
+    behind = (repository / "benchmarks" / "README.md").read_text()
+    assert "| kmeans, k-means++ (5000, 2048), k 128 | faiss: 0.50 times as fast |" in behind
+    assert "scikit" not in behind
+
+
+def test_what_is_not_of_the_records_is_seen(report: ModuleType, repository: Path) -> None:
+    dict(report.update(repository, write=True))
+    readme = repository / "README.md"
+    readme.write_text(readme.read_text().replace("200 µs", "100 µs"))
+    assert dict(report.update(repository, write=False))["README.md"] is False
+    dict(report.update(repository, write=True))
+    write(
+        repository,
+        "kmeans",
+        "2026-03-01",
+        {"k-means++ (5000, 2048), k 128": case(1e-3, faiss=2e-3)},
+    )
+    found = dict(report.update(repository, write=False))
+    assert found == dict.fromkeys([*NAMES, ROOFLINE], False)
+    assert "Nothing." not in (repository / "benchmarks" / "README.md").read_text()
+    dict(report.update(repository, write=True))
+    assert "Nothing." in (repository / "benchmarks" / "README.md").read_text()
+
+
+def test_targets_and_machines(report: ModuleType, repository: Path) -> None:
+    cases = {"ResNet-18, l1": case(1e-3, limit=0.7, **{"eager, layer by layer": 1.5e-3})}
+    write(repository, "matching", "2026-02-02", cases, machine="Difference Engine")
+    dict(report.update(repository, write=True))
+    behind = (repository / "benchmarks" / "README.md").read_text()
+    (line,) = [each for each in behind.splitlines() if "gradient_distance, ResNet-18, l1" in each]
+    assert "times as fast as eager, layer by layer: 1.50, wanted 2" in line
+    assert "of the limit" not in behind
+    text = (repository / "README.md").read_text()
+    assert "Abacus, 2 cores, beads; float32, 2 threads, torch 2.0; 2026-02-01." in text
+    assert "Difference Engine" in text
+
+
+def test_the_repositorys_own_are_those_of_its_records(report: ModuleType) -> None:
+    stale = [name for name, current in report.update(REPOSITORY, write=False) if not current]
+    assert not stale
+    for page in NAMES[2:]:
+        assert f"]({page})" in (REPOSITORY / "README.md").read_text()
+
+
+def test_pipelines_run_in_turns(
+    report: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pipeline = importlib.import_module("benchmarks.pipeline")
+    (tmp_path / "rivals.py").write_text(
+        "import json, sys\n"
+        "assert sys.argv[1] == '--data'\n"
+        "if sys.argv[-1] == 'fails': raise SystemExit(3)\n"
+        "held = bytearray(10 << 20)\n"
+        "print('talk')\n"
+        "print(json.dumps({'seconds': {'ours': 2.0, 'theirs': 5.0}[sys.argv[-1]]}))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    given = ["--data", "here"]
+    runs = pipeline.run_in_turns("rivals", ["ours", "theirs"], given, 3)
+    found = pipeline.summary(runs, ours="ours", label="a race")
+    assert found["times_as_fast"] == {"theirs": 2.5}
+    assert found["seconds"]["theirs"]["rounds"] == 3
+    assert all(peak > 10 for peak in found["peak_mib"].values())
+    with pytest.raises(SystemExit, match="fails failed"):
+        pipeline.run_in_turns("rivals", ["fails"], given, 1)
