@@ -16,6 +16,8 @@ from pydream import ops
 # Some positions of bilinear reads are rounded otherwise, between pixels up to 3 apart.
 SAME_PIXELS = 1e-4
 IMAGES = 256
+# Of each value: four reads blended, and colours; about as much again on the way back.
+OPERATIONS = 24
 CASES = {
     "crop": "color_crop_cutout",
     "scale": "color_scale_cutout",
@@ -50,8 +52,7 @@ def measure(kind: str, shared: bool, rounds: int) -> dict[str, Any]:
         limit: lambda: target.copy_(source),
     }
     timings = compare(rivals, rounds=rounds, threads=2)
-    # Four reads blended for every value, and colours; about as much again on the way back.
-    work = Work(4 * 4 * x.numel(), 2 * 12 * x.numel())
+    work = Work(4 * 4 * x.numel(), OPERATIONS * x.numel())
     return report(timings, ours="pydream", limit=limit, items=IMAGES, unit="image", work=work)
 
 

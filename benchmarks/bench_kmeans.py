@@ -154,7 +154,7 @@ def show(benchmark: Any, record: dict[str, Any], name: str, result: dict[str, An
 def test_features(benchmark: Any, record: dict[str, Any], count: int, dim: int, k: int) -> None:
     count = count if benchmark.enabled else count // 50
     x = network_features(count, dim, 0)
-    result = measure(x, min(k, count // 4), 3 if benchmark.enabled else 1)
+    result = measure(x, min(k, count // 4), 2 if benchmark.enabled else 1)
     show(benchmark, record, f"features ({count}, {dim}), k {k}", result)
     benchmark.pedantic(ops.kmeans, (x, min(k, count // 4)), {"init": "random", "max_iter": 1})
 
@@ -164,7 +164,7 @@ def test_noise(benchmark: Any, record: dict[str, Any]) -> None:
     count = 5000 if benchmark.enabled else 200
     x = torch.randn(count, 2048, generator=torch.Generator().manual_seed(0))
     k = min(128, count // 4)
-    result = measure(x, k, 3 if benchmark.enabled else 1)
+    result = measure(x, k, 2 if benchmark.enabled else 1)
     show(benchmark, record, f"noise ({count}, 2048), k {k}", result)
     benchmark.pedantic(ops.kmeans, (x, k), {"init": "random", "max_iter": 1})
 
@@ -175,7 +175,7 @@ def test_cifar(benchmark: Any, record: dict[str, Any], data_root: Path, classes:
     if not benchmark.enabled:
         x = x[:, :300]
     k = min(128, x.shape[1] // 4)
-    result = measure(x, k, 3 if benchmark.enabled else 1)
+    result = measure(x, k, 4 // classes or 1)
     show(benchmark, record, f"CIFAR-10 features {tuple(x.shape)}, k {k}", result)
     benchmark.pedantic(ops.kmeans, (x, k), {"init": "random", "max_iter": 1})
 
@@ -195,7 +195,7 @@ def test_plusplus(benchmark: Any, record: dict[str, Any]) -> None:
 
     a, b = inertia(x, [ours()]), inertia(x, [theirs()])
     assert abs(a - b) <= LIKE_INERTIA * b, f"{a} is not like {b}"
-    rounds = 5 if benchmark.enabled else 1
+    rounds = 3 if benchmark.enabled else 1
     result = report(
         compare({"pydream": ours, "scikit-learn": theirs}, rounds=rounds, threads=THREADS),
         ours="pydream",

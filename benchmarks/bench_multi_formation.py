@@ -20,6 +20,8 @@ SETS = {
     "ImageNet-10, IPC 1, factor 3": (10, 224, 3),  # padded by one
 }
 ROUNDS = 30
+# Of each value of the result: two blends of rows and one of columns.
+OPERATIONS = 6
 CALLS = 5  # in a row, as in bench_score.py
 # Two blends in float32 of values up to 1, with weights rounded in float32; sums of those.
 SAME_PIXELS = 1e-5
@@ -62,11 +64,8 @@ def measure(name: str, backward: bool, rounds: int) -> dict[str, Any]:
     timings = compare(
         {key: repeated(each) for key, each in rivals.items()}, rounds=rounds, threads=2
     )
-    # Two blends of two rows and columns for every value, there and back.
-    passes = 2 if backward else 1
-    work = Work(
-        CALLS * passes * (images.nbytes + expected.nbytes), CALLS * passes * 6 * expected.numel()
-    )
+    passes = CALLS * (2 if backward else 1)
+    work = Work(passes * (images.nbytes + expected.nbytes), passes * OPERATIONS * expected.numel())
     return report(
         timings, ours="pydream", limit=limit, items=CALLS * len(expected), unit="image", work=work
     )

@@ -18,6 +18,8 @@ ROUNDS = 60
 # One call takes a fraction of a millisecond: timed alone, it would pay for the threads of the
 # rival before it, which spin for a while after their work.
 CALLS = 20
+# Of each logit: compared with the highest, that taken off, an exponential, a sum.
+OPERATIONS = 4
 # The rivals round probabilities and logarithms to float32: at a score of -10, by 1e-6 and more.
 SAME_SCORES = 1e-5
 
@@ -86,8 +88,7 @@ def measure(logits: Tensor, labels: Tensor, num_classes: int, rounds: int) -> di
         rounds=rounds,
         threads=2,
     )
-    # Of each logit: compared with the highest, that taken off, an exponential, a sum.
-    work = Work(CALLS * logits.nbytes, CALLS * 4 * logits.numel())
+    work = Work(CALLS * logits.nbytes, CALLS * OPERATIONS * logits.numel())
     return report(
         timings, ours="pydream", limit=limit, items=CALLS * len(logits), unit="row", work=work
     )

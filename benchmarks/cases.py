@@ -11,6 +11,7 @@ OPS = {
     "matching": "gradient_distance",
     "augment": "diff_augment",
     "block": "norm_relu_pool",
+    "cuda-kmeans": "kmeans",
 }
 
 
@@ -23,6 +24,8 @@ class Headline:
     label: str
 
 
+# Records of which every case is shown.
+ALL_SHOWN = ("cuda-ops", "cuda-kmeans")
 # What a user would ask of each op, and every pipeline; all cases are in the records.
 HEADLINES = (
     Headline("crop", "ImageNet to 112, 2 threads", "`crop_resize`, ImageNet photographs to 112²"),

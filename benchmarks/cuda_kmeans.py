@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from torch import Tensor
 
 from benchmarks.cuda_ops import bandwidth, between_events
 from benchmarks.records import RESULTS, write_record
+from benchmarks.timing import Work
 from pydream import ops
+from pydream.profiling import measure_limits
 
 ITERATIONS = 10
 ROUNDS = 5
@@ -111,9 +114,12 @@ def case(
     taken = {"pydream": seconds(ours, device)}
     taken.update({name: seconds(rival, device) for name, rival in rivals.items()})
     operations = 2 * problems * count * k * dim
+    work = Work(ITERATIONS * x.nbytes, ITERATIONS * operations)
     least = max(operations / matrix, x.numel() * x.element_size() / (rate / 2))
     return {
         "items": ITERATIONS,
+        "unit": "iteration",
+        "work": asdict(work),
         "microseconds_per_item": {name: each / ITERATIONS * 1e6 for name, each in taken.items()},
         "times_as_fast": {name: taken[name] / taken["pydream"] for name in rivals},
         "fraction_of_limit": least * ITERATIONS / taken["pydream"],
@@ -156,7 +162,8 @@ def main() -> None:
         raise SystemExit("torch finds no CUDA device here; pydream doctor says what it found")
     results = measure(device, small=device.type != "cuda")
     if device.type == "cuda":
-        print(write_record("cuda-kmeans", results, arguments.out, device))
+        limits = measure_limits(device)
+        print(write_record("cuda-kmeans", results, arguments.out, device, limits=limits))
 
 
 if __name__ == "__main__":

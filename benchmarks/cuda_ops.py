@@ -26,10 +26,13 @@ from torch.utils.benchmark import Timer
 from torchvision.transforms.v2 import functional as tv
 
 from benchmarks import bench_augment
+from benchmarks.bench_multi_formation import OPERATIONS as FORMATION_OPERATIONS
+from benchmarks.bench_score import OPERATIONS as SCORE_OPERATIONS
 from benchmarks.published.dsa import augment
 from benchmarks.records import RESULTS, write_record
-from benchmarks.timing import Timing, timing
+from benchmarks.timing import Timing, Work, timing
 from pydream import ops
+from pydream.profiling import measure_limits
 
 # More than any second-level cache, so that no input is found there again.
 _ROTATED_BYTES = 512 << 20
@@ -119,12 +122,12 @@ def compared(
     device: torch.device,
     *,
     items: int,
-    moved: int,
+    work: Work,
     rate: float,
     least: float,
     uncaptured: Iterable[str] = (),
 ) -> Case:
-    """Time the rivals on the same inputs; ours is the first, and `moved` its least bytes.
+    """Time the rivals on the same inputs; ours is the first, and `work` the least of one call.
 
     `uncaptured` are those that cannot be in a CUDA graph. On the CPU, where only the benchmark is
     tried, a call's time stands for that of the device.
@@ -139,7 +142,7 @@ def compared(
     ours = next(iter(rivals))
     return {
         "items": items,
-        "bytes": moved,
+        "work": asdict(work),
         "device_seconds": {name: asdict(each) for name, each in taken.items()},
         "not_in_a_graph": [name for name in rivals if name in uncaptured],
         "microseconds_per_item": {name: each.median / items * 1e6 for name, each in taken.items()},
@@ -150,7 +153,7 @@ def compared(
         "times_as_fast_per_call": {
             name: each / calls[ours] for name, each in calls.items() if name != ours
         },
-        "fraction_of_limit": moved / rate / taken[ours].median,
+        "fraction_of_limit": work.nbytes / rate / taken[ours].median,
     }
 
 
@@ -207,7 +210,7 @@ def crop_case(device: torch.device, rate: float, least: float, images: int, *, a
         inputs,
         device,
         items=patches,
-        moved=3 * sum(areas) // len(areas) + patches * 3 * CANVAS**2 * 2,
+        work=Work(3 * sum(areas) // len(areas) + patches * 3 * CANVAS**2 * 2),
         rate=rate,
         least=least,
         uncaptured=[theirs] if alike else ["pydream", theirs],
@@ -237,8 +240,8 @@ def score_case(
         "pydream": lambda given: ops.realism_scores(*given),
         "log_softmax and gather": eager_scores,
     }
-    moved = rows * (columns * dtype.itemsize + 12)
-    return compared(rivals, inputs, device, items=rows, moved=moved, rate=rate, least=least)
+    work = Work(rows * (columns * dtype.itemsize + 12), SCORE_OPERATIONS * rows * columns)
+    return compared(rivals, inputs, device, items=rows, work=work, rate=rate, least=least)
 
 
 def eager_key_patches(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -260,9 +263,8 @@ def key_patches_case(device: torch.device, rate: float, least: float) -> Case:
         "pydream": lambda given: ops.key_patches(*given, 5, 40, 1),
         "log_softmax, gather, max, topk": lambda given: eager_key_patches(*given),
     }
-    return compared(
-        rivals, inputs, device, items=rows, moved=rows * columns * 4, rate=rate, least=least
-    )
+    work = Work(rows * columns * 4, SCORE_OPERATIONS * rows * columns)
+    return compared(rivals, inputs, device, items=rows, work=work, rate=rate, least=least)
 
 
 def eager_collage(patches: Tensor) -> Tensor:
@@ -285,7 +287,7 @@ def collage_case(device: torch.device, rate: float, least: float, classes: int) 
         "view, permute, reshape": eager_collage,
     }
     return compared(
-        rivals, inputs, device, items=classes * 10, moved=2 * size, rate=rate, least=least
+        rivals, inputs, device, items=classes * 10, work=Work(2 * size), rate=rate, least=least
     )
 
 
@@ -325,8 +327,9 @@ def formation_case(
     }
     ours, theirs = (run(inputs[0]) for run in rivals.values())
     torch.testing.assert_close(ours, theirs, atol=SAME_FORMED, rtol=0.0)
-    moved = 2 * size if backward else size
-    return compared(rivals, inputs, device, items=4 * count, moved=moved, rate=rate, least=least)
+    passes = 2 if backward else 1
+    work = Work(passes * size, passes * FORMATION_OPERATIONS * 4 * count * 3 * side**2)
+    return compared(rivals, inputs, device, items=4 * count, work=work, rate=rate, least=least)
 
 
 def augment_case(device: torch.device, rate: float, least: float, kind: str) -> Case:
@@ -351,8 +354,9 @@ def augment_case(device: torch.device, rate: float, least: float, kind: str) -> 
     }
     for mine, other in zip(*(run(inputs[0]) for run in rivals.values()), strict=True):
         torch.testing.assert_close(mine, other, rtol=0.0, atol=bench_augment.SAME_PIXELS)
+    work = Work(4 * size, bench_augment.OPERATIONS * inputs[0][0].numel())
     return compared(
-        rivals, inputs, device, items=len(parameters), moved=4 * size, rate=rate, least=least
+        rivals, inputs, device, items=len(parameters), work=work, rate=rate, least=least
     )
 
 
@@ -429,7 +433,8 @@ def main() -> None:
     results = measure(device, small=device.type != "cuda")
     show(results)
     if device.type == "cuda":
-        print(write_record("cuda-ops", results, arguments.out, device))
+        limits = measure_limits(device)
+        print(write_record("cuda-ops", results, arguments.out, device, limits=limits))
 
 
 if __name__ == "__main__":

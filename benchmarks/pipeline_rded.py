@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -54,8 +54,10 @@ class Arguments:
     """Times every rival runs."""
     only: Literal["cifar10", "imagenet"] | None = None
     """Measure one of the two cases."""
-    place: Annotated[Path | None, tyro.conf.Suppress] = None
-    run: Annotated[str | None, tyro.conf.Suppress] = None
+    place: Path | None = None
+    """Used by the program itself: where files were unpacked."""
+    run: str | None = None
+    """Used by the program itself: which rival to run in this process."""
 
 
 def cases(data: Path, place: Path) -> dict[str, Case]:

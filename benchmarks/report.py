@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import HEADLINES, OPS, TARGETS
+from benchmarks.cases import ALL_SHOWN, HEADLINES, OPS, TARGETS
 from benchmarks.figures import draw_ratios, draw_roofline
 from benchmarks.records import RESULTS, newest_records
 
@@ -65,6 +65,11 @@ def update(repository: Path, *, write: bool) -> Iterator[tuple[str, bool]]:
 
 
 def _headlines(record: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str, Any]]:
+    if record["name"] in ALL_SHOWN:
+        for name, case in record["results"].items():
+            if "times_as_fast" in case:
+                op = OPS.get(record["name"])
+                yield record, f"`{op}`, {name}" if op else name, case
     for each in HEADLINES:
         case = record["results"].get(each.case) if record["name"] == each.record else None
         if case is not None:
@@ -96,8 +101,8 @@ def _machine(record: Mapping[str, Any]) -> str:
 
 
 def _row(label: str, case: Mapping[str, Any]) -> str:
-    items, unit = case["items"], case["unit"]
-    seconds = {name: each["median"] / items for name, each in case["seconds"].items()}
+    unit = case.get("unit", "item")
+    seconds = {name: each / 1e6 for name, each in case["microseconds_per_item"].items()}
     ours = _words(next(iter(seconds.values()))) + ("" if unit in ("call", "run") else f" / {unit}")
     limit = f"{case['fraction_of_limit']:.0%}" if "fraction_of_limit" in case else ""
     peers = sorted(_peers(case).items(), key=lambda each: each[1])[:MOST_PEERS]
@@ -171,7 +176,7 @@ def _points(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "machine": _machine(record),
             "op": OPS.get(record["name"], record["name"]),
             "limits": record["limits"],
-            "seconds": next(iter(case["seconds"].values()))["median"],
+            "seconds": next(iter(case["microseconds_per_item"].values())) * case["items"] / 1e6,
             **case["work"],
         }
         for record in records

@@ -30,6 +30,7 @@ def case(ours: float, limit: float = 0.5, **others: float) -> dict[str, Any]:
             name: {"median": each, "lower_quartile": each, "upper_quartile": each, "rounds": 3}
             for name, each in seconds.items()
         },
+        "microseconds_per_item": {name: each / 10 * 1e6 for name, each in seconds.items()},
         "times_as_fast": {name: each / ours for name, each in others.items()},
         "fraction_of_limit": limit,
         "work": {"nbytes": 1000, "operations": 4000},
