@@ -154,7 +154,7 @@ def show(benchmark: Any, record: dict[str, Any], name: str, result: dict[str, An
 def test_features(benchmark: Any, record: dict[str, Any], count: int, dim: int, k: int) -> None:
     count = count if benchmark.enabled else count // 50
     x = network_features(count, dim, 0)
-    result = measure(x, min(k, count // 4), 2 if benchmark.enabled else 1)
+    result = measure(x, min(k, count // 4), 3 if k < 1000 else 1)
     show(benchmark, record, f"features ({count}, {dim}), k {k}", result)
     benchmark.pedantic(ops.kmeans, (x, min(k, count // 4)), {"init": "random", "max_iter": 1})
 

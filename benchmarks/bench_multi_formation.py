@@ -19,7 +19,7 @@ SETS = {
     "one class of it": (10, 32, 2),
     "ImageNet-10, IPC 1, factor 3": (10, 224, 3),  # padded by one
 }
-ROUNDS = 30
+ROUNDS = 11
 # Of each value of the result: two blends of rows and one of columns.
 OPERATIONS = 6
 CALLS = 5  # in a row, as in bench_score.py

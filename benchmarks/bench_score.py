@@ -14,7 +14,7 @@ from pydream import ops
 
 IMAGES, CROPS, COLUMNS = 300, 5, 1000
 PER_CLASS = {1: 40, 10: 10}
-ROUNDS = 60
+ROUNDS = 15
 # One call takes a fraction of a millisecond: timed alone, it would pay for the threads of the
 # rival before it, which spin for a while after their work.
 CALLS = 20

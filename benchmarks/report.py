@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from benchmarks.cases import ALL_SHOWN, HEADLINES, OPS, TARGETS
 from benchmarks.figures import draw_ratios, draw_roofline
@@ -23,6 +23,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 RATIOS, ROOFLINE = "docs/benchmark-ratios.svg", "docs/benchmark-roofline.svg"
 MOST_PEERS = 4  # in a row of the table
+
+# A record, the label of one of its cases, and that case.
+Row: TypeAlias = tuple[Mapping[str, Any], str, Mapping[str, Any]]
 
 
 def main() -> None:
@@ -38,7 +41,7 @@ def main() -> None:
 def update(repository: Path, *, write: bool) -> Iterator[tuple[str, bool]]:
     """Compare tables and figures with the records; give out each name, and if it was current."""
     records = list(newest_records(repository / "benchmarks" / RESULTS.name))
-    shown = [row for record in records for row in _headlines(record)]
+    shown = _headlines(records)
     for name, content in (
         ("README.md", _tables(shown)),
         ("benchmarks/README.md", _behind(records)),
@@ -64,19 +67,24 @@ def update(repository: Path, *, write: bool) -> Iterator[tuple[str, bool]]:
             draw(content, file, digest)
 
 
-def _headlines(record: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], str, Any]]:
-    if record["name"] in ALL_SHOWN:
-        for name, case in record["results"].items():
-            if "times_as_fast" in case:
-                op = OPS.get(record["name"])
-                yield record, f"`{op}`, {name}" if op else name, case
+def _headlines(records: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Choose what is shown, in order."""
+    rows: list[Row] = []
+    for record in records:
+        if record["name"] in ALL_SHOWN:
+            op = OPS.get(record["name"])
+            for name, case in record["results"].items():
+                if "times_as_fast" in case:
+                    rows.append((record, f"`{op}`, {name}" if op else name, case))
     for each in HEADLINES:
-        case = record["results"].get(each.case) if record["name"] == each.record else None
-        if case is not None:
-            yield record, each.label or case["label"], case
+        for record in records:
+            case = record["results"].get(each.case) if record["name"] == each.record else None
+            if case is not None:
+                rows.append((record, each.label or case["label"], case))
+    return rows
 
 
-def _tables(shown: Sequence[tuple[Mapping[str, Any], str, Any]]) -> str:
+def _tables(shown: Sequence[Row]) -> str:
     """Lay out a table for each machine."""
     parts = []
     for machine in dict.fromkeys(_machine(record) for record, _, _ in shown):

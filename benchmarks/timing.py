@@ -52,9 +52,9 @@ def compare(
 ) -> dict[str, Timing]:
     """Time the rivals in turns, so that what else the machine does meets all of them.
 
-    Every round calls each rival twice and times the second call (a rival that takes half a second
-    or more is called once), and begins with another rival; one round before is not counted. Check
-    that the outputs are equal before this.
+    Every round calls each rival twice and times the second call, and begins with another rival; one
+    round before is not counted. Of a rival that takes half a second or more every call is timed and
+    counted. Check that the outputs are equal before this.
 
     Parameters
     ----------
@@ -66,7 +66,6 @@ def compare(
         PyTorch's threads, and so pydream's; libraries with pools of their own are the caller's.
     """
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
-    taken: dict[str, float] = {}  # by the call before
     names = list(rivals)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -74,17 +73,24 @@ def compare(
         for number in range(-1, rounds):
             first = number % len(names)
             for name in names[first:] + names[:first]:
+                if len(seconds[name]) == rounds:
+                    continue
                 time.sleep(_SETTLE)
-                if taken.get(name, 0.0) < _LONG:
-                    rivals[name]()  # not timed: caches and threads cold from the pause
-                begun = time.perf_counter()
-                rivals[name]()
-                taken[name] = time.perf_counter() - begun
-                if number >= 0:
-                    seconds[name].append(taken[name])
+                taken = _seconds(rivals[name])
+                if taken < _LONG:  # caches and threads were cold from the pause
+                    taken = _seconds(rivals[name])
+                    if number < 0:
+                        continue
+                seconds[name].append(taken)
     finally:
         torch.set_num_threads(before)
     return {name: timing(of_rival) for name, of_rival in seconds.items()}
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
 
 
 def timing(seconds: list[float]) -> Timing:
