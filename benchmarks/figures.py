@@ -35,13 +35,14 @@ def draw_ratios(rows: Sequence[dict[str, Any]], file: Path, digest: str) -> None
         axes.barh(place, times[0] - 1, left=1, height=0.62, color=colour)
         axes.scatter(times[1:], [place] * (len(times) - 1), s=14, color=FAINT, zorder=3)
         axes.annotate(
-            f"{times[0]:.1f}", (max(times[0], 1), place), xytext=(3, 0),
-            textcoords="offset points", va="center", fontsize=8, color=INK,
+            f"{times[0]:.1f}", (1.01, place), xycoords=("axes fraction", "data"),
+            va="center", fontsize=8, color=INK,
         )  # fmt: skip
     axes.set_yticks(range(len(rows)), [row["label"] for row in reversed(rows)], fontsize=8)
     axes.set_xscale("log")
+    axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.axvline(1, color=INK, linewidth=0.8)
-    axes.set_xlabel("times as long as pydream: bar, the fastest other; dots, the rest")
+    axes.set_xlabel("times as long as pydream\nbars, numbers: the fastest other; dots: the rest")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(axis="x", which="both", color="#e6e6ea", linewidth=0.6)
     axes.set_axisbelow(True)
