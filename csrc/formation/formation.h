@@ -100,13 +100,16 @@ struct Inside {
   int64_t columns;
 };
 
+// Values behind a row that vectors may read: two registers of the widest.
+constexpr int64_t kSlack = 32;
+
 // One per instruction set, from formation_kernel.cpp; a plane of the result each.
 struct FormationKernels {
-  // scratch: [2 * columns.to + columns.from]
+  // scratch: [2 * columns.to + columns.from + kSlack]
   void (*upsample)(const Stretch& rows, const Stretch& columns, const Inside& cell, FloatType type,
                    float padding, const void* images, int64_t result_offset, void* result,
                    float* scratch);
-  // scratch: [rows.to * columns.to + columns.to + columns.most + columns.from]
+  // scratch: [rows.to * columns.to + columns.to + columns.most + kSlack + columns.from]
   void (*gather)(const Readers& rows, const Readers& columns, const Inside& cell, FloatType type,
                  const void* gradient, int64_t gradient_offset, void* images, float* scratch);
 };

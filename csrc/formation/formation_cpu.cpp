@@ -89,7 +89,7 @@ void multi_formation_cpu(const Formation& shape, float padding, const void* imag
                          int threads) {
   const StretchTable rows(cell_side(shape.height, shape.factor), shape.size);
   const StretchTable columns(cell_side(shape.width, shape.factor), shape.size);
-  const int64_t scratch = 2 * shape.size + cell_side(shape.width, shape.factor);
+  const int64_t scratch = 2 * shape.size + cell_side(shape.width, shape.factor) + kSlack;
   over_planes(shape, scratch, threads, [&](const Inside& cell, int64_t offset, float* own) {
     formation_kernels().upsample(rows.view(), columns.view(), cell, shape.type, padding, images,
                                  offset, result, own);
@@ -100,7 +100,7 @@ void multi_formation_backward_cpu(const Formation& shape, const void* gradient, 
                                   int threads) {
   const ReadersTable rows(cell_side(shape.height, shape.factor), shape.size);
   const ReadersTable columns(cell_side(shape.width, shape.factor), shape.size);
-  const int64_t scratch = shape.size * shape.size + shape.size + columns.view().most +
+  const int64_t scratch = shape.size * shape.size + shape.size + columns.view().most + kSlack +
                           cell_side(shape.width, shape.factor);
   over_planes(shape, scratch, threads, [&](const Inside& cell, int64_t offset, float* own) {
     formation_kernels().gather(rows.view(), columns.view(), cell, shape.type, gradient, offset,
