@@ -133,8 +133,11 @@ def slow_down(folder: Path) -> None:
         Image.fromarray(pixels).save(file)
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
-@pytest.mark.parametrize("finished", [0, 2])
+@pytest.mark.parametrize(
+    ("signal_number", "finished"),
+    [(signal.SIGKILL, 0), (signal.SIGINT, 2)],
+    ids=["kill in the first class", "ctrl-c in the third"],
+)
 def test_a_killed_run_resumes_to_the_same_bytes(
     folder, random_observer, tmp_path, signal_number, finished
 ):
