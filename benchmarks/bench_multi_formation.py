@@ -12,6 +12,7 @@ from torch import Tensor
 
 from benchmarks.timing import Work, compare, report, table
 from pydream import ops
+from pydream.allocator import in_large_pages
 
 # Of one inner step of DREAM+: images, side and factor of all classes together.
 SETS = {
@@ -59,7 +60,7 @@ def measure(name: str, backward: bool, rounds: int) -> dict[str, Any]:
     rivals: dict[str, Callable[[], object]] = {
         "pydream": lambda: run(ops.multi_formation),
         "pad, slice, interpolate, cat": lambda: run(eager),
-        limit: lambda: torch.full_like(expected, 0.5),
+        limit: lambda: in_large_pages(torch.empty_like(expected)).fill_(0.5),
     }
     timings = compare(
         {key: repeated(each) for key, each in rivals.items()}, rounds=rounds, threads=2

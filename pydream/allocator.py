@@ -1,11 +1,14 @@
-"""Keeps the memory of a training step for the next step."""
+"""How memory is taken: kept for the next training step, and in large pages for large tensors."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import torch
 
 # From <malloc.h> of glibc.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
@@ -13,6 +16,9 @@ _INT_MAX = 2**31 - 1
 # Where glibc's own adjustment of its thresholds ends, and its limit on mappings.
 _LARGEST_MMAP_THRESHOLD = 32 << 20
 _DEFAULT_MMAP_MAX = 65536
+# From <sys/mman.h> of Linux, and the large pages of its usual processors.
+_MADV_HUGEPAGE = 14
+_LARGE_PAGE = 2 << 20
 
 
 @contextmanager
@@ -24,7 +30,7 @@ def keep_freed_memory() -> Iterator[None]:
     step: an eighth of the processor time of a ConvNet-3 at batch 50 on CIFAR images. At the end of
     the block what is free goes back to the system. Elsewhere than on glibc nothing is changed.
     """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    libc = _libc() if sys.platform == "linux" else None
     if libc is None or not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
         yield
         return
@@ -37,3 +43,33 @@ def keep_freed_memory() -> Iterator[None]:
         libc.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
         libc.mallopt(_TRIM_THRESHOLD, 2 * _LARGEST_MMAP_THRESHOLD)
         libc.malloc_trim(0)
+
+
+def in_large_pages(tensor: torch.Tensor) -> torch.Tensor:
+    """Ask for large pages for a large tensor on the CPU that nothing was written to yet.
+
+    What is above 32 MiB glibc maps anew for every tensor, and the system clears its 4 KiB pages
+    one by one at the first write: 11.6 ms for 33 MiB, of which the writing itself takes 2. In
+    pages of 2 MiB it is 4.7. Where the system has none to give, nothing changes.
+
+    Parameters
+    ----------
+    tensor
+        Any; smaller ones and those elsewhere are left alone.
+
+    Returns
+    -------
+    Tensor
+        The same.
+    """
+    if tensor.nbytes < _LARGEST_MMAP_THRESHOLD or not tensor.is_cpu or sys.platform != "linux":
+        return tensor
+    begin = -(-tensor.data_ptr() // _LARGE_PAGE) * _LARGE_PAGE
+    end = (tensor.data_ptr() + tensor.nbytes) // _LARGE_PAGE * _LARGE_PAGE
+    _libc().madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _MADV_HUGEPAGE)
+    return tensor
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)

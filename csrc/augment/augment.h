@@ -77,12 +77,16 @@ inline int64_t augment_plane(const Augment& task) {
   return (task.height + kAugmentMargin) * (task.width + kAugmentMargin);
 }
 
+// Channels that the adjoint of a warp takes at once.
+constexpr int64_t kAugmentTogether = 4;
+
 // Rows of the scratch hold whole vectors, of the widest that there are.
 inline int64_t augment_row_values(const Augment& task) { return (task.width + 15) / 16 * 16; }
 
 inline int64_t augment_scratch(const Augment& task) {
   const int64_t values = task.channels * task.height * task.width;
-  return task.channels * augment_plane(task) + 6 * augment_row_values(task) + values;
+  return (task.channels + kAugmentTogether) * augment_plane(task) + 6 * augment_row_values(task) +
+         values;
 }
 
 enum class Spatial : int { crop, flip, scale, rotate };

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pydream import _C
+from pydream.allocator import in_large_pages
 from pydream.ops import _dispatch
 from pydream.ops._checks import (
     TensorLike,
@@ -203,7 +204,7 @@ def _run(
     kernel: Callable[..., None], x: Tensor, parameters: Tensor, adjoint: bool, *where: int
 ) -> Tensor:
     x, parameters = x.contiguous(), parameters.contiguous()
-    result = _result(x, parameters)
+    result = in_large_pages(_result(x, parameters))
     if x.numel() > 0:
         kernel(
             x.data_ptr(),

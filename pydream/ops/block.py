@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pydream import _C
+from pydream.allocator import in_large_pages
 from pydream.ops import _dispatch
 from pydream.ops._checks import TensorLike, as_tensor, check_device, check_dtype, check_shape
 from pydream.ops.reference import block as reference
@@ -207,6 +208,7 @@ def _cpu_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     images, weight, bias = _channels_last(images), weight.contiguous(), bias.contiguous()
     pooled, mean, rstd = _fake_forward(images, weight, bias, over_batch, eps)
+    in_large_pages(pooled)
     _C.norm_relu_pool_cpu(
         images.data_ptr(),
         images.shape,
@@ -228,6 +230,7 @@ def _cpu_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     images, *norm, slope = _as_kernels_read(kept)
     found = _fake_backward(kept, over_batch, eps)
+    in_large_pages(found[0])
     _C.norm_relu_pool_backward_cpu(
         images.data_ptr(),
         images.shape,
@@ -246,6 +249,7 @@ def _cpu_second_backward(
     images, *norm, slope = _as_kernels_read(kept)
     given = _as_kernels_read(second)
     found = _fake_second_backward(kept, second, over_batch, eps)
+    in_large_pages(found[1])
     _C.norm_relu_pool_second_backward_cpu(
         images.data_ptr(),
         images.shape,

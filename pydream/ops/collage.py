@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from pydream import _C
+from pydream.allocator import in_large_pages
 from pydream.ops import _dispatch
 from pydream.ops._checks import TensorLike, as_tensor, check_at_least, check_dtype, check_shape
 from pydream.ops.reference import collage as reference
@@ -79,7 +80,7 @@ def _collage(patches: torch.Tensor, factor: int, size: int) -> torch.Tensor:
     if launch is None and not patches.is_cpu:
         _dispatch.warn_reference_once(patches.device)
         return reference.collage(patches, factor, size)
-    images = _empty_images(patches, factor, size)
+    images = in_large_pages(_empty_images(patches, factor, size))
     if images.numel() == 0:
         return images
     arguments = (

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pydream import _C
+from pydream.allocator import in_large_pages
 from pydream.ops import _dispatch
 from pydream.ops._checks import (
     TensorLike,
@@ -247,7 +248,7 @@ _CROP_RESIZE_ARGUMENTS = (
     "pydream::crop_resize", mutates_args=(), schema=f"({_CROP_RESIZE_ARGUMENTS}) -> Tensor"
 )
 def _crop_resize(images: list[Tensor], boxes: Tensor, *arguments: Any) -> Tensor:
-    out = _empty_patches(images, boxes, *arguments)
+    out = in_large_pages(_empty_patches(images, boxes, *arguments))
     _crop_resize_into(images, boxes, out, *arguments)
     return out
 

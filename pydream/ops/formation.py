@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pydream import _C
+from pydream.allocator import in_large_pages
 from pydream.ops import _dispatch
 from pydream.ops._checks import TensorLike, as_tensor, check_at_least, check_dtype
 from pydream.ops.reference import formation as reference
@@ -124,7 +125,8 @@ def _with_batches(images: Tensor) -> tuple[int, ...]:
 def _form(
     kernel: Any, images: Tensor, factor: int, size: int, padding: float, *where: int
 ) -> Tensor:
-    images, result = images.contiguous(), _empty_result(images, factor, size, padding)
+    images = images.contiguous()
+    result = in_large_pages(_empty_result(images, factor, size, padding))
     if result.numel() > 0:
         kernel(
             images.data_ptr(),
@@ -142,7 +144,8 @@ def _form(
 def _gather(
     kernel: Any, gradient: Tensor, factor: int, height: int, width: int, *where: int
 ) -> Tensor:
-    gradient, slope = gradient.contiguous(), _empty_slope(gradient, factor, height, width)
+    gradient = gradient.contiguous()
+    slope = in_large_pages(_empty_slope(gradient, factor, height, width))
     if slope.numel() > 0:
         kernel(
             gradient.data_ptr(),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pydream import _C
+from pydream.allocator import in_large_pages
 from pydream.ops import _dispatch
 from pydream.ops._checks import TensorLike, as_tensor, check_device, check_dtype
 from pydream.ops.reference import matching as reference
@@ -161,7 +162,7 @@ def _prepare(
     synthetic: list[Tensor], real: list[Tensor], with_gradient: bool
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     x = [each.contiguous() for each in synthetic]
-    gradients = [torch.empty_like(each) for each in x] if with_gradient else []
+    gradients = [in_large_pages(torch.empty_like(each)) for each in x] if with_gradient else []
     return x, [each.contiguous() for each in real], gradients
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pydream.allocator import in_large_pages
 from pydream.data import ImageError, Source, decode_ahead, to_device, upload
 from pydream.data.decode import EncodedJpeg
 from pydream.errors import PydreamError
@@ -177,11 +178,13 @@ class PatchMaker:
     def empty(self, count: int) -> torch.Tensor:
         """Make room for what `shown` makes of n images."""
         side = self.observer.side
-        return torch.empty(
-            (count * self.crops, 3, side, side),
-            dtype=self.observer.dtype,
-            device=self.observer.device,
-            memory_format=torch.channels_last,
+        return in_large_pages(
+            torch.empty(
+                (count * self.crops, 3, side, side),
+                dtype=self.observer.dtype,
+                device=self.observer.device,
+                memory_format=torch.channels_last,
+            )
         )
 
     def cut(
