@@ -149,7 +149,7 @@ def show(benchmark: Any, record: dict[str, Any], name: str, result: dict[str, An
 
 
 @pytest.mark.parametrize(
-    ("count", "dim", "k"), [(5000, 2048, 128), (100_000, 128, 1000)], ids=["dream", "wide"]
+    ("count", "dim", "k"), [(5000, 2048, 128), (50_000, 128, 1000)], ids=["dream", "wide"]
 )
 def test_features(benchmark: Any, record: dict[str, Any], count: int, dim: int, k: int) -> None:
     count = count if benchmark.enabled else count // 50

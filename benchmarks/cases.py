@@ -43,8 +43,8 @@ HEADLINES = (
     ),
     Headline(
         "kmeans",
-        "features (100000, 128), k 1000",
-        "`kmeans`, network features (100000, 128), k 1000",
+        "features (50000, 128), k 1000",
+        "`kmeans`, network features (50000, 128), k 1000",
     ),
     Headline("kmeans", "k-means++ (5000, 2048), k 128", "`kmeans`, its k-means++ start"),
     Headline(

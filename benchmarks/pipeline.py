@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from benchmarks.timing import report, timing
@@ -14,7 +14,13 @@ from benchmarks.timing import report, timing
 Runs = dict[str, list[dict[str, Any]]]
 
 
-def run_in_turns(module: str, rivals: Iterable[str], arguments: Sequence[str], rounds: int) -> Runs:
+def run_in_turns(
+    module: str,
+    rivals: Iterable[str],
+    arguments: Sequence[str],
+    rounds: int,
+    once: Collection[str] = (),
+) -> Runs:
     """Run every rival some times, each time in a fresh process, one after the other.
 
     Parameters
@@ -28,6 +34,8 @@ def run_in_turns(module: str, rivals: Iterable[str], arguments: Sequence[str], r
         Of the command line of all of them.
     rounds
         Times each runs.
+    once
+        Those of them that run in the first round alone.
 
     Returns
     -------
@@ -37,6 +45,8 @@ def run_in_turns(module: str, rivals: Iterable[str], arguments: Sequence[str], r
     runs: Runs = {name: [] for name in rivals}
     for number in range(rounds):
         for name, of_rival in runs.items():
+            if number > 0 and name in once:
+                continue
             command = [sys.executable, "-m", module, *arguments, "--run", name]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             assert process.stdout is not None

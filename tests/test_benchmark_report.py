@@ -134,14 +134,15 @@ def test_pipelines_run_in_turns(
         "if sys.argv[-1] == 'fails': raise SystemExit(3)\n"
         "held = bytearray(10 << 20)\n"
         "print('talk')\n"
-        "print(json.dumps({'seconds': {'ours': 2.0, 'theirs': 5.0}[sys.argv[-1]]}))\n"
+        "print(json.dumps({'seconds': {'ours': 2.0, 'theirs': 5.0, 'slow': 9.0}[sys.argv[-1]]}))\n"
     )
     monkeypatch.chdir(tmp_path)
     given = ["--data", "here"]
-    runs = pipeline.run_in_turns("rivals", ["ours", "theirs"], given, 3)
+    runs = pipeline.run_in_turns("rivals", ["ours", "theirs", "slow"], given, 3, once=["slow"])
     found = pipeline.summary(runs, ours="ours", label="a race")
-    assert found["times_as_fast"] == {"theirs": 2.5}
-    assert found["seconds"]["theirs"]["rounds"] == 3
+    assert found["times_as_fast"] == {"theirs": 2.5, "slow": 4.5}
+    rounds = {name: each["rounds"] for name, each in found["seconds"].items()}
+    assert rounds == {"ours": 3, "theirs": 3, "slow": 1}
     assert all(peak > 10 for peak in found["peak_mib"].values())
     with pytest.raises(SystemExit, match="fails failed"):
         pipeline.run_in_turns("rivals", ["fails"], given, 1)
