@@ -20,7 +20,7 @@ from pydream import ops
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CROPS = 5
-ROUNDS = 5
+ROUNDS = 4
 
 # After a division by a standard deviation: float32, and one and a half levels of 255.
 SAME_PIXELS, SAME_LEVELS = 1e-4, 1.5 / 255 / min(STD)

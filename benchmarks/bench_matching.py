@@ -15,7 +15,7 @@ from pydream import ops
 from pydream.models.convnet import ConvNet
 from pydream.ops.reference import matching as reference
 
-ROUNDS = {"ResNet-18": 15, "ConvNet-3": 60}
+ROUNDS = {"ResNet-18": 10, "ConvNet-3": 60}
 # Sums of 11 million terms in float32, in another order.
 SAME_VALUE = 1e-4
 SAME_SLOPES = 1e-4

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.pipeline import run_in_turns, summary
+from benchmarks.pipeline import LOADERS, run_in_turns, runs_here, summary
 from benchmarks.published import student as published
 from benchmarks.published.convnet import published as as_published
 from benchmarks.records import RESULTS, write_record
@@ -80,7 +80,7 @@ RIVALS: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
     "pydream": lambda arguments: run_ours(arguments, "online", "auto"),
     "pydream, from stored labels": lambda arguments: run_ours(arguments, "stored", "auto"),
     "published loop": lambda arguments: run_published(arguments, 0),
-    "published loop, 2 loader workers": lambda arguments: run_published(arguments, 2),
+    f"published loop, {LOADERS}": lambda arguments: run_published(arguments, 2),
 }
 
 
@@ -114,7 +114,8 @@ def main() -> None:
         arguments.set = Path(place) / "set"
         relabelling = prepare(arguments)
         given = [*sys.argv[1:], "--set", str(arguments.set)]
-        runs = run_in_turns("benchmarks.pipeline_evaluate", RIVALS, given, arguments.rounds)
+        rivals = filter(runs_here, RIVALS)
+        runs = run_in_turns("benchmarks.pipeline_evaluate", rivals, given, arguments.rounds)
     for name, of_rival in runs.items():
         print(f"{name:34s} top-1 {of_rival[-1]['top1']:.1%}")
     label = (

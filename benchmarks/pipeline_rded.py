@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from benchmarks.pipeline import run_in_turns, summary
+from benchmarks.pipeline import LOADERS, run_in_turns, runs_here, summary
 from benchmarks.records import write_record
 from pydream.models import build_model, save_weights
 from pydream.models.loading import resolve_precision
@@ -187,14 +187,16 @@ RIVALS: dict[str, Callable[[Case], dict[str, Any]]] = {
     IN_FLOAT32: lambda case: run_ours(case, "float32"),
     LIMIT: run_observer,
     "published code": lambda case: run_published(case, 0),
-    "published code, 2 loader workers": lambda case: run_published(case, 2),
+    f"published code, {LOADERS}": lambda case: run_published(case, 2),
 }
 
 
 def rivals() -> list[str]:
     """Name the rivals; float32 is one of its own where the default is another arithmetic."""
     default = resolve_precision("auto", torch.device("cpu"))
-    return [name for name in RIVALS if name != IN_FLOAT32 or default != "float32"]
+    return [
+        name for name in RIVALS if runs_here(name) and (name != IN_FLOAT32 or default != "float32")
+    ]
 
 
 def measure(name: str, arguments: Arguments) -> dict[str, Any]:
