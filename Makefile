@@ -69,10 +69,10 @@ PYDREAM_DATA ?= ../shared/data
 bench: $(VENV)/.installed-bench
 	PYDREAM_DATA=$(PYDREAM_DATA) $(BIN)/python -m pytest benchmarks --benchmark-enable
 ifneq ($(wildcard $(PYDREAM_DATA)/cifar10.zip),)
-	$(BIN)/python -m benchmarks.pipeline_rded --data $(PYDREAM_DATA) --rounds 2
-	$(BIN)/python -m benchmarks.pipeline_dream --data $(PYDREAM_DATA) --rounds 2 \
+	$(BIN)/python -m benchmarks.pipeline_rded --data $(PYDREAM_DATA) --rounds 1
+	$(BIN)/python -m benchmarks.pipeline_dream --data $(PYDREAM_DATA) --rounds 1 \
 		--classes 5 --images-per-class 500 --arch convnet3-w48-instance
-	$(BIN)/python -m benchmarks.pipeline_evaluate --data $(PYDREAM_DATA) --epochs 40
+	$(BIN)/python -m benchmarks.pipeline_evaluate --data $(PYDREAM_DATA) --epochs 30
 else
 	@echo "no pipelines measured: no cifar10.zip in $(PYDREAM_DATA); set PYDREAM_DATA"
 endif
