@@ -30,8 +30,8 @@ inline void store(float* to, Floats values) { std::memcpy(to, &values, sizeof va
 #include "common/half_rows.h"
 
 // Places of a row that lie near each other are picked out of one register or two, instead of value
-// by value: the way back of 100 images of 32 x 32 takes half the time or less. Plain x86 has no such
-// shuffle.
+// by value: the way back of 100 images of 32 x 32 takes half the time or less. Plain x86 has no
+// such shuffle.
 constexpr bool kShuffles = kWidth >= 8;
 
 inline Ints places_from(const int32_t* places, int32_t first) {
