@@ -204,7 +204,7 @@ def measure(name: str, arguments: Arguments) -> dict[str, Any]:
         case = cases(arguments.data, Path(place))[name]
         UNPACK[name](arguments.data, case)
         given = ["--data", str(arguments.data), "--only", name, "--place", place]
-        once = [name for name in RIVALS if name.startswith("published")]
+        once = [rival for rival in RIVALS if rival.startswith("published")]
         runs = run_in_turns("benchmarks.pipeline_rded", rivals(), given, arguments.rounds, once)
     setting = {"side": case.side, "ipc": case.ipc, "factor": case.factor}
     found = summary(runs, ours=OURS, limit=LIMIT, label=case.label)
