@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 ACCENT, FAINT, INK = "#2f6fd0", "#9a9aa0", "#1d1d1f"
 _ROW = 0.3  # inches
@@ -109,9 +110,14 @@ def draw_curves(curves: Sequence[dict[str, Any]], file: Path) -> None:
             axes.plot(each["at"], values, "o-", markersize=3.5, color=colour, label=name)
         axes.set_title(each["title"], fontsize=9)
         axes.set(xscale="log", yscale="log")
+        axes.set_xticks(each["at"], [f"{at:g}" for at in each["at"]])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_minor_locator(NullLocator())
         axes.set_xlabel(each["x"], fontsize=8)
         axes.set_ylabel(each["y"], fontsize=8)
-        axes.grid(which="both", color="#e6e6ea", linewidth=0.6)
+        axes.grid(color="#e6e6ea", linewidth=0.6)
         axes.tick_params(labelsize=7)
         if "peak_mib" in each:
             memory = axes.twinx()

@@ -6,10 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.timing import report, timing
+from pydream.allocator import peak_host_bytes
 
 Runs = dict[str, list[dict[str, Any]]]
 LOADERS = "2 loader workers"
@@ -35,8 +36,7 @@ def run_in_turns(
     Parameters
     ----------
     module
-        Its ``main`` runs one rival for ``--run NAME``, and prints a JSON object with ``seconds``
-        last.
+        Its ``main`` runs one rival for ``--run NAME``, and says what it took by `print_run`.
     rivals
         Names.
     arguments
@@ -49,7 +49,7 @@ def run_in_turns(
     Returns
     -------
     dict
-        By rival, what each run printed, with its peak memory, ``peak_mib``.
+        By rival, what each run printed.
     """
     runs: Runs = {name: [] for name in rivals}
     for number in range(rounds):
@@ -57,16 +57,18 @@ def run_in_turns(
             if number > 0 and name in once:
                 continue
             command = [sys.executable, "-m", module, *arguments, "--run", name]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-            assert process.stdout is not None
-            output = process.stdout.read()
-            _, status, usage = os.wait4(process.pid, 0)
-            if status:
+            run = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+            if run.returncode:
                 raise SystemExit(f"{name} failed")
-            found = json.loads(output.splitlines()[-1])
-            of_rival.append({**found, "peak_mib": usage.ru_maxrss / 1024})
+            found = json.loads(run.stdout.splitlines()[-1])
+            of_rival.append(found)
             print(f"round {number + 1}: {name:34s} {found['seconds']:8.2f} s", flush=True)
     return runs
+
+
+def print_run(found: Mapping[str, Any]) -> None:
+    """Say what a rival took, ``seconds`` among it, for `run_in_turns`; with its peak memory."""
+    print(json.dumps({**found, "peak_mib": peak_host_bytes() / 2**20}))
 
 
 def summary(

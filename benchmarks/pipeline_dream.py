@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.pipeline import run_in_turns, summary
+from benchmarks.pipeline import print_run, run_in_turns, summary
 from benchmarks.published import dream as published
 from benchmarks.published.convnet import published as as_published
 from benchmarks.records import RESULTS, write_record
@@ -127,7 +126,7 @@ def one_run(arguments: argparse.Namespace) -> dict[str, float]:
 def main() -> None:
     arguments = parse()
     if arguments.run is not None:
-        print(json.dumps(one_run(arguments)))
+        print_run(one_run(arguments))
         return
     runs = run_in_turns("benchmarks.pipeline_dream", RIVALS, sys.argv[1:], arguments.rounds)
     label = (

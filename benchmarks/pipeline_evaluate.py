@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.pipeline import LOADERS, run_in_turns, runs_here, summary
+from benchmarks.pipeline import LOADERS, print_run, run_in_turns, runs_here, summary
 from benchmarks.published import student as published
 from benchmarks.published.convnet import published as as_published
 from benchmarks.records import RESULTS, write_record
@@ -108,7 +108,7 @@ def main() -> None:
     arguments = parse()
     if arguments.run is not None:
         torch.set_num_threads(2)
-        print(json.dumps(RIVALS[arguments.run](arguments)))
+        print_run(RIVALS[arguments.run](arguments))
         return
     with tempfile.TemporaryDirectory() as place:
         arguments.set = Path(place) / "set"

@@ -9,7 +9,6 @@ limit: our own prepared observer on the same number of patches, held in memory.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 import zipfile
@@ -21,7 +20,7 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from benchmarks.pipeline import LOADERS, run_in_turns, runs_here, summary
+from benchmarks.pipeline import LOADERS, print_run, run_in_turns, runs_here, summary
 from benchmarks.records import write_record
 from pydream.models import build_model, save_weights
 from pydream.models.loading import resolve_precision
@@ -217,7 +216,7 @@ def main() -> None:
         assert arguments.only is not None
         assert arguments.place is not None
         case = cases(arguments.data, arguments.place)[arguments.only]
-        print(json.dumps(RIVALS[arguments.run](case)))
+        print_run(RIVALS[arguments.run](case))
         return
     names = [arguments.only] if arguments.only else list(UNPACK)
     results = {name: measure(name, arguments) for name in names}

@@ -10,11 +10,11 @@ beside a peer, pipelines in processes of their own. Writes a record and docs/sca
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +27,7 @@ from torchvision.transforms.v2 import functional as tv
 from benchmarks import pipeline_dream
 from benchmarks.bench_kmeans import network_features
 from benchmarks.figures import draw_curves
-from benchmarks.pipeline import run_in_turns
+from benchmarks.pipeline import print_run, run_in_turns
 from benchmarks.pipeline_cuda import SAMPLE, random_observer, repeat_photographs
 from benchmarks.records import RESULTS, write_record
 from benchmarks.timing import THREADS, compare
@@ -35,7 +35,8 @@ from pydream import ops
 from pydream.rded import RdedConfig, distill
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "scaling.svg"
-ROUNDS = 3
+# Of ops in one process, and of pipelines in processes of their own.
+ROUNDS, RUNS = 9, 3
 SIDE = 112
 CROPS = (10, 30, 100, 300, 1000, 3000)
 SHRINKS = (1, 1.5, 2, 3, 4, 6, 8)
@@ -62,7 +63,7 @@ Rivals = dict[str, Callable[[], object]]
 
 
 def curve(title: str, axis: str, points: Iterator[tuple[float, Rivals]]) -> Curve:
-    """Time rivals at some sizes; microseconds of each."""
+    """Time rivals at some sizes; milliseconds of each."""
     found: Curve = {"title": title, "x": axis, "y": "ms", "at": [], "lines": {}}
     for at, rivals in points:
         found["at"].append(at)
@@ -119,7 +120,7 @@ def op_curves() -> Iterator[Curve]:
     points = ((by, crops(round(by * SIDE), 300)) for by in SHRINKS)
     yield curve("crop_resize, 300 crops to 112²", "times smaller", points)
     for axis, values in KMEANS_AXES.items():
-        fixed = ", ".join(f"{v} {k}" for k, v in KMEANS.items() if k != axis)
+        fixed = ", ".join(f"{v} {k}" for k, v in KMEANS.items() if k != axis and v > 1)
         points = ((value, clusters(**{**KMEANS, axis: value})) for value in values)
         yield curve(f"kmeans, ten iterations\n{fixed}", axis, points)
 
@@ -155,27 +156,25 @@ def run_dream(data: Path, classes: int) -> dict[str, float]:
     return pipeline_dream.one_run(arguments)
 
 
+def whole_runs(title: str, axis: str, at: Sequence[int], names: Sequence[str], data: Path) -> Curve:
+    """Run a pipeline at some sizes; seconds, and the most memory of any run."""
+    runs = run_in_turns("benchmarks.scaling", names, ["--data", str(data)], RUNS)
+    return {
+        "title": title, "x": axis, "y": "s", "at": list(at),
+        "lines": {"pydream": [median(each["seconds"] for each in runs[name]) for name in names]},
+        "peak_mib": [max(each["peak_mib"] for each in runs[name]) for name in names],
+        "runs": runs,
+    }  # fmt: skip
+
+
 def pipeline_curves(data: Path) -> Iterator[Curve]:
     """Measure RDED and DREAM+, each run in a process of its own."""
-    given = ["--data", str(data)]
     for axis, sizes in RDED.items():
-        names = [f"rded {classes} {images}" for classes, images in sizes]
-        runs = run_in_turns("benchmarks.scaling", names, given, 1)
-        at = [classes * images for classes, images in sizes]
-        seconds = [runs[name][0]["seconds"] for name in names]
-        peaks = [runs[name][0]["peak_mib"] for name in names]
-        yield {
-            "title": f"RDED, {axis}", "x": "images", "y": "s", "at": at,
-            "lines": {"pydream": seconds}, "peak_mib": peaks,
-        }  # fmt: skip
+        images = [classes * each for classes, each in sizes]
+        names = [f"rded {classes} {each}" for classes, each in sizes]
+        yield whole_runs(f"RDED, {axis}", "images", images, names, data)
     names = [f"dream {classes}" for classes in DREAM_CLASSES]
-    runs = run_in_turns("benchmarks.scaling", names, given, 1)
-    yield {
-        "title": "DREAM+, one iteration of 5 steps", "x": "classes", "y": "s",
-        "at": list(DREAM_CLASSES),
-        "lines": {"pydream": [runs[name][0]["seconds"] for name in names]},
-        "peak_mib": [runs[name][0]["peak_mib"] for name in names],
-    }  # fmt: skip
+    yield whole_runs("DREAM+, one iteration of 5 steps", "classes", DREAM_CLASSES, names, data)
 
 
 def main() -> None:
@@ -188,7 +187,7 @@ def main() -> None:
         torch.set_num_threads(THREADS)
         name, *numbers = arguments.run.split()
         run = {"rded": run_rded, "dream": run_dream}[name]
-        print(json.dumps(run(arguments.data, *map(int, numbers))))
+        print_run(run(arguments.data, *map(int, numbers)))
         return
     curves = [*op_curves(), *pipeline_curves(arguments.data)]
     print(write_record("scaling", {each["title"]: each for each in curves}, arguments.out))

@@ -1,12 +1,15 @@
-"""How memory is taken: kept for the next training step, and in large pages for large tensors."""
+"""How memory is taken: kept for the next step, in large pages for large tensors, and how much."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import re
+import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -68,6 +71,21 @@ def in_large_pages(tensor: torch.Tensor) -> torch.Tensor:
     end = (tensor.data_ptr() + tensor.nbytes) // _LARGE_PAGE * _LARGE_PAGE
     _libc().madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _MADV_HUGEPAGE)
     return tensor
+
+
+def peak_host_bytes() -> int:
+    """Return the most memory that this program has held at once, in bytes.
+
+    On Linux the kernel's own count of the program: what ``getrusage`` says there is never less than
+    what the program that started it held.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        found = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)
+        if found is not None:
+            return int(found[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @functools.cache

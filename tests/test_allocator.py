@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pydream import ops
-from pydream.allocator import in_large_pages, keep_freed_memory
+from pydream.allocator import in_large_pages, keep_freed_memory, peak_host_bytes
 
 # In a process of its own: in one that has done much, a tensor may lie in memory that was freed
 # before and is resident already.
@@ -78,3 +78,25 @@ def test_tensors_elsewhere_are_left_alone() -> None:
     meta = torch.empty(LARGE, dtype=torch.uint8, device="meta")
     assert in_large_pages(meta) is meta
     assert in_large_pages(torch.empty(0)).numel() == 0
+
+
+def test_the_peak_is_of_this_program_alone() -> None:
+    """Not of that which started it, from which getrusage's count begins on Linux."""
+    held = torch.ones(1 << 30, dtype=torch.uint8)
+    assert peak_host_bytes() > held.nbytes
+    program = """
+import torch
+from pydream.allocator import peak_host_bytes
+before = peak_host_bytes()
+torch.ones(200 << 20, dtype=torch.uint8)
+after = peak_host_bytes()
+torch.ones(100 << 20, dtype=torch.uint8)
+print(after - before, peak_host_bytes() - after)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    grown, later = (int(each) >> 20 for each in run.stdout.split())
+    # MiB; a tenth more or less is what the interpreter and its libraries take meanwhile.
+    assert 180 < grown < 220
+    assert later < 20

@@ -6,7 +6,6 @@ import dataclasses
 import gzip
 import json
 import os
-import resource
 import shutil
 import tempfile
 import time
@@ -21,6 +20,7 @@ from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity
 
 from pydream import __version__, dream, rded
+from pydream.allocator import peak_host_bytes
 from pydream.doctor import diagnose
 from pydream.dream import DreamConfig
 from pydream.errors import PydreamError
@@ -199,7 +199,7 @@ def _traced(device: torch.device) -> torch.profiler.profile:
 
 def _peak_memory(device: torch.device) -> dict[str, int]:
     """Return the most bytes held since the process began."""
-    memory = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    memory = {"host": peak_host_bytes()}
     if device.type == "cuda":
         memory["device"] = torch.cuda.max_memory_allocated(device)
     return memory

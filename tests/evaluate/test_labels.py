@@ -53,7 +53,7 @@ def test_loss_takes_certain_targets_and_half_precision() -> None:
 def test_online_targets_are_the_observers_softened_output(count: int) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4)).eval()
-    observer = load_observer(model, side=8)
+    observer = load_observer(model, side=8, precision="float32")
     tile = observer.tile
     images = random(count, 3, 8, 8)
     batch = MixedBatch(images, torch.arange(count), torch.arange(count), 1.0, 0)

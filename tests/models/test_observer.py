@@ -130,7 +130,7 @@ def test_models_that_do_not_fold_run_as_they_are(kind):
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean)
-    observer = load_observer(model, side=8)
+    observer = load_observer(model, side=8, precision="float32")
     assert norms(observer) == norms_of(model)
     images = torch.randn(4, 3, 8, 8)
     kept = images.clone()
@@ -144,12 +144,13 @@ def norms_of(model):
     return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     ("arch", "side"), [("convnet3", 32), ("resnet18-modified", 16), ("resnet18", 224)]
 )
-def test_a_row_does_not_depend_on_its_tile(arch, side):
+def test_a_row_does_not_depend_on_its_tile(arch, side, precision):
     observer = load_observer(
-        trained_like(arch, 10, side), arch=arch, side=side, precision="float32"
+        trained_like(arch, 10, side), arch=arch, side=side, precision=precision
     )
     image = torch.randn(3, side, side)
     alone = observer.logits(image[None])[0]
@@ -163,7 +164,7 @@ def test_a_row_does_not_depend_on_its_tile(arch, side):
 @pytest.mark.parametrize("rows", [0, 1, 63, 64, 65, 130])
 def test_any_number_of_rows_in_any_layout(rows):
     model = trained_like("convnet2-w8", 3, 8)
-    observer = load_observer(model)
+    observer = load_observer(model, precision="float32")
     assert observer.tile == 64
     images = torch.randn(rows, 3, 8, 8)
     logits = observer.logits(images)
@@ -268,12 +269,12 @@ def test_all_is_taken_from_the_file(tmp_path, suffix):
             "classes": "5, sorted",
         }
         save_weights(model, path, metadata)
-        observer = load_observer(path)
+        observer = load_observer(path, precision="float32")
         assert observer.mean == (0.1, 0.2, 0.3)
         assert observer.std == (0.4, 0.5, 0.6)
     else:
         torch.save(model.state_dict(), path)
-        observer = load_observer(path, arch="convnet2-w8-instance")
+        observer = load_observer(path, arch="convnet2-w8-instance", precision="float32")
         assert observer.mean == (0.485, 0.456, 0.406)
         assert observer.std == (0.229, 0.224, 0.225)
     assert (observer.arch, observer.side, observer.num_classes) == ("convnet2-w8-instance", 24, 5)
@@ -441,7 +442,7 @@ def test_a_compiler_that_fails_is_named(monkeypatch):
 def test_features_are_what_enters_the_last_linear_layer(count: int) -> None:
     torch.manual_seed(0)
     model = ConvNet(5, 8, depth=2, width=6, norm="instance").eval()
-    observer = load_observer(copy.deepcopy(model), side=8)
+    observer = load_observer(copy.deepcopy(model), side=8, precision="float32")
     images = torch.randn(count, 3, 8, 8)
     with torch.no_grad():
         expected = model.features(images)

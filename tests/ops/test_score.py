@@ -358,7 +358,7 @@ class TestSelectKeyPatches:
         arguments = (scores, labels, 4, 3)
         assert_selection(ops.select_key_patches(*arguments), *arguments)
 
-    def test_any_number_of_threads_gives_the_same(self, two_threads: None) -> None:
+    def test_any_number_of_threads_gives_the_same(self, two_threads: None, on_cpu: None) -> None:
         generator = torch.Generator().manual_seed(1)
         scores = (-torch.rand(60_000, 3, generator=generator) * 50).round()
         labels = torch.randint(200, (60_000,), generator=generator)

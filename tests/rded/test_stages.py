@@ -143,9 +143,10 @@ def test_a_group_fills_whole_passes(tile, crops):
     assert all(smaller * crops % tile for smaller in range(1, group))
 
 
-def test_the_memory_budget_bounds_a_batch(folder, random_observer):
-    observer = load_observer(random_observer)
-    patch_bytes = 3 * 32 * 32 * 4
+@pytest.mark.parametrize(("precision", "bytes_of_one"), [("float32", 4), ("bfloat16", 2)])
+def test_the_memory_budget_bounds_a_batch(folder, random_observer, precision, bytes_of_one):
+    observer = load_observer(random_observer, precision=precision)
+    patch_bytes = 3 * 32 * 32 * bytes_of_one
     for budget in (1, 16, 256):
         config = config_for(
             folder, random_observer, batch_size=10**6, memory_budget=budget, crops=5
