@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
@@ -21,15 +22,27 @@ def draw_ratios(rows: Sequence[dict[str, Any]], file: Path, digest: str) -> None
     Parameters
     ----------
     rows
-        ``label`` and ``times``: by peer, how many times as long as pydream it takes.
+        ``machine``, ``label`` and ``times``: by peer, how many times as long as pydream it takes.
     file
         The SVG to write.
     digest
         Of what is drawn; kept in the file.
     """
     rows = [each for each in rows if each["times"]]
-    figure = Figure(figsize=(9.5, 1.1 + _ROW * len(rows)), layout="constrained")
-    axes = figure.subplots()
+    machines = list(dict.fromkeys(each["machine"] for each in rows))
+    of_each = [[row for row in rows if row["machine"] == machine] for machine in machines]
+    heights = [1.1 + _ROW * len(own) for own in of_each]
+    figure = Figure(figsize=(9.5, sum(heights)), layout="constrained")
+    panels = figure.subplots(len(machines), squeeze=False, height_ratios=heights, sharex=True)
+    for axes, machine, own in zip(panels[:, 0], machines, of_each, strict=True):
+        _draw_bars(axes, own)
+        axes.set_title(machine, fontsize=9)
+    label = "times as long as pydream\nbars, numbers: the fastest other; dots: the rest"
+    panels[-1, 0].set_xlabel(label)
+    _save(figure, file, digest)
+
+
+def _draw_bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     for place, row in enumerate(reversed(rows)):
         times = sorted(row["times"].values())
         colour = ACCENT if times[0] >= 1 else "#d0562f"
@@ -43,11 +56,9 @@ def draw_ratios(rows: Sequence[dict[str, Any]], file: Path, digest: str) -> None
     axes.set_xscale("log")
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.axvline(1, color=INK, linewidth=0.8)
-    axes.set_xlabel("times as long as pydream\nbars, numbers: the fastest other; dots: the rest")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(axis="x", which="both", color="#e6e6ea", linewidth=0.6)
     axes.set_axisbelow(True)
-    _save(figure, file, digest)
 
 
 def draw_roofline(points: Sequence[dict[str, Any]], file: Path, digest: str) -> None:

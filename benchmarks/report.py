@@ -55,7 +55,7 @@ def update(repository: Path, *, write: bool) -> Iterator[tuple[str, bool]]:
             page.write_text(wanted, encoding="utf-8")
     measured = [record for record in records if "limits" in record]
     for name, draw, content in (
-        (RATIOS, draw_ratios, [_of_ratios(label, case) for _, label, case in shown]),
+        (RATIOS, draw_ratios, [_of_ratios(*row) for row in shown]),
         (ROOFLINE, draw_roofline, _points(measured)),
     ):
         # Figures differ between versions of Matplotlib, so what they were drawn of is compared.
@@ -130,10 +130,12 @@ def _peers(case: Mapping[str, Any]) -> dict[str, float]:
 def _behind(records: Sequence[Mapping[str, Any]]) -> str:
     """List the cases that are slower than another, or below a target."""
     lines = []
+    several = len({_machine(record) for record in records}) > 1
     for record in records:
         cases = record["results"] if record["name"] in {each.record for each in HEADLINES} else {}
         for name, case in cases.items():
             where = f"{OPS.get(record['name'], record['name'])}, {name}"
+            where += f" ({record['machine']['processor']})" if several else ""
             slower = [
                 f"{peer}: {times:.2f} times as fast"
                 for peer, times in _peers(case).items()
@@ -173,8 +175,8 @@ def _words(seconds: float) -> str:
     return f"{seconds * 1e9:.3g} ns"
 
 
-def _of_ratios(label: str, case: Mapping[str, Any]) -> dict[str, Any]:
-    return {"label": label.replace("`", ""), "times": _peers(case)}
+def _of_ratios(record: Mapping[str, Any], label: str, case: Mapping[str, Any]) -> dict[str, Any]:
+    return {"machine": _machine(record), "label": label.replace("`", ""), "times": _peers(case)}
 
 
 def _points(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
