@@ -134,6 +134,8 @@ def _behind(records: Sequence[Mapping[str, Any]]) -> str:
     for record in records:
         cases = record["results"] if record["name"] in {each.record for each in HEADLINES} else {}
         for name, case in cases.items():
+            if not isinstance(case, Mapping) or "times_as_fast" not in case:
+                continue  # a setting, or a time beside
             where = f"{OPS.get(record['name'], record['name'])}, {name}"
             where += f" ({record['machine']['processor']})" if several else ""
             slower = [
