@@ -27,7 +27,6 @@ from pydream.errors import PydreamError
 from pydream.evaluate import EvaluateConfig, evaluate_set
 from pydream.models.loading import resolve_device, resolve_precision
 from pydream.profiling.limits import Limits, measure_limits
-from pydream.profiling.operations import count_operations
 from pydream.profiling.recorder import BETWEEN, Recorder
 from pydream.rded import RdedConfig
 from pydream.stages import recording
@@ -109,9 +108,6 @@ def profile(config: MethodConfig, save: Path | None = None) -> Profile:
                 torch.cuda.synchronize(device)
             seconds = time.perf_counter() - begun
     recorder.finish()
-    counted = count_operations(traced)
-    for stage, operations in counted.by_stage.items():
-        recorder.totals[stage].operations += operations
     facts = {
         "format": FORMAT_VERSION,
         "package": {"name": "pydream-distill", "version": __version__},
@@ -122,7 +118,7 @@ def profile(config: MethodConfig, save: Path | None = None) -> Profile:
         "limits": dataclasses.asdict(limits),
         "memory": _peak_memory(device),
         "stages": _rows(recorder, limits, seconds),
-        "uncounted": sorted(counted.uncounted),
+        "uncounted": sorted(recorder.uncounted),
         "config": {
             name: str(value) if isinstance(value, Path) else value
             for name, value in dataclasses.asdict(config).items()
@@ -192,9 +188,7 @@ def _traced(device: torch.device) -> torch.profiler.profile:
         everywhere = _ExperimentalConfig(profile_all_threads=True)
     except TypeError:  # before PyTorch 2.8 only the main thread is in the trace
         everywhere = _ExperimentalConfig()
-    return torch.profiler.profile(
-        activities=activities, record_shapes=True, experimental_config=everywhere
-    )
+    return torch.profiler.profile(activities=activities, experimental_config=everywhere)
 
 
 def _peak_memory(device: torch.device) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What stages took: seconds, calls and bytes, by their path."""
+"""What stages took: seconds, calls, bytes and operations, by their path."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+
+from pydream.profiling.operations import OperationCounter
 
 # What the ranges of stages begin with among the events of torch's profiler.
 PREFIX = "pydream: "
@@ -41,10 +43,19 @@ class StageTotal:
 
 
 class Recorder:
-    """Adds up stages, each under its path: the names of those around it and its own."""
+    """Adds up stages, each under its path: the names of those around it and its own.
+
+    Attributes
+    ----------
+    totals
+        By path, in the order in which they began.
+    uncounted
+        Names of products whose operations could not be counted.
+    """
 
     def __init__(self) -> None:
         self.totals: dict[str, StageTotal] = {}
+        self.uncounted: set[str] = set()
         self._lock = threading.Lock()
         self._around = threading.local()
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
@@ -52,21 +63,40 @@ class Recorder:
     @contextmanager
     def stage(self, name: str, device: torch.device | None, nbytes: int) -> Iterator[None]:
         """Watch a stage; see `pydream.stages.stage`."""
-        outer = getattr(self._around, "path", "")
-        path = f"{outer}{BETWEEN}{name}" if outer else name
-        self._around.path = path
-        with self._lock:  # in the order in which they begin, so that an outer one comes first
-            self.totals.setdefault(path, StageTotal())
+        with self._counting() as counter:
+            outer = counter.path
+            path = f"{outer}{BETWEEN}{name}" if outer else name
+            counter.path = path
+            with self._lock:  # in the order in which they begin, so that an outer one comes first
+                self.totals.setdefault(path, StageTotal())
+            try:
+                with torch.profiler.record_function(PREFIX + path), self._timed(path, device):
+                    yield
+            finally:
+                counter.path = outer
+                with self._lock:
+                    total = self.totals[path]
+                    total.calls += 1
+                    total.nbytes += nbytes
+                    total.threads.add(threading.get_ident())
+
+    @contextmanager
+    def _counting(self) -> Iterator[OperationCounter]:
+        """Give the counter of this thread, which begins with an outermost stage."""
+        present: OperationCounter | None = getattr(self._around, "counter", None)
+        if present is not None:
+            yield present
+            return
+        counter = self._around.counter = OperationCounter()
         try:
-            with torch.profiler.record_function(PREFIX + path), self._timed(path, device):
-                yield
+            with counter:
+                yield counter
         finally:
-            self._around.path = outer
+            self._around.counter = None
             with self._lock:
-                total = self.totals[path]
-                total.calls += 1
-                total.nbytes += nbytes
-                total.threads.add(threading.get_ident())
+                self.uncounted |= counter.uncounted
+                for path, operations in counter.by_stage.items():
+                    self.totals[path].operations += operations
 
     @contextmanager
     def _timed(self, path: str, device: torch.device | None) -> Iterator[None]:

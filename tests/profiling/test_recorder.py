@@ -5,11 +5,9 @@ import time
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
 from pydream.profiling.limits import Limits, measure_limits
-from pydream.profiling.operations import count_operations
 from pydream.profiling.recorder import Recorder
 from pydream.stages import each_in_stage, recording, stage
 from pydream.stopwatch import Stopwatch
@@ -133,10 +131,7 @@ def test_operations_are_those_that_torch_counts() -> None:
         return counter.get_total_flops(), result
 
     recorder = Recorder()
-    with (
-        torch.profiler.profile(activities=[ProfilerActivity.CPU], record_shapes=True) as traced,
-        recording(recorder),
-    ):
+    with recording(recorder):
         torch.mm(images[0, 0], images[0, 1])  # within no stage
         with stage("forward"):
             loss = forward()
@@ -144,17 +139,39 @@ def test_operations_are_those_that_torch_counts() -> None:
                 loss = loss + attention()
         with stage("backward"):
             loss.backward()
-    found = count_operations(traced)
-    assert not found.uncounted
+        with stage("inference"), torch.inference_mode():
+            forward()
+    assert not recorder.uncounted
     own, loss = counted(forward)
     attended, more = counted(attention)
     backward, _ = counted(lambda: (loss + more).backward())
-    assert found.by_stage == {
+    assert {path: total.operations for path, total in recorder.totals.items()} == {
         "forward": own,
         "forward / attention": attended,
         "backward": backward,
+        "inference": own,
     }
     assert min(own, attended, backward) > 0
+
+
+def test_operations_of_a_thread_are_those_of_its_stage() -> None:
+    recorder = Recorder()
+    together = threading.Barrier(2)
+
+    def work(size: int) -> None:
+        with stage(f"of {size}"):
+            together.wait()
+            torch.mm(torch.ones(size, size), torch.ones(size, size))
+            together.wait()
+
+    with recording(recorder):
+        threads = [threading.Thread(target=work, args=(size,)) for size in (3, 5)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+    found = {path: total.operations for path, total in recorder.totals.items()}
+    assert found == {"of 3": 2 * 3**3, "of 5": 2 * 5**3}
 
 
 def test_the_least_time_is_that_of_the_slower_of_two() -> None:
