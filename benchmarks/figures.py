@@ -29,12 +29,11 @@ def draw_ratios(rows: Sequence[dict[str, Any]], file: Path, digest: str) -> None
         Of what is drawn; kept in the file.
     """
     rows = [each for each in rows if each["times"]]
-    machines = list(dict.fromkeys(each["machine"] for each in rows))
-    of_each = [[row for row in rows if row["machine"] == machine] for machine in machines]
-    heights = [1.1 + _ROW * len(own) for own in of_each]
+    of_machines = _by_machine(rows)
+    heights = [1.1 + _ROW * len(own) for own in of_machines.values()]
     figure = Figure(figsize=(9.5, sum(heights)), layout="constrained")
-    panels = figure.subplots(len(machines), squeeze=False, height_ratios=heights, sharex=True)
-    for axes, machine, own in zip(panels[:, 0], machines, of_each, strict=True):
+    panels = figure.subplots(len(heights), squeeze=False, height_ratios=heights, sharex=True)
+    for axes, (machine, own) in zip(panels[:, 0], of_machines.items(), strict=True):
         _draw_bars(axes, own)
         axes.set_title(machine, fontsize=9)
     label = "times as long as pydream\nbars, numbers: the fastest other; dots: the rest"
@@ -71,12 +70,10 @@ def draw_roofline(points: Sequence[dict[str, Any]], file: Path, digest: str) -> 
     file, digest
         As of `draw_ratios`.
     """
-    machines = list(dict.fromkeys(each["machine"] for each in points))
-    figure = Figure(figsize=(7.5, 4.8 * len(machines)), layout="constrained")
-    for axes, machine in zip(
-        figure.subplots(len(machines), squeeze=False)[:, 0], machines, strict=True
-    ):
-        own = [each for each in points if each["machine"] == machine]
+    of_machines = _by_machine(points)
+    figure = Figure(figsize=(7.5, 4.8 * len(of_machines)), layout="constrained")
+    panels = figure.subplots(len(of_machines), squeeze=False)
+    for axes, (machine, own) in zip(panels[:, 0], of_machines.items(), strict=True):
         names = list(dict.fromkeys(each["op"] for each in own))
         for colour, name in zip(_COLOURS, names, strict=False):
             of_op = [each for each in own if each["op"] == name]
@@ -141,6 +138,13 @@ def draw_curves(curves: Sequence[dict[str, Any]], file: Path) -> None:
     for axes in all_axes[len(curves) :]:
         axes.set_visible(False)
     _save(figure, file, "scaling")
+
+
+def _by_machine(items: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for each in items:
+        found.setdefault(each["machine"], []).append(each)
+    return found
 
 
 def _save(figure: Figure, file: Path, digest: str) -> None:

@@ -9,19 +9,30 @@ import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
+
 from benchmarks.timing import report, timing
 from pydream.allocator import peak_host_bytes
+from pydream.models.loading import resolve_precision
 
 Runs = dict[str, list[dict[str, Any]]]
 LOADERS = "2 loader workers"
 
 
-def runs_here(name: str) -> bool:
-    """Whether a rival is run on this machine: with loader workers only beyond two cores.
+def rivals_here(names: Iterable[str], where_bfloat16: str) -> list[str]:
+    """Choose the rivals that are run on this machine.
 
-    On two these take their time from the network: a student of 300 epochs 291 s instead of 168.
+    Those with loader workers only beyond two cores: on two these take their time from the network,
+    a student of 300 epochs 291 s instead of 168. And one, which sets bfloat16 and float32 beside
+    each other, only where the processor multiplies bfloat16 itself.
     """
-    return LOADERS not in name or (os.cpu_count() or 1) > 2
+    cores = os.cpu_count() or 1
+    native = resolve_precision("auto", torch.device("cpu")) == "bfloat16"
+    return [
+        name
+        for name in names
+        if (LOADERS not in name or cores > 2) and (name != where_bfloat16 or native)
+    ]
 
 
 def run_in_turns(

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.pipeline import LOADERS, print_run, run_in_turns, runs_here, summary
+from benchmarks.pipeline import LOADERS, print_run, rivals_here, run_in_turns, summary
 from benchmarks.published import student as published
 from benchmarks.published.convnet import published as as_published
 from benchmarks.records import RESULTS, write_record
@@ -27,7 +27,6 @@ from pydream.evaluate import EvaluateConfig, RelabelConfig, evaluate_set, relabe
 from pydream.evaluate.measure import measure
 from pydream.evaluate.real import load_test_images
 from pydream.models import build_model, load_observer, read_weights
-from pydream.models.loading import resolve_precision
 from pydream.rded import RdedConfig, distill
 
 ARCH, SIDE = "convnet3", 32
@@ -87,14 +86,6 @@ RIVALS: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
 }
 
 
-def rivals() -> list[str]:
-    """Name the rivals; bfloat16 where the processor multiplies it itself."""
-    fast = resolve_precision("auto", torch.device("cpu"))
-    return [
-        name for name in RIVALS if runs_here(name) and (name != IN_BFLOAT16 or fast == "bfloat16")
-    ]
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with cifar10.zip")
@@ -125,7 +116,8 @@ def main() -> None:
         arguments.set = Path(place) / "set"
         relabelling = prepare(arguments)
         given = [*sys.argv[1:], "--set", str(arguments.set)]
-        runs = run_in_turns("benchmarks.pipeline_evaluate", rivals(), given, arguments.rounds)
+        rivals = rivals_here(RIVALS, IN_BFLOAT16)
+        runs = run_in_turns("benchmarks.pipeline_evaluate", rivals, given, arguments.rounds)
     for name, of_rival in runs.items():
         print(f"{name:34s} top-1 {of_rival[-1]['top1']:.1%}")
     label = (

@@ -21,10 +21,9 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from benchmarks.pipeline import LOADERS, print_run, run_in_turns, runs_here, summary
+from benchmarks.pipeline import LOADERS, print_run, rivals_here, run_in_turns, summary
 from benchmarks.records import write_record
 from pydream.models import build_model, save_weights
-from pydream.models.loading import resolve_precision
 
 CLASSES = 10
 OURS, IN_FLOAT32, LIMIT = "pydream", "pydream, float32", "observer alone"
@@ -191,21 +190,14 @@ RIVALS: dict[str, Callable[[Case], dict[str, Any]]] = {
 }
 
 
-def rivals() -> list[str]:
-    """Name the rivals; float32 is one of its own where the default is another arithmetic."""
-    default = resolve_precision("auto", torch.device("cpu"))
-    return [
-        name for name in RIVALS if runs_here(name) and (name != IN_FLOAT32 or default != "float32")
-    ]
-
-
 def measure(name: str, arguments: Arguments) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         case = cases(arguments.data, Path(place))[name]
         UNPACK[name](arguments.data, case)
         given = ["--data", str(arguments.data), "--only", name, "--place", place]
         once = [rival for rival in RIVALS if rival.startswith("published")]
-        runs = run_in_turns("benchmarks.pipeline_rded", rivals(), given, arguments.rounds, once)
+        rivals = rivals_here(RIVALS, IN_FLOAT32)
+        runs = run_in_turns("benchmarks.pipeline_rded", rivals, given, arguments.rounds, once)
     setting = {"side": case.side, "ipc": case.ipc, "factor": case.factor}
     label = case.label
     if IN_FLOAT32 in runs:

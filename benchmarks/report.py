@@ -73,15 +73,23 @@ def _headlines(records: Sequence[Mapping[str, Any]]) -> list[Row]:
     for record in records:
         if record["name"] in ALL_SHOWN:
             op = OPS.get(record["name"])
-            for name, case in record["results"].items():
-                if "times_as_fast" in case:
-                    rows.append((record, f"`{op}`, {name}" if op else name, case))
+            for name, case in _cases(record).items():
+                rows.append((record, f"`{op}`, {name}" if op else name, case))
     for each in HEADLINES:
         for record in records:
-            case = record["results"].get(each.case) if record["name"] == each.record else None
+            case = _cases(record).get(each.case) if record["name"] == each.record else None
             if case is not None:
                 rows.append((record, each.label or case["label"], case))
     return rows
+
+
+def _cases(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Pick the comparisons; beside them lie settings and single times."""
+    return {
+        name: case
+        for name, case in record["results"].items()
+        if isinstance(case, Mapping) and "times_as_fast" in case
+    }
 
 
 def _tables(shown: Sequence[Row]) -> str:
@@ -132,10 +140,9 @@ def _behind(records: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     several = len({_machine(record) for record in records}) > 1
     for record in records:
-        cases = record["results"] if record["name"] in {each.record for each in HEADLINES} else {}
-        for name, case in cases.items():
-            if not isinstance(case, Mapping) or "times_as_fast" not in case:
-                continue  # a setting, or a time beside
+        if record["name"] not in {each.record for each in HEADLINES}:
+            continue
+        for name, case in _cases(record).items():
             where = f"{OPS.get(record['name'], record['name'])}, {name}"
             where += f" ({record['machine']['processor']})" if several else ""
             slower = [
@@ -192,7 +199,7 @@ def _points(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             **case["work"],
         }
         for record in records
-        for case in record["results"].values()
+        for case in _cases(record).values()
         if case.get("work", {}).get("operations") and case.get("threads", 2) == 2
     ]
 

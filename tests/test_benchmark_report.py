@@ -133,7 +133,7 @@ def test_pipelines_run_in_turns(
         "from benchmarks.pipeline import print_run\n"
         "assert sys.argv[1] == '--data'\n"
         "if sys.argv[-1] == 'fails': raise SystemExit(3)\n"
-        "held = bytearray(10 << 20)\n"
+        "held = b'x' * (1 << 30)\n"
         "print('talk')\n"
         "print_run({'seconds': {'ours': 2.0, 'theirs': 5.0, 'slow': 9.0}[sys.argv[-1]]})\n"
     )
@@ -145,6 +145,25 @@ def test_pipelines_run_in_turns(
     assert found["times_as_fast"] == {"theirs": 2.5, "slow": 4.5}
     rounds = {name: each["rounds"] for name, each in found["seconds"].items()}
     assert rounds == {"ours": 2, "theirs": 2, "slow": 1}
-    assert all(peak > 10 for peak in found["peak_mib"].values())
+    # What a rival holds itself, in MiB, beside at most as much of Python and PyTorch.
+    assert all(1024 < peak < 2048 for peak in found["peak_mib"].values())
     with pytest.raises(SystemExit, match="fails failed"):
         pipeline.run_in_turns("rivals", ["fails"], given, 1)
+
+
+@pytest.mark.parametrize(
+    ("cores", "precision", "wanted"),
+    [
+        (2, "float32", ["ours", "theirs"]),
+        (2, "bfloat16", ["ours", "ours, bfloat16", "theirs"]),
+        (16, "float32", ["ours", "theirs", "theirs, 2 loader workers"]),
+    ],
+)
+def test_rivals_are_those_that_the_machine_is_for(
+    monkeypatch: pytest.MonkeyPatch, cores: int, precision: str, wanted: list[str]
+) -> None:
+    pipeline = importlib.import_module("benchmarks.pipeline")
+    monkeypatch.setattr(pipeline.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(pipeline, "resolve_precision", lambda *_: precision)
+    names = ["ours", "ours, bfloat16", "theirs", "theirs, 2 loader workers"]
+    assert pipeline.rivals_here(names, "ours, bfloat16") == wanted
