@@ -159,6 +159,7 @@ def test_pipelines_run_in_turns(
         (16, "float32", ["ours", "theirs", "theirs, 2 loader workers"]),
     ],
 )
+@pytest.mark.usefixtures("report")  # benchmarks on the path
 def test_rivals_are_those_that_the_machine_is_for(
     monkeypatch: pytest.MonkeyPatch, cores: int, precision: str, wanted: list[str]
 ) -> None:
