@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pydream.gpus import cuda_version, missing_kernels
+from pydream.processors import usable_processors
 from pydream.words import byte_words
 
 _REQUIRED = ("pydream-distill", "torch", "torchvision", "numpy", "scipy", "pillow", "pyarrow")
@@ -107,7 +108,7 @@ def _threads(torch: ModuleType | None) -> dict[str, int | None]:
     return {
         "torch": None if torch is None else torch.get_num_threads(),
         "machine": os.cpu_count(),
-        "allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "allowed": usable_processors(),
     }
 
 

@@ -18,6 +18,7 @@ import torch
 
 from pydream.data.decode import decode_image
 from pydream.errors import ImageError, PydreamError
+from pydream.processors import usable_processors
 
 FORMAT_VERSION = 1
 
@@ -92,7 +93,7 @@ class StoredImages(Sequence[torch.Tensor]):
 
     def together(self) -> torch.Tensor:
         """Read all images, (N, side, side, 3) uint8; raises as reading one does."""
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(usable_processors()) as pool:
             return torch.stack(list(pool.map(self.__getitem__, range(len(self)))))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydream import marks
 from pydream.dream.matching import Match
 from pydream.errors import PydreamError
 from pydream.ops.matching import METRICS
+from pydream.processors import usable_processors
 
 # What changes how a run goes, never what it makes: left out of the manifest, free on resume.
 _EXECUTION = (
@@ -180,7 +180,7 @@ class DreamConfig:
     """Students of each measurement."""
     allow_skipped: float = 0.01
     """Share of a class's images that may be unreadable before the run is refused."""
-    workers: int = dataclasses.field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    workers: int = dataclasses.field(default_factory=usable_processors)
     """Threads that decode images; does not change the result."""
     resume: bool = False
     """Go on with a run that was stopped."""

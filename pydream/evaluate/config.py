@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydream import marks
 from pydream.errors import PydreamError
 from pydream.evaluate.recipe import Mix, Optimizer, Schedule, Views
+from pydream.processors import usable_processors
 
 LabelKind: TypeAlias = Literal["online", "stored", "hard"]
 """Where targets come from: the observer at every step, what `relabel` stored, or the classes."""
@@ -128,7 +128,7 @@ class EvaluateConfig(SetSettings, RecipeSettings):
     a set that is not ours."""
     resume: bool = False
     """Take students that an evaluation with the same settings has finished before."""
-    workers: int = dataclasses.field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    workers: int = dataclasses.field(default_factory=usable_processors)
     """Threads that decode images; does not change the result."""
 
     def __post_init__(self) -> None:

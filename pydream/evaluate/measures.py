@@ -6,7 +6,6 @@ realistic, as an observer sees it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from statistics import fmean
@@ -24,6 +23,7 @@ from pydream.evaluate.observers import listed
 from pydream.evaluate.real import load_images
 from pydream.models import Observer
 from pydream.ops import random_keys
+from pydream.processors import usable_processors
 
 _SEED, _DRAW = 0, 5  # of the real images that are drawn; the same ones for every set
 _BATCH = 256  # images that are decoded at a time
@@ -252,7 +252,7 @@ def _readable(source: Source, indices: npt.NDArray[np.int64], side: int) -> Iter
     """Give out those real images that can be read, each (side, side, 3) uint8."""
     for start in range(0, len(indices), _BATCH):
         places = indices[start : start + _BATCH].tolist()
-        images, errors = load_images(source, places, side, len(os.sched_getaffinity(0)))
+        images, errors = load_images(source, places, side, usable_processors())
         yield from (
             image for place, image in zip(places, images, strict=True) if place not in errors
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from pydream.models.loading import (
 from pydream.models.registry import build_model
 from pydream.models.training_data import Indices, TrainingImages, hold_out, side_of, whole_images
 from pydream.ops import crop_resize
+from pydream.processors import usable_processors
 from pydream.progress import track
 
 _MOMENTUM = 0.9
@@ -75,7 +75,7 @@ class ObserverConfig:
     """Arithmetic: auto, float32 or bfloat16; auto takes bfloat16 where the processor has it."""
     device: str = "cpu"
     """Where to train, e.g. cpu or cuda."""
-    workers: int = dataclasses.field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    workers: int = dataclasses.field(default_factory=usable_processors)
     """Threads that decode images; does not change the result."""
 
     def __post_init__(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydream import marks
 from pydream.data.distilled import ImageFormat
 from pydream.errors import PydreamError
+from pydream.processors import usable_processors
 
 # What changes how a run goes, never what it makes: left out of the manifest, free on resume.
 _EXECUTION = (
@@ -84,7 +84,7 @@ class RdedConfig:
     """Quality of WebP and JPEG, 1 to 100."""
     batch_size: int = 1024
     """Patches cropped and scored at a time; does not change the result."""
-    workers: int = dataclasses.field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    workers: int = dataclasses.field(default_factory=usable_processors)
     """Threads that decode images; does not change the result."""
     memory_budget: int = 256
     """MiB for decoded images and patches that wait; does not change the result."""

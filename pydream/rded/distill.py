@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +22,7 @@ from pydream.data.manifest import describe_set
 from pydream.data.writer import SetWriter, finished_manifest
 from pydream.errors import PydreamError
 from pydream.models import Observer, load_observer
+from pydream.processors import usable_processors
 from pydream.progress import track
 from pydream.rded.config import RdedConfig
 from pydream.rded.contenders import Contenders
@@ -144,7 +144,7 @@ def _where_to_decode(wanted: str, device: torch.device) -> Literal["host", "devi
         raise PydreamError(
             f"--decode device: torchvision decodes no JPEG on {device} here; take --decode host"
         )
-    few = (os.cpu_count() or 1) < _MANY_PROCESSORS
+    few = usable_processors() < _MANY_PROCESSORS
     return "device" if able and (wanted == "device" or (wanted == "auto" and few)) else "host"
 
 

@@ -14,6 +14,8 @@ import pybind11
 import pytest
 from devices import RAN_ON_CPU
 
+from pydream.processors import usable_processors
+
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 COMPILER = shutil.which("g++")
@@ -67,7 +69,7 @@ def module_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         return target
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(usable_processors()) as pool:
         objects = list(pool.map(compile_one, sources()))
     module = place / "_cuda_on_cpu.so"
     subprocess.run(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from devices import RAN_ON_CPU
+
+from pydream.processors import usable_processors
 
 # A test that passed, in what pytest -v prints: its name without parameters.
 PASSED = re.compile(r"^tests/ops/\S+?::([\w:]+)(?:\[.*\])? PASSED", re.MULTILINE)
@@ -98,7 +99,7 @@ def family_runs(run_python, request):
     """
     calls = [getattr(item, "callspec", None) for item in request.session.items]
     asked = {each.params.get("family") for each in calls if each is not None}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_processors()) as pool:
         yield {
             family: pool.submit(
                 run_python,

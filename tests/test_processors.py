@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pydream.dream import DreamConfig
+from pydream.evaluate import EvaluateConfig
+from pydream.models.train import ObserverConfig
+from pydream.processors import usable_processors
+from pydream.rded import RdedConfig
+
+
+def test_processors_that_are_not_allowed_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {2, 5, 7}, raising=False)
+    monkeypatch.setattr(os, "process_cpu_count", lambda: 11, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert usable_processors() == 3
+
+
+def test_every_command_has_its_number_of_workers_on_macos(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which tells nothing of the processors that one process may use."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.delattr(os, "process_cpu_count", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 10)
+    configs = [
+        RdedConfig("images", "observer"),
+        DreamConfig("images"),
+        EvaluateConfig(Path("set"), observer="observer"),
+        ObserverConfig("images"),
+    ]
+    assert [config.workers for config in configs] == [10] * len(configs)
+    monkeypatch.setattr(os, "process_cpu_count", lambda: 9, raising=False)  # Python 3.13
+    assert usable_processors() == 9
+
+
+def test_there_is_always_one_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's counts are None where the system tells nothing."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    for name in ("process_cpu_count", "cpu_count"):
+        monkeypatch.setattr(os, name, lambda: None, raising=False)
+    assert usable_processors() == 1
