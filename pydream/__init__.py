@@ -5,18 +5,36 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pydream.cluster import KMeans
+from pydream.lazy import lazy_members
 
-__all__ = ["KMeans", "__version__"]
+if TYPE_CHECKING:
+    from pydream import dream, evaluate, ops, rded
+    from pydream.cluster import KMeans
+    from pydream.data import open_source
+    from pydream.data.imported import open_distilled
+
+__all__ = [
+    "KMeans",
+    "__version__",
+    "dream",
+    "evaluate",
+    "open_distilled",
+    "open_source",
+    "ops",
+    "rded",
+]
 
 __version__ = version("pydream-distill")
 
-
-def __getattr__(name: str) -> object:
-    """Bring the estimator when it is asked for: scikit-learn takes a second to import."""
-    if name == "KMeans":
-        from pydream.cluster import KMeans
-
-        return KMeans
-    raise AttributeError(f"module 'pydream' has no attribute {name!r}")
+lazy_members(
+    __name__,
+    {
+        "KMeans": "pydream.cluster",
+        "dream": "pydream.dream",
+        "evaluate": "pydream.evaluate",
+        "open_distilled": "pydream.data.imported",
+        "open_source": "pydream.data",
+        "ops": "pydream.ops",
+        "rded": "pydream.rded",
+    },
+)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydream.data import open_source
-from pydream.evaluate import EvaluateConfig, evaluate_set
-from pydream.models import ObserverConfig, train_observer
-from pydream.rded import RdedConfig, distill
+from pydream.evaluate.config import EvaluateConfig
+from pydream.models.config import ObserverConfig
+from pydream.rded.config import RdedConfig
 
 _SOURCE = "digits"
 _ARCH = "convnet2-w64"
@@ -65,6 +64,11 @@ def run_demo(config: DemoConfig) -> DemoResult:
     DemoResult
         Three accuracies and where the pictures are.
     """
+    from pydream.data import open_source  # these need PyTorch, which the settings do not
+    from pydream.evaluate import evaluate_set
+    from pydream.models import train_observer
+    from pydream.rded import distill
+
     place = _new_folder(config.out)
     observer = train_observer(
         ObserverConfig(

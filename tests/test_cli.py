@@ -61,7 +61,7 @@ def test_help(monkeypatch, capsys, command):
 
 def test_the_module_runs_as_a_program():
     done = subprocess.run(
-        [sys.executable, "-m", "pydream.cli", "doctor", "--json"], capture_output=True, check=True
+        [sys.executable, "-m", "pydream", "doctor", "--json"], capture_output=True, check=True
     )
     assert "ops" in json.loads(done.stdout)
 

@@ -1,24 +1,91 @@
-"""What can be imported where something that only a part needs is missing."""
+"""What can be imported where something that only a part needs is missing, and what is imported."""
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+import pydream
+from pydream.lazy import lazy_members
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WITHOUT_TYRO = """
 import sys
 sys.modules["tyro"] = None  # so its import fails
+import pydream
+assert "torch" not in sys.modules
+assert pydream.open_source("digits").class_names == pydream.open_source("digits").class_names
+import pydream.rded.distill  # a module with the name of a function
 import benchmarks.cuda_ops, benchmarks.gpu_check, benchmarks.pipeline_cuda
-import pydream.demo, pydream.evaluate, pydream.models, pydream.rded
+import pydream.demo, pydream.models
+for package in (pydream, pydream.rded, pydream.dream, pydream.evaluate, pydream.models):
+    for name in package.__all__:
+        getattr(package, name)
 config = pydream.rded.RdedConfig(source="digits", observer="x.pt")
-print(config.source)
+print(config.source, callable(pydream.rded.distill), pydream.ops.collage.__name__)
+"""
+PARSED_ONLY = """
+import contextlib, io, sys
+from pydream.cli import main
+for arguments in (
+    ["--version"],
+    ["--help"],
+    ["profile", "rded", "--help"],
+    ["observer", "--help"],
+    ["nonsense"],
+    ["rded"],
+    ["rded", "x", "--observer", "y", "--nonsense"],
+    ["rded", "x", "--observer", "y", "--ipc", "many"],
+    ["rded", "x", "--observer", "y", "--ipc", "0"],
+    ["profile"],
+):
+    sys.argv = ["pydream", *arguments]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        with contextlib.redirect_stderr(io.StringIO()) as err:
+            try:
+                main()
+            except SystemExit:
+                pass
+    assert out.getvalue() or err.getvalue(), arguments
+    if arguments == ["--version"]:
+        print(out.getvalue(), end="")
+heavy = ("torch", "torchvision", "sklearn", "matplotlib", "pyarrow", "scipy", "timm", "numpy")
+print([name for name in heavy if name in sys.modules])
 """
 
 
-def test_only_the_command_line_needs_tyro():
+def python(script: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TYRO], cwd=REPOSITORY, capture_output=True, text=True
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True
     )
-    assert done.stdout == "digits\n", done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_only_the_command_line_needs_tyro():
+    assert python(WITHOUT_TYRO) == "digits True collage\n"
+
+
+def test_help_errors_of_parsing_and_the_version_need_no_heavy_package():
+    pytest.importorskip("tyro", reason="the command line needs tyro")
+    assert python(PARSED_ONLY) == f"pydream {pydream.__version__}\n[]\n"
+
+
+def test_a_member_with_the_name_of_its_module_is_the_member(tmp_path, monkeypatch):
+    package = tmp_path / "lazy_example"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "work.py").write_text("def work(): return 'done'\n\n\nother = 2\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("lazy_example")
+    lazy_members("lazy_example", {"work": "lazy_example.work", "other": "lazy_example.work"})
+    importlib.import_module("lazy_example.work")
+    assert module.work() == "done"
+    assert module.other == 2
+    assert "other" in dir(module)
+    with pytest.raises(AttributeError, match="'lazy_example' has no attribute 'nothing'"):
+        _ = module.nothing

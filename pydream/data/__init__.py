@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from pydream.data.base import Source
-from pydream.data.decode import decode_image
-from pydream.data.prefetch import decode_ahead
-from pydream.data.sources import SourceSpec, has_split, open_source
-from pydream.data.upload import to_device, upload
+from typing import TYPE_CHECKING
+
 from pydream.errors import ImageError
+from pydream.lazy import lazy_members
+
+if TYPE_CHECKING:
+    from pydream.data.base import Source
+    from pydream.data.decode import decode_image
+    from pydream.data.prefetch import decode_ahead
+    from pydream.data.sources import SourceSpec, has_split, open_source
+    from pydream.data.upload import to_device, upload
 
 __all__ = [
     "ImageError",
@@ -20,3 +25,17 @@ __all__ = [
     "to_device",
     "upload",
 ]
+
+lazy_members(
+    __name__,
+    {
+        "Source": "pydream.data.base",
+        "SourceSpec": "pydream.data.sources",
+        "decode_ahead": "pydream.data.prefetch",
+        "decode_image": "pydream.data.decode",
+        "has_split": "pydream.data.sources",
+        "open_source": "pydream.data.sources",
+        "to_device": "pydream.data.upload",
+        "upload": "pydream.data.upload",
+    },
+)

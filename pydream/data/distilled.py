@@ -6,24 +6,22 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, overload
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from pydream.data.decode import decode_image
+from pydream.data.image_formats import SUFFIXES
 from pydream.errors import ImageError, PydreamError
 from pydream.processors import usable_processors
 
 FORMAT_VERSION = 1
-
-ImageFormat: TypeAlias = Literal["png", "webp", "jpeg"]
-SUFFIXES: Mapping[str, str] = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 
 PROVENANCE_SCHEMA = pa.schema(
     [

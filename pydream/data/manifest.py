@@ -8,7 +8,8 @@ from typing import Any
 
 from pydream import __version__
 from pydream.data.base import Source
-from pydream.data.distilled import FORMAT_VERSION, ImageFormat, hash_image_files
+from pydream.data.distilled import FORMAT_VERSION, hash_image_files
+from pydream.data.image_formats import ImageFormat
 
 
 def describe_set(

@@ -24,7 +24,8 @@ import torch
 import torchvision  # noqa: F401  (registers torch.ops.image)
 from PIL import Image
 
-from pydream.data.distilled import PROVENANCE_SCHEMA, SUFFIXES, ImageFormat
+from pydream.data.distilled import PROVENANCE_SCHEMA
+from pydream.data.image_formats import SUFFIXES, ImageFormat
 from pydream.errors import PydreamError
 
 # A quarter of the time of zlib's default, for files that are a sixteenth larger: forty collages of

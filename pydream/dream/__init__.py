@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from pydream.dream.compare import CompareConfig, Comparison, compare
-from pydream.dream.config import RECIPES, DreamConfig
-from pydream.dream.distill import DreamResult, distill
-from pydream.dream.sampler import RepresentativeSampler
+from typing import TYPE_CHECKING
+
+from pydream.dream.config import RECIPES, CompareConfig, DreamConfig
+from pydream.lazy import lazy_members
+
+if TYPE_CHECKING:
+    from pydream.dream.compare import Comparison, compare
+    from pydream.dream.distill import DreamResult, distill
+    from pydream.dream.sampler import RepresentativeSampler
 
 __all__ = [
     "RECIPES",
@@ -17,3 +22,14 @@ __all__ = [
     "compare",
     "distill",
 ]
+
+lazy_members(
+    __name__,
+    {
+        "Comparison": "pydream.dream.compare",
+        "DreamResult": "pydream.dream.distill",
+        "RepresentativeSampler": "pydream.dream.sampler",
+        "compare": "pydream.dream.compare",
+        "distill": "pydream.dream.distill",
+    },
+)

@@ -7,15 +7,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Annotated, Any
+from typing import Any
 
 import matplotlib.style
 from matplotlib.figure import Figure
 
-from pydream import marks
 from pydream.data import Source, has_split, open_source
 from pydream.data.subset import Subset
-from pydream.dream.config import DreamConfig
+from pydream.dream.config import CompareConfig, DreamConfig
 from pydream.dream.distill import distill
 from pydream.errors import PydreamError
 
@@ -25,60 +24,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "DREAM": {"sampler": "representative", "match": "gradient"},
     "DREAM+": {"sampler": "representative", "match": "bidirectional"},
 }
-
-
-@dataclass(frozen=True)
-class CompareConfig:
-    """Settings of `compare`.
-
-    The numbers are for two cores and some minutes; None, or ``--full``, is what was published.
-
-    Raises
-    ------
-    PydreamError
-        If a value is out of its range.
-    """
-
-    source: Annotated[marks.Positional[str], marks.arg(metavar="SOURCE")]
-    """Labelled images with a test split, as of `pydream dream`."""
-    out: Path = Path("dream-comparison")
-    """Folder for the distilled sets, figures and numbers; finished runs in it are not repeated."""
-    full: bool = False
-    """All classes and images, and the recipe as published: days on a CPU."""
-    classes: int | None = 4
-    """The first classes of the source; None for all."""
-    images_per_class: int | None = 500
-    """The first images of each class; None for all."""
-    ipc: int = 5
-    """Distilled images per class."""
-    factor: int = 2
-    """Cells per side of a distilled image."""
-    arch: str | None = "convnet3-w32-instance"
-    """Network that is matched, and student."""
-    iterations: int | None = 8
-    """Networks that are matched one after the other."""
-    inner_loop: int | None = 10
-    """Matching steps with each."""
-    batch_real: int | None = 64
-    """Real images of each class in a matching step."""
-    network_images: int | None = 250
-    """Real images that the network is trained on after each matching step."""
-    learning_rate: float | None = None
-    """Of the images."""
-    eval_every: int = 2
-    """Iterations between two measurements."""
-    eval_epochs: int = 100
-    """Epochs of a student."""
-    seeds: int = 3
-    """Runs of each method, with seeds 0, 1, …"""
-    device: str = "cpu"
-    """Where everything is computed."""
-
-    def __post_init__(self) -> None:
-        for name in ("classes", "images_per_class", "eval_every", "seeds"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise PydreamError(f"{name} must be at least 1, got {value}")
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydream import marks
-from pydream.dream.matching import Match
 from pydream.errors import PydreamError
-from pydream.ops.matching import METRICS
 from pydream.processors import usable_processors
+
+Match: TypeAlias = Literal["bidirectional", "gradient", "feature"]
+"""What is matched: features and gradients (DREAM+), gradients (DREAM), features (DM)."""
 
 # What changes how a run goes, never what it makes: left out of the manifest, free on resume.
 _EXECUTION = (
@@ -200,8 +201,8 @@ class DreamConfig:
             raise PydreamError(f"allow_skipped must be 0 to 1, got {self.allow_skipped}")
         if not 0 <= self.seed < 2**63:
             raise PydreamError(f"seed must be 0 to 2**63 - 1, got {self.seed}")
-        if self.metric is not None and self.metric not in METRICS:
-            raise PydreamError(f"metric must be one of {', '.join(METRICS)}, got {self.metric!r}")
+        if self.metric is not None:
+            _check_metric(self.metric)
         if self.recipe != "auto" and self.recipe not in RECIPES:
             raise PydreamError(
                 f"recipe must be auto or one of {', '.join(RECIPES)}, got {self.recipe!r}"
@@ -214,6 +215,60 @@ class DreamConfig:
             for name, value in dataclasses.asdict(self).items()
             if name not in _EXECUTION
         }
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Settings of `compare`.
+
+    The numbers are for two cores and some minutes; None, or ``--full``, is what was published.
+
+    Raises
+    ------
+    PydreamError
+        If a value is out of its range.
+    """
+
+    source: Annotated[marks.Positional[str], marks.arg(metavar="SOURCE")]
+    """Labelled images with a test split, as of `pydream dream`."""
+    out: Path = Path("dream-comparison")
+    """Folder for the distilled sets, figures and numbers; finished runs in it are not repeated."""
+    full: bool = False
+    """All classes and images, and the recipe as published: days on a CPU."""
+    classes: int | None = 4
+    """The first classes of the source; None for all."""
+    images_per_class: int | None = 500
+    """The first images of each class; None for all."""
+    ipc: int = 5
+    """Distilled images per class."""
+    factor: int = 2
+    """Cells per side of a distilled image."""
+    arch: str | None = "convnet3-w32-instance"
+    """Network that is matched, and student."""
+    iterations: int | None = 8
+    """Networks that are matched one after the other."""
+    inner_loop: int | None = 10
+    """Matching steps with each."""
+    batch_real: int | None = 64
+    """Real images of each class in a matching step."""
+    network_images: int | None = 250
+    """Real images that the network is trained on after each matching step."""
+    learning_rate: float | None = None
+    """Of the images."""
+    eval_every: int = 2
+    """Iterations between two measurements."""
+    eval_epochs: int = 100
+    """Epochs of a student."""
+    seeds: int = 3
+    """Runs of each method, with seeds 0, 1, …"""
+    device: str = "cpu"
+    """Where everything is computed."""
+
+    def __post_init__(self) -> None:
+        for name in ("classes", "images_per_class", "eval_every", "seeds"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise PydreamError(f"{name} must be at least 1, got {value}")
 
 
 @dataclass(frozen=True)
@@ -230,6 +285,13 @@ class ResolvedConfig(DreamConfig):
     batch_real: int = 1
     network_images: int = 0
     network_epochs: int = 0
+
+
+def _check_metric(metric: str) -> None:
+    from pydream.ops.matching import METRICS  # which imports PyTorch
+
+    if metric not in METRICS:
+        raise PydreamError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
 
 
 _AT_LEAST_ONE = (

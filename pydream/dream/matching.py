@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
+from pydream.dream.config import Match
 from pydream.errors import PydreamError
 from pydream.ops import gradient_distance
-
-Match: TypeAlias = Literal["bidirectional", "gradient", "feature"]
-"""What is matched: features and gradients (DREAM+), gradients (DREAM), features (DM)."""
 
 
 class Answers(NamedTuple):

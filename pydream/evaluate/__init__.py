@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from pydream.evaluate.config import EvaluateConfig, InspectConfig, RelabelConfig
-from pydream.evaluate.ddranking import label_robust_score
-from pydream.evaluate.evaluation import evaluate_set
-from pydream.evaluate.export import ExportConfig, ExportedSet, export_set
-from pydream.evaluate.relabel import RelabelResult, relabel
-from pydream.evaluate.results import EvaluationResult, EvaluationRow, StudentRun, result_table
+from typing import TYPE_CHECKING
+
+from pydream.evaluate.config import EvaluateConfig, ExportConfig, InspectConfig, RelabelConfig
+from pydream.lazy import lazy_members
+
+if TYPE_CHECKING:
+    from pydream.evaluate.ddranking import label_robust_score
+    from pydream.evaluate.evaluation import evaluate_set
+    from pydream.evaluate.export import ExportedSet, export_set
+    from pydream.evaluate.relabel import RelabelResult, relabel
+    from pydream.evaluate.results import EvaluationResult, EvaluationRow, StudentRun, result_table
 
 __all__ = [
     "EvaluateConfig",
@@ -25,3 +30,19 @@ __all__ = [
     "relabel",
     "result_table",
 ]
+
+lazy_members(
+    __name__,
+    {
+        "EvaluationResult": "pydream.evaluate.results",
+        "EvaluationRow": "pydream.evaluate.results",
+        "ExportedSet": "pydream.evaluate.export",
+        "RelabelResult": "pydream.evaluate.relabel",
+        "StudentRun": "pydream.evaluate.results",
+        "evaluate_set": "pydream.evaluate.evaluation",
+        "export_set": "pydream.evaluate.export",
+        "label_robust_score": "pydream.evaluate.ddranking",
+        "relabel": "pydream.evaluate.relabel",
+        "result_table": "pydream.evaluate.results",
+    },
+)

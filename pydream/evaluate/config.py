@@ -16,6 +16,8 @@ LabelKind: TypeAlias = Literal["online", "stored", "hard"]
 """Where targets come from: the observer at every step, what `relabel` stored, or the classes."""
 Baseline: TypeAlias = Literal["random", "herding", "k-centre", "full"]
 """Real images: drawn at random, two coresets, all."""
+Layout: TypeAlias = Literal["tensors", "rded", "ddranking"]
+"""Whose files are written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +209,39 @@ class InspectConfig(SetSettings):
     def __post_init__(self) -> None:
         if self.image is not None and (self.observer or self.source or self.report):
             raise PydreamError("--image goes without --observer, --source and --report")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Settings of `pydream.evaluate.export_set`.
+
+    Raises
+    ------
+    PydreamError
+        If the layout needs an observer and none is given, or takes none.
+    """
+
+    set: Annotated[marks.Positional[Path], marks.arg(metavar="SET")]
+    """Folder of the distilled set."""
+    to: Layout
+    """tensors: images.pt with [images, labels], as DC, IDC and DREAM have it; rded: class folders
+    as RDED's code writes them; ddranking: DD-Ranking's tensors, folders, teacher and settings."""
+    out: Path
+    """Folder to make."""
+    observer: str | None = None
+    """Weights of the observer that gives soft labels (.safetensors, .pt, .pth)."""
+    observer_arch: str | None = None
+    """Architecture of the observer; read from the weights file where it is written there."""
+    device: str = "cpu"
+    """Where the observer runs: cpu, cuda, cuda:1."""
+
+    def __post_init__(self) -> None:
+        if self.to == "ddranking" and self.observer is None:
+            raise PydreamError(
+                "ddranking needs soft labels and a teacher: give its weights with --observer"
+            )
+        if self.to == "rded" and self.observer is not None:
+            raise PydreamError("rded writes images alone: leave out --observer")
 
 
 def _check_seeds(seeds: tuple[int, ...]) -> None:

@@ -10,56 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pydream import __version__, marks
+from pydream import __version__
 from pydream.data.distilled import DistilledSet, image_files, load_set
 from pydream.data.imported import read_pair
 from pydream.errors import PydreamError
 from pydream.evaluate import ddranking
+from pydream.evaluate.config import ExportConfig, Layout
 from pydream.evaluate.observers import class_order
 from pydream.models import Observer, load_into, load_observer, read_weights
 from pydream.models.checkpoint import check_free
 from pydream.models.registry import construct
-
-Layout: TypeAlias = Literal["tensors", "rded", "ddranking"]
-"""Whose files are written."""
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """Settings of `pydream.evaluate.export_set`.
-
-    Raises
-    ------
-    PydreamError
-        If the layout needs an observer and none is given, or takes none.
-    """
-
-    set: Annotated[marks.Positional[Path], marks.arg(metavar="SET")]
-    """Folder of the distilled set."""
-    to: Layout
-    """tensors: images.pt with [images, labels], as DC, IDC and DREAM have it; rded: class folders
-    as RDED's code writes them; ddranking: DD-Ranking's tensors, folders, teacher and settings."""
-    out: Path
-    """Folder to make."""
-    observer: str | None = None
-    """Weights of the observer that gives soft labels (.safetensors, .pt, .pth)."""
-    observer_arch: str | None = None
-    """Architecture of the observer; read from the weights file where it is written there."""
-    device: str = "cpu"
-    """Where the observer runs: cpu, cuda, cuda:1."""
-
-    def __post_init__(self) -> None:
-        if self.to == "ddranking" and self.observer is None:
-            raise PydreamError(
-                "ddranking needs soft labels and a teacher: give its weights with --observer"
-            )
-        if self.to == "rded" and self.observer is not None:
-            raise PydreamError("rded writes images alone: leave out --observer")
 
 
 @dataclass(frozen=True)

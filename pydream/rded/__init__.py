@@ -1,6 +1,15 @@
 """RDED: distillation by the most realistic patches of real images, without optimisation."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydream.lazy import lazy_members
 from pydream.rded.config import RdedConfig
-from pydream.rded.distill import RdedResult, distill
+
+if TYPE_CHECKING:
+    from pydream.rded.distill import RdedResult, distill
 
 __all__ = ["RdedConfig", "RdedResult", "distill"]
+
+lazy_members(__name__, {"RdedResult": "pydream.rded.distill", "distill": "pydream.rded.distill"})

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydream import marks
-from pydream.data.distilled import ImageFormat
+from pydream.data.image_formats import ImageFormat
 from pydream.errors import PydreamError
 from pydream.processors import usable_processors
 

@@ -108,7 +108,7 @@ def test_another_seed_gives_another_set(folder, random_observer, tmp_path, undis
 def run_command(*arguments: object, **options: object) -> subprocess.Popen[str]:
     pytest.importorskip("tyro", reason="the command line needs tyro")
     return subprocess.Popen(
-        [sys.executable, "-m", "pydream.cli", "rded", *map(str, arguments)],
+        [sys.executable, "-m", "pydream", "rded", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,0 +1,276 @@
+"""The commands, one function each; they import what they run, so that help needs no PyTorch."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated
+
+import tyro
+
+from pydream.cli.options import Json, Whole
+from pydream.demo import DemoConfig
+from pydream.dream.config import CompareConfig, DreamConfig
+from pydream.errors import PydreamError
+from pydream.evaluate.config import EvaluateConfig, ExportConfig, InspectConfig, RelabelConfig
+from pydream.models.config import ObserverConfig
+from pydream.rded.config import RdedConfig
+from pydream.words import byte_words
+
+app = tyro.extras.SubcommandApp()
+
+
+@app.command(name="rded")
+def rded_command(config: Annotated[RdedConfig, Whole], *, json: Json = False) -> None:
+    """Distil labelled images by RDED: the most realistic patches of real images, tiled."""
+    from pydream.cli.tables import print_set
+    from pydream.rded import distill
+
+    result = distill(config)
+    observer = result.manifest["observer"]
+    rows = {
+        "observer": f"{observer['arch']}, right on {observer['top1']:.1%} of "
+        f"{observer['images']} images ({observer['held_out']})"
+    }
+    print_set(result, rows, json=json)
+
+
+@app.command(name="dream")
+def dream_command(config: Annotated[DreamConfig, Whole], *, json: Json = False) -> None:
+    """Distil labelled images by DREAM+: images optimised to match representative real ones."""
+    from pydream.cli.tables import print_set
+    from pydream.dream import distill
+
+    result = distill(config)
+    settings, history = result.manifest["config"], result.manifest["history"]
+    rows = {
+        "matched": f"{settings['match']}, {settings['metric']}, {settings['arch']}, "
+        f"{settings['sampler']} real images, recipe {settings['recipe']}",
+        "loss": f"{history[1]['loss']:.4g} in the first iteration, "
+        f"{history[-1]['loss']:.4g} in the last of {len(history) - 1}",
+    }
+    if history[-1].get("top1"):
+        rows["students"] = f"{fmean(history[-1]['top1']):.1%} on real test images"
+    print_set(result, rows, json=json)
+
+
+@app.command(name="dream-compare")
+def dream_compare_command(config: Annotated[CompareConfig, Whole], *, json: Json = False) -> None:
+    """Compare random sampling, DREAM and DREAM+: accuracy of students against iteration."""
+    from pydream.cli.tables import print_comparison, print_json
+    from pydream.dream import compare
+
+    result = compare(config)
+    if json:
+        print_json(dataclasses.asdict(result))
+    else:
+        print_comparison(result, config.seeds)
+
+
+@app.command(name="observer")
+def observer_command(config: Annotated[ObserverConfig, Whole], *, json: Json = False) -> None:
+    """Train an observer: a classifier of the images that will be distilled."""
+    from pydream.cli.tables import console, print_json
+    from pydream.models import train_observer
+
+    result = train_observer(config)
+    if json:
+        print_json(dataclasses.asdict(result))
+        return
+    console().print(
+        f"{result.path}: {result.arch}, top-1 {result.top1:.2%} on {result.images} images "
+        f"({result.held_out}), {result.seconds:.0f} s",
+        soft_wrap=True,
+    )
+
+
+@app.command(name="evaluate")
+def evaluate_command(config: Annotated[EvaluateConfig, Whole], *, json: Json = False) -> None:
+    """Train students on a distilled set and report their accuracy on real test images."""
+    from pydream.cli.tables import console, print_json
+    from pydream.evaluate import evaluate_set, result_table
+
+    result = evaluate_set(config)
+    if json:
+        print_json(result.as_dict())
+        return
+    console().print(result_table(result))
+    figure = result.path.with_suffix(".png")
+    console().print(f"results: {result.path}\nfigure:  {figure}", soft_wrap=True)
+
+
+@app.command(name="relabel")
+def relabel_command(config: Annotated[RelabelConfig, Whole], *, json: Json = False) -> None:
+    """Store an observer's labels of a distilled set, so that students train without it."""
+    from pydream.cli.tables import console, print_json
+    from pydream.evaluate import relabel
+
+    result = relabel(config)
+    if json:
+        print_json(dataclasses.asdict(result))
+        return
+    console().print(
+        f"labels of {result.epochs} epochs: {byte_words(result.labels_bytes)}; images: "
+        f"{byte_words(result.images_bytes)}\nlabels: {result.path}",
+        soft_wrap=True,
+    )
+
+
+@app.command(name="export")
+def export_command(config: Annotated[ExportConfig, Whole], *, json: Json = False) -> None:
+    """Write a distilled set as other tools read it."""
+    from pydream.cli.tables import console, print_json
+    from pydream.evaluate import export_set
+
+    result = export_set(config)
+    if json:
+        print_json(dataclasses.asdict(result))
+        return
+    console().print(
+        f"{result.path}: {result.images} images for {result.to}, {byte_words(result.bytes)}",
+        soft_wrap=True,
+    )
+
+
+@app.command(name="inspect")
+def inspect_command(config: Annotated[InspectConfig, Whole], *, json: Json = False) -> None:
+    """Describe a distilled set, check its files, and measure it without training."""
+    from pydream.cli.tables import console, print_json
+    from pydream.data import open_source
+    from pydream.data.imported import open_distilled
+    from pydream.evaluate.measures import measure_set
+    from pydream.evaluate.opening import open_observer
+    from pydream.report import (
+        image_origin,
+        inspect_set,
+        render_inspection,
+        render_origin,
+        render_report,
+    )
+
+    real = None if config.source is None else open_source(config.source)
+    distilled = open_distilled(
+        config.set,
+        class_names=None if real is None else real.class_names,
+        mean=config.image_mean,
+        std=config.image_std,
+    )
+    if config.image is not None:
+        origin = image_origin(distilled, config.image)
+        if json:
+            print_json(origin)
+        else:
+            console().print(render_origin(origin))
+        return
+    if config.report is not None and config.report.exists():
+        raise PydreamError(f"{config.report} exists; give --report the name of a new file")
+    network = None
+    if config.observer is not None:
+        network = open_observer(
+            config.observer,
+            distilled,
+            arch=config.observer_arch,
+            precision="float32",
+            device=config.device,
+        )
+    measures = measure_set(distilled, network, real, most_real=config.most_real)
+    if config.report is not None:
+        _write_new(config.report, render_report(distilled, measures))
+    facts = inspect_set(distilled, measures)
+    if json:
+        print_json(facts)
+    else:
+        console().print(render_inspection(facts, per_class=config.per_class))
+
+
+def _write_new(path: Path, text: str) -> None:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise PydreamError(
+            f"{path} cannot be written: {error.strerror}; give the name of a new file"
+        ) from error
+
+
+@app.command(name="profile")
+def profile_command(
+    method: Annotated[RdedConfig, tyro.conf.subcommand("rded")]
+    | Annotated[DreamConfig, tyro.conf.subcommand("dream")]
+    | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
+    | None = None,
+    *,
+    compare: tuple[Path, Path] | None = None,
+    save: Path | None = None,
+    json: Json = False,
+) -> None:
+    """Run a method whole and say where its time goes; or compare two such profiles.
+
+    Parameters
+    ----------
+    method
+        What to run, with the settings of that command. What it makes is dropped, unless --out is
+        given.
+    compare
+        Show these two saved profiles of one method side by side.
+    save
+        Name of the file to write; by default profile-METHOD-N.json. A Chrome trace for
+        ui.perfetto.dev lies beside it.
+    json
+        Print the profile as JSON, for machines.
+    """
+    if compare is not None and (method is not None or save is not None or json):
+        raise PydreamError("--compare A B goes alone")
+    if compare is None and method is None:
+        raise PydreamError("name what to profile: rded, dream or evaluate; or give --compare A B")
+    from pydream.cli.tables import console, print_json
+    from pydream.profiling import comparison_table, profile, profile_table, read_profile
+
+    if compare is not None:
+        one, other = (read_profile(each) for each in compare)
+        names = str(compare[0]), str(compare[1])
+        console().print(comparison_table(one, other, names=names))
+        return
+    assert method is not None  # as seen above
+    result = profile(method, save)
+    if json:
+        print_json(result.facts)
+        return
+    console().print(profile_table(result.facts))
+    console().print(f"profile: {result.path}\ntrace:   {result.trace}", soft_wrap=True)
+
+
+@app.command(name="doctor")
+def doctor_command(*, json: Json = False) -> None:
+    """Tell what was built, what was found, and what would be used."""
+    from pydream.cli.tables import console, print_json
+    from pydream.doctor import diagnose, render_diagnosis
+
+    facts = diagnose()
+    if json:
+        print_json(facts)
+    else:
+        console().print(render_diagnosis(facts))
+
+
+@app.command(name="demo")
+def demo_command(config: Annotated[DemoConfig, Whole], *, json: Json = False) -> None:
+    """Distil scikit-learn's digits to ten images a class, and train on them; two minutes."""
+    from pydream.cli.tables import print_demo, print_json
+    from pydream.demo import run_demo
+
+    result = run_demo(config)
+    if json:
+        print_json(dataclasses.asdict(result))
+    else:
+        print_demo(result)
+
+
+def run() -> None:
+    """Parse the arguments of this process and run the command that they name."""
+    app.cli(
+        prog="pydream",
+        description="Dataset distillation, fast and dependable.",
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
+    )

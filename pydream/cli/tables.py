@@ -1,0 +1,85 @@
+"""What commands print: tables for people, JSON for machines."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from pydream.demo import DemoResult
+    from pydream.dream import Comparison, DreamResult
+    from pydream.rded import RdedResult
+
+
+def console() -> Console:
+    """Return the console of standard output."""
+    return Console(highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON; what JSON does not know as text."""
+    print(jsonlib.dumps(value, indent=2, default=str))
+
+
+def print_set(result: RdedResult | DreamResult, rows: Mapping[str, str], *, json: bool) -> None:
+    """Print what a method has made; `rows` is what it alone has to say."""
+    manifest = result.manifest
+    if json:
+        print_json({"path": result.path, "manifest": manifest, "seconds": result.seconds})
+        return
+    table = Table(show_header=False, box=None)
+    classes, ipc = len(manifest["class_names"]), manifest["images_per_class"]
+    table.add_row("images", f"{classes} classes x {ipc}, {manifest['side']} pixels a side")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    if manifest["skipped"]:
+        table.add_row("skipped", f"{len(manifest['skipped'])} images, listed in manifest.json")
+    if result.seconds:
+        stages = ", ".join(f"{name} {value:.1f}" for name, value in result.seconds.items())
+        table.add_row("seconds", stages)
+    out = console()
+    out.print(table)
+    out.print(f"set: {result.path}\npictures: {result.path / 'report.html'}", soft_wrap=True)
+
+
+def print_comparison(result: Comparison, seeds: int) -> None:
+    """Print the accuracy of each method at each iteration."""
+    table = Table(title=f"Top-1 on test images, mean of {seeds} runs")
+    table.add_column("iteration", justify="right")
+    for method in result.top1:
+        table.add_column(method, justify="right")
+    means = [result.mean(method) for method in result.top1]
+    for at, *row in zip(result.iterations, *means, strict=True):
+        table.add_row(str(at), *(f"{each:.1%}" for each in row))
+    out = console()
+    out.print(table)
+    last = result.mean("random")[-1]
+    for method in ("DREAM", "DREAM+"):
+        at = result.first_reaching(method, last)
+        out.print(
+            f"{method} is at the last accuracy of random sampling, {last:.1%}, "
+            + (f"in iteration {at}" if at is not None else "in none of these iterations")
+            + f"; random sampling in {result.iterations[-1]}"
+        )
+    out.print(f"figure: {result.path / 'comparison.png'}", soft_wrap=True)
+
+
+def print_demo(result: DemoResult) -> None:
+    """Print the accuracies of the demo."""
+    table = Table(title="Digits: top-1 on test images")
+    table.add_column("trained on")
+    table.add_column("images", justify="right")
+    table.add_column("top-1", justify="right")
+    for name, images, top1 in (
+        ("all training images (the observer)", result.train_images, result.observer_top1),
+        ("distilled images", result.distilled_images, result.distilled_top1),
+        ("random images", result.distilled_images, result.random_top1),
+    ):
+        table.add_row(name, str(images), f"{top1:.1%}")
+    out = console()
+    out.print(table)
+    out.print(f"pictures: {result.contact_sheet}\nreport:   {result.report}", soft_wrap=True)

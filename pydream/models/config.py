@@ -1,0 +1,70 @@
+"""Settings of training an observer."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydream import marks
+from pydream.errors import PydreamError
+from pydream.processors import usable_processors
+
+
+@dataclass(frozen=True)
+class ObserverConfig:
+    """Settings of `train_observer`.
+
+    Raises
+    ------
+    PydreamError
+        If a value is out of its range.
+    """
+
+    source: Annotated[marks.Positional[str], marks.arg(metavar="SOURCE")]
+    """Labelled images: a folder of class folders, a .zip, .tar or .npz, or a set by name
+    (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT, fashion-mnist:ROOT, svhn:ROOT)."""
+    arch: str = "convnet3"
+    """Architecture: convnet3 (any depth; convnet3-w64-instance sets width and norm),
+    resnetap10, resnet18-modified, any torchvision classifier, timm/NAME."""
+    out: Path | None = None
+    """File for the weights; it must not exist. By default named after source and architecture."""
+    epochs: int = 30
+    """Passes over the training images."""
+    side: int | None = None
+    """Side of the images in pixels; by default their own up to 64, and 224 for larger ones."""
+    batch_size: int = 128
+    """Images per step."""
+    learning_rate: float = 0.1
+    """Highest learning rate of SGD: it rises to it in the first fifth, then falls to zero."""
+    weight_decay: float = 5e-4
+    """Weight decay."""
+    label_smoothing: float = 0.1
+    """Share of each target that is spread over all classes."""
+    horizontal_flip: bool = True
+    """Mirror half of the images; wrong for digits and letters."""
+    seed: int = 0
+    """Everything random follows from it."""
+    precision: str = "auto"
+    """Arithmetic: auto, float32 or bfloat16; auto takes bfloat16 where the processor has it."""
+    device: str = "cpu"
+    """Where to train, e.g. cpu or cuda."""
+    workers: int = dataclasses.field(default_factory=usable_processors)
+    """Threads that decode images; does not change the result."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "workers"):
+            if getattr(self, name) < 1:
+                raise PydreamError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.side is not None and self.side < 1:
+            raise PydreamError(f"side must be at least 1, got {self.side}")
+        if not 0 < self.learning_rate < math.inf:
+            raise PydreamError(f"learning_rate must be above 0, got {self.learning_rate}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise PydreamError(f"weight_decay must be at least 0, got {self.weight_decay}")
+        if not 0 <= self.label_smoothing < 1:
+            raise PydreamError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        if not 0 <= self.seed < 2**63:
+            raise PydreamError(f"seed must be 0 to 2**63 - 1, got {self.seed}")
