@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 from benchmarks.cases import ALL_SHOWN, HEADLINES, OPS, TARGETS
 from benchmarks.figures import draw_ratios, draw_roofline
-from benchmarks.records import RESULTS, newest_records
+from benchmarks.records import RESULTS, MixedRecordsError, decisive, newest_records
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
@@ -32,7 +32,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing, fail where stale")
     check = parser.parse_args().check
-    stale = [name for name, current in update(REPOSITORY, write=not check) if not current]
+    try:
+        stale = [name for name, current in update(REPOSITORY, write=not check) if not current]
+    except MixedRecordsError as error:
+        raise SystemExit(str(error)) from error
     if check and stale:
         raise SystemExit(f"{', '.join(stale)}: not that of the records; run `make bench-report`")
     print(f"{'stale' if check else 'written'}: {', '.join(stale) or 'nothing'}")
@@ -110,9 +113,13 @@ def _tables(shown: Sequence[Row]) -> str:
 
 
 def _machine(record: Mapping[str, Any]) -> str:
-    machine = record["machine"]
-    return machine.get("gpu") or (
-        f"{machine['processor']}, {machine['cores']} cores, {machine['build']['instruction_set']}"
+    about = decisive(record["machine"])
+    if "gpu" in about:
+        return str(about["gpu"])
+    kind = ", ".join(f"{name} {about[name]}" for name in ("family", "model") if about[name])
+    return (
+        f"{about['processor']}{f' ({kind})' if kind else ''}, {about['cores']} cores, "
+        f"{about['instruction_set']}{' with bfloat16' if about['native_bfloat16'] else ''}"
     )
 
 
@@ -122,7 +129,9 @@ def _row(label: str, case: Mapping[str, Any]) -> str:
     ours = _words(next(iter(seconds.values()))) + ("" if unit in ("call", "run") else f" / {unit}")
     limit = f"{case['fraction_of_limit']:.0%}" if "fraction_of_limit" in case else ""
     peers = sorted(_peers(case).items(), key=lambda each: each[1])[:MOST_PEERS]
-    others = ", ".join(f"{name} {_words(seconds[name])}, **{times:.1f}**" for name, times in peers)
+    told = [f"{name} {_words(seconds[name])}, **{times:.1f}**" for name, times in peers]
+    told += [f"{name}: {remark}" for name, remark in case.get("remarks", {}).items()]
+    others = ", ".join(told)
     return f"| {label} | {ours} | {limit} | {others} |\n"
 
 
@@ -144,7 +153,7 @@ def _behind(records: Sequence[Mapping[str, Any]]) -> str:
             continue
         for name, case in _cases(record).items():
             where = f"{OPS.get(record['name'], record['name'])}, {name}"
-            where += f" ({record['machine']['processor']})" if several else ""
+            where += f" ({_machine(record)})" if several else ""
             slower = [
                 f"{peer}: {times:.2f} times as fast"
                 for peer, times in _peers(case).items()

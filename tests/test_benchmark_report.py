@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,7 +39,12 @@ def case(ours: float, limit: float = 0.5, **others: float) -> dict[str, Any]:
 
 
 def write(
-    folder: Path, name: str, date: str, cases: dict[str, Any], machine: str = "Abacus"
+    folder: Path,
+    name: str,
+    date: str,
+    cases: dict[str, Any],
+    machine: str = "Abacus",
+    **described: Any,
 ) -> None:
     place = folder / "benchmarks" / "results" / machine.lower()
     place.mkdir(parents=True, exist_ok=True)
@@ -50,6 +56,7 @@ def write(
             "cores": 2,
             "versions": {"torch": "2.0"},
             "build": {"instruction_set": "beads"},
+            **described,
         },
         "limits": {"copy_bytes": 1e9, "matrix_operations": 1e10, "dtype": "float32", "threads": 2},
         "results": cases,
@@ -115,6 +122,125 @@ def test_targets_and_machines(report: ModuleType, repository: Path) -> None:
     text = (repository / "README.md").read_text()
     assert "Abacus, 2 cores, beads; float32, 2 threads, torch 2.0; 2026-02-01." in text
     assert "Difference Engine" in text
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        {"build": {"instruction_set": "fingers"}},
+        {"cores": 4},
+        {"family": "25", "model": "1"},
+        {"native_bfloat16": True},
+        {"gpu": "Jacquard"},
+    ],
+)
+def test_records_of_two_machines_in_one_folder_are_refused(
+    report: ModuleType,
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    described: dict[str, Any],
+) -> None:
+    write(repository, "score", "2026-02-02", {}, **described)
+    monkeypatch.setattr(report, "REPOSITORY", repository)
+    monkeypatch.setattr("sys.argv", ["report", "--check"])
+    with pytest.raises(SystemExit) as refusal:
+        report.main()
+    (message,) = refusal.value.args
+    assert "results/abacus/0-kmeans.json and results/abacus/2-score.json" in message
+    key, value = next(iter(described.items()))
+    name, value = ("instruction_set", "fingers") if key == "build" else (key, value)
+    assert f"{name} is " in message
+    assert f" and {value}" in message
+
+
+def test_a_rival_without_a_figure_is_named_in_the_table(
+    report: ModuleType, repository: Path
+) -> None:
+    name = "k-means++ (5000, 2048), k 128"
+    odd = {**case(1e-3, scikit=2e-3), "remarks": {"flash-kmeans": "other result: inertia 3"}}
+    write(repository, "kmeans", "2026-03-01", {name: odd, "(1, 9, 9)": {"failed": "no memory"}})
+    dict(report.update(repository, write=True))
+    text = (repository / "README.md").read_text()
+    assert "scikit 200 µs, **2.0**, flash-kmeans: other result: inertia 3 |" in text
+
+
+EPYC = """processor\t: 0
+vendor_id\t: AuthenticAMD
+cpu family\t: 25
+model\t\t: 1
+model name\t: AMD EPYC(TM) 7763 64-Core Processor
+stepping\t: 1
+
+processor\t: 1
+vendor_id\t: SomebodyElse
+"""
+NEOVERSE = """processor\t: 0
+BogoMIPS\t: 243.75
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU part\t: 0xd0c
+"""
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "isa", "bfloat16", "folder"),
+    [
+        (EPYC, "avx2", False, "amd-epyc-7763-64-core-processor-family-25-model-1-avx2-2-cores"),
+        (NEOVERSE, "plain", False, "arm-aarch64-model-0xd0c-plain-2-cores"),
+        (
+            EPYC.replace("AMD EPYC(TM) 7763 64-Core Processor", "Common KVM processor"),
+            "avx512",
+            True,
+            "amd-common-kvm-processor-family-25-model-1-avx512-bf16-2-cores",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("report")  # benchmarks on the path
+def test_folders_are_named_by_what_decides_speed(
+    cpuinfo: str, isa: str, bfloat16: bool, folder: str
+) -> None:
+    records = importlib.import_module("benchmarks.records")
+    machine = {
+        "processor": "aarch64",
+        **records.read_cpuinfo(cpuinfo),
+        "native_bfloat16": bfloat16,
+        "cores": 2,
+        "build": {"instruction_set": isa},
+    }
+    assert records.folder_of(machine) == folder
+    assert records.folder_of({**machine, "gpu": "NVIDIA H100 80GB"}) == "nvidia-h100-80gb"
+
+
+@pytest.mark.usefixtures("report")  # benchmarks on the path
+def test_every_result_is_in_the_record_at_once(tmp_path: Path) -> None:
+    records = importlib.import_module("benchmarks.records")
+    record = records.GrowingRecord("counting", tmp_path)
+    for number in range(3):
+        record.add(f"case {number}", {"seconds": number})
+        (file,) = tmp_path.glob("*/*")
+        results = json.loads(file.read_text())["results"]
+        assert results == {f"case {each}": {"seconds": each} for each in range(number + 1)}
+    second = records.GrowingRecord("counting", tmp_path)
+    second.add("case", {})
+    assert second.path != record.path
+    assert len(list(tmp_path.glob("*/*"))) == 2
+    written_nowhere = records.GrowingRecord("counting", None)
+    written_nowhere.add("case", {})
+    assert written_nowhere.path is None
+
+
+def test_pages_link_to_records_that_are_there() -> None:
+    pages = ["README.md", "CONTRIBUTING.md", "benchmarks/README.md"]
+    links = [
+        (page, link)
+        for page in pages
+        for link in re.findall(r"\]\(([^)]*results/[^)]*)\)", (REPOSITORY / page).read_text())
+    ]
+    assert links
+    missing = [
+        each for each in links if not (REPOSITORY / each[0]).parent.joinpath(each[1]).exists()
+    ]
+    assert not missing
 
 
 def test_the_repositorys_own_are_those_of_its_records(report: ModuleType) -> None:
