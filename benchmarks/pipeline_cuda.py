@@ -104,7 +104,6 @@ def run(source: Path, observer: Path, device: str, **settings: Any) -> dict[str,
             factor=2,
             preselect=PER_CLASS,
             allow_weak_observer=True,
-            upscale=True,  # one photograph is 75 x 56
             device=device,
             **settings,
         )

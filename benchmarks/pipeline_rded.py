@@ -124,7 +124,6 @@ def run_ours(case: Case, precision: str) -> dict[str, Any]:
                 preselect=case.preselect,
                 precision=precision,
                 allow_weak_observer=True,
-                upscale=True,  # one photograph is 75 x 56; the published code enlarges it too
             )
         )
         seconds = time.perf_counter() - begun

@@ -140,7 +140,6 @@ def run_rded(data: Path, classes: int, images: int) -> dict[str, float]:
                 ipc=5,
                 factor=2,
                 allow_weak_observer=True,
-                upscale=True,
                 memory_budget=256,
             )
         )

@@ -38,6 +38,8 @@ def print_set(result: RdedResult | DreamResult, rows: Mapping[str, str], *, json
         table.add_row(name, value)
     if manifest["skipped"]:
         table.add_row("skipped", f"{len(manifest['skipped'])} images, listed in manifest.json")
+    if manifest.get("enlarged"):
+        table.add_row("enlarged", f"{manifest['enlarged']} images smaller than a patch")
     if result.seconds:
         stages = ", ".join(f"{name} {value:.1f}" for name, value in result.seconds.items())
         table.add_row("seconds", stages)

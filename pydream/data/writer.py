@@ -36,6 +36,8 @@ _PNG_LEVEL = 1
 _torchvision_png: Callable[..., torch.Tensor] | None
 _torchvision_png = getattr(torch.ops.image, "encode_png", None)
 
+# Settings that older versions recorded and that no longer exist.
+_RETIRED = {"upscale"}
 _ENCODERS = 4  # images encoded at a time
 _SMALL = 3 * 64 * 64  # bytes of an image up to which threads cost more than they save
 
@@ -98,7 +100,7 @@ class SetWriter:
         if self.partial.exists() and (not resume or not self._begun.is_file()):
             self._refuse(self._begun.is_file())
         if self._begun.is_file():
-            self._check_same(json.loads(self._begun.read_text()), self._identity)
+            self._check_same(json.loads(self._begun.read_text()))
 
     def begin(self) -> None:
         """Make the folders; before this nothing is written."""
@@ -115,13 +117,8 @@ class SetWriter:
             "with it, or remove it to start again"
         )
 
-    def _check_same(self, begun: dict[str, Any], now: dict[str, Any]) -> None:
-        differing = [
-            f"{key} {begun.get(key)!r} then, {now.get(key)!r} now"
-            for key in sorted(begun.keys() | now.keys())
-            if begun.get(key) != now.get(key)
-        ]
-        if differing:
+    def _check_same(self, begun: dict[str, Any]) -> None:
+        if differing := _differences(begun, self._identity):
             raise PydreamError(
                 f"{self.partial} was begun with other settings ({'; '.join(differing)}): "
                 "repeat those, or choose another --out"
@@ -226,11 +223,21 @@ def finished_manifest(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] 
     if not file.is_file():
         return None
     manifest: dict[str, Any] = json.loads(file.read_text())
-    if manifest.get("config") != json.loads(json.dumps(identity)):
+    if differing := _differences(manifest.get("config", {}), json.loads(json.dumps(identity))):
         raise PydreamError(
-            f"{out} holds a finished set made with other settings: choose another --out"
+            f"{out} holds a finished set made with other settings ({'; '.join(differing)}): "
+            "choose another --out"
         )
     return manifest
+
+
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say which settings differ; one that an older version did not have counts as None."""
+    return [
+        f"{key} {then.get(key)!r} then, {now.get(key)!r} now"
+        for key in sorted({*then, *now} - _RETIRED)
+        if then.get(key) != now.get(key)
+    ]
 
 
 def check_free(out: Path) -> None:

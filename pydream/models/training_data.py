@@ -23,19 +23,33 @@ _SCALE, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 _BUDGET = 256 << 20  # bytes of decoded images that wait
 _GROUP = 512  # images decoded between two calls of the crop op
 _ALLOWED_SKIPPED = 0.01
+_LOOKED_AT = 9  # images, spread over the source, that tell the side
 
 Indices = npt.NDArray[np.int64]
 
 
 def side_of(source: Source) -> int:
-    """Return the side of the first image if that is small, else the usual 224."""
-    try:
-        side = min(source.image(0).shape[:2])
-    except ImageError as error:
-        raise PydreamError(
-            f"{source.description}: {source.keys[0]} cannot be read: {error}; give --side"
-        ) from error
-    return side if side <= SMALL_SIDE else _LARGE_SIDE
+    """Return the side of small images, or the usual 224.
+
+    A few images are looked at, since some photographs of a large set are tiny. Where at least half
+    of them have a side up to 64, the side is that of the first of these.
+
+    Raises
+    ------
+    PydreamError
+        If none of them can be read.
+    """
+    sides: list[int] = []
+    reason = ""
+    for index in np.unique(np.linspace(0, len(source) - 1, _LOOKED_AT).round().astype(int)):
+        try:
+            sides.append(min(source.image(int(index)).shape[:2]))
+        except ImageError as error:
+            reason = reason or f"{source.keys[index]} cannot be read: {error}"
+    if not sides:
+        raise PydreamError(f"{source.description}: {reason}; give --side")
+    small = [side for side in sides if side <= SMALL_SIDE]
+    return small[0] if 2 * len(small) >= len(sides) else _LARGE_SIDE
 
 
 def hold_out(source: Source, test: Source | None, seed: int) -> tuple[Indices, Indices, str]:

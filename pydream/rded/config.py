@@ -76,8 +76,6 @@ class RdedConfig:
     """Go on with an observer whose accuracy is near chance."""
     allow_skipped: float = 0.01
     """Share of a class's images that may be unreadable before the run is refused."""
-    upscale: bool = False
-    """Take images smaller than a patch too, and enlarge them."""
     image_format: ImageFormat = "png"
     """File format of the distilled images."""
     quality: int = 95

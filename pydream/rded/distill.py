@@ -206,6 +206,7 @@ def _distill_classes(run: _Run, selection: Preselection) -> None:
     contenders = Contenders(maker, selection, run.config.ipc * run.factor**2)
     scores: dict[int, torch.Tensor] = {}
     errors: dict[int, str] = {}
+    enlarged: set[int] = set()
     pending = [label for label in range(classes) if label not in finished]
     finishing: deque[Future[None]] = deque()
     on_cpu = run.observer.device.type == "cpu"
@@ -216,10 +217,13 @@ def _distill_classes(run: _Run, selection: Preselection) -> None:
         for batch in score(maker, selection, needed, run.config, run.watch):
             scores.update(zip(batch.places, batch.scores, strict=True))
             errors.update(batch.errors)
+            enlarged.update(batch.enlarged)
             with run.watch("cut winners"):
                 contenders.add(batch)
             while pending and selection.starts[pending[0] + 1] - 1 <= batch.places[-1]:
-                scored = _scored_class(selection, pending.pop(0), scores, errors, contenders)
+                scored = _scored_class(
+                    selection, pending.pop(0), scores, errors, enlarged, contenders
+                )
                 if beside is None:
                     _finish_class(run, maker, selection, scored)
                 else:
@@ -239,6 +243,7 @@ class _ScoredClass:
     places: range
     scores: torch.Tensor  # [n, M]
     errors: dict[int, str]
+    enlarged: int
     cut: dict[int, CutPatch]
 
 
@@ -247,6 +252,7 @@ def _scored_class(
     label: int,
     scores: dict[int, torch.Tensor],
     errors: dict[int, str],
+    enlarged: set[int],
     contenders: Contenders,
 ) -> _ScoredClass:
     places = range(int(selection.starts[label]), int(selection.starts[label + 1]))
@@ -255,6 +261,7 @@ def _scored_class(
         places,
         torch.stack([scores.pop(place) for place in places]),
         {place: errors.pop(place) for place in places if place in errors},
+        len(enlarged.intersection(places)),
         contenders.take(label),
     )
 
@@ -286,7 +293,7 @@ def _finish_class(
         run.writer.write_class(
             scored.label,
             images,
-            {"rows": rows, "skipped": skipped},
+            {"rows": rows, "skipped": skipped, "enlarged": scored.enlarged},
             image_format=run.config.image_format,
             quality=run.config.quality,
         )
@@ -335,6 +342,7 @@ def _finish(run: _Run, identity: dict[str, Any], measured: Preflight) -> RdedRes
                 image_format=run.config.image_format,
                 skipped=[each for record in records for each in record["skipped"]],
             ),
+            "enlarged": sum(record.get("enlarged", 0) for record in records),
             "observer": {
                 "arch": observer.arch,
                 "weights_sha256": observer.weights_sha256,

@@ -54,6 +54,8 @@ class ScoredImages:
         (g, M) float32, on the CPU; minus infinity for an image that could not be used.
     errors
         Why, by place in the pre-selection.
+    enlarged
+        Places of the images that are smaller than a patch.
     images
         The g images, (H, W, 3) uint8; None where the memory budget has no room for them.
     """
@@ -61,6 +63,7 @@ class ScoredImages:
     places: list[int]
     scores: torch.Tensor
     errors: dict[int, str]
+    enlarged: list[int]
     images: list[torch.Tensor] | None
 
 
@@ -141,6 +144,7 @@ class _Batch:
     places: list[int]
     patches: torch.Tensor  # [g·M, 3, S, S]
     errors: dict[int, str]
+    enlarged: list[int]
     images: list[torch.Tensor] | None
     ready: torch.cuda.Event | None
 
@@ -227,13 +231,14 @@ class _Run:
         """Decode and crop the images of a batch, no more of them at a time than the budget has."""
         maker, crops = self._maker, self._maker.crops
         errors: dict[int, str] = {}
+        enlarged: list[int] = []
         images: list[torch.Tensor] | None = None
         with self._on_stream():
             patches = maker.empty(len(places))
             done = 0
             while done < len(places):
                 with self._watch("wait for decoding"):
-                    taken = self._take(places[done:], decoded, errors)
+                    taken = self._take(places[done:], decoded, errors, enlarged)
                 piece, broken = decode_on(self._device, taken)
                 errors |= {places[done + row]: reason for row, reason in broken.items()}
                 indices = self._selection.indices[places[done : done + len(piece)]].tolist()
@@ -245,7 +250,7 @@ class _Run:
                 on_host = all(image.device.type == "cpu" for image in piece)
                 images = piece if on_host and len(piece) == len(places) else None
             ready = None if self._stream is None else self._stream.record_event()
-        return _Batch(places, patches, errors, images, ready)
+        return _Batch(places, patches, errors, enlarged, images, ready)
 
     def _on_stream(self) -> AbstractContextManager[object]:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
@@ -255,6 +260,7 @@ class _Run:
         places: list[int],
         decoded: Iterator[_Decoded],
         errors: dict[int, str],
+        enlarged: list[int],
     ) -> list[torch.Tensor | EncodedJpeg]:
         """Take images, up to all of these places, until the budget is reached."""
         side = self._maker.patch_side
@@ -264,8 +270,8 @@ class _Run:
             if isinstance(image, ImageError):
                 errors[place] = str(image)
                 image = torch.zeros((side, side, 3), dtype=torch.uint8)
-            elif (reason := self._maker.refuse(image)) is not None:
-                errors[place] = reason
+            elif self._maker.enlarges(image):
+                enlarged.append(place)
             images.append(image)  # an unusable image keeps its rows, so that no other moves
             size += image.nbytes
             if size >= self._batch_bytes or len(images) == len(places):
@@ -300,7 +306,7 @@ class _Run:
                 found, scores = scores, scores.new_full((len(batch.places), crops), -math.inf)
                 scores[good] = found
             host, arrived = self._to_host(scores)
-        scored = ScoredImages(batch.places, host, batch.errors, batch.images)
+        scored = ScoredImages(batch.places, host, batch.errors, batch.enlarged, batch.images)
         return _Queued(scored, arrived)
 
     @contextmanager

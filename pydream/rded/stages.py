@@ -138,14 +138,10 @@ class PatchMaker:
         if config.canvas == "native" and self.patch_side != observer.side:
             self.observer = observer.with_side(self.patch_side)
         self._ids = torch.from_numpy(source.ids)
-        self._upscale = config.upscale
 
-    def refuse(self, image: torch.Tensor | EncodedJpeg) -> str | None:
-        """Say why an image cannot be used, if so."""
-        height, width = image.shape[0], image.shape[1]
-        if min(height, width) < self.patch_side and not self._upscale:
-            return f"{width}x{height} pixels, smaller than a patch ({self.patch_side}); see upscale"
-        return None
+    def enlarges(self, image: torch.Tensor | EncodedJpeg) -> bool:
+        """Whether an image has a side smaller than a patch, so that its crops are enlarged."""
+        return min(image.shape[0], image.shape[1]) < self.patch_side
 
     def boxes(self, indices: Sequence[int], images: Sequence[torch.Tensor]) -> torch.Tensor:
         """Draw the (n, M, 4) int32 boxes of n images: top, left, height, width."""

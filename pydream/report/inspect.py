@@ -33,11 +33,12 @@ def inspect_set(
     dict
         Ready for JSON: ``path``, ``format``, ``method``, ``package``, ``classes``,
         ``images_per_class``, ``images``, ``side``, ``factor``, ``seed``, ``source``,
-        ``observer``, ``skipped`` (how many), ``bytes`` (of the image files), ``integrity``
-        (``images_sha256``, ``expected``, ``intact``), ``scores`` (``mean``, ``min``, ``max`` of
-        the realism scores, ``cells``, ``distinct_sources``), ``per_class`` (the same for every
-        class, with ``class`` and ``name``), ``measures`` (as given). ``scores`` and ``per_class``
-        are None for a set without provenance; so is all that another's set does not tell.
+        ``observer``, ``skipped`` and ``enlarged`` (how many source images), ``bytes`` (of the
+        image files), ``integrity`` (``images_sha256``, ``expected``, ``intact``), ``scores``
+        (``mean``, ``min``, ``max`` of the realism scores, ``cells``, ``distinct_sources``),
+        ``per_class`` (the same for every class, with ``class`` and ``name``), ``measures`` (as
+        given). ``scores`` and ``per_class`` are None for a set without provenance; so is all that
+        another's set does not tell.
     """
     manifest = distilled.manifest
     provenance = distilled.provenance
@@ -56,6 +57,7 @@ def inspect_set(
         "source": manifest.get("source"),
         "observer": manifest.get("observer"),
         "skipped": len(manifest.get("skipped", [])),
+        "enlarged": manifest.get("enlarged"),
         "bytes": distilled.images_bytes,
         "integrity": _check_files(distilled) if distilled.is_ours else None,
         "scores": None if scored is None else overall_scores(scored),
@@ -161,6 +163,8 @@ def _overview(facts: dict[str, Any]) -> Table:
         )
     if facts["skipped"]:
         rows["skipped"] = f"{facts['skipped']} source images, listed in manifest.json"
+    if facts["enlarged"]:
+        rows["enlarged"] = f"{facts['enlarged']} source images smaller than a patch"
     if facts["scores"] is not None:
         scores = facts["scores"]
         rows["scores"] = (

@@ -167,6 +167,8 @@ def _patch_facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
         "pad": "pad: patches are scored on a canvas of the full side",
         "native": "native: patches are scored at their own side",
     }
+    side = manifest["side"] // manifest["factor"]
+    enlarged = f"{manifest.get('enlarged', 0)} source images smaller than a patch ({side} pixels)"
     return [
         ("Observer", f"{observer['arch']}, {observer['precision']}"),
         (
@@ -178,6 +180,7 @@ def _patch_facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
         ("Canvas", canvas[config["canvas"]]),
         ("Pre-selected images per class", str(config["preselect"])),
         ("Crops per image", str(config["crops"])),
+        *([("Enlarged", enlarged)] if manifest.get("enlarged") else []),
     ]
 
 

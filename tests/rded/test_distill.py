@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -279,17 +280,41 @@ def test_an_observer_with_its_classes_in_another_order(digits_observer, tmp_path
 
 def test_an_unusable_image_is_skipped_counted_and_listed(folder, random_observer, tmp_path):
     (folder / "ant" / "00.jpg").write_bytes((folder / "ant" / "00.jpg").read_bytes()[:300])
-    Image.fromarray(np.zeros((5, 40, 3), dtype=np.uint8)).save(folder / "bee" / "01.png")
     result = distill(settings(folder, random_observer, tmp_path / "set", allow_skipped=0.1))
-    skipped = {each["key"]: each["reason"] for each in result.manifest["skipped"]}
-    assert set(skipped) == {"ant/00.jpg", "bee/01.png"}
-    assert "40x5 pixels, smaller than a patch (16)" in skipped["bee/01.png"]
+    assert [each["key"] for each in result.manifest["skipped"]] == ["ant/00.jpg"]
     rows = pq.read_table(result.path / "provenance.parquet").to_pylist()
-    assert not {row["source"] for row in rows} & set(skipped)
-    upscaled = distill(
-        settings(folder, random_observer, tmp_path / "up", allow_skipped=0.1, upscale=True)
-    )
-    assert [each["key"] for each in upscaled.manifest["skipped"]] == ["ant/00.jpg"]
+    assert "ant/00.jpg" not in {row["source"] for row in rows}
+
+
+def test_images_smaller_than_a_patch_are_enlarged_and_counted(folder, random_observer, tmp_path):
+    for key, shape in (("bee/01.png", (5, 40, 3)), ("dog/02.jpg", (1, 1, 3))):
+        Image.fromarray(np.full(shape, 99, dtype=np.uint8)).save(folder / key)
+    result = distill(settings(folder, random_observer, tmp_path / "set", ipc=2))
+    assert result.manifest["skipped"] == []
+    assert result.manifest["enlarged"] == 2
+    assert "2 source images smaller than a patch (16 pixels)" in (
+        result.path / "report.html"
+    ).read_text(encoding="utf-8")
+    every = settings(folder, random_observer, tmp_path / "all", ipc=11, factor=1)
+    rows = pq.read_table(distill(every).path / "provenance.parquet").to_pylist()
+    small = {row["source"]: row for row in rows}["dog/02.jpg"]
+    assert [small[name] for name in ("top", "left", "height", "width")] == [0, 0, 1, 1]
+    pixels = load_set(tmp_path / "all").images.flatten(1)
+    assert (pixels.float().std(dim=1) == 0).sum() >= 1  # of one colour, as its one pixel
+
+
+def test_a_set_begun_by_a_version_that_refused_small_images_is_gone_on_with(
+    folder, random_observer, tmp_path
+):
+    config = settings(folder, random_observer, tmp_path / "set")
+    made = distill(config)
+    older = json.loads((made.path / "manifest.json").read_text())
+    older["config"]["upscale"] = False
+    (made.path / "manifest.json").write_text(json.dumps(older))
+    again = dataclasses.replace(config, resume=True)
+    assert distill(again).manifest == older
+    with pytest.raises(PydreamError, match=r"other settings .*crops 5 then, 6 now.*another --out"):
+        distill(dataclasses.replace(again, crops=6))
 
 
 def test_the_native_canvas_scores_the_patch_alone(folder, tmp_path):
