@@ -46,6 +46,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[ResolvedConfig, ClassImages]
             inner_loop=arguments.inner_loop,
             network_images=arguments.network_images,
             exact=arguments.exact,
+            device="cpu",
         ),
         32,
         arguments.classes,

@@ -47,6 +47,7 @@ def run_ours(arguments: argparse.Namespace, labels: str, precision: str) -> dict
                 eval_every=arguments.epochs,
                 precision=precision,  # type: ignore[arg-type]
                 out=Path(out),
+                device="cpu",
             )
         )
     run = result.rows[0].runs[0]
@@ -59,7 +60,7 @@ def run_published(arguments: argparse.Namespace, workers: int) -> dict[str, floa
     observer = build_model(ARCH, num_classes=10, side=SIDE)
     observer.load_state_dict(weights)
     student = as_published(build_model(ARCH, num_classes=10, side=SIDE))
-    known = load_observer(observer_file(arguments.data))
+    known = load_observer(observer_file(arguments.data), device="cpu")
     settings = published.Settings(
         epochs=arguments.epochs,
         batch_size=50,
@@ -100,9 +101,11 @@ def parse() -> argparse.Namespace:
 def prepare(arguments: argparse.Namespace) -> float:
     """Distil the set and store its labels; return the seconds that these took."""
     source, observer = str(arguments.data / "cifar10.zip"), observer_file(arguments.data)
-    distill(RdedConfig(source=source, observer=observer, ipc=10, out=arguments.set))
+    distill(RdedConfig(source=source, observer=observer, ipc=10, out=arguments.set, device="cpu"))
     begun = time.perf_counter()
-    relabel(RelabelConfig(set=arguments.set, observer=observer, epochs=arguments.epochs))
+    relabel(
+        RelabelConfig(set=arguments.set, observer=observer, epochs=arguments.epochs, device="cpu")
+    )
     return time.perf_counter() - begun
 
 

@@ -124,6 +124,7 @@ def run_ours(case: Case, precision: str) -> dict[str, Any]:
                 preselect=case.preselect,
                 precision=precision,
                 allow_weak_observer=True,
+                device="cpu",
             )
         )
         seconds = time.perf_counter() - begun
@@ -139,8 +140,8 @@ def run_observer(case: Case) -> dict[str, Any]:
     from pydream.rded.scoring import batch_images
     from pydream.rded.stages import PatchMaker, preselect
 
-    observer = load_observer(case.observer, arch=case.arch)
-    config = RdedConfig(source=str(case.folder), observer=str(case.observer))
+    observer = load_observer(case.observer, arch=case.arch, device="cpu")
+    config = RdedConfig(source=str(case.folder), observer=str(case.observer), device="cpu")
     source = open_source(case.folder)
     maker = PatchMaker(source, config, observer, case.side, case.factor)
     selection = preselect(source, case.preselect, 0)

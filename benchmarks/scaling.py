@@ -141,6 +141,7 @@ def run_rded(data: Path, classes: int, images: int) -> dict[str, float]:
                 factor=2,
                 allow_weak_observer=True,
                 memory_budget=256,
+                device="cpu",
             )
         )
         return {"seconds": time.perf_counter() - begun}

@@ -25,6 +25,8 @@ class DemoConfig:
     """Distilled images per class."""
     seed: int = 0
     """Everything random follows from it."""
+    device: str = "auto"
+    """Where to compute: auto (a GPU that this build can use, else the CPU), cpu, cuda, cuda:1."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,13 @@ def run_demo(config: DemoConfig) -> DemoResult:
         Three accuracies and where the pictures are.
     """
     from pydream.data import open_source  # these need PyTorch, which the settings do not
+    from pydream.devices import announce_device, resolve_device
     from pydream.evaluate import evaluate_set
     from pydream.models import train_observer
     from pydream.rded import distill
 
+    device = str(resolve_device(config.device))
+    announce_device(config.device)
     place = _new_folder(config.out)
     observer = train_observer(
         ObserverConfig(
@@ -77,6 +82,7 @@ def run_demo(config: DemoConfig) -> DemoResult:
             epochs=_OBSERVER_EPOCHS,
             horizontal_flip=False,
             seed=config.seed,
+            device=device,
             out=place / "observer.safetensors",
         )
     )
@@ -87,6 +93,7 @@ def run_demo(config: DemoConfig) -> DemoResult:
             out=place / "set",
             ipc=config.ipc,
             seed=config.seed,
+            device=device,
         )
     )
     result = evaluate_set(
@@ -96,6 +103,7 @@ def run_demo(config: DemoConfig) -> DemoResult:
             epochs=_STUDENT_EPOCHS,
             horizontal_flip=False,
             seeds=(config.seed,),
+            device=device,
             baselines=("random",),
         )
     )

@@ -32,6 +32,11 @@ class _RateColumn(ProgressColumn):
         return Text(f"{speed:,.1f} {self.unit}/s" if speed >= 1 else f"{1 / speed:,.1f} s each")
 
 
+def say(line: str) -> None:
+    """Tell the person at the keyboard something about the run, on standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
 class Advance(Protocol):
     """Counts units that are done."""
 

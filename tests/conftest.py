@@ -7,6 +7,7 @@ from typing import Any
 
 import devices
 import pytest
+import torch
 
 from pydream import _C
 
@@ -29,6 +30,14 @@ def kernels() -> Iterator[Any]:
         if devices.DEVICE == "cuda":
             devices.run_on_cuda(patch)
         yield devices.run_cuda_on_cpu(patch) if devices.DEVICE == "cuda-on-cpu" else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def auto_is_the_cpu() -> Iterator[None]:
+    """Tests that name no device run on the CPU, whatever the machine has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pydream.devices._choose", lambda: (torch.device("cpu"), "for tests"))
+        yield
 
 
 def _variants() -> list[str]:

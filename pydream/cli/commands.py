@@ -139,6 +139,7 @@ def inspect_command(config: Annotated[InspectConfig, Whole], *, json: Json = Fal
     from pydream.cli.tables import console, print_json
     from pydream.data import open_source
     from pydream.data.imported import open_distilled
+    from pydream.devices import announce_device, resolve_device
     from pydream.evaluate.measures import measure_set
     from pydream.evaluate.opening import open_observer
     from pydream.report import (
@@ -172,8 +173,9 @@ def inspect_command(config: Annotated[InspectConfig, Whole], *, json: Json = Fal
             distilled,
             arch=config.observer_arch,
             precision="float32",
-            device=config.device,
+            device=resolve_device(config.device),
         )
+        announce_device(config.device)
     measures = measure_set(distilled, network, real, most_real=config.most_real)
     if config.report is not None:
         _write_new(config.report, render_report(distilled, measures))

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from pydream.data import Source, has_split, open_source
 from pydream.data.subset import Subset
+from pydream.devices import announce_device, resolve_device
 from pydream.dream.config import CompareConfig, DreamConfig
 from pydream.dream.distill import distill
 from pydream.errors import PydreamError
@@ -80,6 +81,8 @@ def compare(
     if not config.full:
         classes = min(config.classes or len(train.class_names), len(train.class_names))
         train, test = Subset(train, classes, config.images_per_class), Subset(test, classes)
+    announce_device(config.device)
+    config = dataclasses.replace(config, device=str(resolve_device(config.device)))
     config.out.mkdir(parents=True, exist_ok=True)
     histories = {
         method: [

@@ -169,8 +169,9 @@ class DreamConfig:
     """One class after the other, representatives chosen by images as they are, as published."""
     seed: int = 0
     """Everything random follows from it."""
-    device: str = "cpu"
-    """Where everything is kept and computed: cpu, cuda, cuda:1."""
+    device: str = "auto"
+    """Where everything is kept and computed: auto (a GPU that this build can use, else the CPU),
+    cpu, cuda, cuda:1."""
     checkpoint_every: int = 10
     """Iterations between two checkpoints; one more is written on Ctrl-C."""
     eval_every: int = 0
@@ -261,8 +262,9 @@ class CompareConfig:
     """Epochs of a student."""
     seeds: int = 3
     """Runs of each method, with seeds 0, 1, …"""
-    device: str = "cpu"
-    """Where everything is computed."""
+    device: str = "auto"
+    """Where everything is computed: auto (a GPU that this build can use, else the CPU), cpu, cuda,
+    cuda:1."""
 
     def __post_init__(self) -> None:
         for name in ("classes", "images_per_class", "eval_every", "seeds"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -20,6 +21,7 @@ from pydream.data import Source, has_split, open_source
 from pydream.data.distilled import load_set
 from pydream.data.manifest import describe_set
 from pydream.data.writer import SetWriter, finished_manifest
+from pydream.devices import announce_device, resolve_device
 from pydream.draws import derived_seed
 from pydream.dream.checkpoint import Progress, read_checkpoint, write_checkpoint
 from pydream.dream.config import RECIPES, DreamConfig, ResolvedConfig, resolve
@@ -32,7 +34,6 @@ from pydream.dream.synthetic import SyntheticImages
 from pydream.errors import PydreamError
 from pydream.evaluate.measure import RealImages
 from pydream.evaluate.real import load_test_images
-from pydream.models.loading import resolve_device
 from pydream.models.registry import build_model, construct
 from pydream.models.training_data import side_of
 from pydream.progress import track
@@ -108,7 +109,8 @@ def distill(
         half-written at ``config.out``; checkpoints stay beside it.
     """
     watch = Stopwatch()
-    device = resolve_device(config.device)
+    named, device = config.device, resolve_device(config.device)
+    config = dataclasses.replace(config, device=device.type)
     with watch("open"):
         if source is None:
             source = open_source(config.source)
@@ -150,6 +152,7 @@ def distill(
             else load_test_images(test, side, workers=settings.workers, device=device)
         )
     run = _Run(settings, source, real, skipped, seen, make_network, writer, watch)
+    announce_device(named)
     writer.begin()
     # On a GPU: the same bytes on every run, and float32 as it is said.
     with torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):

@@ -13,6 +13,7 @@ from torch import nn
 from pydream import __version__
 from pydream.data import Source
 from pydream.data.distilled import DistilledSet
+from pydream.devices import resolve_device
 from pydream.errors import PydreamError
 from pydream.evaluate.config import EvaluateConfig
 from pydream.evaluate.finished import FinishedStudents
@@ -23,7 +24,6 @@ from pydream.models import Observer
 from pydream.models.loading import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    resolve_device,
     resolve_precision,
 )
 from pydream.stages import stage
@@ -90,7 +90,7 @@ def prepare_bench(
             distilled,
             arch=config.observer_arch,
             precision=precision,
-            device=config.device,
+            device=device,
         )
     mean, std = (
         (observer.mean, observer.std)

@@ -87,9 +87,9 @@ class SetSettings:
     """Likewise."""
     observer_arch: str | None = None
     """Architecture of the observer; read from the weights file where it is written there."""
-    device: str = "cpu"
-    """Where networks run and are trained: cpu, cuda, cuda:1; what is drawn at random is the same on
-    every device."""
+    device: str = "auto"
+    """Where networks run and are trained: auto (a GPU that this build can use, else the CPU), cpu,
+    cuda, cuda:1. Random draws are the same on every device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,8 +232,9 @@ class ExportConfig:
     """Weights of the observer that gives soft labels (.safetensors, .pt, .pth)."""
     observer_arch: str | None = None
     """Architecture of the observer; read from the weights file where it is written there."""
-    device: str = "cpu"
-    """Where the observer runs: cpu, cuda, cuda:1."""
+    device: str = "auto"
+    """Where the observer runs: auto (a GPU that this build can use, else the CPU), cpu, cuda,
+    cuda:1."""
 
     def __post_init__(self) -> None:
         if self.to == "ddranking" and self.observer is None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from pydream import __version__
 from pydream.data import Source, has_split, open_source
+from pydream.devices import announce_device
 from pydream.errors import PydreamError
 from pydream.evaluate.baselines import baseline_images
 from pydream.evaluate.bench import (
@@ -88,6 +89,7 @@ def evaluate_set(
             for seed in config.seeds if labels == "stored" else ():
                 _stored(bench, recipe, seed)
     folder = _make_folder(results_folder(config, distilled))
+    announce_device(config.device)
     held: dict[tuple[str, int], RealImages] = {}
     rows = tuple(_train_row(bench, *plan, held) for plan in plans)
     return write_results(folder, evaluation_facts(bench, test), rows)

@@ -18,6 +18,7 @@ from torch import Tensor
 from pydream import __version__
 from pydream.data.distilled import DistilledSet, image_files, load_set
 from pydream.data.imported import read_pair
+from pydream.devices import announce_device, resolve_device
 from pydream.errors import PydreamError
 from pydream.evaluate import ddranking
 from pydream.evaluate.config import ExportConfig, Layout
@@ -217,9 +218,11 @@ def _labeller(config: ExportConfig, distilled: DistilledSet) -> _Labeller | None
         arch=config.observer_arch,
         side=distilled.stored.side,
         precision="float32",
-        device=config.device,
+        device=resolve_device(config.device),
     )
-    return _Labeller(observer, class_order(observer, distilled))
+    labeller = _Labeller(observer, class_order(observer, distilled))
+    announce_device(config.device)
+    return labeller
 
 
 def _teacher(config: ExportConfig, labeller: _Labeller) -> ddranking.Teacher:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from pydream.data import Source, has_split, open_source
@@ -82,7 +83,7 @@ def open_observer(
     *,
     arch: str | None,
     precision: str,
-    device: str,
+    device: torch.device,
 ) -> Observer:
     """Load the observer and put its classes in the order of the set's.
 

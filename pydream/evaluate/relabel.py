@@ -12,6 +12,7 @@ import torch
 from pydream.data import open_source
 from pydream.data.distilled import DistilledSet
 from pydream.data.writer import write_whole
+from pydream.devices import announce_device, resolve_device
 from pydream.errors import PydreamError
 from pydream.evaluate.config import RelabelConfig
 from pydream.evaluate.opening import open_observer, open_set
@@ -77,7 +78,7 @@ def relabel(config: RelabelConfig, *, observer: torch.nn.Module | None = None) -
         distilled,
         arch=config.observer_arch,
         precision=config.precision,
-        device=config.device,
+        device=resolve_device(config.device),
     )
     if config.top_k is not None and config.top_k > network.num_classes:
         raise PydreamError(
@@ -94,6 +95,7 @@ def relabel(config: RelabelConfig, *, observer: torch.nn.Module | None = None) -
         factor=config.factor if config.factor is not None else manifest.get("factor", 1),
         overrides=config.overrides(),
     )
+    announce_device(config.device)
     for seed in config.seeds:
         plan = _plan(config, distilled, network, recipe, seed)
         write_plan(labels_folder(distilled, seed), plan)

@@ -49,8 +49,8 @@ class ObserverConfig:
     """Everything random follows from it."""
     precision: str = "auto"
     """Arithmetic: auto, float32 or bfloat16; auto takes bfloat16 where the processor has it."""
-    device: str = "cpu"
-    """Where to train, e.g. cpu or cuda."""
+    device: str = "auto"
+    """Where to train: auto (a GPU that this build can use, else the CPU), cpu, cuda, cuda:1."""
     workers: int = dataclasses.field(default_factory=usable_processors)
     """Threads that decode images; does not change the result."""
 

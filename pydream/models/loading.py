@@ -15,13 +15,13 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from pydream import _C
+from pydream.devices import resolve_device
 from pydream.errors import PydreamError
 from pydream.models.checkpoint import hash_weights, load_into, read_weights
 from pydream.models.convnet import NORMS, ConvNet
 from pydream.models.observer import DTYPES, Observer
 from pydream.models.registry import KINDS, check_takes, construct
 from pydream.models.resnet_ap import ResNetAP
-from pydream.ops._dispatch import no_kernels
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -64,7 +64,7 @@ def load_observer(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     precision: str = "auto",
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     compiled: bool = False,
 ) -> Observer:
     """Make an observer of a checkpoint, or of a trained model.
@@ -88,7 +88,8 @@ def load_observer(
         ``"float32"``, ``"bfloat16"``, ``"float16"`` (on a GPU), or ``"auto"``: bfloat16 where the
         processor or the GPU multiplies it natively, float32 elsewhere.
     device
-        Where it runs.
+        Where it runs: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"``: a GPU that this build of
+        pydream can use, else the CPU.
     compiled
         Whether ``torch.compile`` makes kernels for it: some of a minute once, then faster passes.
         The last bits of the logits are others.
@@ -137,19 +138,6 @@ def load_observer(
         class_names=_class_names(metadata, logits.shape[1], where),
         compiled=compiled,
     )
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """Return the device, if it is there and the kernels of this build run on it."""
-    try:
-        found = torch.zeros(1, device=torch.device(device)).device  # with its index
-        reason = no_kernels(found)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise PydreamError(f"device {str(device)!r} cannot be used: {reason}") from error
-    if reason is not None:
-        raise PydreamError(f"device {str(device)!r} cannot be used: {reason}")
-    return found
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from pydream.data import Source, has_split, open_source
+from pydream.devices import announce_device, resolve_device
 from pydream.errors import PydreamError
 from pydream.models.checkpoint import check_free, save_weights
 from pydream.models.config import ObserverConfig
@@ -22,7 +23,6 @@ from pydream.models.loading import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     load_observer,
-    resolve_device,
     resolve_precision,
 )
 from pydream.models.registry import build_model
@@ -112,6 +112,7 @@ def train_observer(config: ObserverConfig, *, source: Source | None = None) -> T
         test = None
     side = config.side or side_of(source)
     train_indices, test_indices, held_out = hold_out(source, test, config.seed)
+    announce_device(config.device)
     with _own_random_numbers(config.seed, device):
         model = build_model(config.arch, num_classes=len(source.class_names), side=side)
         model = model.to(device=device)
@@ -200,7 +201,8 @@ def _measure(
     config: ObserverConfig,
 ) -> tuple[float, int]:
     """Return the accuracy on whole images, and how many could be read."""
-    observer = load_observer(model, side=side, precision=precision, device=config.device)
+    device = next(model.parameters()).device
+    observer = load_observer(model, side=side, precision=precision, device=device)
     right = images = 0
     groups = whole_images(
         source, indices.tolist(), side, workers=config.workers, rows=observer.tile

@@ -21,11 +21,12 @@ from torch.profiler import ProfilerActivity
 
 from pydream import __version__, dream, rded
 from pydream.allocator import peak_host_bytes
+from pydream.devices import announce_device, resolve_device
 from pydream.doctor import diagnose
 from pydream.dream import DreamConfig
 from pydream.errors import PydreamError
 from pydream.evaluate import EvaluateConfig, evaluate_set
-from pydream.models.loading import resolve_device, resolve_precision
+from pydream.models.loading import resolve_precision
 from pydream.profiling.limits import Limits, measure_limits
 from pydream.profiling.recorder import BETWEEN, Recorder
 from pydream.rded import RdedConfig
@@ -95,6 +96,8 @@ def profile(config: MethodConfig, save: Path | None = None) -> Profile:
     if not path.parent.is_dir():
         raise PydreamError(f"{path.parent} is no folder; give --save a name in one")
     device = resolve_device(config.device)
+    announce_device(config.device)
+    config = dataclasses.replace(config, device=str(device))
     limits = measure_limits(device, _arithmetic(config, device))
     recorder = Recorder()
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # or its notes lie between the lines of ours

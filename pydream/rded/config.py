@@ -65,9 +65,10 @@ class RdedConfig:
     """Arithmetic of the observer; auto takes bfloat16 where the processor or the GPU has it."""
     compile: bool = False
     """Let torch.compile make kernels for the observer: worth its start in long runs."""
-    device: str = "cpu"
-    """Where patches are cropped and scored: cpu, cuda, cuda:1. Decoding and the winners' pixels are
-    the CPU's work everywhere; scores differ in their last bits from device to device."""
+    device: str = "auto"
+    """Where patches are cropped and scored: auto (a GPU that this build can use, else the CPU),
+    cpu, cuda, cuda:1. The CPU decodes the images and cuts the winning patches in any case. Scores
+    differ in their last bits from device to device."""
     decode: Literal["auto", "host", "device"] = "auto"
     """Where JPEGs are decoded to be scored. A GPU rounds otherwise, so scores differ slightly; the
     winners' pixels are always the CPU's. auto: on the GPU if it can and there are fewer than 8

@@ -20,6 +20,7 @@ from pydream.data.device_jpeg import decodes_jpeg
 from pydream.data.distilled import load_set
 from pydream.data.manifest import describe_set
 from pydream.data.writer import SetWriter, finished_manifest
+from pydream.devices import announce_device, resolve_device
 from pydream.errors import PydreamError
 from pydream.models import Observer, load_observer
 from pydream.processors import usable_processors
@@ -94,6 +95,7 @@ def distill(
         If something given cannot be used. Nothing is then left half-written at ``config.out``.
     """
     watch = Stopwatch()
+    named, device = config.device, resolve_device(config.device)
     with watch("open"):
         held_out = None
         if source is None:
@@ -105,10 +107,11 @@ def distill(
             arch=config.arch,
             side=config.side,
             precision=config.precision,
-            device=config.device,
+            device=device,
             compiled=config.compile,
         )
-        config = replace(config, decode=_where_to_decode(config.decode, network.device))
+        decode = _where_to_decode(config.decode, device)
+        config = replace(config, decode=decode, device=device.type)
     side = config.side or network.side
     factor = config.factor or (1 if side <= _SMALL_SIDE else 2)
     _check_sizes(source, config.ipc, factor, side)
@@ -129,6 +132,7 @@ def distill(
     run = _Run(config, source, network, side, factor, writer, watch)
     with watch("preflight"):
         measured = _measured(run, selection, held_out)
+    announce_device(named)
     writer.begin()
     writer.keep("preflight", vars(measured))
     run = _Run(
