@@ -2,169 +2,244 @@
 
     python -m benchmarks.cuda_kmeans [--device cuda] [--out FOLDER]
 
-An item is an iteration of all problems, ten are timed by events. The limit is the larger of its
-2 * N * k * D operations at the rate of a matrix product of the same type on that card (of TF32 for
-float32), and one read of the samples at half of what a copy moves, both measured in the same run.
+Samples lie in overlapping clumps, four times as many as centroids, so that centroids still move
+when the last of the iterations that are timed has been made. An item is an iteration of all
+problems. Its limit is the larger of 2 * N * k * D operations at the rate of a matrix product of the
+same type on that card (of TF32 for float32), and one read of the samples at the rate of a read
+alone or a copy, whichever is the higher; all three are measured in the same run.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
-from benchmarks.cuda_ops import bandwidth, between_events
-from benchmarks.records import RESULTS, write_record
+from benchmarks.comparison import Case, Rival, compared, measure
+from benchmarks.cuda_events import copy_rate, matrix_rate, read_rate
 from benchmarks.timing import Work
 from pydream import ops
-from pydream.profiling import measure_limits
 
 ITERATIONS = 10
-ROUNDS = 5
+# Times as many clumps as centroids, and how far their samples spread, beside 1 of their centres: so
+# that every size here, the small ones too, takes 20 iterations or more until no label changes.
+CLUMPS, SPREAD = 4, 2.0
 # Of two solutions from one start, where near ties fall in two ways.
 SAME_INERTIA = 0.01
+# Of the distances of two samples to a centroid, from products in TF32 or float32.
+SAME_DISTANCE = 0.01
 
-Case = dict[str, Any]
-# Problems, samples, dimensions, centroids, dtype, precision.
+
+@dataclass(frozen=True)
+class Size:
+    """A size of problems, and how they are solved."""
+
+    problems: int
+    count: int
+    dim: int
+    k: int
+    dtype: torch.dtype
+    precision: str = "fast"
+
+    @property
+    def name(self) -> str:
+        kind = str(self.dtype).removeprefix("torch.")
+        return f"({self.problems}, {self.count}, {self.dim}), k {self.k}, {kind}, {self.precision}"
+
+    def small(self) -> Size:
+        """Return a size for a rehearsal on the CPU."""
+        return Size(min(self.problems, 2), 3000, min(self.dim, 128), 20, self.dtype, self.precision)
+
+
 SIZES = [
-    (32, 75_600, 128, 1000, torch.float16, "fast"),
-    (1, 1_000_000, 128, 4096, torch.float16, "fast"),
-    (10, 5000, 2048, 128, torch.float32, "exact"),
-    (10, 5000, 2048, 128, torch.float16, "exact"),
+    Size(32, 75_600, 128, 1000, torch.float16),
+    Size(32, 75_600, 128, 1000, torch.bfloat16),
+    Size(1, 1_000_000, 128, 4096, torch.float16),
+    Size(10, 5000, 2048, 128, torch.float32, "exact"),
+    Size(10, 5000, 2048, 128, torch.float16, "exact"),
+]
+STARTS = [
+    Size(10, 5000, 2048, 128, torch.float32, "exact"),
+    Size(1, 200_000, 128, 1024, torch.float16),
+]
+NEAREST = [
+    Size(10, 5000, 2048, 128, torch.float32),
+    Size(1, 1_000_000, 128, 1024, torch.float16),
 ]
 
 
-def seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call: the middle of some rounds."""
-    if device.type == "cuda":
-        return sorted(between_events(call, ROUNDS))[ROUNDS // 2]
-    timer = torch.utils.benchmark.Timer("call()", globals={"call": call})
-    return float(timer.timeit(1).median)
-
-
-def matrix_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
-    """Operations a second of a square matrix product."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    matrix = torch.randn(side, side, device=device).to(dtype)
-    taken = seconds(lambda: matrix @ matrix, device)
-    torch.set_float32_matmul_precision(before)
-    return 2 * side**3 / taken
+def samples(size: Size, device: torch.device) -> Tensor:
+    """Draw samples in overlapping clumps: (problems, count, dim)."""
+    generator = torch.Generator(device).manual_seed(0)
+    shape = (size.problems, CLUMPS * size.k, size.dim)
+    centres = torch.randn(shape, device=device, generator=generator)
+    x = torch.empty(size.problems, size.count, size.dim, device=device, dtype=size.dtype)
+    for problem, own in zip(x, centres, strict=True):
+        clump = torch.randint(len(own), (size.count,), device=device, generator=generator)
+        noise = torch.randn(problem.shape, device=device, generator=generator)
+        problem.copy_(own[clump] + SPREAD * noise)
+    return x
 
 
 def by_flash(x: Tensor, start: Tensor) -> Tensor:
     from flash_kmeans import batch_kmeans_Euclid
 
-    result = batch_kmeans_Euclid(
+    _, centroids, iterations = batch_kmeans_Euclid(
         x, start.shape[1], max_iters=ITERATIONS, tol=0.0, init_centroids=start
     )
-    centroids: Tensor = result[1]
-    return centroids
+    if iterations != ITERATIONS:
+        raise RuntimeError(f"ended after {iterations} iterations, not {ITERATIONS}")
+    found: Tensor = centroids
+    return found
 
 
 def by_fast_pytorch(x: Tensor, start: Tensor) -> Tensor:
     from fast_pytorch_kmeans import KMeans
 
     found = []
-    for samples, centroids in zip(x, start, strict=True):
+    for problem, centroids in zip(x, start, strict=True):
         model = KMeans(n_clusters=len(centroids), max_iter=ITERATIONS, tol=0)
-        model.fit_predict(samples, centroids=centroids.clone())
+        model.fit_predict(problem, centroids=centroids.clone())
         found.append(model.centroids)
     return torch.stack(found)
 
 
-def rivals_of(x: Tensor, start: Tensor) -> dict[str, Callable[[], Tensor]]:
-    """Return those that work here; say which do not."""
-    known = {"flash-kmeans": by_flash, "fast_pytorch_kmeans": by_fast_pytorch}
-    rivals = {}
-    for name, run in known.items():
-        try:
-            run(x[:, :2000], start)
-        except (AssertionError, ImportError, RuntimeError, ValueError) as error:
-            print(f"{name} is absent: {str(error).splitlines()[0]}")
-            continue
-        rivals[name] = lambda run=run: run(x, start)
-    return rivals
+@dataclass(frozen=True)
+class Rates:
+    """What the device does at most: bytes of samples and operations a second."""
+
+    device: torch.device
+    least: float
+
+    @cache  # noqa: B019  (one object lives as long as the program)
+    def read(self) -> float:
+        return max(read_rate(self.device, self.least), copy_rate(self.device, self.least))
+
+    @cache  # noqa: B019
+    def multiply(self, dtype: torch.dtype) -> float:
+        return matrix_rate(self.device, dtype, self.least)
+
+    def limit(self, size: Size, x: Tensor) -> float:
+        """Return the least seconds of the distances of all samples to all centroids."""
+        operations = 2 * size.problems * size.count * size.k * size.dim
+        return max(operations / self.multiply(size.dtype), x.nbytes / self.read())
 
 
-def case(
-    size: tuple[int, int, int, int, torch.dtype, str],
-    device: torch.device,
-    rate: float,
-    matrix: float,
-) -> Case:
-    problems, count, dim, k, dtype, precision = size
-    generator = torch.Generator(device).manual_seed(0)
-    x = torch.randn(problems, count, dim, device=device, generator=generator).to(dtype)
-    start = x[:, :k].contiguous()
+def iterations_case(size: Size, rates: Rates) -> Case:
+    """Some iterations from the first samples as centroids."""
+    x = samples(size, rates.device)
+    start = x[:, : size.k].contiguous()
 
-    def ours() -> ops.KMeansResult:
-        return ops.kmeans(x, k, init=start, max_iter=ITERATIONS, tol=0.0, precision=precision)
+    def ours(x: Tensor) -> ops.KMeansResult:
+        return ops.kmeans(
+            x, size.k, init=start, max_iter=ITERATIONS, tol=0.0, precision=size.precision
+        )
 
-    expected = float(ours().inertia.sum())
-    rivals = rivals_of(x, start)
-    for name, rival in rivals.items():
-        found = float(ops.kmeans(x, k, init=rival(), max_iter=0).inertia.sum())
-        assert abs(found - expected) <= SAME_INERTIA * expected, f"{name}: {found}, not {expected}"
-    taken = {"pydream": seconds(ours, device)}
-    taken.update({name: seconds(rival, device) for name, rival in rivals.items()})
-    operations = 2 * problems * count * k * dim
-    work = Work(ITERATIONS * x.nbytes, ITERATIONS * operations)
-    least = max(operations / matrix, x.numel() * x.element_size() / (rate / 2))
-    return {
-        "items": ITERATIONS,
-        "unit": "iteration",
-        "work": asdict(work),
-        "microseconds_per_item": {name: each / ITERATIONS * 1e6 for name, each in taken.items()},
-        "times_as_fast": {name: taken[name] / taken["pydream"] for name in rivals},
-        "fraction_of_limit": least * ITERATIONS / taken["pydream"],
+    made = ours(x).n_iter
+    assert bool((made == ITERATIONS).all()), f"{made.tolist()} iterations, not {ITERATIONS}"
+
+    def agree(mine: ops.KMeansResult, theirs: Tensor) -> None:
+        expected = float(mine.inertia.sum())
+        found = float(ops.kmeans(x, size.k, init=theirs, max_iter=0).inertia.sum())
+        assert abs(found - expected) <= SAME_INERTIA * expected, (
+            f"inertia {found:.6g}, not {expected:.6g}"
+        )
+
+    rivals = {"flash-kmeans": by_flash, "fast_pytorch_kmeans": by_fast_pytorch}
+    operations = ITERATIONS * 2 * size.problems * size.count * size.k * size.dim
+    return compared(
+        Rival(ours, captured=False),
+        {
+            name: Rival(lambda x, run=run: run(x, start), captured=False)
+            for name, run in rivals.items()
+        },
+        [x],
+        rates.device,
+        agree=agree,
+        items=ITERATIONS,
+        unit="iteration",
+        work=Work(ITERATIONS * x.nbytes, operations),
+        limit=ITERATIONS * rates.limit(size, x),
+        least=rates.least,
+    )
+
+
+def start_case(size: Size, rates: Rates) -> Case:
+    """The default start, greedy k-means++, and the labels of its centroids; no iteration.
+
+    At least each draw of a centroid has to look at every sample once.
+    """
+    x = samples(size, rates.device)
+    return compared(
+        Rival(
+            lambda x: ops.kmeans(x, size.k, max_iter=0, precision=size.precision), captured=False
+        ),
+        {},
+        [x],
+        rates.device,
+        agree=lambda mine, theirs: None,
+        items=1,
+        unit="start",
+        work=Work(size.k * x.nbytes),
+        limit=size.k * x.nbytes / rates.read(),
+        least=rates.least,
+    )
+
+
+def nearest_case(size: Size, rates: Rates) -> Case:
+    """The sample nearest to each centroid, of all samples of its problem."""
+    x = samples(size, rates.device)
+    centroids = x[:, : size.k].float() + 0.1
+
+    def by_cdist(x: Tensor) -> Tensor:
+        return torch.cdist(centroids, x.float()).argmin(-1, keepdim=True)
+
+    def distances(chosen: Tensor) -> Tensor:
+        index = chosen.expand(-1, -1, size.dim)
+        return (x.gather(1, index).float() - centroids).square().sum(-1)
+
+    def agree(mine: Tensor, theirs: Tensor) -> None:
+        torch.testing.assert_close(distances(theirs), distances(mine), rtol=SAME_DISTANCE, atol=0.0)
+
+    operations = 2 * size.problems * size.count * size.k * size.dim
+    return compared(
+        Rival(lambda x: ops.nearest_samples(x, centroids, 1), captured=False),
+        {"cdist and argmin": Rival(by_cdist, captured=False)},
+        [x],
+        rates.device,
+        agree=agree,
+        items=1,
+        unit="call",
+        work=Work(x.nbytes, operations),
+        limit=rates.limit(size, x),
+        least=rates.least,
+    )
+
+
+def cases(device: torch.device) -> dict[str, Callable[[], Case]]:
+    """Return every case by its name: small ones on the CPU, which is only a rehearsal."""
+    small = device.type == "cpu"
+    rates = Rates(device, 0.02 if small else 0.3)
+    found: dict[str, Callable[[], Case]] = {
+        "copy": lambda: {"bytes_per_second": copy_rate(device, rates.least)},
+        "read": lambda: {"bytes_per_second": read_rate(device, rates.least)},
     }
-
-
-def measure(device: torch.device, *, small: bool) -> dict[str, Case]:
-    """Run all cases; `small` for a try on a machine that is no GPU."""
-    rate = bandwidth(device, 0.05 if small else 0.5)
-    results: dict[str, Case] = {"copy": {"bytes_per_second": rate}}
-    for size in SIZES:
-        problems, count, dim, k, dtype, precision = size
-        if small:
-            size = (problems, count // 1000 + k // 10, dim, k // 10, dtype, precision)
-        matrix = matrix_rate(device, dtype, 256 if small else 8192)
-        name = f"({problems}, {count}, {dim}), k {k}, {str(dtype)[6:]}, {precision}"
-        results[name] = {
-            "operations_per_second": matrix,
-            **case(size, device, rate, matrix),
+    for dtype in dict.fromkeys(size.dtype for size in SIZES):
+        found[f"matrix product, {str(dtype).removeprefix('torch.')}"] = lambda dtype=dtype: {
+            "operations_per_second": rates.multiply(dtype)
         }
-        show(name, results[name])
-    return results
-
-
-def show(name: str, result: Case) -> None:
-    print(f"{name}: {result['fraction_of_limit']:.0%} of the limit")
-    for rival, each in result["microseconds_per_item"].items():
-        times = result["times_as_fast"].get(rival)
-        more = f"   pydream is {times:.1f} times as fast" if times else ""
-        print(f"  {rival:24s} {each:12.1f} us an iteration{more}")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("torch finds no CUDA device here; pydream doctor says what it found")
-    results = measure(device, small=device.type != "cuda")
-    if device.type == "cuda":
-        limits = measure_limits(device)
-        print(write_record("cuda-kmeans", results, arguments.out, device, limits=limits))
+    for prefix, case, sizes in (
+        ("", iterations_case, SIZES),
+        ("k-means++ start, ", start_case, STARTS),
+        ("nearest_samples, ", nearest_case, NEAREST),
+    ):
+        for size in sizes:
+            found[prefix + size.name] = partial(case, size.small() if small else size, rates)
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    measure("cuda-kmeans", __doc__.splitlines()[0], cases)

@@ -1,0 +1,126 @@
+"""Comparisons on a GPU, here on the CPU: rivals that fail or disagree, cases that fail."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pydream import ops
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+CPU = torch.device("cpu")
+
+
+class OutOfResourcesError(Exception):
+    """As Triton's: no RuntimeError."""
+
+
+def raises(error: Exception) -> Any:
+    def call(given: Tensor) -> Tensor:
+        raise error
+
+    return call
+
+
+def absent(given: Tensor) -> Tensor:
+    return importlib.import_module("a_library_that_nobody_has").double(given)
+
+
+@pytest.fixture
+def comparison(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(REPOSITORY)
+    return importlib.import_module("benchmarks.comparison")
+
+
+def compare(comparison: ModuleType, rivals: dict[str, Any], **options: Any) -> dict[str, Any]:
+    return comparison.compared(
+        comparison.Rival(lambda x: x + x),
+        {name: comparison.Rival(call, **options) for name, call in rivals.items()},
+        [torch.arange(1000.0), torch.arange(1000.0)],
+        CPU,
+        agree=lambda mine, theirs: torch.testing.assert_close(mine[: len(theirs)], theirs),
+        items=1000,
+        work=comparison.Work(8000),
+        limit=1e-9,
+        least=1e-4,
+    )
+
+
+def test_a_rival_without_a_figure_says_why_and_the_others_have_theirs(
+    comparison: ModuleType,
+) -> None:
+    case = compare(
+        comparison,
+        {
+            "greedy": raises(OutOfResourcesError("shared memory\nand more")),
+            "wrong": lambda x: 2 * x + 3,
+            "absent": absent,
+            "mute": raises(AssertionError()),
+            "right": lambda x: 2 * x,
+        },
+    )
+    wrong = case["remarks"].pop("wrong")
+    assert wrong.startswith("other result: Greatest absolute difference: 3.0 at index (0,)")
+    assert case["remarks"] == {
+        "greedy": "failed: OutOfResourcesError: shared memory",
+        "absent": "a_library_that_nobody_has is not installed",
+        "mute": "failed: AssertionError",
+    }
+    assert set(case["times_as_fast"]) == {"right"}
+    assert set(case["microseconds_per_item"]) == {"pydream", "right"}
+    assert case["fraction_of_limit"] > 0
+    assert json.loads(json.dumps(case)) == case
+
+
+def test_a_rival_of_fewer_items_is_compared_by_the_item(comparison: ModuleType) -> None:
+    case = compare(comparison, {"a tenth": lambda x: 2 * x[:100]}, items=100)
+    seconds = {name: each["median"] for name, each in case["device_seconds"].items()}
+    per_item = seconds["a tenth"] / 100 / (seconds["pydream"] / 1000)
+    assert case["times_as_fast"]["a tenth"] == pytest.approx(per_item)
+    assert case["items_of_a_call"] == {"pydream": 1000, "a tenth": 100}
+
+
+def test_a_case_that_fails_is_recorded_and_the_others_go_on(
+    comparison: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = comparison.GrowingRecord("race", tmp_path)
+    seen: list[list[str]] = []
+
+    def last() -> dict[str, Any]:
+        (file,) = tmp_path.glob("*/*.json")
+        seen.append(list(json.loads(file.read_text())["results"]))
+        return compare(comparison, {"lame": raises(OutOfResourcesError())})
+
+    failed = comparison.run_cases(
+        {
+            "copy": lambda: {"bytes_per_second": 3},
+            "ours": lambda: raises(ValueError("no"))(1),
+            "last": last,
+        },
+        record,
+    )
+    assert failed == ["ours"]
+    assert seen == [["copy", "ours"]]  # written before the last began
+    assert record.results["ours"] == {"failed": "failed: ValueError: no"}
+    printed = capsys.readouterr().out
+    assert "copy: bytes_per_second 3" in printed
+    assert "failed: OutOfResourcesError" in printed
+
+
+def test_samples_of_k_means_still_move_after_the_iterations_that_are_timed(
+    comparison: ModuleType,
+) -> None:
+    benchmark = importlib.import_module("benchmarks.cuda_kmeans")
+    size = benchmark.SIZES[0].small()
+    x = benchmark.samples(size, CPU)
+    assert x.shape == (size.problems, size.count, size.dim)
+    assert x.dtype == size.dtype
+    found = ops.kmeans(x, size.k, init=x[:, : size.k], max_iter=20, tol=0.0)
+    assert found.n_iter.tolist() == [20] * size.problems
