@@ -150,6 +150,8 @@ class DistilledSet:
         The names of the classes, in the order of the labels.
     provenance
         One row per cell: where its patch came from; None if the set has no such file.
+    soft_labels
+        (N, K) float32 logits that came with another's set; None where it has hard labels alone.
     """
 
     path: Path
@@ -158,6 +160,7 @@ class DistilledSet:
     labels: torch.Tensor
     class_names: tuple[str, ...]
     provenance: pa.Table | None
+    soft_labels: torch.Tensor | None = None
 
     @functools.cached_property
     def images(self) -> torch.Tensor:
@@ -187,9 +190,10 @@ class DistilledSet:
 
     @property
     def labels_bytes(self) -> int:
-        """Bytes of the labels that `pydream relabel` has stored."""
+        """Bytes of the set's own soft labels and of those that `pydream relabel` has stored."""
+        own = 0 if self.soft_labels is None else self.soft_labels.nbytes
         files = self.beside("labels").rglob("*")
-        return sum(file.stat().st_size for file in files if file.is_file())
+        return own + sum(file.stat().st_size for file in files if file.is_file())
 
     def beside(self, name: str) -> Path:
         """Return where something made from the set lies: in its folder, if the set is ours."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pydream import __version__
 from pydream.data.distilled import DistilledSet, image_files, load_set
-from pydream.data.imported import read_pair
+from pydream.data.tensor_files import read_tensors
 from pydream.devices import announce_device, resolve_device
 from pydream.errors import PydreamError
 from pydream.evaluate import ddranking
@@ -180,10 +180,11 @@ def _images(distilled: DistilledSet) -> Tensor:
     file = distilled.path / "images.pt"
     if not file.is_file():
         return (distilled.images.float() / 255).movedim(-1, 1).contiguous()
-    images, labels = read_pair(file)
+    held = read_tensors(file)
+    images, labels = held.images, held.labels
     side = distilled.stored.side
     fitting = images.shape == (len(distilled.labels), 3, side, side)
-    if not fitting or labels.tolist() != distilled.labels.tolist():
+    if not fitting or labels is None or not torch.equal(labels, distilled.labels):
         raise PydreamError(
             f"{file} does not hold the images and labels of {distilled.path}; remove it, and the "
             "image files are taken"

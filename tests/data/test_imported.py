@@ -132,6 +132,25 @@ def test_normalised_values_are_undone(tmp_path, recwarn, dtype, channels):
     assert not recwarn.list  # rounding alone is no reason to warn
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [None, ((0, 0, 0), (1, 1, 1))])
+def test_levels_of_eight_bits_are_taken_as_they_are(tmp_path, recwarn, dtype, scale):
+    """Whatever is said of a normalisation: levels were not normalised."""
+    pixels = levels(4)
+    torch.save([pixels.to(dtype), torch.tensor([0, 0, 1, 1])], tmp_path / "data.pt")
+    mean, std = scale or (None, None)
+    distilled = open_distilled(tmp_path / "data.pt", mean=mean, std=std)
+    assert np.array_equal(distilled.images.numpy(), as_numpy(pixels))
+    assert not recwarn.list
+
+
+def test_a_mean_and_std_that_undo_nothing_are_refused(tmp_path):
+    values = (levels(4) / 255 - 0.5) / 0.05  # -10 to 10
+    torch.save([values, torch.tensor([0, 0, 1, 1])], tmp_path / "data.pt")
+    with pytest.raises(PydreamError, match=r"\d\d% of them are still beyond .* with others"):
+        open_distilled(tmp_path / "data.pt", mean=(0, 0, 0), std=(1, 1, 1))
+
+
 def test_values_beyond_the_range_are_clipped_with_a_warning(tmp_path):
     values = torch.full((1, 3, 2, 2), 0.5)
     values[0, 0, 0] = torch.tensor([-0.5, 1.5])
@@ -161,6 +180,79 @@ def test_dd_ranking_tensors_come_class_by_class(tmp_path, logits):
     assert distilled.labels.tolist() == [0, 0, 1, 1, 2, 2]
 
 
+LOGITS = torch.tensor([[0, 1, 9.0], [0, 2, 8], [3, 7, 0], [1, 6, 2], [5, 0, 1], [4, 3, 2]])
+
+
+@pytest.mark.parametrize("place", ["beside", "pair", "dict", "probabilities", "half"])
+def test_soft_labels_are_kept_and_name_the_classes(tmp_path, recwarn, place):
+    """In the order of the file: each row of soft labels belongs to its image."""
+    pixels, soft = levels(6), LOGITS
+    if place == "probabilities":
+        soft = torch.softmax(LOGITS.double(), dim=1)
+    elif place == "half":
+        soft = LOGITS.half()
+    if place == "dict":
+        torch.save({"images": pixels / 255, "labels": soft}, tmp_path / "images.pt")
+    elif place == "pair":
+        torch.save([pixels / 255, soft], tmp_path / "images.pt")
+    else:
+        torch.save(pixels / 255, tmp_path / "images.pt")
+        torch.save(soft, tmp_path / "labels.pt")
+    distilled = open_distilled(tmp_path / "images.pt")
+    assert np.array_equal(distilled.images.numpy(), as_numpy(pixels))
+    assert distilled.labels.tolist() == [2, 2, 1, 1, 0, 0]
+    assert distilled.soft_labels.dtype == torch.float32
+    # Logits count up to a constant of their row; 1e-5 is float32's rounding of logits near 10.
+    ours, given = (torch.log_softmax(each, 1) for each in (distilled.soft_labels, LOGITS))
+    assert torch.allclose(ours, given, atol=1e-5)
+    assert distilled.labels_bytes == 6 * 3 * 4
+    assert not recwarn.list
+
+
+def test_soft_labels_beside_hard_ones_are_sorted_with_them(tmp_path):
+    pixels = levels(6)
+    torch.save([pixels / 255, torch.tensor([2, 0, 1, 0, 1, 2])], tmp_path / "images.pt")
+    torch.save(LOGITS, tmp_path / "soft_labels.pt")
+    distilled = open_distilled(tmp_path)
+    order = [1, 3, 2, 4, 0, 5]
+    assert distilled.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert np.array_equal(distilled.images.numpy(), as_numpy(pixels)[order])
+    assert torch.equal(distilled.soft_labels, LOGITS[order])
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.bool])
+def test_one_hot_rows_are_hard_labels(tmp_path, dtype):
+    rows = torch.eye(3)[[2, 0, 1, 0, 1, 2]].to(dtype)
+    torch.save([levels(6) / 255, rows], tmp_path / "data.pt")
+    distilled = open_distilled(tmp_path / "data.pt")
+    assert distilled.soft_labels is None
+    assert np.array_equal(distilled.images.numpy(), as_numpy(levels(6))[[1, 3, 2, 4, 0, 5]])
+
+
+def test_soft_labels_that_leave_classes_uneven_go_class_by_class_and_it_is_said(tmp_path):
+    torch.save([levels(6) / 255, LOGITS.flip(1)[[0, 0, 2, 3, 4, 5]]], tmp_path / "data.pt")
+    torch.save([levels(6) / 255, LOGITS[[0, 0, 0, 3, 4, 5]]], tmp_path / "uneven.pt")
+    assert open_distilled(tmp_path / "data.pt").labels.tolist() == [0, 0, 1, 1, 2, 2]
+    with pytest.warns(RuntimeWarning, match="class by class, though the soft labels of 5 of 6"):
+        distilled = open_distilled(tmp_path / "uneven.pt")
+    assert distilled.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert torch.equal(distilled.soft_labels, LOGITS[[0, 0, 0, 3, 4, 5]])
+    with pytest.raises(PydreamError, match="soft labels are of 3 classes, but 2 classes are named"):
+        open_distilled(tmp_path / "uneven.pt", class_names="ab")
+
+
+def test_soft_labels_beside_dd_rankings_folders(tmp_path):
+    write_folders(tmp_path / "images", ["00000", "00001", "00002"], levels(6))
+    torch.save(LOGITS, tmp_path / "labels.pt")
+    assert torch.equal(open_distilled(tmp_path).soft_labels, LOGITS)
+    torch.save(LOGITS[:, :2], tmp_path / "labels.pt")
+    with pytest.raises(PydreamError, match="of 2 classes, but there are 3 class folders"):
+        open_distilled(tmp_path)
+    torch.save(LOGITS[:5], tmp_path / "labels.pt")
+    with pytest.raises(PydreamError, match="for each of 6 images"):
+        open_distilled(tmp_path)
+
+
 def test_dd_ranking_folders_come_before_its_tensors(tmp_path):
     pixels = levels(4)
     write_folders(tmp_path / "images", ["00000", "00001"], pixels)
@@ -184,6 +276,54 @@ def test_numbered_folders_take_names(tmp_path):
     assert open_distilled(tmp_path, class_names=["b", "a"]).class_names == ("b", "a")
     with pytest.raises(PydreamError, match="do not fit 3 class names"):
         open_distilled(tmp_path, class_names=["a", "b", "c"])
+
+
+@pytest.mark.parametrize("scheme", ["new{:03d}", "{}", "{:04d}", "class_{}"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_numbers_in_folder_names_are_matched_in_natural_order(tmp_path, scheme, first):
+    names = [scheme.format(number + first) for number in range(11)]  # 10 sorts before 2 as text
+    write_folders(tmp_path, names, levels(11))
+    real = [f"class {letter}" for letter in "kjihgfedcba"]
+    with pytest.warns(RuntimeWarning, match=rf"{names[0]} is class k, {names[-1]} is class a"):
+        distilled = open_distilled(tmp_path, class_names=real)
+    assert distilled.class_names == tuple(real)
+    assert np.array_equal(distilled.images.numpy(), as_numpy(levels(11)))
+    assert distilled.labels.tolist() == [*range(11)]
+    assert open_distilled(tmp_path).class_names == tuple(names)
+    with pytest.raises(PydreamError, match=rf"{names[0]} to {names[-1]}, 11 of them, .*--classes"):
+        open_distilled(tmp_path, class_names=real[:9])
+
+
+def test_folders_with_the_names_of_the_source_come_in_its_order(tmp_path):
+    write_folders(tmp_path, ["newt", "ape"], levels(4))
+    distilled = open_distilled(tmp_path, class_names=["newt", "ape"])
+    assert distilled.class_names == ("newt", "ape")
+    assert distilled.labels.tolist() == [0, 0, 1, 1]
+    assert np.array_equal(distilled.images.numpy(), as_numpy(levels(4)))
+
+
+def test_a_file_of_class_names_goes_before_all_others(tmp_path):
+    write_folders(tmp_path / "set", ["b2", "b10"], levels(2))
+    torch.save([levels(2) / 255, torch.tensor([1, 0])], tmp_path / "data.pt")
+    names = tmp_path / "names.txt"
+    names.write_text("\ufefftwo\r\nten\n\n", encoding="utf-8")
+    for path, order in ((tmp_path / "set", [0, 1]), (tmp_path / "data.pt", [1, 0])):
+        distilled = open_distilled(path, class_names=["x", "y"], classes=names)
+        assert distilled.class_names == ("two", "ten")
+        assert np.array_equal(distilled.images.numpy(), as_numpy(levels(2))[order])
+    names.write_text("two\nten\neleven")
+    with pytest.raises(PydreamError, match=r"names 3 classes, .* 2 class folders, b2 to b10"):
+        open_distilled(tmp_path / "set", classes=names)
+    for text, message in (
+        ("", "one class name a line"),
+        ("a\n\nb", "none empty"),
+        ("a\na", "once"),
+    ):
+        names.write_text(text)
+        with pytest.raises(PydreamError, match=message):
+            open_distilled(tmp_path / "set", classes=names)
+    with pytest.raises(PydreamError, match=r"missing\.txt: class names cannot be read: No such"):
+        open_distilled(tmp_path / "set", classes=tmp_path / "missing.txt")
 
 
 def test_a_set_of_pydream(tmp_path):
@@ -232,11 +372,13 @@ PAIRS = torch.tensor([0, 0, 1, 1])
         ([GREY, torch.tensor([-1, -1, 0, 0])], "labels are -1 to 0"),
         ([GREY, PAIRS[:3]], r"for each of 4 images, got torch.int64 of shape \(3,\)"),
         ([GREY, PAIRS.float()], "one class number .* torch.float32"),
-        ([GREY, torch.zeros(4, 2)], r"one class number .* \(4, 2\)"),
-        ([GREY.byte(), PAIRS], "must be floating point"),
+        ([GREY, torch.zeros(3, 2)], r"a row of floating point for each of 4 images.* \(3, 2\)"),
+        ([GREY, torch.zeros(4, 2).long()], r"a row of floating point .* torch.int64"),
+        ([GREY, torch.full((4, 2), torch.nan)], "soft labels hold values that are not finite"),
+        ([GREY.short(), PAIRS], "must be floating point or uint8"),
         ([GREY[:, :2], PAIRS], r"got torch.float32 of shape \(4, 2, 2, 2\)"),
         ([GREY[..., :1], PAIRS], "must be square, they are 2x1"),
-        ([torch.tensor(0.5), PAIRS], "floating point of shape"),
+        ([torch.tensor(0.5), PAIRS], "floating point or uint8, of shape"),
         ([GREY / 0, PAIRS], "no finite numbers"),
         ([GREY, PAIRS, PAIRS], "must be .images, labels."),
         ({"images": GREY}, "a dict with images and labels"),
