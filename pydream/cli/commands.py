@@ -154,6 +154,7 @@ def inspect_command(config: Annotated[InspectConfig, Whole], *, json: Json = Fal
     distilled = open_distilled(
         config.set,
         class_names=None if real is None else real.class_names,
+        classes=config.classes,
         mean=config.image_mean,
         std=config.image_std,
     )

@@ -62,8 +62,8 @@ def check_observer(config: EvaluateConfig, given: nn.Module | None) -> None:
     what = None
     if "online" in config.labels:
         what = "online labels need an observer: give --observer, or --labels hard or stored"
-    elif "stored" in config.labels and config.baselines:
-        what = "stored labels are of the set alone, so soft labels of baselines need --observer"
+    elif {"stored", "own"} & {*config.labels} and config.baselines:
+        what = "stored and own labels are of the set alone: give --observer for the baselines"
     elif {"herding", "k-centre"} & {*config.baselines}:
         what = "herding and k-centre go by an observer's features: give --observer"
     elif not config.students:

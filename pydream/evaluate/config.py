@@ -12,8 +12,9 @@ from pydream.errors import PydreamError
 from pydream.evaluate.recipe import Mix, Optimizer, Schedule, Views
 from pydream.processors import usable_processors
 
-LabelKind: TypeAlias = Literal["online", "stored", "hard"]
-"""Where targets come from: the observer at every step, what `relabel` stored, or the classes."""
+LabelKind: TypeAlias = Literal["online", "stored", "own", "hard"]
+"""Where targets come from: the observer at every step, what `relabel` stored, the soft labels that
+came with another's set, or the classes."""
 Baseline: TypeAlias = Literal["random", "herding", "k-centre", "full"]
 """Real images: drawn at random, two coresets, all."""
 Layout: TypeAlias = Literal["tensors", "rded", "ddranking"]
@@ -85,6 +86,9 @@ class SetSettings:
     """What the images of a .pt file were normalised with, where they are; a number a channel."""
     image_std: tuple[float, ...] | None = None
     """Likewise."""
+    classes: Path | None = None
+    """Text file that names the classes of another's set, one a line in the order of their numbers
+    or, by natural order, of their folders."""
     observer_arch: str | None = None
     """Architecture of the observer; read from the weights file where it is written there."""
     device: str = "auto"
@@ -109,8 +113,8 @@ class EvaluateConfig(SetSettings, RecipeSettings):
     """Architectures to train, e.g. convnet3 resnet18-modified timm/NAME, with blanks or commas
     between; by default the observer's."""
     labels: tuple[LabelKind, ...] = ("online",)
-    """Where targets come from: the observer at every step, what `pydream relabel` stored, or the
-    classes; a row of the result for each."""
+    """Where targets come from: the observer at every step, what `pydream relabel` stored, the soft
+    labels that came with another's set, or the classes; a row of the result for each."""
     source: str | None = None
     """Real images with a test split; by default what the set was distilled from."""
     seeds: tuple[int, ...] = (0,)
@@ -138,7 +142,7 @@ class EvaluateConfig(SetSettings, RecipeSettings):
         object.__setattr__(self, "students", tuple(names))
         _check_seeds(self.seeds)
         if not self.labels:
-            raise PydreamError("labels must be online, stored or hard, got none")
+            raise PydreamError("labels must be online, stored, own or hard, got none")
         for name in ("students", "labels", "baselines"):
             values = getattr(self, name)
             if len({*values}) < len(values):

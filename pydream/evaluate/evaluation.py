@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from pydream.evaluate.bench import (
     results_folder,
 )
 from pydream.evaluate.config import EvaluateConfig
-from pydream.evaluate.labels import Targets, hard_targets, online_targets
+from pydream.evaluate.labels import Targets, hard_targets, online_targets, own_targets
 from pydream.evaluate.measure import RealImages
 from pydream.evaluate.opening import check_class_names, open_real, open_set
 from pydream.evaluate.recipe import RECIPES, ResolvedRecipe, resolve
@@ -69,6 +70,10 @@ def evaluate_set(
     """
     check_observer(config, observer)
     distilled = open_set(config, _class_names(config, test))
+    if "own" in config.labels and distilled.soft_labels is None:
+        raise PydreamError(
+            f"{distilled.path} came without soft labels; give --labels online, stored or hard"
+        )
     if test is None:
         test = open_real(config.source, distilled, "test")
     if train is None and config.baselines:
@@ -114,10 +119,11 @@ def _combinations(config: EvaluateConfig) -> list[tuple[str, str]]:
     pairs: list[tuple[str, str]] = []
     for labels in config.labels:
         pairs.append((labels, "distilled"))
-        if not (labels == "stored" and "online" in config.labels):
-            soft = "online" if labels == "stored" else labels
+        of_the_set_alone = labels in ("stored", "own")
+        if not (of_the_set_alone and "online" in config.labels):
+            soft = "online" if of_the_set_alone else labels
             pairs += [(soft, name) for name in config.baselines]
-    return pairs
+    return list(dict.fromkeys(pairs))
 
 
 def _train_row(
@@ -204,6 +210,10 @@ def _targets(
     if labels == "stored":
         stored = _stored(bench, recipe, seed)
         return stored.targets(recipe.temperature, bench.device), stored.plan.every
+    if labels == "own":
+        assert bench.distilled.soft_labels is not None  # seen when the set was opened
+        of_rows = bench.distilled.soft_labels.repeat(recipe.views_per_image, 1).to(bench.device)
+        return own_targets(of_rows, recipe.temperature), 1
     assert bench.observer is not None
     largest = largest_batch(len(trained_on), recipe)
     return online_targets(bench.observer, recipe.temperature, largest), 1
@@ -219,7 +229,11 @@ def _stored(bench: Bench, recipe: ResolvedRecipe, seed: int) -> StoredLabels:
 def _resolve(
     bench: Bench, student: str, labels: str, images: str, num_images: int
 ) -> ResolvedRecipe:
-    """Settle the recipe for some images; hard labels are compared at temperature 1."""
+    """Settle the recipe for some images.
+
+    Hard labels are compared at temperature 1, and a set's own soft labels too unless a
+    temperature is given: those who make such labels train on them so (DATM, DD-Ranking).
+    """
     config, distilled = bench.config, bench.distilled
 
     def resolved(count: int, factor: int) -> ResolvedRecipe:
@@ -241,7 +255,8 @@ def _resolve(
         steps = config.full_steps or set_recipe.epochs * steps_per_epoch(number, set_recipe)
         epochs = max(1, round(steps / steps_per_epoch(num_images, recipe)))
         recipe = dataclasses.replace(recipe, epochs=epochs)
-    return dataclasses.replace(recipe, temperature=1.0) if labels == "hard" else recipe
+    at_one = labels == "hard" or (labels == "own" and config.temperature is None)
+    return dataclasses.replace(recipe, temperature=1.0) if at_one else recipe
 
 
 def _identity(
@@ -259,6 +274,7 @@ def _identity(
         "stored": dataclasses.asdict(_stored(bench, recipe, seed).plan)
         if labels == "stored"
         else None,
+        **({"own_labels": _own_labels_sha256(bench)} if labels == "own" else {}),
         "observer": observer.weights_sha256 if observer is not None and asked else None,
         "student": student,
         "recipe": dataclasses.asdict(recipe),
@@ -270,6 +286,12 @@ def _identity(
         "device": bench.device.type,
         "versions": [__version__, str(torch.__version__)],
     }
+
+
+def _own_labels_sha256(bench: Bench) -> str:
+    """Hash the soft labels that came with the set."""
+    assert bench.distilled.soft_labels is not None
+    return hashlib.sha256(bench.distilled.soft_labels.numpy().tobytes()).hexdigest()
 
 
 def _make_folder(folder: Path) -> Path:

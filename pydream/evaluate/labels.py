@@ -57,6 +57,25 @@ def hard_targets(labels: torch.Tensor, num_classes: int) -> Targets:
     return targets
 
 
+def own_targets(soft_labels: torch.Tensor, temperature: float) -> Targets:
+    """Take the soft labels that came with a set, of an image and of its partner, by their shares.
+
+    Parameters
+    ----------
+    soft_labels
+        (R, K) float32 logits of the rows that batches name, on the device where the student is
+        trained.
+    temperature
+        What they are divided by before the softmax.
+    """
+    probabilities = torch.softmax(soft_labels / temperature, dim=1)
+
+    def targets(batch: MixedBatch) -> torch.Tensor:
+        return torch.lerp(probabilities[batch.partners], probabilities[batch.rows], batch.share)
+
+    return targets
+
+
 def soft_loss(logits: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
     """Kullback-Leibler divergence of the softened prediction from the targets, batch mean.
 

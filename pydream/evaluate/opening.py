@@ -25,7 +25,11 @@ def open_set(settings: SetSettings, class_names: Sequence[str] | None = None) ->
         If it cannot be read, or its image files are not those that its manifest describes.
     """
     distilled = open_distilled(
-        settings.set, class_names=class_names, mean=settings.image_mean, std=settings.image_std
+        settings.set,
+        class_names=class_names,
+        classes=settings.classes,
+        mean=settings.image_mean,
+        std=settings.image_std,
     )
     if distilled.is_ours and hash_image_files(distilled.path) != distilled.images_sha256:
         raise PydreamError(

@@ -22,7 +22,7 @@ from pydream.evaluate import (
     result_table,
 )
 from pydream.evaluate.baselines import baseline_images
-from pydream.evaluate.real import load_test_images
+from pydream.evaluate.real import load_test_images, random_real_images
 from pydream.models import build_model, load_observer, read_weights, save_weights
 
 from .conftest import ARCH, MEAN, PER_CLASS, SIDE, STD, Digits, write_set
@@ -258,7 +258,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"eval_every": 0}, "eval_every must be at least 1, got 0"),
     ({"workers": 0}, "workers must be at least 1, got 0"),
     ({"full_steps": 0}, "full_steps must be at least 1, got 0"),
-    ({"labels": ()}, "labels must be online, stored or hard, got none"),
+    ({"labels": ()}, "labels must be online, stored, own or hard, got none"),
     ({"labels": ("hard", "hard")}, "labels must differ, got hard hard"),
     ({"students": ("a,b", "a")}, "students must differ, got a b a"),
 ]
@@ -424,6 +424,32 @@ def test_sets_in_the_layouts_of_others(
     other = evaluate_set(config(place, digits, source="digits"))
     assert other.rows[0].runs[0].curve == own.rows[0].runs[0].curve
     assert other.path.parent == place.with_name(f"{place.stem}-results")
+
+
+def test_soft_labels_of_anothers_set_are_trained_on(digits: Digits, tmp_path: Path) -> None:
+    """Wrong hard labels and right soft ones: only students of the latter beat chance."""
+    drawn = random_real_images(open_source("digits"), PER_CLASS, SIDE, seed=9, workers=1)
+    images = drawn.images.movedim(-1, 1) / 255
+    soft = 9.0 * torch.eye(10)[drawn.labels]
+    file = tmp_path / "images.pt"
+    torch.save([images, (drawn.labels + 1) % 10], file)
+    settings = {"observer": None, "students": (ARCH,), "source": "digits", "epochs": 40}
+    settings["labels"] = ("own", "hard")
+    with pytest.raises(PydreamError, match="without soft labels; give --labels online, stored or"):
+        evaluate_set(config(file, digits, **settings))
+    torch.save(soft, tmp_path / "soft_labels.pt")
+    own, hard = evaluate_set(config(file, digits, **settings)).rows
+    assert (own.labels, own.recipe.temperature) == ("own", 1.0)
+    chance = 0.1
+    assert own.last_mean > 3 * chance > hard.last_mean
+    kept = evaluate_set(config(file, digits, resume=True, **settings)).rows
+    assert kept[0].runs == own.runs
+    torch.save(soft.flip(0), tmp_path / "soft_labels.pt")  # the same images, other labels
+    other = evaluate_set(config(file, digits, resume=True, **settings)).rows
+    assert other[0].runs != own.runs
+    assert other[1].runs == hard.runs
+    warm = evaluate_set(config(file, digits, temperature=4.0, **settings)).rows
+    assert [row.recipe.temperature for row in warm] == [4.0, 1.0]
 
 
 def test_the_table_fits_a_terminal(digits: Digits, digits_set: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pydream.evaluate.labels import online_targets, soft_loss
+from pydream.evaluate.labels import hard_targets, online_targets, own_targets, soft_loss
 from pydream.evaluate.views import MixedBatch
 from pydream.models import load_observer
 
@@ -47,6 +47,18 @@ def test_loss_takes_certain_targets_and_half_precision() -> None:
     wanted = nn.functional.cross_entropy(logits.bfloat16().double(), classes)
     loss = soft_loss(logits.bfloat16(), torch.eye(6)[classes], 1.0)
     torch.testing.assert_close(loss.double(), wanted, **CLOSE)
+
+
+def test_targets_of_labels_that_lie_there_are_shared_by_both_images() -> None:
+    soft, labels = random(4, 3, scale=3.0), torch.tensor([2, 0, 1, 1])
+    rows, partners = torch.tensor([3, 0, 2]), torch.tensor([1, 0, 3])
+    batch = MixedBatch(torch.empty(3, 3, 1, 1), rows, partners, 0.75, 0)
+    for targets, of_row in (
+        (own_targets(soft, 2.0), torch.softmax(soft.double() / 2, dim=1)),
+        (hard_targets(labels, 3), torch.eye(3).double()[labels]),
+    ):
+        wanted = 0.75 * of_row[rows] + 0.25 * of_row[partners]
+        torch.testing.assert_close(targets(batch).double(), wanted, **CLOSE)
 
 
 @pytest.mark.parametrize("count", [1, 5, 50, 70])
