@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +16,7 @@ from pydream.models import ObserverConfig, train_observer
 from pydream.ops import _dispatch
 
 pytest.importorskip("tyro", reason="the command line needs tyro")
-from pydream.cli import main
+from pydream.cli import _show_warning, main
 
 COMMANDS = (
     "rded", "dream", "dream-compare", "observer", "relabel", "evaluate", "export", "inspect",
@@ -158,6 +160,21 @@ def test_a_gpu_that_the_build_has_no_code_for_is_one_line(
     assert captured.err.startswith("pydream: device 'cuda' cannot be used: this build of pydream ")
     assert captured.err.endswith("install it again with PYDREAM_CUDA_ARCHS=70\n")
     assert captured.err.count("\n") == 1
+
+
+def test_a_warning_of_ours_is_one_line_and_others_are_as_python_has_them(
+    monkeypatch, capsys, tmp_path
+):
+    torch.save([torch.rand(2, 3, 8, 8) * 1.01 - 0.005, torch.tensor([0, 1])], tmp_path / "set.pt")
+    show = warnings.showwarning
+    undo = ("--image-mean", "0", "0", "0", "--image-std", "1", "1", "1")
+    assert run(monkeypatch, "inspect", tmp_path / "set.pt", *undo) == 0
+    captured = capsys.readouterr().err
+    assert re.fullmatch(r"pydream: \S+set\.pt: \d\.\d\d% of the values .* clipped\n", captured)
+    assert warnings.showwarning is show
+    elsewhere = (RuntimeWarning("theirs"), RuntimeWarning, "/x/other.py", 3)
+    _show_warning(*elsewhere)
+    assert capsys.readouterr().err == warnings.formatwarning(*elsewhere)
 
 
 def test_an_unknown_option_is_exit_code_2(monkeypatch, capsys):

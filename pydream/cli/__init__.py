@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from pathlib import Path
+from typing import TextIO
 
 from pydream.errors import PydreamError
 
@@ -17,7 +20,9 @@ def main() -> None:
     from pydream.cli.commands import run
 
     try:
-        run()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            run()
     except PydreamError as error:
         print(f"pydream: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -28,3 +33,20 @@ def main() -> None:
             file=sys.stderr,
         )
         raise SystemExit(130) from None
+
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning of ours as a line of its own; those of other packages as Python does."""
+    ours = _PACKAGE in Path(filename).resolve().parents
+    python_words = warnings.formatwarning(message, category, filename, lineno, line)
+    print(f"pydream: {message}" if ours else python_words.rstrip(), file=file or sys.stderr)
