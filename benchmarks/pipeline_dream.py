@@ -22,6 +22,7 @@ from benchmarks.pipeline import print_run, run_in_turns, summary
 from benchmarks.published import dream as published
 from benchmarks.published.convnet import published as as_published
 from benchmarks.records import RESULTS, write_record
+from pydream.arithmetic import repeatable_float32
 from pydream.data import open_source
 from pydream.data.subset import Subset
 from pydream.dream.config import DreamConfig, ResolvedConfig, resolve
@@ -111,6 +112,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@repeatable_float32()  # as `pydream dream` computes
 def one_run(arguments: argparse.Namespace) -> dict[str, float]:
     """Do an iteration twice in this process; time the second."""
     torch.set_num_threads(2)

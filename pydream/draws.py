@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import numpy.typing as npt
+import torch
 
 
 def derived_seed(seed: int, *purpose: int) -> int:
@@ -30,3 +34,15 @@ def uniform(seed: int, count: int) -> npt.NDArray[np.float64]:
 def drawn_order(seed: int, count: int) -> npt.NDArray[np.int64]:
     """Draw an order of `count` things."""
     return np.argsort(uniform(seed, count), kind="stable")
+
+
+@contextmanager
+def own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed PyTorch's generators of the CPU and of a device for the block, then put them back."""
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng([device] if cuda else []):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach every GPU
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pydream.arithmetic import repeatable_float32
 from pydream.data import Source, has_split, open_source
 from pydream.data.distilled import load_set
 from pydream.data.manifest import describe_set
@@ -154,8 +155,7 @@ def distill(
     run = _Run(settings, source, real, skipped, seen, make_network, writer, watch)
     announce_device(named)
     writer.begin()
-    # On a GPU: the same bytes on every run, and float32 as it is said.
-    with torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
+    with repeatable_float32():
         progress = _optimise(run)
     return _finish(run, identity, progress)
 

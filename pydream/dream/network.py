@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pydream.data import to_device
-from pydream.draws import derived_seed, drawn_order, uniform
+from pydream.draws import derived_seed, drawn_order, own_random_numbers, uniform
 from pydream.dream.real import ClassImages
 from pydream.evaluate.views import cut_box
 from pydream.ops import diff_augment, random_augment
@@ -24,8 +24,7 @@ _ORDER, _AUGMENT, _MIX = range(3)
 
 def fresh_network(make: Callable[[], nn.Module], seed: int, device: torch.device) -> nn.Module:
     """Make a network with weights that follow from a seed; torch's generators stay as they are."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with own_random_numbers(seed, device):
         network = make().to(device).train()
         return network.to(memory_format=torch.channels_last)
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from pydream.allocator import keep_freed_memory
+from pydream.arithmetic import arithmetic_of
+from pydream.draws import own_random_numbers
 from pydream.errors import PydreamError
 from pydream.evaluate.labels import Targets, soft_loss
 from pydream.evaluate.measure import RealImages, measure
@@ -122,7 +123,7 @@ def train_student(
         the loss is no longer a finite number.
     """
     side, device = images.shape[1], images.device
-    with _own_random_numbers(seed, device), keep_freed_memory():
+    with own_random_numbers(seed, device), keep_freed_memory(), arithmetic_of(precision):
         model = build_model(student, num_classes=num_classes, side=side)
         model = model.to(memory_format=torch.channels_last).to(device)
         _check_batches(model, student, len(images), recipe)
@@ -197,17 +198,6 @@ def make_optimizer(model: nn.Module, recipe: ResolvedRecipe) -> torch.optim.Opti
         {"params": [each for each in parameters if each.dim() < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
-
-
-@contextmanager
-def _own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's generators for the block, and leave them as they were."""
-    cuda = device.type == "cuda"
-    with torch.random.fork_rng([device] if cuda else []):
-        torch.default_generator.manual_seed(seed)
-        if cuda:
-            torch.cuda.manual_seed(seed)
-        yield
 
 
 def _check_batches(model: nn.Module, student: str, num_images: int, recipe: ResolvedRecipe) -> None:

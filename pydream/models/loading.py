@@ -15,6 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from pydream import _C
+from pydream.arithmetic import ieee_float32
 from pydream.devices import resolve_device
 from pydream.errors import PydreamError
 from pydream.models.checkpoint import hash_weights, load_into, read_weights
@@ -86,7 +87,8 @@ def load_observer(
         Three numbers each, for pixels in [0, 1].
     precision
         ``"float32"``, ``"bfloat16"``, ``"float16"`` (on a GPU), or ``"auto"``: bfloat16 where the
-        processor or the GPU multiplies it natively, float32 elsewhere.
+        processor or the GPU multiplies it natively, float32 elsewhere. float32 means IEEE
+        float32: TF32 stays off during a GPU's passes.
     device
         Where it runs: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"``: a GPU that this build of
         pydream can use, else the CPU.
@@ -120,7 +122,8 @@ def load_observer(
     with ThreadPoolExecutor(1) as beside:  # hashing gigabytes takes seconds, and no GIL
         weights_sha256 = beside.submit(hash_weights, weights)
         model = model.float().to(target)
-        tried = check_takes(model, arch, side=side)
+        with ieee_float32():
+            tried = check_takes(model, arch, side=side)
     logits = tried[1]
     if num_classes not in (None, logits.shape[1]):
         raise PydreamError(f"{where} has {logits.shape[1]} classes, not {num_classes}")

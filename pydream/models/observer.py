@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from pydream.arithmetic import arithmetic_of, ieee_float32
 from pydream.data.decode import first_line
 from pydream.errors import PydreamError
 from pydream.models.inference import fold
@@ -45,7 +46,8 @@ class Observer:
     mean, std
         What the images are normalised with, per channel, for pixels in [0, 1].
     precision
-        ``"float32"``, ``"bfloat16"`` or ``"float16"``: of weights and activations.
+        ``"float32"``, ``"bfloat16"`` or ``"float16"``: of weights and activations. With
+        ``"float32"`` a GPU does not use TF32.
     dtype
         The same, as a torch dtype.
     weights_sha256
@@ -84,7 +86,8 @@ class Observer:
         self.weights_sha256 = weights_sha256
         self.class_names = class_names
         self.dtype = DTYPES[precision]
-        self._model = fold(model, *tried).to(dtype=self.dtype)
+        with ieee_float32():  # as `tried` was made
+            self._model = fold(model, *tried).to(dtype=self.dtype)
         self._model.to(memory_format=torch.channels_last)
         self._columns = num_classes
         self._order: torch.Tensor | None = None
@@ -250,7 +253,8 @@ class Observer:
     @torch.no_grad()
     def _run(self, images: torch.Tensor) -> torch.Tensor:
         """Run up to ``tile`` images as one tile; return the logits of all its rows."""
-        logits: torch.Tensor = self._model(self._filled_up(images))
+        with arithmetic_of(self.precision):
+            logits: torch.Tensor = self._model(self._filled_up(images))
         return logits.float()
 
     @torch.no_grad()
@@ -263,8 +267,9 @@ class Observer:
             for layer in layers
         ]
         try:
-            # As it is written, should it be compiled.
-            logits: torch.Tensor = self._model.forward(self._filled_up(images))
+            with arithmetic_of(self.precision):
+                # As it is written, should it be compiled.
+                logits: torch.Tensor = self._model.forward(self._filled_up(images))
         finally:
             for hook in hooks:
                 hook.remove()

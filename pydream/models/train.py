@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from pydream.arithmetic import arithmetic_of
 from pydream.data import Source, has_split, open_source
 from pydream.devices import announce_device, resolve_device
+from pydream.draws import own_random_numbers
 from pydream.errors import PydreamError
 from pydream.models.checkpoint import check_free, save_weights
 from pydream.models.config import ObserverConfig
@@ -113,7 +113,7 @@ def train_observer(config: ObserverConfig, *, source: Source | None = None) -> T
     side = config.side or side_of(source)
     train_indices, test_indices, held_out = hold_out(source, test, config.seed)
     announce_device(config.device)
-    with _own_random_numbers(config.seed, device):
+    with own_random_numbers(config.seed, device), arithmetic_of(precision):
         model = build_model(config.arch, num_classes=len(source.class_names), side=side)
         model = model.to(device=device)
         model.to(memory_format=torch.channels_last)
@@ -237,11 +237,3 @@ def _metadata(
         "seed": str(config.seed),
     }
     return {**metadata, "norm": model.norm} if isinstance(model, ConvNet) else metadata
-
-
-@contextmanager
-def _own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's generators inside the block, and leave them as they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

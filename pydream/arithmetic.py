@@ -1,0 +1,79 @@
+"""How a GPU multiplies float32: as float32, not TF32, and the same way on every run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Any
+
+import torch
+from torch.backends import cudnn
+
+_Switch = tuple[Callable[[], Any], Callable[[Any], None]]  # reads it, and sets it
+
+
+@contextmanager
+def ieee_float32() -> Iterator[None]:
+    """Switch TF32 off for the block, in convolutions and in matrix products.
+
+    By default PyTorch lets cuDNN round the inputs of a float32 convolution to the 10 bits of
+    TF32's mantissa. The switches belong to the whole process, so other threads see them too; the
+    block leaves them as they were.
+    """
+    values: list[tuple[_Switch, Any]] = [
+        (_attribute(cudnn, "allow_tf32"), False),
+        ((torch.get_float32_matmul_precision, torch.set_float32_matmul_precision), "highest"),
+    ]
+    # PyTorch 2.9 brought further switches, which win over those above and are changed by them.
+    if hasattr(cudnn, "conv"):
+        for owner in (cudnn.conv, torch.backends.cuda.matmul):
+            values.append((_attribute(owner, "fp32_precision"), "ieee"))
+    with _set(values):
+        yield
+
+
+@contextmanager
+def repeatable_float32() -> Iterator[None]:
+    """Let cuDNN choose the same deterministic algorithms on every run, without TF32.
+
+    The switches belong to the whole process, so other threads see them too; the block leaves them
+    as they were. Whether cuDNN is used at all stays as it is.
+    """
+    # Benchmark mode chooses by time, which varies.
+    values = [
+        (_attribute(cudnn, "deterministic"), True),
+        (_attribute(cudnn, "benchmark"), False),
+    ]
+    with _set(values), ieee_float32():
+        yield
+
+
+def arithmetic_of(precision: str) -> AbstractContextManager[None]:
+    """Return the block in which float32 is float32, if that is the precision; else an empty one."""
+    return ieee_float32() if precision == "float32" else nullcontext()
+
+
+def _attribute(owner: Any, name: str) -> _Switch:
+    return lambda: getattr(owner, name), lambda value: setattr(owner, name, value)
+
+
+@contextmanager
+def _set(values: list[tuple[_Switch, Any]]) -> Iterator[None]:
+    """Set switches for the block, in order; leave alone those that PyTorch refuses to read.
+
+    It raises where a program has set the switches of PyTorch 2.9 to what the older ones cannot
+    say. The newer ones decide then.
+    """
+    before: list[tuple[_Switch, Any]] = []
+    for switch, _ in values:
+        with suppress(RuntimeError):
+            before.append((switch, switch[0]()))
+    readable = [switch for switch, _ in before]
+    try:
+        for switch, value in values:
+            if switch in readable:
+                switch[1](value)
+        yield
+    finally:
+        for switch, value in before:
+            switch[1](value)
