@@ -1,10 +1,12 @@
-"""Progress bars: rate and time left on a terminal, nothing elsewhere."""
+"""Progress of a run, with rate and time left: a bar on a terminal, lines in a log."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Protocol
 
 from rich.console import Console
@@ -19,6 +21,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+_SHORTEST_WAIT, _LONGEST_WAIT = 1.0, 30.0  # seconds between two lines of a log
+
 
 class _RateColumn(ProgressColumn):
     def __init__(self, unit: str) -> None:
@@ -27,9 +31,7 @@ class _RateColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        if not speed:
-            return Text("")
-        return Text(f"{speed:,.1f} {self.unit}/s" if speed >= 1 else f"{1 / speed:,.1f} s each")
+        return Text(_rate(speed, self.unit) if speed else "")
 
 
 def say(line: str) -> None:
@@ -41,16 +43,57 @@ class Advance(Protocol):
     """Counts units that are done."""
 
     def __call__(self, done: int, note: str = "") -> None:
-        """Count `done` units; show `note`, some words on how it goes."""
+        """Count `done` units; show `note`, some words on how it goes, until there is another."""
 
 
-def _silent(done: int, note: str = "") -> None:
-    pass
+class _Log:
+    """Progress for a log: a line when another tenth is done, or when half a minute has passed."""
+
+    def __init__(self, description: str, total: int, unit: str, done: int) -> None:
+        self._description, self._total, self._unit = description, total, unit
+        self._done = self._done_before = self._told = done
+        self._begun = self._told_at = time.monotonic()
+        self._note = ""
+
+    def __call__(self, done: int, note: str = "") -> None:
+        self._done += done
+        self._note = note or self._note
+        if self._done >= self._total:  # the end is told once, by `end`
+            return
+        now = time.monotonic()
+        another_tenth = 10 * self._done // self._total > 10 * self._told // self._total
+        if now - self._told_at >= (_SHORTEST_WAIT if another_tenth else _LONGEST_WAIT):
+            self._tell(now)
+
+    def end(self) -> None:
+        self._tell(time.monotonic())
+
+    def _tell(self, now: float) -> None:
+        seconds, done = now - self._begun, self._done - self._done_before
+        words = [f"{self._description}: {self._done:,} of {self._total:,} {self._unit}"]
+        if done and seconds > 0:
+            words.append(_rate(done / seconds, self._unit))
+            left = (self._total - self._done) * seconds / done
+            time_left = f"{_clock(left)} left" if self._done < self._total else None
+            words.append(time_left or f"{_clock(seconds)} taken")
+        say(", ".join([*words, *([self._note] if self._note else [])]))
+        self._told, self._told_at = self._done, now
+
+
+def _rate(speed: float, unit: str) -> str:
+    return f"{speed:,.1f} {unit}/s" if speed >= 1 else f"{1 / speed:,.1f} s each"
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
 
 
 @contextmanager
-def track(description: str, total: int, unit: str) -> Iterator[Advance]:
-    """Show a bar on standard error while the block runs, if that is a terminal.
+def track(description: str, total: int, unit: str, *, done: int = 0) -> Iterator[Advance]:
+    """Show how far the block is, on standard error: a bar on a terminal, else some lines.
+
+    The lines are for logs and notebooks: one whenever another tenth is done, but not within a
+    second of the last, one every half minute, and one at the end.
 
     Parameters
     ----------
@@ -60,6 +103,8 @@ def track(description: str, total: int, unit: str) -> Iterator[Advance]:
         How many units the whole takes.
     unit
         The name of a unit, in the plural.
+    done
+        How many of them were done before.
 
     Yields
     ------
@@ -67,7 +112,9 @@ def track(description: str, total: int, unit: str) -> Iterator[Advance]:
         Call it with the number of units just done.
     """
     if not sys.stderr.isatty():
-        yield _silent
+        log = _Log(description, total, unit, done)
+        yield log
+        log.end()
         return
     columns = (
         TextColumn("{task.description}"),
@@ -78,9 +125,11 @@ def track(description: str, total: int, unit: str) -> Iterator[Advance]:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(description, total=total, note="")
+        task = progress.add_task(description, total=total, completed=done, note="")
 
         def advance(done: int, note: str = "") -> None:
-            progress.update(task, advance=done, note=note)
+            progress.update(task, advance=done)
+            if note:
+                progress.update(task, note=note)
 
         yield advance

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from pydream.models import ObserverConfig, train_observer
 from pydream.ops import _dispatch
 
 pytest.importorskip("tyro", reason="the command line needs tyro")
-from pydream.cli import _show_warning, main
+from pydream.cli import _show_warning, commands, main
+from pydream.cli.usage import options_of
 
 COMMANDS = (
     "rded", "dream", "dream-compare", "observer", "relabel", "evaluate", "export", "inspect",
@@ -177,6 +179,70 @@ def test_a_warning_of_ours_is_one_line_and_others_are_as_python_has_them(
     assert capsys.readouterr().err == warnings.formatwarning(*elsewhere)
 
 
-def test_an_unknown_option_is_exit_code_2(monkeypatch, capsys):
-    assert run(monkeypatch, "rded", "digits", "--observer", "x.pt", "--nonsense") == 2
-    assert "nonsense" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("rded", "x", "--observer", "y", "--precison", "float32"),
+            "rded has no option --precison; the nearest are --precision, ",
+        ),
+        (("rded", "--observr=y"), "rded has no option --observr; the nearest are --observer, "),
+        (
+            ("profile", "dream", "x", "--metrik", "l1"),
+            "profile dream has no option --metrik; the nearest are --metric, ",
+        ),
+        (
+            ("observer", "x", "--horizontal-flip"),
+            "observer has no option --horizontal-flip; the nearest are --no-horizontal-flip, ",
+        ),
+        (("evalute", "x"), "there is no command 'evalute'; the nearest are evaluate, "),
+        (("rded", "x", "y", "--observer", "z"), "rded: 'y' is one word too many"),
+        (("rded", "--ipc", "3"), "rded needs SOURCE and --observer"),
+        (("export", "x", "--to", "zip"), "export: --to takes tensors, rded, ddranking; got 'zip'"),
+        (("rded", "x", "--observer", "y", "--ipc", "many"), "rded: --ipc takes INT; got many"),
+        (("evaluate", "x", "--crop-scale", "1"), "--crop-scale takes FLOAT FLOAT; got 1"),
+        (("rded", "x", "--observer"), "rded: --observer needs a value"),
+        ((), "name a command: rded, dream, "),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_with_a_hint(monkeypatch, capsys, arguments, message):
+    assert run(monkeypatch, *arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"pydream: {message}") or message in captured.err
+    assert captured.err.count("\n") == 1
+    words = arguments[: 2 if arguments[:1] == ("profile",) else 1]
+    hint = " ".join(each for each in words if each in COMMANDS or each == "profile")
+    assert captured.err.endswith(f"; see `{' '.join(['pydream', *hint.split(), '--help'])}`\n")
+
+
+def test_an_underscore_in_an_option_is_a_hyphen(monkeypatch, capsys):
+    assert run(monkeypatch, "rded", "nowhere", "--observer", "y", "--allow_weak_observer") == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_every_command_is_tried_and_its_options_are_those_of_its_help(monkeypatch, capsys):
+    assert {*COMMANDS, "profile"} == {*commands.COMMANDS}
+    for command in commands.COMMANDS:
+        assert run(monkeypatch, command, "--help") == 0
+        shown = set(re.findall(r"^\W*(--[a-z][a-z-]*)", capsys.readouterr().out, re.MULTILINE))
+        assert shown - {"--help"} <= {*options_of([command], commands.COMMANDS)}, command
+        assert {*options_of([command], commands.COMMANDS)} - shown <= {"--help"}, command
+
+
+def test_a_closed_pipe_and_a_terminal_without_the_characters_end_quietly():
+    script = f"""
+        {sys.executable} -m pydream rded --help | head -1
+        {sys.executable} -m pydream nonsense-× 2>&1
+        {sys.executable} -m pydream observer --help | tail -2
+    """
+    done = subprocess.run(
+        ["sh", "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"},
+        check=True,
+    )
+    assert done.stderr == ""
+    assert done.stdout.startswith("usage: pydream rded")
+    assert "there is no command" in done.stdout

@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from pydream.cli.options import Json, Whole
+from pydream.cli.usage import Commands, one_line_errors
 from pydream.demo import DemoConfig
 from pydream.dream.config import CompareConfig, DreamConfig
 from pydream.errors import PydreamError
@@ -18,10 +19,7 @@ from pydream.models.config import ObserverConfig
 from pydream.rded.config import RdedConfig
 from pydream.words import byte_words
 
-app = tyro.extras.SubcommandApp()
 
-
-@app.command(name="rded")
 def rded_command(config: Annotated[RdedConfig, Whole], *, json: Json = False) -> None:
     """Distil labelled images by RDED: the most realistic patches of real images, tiled."""
     from pydream.cli.tables import print_set
@@ -36,7 +34,6 @@ def rded_command(config: Annotated[RdedConfig, Whole], *, json: Json = False) ->
     print_set(result, rows, json=json)
 
 
-@app.command(name="dream")
 def dream_command(config: Annotated[DreamConfig, Whole], *, json: Json = False) -> None:
     """Distil labelled images by DREAM+: images optimised to match representative real ones."""
     from pydream.cli.tables import print_set
@@ -55,7 +52,6 @@ def dream_command(config: Annotated[DreamConfig, Whole], *, json: Json = False) 
     print_set(result, rows, json=json)
 
 
-@app.command(name="dream-compare")
 def dream_compare_command(config: Annotated[CompareConfig, Whole], *, json: Json = False) -> None:
     """Compare random sampling, DREAM and DREAM+: accuracy of students against iteration."""
     from pydream.cli.tables import print_comparison, print_json
@@ -68,7 +64,6 @@ def dream_compare_command(config: Annotated[CompareConfig, Whole], *, json: Json
         print_comparison(result, config.seeds)
 
 
-@app.command(name="observer")
 def observer_command(config: Annotated[ObserverConfig, Whole], *, json: Json = False) -> None:
     """Train an observer: a classifier of the images that will be distilled."""
     from pydream.cli.tables import console, print_json
@@ -85,7 +80,6 @@ def observer_command(config: Annotated[ObserverConfig, Whole], *, json: Json = F
     )
 
 
-@app.command(name="evaluate")
 def evaluate_command(config: Annotated[EvaluateConfig, Whole], *, json: Json = False) -> None:
     """Train students on a distilled set and report their accuracy on real test images."""
     from pydream.cli.tables import console, print_json
@@ -100,7 +94,6 @@ def evaluate_command(config: Annotated[EvaluateConfig, Whole], *, json: Json = F
     console().print(f"results: {result.path}\nfigure:  {figure}", soft_wrap=True)
 
 
-@app.command(name="relabel")
 def relabel_command(config: Annotated[RelabelConfig, Whole], *, json: Json = False) -> None:
     """Store an observer's labels of a distilled set, so that students train without it."""
     from pydream.cli.tables import console, print_json
@@ -117,7 +110,6 @@ def relabel_command(config: Annotated[RelabelConfig, Whole], *, json: Json = Fal
     )
 
 
-@app.command(name="export")
 def export_command(config: Annotated[ExportConfig, Whole], *, json: Json = False) -> None:
     """Write a distilled set as other tools read it."""
     from pydream.cli.tables import console, print_json
@@ -133,7 +125,6 @@ def export_command(config: Annotated[ExportConfig, Whole], *, json: Json = False
     )
 
 
-@app.command(name="inspect")
 def inspect_command(config: Annotated[InspectConfig, Whole], *, json: Json = False) -> None:
     """Describe a distilled set, check its files, and measure it without training."""
     from pydream.cli.tables import console, print_json
@@ -197,7 +188,6 @@ def _write_new(path: Path, text: str) -> None:
         ) from error
 
 
-@app.command(name="profile")
 def profile_command(
     method: Annotated[RdedConfig, tyro.conf.subcommand("rded")]
     | Annotated[DreamConfig, tyro.conf.subcommand("dream")]
@@ -244,7 +234,6 @@ def profile_command(
     console().print(f"profile: {result.path}\ntrace:   {result.trace}", soft_wrap=True)
 
 
-@app.command(name="doctor")
 def doctor_command(*, json: Json = False) -> None:
     """Tell what was built, what was found, and what would be used."""
     from pydream.cli.tables import console, print_json
@@ -257,7 +246,6 @@ def doctor_command(*, json: Json = False) -> None:
         console().print(render_diagnosis(facts))
 
 
-@app.command(name="demo")
 def demo_command(config: Annotated[DemoConfig, Whole], *, json: Json = False) -> None:
     """Distil scikit-learn's digits to ten images a class, and train on them; two minutes."""
     from pydream.cli.tables import print_demo, print_json
@@ -270,10 +258,29 @@ def demo_command(config: Annotated[DemoConfig, Whole], *, json: Json = False) ->
         print_demo(result)
 
 
+COMMANDS: Commands = {
+    "rded": rded_command,
+    "dream": dream_command,
+    "dream-compare": dream_compare_command,
+    "observer": observer_command,
+    "evaluate": evaluate_command,
+    "relabel": relabel_command,
+    "export": export_command,
+    "inspect": inspect_command,
+    "profile": profile_command,
+    "doctor": doctor_command,
+    "demo": demo_command,
+}
+
+
 def run() -> None:
     """Parse the arguments of this process and run the command that they name."""
-    app.cli(
-        prog="pydream",
-        description="Dataset distillation, fast and dependable.",
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
-    )
+    app = tyro.extras.SubcommandApp()
+    for name, command in COMMANDS.items():
+        app.command(name=name)(command)
+    with one_line_errors(COMMANDS):
+        app.cli(
+            prog="pydream",
+            description="Dataset distillation, fast and dependable.",
+            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes),
+        )

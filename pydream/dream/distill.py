@@ -178,8 +178,8 @@ def _optimise(run: _Run) -> Progress:
         _look(run, progress, None)
     kept = progress.iteration
     safe = progress.copy()
-    with track("matching", config.iterations, "iterations") as advance:
-        advance(progress.iteration)
+    done = progress.iteration
+    with track("matching", config.iterations, "iterations", done=done) as advance:
         try:
             while progress.iteration < config.iterations:
                 loss = _iterate(run, loop, progress, kept)

@@ -213,6 +213,8 @@ class InspectConfig(SetSettings):
     def __post_init__(self) -> None:
         if self.image is not None and (self.observer or self.source or self.report):
             raise PydreamError("--image goes without --observer, --source and --report")
+        if self.most_real < 1:
+            raise PydreamError(f"most_real must be at least 1, got {self.most_real}")
 
 
 @dataclass(frozen=True)

@@ -183,6 +183,7 @@ def _train(
                 total += loss.detach()
                 advance(1)
             mean_loss = total.item() / images.steps
+            advance(0, f"loss {mean_loss:.3g}")
             if not math.isfinite(mean_loss):
                 raise PydreamError(
                     f"training {config.arch} diverged in epoch {epoch + 1} of {config.epochs}: "
