@@ -9,3 +9,11 @@ class PydreamError(Exception):
 
 class ImageError(PydreamError):
     """One image cannot be read; the message is the reason, without the image's name."""
+
+
+class MissingSplitError(PydreamError):
+    """A source has no images, or no labelled ones, of the split that is asked for."""
+
+
+class SourceWarning(UserWarning):
+    """What the user should know of a source, above all which files were left out."""

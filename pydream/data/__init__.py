@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     from pydream.data.base import Source
     from pydream.data.decode import decode_image
     from pydream.data.prefetch import decode_ahead
-    from pydream.data.sources import SourceSpec, has_split, open_source
+    from pydream.data.sources import SourceSpec, check_classes, has_split, open_source
     from pydream.data.upload import to_device, upload
 
 __all__ = [
     "ImageError",
     "Source",
     "SourceSpec",
+    "check_classes",
     "decode_ahead",
     "decode_image",
     "has_split",
@@ -31,6 +32,7 @@ lazy_members(
     {
         "Source": "pydream.data.base",
         "SourceSpec": "pydream.data.sources",
+        "check_classes": "pydream.data.sources",
         "decode_ahead": "pydream.data.prefetch",
         "decode_image": "pydream.data.decode",
         "has_split": "pydream.data.sources",

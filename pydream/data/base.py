@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -33,7 +33,11 @@ class Source(ABC):
     labels : ndarray
         int64 (N,), non-decreasing, below ``len(class_names)``.
     ignored : int
-        Files in the split that are no images by their extension.
+        How many files, folders and rows of tables were left out.
+    ignored_kinds : Mapping[str, int]
+        How many of each kind, for example ``{".txt": 3, "@eaDir/": 1}``.
+    notes : tuple[str, ...]
+        What else is to be known of how the images were found, in sentences.
     """
 
     def __init__(
@@ -44,7 +48,8 @@ class Source(ABC):
         class_names: Sequence[str],
         keys: Sequence[str],
         labels: npt.NDArray[np.int64],
-        ignored: int = 0,
+        ignored: Mapping[str, int] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         try:
             "".join((*class_names, *keys)).encode()
@@ -58,7 +63,9 @@ class Source(ABC):
         self.class_names = tuple(class_names)
         self.keys = keys
         self.labels = labels
-        self.ignored = ignored
+        self.ignored_kinds = dict(ignored or {})
+        self.ignored = sum(self.ignored_kinds.values())
+        self.notes = tuple(notes)
 
     def __len__(self) -> int:
         return len(self.keys)

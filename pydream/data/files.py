@@ -8,14 +8,18 @@ import tarfile
 import weakref
 import zipfile
 import zlib
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 from pydream.data.base import Source
+from pydream.data.class_folders import find_class_folders, refuse_parts
 from pydream.data.decode import first_line
-from pydream.data.layout import Tree, is_hidden, is_image, join, lay_out
+from pydream.data.imagenet import find_imagenet, raised_root
+from pydream.data.label_files import find_label_files
+from pydream.data.layout import Layout, Splits, Tree, is_image, join
 from pydream.errors import ImageError, PydreamError
 
 _COMPRESSED = {
@@ -24,15 +28,28 @@ _COMPRESSED = {
     b"\xfd7zXZ": "unxz",
     b"(\xb5/\xfd": "unzstd",
 }
+_READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # methods of compression
 # Names without these, nearly all, need no cleaning: archives hold up to millions.
-_ODD = ("/.", "//", "__MACOSX")
+_ODD = ("/.", "//")
 
 
 class FileSource(Source):
-    """Images that are files of a tree."""
+    """Images that are files of a tree.
 
-    def __init__(self, tree: Tree, description: str, split: str) -> None:
-        layout = lay_out(tree, split, description)
+    Parameters
+    ----------
+    tree
+        The files.
+    description
+        What the user named.
+    split
+        ``"train"`` or ``"test"``.
+    table
+        The file of labels to take, a path in the tree; by default it is looked for.
+    """
+
+    def __init__(self, tree: Tree, description: str, split: str, table: str | None = None) -> None:
+        layout = find_splits(tree, description, table).open(split, description)
         super().__init__(
             description=description,
             split=split,
@@ -40,20 +57,66 @@ class FileSource(Source):
             keys=layout.keys,
             labels=layout.labels,
             ignored=layout.ignored,
+            notes=layout.notes,
         )
         self._tree = tree
         self._root = layout.root
+        self._named_labels = bool(layout.labels_from)
 
     def read(self, index: int) -> bytes:
         """Read the encoded file; see `Source.read`."""
         return self._tree.read(join(self._root, self.keys[index]))
 
     def fingerprint(self, indices: Iterable[int] | None = None) -> str:
-        """SHA-256 over class names, keys, and sizes or checksums; see `Source.fingerprint`."""
+        """SHA-256 over class names, keys, and sizes or checksums; see `Source.fingerprint`.
+
+        Labels count where they are not in the keys.
+        """
         digest = hashlib.sha256("\0".join((*self.class_names, "", *self.keys)).encode())
+        if self._named_labels:
+            digest.update(self.labels.astype("<i8").tobytes())
         for index in range(len(self)) if indices is None else indices:
             digest.update(f"\n{self._tree.mark(join(self._root, self.keys[index]))}".encode())
         return digest.hexdigest()
+
+
+def find_splits(tree: Tree, description: str, table: str | None = None) -> Splits:
+    """Find out how the images of a tree are laid out and labelled.
+
+    Parameters
+    ----------
+    tree
+        The files.
+    description
+        What the user named, for messages.
+    table
+        The file of labels to take, a path in the tree; by default it is looked for.
+
+    Raises
+    ------
+    PydreamError
+        When the names contradict each other, or `table` cannot be understood.
+    """
+    if table is None and (splits := find_imagenet(tree, description)) is not None:
+        return splits
+    tables = find_label_files(tree, description, table)
+    if tables.splits is not None and tables.decides:
+        return tables.splits
+    splits = find_class_folders(tree, description)
+    if "train" not in splits.lay_out:
+        return splits
+    train = partial(_checked_train, splits.lay_out["train"], description, tables.note)
+    return replace(splits, lay_out={**splits.lay_out, "train": train})
+
+
+def _checked_train(lay_out: Callable[[], Layout], description: str, note: str) -> Layout:
+    """Lay out class folders, and refuse what can be no classes; `note` is on tables beside them."""
+    try:
+        layout = lay_out()
+    except PydreamError as error:
+        raise PydreamError(f"{error}; {note}" if note else str(error)) from error
+    refuse_parts(layout, description)
+    return replace(layout, notes=(note,)) if note else layout
 
 
 def open_tree(path: Path) -> Tree:
@@ -65,7 +128,7 @@ def open_tree(path: Path) -> Tree:
         When it is neither, damaged, or of a kind that cannot be read in place.
     """
     if path.is_dir():
-        return FolderTree(path)
+        return FolderTree(raised_root(path))
     try:
         status = path.stat()
         identity = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
@@ -93,14 +156,15 @@ class FolderTree(Tree):
         try:
             with os.scandir(full) as entries:
                 for entry in entries:
-                    if is_hidden(entry.name):
-                        continue
                     if entry.is_dir():
                         if entry.is_symlink():
-                            _refuse_cycle(entry.path)
+                            self._refuse_cycle(entry.path)
                         folders.append(entry.name)
-                    elif entry.is_file() or entry.is_symlink():  # a broken link fails when read
+                    elif entry.is_file():
                         files.append(entry.name)
+                    elif entry.is_symlink():  # to nothing: an error when it is read or listed
+                        has_extension = "." in entry.name.lstrip(".")
+                        (files if has_extension else folders).append(entry.name)
         except OSError as error:
             raise PydreamError(f"{full}: cannot be listed: {error.strerror}") from error
         return sorted(folders), sorted(files)
@@ -120,13 +184,15 @@ class FolderTree(Tree):
         except OSError:
             return "missing"
 
-
-def _refuse_cycle(link: str) -> None:
-    """Refuse a link to a folder that holds it, which would be walked without end."""
-    parent = os.path.realpath(os.path.dirname(link))
-    target = os.path.realpath(link)
-    if os.path.commonpath((parent, target)) == target:
-        raise PydreamError(f"{link}: links to a folder that it lies in; remove the link")
+    def _refuse_cycle(self, link: str) -> None:
+        """Refuse a link that leads back to a folder on the way to it: there would be no end."""
+        target = os.path.realpath(link)
+        folder = os.path.dirname(link)
+        while len(folder) >= len(self._path):
+            way = os.path.realpath(folder)
+            if os.path.commonpath((way, target)) == target:
+                raise PydreamError(f"{link}: links to a folder that it lies in; remove the link")
+            folder = os.path.dirname(folder)
 
 
 class _ArchiveTree(Tree):
@@ -171,6 +237,7 @@ class _ZipMember(NamedTuple):
     size: int
     crc: int
     deflated: bool
+    readable: bool
 
 
 class ZipTree(_ArchiveTree):
@@ -191,13 +258,17 @@ class ZipTree(_ArchiveTree):
             if name is None:
                 continue
             names.append(name)
-            if is_image(name):
-                self._members[name] = _zip_member(path, info)
+            if not info.is_dir():
+                self._members[name] = _zip_member(info)
+                if is_image(name):
+                    _check_readable(path, info)
         super().__init__(path, names)
 
     def read(self, path: str) -> bytes:
         """Content of a member, checked against its checksum; see `Tree.read`."""
         member = self._members[path]
+        if not member.readable:
+            raise ImageError("is encrypted, or compressed in a way that cannot be read in place")
         header = self._read_at(member.offset, 30)
         if header[:4] != b"PK\x03\x04":
             raise ImageError("the archive is damaged: no local header")
@@ -219,18 +290,24 @@ class ZipTree(_ArchiveTree):
         return f"{member.crc:08x} {member.size}"
 
 
-def _zip_member(path: Path, info: zipfile.ZipInfo) -> _ZipMember:
+def _zip_member(info: zipfile.ZipInfo) -> _ZipMember:
+    deflated = info.compress_type == zipfile.ZIP_DEFLATED
+    readable = not info.flag_bits & 0x1 and info.compress_type in _READABLE
+    return _ZipMember(
+        info.header_offset, info.compress_size, info.file_size, info.CRC, deflated, readable
+    )
+
+
+def _check_readable(path: Path, info: zipfile.ZipInfo) -> None:
     if info.flag_bits & 0x1:
         raise PydreamError(
             f"{path}: member {info.filename!r} is encrypted; repack it without a password"
         )
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+    if info.compress_type not in _READABLE:
         raise PydreamError(
             f"{path}: member {info.filename!r} is compressed by method {info.compress_type}, "
             "which cannot be read in place; repack it by zip -0"
         )
-    deflated = info.compress_type == zipfile.ZIP_DEFLATED
-    return _ZipMember(info.header_offset, info.compress_size, info.file_size, info.CRC, deflated)
 
 
 class TarTree(_ArchiveTree):
@@ -272,15 +349,13 @@ class TarTree(_ArchiveTree):
 
 
 def _clean(name: str) -> str | None:
-    """Member name without ``./``; None for what is hidden or points out of the archive.
+    """Member name without ``./``; None for what has no name or points out of the archive.
 
     A name that ends in a slash is a folder, and keeps the slash.
     """
     if not name.startswith((".", "/")) and not any(odd in name for odd in _ODD):
-        return name
-    if not name.startswith((".", "/")) and not any(odd in name for odd in ("/.", "//", "__MACOSX")):
         return name or None
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    if not parts or any(map(is_hidden, parts)):
+    if not parts or ".." in parts:
         return None
     return "/".join(parts) + "/" * name.endswith("/")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pydream.data.class_folders import find_class_folders
 from pydream.data.decode import read_header
 from pydream.data.distilled import (
     FORMAT_VERSION,
@@ -22,7 +23,7 @@ from pydream.data.distilled import (
     load_set,
 )
 from pydream.data.files import FolderTree
-from pydream.data.layout import Layout, lay_out
+from pydream.data.layout import Layout
 from pydream.data.tensor_files import LabelledTensors, read_soft_labels, read_tensors, to_pixels
 from pydream.errors import ImageError, PydreamError
 
@@ -231,7 +232,7 @@ def _open_folders(
     path: Path, root: Path, class_names: Sequence[str] | None, given: Sequence[str] | None
 ) -> DistilledSet:
     """Open a folder of class folders."""
-    layout = lay_out(FolderTree(root), "train", str(root))
+    layout = find_class_folders(FolderTree(root), str(root)).open("train", str(root))
     order, names = _name_folders(layout, root, class_names, given)
     place = np.argsort(order)  # by class as the folders are sorted: its number in the set
     rows = np.argsort(place[layout.labels], kind="stable")

@@ -1,20 +1,31 @@
-"""How class folders are found in a tree of files, on disk or in an archive."""
+"""Trees of files, on disk or in an archive, and what is read from them: labelled images."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from pydream.errors import PydreamError
+from pydream.errors import MissingSplitError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 """Files with these endings, in any case, are images; others in a class folder are ignored."""
 
-_TRAIN = "train"
-_TEST = ("test", "val", "validation", "valid")
-_HOW = "put the images of each class into one folder: ROOT/<class>/<image>"
+# Names beyond those with a leading dot, in lower case. Each is written by one tool and is no word.
+_CLUTTER = frozenset(
+    (
+        *("__macosx", "icon\r", "network trash folder", "temporary items"),  # macOS
+        *("$recycle.bin", "system volume information", "found.000"),  # Windows
+        *("thumbs.db", "ehthumbs.db", "desktop.ini"),
+        *("@eadir", "@tmp", "@recycle", "#recycle", "#snapshot"),  # network storage
+        *("lost+found", "__pycache__"),
+    )
+)
+_KNOWN_HIDDEN = (".ds_store", ".git", ".ipynb_checkpoints", ".trashes")
+_KINDS_SHOWN = 6
 
 
 class Tree(ABC):
@@ -22,7 +33,7 @@ class Tree(ABC):
 
     @abstractmethod
     def list(self, path: str) -> tuple[list[str], list[str]]:
-        """Sorted names of the folders and of the files that lie directly in a folder."""
+        """Sorted names of all folders and of all files that lie directly in a folder."""
 
     @abstractmethod
     def read(self, path: str) -> bytes:
@@ -37,16 +48,37 @@ class Tree(ABC):
 class Layout:
     """The images of one split of a tree."""
 
-    root: str  # the folder that holds the class folders
+    root: str  # the folder that the keys start at
     class_names: tuple[str, ...]
-    keys: tuple[str, ...]  # paths from the root
+    keys: tuple[str, ...]  # paths from the root, sorted by label, then by name
     labels: np.ndarray  # int64 (N,)
-    ignored: int
+    ignored: Mapping[str, int]  # what was left out: how many of each kind
+    labels_from: str = ""  # the file that the labels were read from; else folders name them
+    notes: tuple[str, ...] = ()  # what else the user should know
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is one that tools leave behind, and no data."""
-    return name.startswith(".") or name == "__MACOSX"
+@dataclass(frozen=True)
+class Splits:
+    """The splits of a tree, ``"train"`` and ``"test"``, laid out when they are asked for."""
+
+    lay_out: Mapping[str, Callable[[], Layout]]
+    places: tuple[str, ...] = field(default=())  # where they were found
+    missing: Mapping[str, str] = field(default_factory=dict)  # why a split cannot be read
+
+    def open(self, split: str, description: str) -> Layout:
+        """Lay out one split of what the user named; MissingSplitError if it has none."""
+        if split in self.lay_out:
+            return self.lay_out[split]()
+        why = self.missing.get(split)
+        found = ", ".join(self.places) or "no class folders"
+        raise MissingSplitError(
+            f"{description}: no {split} split" + (f": {why}" if why else f", only {found}")
+        )
+
+
+def join(folder: str, name: str) -> str:
+    """Path of what is called `name` in `folder`."""
+    return f"{folder}/{name}" if folder and name else folder or name
 
 
 def is_image(name: str) -> bool:
@@ -54,112 +86,82 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES)
 
 
-def find_splits(tree: Tree) -> dict[str, str]:
-    """Find the folders that hold the class folders of each split.
-
-    Wrapper folders, which hold one folder of folders and no image, are passed through.
-
-    Returns
-    -------
-    dict[str, str]
-        ``"train"`` and ``"test"``, as far as there are such, to paths.
-    """
-    path = ""
-    while True:
-        folders, files = tree.list(path)
-        if _are_splits(folders):
-            return _name_splits(tree, path, folders)
-        if len(folders) == 1 and not any(map(is_image, files)):
-            inner = join(path, folders[0])
-            if _holds_only_folders(tree, inner):
-                path = inner
-                continue
-        return {"train": path}
+def is_clutter(name: str) -> bool:
+    """Whether a file or folder is one that a system or a tool leaves behind, and no data."""
+    return name.startswith(".") or name.lower() in _CLUTTER
 
 
-def lay_out(tree: Tree, split: str, description: str) -> Layout:
-    """List the images of a split, sorted by class and key.
-
-    Raises
-    ------
-    PydreamError
-        When the split is missing, or the files do not lie in class folders.
-    """
-    splits = find_splits(tree)
-    if split not in splits:
-        found = ", ".join(splits.values()) or "no class folders"
-        raise PydreamError(f"{description}: no {split} split, only {found}")
-    root = splits[split]
-    where = f"{description}: {root}" if root else description
-    class_names, files = tree.list(root)
-    if not class_names:
-        lying = "images lie directly in it" if any(map(is_image, files)) else "holds no images"
-        raise PydreamError(f"{where}: {lying}; {_HOW}")
-    known = class_names
-    if split == "test" and "train" in splits:
-        known = tree.list(splits["train"])[0]
-        strange = sorted(set(class_names) - set(known))
-        if strange:
-            raise PydreamError(
-                f"{where}: {strange[0]!r} is no class of the train split {splits['train']!r}; "
-                "name the class folders alike in both"
-            )
-    keys: list[str] = []
-    labels: list[int] = []
-    ignored = len(files)
-    for name in class_names:
-        images, others = _collect(tree, root, name)
-        if not images:
-            raise PydreamError(
-                f"{where}: class folder {name!r} holds no image "
-                f"({', '.join(IMAGE_SUFFIXES)}); remove it or fill it"
-            )
-        keys += images
-        labels += [known.index(name)] * len(images)
-        ignored += others
-    return Layout(root, tuple(known), tuple(keys), np.array(labels, dtype=np.int64), ignored)
-
-
-def join(folder: str, name: str) -> str:
-    """Path of what is called `name` in `folder`."""
-    return f"{folder}/{name}" if folder else name
-
-
-def _are_splits(folders: list[str]) -> bool:
-    """Whether folders are splits, and not classes of which one happens to be called train."""
-    test = [name for name in _TEST if name in folders]
-    if _TRAIN in folders and test:
-        return True
-    return bool(folders) and len(folders) == len(test) + (_TRAIN in folders)
-
-
-def _name_splits(tree: Tree, path: str, folders: list[str]) -> dict[str, str]:
-    """Name the splits; of several folders for testing the first with class folders counts."""
-    splits = {}
-    if _TRAIN in folders:
-        splits["train"] = join(path, _TRAIN)
-    for name in _TEST:
-        if name in folders and tree.list(join(path, name))[0]:
-            splits["test"] = join(path, name)
-            break
-    return splits
-
-
-def _holds_only_folders(tree: Tree, path: str) -> bool:
+def visible(
+    tree: Tree, path: str, ignored: Counter[str] | None = None
+) -> tuple[list[str], list[str]]:
+    """List a folder without clutter, which is counted in `ignored`."""
     folders, files = tree.list(path)
-    return bool(folders) and not any(map(is_image, files))
+    if ignored is not None:
+        ignored.update(_clutter_kind(name) + "/" for name in folders if is_clutter(name))
+        ignored.update(_clutter_kind(name) for name in files if is_clutter(name))
+    return (
+        [name for name in folders if not is_clutter(name)],
+        [name for name in files if not is_clutter(name)],
+    )
 
 
-def _collect(tree: Tree, root: str, name: str) -> tuple[list[str], int]:
-    """Sorted keys of the images at any depth of a class folder, and the count of other files."""
+def file_kind(name: str) -> str:
+    """Kind of a file that is no image: its extension."""
+    _, dot, extension = name.rpartition(".")
+    return f".{extension.lower()}" if dot and extension else "without extension"
+
+
+def images_below(tree: Tree, root: str, folder: str, ignored: Counter[str]) -> list[str]:
+    """Sorted paths from `root` of the images at any depth of one of its folders."""
     images: list[str] = []
-    others = 0
-    waiting = [name]
+    waiting = [folder]
     while waiting:
-        folder = waiting.pop()
-        folders, files = tree.list(join(root, folder))
-        here = [f"{folder}/{file}" for file in files if is_image(file)]
-        images += here
-        others += len(files) - len(here)
-        waiting += [f"{folder}/{inner}" for inner in folders]
-    return sorted(images), others
+        here = waiting.pop()
+        folders, files = visible(tree, join(root, here), ignored)
+        images += [join(here, file) for file in files if is_image(file)]
+        ignored.update(file_kind(file) for file in files if not is_image(file))
+        waiting += [join(here, inner) for inner in folders]
+    return sorted(images)
+
+
+def wrappers(tree: Tree) -> list[str]:
+    """Paths from the root down through the folders that only wrap one other.
+
+    A wrapper holds one folder and no image, and that folder holds folders and no image.
+    """
+    path, paths = "", [""]
+    while True:
+        folders, files = visible(tree, path)
+        if len(folders) != 1 or any(map(is_image, files)):
+            return paths
+        path = join(path, folders[0])
+        inner, files = visible(tree, path)
+        if not inner or any(map(is_image, files)):
+            return paths
+        paths.append(path)
+
+
+def by_class(keys: Iterable[str], labels: Iterable[int]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Sort images by label, then by key."""
+    rows = sorted(zip(labels, keys, strict=True))
+    ordered = np.array([label for label, _ in rows], dtype=np.int64)
+    return tuple(key for _, key in rows), ordered
+
+
+def ignored_words(ignored: Mapping[str, int]) -> str:
+    """Say in one line what was left out, the most frequent kinds first."""
+    kinds = sorted(ignored.items(), key=lambda item: (-item[1], item[0]))
+    words = [f"{count:,} {kind}" for kind, count in kinds[:_KINDS_SHOWN]]
+    if rest := kinds[_KINDS_SHOWN:]:
+        words.append(f"{sum(count for _, count in rest):,} of {len(rest)} more kinds")
+    # Names that are no text, or break the line, are shown escaped.
+    text = ", ".join(words).encode("utf-8", "backslashreplace").decode()
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def _clutter_kind(name: str) -> str:
+    if name.startswith("._"):
+        return "._* (AppleDouble)"
+    if name.startswith(".") and name.lower() not in _KNOWN_HIDDEN:
+        return "hidden"
+    return name.strip()

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 from pydream.data import arrays, files
 from pydream.data.base import Source
-from pydream.data.layout import find_splits
-from pydream.errors import PydreamError
+from pydream.data.label_tables import is_table
+from pydream.data.layout import Tree, ignored_words
+from pydream.errors import MissingSplitError, PydreamError, SourceWarning
 
-__all__ = ["Source", "SourceSpec", "has_split", "open_source"]
+__all__ = ["Source", "SourceSpec", "check_classes", "has_split", "open_source"]
 
 SourceSpec = str | os.PathLike[str] | Source | tuple[Any, Any]
 """What names a source; see `open_source`."""
 
-_KINDS = "a folder of class folders, .zip, .tar, .npz, digits, " + ", ".join(
-    f"{name}:ROOT" for name in arrays.TORCHVISION_SETS
+_KINDS = ", ".join(
+    (
+        "a folder of class folders, a table of file and label (.csv), .zip, .tar, .npz, digits",
+        *(f"{name}:ROOT" for name in arrays.TORCHVISION_SETS),
+    )
 )
 
 
@@ -29,10 +34,19 @@ def open_source(spec: SourceSpec, split: str = "train") -> Source:
     spec
         One of
 
-        - a folder, ``.zip`` or uncompressed ``.tar`` with one folder per class, of any name
-          (``ROOT/<class>/…/<image>``), or with splits above them (``ROOT/train/<class>/…`` and
-          ``ROOT/test/…``, or ``val``, ``validation``, ``valid``), below any number of wrapper
-          folders. Archives are read in place. Hidden files and ``__MACOSX`` are left out.
+        - a folder, ``.zip`` or uncompressed ``.tar``, which is read in place, with
+
+          - one folder per class, of any name (``ROOT/<class>/…/<image>``), or with splits above
+            them (``ROOT/train/<class>/…`` and ``ROOT/test/…``, also by other usual names as
+            ``val``, ``Testing``, ``seg_train``), below any number of wrapper folders;
+          - ImageNet as it is shipped: ILSVRC 2012 of image-net.org, of Kaggle and of torchvision,
+            with the labels of its flat validation images; and Tiny-ImageNet;
+          - a table of file and label beside the images (``labels.csv``, ``train.csv``,
+            ``metadata.jsonl``).
+
+          What systems and tools leave behind (hidden files, ``__MACOSX``, ``@eaDir``) is left
+          out.
+        - such a table itself, in the folder of its images or above them.
         - an ``.npz`` file with ``images``, uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3), and
           ``labels``, integers (N,) without gaps; optionally ``class_names``, strings (C,), and
           ``test_images`` and ``test_labels``.
@@ -52,15 +66,50 @@ def open_source(spec: SourceSpec, split: str = "train") -> Source:
     Raises
     ------
     PydreamError
-        When the source is missing, empty, damaged or not laid out as above, or has no such split.
+        When the source is missing, empty, damaged or not laid out as above; `MissingSplitError`
+        when it has no such split.
     ValueError
         When `split` is neither.
+
+    Warns
+    -----
+    SourceWarning
+        If files were left out: how many, and of which kinds; and where labels were read from.
     """
     _check_split(split)
     if isinstance(spec, Source):
         if spec.split != split:
-            raise PydreamError(f"{spec.description}: no {split} split: it is open as {spec.split}")
+            raise MissingSplitError(
+                f"{spec.description}: no {split} split: it is open as {spec.split}"
+            )
         return spec
+    source = _open(spec, split)
+    for words in _report(source):
+        warnings.warn(words, SourceWarning, stacklevel=2)
+    return source
+
+
+def check_classes(source: Source) -> None:
+    """Raise PydreamError where all images are of one class, and there is nothing to learn."""
+    if len(source.class_names) > 1:
+        return
+    raise PydreamError(
+        f"{source.description}: only one class, {source.class_names[0]!r}, and nothing to tell it "
+        "from; put the images of each class into a folder of their own, ROOT/<class>/<image>, or "
+        "a table of file and label beside them, as labels.csv with the columns file and label"
+    )
+
+
+def _report(source: Source) -> list[str]:
+    """Say what the user should know of how images were found, in a sentence or two."""
+    where = f"{source.description} ({source.split})"
+    said = [f"{where}: {note}" for note in source.notes]
+    if source.ignored:
+        said.append(f"{where}: ignored {ignored_words(source.ignored_kinds)}")
+    return said
+
+
+def _open(spec: str | os.PathLike[str] | tuple[Any, Any], split: str) -> Source:
     if isinstance(spec, tuple):
         return arrays.open_arrays(*_pair(spec), split)
     if spec == "digits":
@@ -70,7 +119,8 @@ def open_source(spec: SourceSpec, split: str = "train") -> Source:
     path = _existing(spec)
     if path.suffix.lower() == ".npz" and path.is_file():
         return arrays.open_npz(path, split)
-    return files.FileSource(files.open_tree(path), str(path), split)
+    tree, table = _tree(path)
+    return files.FileSource(tree, str(path), split, table)
 
 
 def has_split(spec: SourceSpec, split: str) -> bool:
@@ -93,7 +143,15 @@ def has_split(spec: SourceSpec, split: str) -> bool:
     path = _existing(spec)
     if path.suffix.lower() == ".npz" and path.is_file():
         return split == "train" or arrays.npz_has_test(path)
-    return split in find_splits(files.open_tree(path))
+    tree, table = _tree(path)
+    return split in files.find_splits(tree, str(path), table).lay_out
+
+
+def _tree(path: Path) -> tuple[Tree, str | None]:
+    """Open the files of a folder or archive, or those beside a table of labels, which is named."""
+    if is_table(path.name) and path.is_file():
+        return files.open_tree(path.parent), path.name
+    return files.open_tree(path), None
 
 
 def _check_split(split: str) -> None:
@@ -124,7 +182,7 @@ def _existing(spec: str | os.PathLike[str]) -> Path:
     path = Path(spec).expanduser()
     if not path.exists():
         raise PydreamError(f"{path}: no such source; give {_KINDS}")
-    if path.is_dir() or path.suffix.lower() in (".zip", ".tar", ".npz"):
+    if path.is_dir() or path.suffix.lower() in (".zip", ".tar", ".npz") or is_table(path.name):
         return path
     if path.name.lower().endswith((".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")):
         raise PydreamError(f"{path}: a compressed tar cannot be read in place; decompress it first")

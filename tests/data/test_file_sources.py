@@ -170,7 +170,7 @@ def test_test_class_unknown_to_train(tmp_path: Path) -> None:
     assert "'images' is no class of the train split" in refusal(tmp_path, "test")
 
 
-def test_hidden_files_are_left_out_and_others_counted(pack: Pack, tmp_path: Path) -> None:
+def test_what_is_left_out_is_counted_by_its_kind(pack: Pack, tmp_path: Path) -> None:
     root = tmp_path / "root"
     written = write_class_folders(root, CLASSES)
     extra = ("zebra/.hidden.png", ".git/a/x.png", "__MACOSX/zebra/._000.png", "zebra/.d/x.png")
@@ -180,7 +180,11 @@ def test_hidden_files_are_left_out_and_others_counted(pack: Pack, tmp_path: Path
         (root / name).write_bytes(b"nothing")
     source = open_source(pack(root, tmp_path / "packed"))
     check_contents(source, written)
-    assert source.ignored == len(others)
+    assert source.ignored == len(extra) + len(others)
+    assert source.ignored_kinds == {
+        ".txt": 1, "Thumbs.db": 1, ".md": 1, ".csv": 1, ".git/": 1, "__MACOSX/": 1,
+        "hidden": 1, "hidden/": 1,
+    }  # fmt: skip
 
 
 def test_images_at_any_depth_and_with_any_extension(pack: Pack, tmp_path: Path) -> None:

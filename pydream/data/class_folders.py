@@ -1,0 +1,300 @@
+"""Images in one folder per class, with or without folders for the splits above them."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from pydream.data.layout import (
+    IMAGE_SUFFIXES,
+    Layout,
+    Splits,
+    Tree,
+    file_kind,
+    ignored_words,
+    images_below,
+    is_image,
+    join,
+    visible,
+    wrappers,
+)
+from pydream.data.split_names import look_like_splits, split_folders
+from pydream.errors import PydreamError
+
+HOW = "put the images of each class into one folder: ROOT/<class>/<image>"
+_LISTED = 5
+# Parts of sets for detection and segmentation, as other tools lay them out.
+_PARTS = frozenset(
+    (
+        *("images", "imgs", "labels", "annotations", "masks", "mask", "gt", "groundtruth"),
+        *("jpegimages", "imagesets", "segmentationclass", "segmentationobject"),
+    )
+)
+
+
+class _Place(NamedTuple):
+    """Where splits were found."""
+
+    train: str | None
+    test: str | None
+    above: Counter[str]  # what lies beside them
+    found: tuple[str, ...]
+
+
+def find_class_folders(tree: Tree, description: str, base: str | None = None) -> Splits:
+    """Find the class folders of each split.
+
+    Parameters
+    ----------
+    tree
+        The files.
+    description
+        What the user named, for messages.
+    base
+        The folder that holds the splits; by default they are looked for in the root and in the
+        folders that it wraps.
+
+    Raises
+    ------
+    PydreamError
+        When folders are called after splits, but which belong together cannot be told.
+    """
+    place = _find_place(tree, description, wrappers(tree) if base is None else [base])
+    known = None if place.train is None else visible(tree, place.train)[0]
+    ways = {}
+    if place.train is not None:
+        ways["train"] = partial(
+            lay_out_class_folders, tree, place.train, description, above=place.above
+        )
+    if place.test is not None:
+        above = Counter() if place.train is not None else place.above
+        ways["test"] = partial(
+            lay_out_class_folders, tree, place.test, description, place.train, known, above
+        )
+    return Splits(ways, place.found)
+
+
+def _find_place(tree: Tree, description: str, levels: Sequence[str]) -> _Place:
+    """Find the folders of the splits; without any, the innermost wrapper is all train."""
+    read = [(path, visible(tree, path)[0]) for path in levels]
+    marked = [(path, found) for path, names in read if (found := split_folders(names))]
+    if not marked:
+        path, names = read[-1]
+        if len(names) > 1 and look_like_splits(names):
+            raise PydreamError(
+                f"{_where(description, path)}: the folders {_listed(names)} are called after "
+                "splits, not classes, and which belong together is unclear; call them train and "
+                "test, or name one of them as the source"
+            )
+        return _Place(path, None, _beside(tree, levels[:-1], ()), (path,))
+    path, splits = next((each for each in marked if len(each[1]) == 2), marked[0])
+    train = None
+    if "train" in splits:
+        train = _unwrapped(tree, join(path, splits["train"][0]), ())
+    classes = () if train is None else visible(tree, train)[0]
+    test, places = None, [] if train is None else [train]
+    for name in splits.get("test", ()):
+        folder = _unwrapped(tree, join(path, name), classes)
+        names = visible(tree, folder)[0]
+        unlabelled = len(names) == 1 and classes and not _places_of(names, classes)
+        places.append(folder)
+        if names and not unlabelled and (test is None or not _shares(tree, test, classes)):
+            test = folder
+    above = levels[: levels.index(path) + 1]
+    used = tuple(each for each in (train, test) if each is not None)
+    return _Place(train, test, _beside(tree, above, used), tuple(places))
+
+
+def _shares(tree: Tree, folder: str, classes: Sequence[str]) -> bool:
+    """Whether a folder has class folders of the train split, if there is one."""
+    return not classes or bool(_places_of(visible(tree, folder)[0], classes))
+
+
+def _unwrapped(tree: Tree, path: str, classes: Sequence[str]) -> str:
+    """Pass through a split's folder that only wraps another, as in seg_train/seg_train."""
+    while True:
+        folders, files = visible(tree, path)
+        if len(folders) != 1 or any(map(is_image, files)) or folders[0] in classes:
+            return path
+        inner = visible(tree, join(path, folders[0]))
+        if not inner[0] or any(map(is_image, inner[1])):
+            return path
+        path = join(path, folders[0])
+
+
+def _beside(tree: Tree, levels: Sequence[str], used: Sequence[str]) -> Counter[str]:
+    """Count what lies in these folders beside what is used and what leads there."""
+    ignored: Counter[str] = Counter()
+    for level in levels:
+        folders, files = visible(tree, level, ignored)
+        ignored.update(
+            file_kind(name) if not is_image(name) else "images outside class folders"
+            for name in files
+        )
+        if len(folders) > 1:
+            ignored.update(
+                f"folder {name}/"
+                for name in folders
+                if not any(f"{each}/".startswith(join(level, name) + "/") for each in used)
+            )
+    return ignored
+
+
+def lay_out_class_folders(
+    tree: Tree,
+    root: str,
+    description: str,
+    train: str | None = None,
+    known: Sequence[str] | None = None,
+    above: Counter[str] | None = None,
+) -> Layout:
+    """List the images below a folder of class folders.
+
+    Parameters
+    ----------
+    tree
+        The files.
+    root
+        The folder of class folders.
+    description
+        What the user named, for messages.
+    train
+        The folder of the train split, where these are images for testing.
+    known
+        The classes of the train split, which the labels then are of.
+    above
+        What was left out around the folder.
+
+    Raises
+    ------
+    PydreamError
+        When the files do not lie in class folders, or those are not the classes of train.
+    """
+    where = _where(description, root)
+    ignored = Counter(above or ())
+    folders, files = visible(tree, root, ignored)
+    if not folders:
+        raise PydreamError(f"{where}: {_lying(files, ignored)}; {HOW}")
+    ignored.update(
+        file_kind(name) if not is_image(name) else "images outside class folders" for name in files
+    )
+    names = list(known) if known is not None else folders
+    labels = _labels_of(folders, names, where, train)
+    keys: list[str] = []
+    numbers: list[int] = []
+    empty: dict[str, Counter[str]] = {}
+    _refuse_splits_below(tree, root, folders[0], where)
+    for folder in folders:
+        others: Counter[str] = Counter()
+        images = images_below(tree, root, folder, others)
+        keys += images
+        numbers += [labels[folder]] * len(images)
+        ignored += others
+        if not images:
+            empty[folder] = others
+    if known is None or not keys:
+        _refuse_empty(empty, where)
+    else:
+        ignored.update({"empty class folders": len(empty)} if empty else ())
+    if not np.all(np.diff(numbers) >= 0):  # folders of test that are written another way
+        order = sorted(range(len(keys)), key=lambda row: (numbers[row], keys[row]))
+        keys, numbers = [keys[row] for row in order], [numbers[row] for row in order]
+    return Layout(
+        root, tuple(names), tuple(keys), np.array(numbers, dtype=np.int64), ignored=ignored
+    )
+
+
+def refuse_parts(layout: Layout, description: str) -> None:
+    """Refuse folders that are parts of a set for detection or segmentation, and no classes."""
+    names = layout.class_names
+    if all(name.lower().replace("_", "") in _PARTS for name in names):
+        raise PydreamError(
+            f"{_where(description, layout.root)}: the folders {_listed(names)} are parts of a set "
+            f"for detection or segmentation, not classes; {HOW}"
+        )
+
+
+def _labels_of(
+    folders: Sequence[str], names: Sequence[str], where: str, train: str | None
+) -> dict[str, int]:
+    """Find the label of each class folder."""
+    twice = Counter(_normal(name) for name in names)
+    for name in names:
+        if twice[_normal(name)] > 1:
+            same = [each for each in names if _normal(each) == _normal(name)]
+            raise PydreamError(
+                f"{where}: the class folders {' and '.join(map(ascii, same))} have the same name, "
+                "encoded in two ways (Unicode NFC and NFD); join them"
+            )
+    labels = _places_of(folders, names)
+    strange = [folder for folder in folders if folder not in labels]
+    if strange:
+        raise PydreamError(
+            f"{where}: {strange[0]!r} is no class of the train split {train!r}; "
+            "name the class folders alike in both"
+        )
+    return labels
+
+
+def _places_of(folders: Sequence[str], names: Sequence[str]) -> dict[str, int]:
+    """Places among `names`, also of folders that are written in another case or encoding."""
+    exact = {name: place for place, name in enumerate(names)}
+    normal = {_normal(name): place for place, name in enumerate(names)}
+    folded = Counter(_folded(name) for name in names)
+    loose = {_folded(name): place for place, name in enumerate(names) if folded[_folded(name)] == 1}
+    found = {
+        folder: exact.get(folder, normal.get(_normal(folder), loose.get(_folded(folder))))
+        for folder in folders
+    }
+    return {folder: place for folder, place in found.items() if place is not None}
+
+
+def _normal(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _folded(name: str) -> str:
+    return _normal(_normal(name).casefold())
+
+
+def _lying(files: Sequence[str], ignored: Counter[str]) -> str:
+    """Say what lies in a folder without class folders."""
+    if any(map(is_image, files)):
+        return "images lie directly in it"
+    kinds = ignored + Counter(map(file_kind, files))
+    return "holds no images" + (f", only {ignored_words(kinds)}" if kinds else "")
+
+
+def _refuse_splits_below(tree: Tree, root: str, folder: str, where: str) -> None:
+    found = split_folders(visible(tree, join(root, folder))[0])
+    if found is not None and len(found) == 2:
+        raise PydreamError(
+            f"{where}: {folder!r} holds the splits {_listed([*found['train'], *found['test']])}; "
+            "put the splits above the classes: ROOT/train/<class>/<image>"
+        )
+
+
+def _refuse_empty(empty: dict[str, Counter[str]], where: str) -> None:
+    if not empty:
+        return
+    name, kinds = next(iter(empty.items()))
+    more = f", nor do {len(empty) - 1} others" if len(empty) > 1 else ""
+    only = f"only {ignored_words(kinds)}; " if kinds else ""
+    raise PydreamError(
+        f"{where}: class folder {name!r} holds no image{more}: {only}images end in "
+        f"{', '.join(IMAGE_SUFFIXES)}; remove it or fill it"
+    )
+
+
+def _where(description: str, path: str) -> str:
+    return f"{description}: {path}" if path else description
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(map(repr, names[:_LISTED])) + more

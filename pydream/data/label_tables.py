@@ -1,0 +1,205 @@
+"""Tables of file and label, as they come beside a folder of images: CSV, TSV, JSON lines, text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+
+from pydream.data.layout import Tree, join
+from pydream.data.split_names import split_name
+from pydream.errors import PydreamError
+
+_SUFFIXES = (".csv", ".tsv", ".jsonl")
+_TEXT_WORDS = re.compile(r"label|annot|list|class")  # in the name of a .txt file
+_DELIMITERS = (",", ";", "\t", "|")
+# By preference, without case and punctuation; names of classes before their numbers.
+_LABEL_COLUMNS = (
+    *("label", "labels", "class", "classes", "classname", "labelname", "category", "categories"),
+    *("categoryname", "target", "targets", "species", "breed", "variety", "cultivar", "dx"),
+    *("diagnosis", "finding", "genre", "style", "labelid", "classid", "categoryid", "classindex"),
+    *("labelidx", "classidx", "y", "tag", "tags", "type"),
+)
+_SPLIT_COLUMNS = ("split", "set", "subset", "dataset", "partition", "usage", "fold")
+_TRIED = 200  # rows by which the column of files is found
+_MATCHING = 0.5  # of them must name files
+_LISTED = 8
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """The rows of a table that names files and their labels."""
+
+    path: str
+    rows: list[tuple[str, str, str]]  # cell of the file, label, split
+    column: str  # what the labels' column is called
+
+    def splits(self) -> set[str]:
+        """Return the splits that it has labels of."""
+        return {split for _, _, split in self.rows}
+
+
+def is_table(name: str) -> bool:
+    """Whether a file may be a table of labels, by its name alone."""
+    name = name.lower()
+    if "submission" in name:  # guesses, not labels
+        return False
+    if name.endswith(".txt"):
+        stem = name.removesuffix(".txt")
+        return bool(split_name(stem) or _TEXT_WORDS.search(stem))
+    return name.endswith(_SUFFIXES)
+
+
+def read_table(
+    tree: Tree, root: str, path: str, split: str, names_file: Callable[[str], bool]
+) -> LabelTable | None:
+    """Read a table of file and label.
+
+    Parameters
+    ----------
+    tree
+        The files.
+    root, path
+        A folder, and the table's path from it.
+    split
+        The split of its rows, where no column says so.
+    names_file
+        Whether a cell names an image.
+
+    Returns
+    -------
+    LabelTable or None
+        None when no column names files.
+
+    Raises
+    ------
+    PydreamError
+        When a column names files, but which one holds the labels cannot be told.
+    """
+    rows = _read_rows(path, tree.read(join(root, path)))
+    if not rows:
+        return None
+    width = max(map(len, rows))
+    rows = [row + [""] * (width - len(row)) for row in rows]
+    tried = (rows[1:] or rows)[:: max(1, len(rows) // _TRIED)]
+    named = [
+        [cell for row in tried if (cell := row[column]) and names_file(cell)]
+        for column in range(width)
+    ]
+    # Whole numbers that are labels may name files, too, but fewer of them.
+    files = max(range(width), key=lambda column: (len(set(named[column])), -column))
+    if len(named[files]) < _MATCHING * len(tried):
+        return None
+    header = None if names_file(rows[0][files]) else rows[0]
+    body = rows if header is None else rows[1:]
+    label_of, column = _labels(path, header, body, files)
+    splits = _splits(header, body, files)
+    read = [
+        (row[files], label_of(row), split if splits is None else splits(row))
+        for row in body
+        if row[files]
+    ]
+    return LabelTable(path, read, column)
+
+
+def _read_rows(path: str, content: bytes) -> list[list[str]]:
+    """Cells of every line that has any, without white space around them."""
+    text = _decoded(content)
+    if path.lower().endswith(".jsonl"):
+        rows = _json_rows(text)
+    elif path.lower().endswith(".txt") and not any(
+        each in text.partition("\n")[0] for each in _DELIMITERS
+    ):
+        rows = [line.rsplit(maxsplit=1) for line in text.splitlines()]
+    else:
+        first = text.partition("\n")[0]
+        delimiter = max(_DELIMITERS, key=first.count)
+        try:
+            rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+        except csv.Error:
+            return []
+    return [[cell.strip() for cell in row] for row in rows if any(map(str.strip, row))]
+
+
+def _decoded(content: bytes) -> str:
+    """Text in UTF-8 or UTF-16 with a mark, or what Windows programs write."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16", "replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", "replace")
+
+
+def _json_rows(text: str) -> list[list[str]]:
+    try:
+        records = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except json.JSONDecodeError:
+        return []
+    if not records or not all(isinstance(each, dict) for each in records):
+        return []
+    header = list(records[0])
+    return [header, *([str(each.get(name, "")) for name in header] for each in records)]
+
+
+def _labels(
+    path: str, header: list[str] | None, body: Sequence[list[str]], files: int
+) -> tuple[Callable[[list[str]], str], str]:
+    """Find the column of labels, or columns of which one is 1 in each row."""
+    width = len(body[0]) if body else 0
+    others = [column for column in range(width) if column != files]
+    if header is not None:
+        names = {_plain(header[column]): column for column in reversed(others)}
+        for name in _LABEL_COLUMNS:
+            if (found := names.get(name)) is not None:
+                return itemgetter(found), header[found]
+        others = [column for column in others if _plain(header[column]) not in _SPLIT_COLUMNS]
+        others = [column for column in others if header[column]]  # pandas' index has no name
+    if len(others) == 1:
+        column = others[0]
+        return itemgetter(column), header[column] if header else f"column {column + 1}"
+    if header is not None and others and _is_one_hot(body, others):
+        return lambda row: next(
+            (header[column] for column in others if float(row[column]) == 1), ""
+        ), "the columns of 0 and 1"
+    columns = header or [f"column {column + 1}" for column in range(width)]
+    shown = ", ".join(columns[:_LISTED]) + (", …" if len(columns) > _LISTED else "")
+    raise PydreamError(
+        f"{path} names files, but not in which column their labels are ({shown}); call that "
+        "column label" + ("" if others else "; it has none yet")
+    )
+
+
+def _is_one_hot(body: Sequence[list[str]], columns: Sequence[int]) -> bool:
+    """Whether every row has a single 1 among zeros."""
+    for row in body:
+        try:
+            values = [float(row[column]) for column in columns]
+        except ValueError:
+            return False
+        if sorted(values) != [0.0] * (len(columns) - 1) + [1.0]:
+            return False
+    return True
+
+
+def _splits(
+    header: list[str] | None, body: Sequence[list[str]], files: int
+) -> Callable[[list[str]], str] | None:
+    """Find a column that says of which split each row is."""
+    for column, name in enumerate(header or ()):
+        if column == files or _plain(name) not in _SPLIT_COLUMNS:
+            continue
+        read = {value: split_name(value) for value in {row[column] for row in body}}
+        if all(read.values()):
+            splits = {value: found.split for value, found in read.items() if found}
+            place = column
+            return lambda row: splits[row[place]]
+    return None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).lower()

@@ -1,0 +1,203 @@
+"""The labels of ImageNet's validation images, in any of the files that they are shipped in."""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from pydream.data.layout import Tree, join, visible
+from pydream.errors import PydreamError
+
+_WNID = re.compile(r"\bn\d{8}\b")
+_NUMBER = re.compile(r"(\d{8})\.\w+$")  # of ILSVRC2012_val_00000001.JPEG
+_GROUND_TRUTH = "ilsvrc2012_validation_ground_truth.txt"
+_META = "meta.mat"
+
+
+@dataclass(frozen=True)
+class ValidationLabels:
+    """WordNet IDs of images, by name or by number.
+
+    Attributes
+    ----------
+    path
+        Where they were read from.
+    by_name
+        ID of each image, by its name without extension.
+    by_number
+        ID of each image in the order of their numbers, which start at 1.
+    """
+
+    path: str
+    by_name: dict[str, str] = field(default_factory=dict)
+    by_number: list[str] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """How many images have a label."""
+        return len(self.by_name) or len(self.by_number)
+
+    def of(self, name: str) -> str | None:
+        """ID of the image with this file name; None when it has none."""
+        if self.by_name:
+            return self.by_name.get(name.rpartition(".")[0])
+        number = _NUMBER.search(name)
+        place = int(number[1]) if number else 0
+        return self.by_number[place - 1] if 1 <= place <= len(self.by_number) else None
+
+
+def find_validation_labels(
+    tree: Tree, levels: Sequence[str], wnids: Sequence[str]
+) -> ValidationLabels | None:
+    """Look for labels in folders, and in the development kit and the annotations beside them.
+
+    Parameters
+    ----------
+    tree
+        The files.
+    levels
+        Folders to look in.
+    wnids
+        The classes, sorted, which numbers in a text file then stand for.
+
+    Raises
+    ------
+    PydreamError
+        When a file of labels is there and cannot be understood.
+    """
+    files = dict(_candidates(tree, levels))
+    for name, read in _READERS.items():
+        for path in files.get(name, ()):
+            if name == _GROUND_TRUTH:
+                meta = files.get(_META)
+                if meta is None:
+                    continue
+                found = _from_devkit(path, tree.read(path), tree.read(meta[0]))
+            else:
+                found = read(path, tree.read(path), wnids)
+            if found.count:
+                return found
+    return _from_annotations(tree, levels)
+
+
+def _candidates(tree: Tree, levels: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Files that may hold labels, by name in lower case."""
+    found: dict[str, list[str]] = {}
+    waiting = list(dict.fromkeys(level for each in levels for level in _with_parent(each)))
+    while waiting:
+        path = waiting.pop(0)
+        folders, files = visible(tree, path)
+        for name in files:
+            found.setdefault(name.lower(), []).append(join(path, name))
+        waiting += [
+            join(path, name)
+            for name in folders
+            if "devkit" in name.lower() or ("devkit" in path.lower() and name == "data")
+        ]
+    yield from found.items()
+
+
+def _with_parent(path: str) -> tuple[str, str]:
+    return path.rpartition("/")[0], path
+
+
+def _from_text(path: str, content: bytes, wnids: Sequence[str]) -> ValidationLabels:
+    """Read a label a line: of a named image, or of the images in order."""
+    by_name: dict[str, str] = {}
+    by_number: list[str] = []
+    for line in content.decode("utf-8", "replace").splitlines():
+        words = re.split(r"[\s,]+", line.strip(), maxsplit=2)
+        label = _WNID.search(line)
+        if label is None and len(words) == 2 and words[1].isdigit() and int(words[1]) < len(wnids):
+            by_name[_stem(words[0])] = wnids[int(words[1])]
+        elif label is not None and words[0] == label[0]:
+            by_number.append(label[0])
+        elif label is not None:
+            by_name[_stem(words[0])] = label[0]
+    return ValidationLabels(path, by_name, [] if by_name else by_number)
+
+
+def _stem(name: str) -> str:
+    """Name of an image without folders and extension."""
+    return name.rpartition("/")[2].rpartition(".")[0] or name
+
+
+def _from_devkit(path: str, truth: bytes, meta: bytes) -> ValidationLabels:
+    """Read the development kit of 2012: IDs of its own, which a MATLAB file explains."""
+    import scipy.io
+
+    try:
+        synsets = scipy.io.loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
+        wnids = dict(
+            zip(map(int, synsets["ILSVRC2012_ID"]), map(str, synsets["WNID"]), strict=True)
+        )
+        return ValidationLabels(path, by_number=[wnids[int(line)] for line in truth.split()])
+    except (ValueError, TypeError, KeyError, IndexError, NotImplementedError) as error:
+        raise PydreamError(
+            f"{path} and the {_META} beside it are not those of ILSVRC2012_devkit_t12: {error!r}"
+        ) from error
+
+
+def _from_packed_devkit(path: str, content: bytes, _: Sequence[str]) -> ValidationLabels:
+    """Read the development kit out of its archive."""
+    found = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            for member in archive:
+                name = member.name.rpartition("/")[2].lower()
+                if name in (_GROUND_TRUTH, _META) and (file := archive.extractfile(member)):
+                    found[name] = file.read()
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise PydreamError(f"{path} cannot be unpacked: {error}") from error
+    if len(found) < 2:
+        return ValidationLabels(path)
+    return _from_devkit(path, found[_GROUND_TRUTH], found[_META])
+
+
+def _from_torchvision(path: str, content: bytes, _: Sequence[str]) -> ValidationLabels:
+    """Read what torchvision keeps of the development kit."""
+    import torch
+
+    try:
+        _, wnids = torch.load(io.BytesIO(content), weights_only=True)
+        return ValidationLabels(path, by_number=[str(wnid) for wnid in wnids])
+    except Exception as error:
+        raise PydreamError(
+            f"{path} is not torchvision's meta.bin: {type(error).__name__}; remove it"
+        ) from error
+
+
+def _from_annotations(tree: Tree, levels: Sequence[str]) -> ValidationLabels | None:
+    """Read a class out of the annotation of each image, ``Annotations/CLS-LOC/val/*.xml``."""
+    for level in levels:
+        path = level
+        for step in ("Annotations", "CLS-LOC", "val"):
+            if step not in visible(tree, path)[0]:
+                break
+            path = join(path, step)
+        else:
+            by_name = {}
+            for name in visible(tree, path)[1]:
+                found = re.search(rb"<name>\s*(n\d{8})\s*</name>", tree.read(join(path, name)))
+                if found and name.endswith(".xml"):
+                    by_name[name.removesuffix(".xml")] = found[1].decode()
+            if by_name:
+                return ValidationLabels(path, by_name)
+    return None
+
+
+# By preference: what names its images before what only counts on their order.
+_READERS: dict[str, Callable[[str, bytes, Sequence[str]], ValidationLabels]] = {
+    "val_annotations.txt": _from_text,
+    "loc_val_solution.csv": _from_text,
+    _GROUND_TRUTH: _from_text,
+    "ilsvrc2012_devkit_t12.tar.gz": _from_packed_devkit,
+    "ilsvrc2012_devkit_t12.tar": _from_packed_devkit,
+    "meta.bin": _from_torchvision,
+    "imagenet_2012_validation_synset_labels.txt": _from_text,
+    "val.txt": _from_text,
+    "val_map.txt": _from_text,
+}
