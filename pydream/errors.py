@@ -13,7 +13,3 @@ class ImageError(PydreamError):
 
 class MissingSplitError(PydreamError):
     """A source has no images, or no labelled ones, of the split that is asked for."""
-
-
-class SourceWarning(UserWarning):
-    """What the user should know of a source, above all which files were left out."""

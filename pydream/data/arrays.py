@@ -13,7 +13,7 @@ import torchvision.datasets as sets
 
 from pydream.data.base import Source
 from pydream.data.decode import first_line
-from pydream.errors import PydreamError
+from pydream.errors import MissingSplitError, PydreamError
 
 _DIGIT_NAMES = tuple("0123456789")
 
@@ -79,7 +79,7 @@ def open_arrays(images: Any, labels: Any, split: str) -> Source:
     pixels, numbers = _to_numpy(images), _to_numpy(labels)
     description = f"arrays of shape {pixels.shape}"
     if split != "train":
-        raise PydreamError(
+        raise MissingSplitError(
             f"{description}: no {split} split; give its arrays as a source of its own"
         )
     check_images(pixels, "images", description)
@@ -93,7 +93,7 @@ def open_npz(path: Path, split: str) -> Source:
     prefix = "" if split == "train" else "test_"
     with _load_npz(path) as archive:
         if split == "test" and not {"test_images", "test_labels"} & set(archive.files):
-            raise PydreamError(f"{path}: no test split: it has no test_images and test_labels")
+            raise MissingSplitError(f"{path}: no test split: it has no test_images and test_labels")
         names = None
         if "class_names" in archive.files:
             names = _check_names(_entry(archive, "class_names", path), description)

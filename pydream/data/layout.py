@@ -69,11 +69,10 @@ class Splits:
         """Lay out one split of what the user named; MissingSplitError if it has none."""
         if split in self.lay_out:
             return self.lay_out[split]()
-        why = self.missing.get(split)
-        found = ", ".join(self.places) or "no class folders"
-        raise MissingSplitError(
-            f"{description}: no {split} split" + (f": {why}" if why else f", only {found}")
-        )
+        found = ", ".join(filter(None, self.places))
+        only = f", only {found}" if found else ""
+        why = f": {self.missing[split]}" if split in self.missing else only
+        raise MissingSplitError(f"{description}: no {split} split{why}")
 
 
 def join(folder: str, name: str) -> str:

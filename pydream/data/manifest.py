@@ -58,6 +58,7 @@ def describe_set(
             "description": source.description,
             "split": source.split,
             "fingerprint": identity["source_fingerprint"],
+            **({"ignored": source.ignored_kinds} if source.ignored else {}),
         },
         "class_names": list(source.class_names),
         "class_to_idx": {name: index for index, name in enumerate(source.class_names)},

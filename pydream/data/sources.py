@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ from pydream.data import arrays, files
 from pydream.data.base import Source
 from pydream.data.label_tables import is_table
 from pydream.data.layout import Tree, ignored_words
-from pydream.errors import MissingSplitError, PydreamError, SourceWarning
+from pydream.errors import MissingSplitError, PydreamError
+from pydream.progress import say
 
 __all__ = ["Source", "SourceSpec", "check_classes", "has_split", "open_source"]
 
@@ -71,10 +71,10 @@ def open_source(spec: SourceSpec, split: str = "train") -> Source:
     ValueError
         When `split` is neither.
 
-    Warns
+    Notes
     -----
-    SourceWarning
-        If files were left out: how many, and of which kinds; and where labels were read from.
+    Standard error tells how many files were left out, and of which kinds, and where labels that
+    folders do not tell were read from.
     """
     _check_split(split)
     if isinstance(spec, Source):
@@ -84,8 +84,7 @@ def open_source(spec: SourceSpec, split: str = "train") -> Source:
             )
         return spec
     source = _open(spec, split)
-    for words in _report(source):
-        warnings.warn(words, SourceWarning, stacklevel=2)
+    _report(source)
     return source
 
 
@@ -100,13 +99,13 @@ def check_classes(source: Source) -> None:
     )
 
 
-def _report(source: Source) -> list[str]:
-    """Say what the user should know of how images were found, in a sentence or two."""
+def _report(source: Source) -> None:
+    """Say what the user should know of how images were found, in a line or two."""
     where = f"{source.description} ({source.split})"
-    said = [f"{where}: {note}" for note in source.notes]
+    for note in source.notes:
+        say(f"{where}: {note}")
     if source.ignored:
-        said.append(f"{where}: ignored {ignored_words(source.ignored_kinds)}")
-    return said
+        say(f"{where}: ignored {ignored_words(source.ignored_kinds)}")
 
 
 def _open(spec: str | os.PathLike[str] | tuple[Any, Any], split: str) -> Source:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pydream.arithmetic import repeatable_float32
-from pydream.data import Source, has_split, open_source
+from pydream.data import Source, check_classes, has_split, open_source
 from pydream.data.distilled import load_set
 from pydream.data.manifest import describe_set
 from pydream.data.writer import SetWriter, finished_manifest
@@ -117,6 +117,7 @@ def distill(
             source = open_source(config.source)
             if config.eval_every and has_split(config.source, "test"):
                 test = open_source(config.source, "test")
+        check_classes(source)
         if config.eval_every and test is None:
             raise PydreamError(
                 f"{source.description} has no test split to measure students on: give "

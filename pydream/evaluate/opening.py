@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from pydream.data import Source, has_split, open_source
+from pydream.data import Source, open_source
 from pydream.data.distilled import DistilledSet, hash_image_files
 from pydream.data.imported import open_distilled
-from pydream.errors import PydreamError
+from pydream.errors import MissingSplitError, PydreamError
 from pydream.evaluate.config import SetSettings
 from pydream.evaluate.observers import class_order, listed
 from pydream.models import Observer, load_observer
@@ -53,11 +53,10 @@ def open_real(named: str | None, distilled: DistilledSet, split: str) -> Source:
             f"{distilled.path} does not say what it was distilled from; "
             "name real images with a test split with --source"
         )
-    if split == "test" and not has_split(named, "test"):
-        raise PydreamError(
-            f"{named} has no test split; name real images that have one with --source"
-        )
-    source = open_source(named, split)
+    try:
+        source = open_source(named, split)
+    except MissingSplitError as error:
+        raise PydreamError(f"{error}; name real images that have one with --source") from error
     check_class_names(source, distilled)
     return source
 

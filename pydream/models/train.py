@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pydream.arithmetic import arithmetic_of
-from pydream.data import Source, has_split, open_source
+from pydream.data import Source, check_classes, has_split, open_source
 from pydream.devices import announce_device, resolve_device
 from pydream.draws import own_random_numbers
 from pydream.errors import PydreamError
@@ -110,6 +110,7 @@ def train_observer(config: ObserverConfig, *, source: Source | None = None) -> T
         test = open_source(config.source, "test") if has_split(config.source, "test") else None
     else:
         test = None
+    check_classes(source)
     side = config.side or side_of(source)
     train_indices, test_indices, held_out = hold_out(source, test, config.seed)
     announce_device(config.device)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pydream.data import Source, has_split, open_source
+from pydream.data import Source, check_classes, has_split, open_source
 from pydream.data.device_jpeg import decodes_jpeg
 from pydream.data.distilled import load_set
 from pydream.data.manifest import describe_set
@@ -102,6 +102,7 @@ def distill(
             source = open_source(config.source)
             if has_split(config.source, "test"):
                 held_out = open_source(config.source, "test")
+        check_classes(source)
         network = load_observer(
             observer if observer is not None else config.observer,
             arch=config.arch,

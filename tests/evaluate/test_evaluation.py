@@ -221,7 +221,7 @@ def test_sources_that_cannot_be_used(digits: Digits, digits_set: Path, tmp_path:
         folder = tmp_path / "flat" / name
         folder.mkdir(parents=True)
         (folder / "0.png").write_bytes((digits_set / "images/00000/00000.png").read_bytes())
-    message = "flat has no test split; name real images that have one with --source"
+    message = "flat: no test split; name real images that have one with --source"
     fails(message, digits, digits_set, source=str(tmp_path / "flat"))
     file = digits_set / "manifest.json"
     manifest = json.loads(file.read_text())
