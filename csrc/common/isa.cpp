@@ -4,8 +4,22 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#ifdef PYDREAM_X86
+#include <cpuid.h>
+#endif
+
 namespace pydream {
 namespace {
+
+#ifdef PYDREAM_X86
+// Asked of the processor itself, as Clang 16's __builtin_cpu_supports does not know
+// these names: float16 to float32 and back, and below the products of bfloat16. That the system
+// saves the registers is what __builtin_cpu_supports says of AVX2 and AVX-512.
+bool converts_float16() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0;
+}
+#endif
 
 bool supported(Isa isa) {
 #ifdef PYDREAM_X86
@@ -14,8 +28,7 @@ bool supported(Isa isa) {
     case Isa::plain:
       return true;
     case Isa::avx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-             __builtin_cpu_supports("f16c");
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && converts_float16();
     case Isa::avx512:
       return supported(Isa::avx2) && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
@@ -77,8 +90,9 @@ void set_isa(const std::string& name) { current().store(parse(name)); }
 
 bool native_bfloat16() {
 #ifdef PYDREAM_X86
-  __builtin_cpu_init();
-  return __builtin_cpu_supports("avx512bf16");
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return supported(Isa::avx512) && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) &&
+         (eax & bit_AVX512BF16) != 0;
 #else
   return false;
 #endif

@@ -13,6 +13,10 @@
 #include "common/half.h"
 #include "formation/formation.h"
 
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
 namespace pydream {
 namespace PYDREAM_ISA {
 namespace {
@@ -31,26 +35,47 @@ inline void store(float* to, Floats values) { std::memcpy(to, &values, sizeof va
 
 // Places of a row that lie near each other are picked out of one register or two, instead of value
 // by value: the way back of 100 images of 32 x 32 takes half the time or less. Plain x86 has no
-// such shuffle.
-constexpr bool kShuffles = kWidth >= 8;
-
+// such shuffle; and Clang has none by variable places for its vector types, hence the instructions
+// by name.
+#ifdef __AVX2__
 inline Ints places_from(const int32_t* places, int32_t first) {
   Ints found;
   std::memcpy(&found, places, sizeof found);
   return found - first;
 }
 
+#ifdef __AVX512F__
+inline Floats pick(Floats values, Ints places) {
+  return _mm512_permutexvar_ps(reinterpret_cast<__m512i>(places), values);
+}
+
+inline Floats pick(Floats values, Floats next, Ints places) {
+  return _mm512_permutex2var_ps(values, reinterpret_cast<__m512i>(places), next);
+}
+#else
+inline Floats pick(Floats values, Ints places) {
+  return _mm256_permutevar8x32_ps(values, reinterpret_cast<__m256i>(places));
+}
+
+inline Floats pick(Floats values, Floats next, Ints places) {
+  return places < static_cast<int32_t>(kWidth) ? pick(values, places) : pick(next, places);
+}
+#endif
+#endif
+
 // from [columns.from], of which kWidth values behind the last may be read.
 void stretch(const Stretch& columns, const float* from, float* __restrict to) {
   int64_t x = 0;
-  for (; kShuffles && x + kWidth <= columns.to; x += kWidth) {
+#ifdef __AVX2__
+  for (; x + kWidth <= columns.to; x += kWidth) {
     const int32_t first = columns.low[x];
     if (columns.high[x + kWidth - 1] - first >= kWidth) break;
     const Floats values = load(from + first);
-    const Floats low = __builtin_shuffle(values, places_from(columns.low + x, first));
-    const Floats high = __builtin_shuffle(values, places_from(columns.high + x, first));
+    const Floats low = pick(values, places_from(columns.low + x, first));
+    const Floats high = pick(values, places_from(columns.high + x, first));
     store(to + x, low + load(columns.weight + x) * (high - low));
   }
+#endif
   for (; x < columns.to; ++x) {
     const float low = from[columns.low[x]];
     to[x] = low + columns.weight[x] * (from[columns.high[x]] - low);
@@ -112,7 +137,8 @@ void add_rows(const float* from, const float* weight, int64_t step, int64_t coun
 // line [S + most] may be read.
 void shrink(const Readers& columns, const float* line, int64_t count, float* __restrict to) {
   int64_t x = 0;
-  for (; kShuffles && x + kWidth <= count; x += kWidth) {
+#ifdef __AVX2__
+  for (; x + kWidth <= count; x += kWidth) {
     const int32_t first = columns.first[x];
     if (columns.first[x + kWidth - 1] - first >= 2 * kWidth) break;
     const Ints places = places_from(columns.first + x, first);
@@ -120,10 +146,11 @@ void shrink(const Readers& columns, const float* line, int64_t count, float* __r
     for (int64_t t = 0; t < columns.most; ++t) {
       const float* from = line + first + t;
       sum += load(columns.weight + t * columns.from + x) *
-             __builtin_shuffle(load(from), load(from + kWidth), places);
+             pick(load(from), load(from + kWidth), places);
     }
     store(to + x, sum);
   }
+#endif
   for (int64_t rest = x; rest < count; ++rest) to[rest] = 0.0f;
   for (int64_t t = 0; t < columns.most; ++t) {
     const float* weight = columns.weight + t * columns.from;

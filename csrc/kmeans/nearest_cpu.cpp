@@ -86,7 +86,7 @@ class PanelSearch {
  private:
   void score_rows(int64_t first, int64_t count) {
     const int64_t dim = problem_.x.dim;
-    const float* rows[kMostRows];
+    const float* rows[kMostRows] = {};
     float scores[kMostRows * kMostColumns];
     for (int64_t r = 0; r < count; ++r) {
       rows[r] = kernels_.widen(problem_.x, first + r, widened_.data() + r * dim);

@@ -27,14 +27,17 @@ namespace {
 
 typedef uint32_t Words __attribute__((vector_size(kWidth * 4)));
 
-inline float minus_infinity(const float*) { return -std::numeric_limits<float>::infinity(); }
+// Not every instruction set needs all of these.
+[[maybe_unused]] inline float minus_infinity(const float*) {
+  return -std::numeric_limits<float>::infinity();
+}
 inline Half minus_infinity(const Half*) { return {0xFC00u}; }
 inline BFloat16 minus_infinity(const BFloat16*) { return {0xFF80u}; }
 
 inline Floats splat(float value) { return value - Floats{}; }
 
 inline Floats as_floats(Words bits) { return reinterpret_cast<Floats>(bits); }
-inline Words as_words(Floats values) { return reinterpret_cast<Words>(values); }
+[[maybe_unused]] inline Words as_words(Floats values) { return reinterpret_cast<Words>(values); }
 
 // a * b + c. Spelled out: in standard C++ the compiler may not fuse the two by itself.
 inline Floats multiply_add(Floats a, Floats b, Floats c) {
