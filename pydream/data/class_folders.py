@@ -212,7 +212,7 @@ def lay_out_class_folders(
 def refuse_parts(layout: Layout, description: str) -> None:
     """Refuse folders that are parts of a set for detection or segmentation, and no classes."""
     names = layout.class_names
-    if all(name.lower().replace("_", "") in _PARTS for name in names):
+    if len(names) > 1 and all(name.lower().replace("_", "") in _PARTS for name in names):
         raise PydreamError(
             f"{_where(description, layout.root)}: the folders {_listed(names)} are parts of a set "
             f"for detection or segmentation, not classes; {HOW}"

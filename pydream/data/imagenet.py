@@ -75,7 +75,10 @@ def find_imagenet(tree: Tree, description: str) -> Splits | None:
     if base.flat is None:
         return find_class_folders(tree, description, base.path) if base.path else None
     wnids = [] if base.train is None else visible(tree, base.train)[0]
-    labels = find_validation_labels(tree, [*base.above, base.path, base.flat], wnids)
+    try:
+        labels = find_validation_labels(tree, [*base.above, base.path, base.flat], wnids)
+    except PydreamError as error:
+        raise PydreamError(f"{description}: {error}") from error
     ways = {}
     note = _wanted(tree, base) if labels is None else ""
     if base.train is not None:

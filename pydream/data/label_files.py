@@ -105,7 +105,7 @@ def find_label_files(tree: Tree, description: str, chosen: str | None = None) ->
         When the chosen table does not name files and their labels.
     """
     problem = ""
-    for level in [""] if chosen else wrappers(tree):
+    for level in [""] if chosen else _levels(tree):
         tables = {chosen: "train"} if chosen else _tables_at(tree, level)
         if not tables:
             continue
@@ -119,6 +119,13 @@ def find_label_files(tree: Tree, description: str, chosen: str | None = None) ->
         if found:
             return _decide(description, level, found, images, ignored, bool(chosen))
     return LabelFiles(None, note=problem)
+
+
+def _levels(tree: Tree) -> list[str]:
+    """Folders that may hold the tables: the wrappers, and the one folder in the innermost."""
+    paths = wrappers(tree)
+    folders, _ = visible(tree, paths[-1])
+    return [*paths, join(paths[-1], folders[0])] if len(folders) == 1 else paths
 
 
 def _tables_at(tree: Tree, level: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from pydream.data.decode import first_line
 from pydream.data.layout import Tree, join, visible
 from pydream.errors import PydreamError
 
@@ -137,7 +138,8 @@ def _from_devkit(path: str, truth: bytes, meta: bytes) -> ValidationLabels:
         return ValidationLabels(path, by_number=[wnids[int(line)] for line in truth.split()])
     except (ValueError, TypeError, KeyError, IndexError, NotImplementedError) as error:
         raise PydreamError(
-            f"{path} and the {_META} beside it are not those of ILSVRC2012_devkit_t12: {error!r}"
+            f"{path} and the {_META} beside it are not those of ILSVRC2012_devkit_t12: "
+            f"{first_line(error)}"
         ) from error
 
 
@@ -151,7 +153,7 @@ def _from_packed_devkit(path: str, content: bytes, _: Sequence[str]) -> Validati
                 if name in (_GROUND_TRUTH, _META) and (file := archive.extractfile(member)):
                     found[name] = file.read()
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise PydreamError(f"{path} cannot be unpacked: {error}") from error
+        raise PydreamError(f"{path} cannot be unpacked: {first_line(error)}") from error
     if len(found) < 2:
         return ValidationLabels(path)
     return _from_devkit(path, found[_GROUND_TRUTH], found[_META])

@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from torchvision.datasets import imagenet as torchvision_imagenet
+from trees import labels_by_name, pack, write_images
+
+from pydream.data import has_split, open_source
+from pydream.errors import MissingSplitError, PydreamError
+
+# In the order of the development kit's IDs, which is not that of the names.
+WNIDS = ("n02119789", "n01440764", "n02100735")
+INNER = "n00001740"  # an inner node of WordNet, with an ID above those of the classes
+TRUTH = (2, 0, 1, 2, 1, 0)  # the class of each validation image
+LABELS = {f"ILSVRC2012_val_{n:08d}.JPEG": WNIDS[t] for n, t in enumerate(TRUTH, 1)}
+
+Put = Callable[[Path], object]
+
+
+def write_train(folder: Path) -> None:
+    write_images(folder, [f"{wnid}/{wnid}_{number}.JPEG" for wnid in WNIDS for number in (3, 20)])
+
+
+def put_kaggle(root: Path) -> None:
+    rows = [f"{name[:-5]},{wnid} 85 1 499 272 {wnid} 1 2 3 4 " for name, wnid in LABELS.items()]
+    rows.sort(key=lambda row: row[-1::-1])  # in no order
+    (root / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + "\n".join(rows))
+
+
+def put_devkit(root: Path) -> None:
+    data = root / "ILSVRC2012_devkit_t12" / "data"
+    data.mkdir(parents=True)
+    kinds = [("ILSVRC2012_ID", "u2"), ("WNID", "O"), ("words", "O"), ("gloss", "O")]
+    kinds += [("num_children", "u2"), ("children", "O")]
+    nodes = [(n, wnid, "a, b", "c", 0, np.zeros(0)) for n, wnid in enumerate(WNIDS, 1)]
+    nodes.append((4, INNER, "entity", "d", 2, np.array([1, 2])))
+    scipy.io.savemat(data / "meta.mat", {"synsets": np.array(nodes, dtype=kinds)[:, None]})
+    lines = "".join(f"{label + 1}\n" for label in TRUTH)
+    (data / "ILSVRC2012_validation_ground_truth.txt").write_text(lines)
+
+
+def put_flat_devkit(root: Path) -> None:
+    put_devkit(root)
+    for file in (root / "ILSVRC2012_devkit_t12" / "data").iterdir():
+        file.rename(root / file.name)
+
+
+def put_packed_devkit(root: Path) -> None:
+    put_devkit(root)
+    with tarfile.open(root / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as archive:
+        archive.add(root / "ILSVRC2012_devkit_t12", "ILSVRC2012_devkit_t12")
+    shutil.rmtree(root / "ILSVRC2012_devkit_t12")
+
+
+def put_meta_bin(root: Path) -> None:
+    names = dict.fromkeys(WNIDS, ("a", "b"))
+    torch.save((names, list(LABELS.values())), root / "meta.bin")
+
+
+def put_text(root: Path) -> None:
+    lines = "\n".join(f"{name} {sorted(WNIDS).index(wnid)}" for name, wnid in LABELS.items())
+    (root / "val.txt").write_text(lines)
+
+
+def put_ids(root: Path) -> None:
+    text = "\n".join(LABELS.values())
+    (root / "imagenet_2012_validation_synset_labels.txt").write_text(text)
+
+
+PUTS = [put_kaggle, put_devkit, put_flat_devkit, put_packed_devkit, put_meta_bin, put_text, put_ids]
+
+
+@pytest.fixture(params=PUTS, ids=lambda put: put.__name__)
+def put(request: pytest.FixtureRequest) -> Put:
+    found: Put = request.param
+    return found
+
+
+def check_ilsvrc(path: Path, labels: dict[str, str] = LABELS) -> None:
+    train, test = open_source(path), open_source(path, "test")
+    assert train.class_names == test.class_names == tuple(sorted(WNIDS))
+    assert all(key.startswith(name) for key, name in zip(train.keys, labels_of(train), strict=True))
+    assert len(train) == 6
+    assert labels_by_name(test) == labels
+    assert (test.labels[1:] >= test.labels[:-1]).all()
+    assert test.image(0).shape == (4, 4, 3)
+
+
+def labels_of(source: object) -> list[str]:
+    return [source.class_names[label] for label in source.labels]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "folders", [("train", "val"), ("ILSVRC2012_img_train", "ILSVRC2012_img_val"), ("train", "")]
+)
+def test_flat_validation_images_of_imagenet_org(
+    put: Put, folders: tuple[str, str], tmp_path: Path
+) -> None:
+    write_train(tmp_path / folders[0])
+    write_images(tmp_path / folders[1], LABELS)
+    put(tmp_path)
+    check_ilsvrc(tmp_path)
+
+
+def test_labels_in_the_folder_of_the_validation_images(put: Put, tmp_path: Path) -> None:
+    write_train(tmp_path / "train")
+    write_images(tmp_path / "val", LABELS)
+    put(tmp_path / "val")
+    check_ilsvrc(tmp_path)
+    assert open_source(tmp_path, "test").ignored == 0
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_in_an_archive(put: Put, kind: str, tmp_path: Path) -> None:
+    write_train(tmp_path / "set" / "train")
+    write_images(tmp_path / "set" / "val", LABELS)
+    put(tmp_path / "set")
+    check_ilsvrc(pack(tmp_path / "set", kind))
+
+
+def write_kaggle(root: Path) -> None:
+    data = root / "ILSVRC" / "Data" / "CLS-LOC"
+    write_train(data / "train")
+    write_images(data / "val", LABELS)
+    write_images(data / "test", ["ILSVRC2012_test_00000001.JPEG"])
+    for name, wnid in LABELS.items():
+        file = root / "ILSVRC" / "Annotations" / "CLS-LOC" / "val" / f"{name[:-5]}.xml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"<annotation><object>\n\t<name>{wnid}</name>\n</object></annotation>")
+    (root / "ILSVRC" / "ImageSets" / "CLS-LOC").mkdir(parents=True)
+    (root / "ILSVRC" / "ImageSets" / "CLS-LOC" / "val.txt").write_text("ILSVRC2012_val_00000001 1")
+    (root / "LOC_synset_mapping.txt").write_text("\n".join(f"{wnid} a, b" for wnid in WNIDS))
+
+
+@pytest.mark.parametrize("named", [".", "ILSVRC", "ILSVRC/Data/CLS-LOC"])
+@pytest.mark.parametrize("solution", [True, False])
+def test_kaggle(named: str, solution: bool, tmp_path: Path) -> None:
+    """With its CSV of labels, or with the annotations alone, as image-net.org packs it."""
+    write_kaggle(tmp_path)
+    if solution:
+        put_kaggle(tmp_path)
+    check_ilsvrc(tmp_path / named)
+    assert open_source(tmp_path / named).ignored_kinds == {"test images without labels": 1}
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_kaggle_in_an_archive(kind: str, tmp_path: Path) -> None:
+    write_kaggle(tmp_path / "set")
+    put_kaggle(tmp_path / "set")
+    check_ilsvrc(pack(tmp_path / "set", kind))
+
+
+def test_kaggle_with_validation_images_moved_into_class_folders(tmp_path: Path) -> None:
+    write_kaggle(tmp_path)
+    val = tmp_path / "ILSVRC" / "Data" / "CLS-LOC" / "val"
+    for name, wnid in LABELS.items():
+        (val / wnid).mkdir(exist_ok=True)
+        (val / name).rename(val / wnid / name)
+    check_ilsvrc(tmp_path)
+
+
+def test_same_labels_as_torchvision_reads_from_the_development_kit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_packed_devkit(tmp_path)
+    monkeypatch.setattr(torchvision_imagenet, "_verify_archive", lambda *_: None)
+    torchvision_imagenet.parse_devkit_archive(str(tmp_path))
+    _, expected = torch.load(tmp_path / "meta.bin", weights_only=True)
+    (tmp_path / "meta.bin").unlink()
+    write_train(tmp_path / "train")
+    write_images(tmp_path / "val", LABELS)
+    found = labels_by_name(open_source(tmp_path, "test"))
+    assert [found[name] for name in sorted(LABELS)] == expected
+
+
+def test_torchvisions_own_layout(tmp_path: Path) -> None:
+    """Its validation images lie in class folders, and meta.bin beside them."""
+    write_train(tmp_path / "train")
+    write_images(tmp_path / "val", [f"{wnid}/{name}" for name, wnid in LABELS.items()])
+    put_meta_bin(tmp_path)
+    check_ilsvrc(tmp_path)
+
+
+def test_missing_labels_are_named_and_train_stays_usable(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_train(tmp_path / "train")
+    write_images(tmp_path / "val", LABELS)
+    assert not has_split(tmp_path, "test")
+    assert len(open_source(tmp_path)) == 6
+    wanted = "6 images in val have no labels: put LOC_val_solution.csv (Kaggle) or "
+    wanted += "ILSVRC2012_devkit_t12.tar.gz (image-net.org"
+    assert wanted in capsys.readouterr().err
+    with pytest.raises(MissingSplitError) as caught:
+        open_source(tmp_path, "test")
+    assert wanted in str(caught.value)
+
+
+def test_ground_truth_without_the_table_of_classes_is_not_enough(tmp_path: Path) -> None:
+    write_train(tmp_path / "train")
+    write_images(tmp_path / "val", LABELS)
+    put_flat_devkit(tmp_path)
+    (tmp_path / "meta.mat").unlink()
+    assert not has_split(tmp_path, "test")
+
+
+@pytest.mark.parametrize("name", ["meta.mat", "meta.bin", "ILSVRC2012_devkit_t12.tar.gz"])
+def test_damaged_files_of_labels_are_named(name: str, tmp_path: Path) -> None:
+    write_train(tmp_path / "train")
+    write_images(tmp_path / "val", LABELS)
+    if name == "meta.mat":
+        put_flat_devkit(tmp_path)
+    (tmp_path / name).write_bytes(b"<html>not found</html>" * 20)
+    with pytest.raises(PydreamError, match=name) as caught:
+        open_source(tmp_path, "test")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_part_of_the_classes(tmp_path: Path) -> None:
+    """As in ImageNet-100: all validation images beside the folders of some classes."""
+    write_train(tmp_path / "train")
+    shutil.rmtree(tmp_path / "train" / WNIDS[0])
+    write_images(tmp_path / "val", list(LABELS)[:-1])
+    put_kaggle(tmp_path)
+    test = open_source(tmp_path, "test")
+    assert test.class_names == tuple(sorted(WNIDS[1:]))
+    kept = {name: wnid for name, wnid in list(LABELS.items())[:-1] if wnid != WNIDS[0]}
+    assert labels_by_name(test) == kept
+    assert test.ignored_kinds == {
+        "images of classes that train lacks": 1, "labels without an image": 1
+    }  # fmt: skip
+
+
+def test_validation_images_alone(tmp_path: Path) -> None:
+    write_images(tmp_path / "val", LABELS)
+    put_devkit(tmp_path)
+    assert labels_by_name(open_source(tmp_path, "test")) == LABELS
+    assert not has_split(tmp_path, "train")
+
+
+def write_tiny(root: Path) -> dict[str, str]:
+    for wnid in WNIDS:
+        write_images(root / "train" / wnid / "images", [f"{wnid}_{n}.JPEG" for n in (0, 10, 2)])
+        (root / "train" / wnid / f"{wnid}_boxes.txt").write_text("x\t0\t0\t1\t1")
+    labels = {f"val_{n}.JPEG": WNIDS[n % 3] for n in range(12)}
+    write_images(root / "val" / "images", labels)
+    lines = [f"{name}\t{wnid}\t0\t32\t44\t62\n" for name, wnid in labels.items()]
+    (root / "val" / "val_annotations.txt").write_text("".join(lines))
+    write_images(root / "test" / "images", ["test_0.JPEG", "test_1.JPEG"])
+    (root / "wnids.txt").write_text("\n".join(WNIDS))
+    (root / "words.txt").write_text(f"{WNIDS[0]}\tkit fox")
+    return labels
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_tiny_imagenet_as_it_is_unpacked(kind: str, tmp_path: Path) -> None:
+    labels = write_tiny(tmp_path / "tiny-imagenet-200")
+    path = pack(tmp_path / "tiny-imagenet-200", kind)
+    train, test = open_source(path), open_source(path, "test")
+    assert train.class_names == test.class_names == tuple(sorted(WNIDS))
+    assert list(train.keys) == sorted(f"{w}/images/{w}_{n}.JPEG" for w in WNIDS for n in (0, 10, 2))
+    assert labels_by_name(test) == labels
+    assert test.image(0).shape == (4, 4, 3)
+    assert train.ignored_kinds == {"test images without labels": 2}
+    assert test.ignored == 0
+
+
+def test_tiny_imagenet_without_its_annotations(tmp_path: Path) -> None:
+    write_tiny(tmp_path)
+    (tmp_path / "val" / "val_annotations.txt").unlink()
+    assert len(open_source(tmp_path)) == 9
+    with pytest.raises(MissingSplitError, match=r"put val_annotations\.txt .* into val"):
+        open_source(tmp_path, "test")
+
+
+def test_labels_count_in_the_fingerprint(tmp_path: Path) -> None:
+    """The order of the images may stay as it is while the class of one changes."""
+    marks = []
+    for number, changed in enumerate((WNIDS[0], WNIDS[2])):
+        root = tmp_path / str(number)
+        write_train(root / "train")
+        write_images(root / "val", ["ILSVRC2012_val_00000001.JPEG"])
+        (root / "val.txt").write_text(f"ILSVRC2012_val_00000001.JPEG {changed}")
+        marks.append(open_source(root, "test").fingerprint())
+    assert marks[0] != marks[1]
