@@ -132,7 +132,7 @@ def inspect_command(config: Annotated[InspectConfig, Whole], *, json: Json = Fal
     from pydream.data.imported import open_distilled
     from pydream.devices import announce_device, resolve_device
     from pydream.evaluate.measures import measure_set
-    from pydream.evaluate.opening import open_observer
+    from pydream.evaluate.opening import exif_of, open_observer
     from pydream.report import (
         image_origin,
         inspect_set,
@@ -168,6 +168,8 @@ def inspect_command(config: Annotated[InspectConfig, Whole], *, json: Json = Fal
             device=resolve_device(config.device),
         )
         announce_device(config.device)
+    if real is not None:
+        real.upright = exif_of(distilled) == "apply"
     measures = measure_set(distilled, network, real, most_real=config.most_real)
     if config.report is not None:
         _write_new(config.report, render_report(distilled, measures))

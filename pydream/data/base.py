@@ -38,7 +38,11 @@ class Source(ABC):
         How many of each kind, for example ``{".txt": 3, "@eaDir/": 1}``.
     notes : tuple[str, ...]
         What else is to be known of how the images were found, in sentences.
+    upright : bool
+        Whether images are turned and mirrored as their EXIF asks.
     """
+
+    upright: bool = False
 
     def __init__(
         self,
@@ -122,7 +126,7 @@ class Source(ABC):
         ImageError
             When it cannot be read or decoded; the message is the reason, without the key.
         """
-        _, decode = prepare(self.read(index))
+        _, decode = prepare(self.read(index), upright=self.upright)
         return decode()
 
     def class_indices(self, label: int) -> npt.NDArray[np.int64]:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pydream.data.formats import IMAGE_SUFFIXES
 from pydream.data.layout import (
-    IMAGE_SUFFIXES,
     Layout,
     Splits,
     Tree,

@@ -17,35 +17,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torchvision  # noqa: F401  (registers torch.ops.image)
+from PIL import Image, UnidentifiedImageError
 
-# Image.open would otherwise import every plugin of Pillow on its first call, in a worker thread.
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-)
-
+from pydream.data.formats import PILLOW_FORMATS
 from pydream.errors import ImageError
 
 MAX_PIXELS = 2 * 89_478_485
 """Largest image that is decoded, in pixels: where Pillow, too, stops by default."""
 
-_PILLOW_FORMATS = tuple(
-    plugin.format
-    for plugin in (
-        JpegImagePlugin.JpegImageFile,
-        PngImagePlugin.PngImageFile,
-        WebPImagePlugin.WebPImageFile,
-        BmpImagePlugin.BmpImageFile,
-        GifImagePlugin.GifImageFile,
-        TiffImagePlugin.TiffImageFile,
-    )
-)
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_START, _JPEG_LAST = b"\xff\xd8\xff", b"\xff\xd9"
 # Frame headers SOF0 to SOF15; C4, C8 and CC are other segments in the same range.
@@ -54,6 +33,19 @@ _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD9)})
 _JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
 _JPEG_ADOBE = 0xEE
+_ORIENTATION = 0x0112  # of EXIF
+# What stands in place of images, by its first bytes without leading blanks, in lower case.
+_NO_IMAGES = {
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+    b"<?xml": "XML",
+    b"<svg": "SVG, which is no raster image",
+    b"version https://git-lfs": "a Git LFS pointer: `git lfs pull` fetches the file",
+    b"%pdf": "a PDF",
+    b"pk\x03\x04": "a zip archive",
+    b"{": "JSON",
+}
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 _RGB_MODE = 3  # torchvision.io.ImageReadMode.RGB
 # The operator, not torchvision.io.decode_jpeg: that one warns of its deprecation on every call.
 # A torchvision without it leaves JPEG to Pillow.
@@ -135,11 +127,12 @@ def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Header:
 
 
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
-    """Decode a JPEG, PNG, WebP, BMP, GIF or TIFF file to RGB.
+    """Decode an image file of one of `pydream.data.formats.PILLOW_FORMATS` to RGB.
 
     Grey becomes RGB with equal channels, alpha is dropped, samples of 16 bits keep their high
     byte, and of an animation the first frame is taken. The orientation in EXIF is not applied:
-    loaders of the field do not apply it, and observers were trained without it.
+    torchvision's ImageFolder does not apply it, and observers were trained without it. That of a
+    TIFF is, there and here: Pillow does so itself.
 
     A file that ends early is an error. So is a PNG with a wrong checksum; JPEG has none, so
     damage inside its data that still parses goes unseen, here as in every other decoder.
@@ -165,13 +158,17 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
     return _decode(data, read_header(data, max_pixels=max_pixels))
 
 
-def prepare(content: bytes | np.ndarray) -> tuple[int, Callable[[], torch.Tensor]]:
+def prepare(
+    content: bytes | np.ndarray, *, upright: bool = False
+) -> tuple[int, Callable[[], torch.Tensor]]:
     """Tell what an image will take in memory before it is decoded.
 
     Parameters
     ----------
     content
         An encoded file, or uint8 pixels (H, W), (H, W, 1) or (H, W, 3), as `Source.read` gives.
+    upright
+        Whether to turn and mirror it as its EXIF asks.
 
     Returns
     -------
@@ -186,20 +183,25 @@ def prepare(content: bytes | np.ndarray) -> tuple[int, Callable[[], torch.Tensor
     if isinstance(content, np.ndarray):
         return 3 * content.shape[0] * content.shape[1], partial(_pixels_to_rgb, content)
     header = read_header(content)
-    return 3 * header.height * header.width, partial(_decode, content, header)
+    decode = partial(_decode_upright if upright else _decode, content, header)
+    return 3 * header.height * header.width, decode
 
 
 def prepare_for_gpu(
-    content: bytes | np.ndarray,
+    content: bytes | np.ndarray, *, upright: bool = False
 ) -> tuple[int, Callable[[], torch.Tensor | EncodedJpeg]]:
-    """Do as `prepare`, but leave a whole, plain JPEG as it is for a GPU to decode."""
+    """Do as `prepare`, but leave a whole, plain JPEG as it is for a GPU to decode.
+
+    One that has to be turned is decoded on the CPU.
+    """
     if isinstance(content, bytes) and content.startswith(_JPEG_START):
         header = read_header(content)
-        if header.plain and content.endswith(_JPEG_LAST):
+        turned = upright and _orientation(content) != 1
+        if header.plain and content.endswith(_JPEG_LAST) and not turned:
             data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
             encoded = EncodedJpeg(data, (header.height, header.width, 3))
             return encoded.nbytes, lambda: encoded
-    return prepare(content)
+    return prepare(content, upright=upright)
 
 
 def first_line(error: Exception) -> str:
@@ -224,6 +226,30 @@ def _decode(data: bytes, header: Header) -> torch.Tensor:
         return torch.from_numpy(np.array(_to_rgb(image)))
 
 
+def _decode_upright(data: bytes, header: Header) -> torch.Tensor:
+    image, orientation = _decode(data, header), _orientation(data)
+    if orientation >= 5:
+        image = image.transpose(0, 1)
+    if orientation in (3, 4, 7, 8):
+        image = image.flip(0)
+    if orientation in (2, 3, 6, 7):
+        image = image.flip(1)
+    return image.contiguous()
+
+
+def _orientation(data: bytes) -> int:
+    """Return the orientation in EXIF that is still to be applied, 1 to 8; 1 is upright."""
+    try:
+        with _open_with_pillow(data) as image:
+            # Pillow turns a TIFF itself.
+            found = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
+    except MemoryError:
+        raise
+    except Exception:  # EXIF that cannot be read turns nothing, in any viewer
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
 def _decode_jpeg(data: bytes, operator: Callable[..., torch.Tensor]) -> torch.Tensor:
     # bytearray: torch warns of memory that it may not write to, and the copy is small.
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
@@ -239,19 +265,31 @@ def _decode_jpeg(data: bytes, operator: Callable[..., torch.Tensor]) -> torch.Te
 
 def _open_with_pillow(data: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS)
+        return Image.open(io.BytesIO(data), formats=PILLOW_FORMATS)
     except UnidentifiedImageError as error:
-        raise ImageError("not a JPEG, PNG, WebP, BMP, GIF or TIFF image") from error
+        raise ImageError(_what_else(data)) from error
     except MemoryError:
         raise
     except Exception as error:  # Pillow's parsers raise anything on damaged files
         raise ImageError(first_line(error)) from error
 
 
+def _what_else(data: bytes) -> str:
+    """Say what a file is that Pillow does not know as an image."""
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        return "a HEIC photograph, which Pillow cannot read: convert it to JPEG"
+    start = data[:64].lstrip().lower()
+    for beginning, what in _NO_IMAGES.items():
+        if start.startswith(beginning):
+            return f"not an image but {what}"
+    return f"not an image of a known format ({', '.join(PILLOW_FORMATS)})"
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     try:
         image.load()
-        if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        # Pillow scales deep grey PPM and, in older versions, PNG to 16 bits in mode I.
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
             samples = np.asarray(image).astype(np.uint32)
             return Image.fromarray((samples >> 8).astype(np.uint8)).convert("RGB")
         if image.mode in ("I", "F"):

@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pydream.data.formats import IMAGE_SUFFIXES
 from pydream.errors import MissingSplitError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-"""Files with these endings, in any case, are images; others in a class folder are ignored."""
 
 # Names beyond those with a leading dot, in lower case. Each is written by one tool and is no word.
 _CLUTTER = frozenset(

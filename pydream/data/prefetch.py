@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -60,14 +61,18 @@ def decode_ahead(
     ValueError
         When `workers` or `budget` is below 1.
     """
-    return _Pipeline(source, indices, workers, budget, prepare, turn).results()
+    return _Pipeline(
+        source, indices, workers, budget, partial(prepare, upright=source.upright), turn
+    ).results()
 
 
 def read_ahead(
     source: Source, indices: Sequence[int], *, workers: int, budget: int
 ) -> Generator[torch.Tensor | EncodedJpeg | ImageError, None, None]:
     """Do as `decode_ahead`, but leave JPEGs that a GPU can decode undecoded."""
-    return _Pipeline(source, indices, workers, budget, prepare_for_gpu).results()
+    return _Pipeline(
+        source, indices, workers, budget, partial(prepare_for_gpu, upright=source.upright)
+    ).results()
 
 
 @dataclass(frozen=True)

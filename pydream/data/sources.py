@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydream.data import arrays, files
 from pydream.data.base import Source
@@ -26,7 +26,9 @@ _KINDS = ", ".join(
 )
 
 
-def open_source(spec: SourceSpec, split: str = "train") -> Source:
+def open_source(
+    spec: SourceSpec, split: str = "train", *, exif: Literal["ignore", "apply"] = "ignore"
+) -> Source:
     """Open a labelled set of images.
 
     Parameters
@@ -57,6 +59,9 @@ def open_source(spec: SourceSpec, split: str = "train") -> Source:
         - a source, which is returned as it is.
     split
         ``"train"`` or ``"test"``. A set without splits is all train.
+    exif
+        Whether the orientation in the EXIF of image files is applied. torchvision's ImageFolder
+        does not apply it.
 
     Returns
     -------
@@ -84,6 +89,7 @@ def open_source(spec: SourceSpec, split: str = "train") -> Source:
             )
         return spec
     source = _open(spec, split)
+    source.upright = exif == "apply"
     _report(source)
     return source
 

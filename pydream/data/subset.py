@@ -35,6 +35,7 @@ class Subset(Source):
             keys=[source.keys[row] for row in self._rows],
             labels=source.labels[self._rows],
         )
+        self.upright = source.upright
 
     def read(self, index: int) -> bytes | npt.NDArray[np.uint8]:
         """Read one image as it is stored; see `Source.read`."""

@@ -77,7 +77,8 @@ def compare(
     if train is None or test is None:
         if not has_split(config.source, "test"):
             raise PydreamError(f"{config.source} has no test split to measure students on")
-        train, test = open_source(config.source), open_source(config.source, "test")
+        train = open_source(config.source, exif=config.exif)
+        test = open_source(config.source, "test", exif=config.exif)
     if not config.full:
         classes = min(config.classes or len(train.class_names), len(train.class_names))
         train, test = Subset(train, classes, config.images_per_class), Subset(test, classes)
@@ -142,6 +143,8 @@ def _history(
         eval_every=config.eval_every,
         eval_epochs=config.eval_epochs,
         seed=seed,
+        exif=config.exif,
+        allow_skipped=config.allow_skipped,
         device=config.device,
         resume=True,
         **settings,

@@ -180,8 +180,11 @@ class DreamConfig:
     """Epochs of such a student."""
     eval_seeds: int = 1
     """Students of each measurement."""
+    exif: Literal["ignore", "apply"] = "ignore"
+    """Whether images are turned and mirrored as their EXIF asks. torchvision's ImageFolder, and so
+    most training code, ignores it."""
     allow_skipped: float = 0.01
-    """Share of a class's images that may be unreadable before the run is refused."""
+    """Share of the images that may be unreadable before the run is refused."""
     workers: int = dataclasses.field(default_factory=usable_processors)
     """Threads that decode images; does not change the result."""
     resume: bool = False
@@ -211,11 +214,10 @@ class DreamConfig:
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the bytes of the set."""
-        return {
-            name: value
-            for name, value in dataclasses.asdict(self).items()
-            if name not in _EXECUTION
-        }
+        settings = dataclasses.asdict(self)
+        if self.exif == "ignore":  # what sets say that were made before there was a choice
+            del settings["exif"]
+        return {name: value for name, value in settings.items() if name not in _EXECUTION}
 
 
 @dataclass(frozen=True)
@@ -265,6 +267,11 @@ class CompareConfig:
     device: str = "auto"
     """Where everything is computed: auto (a GPU that this build can use, else the CPU), cpu, cuda,
     cuda:1."""
+    exif: Literal["ignore", "apply"] = "ignore"
+    """Whether images are turned and mirrored as their EXIF asks. torchvision's ImageFolder, and so
+    most training code, ignores it."""
+    allow_skipped: float = 0.01
+    """Share of the images that may be unreadable before the run is refused."""
 
     def __post_init__(self) -> None:
         for name in ("classes", "images_per_class", "eval_every", "seeds"):

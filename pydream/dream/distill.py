@@ -114,9 +114,9 @@ def distill(
     config = dataclasses.replace(config, device=device.type)
     with watch("open"):
         if source is None:
-            source = open_source(config.source)
+            source = open_source(config.source, exif=config.exif)
             if config.eval_every and has_split(config.source, "test"):
-                test = open_source(config.source, "test")
+                test = open_source(config.source, "test", exif=config.exif)
         check_classes(source)
         if config.eval_every and test is None:
             raise PydreamError(
@@ -151,7 +151,13 @@ def distill(
         seen = (
             None
             if test is None
-            else load_test_images(test, side, workers=settings.workers, device=device)
+            else load_test_images(
+                test,
+                side,
+                workers=settings.workers,
+                device=device,
+                allow_skipped=settings.allow_skipped,
+            )
         )
     run = _Run(settings, source, real, skipped, seen, make_network, writer, watch)
     announce_device(named)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from pydream.data import Source
+from pydream.data.resized import load_images
+from pydream.data.unreadable import Unreadable
 from pydream.errors import PydreamError
-from pydream.evaluate.real import load_images
 
 _MOST_AT_ONCE = 4096  # images whose sums are taken at a time
 
@@ -82,7 +83,7 @@ def load_class_images(
     workers
         Threads that decode.
     allow_skipped
-        Share of a class's images that may be unreadable; these are left out.
+        Share of the images that may be unreadable; these are left out.
 
     Returns
     -------
@@ -94,26 +95,21 @@ def load_class_images(
     Raises
     ------
     PydreamError
-        If too many images of a class cannot be read.
+        If too many images cannot be read, or none of a class can.
     """
-    order = list(range(len(source)))
-    images, errors = load_images(source, order, side, workers)
-    skipped = [{"key": source.keys[row], "reason": errors[row]} for row in order if row in errors]
-    counts = np.bincount(source.labels, minlength=len(source.class_names))
-    lost = np.bincount(source.labels[list(errors)], minlength=len(counts))
-    for name, count, gone in zip(source.class_names, counts, lost, strict=True):
-        if gone > allow_skipped * count:
-            raise PydreamError(
-                f"{source.description}: {gone} of {count} images of class {name} cannot be read, "
-                f"above the {allow_skipped:.0%} allowed; mend or remove them; first of all "
-                f"{skipped[0]['key']}: {skipped[0]['reason']}"
-            )
-    if skipped:
-        order = [row for row in order if row not in errors]
-        images = images[order]
+    unreadable = Unreadable(source, len(source), allow_skipped)
+    images = load_images(source, range(len(source)), side, workers=workers, unreadable=unreadable)
+    unreadable.say()
+    order = np.setdiff1d(np.arange(len(source)), list(unreadable.reasons))
+    counts = np.bincount(source.labels[order], minlength=len(source.class_names))
+    if not counts.all():
+        empty = source.class_names[int(counts.argmin())]
+        raise PydreamError(f"{source.description}: class {empty} has no readable image")
+    if unreadable.reasons:
+        images = images[torch.from_numpy(order)]
     pixels = images.permute(0, 3, 1, 2).contiguous()
     mean, std = _statistics(pixels)
-    ends = itertools.accumulate((counts - lost).tolist(), initial=0)
+    ends = itertools.accumulate(counts.tolist(), initial=0)
     labels = torch.from_numpy(source.labels[order].astype(np.int64))
     keys = tuple(source.keys[row] for row in order)
     return (
@@ -125,7 +121,7 @@ def load_class_images(
             mean.to(device),
             std.to(device),
         ),
-        skipped,
+        unreadable.records(),
     )
 
 

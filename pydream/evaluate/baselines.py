@@ -7,10 +7,12 @@ import numpy.typing as npt
 import torch
 
 from pydream.data import Source
+from pydream.data.resized import load_images, whole_images
+from pydream.data.unreadable import Unreadable
 from pydream.errors import PydreamError
 from pydream.evaluate.coresets import herding, k_centre
 from pydream.evaluate.measure import RealImages
-from pydream.evaluate.real import load_images, random_real_images
+from pydream.evaluate.real import random_real_images
 from pydream.models import Observer
 from pydream.ops import crop_resize
 from pydream.progress import track
@@ -28,6 +30,7 @@ def baseline_images(
     seed: int,
     observer: Observer | None,
     workers: int,
+    allow_skipped: float = 0.01,
 ) -> RealImages:
     """Return the images of a baseline.
 
@@ -47,47 +50,57 @@ def baseline_images(
         Gives the features that coresets are chosen by.
     workers
         Threads that decode.
+    allow_skipped
+        Share of the images that may be unreadable, where all of them are looked at.
 
     Raises
     ------
     PydreamError
-        If a class has no image that can be read, a coreset has no observer, or all images together
-        are too many to be held.
+        If too many images cannot be read, a class has none that can, a coreset has no observer, or
+        all images together are too many to be held.
     """
     if name == "random":
         return random_real_images(source, per_class, side, seed=seed, workers=workers)
     if name == "full":
-        return _all_images(source, side, workers)
+        return _all_images(source, side, workers, allow_skipped)
     if observer is None:
         raise PydreamError(f"the {name} coreset needs an observer's features: give --observer")
-    rows = _coreset(name, source, per_class, side, observer, workers)
-    images, _ = load_images(source, rows.tolist(), side, workers)
+    unreadable = Unreadable(source, len(source), allow_skipped)
+    rows = _coreset(name, source, per_class, side, observer, workers, unreadable)
+    unreadable.say()
+    images = load_images(source, rows.tolist(), side, workers=workers, unreadable=unreadable)
     return RealImages(images, torch.from_numpy(source.labels[rows].astype(np.int64)))
 
 
 def _coreset(
-    name: str, source: Source, per_class: int, side: int, observer: Observer, workers: int
+    name: str,
+    source: Source,
+    per_class: int,
+    side: int,
+    observer: Observer,
+    workers: int,
+    unreadable: Unreadable,
 ) -> npt.NDArray[np.int64]:
     """Choose rows of a source by the features of all its images that can be read."""
     order = np.concatenate([source.class_indices(c) for c in range(len(source.class_names))])
-    features, readable = [], []
+    features: list[torch.Tensor] = []
+    readable: list[int] = []
+    groups = whole_images(
+        source, order.tolist(), side, workers=workers, unreadable=unreadable, rows=_AT_ONCE
+    )
     with track(f"features for {name}", len(order), "images") as advance:
-        for start in range(0, len(order), _AT_ONCE):
-            rows = order[start : start + _AT_ONCE]
-            images, errors = load_images(source, rows.tolist(), side, workers)
+        for images, places in groups:
             features.append(_embed(images, observer))
-            readable.append(~np.isin(rows, list(errors)))
-            advance(len(rows))
-    usable = np.concatenate(readable)
-    kept = torch.cat(features)[torch.from_numpy(usable).to(observer.device)]
-    rows = order[usable]
+            readable += places
+            advance(len(places))
+    rows = order[np.asarray(readable, dtype=np.int64)]
     lengths = np.bincount(source.labels[rows], minlength=len(source.class_names))
     if (lengths == 0).any():
         missing = source.class_names[int(np.argmin(lengths))]
         raise PydreamError(f"{source.description}: class {missing} has no readable image")
     offsets = [0, *np.cumsum(lengths).tolist()]
     choose = herding if name == "herding" else k_centre
-    chosen = torch.cat(choose(kept, offsets, per_class)).cpu().numpy()
+    chosen = torch.cat(choose(torch.cat(features), offsets, per_class)).cpu().numpy()
     picked: npt.NDArray[np.int64] = rows[chosen]
     return picked
 
@@ -107,7 +120,7 @@ def _embed(images: torch.Tensor, observer: Observer) -> torch.Tensor:
     return observer.features(batch)
 
 
-def _all_images(source: Source, side: int, workers: int) -> RealImages:
+def _all_images(source: Source, side: int, workers: int, allow_skipped: float) -> RealImages:
     size = len(source) * 3 * side**2
     if size > _MOST_BYTES:
         raise PydreamError(
@@ -115,7 +128,9 @@ def _all_images(source: Source, side: int, workers: int) -> RealImages:
             f"pixels a side, above the {_MOST_BYTES >> 30} GiB that are held; leave out the "
             "baseline full"
         )
-    images, errors = load_images(source, range(len(source)), side, workers)
+    unreadable = Unreadable(source, len(source), allow_skipped)
+    images = load_images(source, range(len(source)), side, workers=workers, unreadable=unreadable)
+    unreadable.say()
     readable = torch.ones(len(source), dtype=torch.bool)
-    readable[list(errors)] = False
+    readable[list(unreadable.reasons)] = False
     return RealImages(images[readable], torch.from_numpy(source.labels.astype(np.int64))[readable])

@@ -102,7 +102,13 @@ def prepare_bench(
     )
     side = distilled.manifest["side"]
     with stage("load test images"):
-        tested = load_test_images(test, side, workers=config.workers, device=device)
+        tested = load_test_images(
+            test,
+            side,
+            workers=config.workers,
+            device=device,
+            allow_skipped=config.allow_skipped,
+        )
     return Bench(
         config=config,
         distilled=distilled,
@@ -153,7 +159,8 @@ def evaluation_facts(bench: Bench, test: Source) -> dict[str, Any]:
         },
         "test": {
             "description": test.description,
-            "images": len(test),
+            "images": len(bench.test.labels),
+            "skipped": len(test) - len(bench.test.labels),
             "fingerprint": bench.test_fingerprint,
         },
         "config": {

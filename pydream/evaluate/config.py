@@ -132,6 +132,11 @@ class EvaluateConfig(SetSettings, RecipeSettings):
     out: Path | None = None
     """Folder for the results, each in a file of its own; by default results in the set's, or beside
     a set that is not ours."""
+    exif: Literal["ignore", "apply"] | None = None
+    """Whether real images are turned and mirrored as their EXIF asks; by default as they were when
+    the set was distilled."""
+    allow_skipped: float = 0.01
+    """Share of the real images that may be unreadable before the run is refused."""
     resume: bool = False
     """Take students that an evaluation with the same settings has finished before."""
     workers: int = dataclasses.field(default_factory=usable_processors)
@@ -147,6 +152,8 @@ class EvaluateConfig(SetSettings, RecipeSettings):
             values = getattr(self, name)
             if len({*values}) < len(values):
                 raise PydreamError(f"{name} must differ, got {' '.join(values)}")
+        if not 0 <= self.allow_skipped <= 1:
+            raise PydreamError(f"allow_skipped must be 0 to 1, got {self.allow_skipped}")
         for name in ("eval_every", "workers", "full_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -26,7 +26,7 @@ from pydream.evaluate.bench import (
 from pydream.evaluate.config import EvaluateConfig
 from pydream.evaluate.labels import Targets, hard_targets, online_targets, own_targets
 from pydream.evaluate.measure import RealImages
-from pydream.evaluate.opening import check_class_names, open_real, open_set
+from pydream.evaluate.opening import check_class_names, exif_of, open_real, open_set
 from pydream.evaluate.recipe import RECIPES, ResolvedRecipe, resolve
 from pydream.evaluate.results import EvaluationResult, EvaluationRow, StudentRun, write_results
 from pydream.evaluate.stored import StoredLabels
@@ -75,9 +75,9 @@ def evaluate_set(
             f"{distilled.path} came without soft labels; give --labels online, stored or hard"
         )
     if test is None:
-        test = open_real(config.source, distilled, "test")
+        test = open_real(config.source, distilled, "test", config.exif)
     if train is None and config.baselines:
-        train = open_real(config.source, distilled, "train")
+        train = open_real(config.source, distilled, "train", config.exif)
     for real in (train, test):
         if real is not None:
             check_class_names(real, distilled)
@@ -196,6 +196,7 @@ def _images(
                     seed=seed,
                     observer=bench.observer,
                     workers=bench.config.workers,
+                    allow_skipped=bench.config.allow_skipped,
                 )
     return held[key]
 
@@ -263,9 +264,12 @@ def _identity(
     bench: Bench, student: str, labels: str, images: str, recipe: ResolvedRecipe, seed: int
 ) -> dict[str, Any]:
     """Say all that a student's measurements follow from."""
-    observer = bench.observer
+    observer, config = bench.observer, bench.config
     asked = labels == "online" or images in ("herding", "k-centre")
+    # Only where it is applied, so that students of before there was a choice are found.
+    exif = config.exif or exif_of(bench.distilled)
     return {
+        **({"exif": exif} if exif == "apply" else {}),
         "set": bench.distilled.images_sha256,
         "images": images,
         "train": None if images == "distilled" else bench.train_fingerprint,

@@ -6,7 +6,7 @@ realistic, as an observer sees it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -17,10 +17,11 @@ import torch
 
 from pydream.data import Source
 from pydream.data.distilled import DistilledSet
+from pydream.data.resized import whole_images
+from pydream.data.unreadable import Unreadable
 from pydream.errors import PydreamError
 from pydream.evaluate.observed import Observed, cell_boxes, features_of, observe, patch_scores
 from pydream.evaluate.observers import listed
-from pydream.evaluate.real import load_images
 from pydream.models import Observer
 from pydream.ops import random_keys
 from pydream.processors import usable_processors
@@ -214,9 +215,18 @@ def _compare(
     used = set() if provenance is None else {*provenance["source"].to_pylist()}
     per_class = distilled.manifest["images_per_class"]
     parts = []
+    unreadable = Unreadable(source, len(source), None)
     for label, name in enumerate(distilled.class_names):
-        drawn = _drawn(source, name, used)[: per_class + most_real]
-        real = _readable(source, drawn, observer.side)
+        drawn = _drawn(source, name, used)[: per_class + most_real].tolist()
+        groups = whole_images(
+            source,
+            drawn,
+            observer.side,
+            workers=usable_processors(),
+            unreadable=unreadable,
+            rows=_BATCH,
+        )
+        real = (image for images, _ in groups for image in images)
         chosen = list(islice(real, per_class))
         samples = features_of(real, observer)
         if not len(samples):
@@ -231,6 +241,7 @@ def _compare(
                 nearest_distances(samples, images.features[distilled.labels == label]),
             )
         )
+    unreadable.say()
     if not parts:
         raise PydreamError(
             f"{source.description} has too few images to compare {distilled.path} with: a class "
@@ -246,16 +257,6 @@ def _drawn(source: Source, name: str, used: set[str]) -> npt.NDArray[np.int64]:
     free = indices[[source.keys[index] not in used for index in indices]]
     keys = random_keys(torch.from_numpy(source.ids[free]), seed=_SEED, draw=_DRAW)
     return free[np.argsort(keys.numpy(), kind="stable")]
-
-
-def _readable(source: Source, indices: npt.NDArray[np.int64], side: int) -> Iterator[torch.Tensor]:
-    """Give out those real images that can be read, each (side, side, 3) uint8."""
-    for start in range(0, len(indices), _BATCH):
-        places = indices[start : start + _BATCH].tolist()
-        images, errors = load_images(source, places, side, usable_processors())
-        yield from (
-            image for place, image in zip(places, images, strict=True) if place not in errors
-        )
 
 
 def _summary(images: Observed, labels: torch.Tensor) -> dict[str, float | None]:

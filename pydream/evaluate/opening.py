@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import nn
@@ -39,8 +40,15 @@ def open_set(settings: SetSettings, class_names: Sequence[str] | None = None) ->
     return distilled
 
 
-def open_real(named: str | None, distilled: DistilledSet, split: str) -> Source:
+def open_real(
+    named: str | None,
+    distilled: DistilledSet,
+    split: str,
+    exif: Literal["ignore", "apply"] | None = None,
+) -> Source:
     """Open the real images that were named, or that the set was distilled from.
+
+    Their EXIF counts as is asked, by default as it did when the set was distilled.
 
     Raises
     ------
@@ -54,11 +62,17 @@ def open_real(named: str | None, distilled: DistilledSet, split: str) -> Source:
             "name real images with a test split with --source"
         )
     try:
-        source = open_source(named, split)
+        source = open_source(named, split, exif=exif or exif_of(distilled))
     except MissingSplitError as error:
         raise PydreamError(f"{error}; name real images that have one with --source") from error
     check_class_names(source, distilled)
     return source
+
+
+def exif_of(distilled: DistilledSet) -> Literal["ignore", "apply"]:
+    """Return whether the EXIF of the real images counted when a set was distilled."""
+    config = distilled.manifest.get("config", {})
+    return "apply" if config.get("exif") == "apply" else "ignore"
 
 
 def check_class_names(source: Source, distilled: DistilledSet) -> None:

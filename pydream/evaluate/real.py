@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pydream.data import Source, decode_ahead
-from pydream.data.views import whole_view_box
-from pydream.errors import ImageError, PydreamError
+from pydream.data import Source
+from pydream.data.resized import load_images
+from pydream.data.unreadable import Unreadable
+from pydream.errors import PydreamError
 from pydream.evaluate.measure import RealImages
-from pydream.ops import crop_resize, random_keys
+from pydream.ops import random_keys
 
 _DRAW = 3  # the purpose of these random keys; RDED draws with 1 and 2
-_BUDGET = 128 << 20  # bytes of decoded images that wait
-_GROUP = 16 << 20  # bytes of decoded images that are resized in one call
 
 
 def load_test_images(
-    source: Source, side: int, *, workers: int, device: torch.device
+    source: Source, side: int, *, workers: int, device: torch.device, allow_skipped: float = 0.01
 ) -> RealImages:
     """Decode all images of a source and bring them to one side.
 
@@ -35,19 +32,23 @@ def load_test_images(
     device
         Where the images are kept.
 
+    allow_skipped
+        Share of the images that may be unreadable; these are left out, counted and named.
+
     Raises
     ------
     PydreamError
-        If an image cannot be read: an accuracy on the rest would be another measure.
+        If more of them cannot be read, or none can.
     """
-    images, errors = load_images(source, range(len(source)), side, workers)
-    if errors:
-        place, reason = next(iter(errors.items()))
-        more = f" ({len(errors) - 1} more cannot be read either)" if len(errors) > 1 else ""
-        raise PydreamError(
-            f"{source.description}: test image {source.keys[place]} cannot be read: {reason}{more}"
-        )
-    labels = torch.from_numpy(source.labels.astype(np.int64))
+    unreadable = Unreadable(source, len(source), allow_skipped)
+    images = load_images(source, range(len(source)), side, workers=workers, unreadable=unreadable)
+    unreadable.say()
+    readable = np.setdiff1d(np.arange(len(source)), list(unreadable.reasons))
+    if not len(readable):
+        raise PydreamError(f"{source.description}: none of {len(source)} images can be read")
+    labels = torch.from_numpy(source.labels[readable].astype(np.int64))
+    if unreadable.reasons:
+        images = images[torch.from_numpy(readable)]
     return RealImages(images.to(device), labels.to(device))
 
 
@@ -79,7 +80,7 @@ def random_real_images(
     """
     ids = torch.from_numpy(source.ids)
     keys = random_keys(ids, seed=seed, draw=_DRAW).numpy()
-    unreadable: set[int] = set()
+    unreadable = Unreadable(source, len(source), None)
     while True:
         chosen = np.concatenate(
             [
@@ -87,79 +88,25 @@ def random_real_images(
                 for label in range(len(source.class_names))
             ]
         )
-        images, errors = load_images(source, chosen.tolist(), side, workers)
-        if not errors:
+        known = len(unreadable.reasons)
+        images = load_images(source, chosen.tolist(), side, workers=workers, unreadable=unreadable)
+        if len(unreadable.reasons) == known:
+            unreadable.say()
             return RealImages(images, torch.from_numpy(source.labels[chosen].astype(np.int64)))
-        unreadable.update(errors)
 
 
 def _first(
     source: Source,
     label: int,
     keys: npt.NDArray[np.int64],
-    unreadable: set[int],
+    unreadable: Unreadable,
     count: int,
 ) -> npt.NDArray[np.int64]:
     """Return the readable images of a class that have the lowest keys."""
     indices = source.class_indices(label)
-    usable = indices[~np.isin(indices, list(unreadable))]
+    usable = indices[~np.isin(indices, list(unreadable.reasons))]
     if not len(usable):
         raise PydreamError(
             f"{source.description}: class {source.class_names[label]} has no readable image"
         )
     return usable[np.argsort(keys[usable], kind="stable")[:count]]
-
-
-def load_images(
-    source: Source, indices: Sequence[int], side: int, workers: int
-) -> tuple[torch.Tensor, dict[int, str]]:
-    """Decode images and bring them to one side.
-
-    Parameters
-    ----------
-    source
-        Where they are.
-    indices
-        Which, n of them.
-    side
-        In pixels; as for `load_test_images`.
-    workers
-        Threads that decode.
-
-    Returns
-    -------
-    Tensor
-        (n, side, side, 3) uint8; black where an image cannot be read.
-    dict[int, str]
-        By index, which those are and why.
-    """
-    images = torch.zeros(len(indices), side, side, 3, dtype=torch.uint8)
-    errors: dict[int, str] = {}
-    for places, decoded in _groups(source, indices, errors, workers):
-        sizes = [(each.shape[0], each.shape[1]) for each in decoded]
-        boxes = torch.tensor([whole_view_box(height, width, side) for height, width in sizes])
-        resized = crop_resize(decoded, boxes, side, dtype=torch.uint8, channels_last=True)
-        images[places] = resized.permute(0, 2, 3, 1)
-    return images, errors
-
-
-def _groups(
-    source: Source, indices: Sequence[int], errors: dict[int, str], workers: int
-) -> Iterator[tuple[list[int], list[torch.Tensor]]]:
-    """Give out decoded images, some megabytes at a time, with their places among the indices."""
-    places: list[int] = []
-    images: list[torch.Tensor] = []
-    size = 0
-    decoded = decode_ahead(source, indices, workers=workers, budget=_BUDGET)
-    for place, image in enumerate(decoded):
-        if isinstance(image, ImageError):
-            errors[int(indices[place])] = str(image)
-            continue
-        places.append(place)
-        images.append(image)
-        size += image.nbytes
-        if size >= _GROUP:
-            yield places, images
-            places, images, size = [], [], 0
-    if images:
-        yield places, images

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydream import marks
 from pydream.errors import PydreamError
@@ -51,6 +51,11 @@ class ObserverConfig:
     """Arithmetic: auto, float32 or bfloat16; auto takes bfloat16 where the processor has it."""
     device: str = "auto"
     """Where to train: auto (a GPU that this build can use, else the CPU), cpu, cuda, cuda:1."""
+    exif: Literal["ignore", "apply"] = "ignore"
+    """Whether images are turned and mirrored as their EXIF asks. torchvision's ImageFolder, and so
+    most training code, ignores it."""
+    allow_skipped: float = 0.01
+    """Share of the images that may be unreadable before the run is refused."""
     workers: int = dataclasses.field(default_factory=usable_processors)
     """Threads that decode images; does not change the result."""
 
@@ -66,5 +71,7 @@ class ObserverConfig:
             raise PydreamError(f"weight_decay must be at least 0, got {self.weight_decay}")
         if not 0 <= self.label_smoothing < 1:
             raise PydreamError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
+        if not 0 <= self.allow_skipped <= 1:
+            raise PydreamError(f"allow_skipped must be 0 to 1, got {self.allow_skipped}")
         if not 0 <= self.seed < 2**63:
             raise PydreamError(f"seed must be 0 to 2**63 - 1, got {self.seed}")

@@ -13,6 +13,8 @@ from torch import nn
 
 from pydream.arithmetic import arithmetic_of
 from pydream.data import Source, check_classes, has_split, open_source
+from pydream.data.resized import whole_images
+from pydream.data.unreadable import Unreadable
 from pydream.devices import announce_device, resolve_device
 from pydream.draws import own_random_numbers
 from pydream.errors import PydreamError
@@ -26,7 +28,7 @@ from pydream.models.loading import (
     resolve_precision,
 )
 from pydream.models.registry import build_model
-from pydream.models.training_data import Indices, TrainingImages, hold_out, side_of, whole_images
+from pydream.models.training_data import Indices, TrainingImages, hold_out, side_of
 from pydream.ops import crop_resize
 from pydream.progress import track
 
@@ -106,8 +108,9 @@ def train_observer(config: ObserverConfig, *, source: Source | None = None) -> T
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     if source is None:
-        source = open_source(config.source)
-        test = open_source(config.source, "test") if has_split(config.source, "test") else None
+        source, test = open_source(config.source, exif=config.exif), None
+        if has_split(config.source, "test"):
+            test = open_source(config.source, "test", exif=config.exif)
     else:
         test = None
     check_classes(source)
@@ -126,6 +129,7 @@ def train_observer(config: ObserverConfig, *, source: Source | None = None) -> T
             horizontal_flip=config.horizontal_flip,
             seed=config.seed,
             workers=config.workers,
+            allow_skipped=config.allow_skipped,
         )
         loss = _train(model, images, config, precision, device)
     top1, measured = _measure(
@@ -139,7 +143,7 @@ def train_observer(config: ObserverConfig, *, source: Source | None = None) -> T
         top1=top1,
         images=measured,
         held_out=held_out,
-        skipped=len(images.skipped),
+        skipped=len(images.unreadable.reasons),
         loss=loss,
         seconds=time.perf_counter() - start,
     )
@@ -206,8 +210,15 @@ def _measure(
     device = next(model.parameters()).device
     observer = load_observer(model, side=side, precision=precision, device=device)
     right = images = 0
+    # Never refused: by now the training is done, and would be lost.
+    unreadable = Unreadable(source, len(indices), None)
     groups = whole_images(
-        source, indices.tolist(), side, workers=config.workers, rows=observer.tile
+        source,
+        indices.tolist(),
+        side,
+        workers=config.workers,
+        unreadable=unreadable,
+        rows=observer.tile,
     )
     with track("measuring observer", len(indices), "images") as advance:
         for views, places in groups:
@@ -215,10 +226,11 @@ def _measure(
             batch = crop_resize(
                 views, boxes, side, mean=observer.mean, std=observer.std, channels_last=True
             )
-            labels = torch.from_numpy(source.labels[places])
+            labels = torch.from_numpy(source.labels[indices[places]])
             right += int((observer.logits(batch).argmax(1).cpu() == labels).sum())
             images += len(places)
             advance(len(places))
+    unreadable.say()
     if not images:
         raise PydreamError(f"{source.description}: none of {len(indices)} images can be read")
     return right / images, images

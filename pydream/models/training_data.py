@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 
 import numpy as np
@@ -11,7 +11,9 @@ import torch
 from torch.nn import functional
 
 from pydream.data import ImageError, Source, decode_ahead
-from pydream.data.views import SMALL_SIDE, whole_view_box
+from pydream.data.resized import whole_images
+from pydream.data.unreadable import Unreadable
+from pydream.data.views import SMALL_SIDE
 from pydream.errors import PydreamError
 from pydream.models.loading import IMAGENET_MEAN, IMAGENET_STD
 from pydream.ops import crop_resize, random_crop_boxes, random_keys
@@ -21,8 +23,6 @@ _LARGE_SIDE = 224
 _MOST_PADDING = 4  # pixels on each side, for sides of 32 and more; an eighth of smaller sides
 _SCALE, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 _BUDGET = 256 << 20  # bytes of decoded images that wait
-_GROUP = 512  # images decoded between two calls of the crop op
-_ALLOWED_SKIPPED = 0.01
 _LOOKED_AT = 9  # images, spread over the source, that tell the side
 
 Indices = npt.NDArray[np.int64]
@@ -94,39 +94,6 @@ def hold_out(source: Source, test: Source | None, seed: int) -> tuple[Indices, I
     return np.setdiff1d(everything, held_out), held_out, "training images kept aside"
 
 
-def whole_images(
-    source: Source, indices: Sequence[int], side: int, *, workers: int, rows: int
-) -> Iterator[tuple[torch.Tensor, list[int]]]:
-    """Bring whole images to one side, in order.
-
-    Yields
-    ------
-    tuple[Tensor, list of int]
-        (n, side, side, 3) uint8 with n up to `rows`, and their places in the source; images that
-        cannot be read are left out.
-    """
-    decoded = decode_ahead(source, indices, workers=workers, budget=_BUDGET)
-    with closing(decoded):
-        for start in range(0, len(indices), rows):
-            group = [int(each) for each in indices[start : start + rows]]
-            pairs = [
-                (index, image)
-                for index, image in zip(group, decoded, strict=False)
-                if isinstance(image, torch.Tensor)
-            ]
-            if not pairs:
-                continue
-            boxes = [whole_view_box(each.shape[0], each.shape[1], side) for _, each in pairs]
-            views = crop_resize(
-                [image for _, image in pairs],
-                torch.tensor(boxes, dtype=torch.int32),
-                side,
-                dtype=torch.uint8,
-                channels_last=True,
-            )
-            yield views.permute(0, 2, 3, 1), [index for index, _ in pairs]
-
-
 class TrainingImages:
     """Gives the training images batch by batch, augmented.
 
@@ -147,11 +114,13 @@ class TrainingImages:
         Decides order, crops and flips.
     workers
         Threads that decode.
+    allow_skipped
+        Share of the images that may be unreadable.
 
     Attributes
     ----------
-    skipped
-        Places of the images that could not be read.
+    unreadable
+        The images that could not be read.
     """
 
     def __init__(
@@ -164,8 +133,9 @@ class TrainingImages:
         horizontal_flip: bool,
         seed: int,
         workers: int,
+        allow_skipped: float,
     ) -> None:
-        self.skipped: set[int] = set()
+        self.unreadable = Unreadable(source, len(indices), allow_skipped)
         self._source = source
         self._side = side
         self._flip_share = 0.5 if horizontal_flip else 0.0
@@ -174,7 +144,7 @@ class TrainingImages:
         self._labels = torch.from_numpy(source.labels.astype(np.int64))
         self._workers = workers
         self._pixels = self._load(indices) if side <= SMALL_SIDE else None
-        self._indices = torch.from_numpy(np.setdiff1d(indices, sorted(self.skipped)))
+        self._indices = torch.from_numpy(np.setdiff1d(indices, sorted(self.unreadable.reasons)))
         self.batch_size = min(batch_size, len(self._indices))
 
     @property
@@ -195,37 +165,23 @@ class TrainingImages:
         order = torch.randperm(len(self._indices), generator=self._generator)[:used]
         flips = torch.rand(used, generator=self._generator) < self._flip_share
         batches = self._resized_crops if self._pixels is None else self._padded_crops
-        return batches(order, flips)
+        yield from batches(order, flips)
+        self.unreadable.say()
 
     def _load(self, indices: Indices) -> torch.Tensor:
         """Decode the images: (n, side, side, 3) uint8, without the skipped ones."""
         pixels = torch.empty(len(indices), self._side, self._side, 3, dtype=torch.uint8)
         count = 0
-        groups = whole_images(
-            self._source, indices.tolist(), self._side, workers=self._workers, rows=_GROUP
-        )
-        read: list[int] = []
-        for views, places in groups:
+        for views, _ in whole_images(
+            self._source,
+            indices.tolist(),
+            self._side,
+            workers=self._workers,
+            unreadable=self.unreadable,
+        ):
             pixels[count : count + len(views)] = views
             count += len(views)
-            read += places
-        for missing in np.setdiff1d(indices, read).tolist():
-            self._skip(missing, len(indices))
         return pixels[:count]
-
-    def _skip(self, index: int, count: int) -> None:
-        """Note an image that cannot be read; with too many of them, stop."""
-        self.skipped.add(index)
-        if len(self.skipped) > _ALLOWED_SKIPPED * count:
-            try:
-                self._source.image(index)
-                reason = "it could not be read before"
-            except ImageError as error:
-                reason = str(error)
-            raise PydreamError(
-                f"{self._source.description}: more than {_ALLOWED_SKIPPED:.0%} of the images "
-                f"cannot be read, for example {self._source.keys[index]}: {reason}"
-            )
 
     def _padded_crops(
         self, order: torch.Tensor, flips: torch.Tensor
@@ -255,7 +211,7 @@ class TrainingImages:
                 kept: list[int] = []
                 for place, (index, image) in enumerate(zip(group.tolist(), decoded, strict=False)):
                     if isinstance(image, ImageError):
-                        self._skip(index, len(self._indices))
+                        self.unreadable.add({index: str(image)})
                     else:
                         images.append(image)
                         kept.append(place)

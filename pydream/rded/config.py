@@ -73,10 +73,13 @@ class RdedConfig:
     """Where JPEGs are decoded to be scored. A GPU rounds otherwise, so scores differ slightly; the
     winners' pixels are always the CPU's. auto: on the GPU if it can and there are fewer than 8
     processors, else on the host."""
+    exif: Literal["ignore", "apply"] = "ignore"
+    """Whether images are turned and mirrored as their EXIF asks. torchvision's ImageFolder, and so
+    most training code, ignores it."""
     allow_weak_observer: bool = False
     """Go on with an observer whose accuracy is near chance."""
     allow_skipped: float = 0.01
-    """Share of a class's images that may be unreadable before the run is refused."""
+    """Share of the pre-selected images that may be unreadable before the run is refused."""
     image_format: ImageFormat = "png"
     """File format of the distilled images."""
     quality: int = 95
@@ -105,11 +108,10 @@ class RdedConfig:
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the bytes of the set."""
-        return {
-            name: value
-            for name, value in dataclasses.asdict(self).items()
-            if name not in _EXECUTION
-        }
+        settings = dataclasses.asdict(self)
+        if self.exif == "ignore":  # what sets say that were made before there was a choice
+            del settings["exif"]
+        return {name: value for name, value in settings.items() if name not in _EXECUTION}
 
 
 def _at_least_one(name: str, value: int) -> None:

@@ -19,6 +19,7 @@ from pydream.data import Source, check_classes, has_split, open_source
 from pydream.data.device_jpeg import decodes_jpeg
 from pydream.data.distilled import load_set
 from pydream.data.manifest import describe_set
+from pydream.data.unreadable import Unreadable
 from pydream.data.writer import SetWriter, finished_manifest
 from pydream.devices import announce_device, resolve_device
 from pydream.errors import PydreamError
@@ -99,9 +100,9 @@ def distill(
     with watch("open"):
         held_out = None
         if source is None:
-            source = open_source(config.source)
+            source = open_source(config.source, exif=config.exif)
             if has_split(config.source, "test"):
-                held_out = open_source(config.source, "test")
+                held_out = open_source(config.source, "test", exif=config.exif)
         check_classes(source)
         network = load_observer(
             observer if observer is not None else config.observer,
@@ -212,6 +213,7 @@ def _distill_classes(run: _Run, selection: Preselection) -> None:
     scores: dict[int, torch.Tensor] = {}
     errors: dict[int, str] = {}
     enlarged: set[int] = set()
+    unreadable = _unreadable_so_far(run, selection, finished)
     pending = [label for label in range(classes) if label not in finished]
     finishing: deque[Future[None]] = deque()
     on_cpu = run.observer.device.type == "cpu"
@@ -229,6 +231,8 @@ def _distill_classes(run: _Run, selection: Preselection) -> None:
                 scored = _scored_class(
                     selection, pending.pop(0), scores, errors, enlarged, contenders
                 )
+                indices = selection.indices[list(scored.errors)].tolist()
+                unreadable.add(dict(zip(indices, scored.errors.values(), strict=True)))
                 if beside is None:
                     _finish_class(run, maker, selection, scored)
                 else:
@@ -238,6 +242,16 @@ def _distill_classes(run: _Run, selection: Preselection) -> None:
             advance(len(batch.places) * run.config.crops)
         for future in finishing:
             future.result()
+    unreadable.say()
+
+
+def _unreadable_so_far(run: _Run, selection: Preselection, finished: set[int]) -> Unreadable:
+    """Count the images that could not be read when finished classes were scored."""
+    unreadable = Unreadable(run.source, len(selection.indices), run.config.allow_skipped)
+    records = [run.writer.finished_class(label) for label in sorted(finished)]
+    skipped = [each for record in records if record is not None for each in record["skipped"]]
+    unreadable.add({run.source.keys.index(each["key"]): each["reason"] for each in skipped})
+    return unreadable
 
 
 @dataclass(frozen=True)
@@ -278,7 +292,7 @@ def _finish_class(
         {"key": run.source.keys[selection.indices[place]], "reason": reason}
         for place, reason in scored.errors.items()
     ]
-    _check_skipped(run, scored.label, len(scored.places), skipped)
+    _check_usable(run, scored.label, len(scored.places), skipped)
     count = run.config.ipc * run.factor**2
     with run.watch("select"):
         ranked = select(scored.scores, scored.places.start, count)
@@ -304,23 +318,17 @@ def _finish_class(
         )
 
 
-def _check_skipped(run: _Run, label: int, total: int, skipped: list[dict[str, str]]) -> None:
-    config, name = run.config, run.source.class_names[label]
-    usable = total - len(skipped)
-    where = f"{run.source.description}: class {name}"
+def _check_usable(run: _Run, label: int, total: int, skipped: list[dict[str, str]]) -> None:
+    config = run.config
+    usable, needed = total - len(skipped), config.ipc * run.factor**2
+    where = f"{run.source.description}: class {run.source.class_names[label]}"
     first = f"first {skipped[0]['key']}: {skipped[0]['reason']}" if skipped else ""
     if usable == 0:
         raise PydreamError(f"{where} has no readable image; {first}")
-    if len(skipped) > config.allow_skipped * total:
+    if usable < needed:
         raise PydreamError(
-            f"{where}: {len(skipped)} of {total} images cannot be used, above the "
-            f"{config.allow_skipped:.0%} allowed; {first}; mend or remove them, or give "
-            f"--allow-skipped {min(1.0, len(skipped) / total + 0.005):.2f}"
-        )
-    if usable < config.ipc * run.factor**2:
-        raise PydreamError(
-            f"{where} has {usable} usable images, fewer than the "
-            f"{config.ipc * run.factor**2} needed; lower --ipc or --factor, or mend them; {first}"
+            f"{where} has {usable} readable images, fewer than the {needed} needed; lower --ipc or "
+            f"--factor, or mend them; {first}"
         )
 
 

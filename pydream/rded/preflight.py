@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom
 
 from pydream.data import ImageError, Source, decode_ahead
+from pydream.data.unreadable import Unreadable
 from pydream.data.views import whole_views
 from pydream.errors import PydreamError
 from pydream.models import Observer
@@ -111,9 +112,11 @@ def measure(
         logits.append(observer.logits(views).cpu())
         waiting.clear()
 
+    unreadable = Unreadable(source, len(indices), None)
     images = decode_ahead(source, indices, workers=workers, budget=budget)
     for index, image in zip(indices, images, strict=True):
         if isinstance(image, ImageError):
+            unreadable.add({index: str(image)})
             continue
         waiting.append(image)
         labels.append(int(source.labels[index]))
@@ -121,6 +124,7 @@ def measure(
             classify()
     if waiting:
         classify()
+    unreadable.say()
     if not logits:
         raise PydreamError(f"{source.description}: none of {len(indices)} images can be read")
     return torch.log_softmax(torch.cat(logits), dim=1), torch.tensor(labels)

@@ -200,8 +200,8 @@ def test_damaged_jpegs_decode_or_are_errors() -> None:
     ("data", "reason"),
     [
         (b"", "empty file"),
-        (b"hello, this is text", "not a JPEG, PNG"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a JPEG, PNG"),
+        (b"hello, this is text", "not an image of a known format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image of a known format"),
         (b"\xff\xd8\xff", "cut off"),
         (b"\xff\xd8\xff\xd9", "without a frame header"),
         (b"\x89PNG\r\n\x1a\n", "cut off"),

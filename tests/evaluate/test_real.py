@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 
 from pydream.data import Source, open_source
+from pydream.data.resized import whole_images
+from pydream.data.unreadable import Unreadable
 from pydream.errors import PydreamError
 from pydream.evaluate.real import load_test_images, random_real_images
 
@@ -65,13 +68,28 @@ def test_of_large_images_the_middle_is_taken(tmp_path: Path) -> None:
         assert (got.float() - wanted).abs().max() <= ONE_LEVEL
 
 
-def test_a_test_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    root = pictures(tmp_path, {"cat": [(9, 9)] * 3, "dog": [(9, 9)] * 2})
-    for name in ("cat/1.png", "dog/0.png"):
-        (root / "test" / name).write_bytes(b"no picture")
-    message = r"test image cat/1\.png cannot be read: .*\(1 more cannot be read either\)"
-    with pytest.raises(PydreamError, match=message):
-        load_test_images(open_source(root, "test"), 8, workers=2, device=CPU)
+def test_test_images_that_cannot_be_read_are_named_and_refused_above_the_share_allowed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pictures(tmp_path, {"cat": [(9, 9)] * 3, "dog": [(9, 9)] * 5})
+    for name in ("cat/1.png", "dog/0.png", "dog/2.png", "dog/3.png"):
+        (root / "test" / name).write_bytes(b"")
+    source = open_source(root, "test")
+    names = r"cat/1\.png \(empty file\), dog/0\.png \(empty file\), dog/2\.png .* and 1 more"
+    for share in (0.01, 0.49):
+        with pytest.raises(PydreamError, match=rf"4 of 8 test images .*: {names}.*--allow-skipped"):
+            load_test_images(source, 8, workers=2, device=CPU, allow_skipped=share)
+    assert capsys.readouterr().err == ""
+    read = load_test_images(source, 8, workers=2, device=CPU, allow_skipped=0.5)
+    assert read.labels.tolist() == [0, 0, 1, 1]
+    assert re.search(
+        rf"4 of 8 test images cannot be read and are left out: {names}\n$", capsys.readouterr().err
+    )
+    for row, index in enumerate((0, 2, 4, 7)):
+        [view], _ = next(
+            whole_images(source, [index], 8, workers=1, unreadable=Unreadable(source, 1, 0.0))
+        )
+        assert torch.equal(read.images[row], view)
 
 
 def test_random_images_are_drawn_from_every_class_without_replacement(tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import torch
 from PIL import Image
 
 from pydream.data import open_source
+from pydream.data.resized import whole_images
+from pydream.data.unreadable import Unreadable
 from pydream.errors import PydreamError
 from pydream.models import ObserverConfig, load_observer, read_weights, train_observer
-from pydream.models.training_data import TrainingImages, hold_out, side_of, whole_images
+from pydream.models.training_data import TrainingImages, hold_out, side_of
 
 MEAN, STD = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
 # float32 pixels, normalised and undone: a few roundings of values up to 255.
@@ -35,7 +37,8 @@ def pixels_of(batch):
 
 
 def training_images(source, side, **changes):
-    options = {"batch_size": 8, "horizontal_flip": True, "seed": 0, "workers": 2, **changes}
+    options = {"batch_size": 8, "horizontal_flip": True, "seed": 0, "workers": 2}
+    options |= {"allow_skipped": 0.01, **changes}
     return TrainingImages(source, np.arange(len(source)), side, **options)
 
 
@@ -216,10 +219,12 @@ def test_few_broken_images_are_skipped_and_many_are_not(tmp_path):
         ]
         everything = {(label, number) for label in (0, 1) for number in range(60)}
         assert sorted(seen) == sorted(everything - {(0, 7)})
-        assert images.skipped == {7}
+        assert {*images.unreadable.reasons} == {7}
     (tmp_path / "set" / "b" / "008.png").write_bytes(b"broken")
     for side in (12, 70):
-        with pytest.raises(PydreamError, match=r"more than 1% .* a/007.png|b/008.png"):
+        with pytest.raises(
+            PydreamError, match=r"2 of 120 train images cannot be read, more than .* a/007\.png"
+        ):
             list(training_images(open_source(tmp_path / "set"), side, batch_size=120).epoch())
 
 
@@ -227,11 +232,13 @@ def test_whole_images_in_order_without_the_broken(tmp_path):
     write_images(tmp_path / "set", ("a", "b"), 5, 12)
     (tmp_path / "set" / "a" / "003.png").write_bytes(b"broken")
     source = open_source(tmp_path / "set")
-    groups = list(whole_images(source, range(1, 10), 9, workers=2, rows=4))
-    assert [places for _, places in groups] == [[1, 2, 4], [5, 6, 7, 8], [9]]
+    unreadable = Unreadable(source, 9, None)
+    groups = list(whole_images(source, range(1, 10), 9, workers=2, unreadable=unreadable, rows=4))
+    assert [places for _, places in groups] == [[0, 1, 3], [4, 5, 6, 7], [8]]
+    assert unreadable.records() == [{"key": "a/003.png", "reason": unreadable.reasons[3]}]
     for views, places in groups:
         assert views.shape == (len(places), 9, 9, 3)
-        assert views[:, 4, 4, 1].tolist() == [place % 5 for place in places]
+        assert views[:, 4, 4, 1].tolist() == [(place + 1) % 5 for place in places]
 
 
 @pytest.mark.parametrize(("size", "wanted"), [((8, 8), 8), ((64, 40), 40), ((65, 70), 224)])

@@ -1,0 +1,84 @@
+"""Images that cannot be read: left out, counted and named; too many of them are an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+
+from pydream.data.base import Source
+from pydream.errors import PydreamError
+from pydream.progress import say
+
+_NAMED = 3
+
+
+class Unreadable:
+    """The images of a source that a run could not read.
+
+    Parameters
+    ----------
+    source
+        Where the images are.
+    total
+        How many of its images the run asks for.
+    allowed
+        Share of these that may be unreadable. None where others are drawn in their place, so that
+        nothing is missing from the result.
+
+    Attributes
+    ----------
+    reasons : dict[int, str]
+        Why, by place in the source.
+    """
+
+    def __init__(self, source: Source, total: int, allowed: float | None) -> None:
+        self.reasons: dict[int, str] = {}
+        self._source = source
+        self._total = total
+        self._allowed = allowed
+        self._said = 0
+
+    def add(self, reasons: Mapping[int, str]) -> None:
+        """Note images, by place in the source; one that is known already counts once.
+
+        Raises
+        ------
+        PydreamError
+            If there are more of them now than allowed.
+        """
+        self.reasons.update(reasons)
+        if self._allowed is not None and len(self.reasons) > self._allowed * self._total:
+            raise PydreamError(
+                f"{self._count()} cannot be read, more than the share of {self._allowed:g} that "
+                f"--allow-skipped allows: {self._names()}; mend or remove them, or give a larger "
+                "--allow-skipped (1 allows all)"
+            )
+
+    def records(self, indices: Iterable[int] | None = None) -> list[dict[str, str]]:
+        """Return ``key`` and ``reason`` of all of them, or of those among some places."""
+        places = sorted(self.reasons) if indices is None else indices
+        return [
+            {"key": self._source.keys[place], "reason": self.reasons[place]}
+            for place in places
+            if place in self.reasons
+        ]
+
+    def say(self) -> None:
+        """Say on standard error how many they are and name the first, if there are new ones."""
+        if len(self.reasons) > self._said:
+            say(f"{self._count()} cannot be read and are left out: {self._names()}")
+        self._said = len(self.reasons)
+
+    def _count(self) -> str:
+        source = self._source
+        return (
+            f"{source.description}: {len(self.reasons):,} of {self._total:,} {source.split} images"
+        )
+
+    def _names(self) -> str:
+        named = [
+            f"{self._source.keys[place]} ({reason})"
+            for place, reason in islice(sorted(self.reasons.items()), _NAMED)
+        ]
+        more = len(self.reasons) - len(named)
+        return ", ".join(named) + (f" and {more:,} more" if more else "")
