@@ -33,8 +33,8 @@ def keep_freed_memory() -> Iterator[None]:
     step: an eighth of the processor time of a ConvNet-3 at batch 50 on CIFAR images. At the end of
     the block what is free goes back to the system. Elsewhere than on glibc nothing is changed.
     """
-    libc = _libc() if sys.platform == "linux" else None
-    if libc is None or not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
+    libc = _libc()
+    if not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
         yield
         return
     libc.mallopt(_TRIM_THRESHOLD, _INT_MAX)
@@ -65,7 +65,9 @@ def in_large_pages(tensor: torch.Tensor) -> torch.Tensor:
     Tensor
         The same.
     """
-    if tensor.nbytes < _LARGEST_MMAP_THRESHOLD or not tensor.is_cpu or sys.platform != "linux":
+    if tensor.nbytes < _LARGEST_MMAP_THRESHOLD or not tensor.is_cpu:
+        return tensor
+    if sys.platform != "linux" or not hasattr(_libc(), "madvise"):
         return tensor
     begin = -(-tensor.data_ptr() // _LARGE_PAGE) * _LARGE_PAGE
     end = (tensor.data_ptr() + tensor.nbytes) // _LARGE_PAGE * _LARGE_PAGE
@@ -85,7 +87,7 @@ def peak_host_bytes() -> int:
         if found is not None:
             return int(found[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere
 
 
 @functools.cache

@@ -1,46 +1,91 @@
 from __future__ import annotations
 
+import ctypes
+import json
 import platform
-import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from pydream import allocator
+from pydream.allocator import in_large_pages, keep_freed_memory, peak_host_bytes
+
+# In a process of its own: in one that has done much, a tensor may lie in memory that was used, or
+# marked for large pages, before.
+PROGRAM = """
+import json, re, resource
+from pathlib import Path
+import torch
 from pydream import ops
 from pydream.allocator import in_large_pages, keep_freed_memory, peak_host_bytes
 
-# In a process of its own: in one that has done much, a tensor may lie in memory that was freed
-# before and is resident already.
-PROGRAM = """
-import resource
-from pathlib import Path
-import torch
-from pydream.allocator import keep_freed_memory
-
+LARGE = 64 << 20  # bytes; twice what in_large_pages takes for large
 SIZE = 200 << 20  # far above every threshold of glibc
-LITTLE = SIZE // 4  # what the rest of the process may take or give back meanwhile
 
 def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    file = Path("/proc/self/statm")
+    return int(file.read_text().split()[1]) * resource.getpagesize() if file.exists() else 0
 
+def flags(tensor):
+    "What the system says of the memory in the middle of a tensor; None where it says nothing."
+    middle = tensor.data_ptr() + tensor.nbytes // 2
+    file = Path("/proc/self/smaps")
+    inside = False
+    for line in file.read_text().splitlines() if file.exists() else []:
+        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            begin, end = (int(each, 16) for each in found.groups())
+            inside = begin <= middle < end
+        elif inside and line.startswith("VmFlags:"):
+            return line.split()
+
+peaks = [peak_host_bytes()]
+for size in (SIZE, SIZE // 2):
+    torch.ones(size, dtype=torch.uint8)
+    peaks.append(peak_host_bytes())
+
+kept = []
 for _ in range(2):  # the second block must do what the first does
     start = resident()
     with keep_freed_memory():
         tensor = torch.ones(SIZE, dtype=torch.uint8)
-        assert resident() > start + SIZE - LITTLE, "not taken"
+        taken = resident()
         del tensor
-        assert resident() > start + SIZE - LITTLE, "not kept within the block"
-    assert resident() < start + LITTLE, "kept behind the block"
+        kept.append([taken - start, resident() - start])
+    kept[-1].append(resident() - start)
+
+patches = torch.zeros(1, 4, 3, 8, 8, dtype=torch.uint8)
+pages = {
+    "fresh": flags(torch.empty(LARGE, dtype=torch.uint8)),
+    "marked": flags(in_large_pages(torch.empty(LARGE, dtype=torch.uint8))),
+    "collage": flags(ops.collage(patches, factor=2, size=int((LARGE / 3) ** 0.5) // 2 * 2)),
+}
+print(json.dumps({"peaks": peaks, "kept": kept, "pages": pages}))
 """
+SIZE = 200 << 20  # as in the program
+LITTLE = SIZE // 4  # what the rest of the process may take or give back meanwhile
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    """What the program has found; it was started by a process that has held more than it does."""
+    torch.ones(512 << 20, dtype=torch.uint8)
+    run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    facts: dict[str, Any] = json.loads(run.stdout)
+    return facts
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
-def test_memory_is_kept_within_the_block_only() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_memory_is_kept_within_the_block_only(found: dict[str, Any]) -> None:
+    for taken, within, behind in found["kept"]:
+        assert taken > SIZE - LITTLE
+        assert within > SIZE - LITTLE
+        assert behind < LITTLE
 
 
 def test_the_block_ends_on_errors() -> None:
@@ -48,55 +93,59 @@ def test_the_block_ends_on_errors() -> None:
         raise RuntimeError("inside")
 
 
-LARGE = 64 << 20  # bytes; twice what in_large_pages takes for large
-NO_LARGE_PAGES = not Path("/sys/kernel/mm/transparent_hugepage/enabled").exists()
-
-
-def may_have_large_pages(tensor: torch.Tensor) -> bool:
-    """Whether the system was asked for large pages for the middle of a tensor."""
-    middle = tensor.data_ptr() + tensor.nbytes // 2
-    inside = False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
-            begin, end = (int(each, 16) for each in found.groups())
-            inside = begin <= middle < end
-        elif inside and line.startswith("VmFlags:"):
-            return "hg" in line.split()
-    raise AssertionError("the tensor lies nowhere")
-
-
-@pytest.mark.skipif(NO_LARGE_PAGES, reason="this system has no large pages to ask for")
-def test_large_tensors_alone_ask_for_large_pages() -> None:
-    assert not may_have_large_pages(torch.empty(LARGE, dtype=torch.uint8))
-    assert may_have_large_pages(in_large_pages(torch.empty(LARGE, dtype=torch.uint8)))
-    patches = torch.zeros(1, 4, 3, 8, 8, dtype=torch.uint8)
-    side = int((LARGE / 3) ** 0.5) // 2 * 2
-    assert may_have_large_pages(ops.collage(patches, factor=2, size=side))
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage/enabled").exists(),
+    reason="this system has no large pages to ask for",
+)
+def test_large_tensors_alone_ask_for_large_pages(found: dict[str, Any]) -> None:
+    pages = found["pages"]
+    if pages["fresh"] is None:
+        pytest.skip("this system does not say what pages were asked for")
+    assert "hg" not in pages["fresh"]
+    assert "hg" in pages["marked"]
+    assert "hg" in pages["collage"]
 
 
 def test_tensors_elsewhere_are_left_alone() -> None:
-    meta = torch.empty(LARGE, dtype=torch.uint8, device="meta")
+    meta = torch.empty(64 << 20, dtype=torch.uint8, device="meta")
     assert in_large_pages(meta) is meta
     assert in_large_pages(torch.empty(0)).numel() == 0
 
 
-def test_the_peak_is_of_this_program_alone() -> None:
+class OtherLibrary:
+    """A C library without anything that only Linux or glibc has."""
+
+
+@pytest.mark.parametrize("system", ["linux", "darwin"])
+def test_what_the_c_library_lacks_is_left_out(monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+    """As on macOS, and on Linux with another C library than glibc."""
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: OtherLibrary())
+    monkeypatch.setattr(sys, "platform", system)
+    allocator._libc.cache_clear()
+    try:
+        with keep_freed_memory():
+            large = torch.empty(64 << 20, dtype=torch.uint8)
+        assert in_large_pages(large) is large
+    finally:
+        monkeypatch.undo()
+        allocator._libc.cache_clear()
+
+
+def test_the_peak_is_of_this_program_alone(found: dict[str, Any]) -> None:
     """Not of that which started it, from which getrusage's count begins on Linux."""
-    held = torch.ones(1 << 30, dtype=torch.uint8)
-    assert peak_host_bytes() > held.nbytes
-    program = """
-import torch
-from pydream.allocator import peak_host_bytes
-before = peak_host_bytes()
-torch.ones(200 << 20, dtype=torch.uint8)
-after = peak_host_bytes()
-torch.ones(100 << 20, dtype=torch.uint8)
-print(after - before, peak_host_bytes() - after)
-"""
-    run = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    grown, later = (int(each) >> 20 for each in run.stdout.split())
-    # MiB; a tenth more or less is what the interpreter and its libraries take meanwhile.
-    assert 180 < grown < 220
-    assert later < 20
+    first, second, third = found["peaks"]
+    # A tenth more or less is what the interpreter and its libraries take meanwhile.
+    assert second - first == pytest.approx(SIZE, rel=0.1)
+    assert third - second < SIZE / 10
+
+
+@pytest.mark.parametrize(("system", "unit"), [("linux", 1024), ("darwin", 1)])
+def test_a_peak_without_proc_is_in_bytes_too(
+    monkeypatch: pytest.MonkeyPatch, system: str, unit: int
+) -> None:
+    """As on macOS, where getrusage counts bytes; elsewhere it counts KiB."""
+    monkeypatch.setattr(allocator, "Path", lambda name: Path("/nonexistent"))
+    usage = SimpleNamespace(ru_maxrss=5_000_000)
+    monkeypatch.setattr(allocator.resource, "getrusage", lambda whose: usage)
+    monkeypatch.setattr(sys, "platform", system)
+    assert peak_host_bytes() == 5_000_000 * unit
