@@ -28,6 +28,7 @@ from pydream.errors import PydreamError
 
 HOW = "put the images of each class into one folder: ROOT/<class>/<image>"
 _LISTED = 5
+_FEW = 8  # folders of a set that are parts, not classes: images, annotations, lists, …
 # Parts of sets for detection and segmentation, as other tools lay them out.
 _PARTS = frozenset(
     (
@@ -84,6 +85,9 @@ def _find_place(tree: Tree, description: str, levels: Sequence[str]) -> _Place:
     read = [(path, visible(tree, path)[0]) for path in levels]
     marked = [(path, found) for path, names in read if (found := split_folders(names))]
     if not marked:
+        if (inner := _only_folder_with_images(tree, *read[-1])) is not None:
+            levels = [*levels, inner]
+            read.append((inner, visible(tree, inner)[0]))
         path, names = read[-1]
         if len(names) > 1 and look_like_splits(names):
             raise PydreamError(
@@ -91,7 +95,7 @@ def _find_place(tree: Tree, description: str, levels: Sequence[str]) -> _Place:
                 "splits, not classes, and which belong together is unclear; call them train and "
                 "test, or name one of them as the source"
             )
-        return _Place(path, None, _beside(tree, levels[:-1], ()), (path,))
+        return _Place(path, None, _beside(tree, levels[:-1], (path,)), (path,))
     path, splits = next((each for each in marked if len(each[1]) == 2), marked[0])
     train = None
     if "train" in splits:
@@ -108,6 +112,23 @@ def _find_place(tree: Tree, description: str, levels: Sequence[str]) -> _Place:
     above = levels[: levels.index(path) + 1]
     used = tuple(each for each in (train, test) if each is not None)
     return _Place(train, test, _beside(tree, above, used), tuple(places))
+
+
+def _only_folder_with_images(tree: Tree, path: str, names: Sequence[str]) -> str | None:
+    """Find the folder that holds the class folders beside others without images, as meta/."""
+    if not 1 < len(names) <= _FEW:
+        return None
+    with_images = [name for name in names if _has_image(tree, join(path, name))]
+    if len(with_images) != 1:
+        return None
+    folder = join(path, with_images[0])
+    inner, files = visible(tree, folder)
+    return folder if len(inner) > 1 and not any(map(is_image, files)) else None
+
+
+def _has_image(tree: Tree, path: str) -> bool:
+    folders, files = visible(tree, path)
+    return any(map(is_image, files)) or any(_has_image(tree, join(path, f)) for f in folders)
 
 
 def _shares(tree: Tree, folder: str, classes: Sequence[str]) -> bool:

@@ -18,7 +18,7 @@ from pydream.data.base import Source
 from pydream.data.class_folders import find_class_folders, refuse_parts
 from pydream.data.decode import first_line
 from pydream.data.imagenet import find_imagenet, raised_root
-from pydream.data.label_files import find_label_files
+from pydream.data.label_files import LabelFiles, find_label_files
 from pydream.data.layout import Layout, Splits, Tree, is_image, join
 from pydream.errors import ImageError, PydreamError
 
@@ -105,18 +105,19 @@ def find_splits(tree: Tree, description: str, table: str | None = None) -> Split
     splits = find_class_folders(tree, description)
     if "train" not in splits.lay_out:
         return splits
-    train = partial(_checked_train, splits.lay_out["train"], description, tables.note)
+    train = partial(_checked_train, splits.lay_out["train"], description, tables)
     return replace(splits, lay_out={**splits.lay_out, "train": train})
 
 
-def _checked_train(lay_out: Callable[[], Layout], description: str, note: str) -> Layout:
-    """Lay out class folders, and refuse what can be no classes; `note` is on tables beside them."""
+def _checked_train(lay_out: Callable[[], Layout], description: str, tables: LabelFiles) -> Layout:
+    """Lay out class folders, refuse what can be no classes, and tell of tables beside them."""
     try:
         layout = lay_out()
     except PydreamError as error:
-        raise PydreamError(f"{error}; {note}" if note else str(error)) from error
+        raise PydreamError(f"{error}; {tables.problem}" if tables.problem else str(error)) from None
     refuse_parts(layout, description)
-    return replace(layout, notes=(note,)) if note else layout
+    notes = [tables.note, tables.problem if len(layout.class_names) == 1 else ""]
+    return replace(layout, notes=tuple(filter(None, notes)))
 
 
 def open_tree(path: Path) -> Tree:

@@ -24,10 +24,12 @@ from pydream.data.layout import (
 )
 from pydream.data.split_names import split_folders, split_name
 from pydream.errors import ImageError, PydreamError
+from pydream.words import byte_words
 
 MOST_WITHOUT_FILE = 0.1
 """Share of the rows that may name no image; beyond it, something else must be wrong."""
 
+_MOST_BYTES = 2**28  # of a table; one of a million rows has a quarter of that
 _FOLDERS_OF_TABLES = ("labels", "label", "annotations", "annotation", "csv", "meta", "metadata")
 _PURE = 0.9  # of the folders must have images of one label for them to be class folders
 _COVERED = 0.5  # of the images must have a label for a table to speak against the folders
@@ -38,7 +40,8 @@ class LabelFiles(NamedTuple):
 
     splits: Splits | None  # None where there is no table of file and label
     decides: bool = False  # whether folders are no classes, so that the tables are taken
-    note: str = ""  # a table that is not taken: why it is not, or where it differs from folders
+    problem: str = ""  # why a table of files cannot be understood
+    note: str = ""  # that a table differs from the folders
 
 
 class _Images:
@@ -118,7 +121,7 @@ def find_label_files(tree: Tree, description: str, chosen: str | None = None) ->
             raise PydreamError(f"{description}: {why}")
         if found:
             return _decide(description, level, found, images, ignored, bool(chosen))
-    return LabelFiles(None, note=problem)
+    return LabelFiles(None, problem=problem)
 
 
 def _levels(tree: Tree) -> list[str]:
@@ -152,6 +155,9 @@ def _read_tables(
     best: dict[str, _Found] = {}
     problems = []
     for path, split in tables.items():
+        if int(tree.mark(join(level, path)).split()[-1]) > _MOST_BYTES:
+            problems.append(f"{path} is larger than {byte_words(_MOST_BYTES)} and was not read")
+            continue
         folders = [path.rpartition("/")[0], *splits.get(split, ()), ""]
         try:
             table = read_table(tree, level, path, split, partial(images.has, folders=folders))
@@ -209,7 +215,7 @@ def _decide(
     if len({re.sub(r"\d+", "", folder) for folder in labels}) == 1:  # images_1, images_2
         return LabelFiles(splits, True)
     return LabelFiles(
-        splits, False,
+        splits, False, "",
         f"{train.table.path} gives other labels than the folders do, which are taken; name the "
         "table as the source to take its labels",
     )  # fmt: skip

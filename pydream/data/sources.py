@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,9 +110,15 @@ def _report(source: Source) -> None:
     """Say what the user should know of how images were found, in a line or two."""
     where = f"{source.description} ({source.split})"
     for note in source.notes:
-        say(f"{where}: {note}")
+        _say_once(f"{where}: {note}")
     if source.ignored:
-        say(f"{where}: ignored {ignored_words(source.ignored_kinds)}")
+        _say_once(f"{where}: ignored {ignored_words(source.ignored_kinds)}")
+
+
+@lru_cache(maxsize=256)
+def _say_once(line: str) -> None:
+    """Say a line, unless it was said: one run may open a source several times."""
+    say(line)
 
 
 def _open(spec: str | os.PathLike[str] | tuple[Any, Any], split: str) -> Source:

@@ -229,3 +229,12 @@ def test_a_label_that_train_lacks_is_refused(tmp_path: Path) -> None:
     write_table(tmp_path / "test.csv", "file,label", {"6.png": "yak", "7.png": "dog"})
     with pytest.raises(PydreamError, match=r"'yak', of 6\.png, is no label of the train split"):
         open_source(tmp_path, "test")
+
+
+def test_a_table_too_large_to_be_one_of_labels_is_not_read(tmp_path: Path) -> None:
+    write_images(tmp_path, ["cat/0.png", "dog/1.png"])
+    with open(tmp_path / "embeddings.csv", "wb") as file:
+        file.truncate(2**28 + 1)  # a hole: it takes no place on the disk
+    assert open_source(tmp_path).class_names == ("cat", "dog")
+    with pytest.raises(PydreamError, match=r"embeddings\.csv is larger than 256\.0 MiB"):
+        open_source(tmp_path / "embeddings.csv")
