@@ -1,17 +1,59 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import devices
+import numpy as np
 import pytest
 import torch
 
 from pydream import _C
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let pytest-randomly, where it is installed, choose the order of tests and no more.
+
+    Its seed, which it prints, gives an order again. What tests draw is the same in every run.
+    """
+    if hasattr(config.option, "randomly_reset_seed"):
+        config.option.randomly_reset_seed = False
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Begin every test, and what it prepares, from the same random numbers."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+def _settings() -> dict[str, Any]:
+    """What tests may change of the whole process, and have to put back."""
+    return {
+        "instruction set": _C.active_isa(),
+        "threads": torch.get_num_threads(),
+        "default dtype": torch.get_default_dtype(),
+        "gradients": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "precision of products": torch.get_float32_matmul_precision(),
+        "cuDNN": torch.backends.cudnn.enabled,
+        "folder": os.getcwd(),
+        "environment": {**os.environ, "PYTEST_CURRENT_TEST": ""},
+    }
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    """Fail a test that leaves another process behind than it found: the next ones would differ."""
+    before = _settings()
+    yield
+    assert _settings() == before
 
 
 @pytest.fixture(scope="session")

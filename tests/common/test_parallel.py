@@ -17,7 +17,7 @@ from pydream.ops.reference import crop as reference
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMPILER = shutil.which("c++")
-DEADLINE = 120  # seconds; a run takes a few, a deadlock for ever
+DEADLINE = 600  # seconds; a run takes a few, a deadlock for ever
 
 
 def build(target: Path, *options: str) -> Path:

@@ -42,7 +42,7 @@ UPWARDS = list(range(64))
 
 
 def broken(run_python, kernel, order="forward"):
-    return run_python("-c", SCRIPT, kernel, order, timeout=60)
+    return run_python("-c", SCRIPT, kernel, order, timeout=DEADLINE)
 
 
 @pytest.mark.parametrize("order", ["forward", "backward", "shuffled"])

@@ -12,7 +12,7 @@ from pictures import encode, make_pixels, write_class_folders
 
 from pydream.data import ImageError, Source, decode_ahead, open_source, prefetch
 
-PATIENCE = 30.0  # seconds that a thread may take before the test gives up on it
+PATIENCE = 300.0  # seconds that a thread may take before the test gives up on it
 
 
 @pytest.fixture(autouse=True)
@@ -127,11 +127,14 @@ def test_budget_is_kept(workers: int, sides: list[int], monkeypatch: pytest.Monk
     for number, item in enumerate(decode_ahead(source, range(60), workers=workers, budget=budget)):
         with lock:
             waiting -= item.numel()
+        if number == 0:  # the consumer takes its time until the budget is made use of
+            deadline = time.monotonic() + PATIENCE
+            while most <= budget / 4 and time.monotonic() < deadline:
+                time.sleep(0.001)
         if number % 7 == 0:
             time.sleep(0.01)
     assert waiting == 0
-    assert most <= budget + largest
-    assert most > budget / 4  # it is made use of
+    assert budget / 4 < most <= budget + largest
 
 
 def test_image_above_the_budget_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +230,7 @@ def test_out_of_turn_files_are_read_and_nothing_is_decoded(monkeypatch: pytest.M
     taker = threading.Thread(target=take)
     taker.start()
     # A quarter of the budget, and up to one image more for each of two workers.
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while len(read) < 10 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.1)

@@ -1,18 +1,36 @@
 from __future__ import annotations
 
 import threading
-import time
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from pydream import stopwatch as stopwatch_module
+from pydream.profiling import recorder as recorder_module
 from pydream.profiling.limits import Limits, measure_limits
 from pydream.profiling.recorder import Recorder
 from pydream.stages import each_in_stage, recording, stage
 from pydream.stopwatch import Stopwatch
 
-NAP = 0.02
+SECONDS = 0.5  # what a stage takes on a clock that only the tests move
+
+
+@pytest.fixture
+def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Move the clock of recorders and stopwatches on: a busy machine moves no such clock."""
+    now = 0.0
+
+    def advance(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    clock = SimpleNamespace(perf_counter=lambda: now)
+    monkeypatch.setattr(recorder_module, "time", clock)
+    monkeypatch.setattr(stopwatch_module, "time", clock)
+    return advance
 
 
 def test_without_a_recorder_nothing_is_kept() -> None:
@@ -20,12 +38,14 @@ def test_without_a_recorder_nothing_is_kept() -> None:
         assert list(each_in_stage("more", range(3))) == [0, 1, 2]
 
 
-def test_stages_lie_within_each_other() -> None:
+def test_stages_lie_within_each_other(pass_time: Callable[[float], None]) -> None:
     recorder = Recorder()
     with recording(recorder):
         for _ in range(2):
-            with stage("outer", nbytes=100), stage("inner", nbytes=7):
-                time.sleep(NAP)
+            with stage("outer", nbytes=100):
+                pass_time(SECONDS)
+                with stage("inner", nbytes=7):
+                    pass_time(SECONDS)
         with stage("inner"):
             pass
     with stage("later"):
@@ -35,25 +55,27 @@ def test_stages_lie_within_each_other() -> None:
     outer, inner, other = recorder.totals.values()
     assert (outer.calls, inner.calls, other.calls) == (2, 2, 1)
     assert (outer.nbytes, inner.nbytes, other.nbytes) == (200, 14, 0)
-    assert outer.seconds >= inner.seconds >= 2 * NAP
-    assert other.seconds < NAP
+    assert (outer.seconds, inner.seconds, other.seconds) == (4 * SECONDS, 2 * SECONDS, 0)
 
 
-def test_the_making_of_items_is_a_stage_and_their_use_is_not() -> None:
+def test_the_making_of_items_is_a_stage_and_their_use_is_not(
+    pass_time: Callable[[float], None],
+) -> None:
     def made() -> object:
         for number in range(3):
             with stage("part"):
-                time.sleep(NAP)
+                pass_time(SECONDS)
             yield number
 
     recorder = Recorder()
     with recording(recorder):
         for _ in each_in_stage("made", made()):
             with stage("used"):
-                time.sleep(2 * NAP)
+                pass_time(2 * SECONDS)
     assert list(recorder.totals) == ["made", "made / part", "used"]
     assert recorder.totals["made"].calls == 4  # the last finds no more
-    assert recorder.totals["made"].seconds < recorder.totals["used"].seconds
+    assert recorder.totals["made"].seconds == 3 * SECONDS
+    assert recorder.totals["used"].seconds == 6 * SECONDS
 
 
 def test_threads_have_stages_of_their_own() -> None:
@@ -85,12 +107,12 @@ def test_a_stage_that_fails_is_counted() -> None:
     assert all(total.calls == 1 for total in recorder.totals.values())
 
 
-def test_a_stopwatchs_stages_are_stages() -> None:
+def test_a_stopwatchs_stages_are_stages(pass_time: Callable[[float], None]) -> None:
     recorder, watch = Recorder(), Stopwatch()
     with recording(recorder), watch("watched", nbytes=5):
-        time.sleep(NAP)
+        pass_time(SECONDS)
     assert recorder.totals["watched"].nbytes == 5
-    assert watch.seconds["watched"] >= NAP
+    assert watch.seconds["watched"] == SECONDS
 
 
 def test_ranges_for_nvtx(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from pydream.errors import PydreamError
 from pydream.models import build_model, save_weights
 from pydream.rded import RdedConfig, distill
 
+DEADLINE = 600  # seconds for a command that takes a few, on a machine however busy
 CLASSES = ("ant", "bee", "cat", "dog")  # as the fixture `folder` has them
 
 
@@ -152,7 +153,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     while process.poll() is None and not record.exists():
         time.sleep(0.005)
     process.send_signal(signal_number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=DEADLINE)
     if signal_number == signal.SIGINT:
         assert process.returncode == 130
         assert "--resume" in errors
@@ -160,7 +161,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     assert not out.exists()
     assert record.exists()
     resumed = run_command(*command, "--resume")
-    _, errors = resumed.communicate(timeout=120)
+    _, errors = resumed.communicate(timeout=DEADLINE)
     assert resumed.returncode == 0, errors
     assert hashes(out) == hashes(whole)
     assert not (tmp_path / "set.partial").exists()

@@ -68,7 +68,7 @@ def seen(page: str, folder: Path, width: int = PHONE) -> dict[str, Any]:
         ],
         capture_output=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=600,
         check=True,
     )
     found = re.search(r"<output>(.+?)</output>", done.stdout)
