@@ -1,148 +1,124 @@
-"""All that a GPU is needed for, in under 9 minutes and without a network.
+"""All that a GPU is needed for, in two calls of nine minutes and without a network.
 
-    make gpu-check    # or: python -m benchmarks.gpu_check [--out FOLDER] [--data FOLDER]
+    make gpu-check [OUT=FOLDER] [ONLY='STEP ...']
+    python -m benchmarks.gpu_check [--list] [--only STEP ...] [--out FOLDER] [--data FOLDER]
+    python -m benchmarks.gpu_check --rehearse
 
-Builds with what is installed, runs the ops' tests on the GPU and the other tests that use one, the
-benchmarks, and a few tests once more under compute-sanitizer. The benchmark of RDED whole needs
-photographs (--data, PYDREAM_DATA or ../shared/data: a folder with imagenet-sample-200.zip). A step
-that fails does not stop the others; the table comes last, and the record of it lies beside those of
-the benchmarks.
+Builds with what is installed, runs the tests that use a GPU and the benchmarks (`--only first`),
+then a few tests under compute-sanitizer and the pipelines (`--only second`). A pipeline needs a file
+of images (imagenet-sample-200.zip, cifar10.zip), looked for in --data or PYDREAM_DATA, in data/ and
+in ../shared/data. A step that fails does not stop the others. Records lie under the folder of
+--out, written anew after every step and every case; the whole output of a step is in its
+`<step>.log` there. The table comes last.
+
+A rehearsal starts every step on the CPU with small sizes and images of noise, so that imports,
+paths, arguments and records have all been tried before a GPU is there. It writes to a temporary
+folder.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import os
-import shutil
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-BESIDE = REPOSITORY.parent / "shared" / "data"
-SAMPLE = "imagenet-sample-200.zip"
-CIFAR = "cifar10.zip"
-# Of DREAM+ on CIFAR-10, but for a tenth of the steps.
-PUBLISHED_SIZE = {
-    "--images-per-class": "5000",
-    "--arch": "convnet3-instance",
-    "--batch-real": "128",
-    "--network-images": "2000",
-    "--inner-loop": "10",
-    "--rounds": "2",
-}
+from benchmarks.gpu_steps import HALVES, REPOSITORY, Step, chosen, make_data, steps
+
 LEAST_SETUPTOOLS = 77  # as pyproject.toml says
-SECONDS = 520  # of all steps; what is left of nine minutes is for the start and the record
-ON_CUDA = {"PYDREAM_TEST_DEVICE": "cuda"}
-# Tests of more than the ops that use a GPU where there is one.
-ON_GPU = (
-    "tests/data/test_device_jpeg.py",
-    "tests/rded/test_on_gpu.py",
-    "tests/dream/test_dream_on_gpu.py",
-    "tests/dream/test_replay.py",
-    "tests/test_doctor.py",
-)
-# A few of every family: under the sanitizer each launch takes a hundred times as long.
-FEW = (
-    "far_down or identity or canvas_and_cast or every_position or is_the_contract or loop_over"
-    " or as_alone or given_centroids_of_each"
-)
+LEFT_OUT = "left out"
+Result = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Step:
-    """A command, and how long it may take."""
-
-    name: str
-    command: list[str]
-    limit: float  # seconds
-    environment: dict[str, str] = field(default_factory=dict)
-
-
-def steps(out: Path, data: Path | None) -> list[Step]:
-    """List the steps, those first that the others need or that say most."""
-    python = sys.executable
-    pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    build = [python, "setup.py", "build_ext", "--inplace"]
-    benchmark = [python, "-m", "benchmarks.cuda_ops", "--out", str(out)]
-    kmeans = [python, "-m", "benchmarks.cuda_kmeans", "--out", str(out)]
-    pipeline, checks = [], []
-    if data is not None:
-        command = [python, "-m", "benchmarks.pipeline_cuda", "--data", str(data), "--out", str(out)]
-        pipeline = [Step("RDED whole", command, 150)]
-        if (data / CIFAR).is_file():
-            dream = [python, "-m", "benchmarks.pipeline_dream", "--device", "cuda"]
-            size = [word for option in PUBLISHED_SIZE.items() for word in option]
-            command = [*dream, *size, "--data", str(data), "--out", str(out)]
-            pipeline.append(Step("an iteration of DREAM+", command, 90))
-    sanitizer = shutil.which("compute-sanitizer")
-    if sanitizer is not None:
-        for tool in ("memcheck", "racecheck", "synccheck"):
-            watch = [sanitizer, "--tool", tool, "--error-exitcode", "9", "--print-limit", "5"]
-            command = [*watch, *pytest, "--maxfail=3", "-k", FEW, "tests/ops"]
-            checks.append(Step(f"compute-sanitizer {tool}", command, 60, ON_CUDA))
-    return [
-        Step("describe the package", [python, "setup.py", "-q", "egg_info"], 30),
-        Step("build", build, 120, {"PYDREAM_CUDA": "on"}),
-        Step("tests of the ops on cuda", [*pytest, "tests/ops"], 120, ON_CUDA),
-        Step("other tests that use a GPU", [*pytest, *ON_GPU], 90),
-        Step("benchmarks of the ops", benchmark, 90),
-        Step("benchmarks of k-means", kmeans, 60),
-        *pipeline,
-        *checks,
-    ]
-
-
-def run(step: Step) -> dict[str, Any]:
-    """Run a step and print what it prints; its outcome in a word, seconds, and last lines."""
-    print(f"\n=== {step.name}: {' '.join(step.command)}", flush=True)
-    begun = time.perf_counter()
-    process = subprocess.Popen(
-        step.command,
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", **step.environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,  # so that a step is stopped with all that it has started
-    )
-    try:
-        output, _ = process.communicate(timeout=step.limit)
-        outcome = "passed" if process.returncode == 0 else f"failed ({process.returncode})"
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        outcome = f"stopped after {step.limit:.0f} s"
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    lines = output.splitlines()
+def run(step: Step, out: Path) -> Result:
+    """Run a step; its outcome in a word, seconds, and last lines."""
+    log = _free(out, step.name)
+    print(f"\n=== {step.name}, {step.about}: {' '.join(step.command)}", flush=True)
+    begun, written = time.perf_counter(), time.time()
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            step.command,
+            cwd=REPOSITORY,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **step.environment},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that a step is stopped with all that it has started
+        )
+        try:
+            status = process.wait(timeout=step.limit)
+            outcome = "passed" if status == 0 else f"failed ({status})"
+        except subprocess.TimeoutExpired:
+            _kill(process)
+            outcome = f"stopped after {step.limit:.0f} s"
+        except BaseException:
+            _kill(process)
+            raise
+    text = log.read_text(encoding="utf-8", errors="replace")
+    if outcome == "passed":
+        outcome = _lacking(step, text, out, written) or outcome
+    lines = text.splitlines()
     print("\n".join(lines[-60:]), flush=True)
     seconds = round(time.perf_counter() - begun, 1)
-    return {"outcome": outcome, "seconds": seconds, "last_lines": lines[-12:]}
+    return {"outcome": outcome, "seconds": seconds, "log": log.name, "last_lines": lines[-12:]}
 
 
-def run_all(planned: Iterable[Step], deadline: float) -> dict[str, dict[str, Any]]:
-    """Run the steps one after another, none of them beyond the deadline (of time.monotonic)."""
-    results = {}
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _free(out: Path, name: str) -> Path:
+    """Return the log's path; a number follows where that is taken."""
+    out.mkdir(parents=True, exist_ok=True)
+    number, log = 1, out / f"{name}.log"
+    while log.exists():
+        number += 1
+        log = out / f"{name}-{number}.log"
+    return log
+
+
+def _lacking(step: Step, text: str, out: Path, begun: float) -> str | None:
+    """Say what a step that ended well should have shown or written, and has not."""
+    for pattern in step.shows:
+        if re.search(pattern, text) is None:
+            return f"incomplete: no {pattern}"
+    if step.record is not None:
+        files = out.glob(f"*/*-{step.record}*.json")
+        if not any(file.stat().st_mtime >= begun - 1 for file in files):
+            return f"incomplete: no record {step.record}"
+    return None
+
+
+def run_all(planned: Iterable[Step], out: Path) -> Iterator[tuple[str, Result]]:
+    """Run the steps one after another, the same command but once; give out each result."""
+    done: dict[str, str] = {}
     for step in planned:
-        left = deadline - time.monotonic()
-        if left < 1:
-            results[step.name] = {"outcome": "no time left", "seconds": 0.0, "last_lines": []}
-            continue
-        limited = Step(step.name, step.command, min(step.limit, left), step.environment)
-        results[step.name] = run(limited)
-    return results
+        command = repr((step.command, step.environment))
+        if step.missing is not None:
+            yield step.name, _without(f"{LEFT_OUT}: {step.missing}")
+        elif command in done:
+            yield step.name, _without(f"{LEFT_OUT}: as {done[command]}")
+        else:
+            done[command] = step.name
+            yield step.name, run(step, out)
 
 
-def check_setuptools() -> dict[str, dict[str, Any]]:
+def _without(outcome: str, advice: str = "") -> Result:
+    return {"outcome": outcome, "seconds": 0.0, "last_lines": [advice] if advice else []}
+
+
+def check_setuptools() -> dict[str, Result]:
     """Return a failed step with advice where setuptools is missing or too old for the build."""
     try:
         found = version("setuptools")
@@ -152,48 +128,105 @@ def check_setuptools() -> dict[str, dict[str, Any]]:
     if major.isdigit() and int(major) >= LEAST_SETUPTOOLS:
         return {}
     advice = f"the build needs setuptools {LEAST_SETUPTOOLS} or newer, found {found}: install that"
-    return {"setuptools": {"outcome": "failed", "seconds": 0.0, "last_lines": [advice]}}
+    return {"setuptools": _without("failed", advice)}
 
 
-def find_photographs(given: Path | None) -> Path | None:
-    """Return the folder with the photographs, given or beside the repository, if it has them."""
-    folder = BESIDE if given is None else given
-    return folder.resolve() if (folder / SAMPLE).is_file() else None
+def check(planned: list[Step], out: Path, *, on_gpu: bool) -> dict[str, Result]:
+    """Run the steps, and write the record after each of them from the build on."""
+    results = check_setuptools() if any(step.name == "build" for step in planned) else {}
+    built = all(step.name != "build" for step in planned)
+    record: Any = None
+    for name, result in run_all(planned, out):
+        results[name] = result
+        built = built or name == "build"
+        if not built:
+            continue  # records describe the module that is built: it is imported afterwards
+        try:
+            if record is None:
+                record = _open_record(out, on_gpu=on_gpu)
+            record.results.update(results)
+            record.add(name, result)
+        except ImportError as error:
+            print(f"no record: {error}")
+    if record is not None:
+        print(record.path)
+    return results
 
 
-def show(results: dict[str, dict[str, Any]], data: Path | None) -> None:
+def _open_record(out: Path, *, on_gpu: bool) -> Any:
+    import torch
+
+    importlib.invalidate_caches()  # the module was built while this program ran
+    from benchmarks.records import GrowingRecord
+
+    return GrowingRecord("gpu-check", out, torch.device("cuda", 0) if on_gpu else None)
+
+
+def show(results: dict[str, Result]) -> None:
     """Print the table."""
     print("\n=== outcome")
     for name, result in results.items():
         advice = f"   {result['last_lines'][-1]}" if name == "setuptools" else ""
-        print(f"  {name:32s} {result['outcome']:20s} {result['seconds']:7.1f} s{advice}")
-    if data is None:
-        print(f"  {'RDED whole':32s} no {SAMPLE}: give --data")
-    if shutil.which("compute-sanitizer") is None:
-        print(f"  {'compute-sanitizer':32s} not installed")
+        print(f"  {name:12s} {result['seconds']:7.1f} s   {result['outcome']}{advice}")
+
+
+def show_list(planned: Iterable[Step]) -> None:
+    """Print what --only takes."""
+    for step in planned:
+        halves = " and ".join(half for half, names in HALVES.items() if step.name in names)
+        print(f"{step.name:12s} {step.limit:4.0f} s at most, {halves}: {step.about}")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--list", action="store_true", help="print the names of the steps")
+    parser.add_argument("--only", nargs="+", default=[], metavar="STEP", help="or first, second")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results")
+    parser.add_argument("--data", type=Path, default=os.environ.get("PYDREAM_DATA"))
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU, with small sizes")
+    return parser.parse_args()
+
+
+def _stop(*_: object) -> None:
+    raise SystemExit("stopped: what was measured until now is in the record")
 
 
 def main() -> None:
-    deadline = time.monotonic() + SECONDS
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "benchmarks" / "results")
-    parser.add_argument("--data", type=Path, default=os.environ.get("PYDREAM_DATA"))
-    arguments = parser.parse_args()
+    arguments = parse()
+    signal.signal(signal.SIGTERM, _stop)  # so that the step that runs is stopped, too
+    with tempfile.TemporaryDirectory() as place:
+        out, data = arguments.out or REPOSITORY / "benchmarks" / "results", arguments.data
+        if arguments.rehearse:
+            out, data = arguments.out or Path(place) / "out", Path(place) / "data"
+            make_data(data)
+        try:
+            planned = chosen(
+                steps(out.resolve(), data, rehearse=arguments.rehearse), arguments.only
+            )
+        except ValueError as error:
+            raise SystemExit(str(error)) from error
+        if arguments.list:
+            show_list(planned)
+            return
+        if not arguments.rehearse:
+            _need_gpu()
+        results = check(planned, out.resolve(), on_gpu=not arguments.rehearse)
+        show(results)
+    good = ("passed", LEFT_OUT)
+    if any(not result["outcome"].startswith(good) for result in results.values()):
+        raise SystemExit(1)
+
+
+def _need_gpu() -> None:
     import torch
 
     if not torch.cuda.is_available():
-        raise SystemExit("torch finds no CUDA device here: this check is for a machine with a GPU")
-    out, data = arguments.out.resolve(), find_photographs(arguments.data)
-    results = check_setuptools() | run_all(steps(out, data), deadline)
-    try:
-        from benchmarks.records import write_record
-
-        print(write_record("gpu-check", results, out, torch.device("cuda", 0)))
-    except ImportError as error:
-        print(f"no record: {error}")
-    show(results, data)
-    if any(result["outcome"] != "passed" for result in results.values()):
-        raise SystemExit(1)
+        raise SystemExit(
+            "torch finds no CUDA device here: this check is for a machine with a GPU; "
+            "--rehearse tries it without one"
+        )
 
 
 if __name__ == "__main__":

@@ -21,12 +21,14 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.records import RESULTS, write_record
+from benchmarks.comparison import run_cases
+from benchmarks.records import RESULTS, GrowingRecord
 from pydream.data.device_jpeg import decodes_jpeg
 from pydream.models import build_model, save_weights
 from pydream.rded import RdedConfig, distill
@@ -141,9 +143,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help=f"folder with {SAMPLE}")
     parser.add_argument("--files", type=int, default=20_000)
+    parser.add_argument("--arch", default="resnet18", help="of the observer")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--memory-budget", type=int, default=4096)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help="of records; on the CPU there is none without it")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     ways: list[dict[str, Any]] = [{"decode": "host"}]
@@ -152,25 +155,23 @@ def main() -> None:
     if device.type == "cuda":
         ways += [{"decode": "host", "compile": True}]
     gpu = device if device.type == "cuda" else None
-    results: dict[str, Any] = {}
-    record: Path | None = None
+    out = arguments.out or (None if gpu is None else RESULTS)
+    record = GrowingRecord("rded-cuda", out, gpu)
     with tempfile.TemporaryDirectory() as place:
         source = repeat_photographs(arguments.data / SAMPLE, Path(place), arguments.files)
-        observer = random_observer(len(list(source.iterdir())), Path(place))
-        for way in ways:
-            name = " ".join(f"{key}={value}" for key, value in way.items())
-            found = run(source, observer, str(device), memory_budget=arguments.memory_budget, **way)
-            results[name] = found
-            print(
-                f"{name}: {found['images_per_second']:,.0f} images/s end to end, "
-                f"{found['images_per_second_scoring']:,.0f} while scoring; GPU busy "
-                f"{found['gpu_utilisation']}; ImageNet-1K projected "
-                f"{found['projected_imagenet_seconds']:.0f} s; stages {found['stages']}",
-                flush=True,
-            )
-            # After each way, so that a run that is stopped has the record of those before.
-            record = write_record("rded-cuda", results, arguments.out, gpu, over=record)
-    print(record)
+        observer = random_observer(len(list(source.iterdir())), Path(place), arguments.arch)
+        failed = run_cases(
+            {
+                " ".join(f"{key}={value}" for key, value in way.items()): partial(
+                    run, source, observer, str(device), memory_budget=arguments.memory_budget, **way
+                )
+                for way in ways
+            },
+            record,
+        )
+    print(record.path)
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
