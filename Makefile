@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc build_support -type f -not -name '*.pyc')
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
-.PHONY: help demo test lint format bench bench-report bench-scaling gpu-check clean
+.PHONY: help demo test lint format bench bench-report bench-scaling gpu-check gpu-rehearsal clean
 
 help:
 	@echo "make demo    distil scikit-learn's digits and train on the result (2 minutes)"
@@ -19,7 +19,8 @@ help:
 	@echo "make bench   measure the kernels and the pipelines beside their peers (15 minutes)"
 	@echo "make bench-report   bring tables and figures up to the newest records"
 	@echo "make bench-scaling  measure how time and memory grow with size"
-	@echo "make gpu-check  test and measure the CUDA kernels on this machine's GPU (9 minutes)"
+	@echo "make gpu-check  test and measure the CUDA kernels on this machine's GPU (twice 9 minutes)"
+	@echo "make gpu-rehearsal  start every step of that on the CPU, with small sizes (2 minutes)"
 	@echo "make clean   remove what these commands made, results of runs apart"
 
 $(BIN)/python:
@@ -84,8 +85,12 @@ bench-scaling: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.scaling --data $(PYDREAM_DATA)
 
 # On a machine with a GPU: with the Python there and what it has installed, no network needed.
+# ONLY takes names of steps, and first or second for half of them; OUT is where records and logs go.
 gpu-check:
-	$(PYTHON) -m benchmarks.gpu_check
+	$(PYTHON) -m benchmarks.gpu_check $(if $(OUT),--out $(OUT)) $(if $(ONLY),--only $(ONLY))
+
+gpu-rehearsal:
+	$(PYTHON) -m benchmarks.gpu_check --rehearse $(if $(OUT),--out $(OUT)) $(if $(ONLY),--only $(ONLY))
 
 clean:
 	rm -rf $(VENV) build *.egg-info pydream/*.so

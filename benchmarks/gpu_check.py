@@ -5,10 +5,10 @@
     python -m benchmarks.gpu_check --rehearse
 
 Builds with what is installed, runs the tests that use a GPU and the benchmarks (`--only first`),
-then a few tests under compute-sanitizer and the pipelines (`--only second`). A pipeline needs a file
-of images (imagenet-sample-200.zip, cifar10.zip), looked for in --data or PYDREAM_DATA, in data/ and
-in ../shared/data. A step that fails does not stop the others. Records lie under the folder of
---out, written anew after every step and every case; the whole output of a step is in its
+then a few tests under compute-sanitizer and the pipelines (`--only second`). A pipeline needs a
+file of images (imagenet-sample-200.zip, cifar10.zip), looked for in --data or PYDREAM_DATA, in
+data/ and in ../shared/data. A step that fails does not stop the others. Records lie under the
+folder of --out, written anew after every step and every case; the whole output of a step is in its
 `<step>.log` there. The table comes last.
 
 A rehearsal starts every step on the CPU with small sizes and images of noise, so that imports,
@@ -25,7 +25,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator

@@ -71,7 +71,7 @@ SMALL_SIZE = {
     "--ipc": "1",
     "--batch-real": "8",
     "--network-images": "16",
-    "--inner-loop": "2",
+    "--inner-loop": "1",
     "--rounds": "1",
 }
 SMALL_RDED = ("--files", "40", "--arch", "convnet1-w8")
@@ -205,7 +205,8 @@ def _sanitizing(rehearse: bool) -> list[Step]:
     few = [*_pytest(), "-v", "--maxfail=3", "-k", FEW, "tests/ops"]
     environment = {
         "PYDREAM_TEST_DEVICE": "cpu" if rehearse else "cuda",
-        # Each tensor an allocation of its own: within PyTorch's blocks of 2 to 20 MB nothing is seen.
+        # Each tensor is an allocation of its own: within PyTorch's blocks of 2 to 20 MB a sanitizer
+        # sees nothing.
         "PYTORCH_NO_CUDA_MEMORY_CACHING": "1",
     }
     sanitizer = shutil.which("compute-sanitizer")

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,8 +41,12 @@ def run_in_turns(
     arguments: Sequence[str],
     rounds: int,
     once: Collection[str] = (),
+    after: Callable[[Runs], None] | None = None,
 ) -> Runs:
     """Run every rival some times, each time in a fresh process, one after the other.
+
+    A rival that fails is not run again, and has no runs. An error of the first, which is ours, ends
+    the program.
 
     Parameters
     ----------
@@ -56,6 +60,8 @@ def run_in_turns(
         Times each runs.
     once
         Those of them that run in the first round alone.
+    after
+        Is given the runs after each of them, so that a program that is stopped has those before.
 
     Returns
     -------
@@ -63,17 +69,25 @@ def run_in_turns(
         By rival, what each run printed.
     """
     runs: Runs = {name: [] for name in rivals}
+    ours, failed = next(iter(runs)), set()
     for number in range(rounds):
         for name, of_rival in runs.items():
-            if number > 0 and name in once:
+            if name in failed or (number > 0 and name in once):
                 continue
             command = [sys.executable, "-m", module, *arguments, "--run", name]
             run = subprocess.run(command, stdout=subprocess.PIPE, text=True)
             if run.returncode:
-                raise SystemExit(f"{name} failed")
+                if name == ours:
+                    raise SystemExit(f"{name} failed")
+                print(f"{name} failed", flush=True)
+                failed.add(name)
+                of_rival.clear()
+                continue
             found = json.loads(run.stdout.splitlines()[-1])
             of_rival.append(found)
             print(f"round {number + 1}: {name:34s} {found['seconds']:8.2f} s", flush=True)
+            if after is not None:
+                after(runs)
     return runs
 
 
@@ -96,10 +110,12 @@ def summary(
     label
         What was run, in words.
     """
-    timings = {name: timing([each["seconds"] for each in of]) for name, of in runs.items()}
+    finished = {name: of for name, of in runs.items() if of}
+    timings = {name: timing([each["seconds"] for each in of]) for name, of in finished.items()}
     return {
         "label": label,
-        **report(timings, ours=ours, limit=limit, unit=unit),
-        "peak_mib": {name: max(each["peak_mib"] for each in of) for name, of in runs.items()},
+        **report(timings, ours=ours, limit=limit if limit in finished else None, unit=unit),
+        "peak_mib": {name: max(each["peak_mib"] for each in of) for name, of in finished.items()},
         "runs": runs,
+        "remarks": {name: "did not finish" for name in runs if name not in finished},
     }

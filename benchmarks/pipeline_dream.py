@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.pipeline import print_run, run_in_turns, summary
+from benchmarks.pipeline import Runs, print_run, run_in_turns, summary
 from benchmarks.published import dream as published
 from benchmarks.published.convnet import published as as_published
-from benchmarks.records import RESULTS, write_record
+from benchmarks.records import RESULTS, GrowingRecord
 from pydream.arithmetic import repeatable_float32
 from pydream.data import open_source
 from pydream.data.subset import Subset
@@ -131,17 +131,22 @@ def main() -> None:
     if arguments.run is not None:
         print_run(one_run(arguments))
         return
-    runs = run_in_turns("benchmarks.pipeline_dream", RIVALS, sys.argv[1:], arguments.rounds)
     label = (
         f"DREAM+, one iteration: {arguments.classes} classes of {arguments.images_per_class} "
         f"CIFAR-10 images, {arguments.arch}, {arguments.inner_loop} steps"
     )
-    found = summary(runs, ours="pydream", label=label, unit="iteration")
-    print(f"pydream is {found['times_as_fast']['published loop']:.2f} times as fast")
     settings = {name: str(each) for name, each in vars(arguments).items() if name not in LEFT_OUT}
-    results = {"iteration": {"setting": settings, **found}}
     device = torch.device(arguments.device)
-    print(write_record("dream", results, arguments.out, device if device.type == "cuda" else None))
+    record = GrowingRecord("dream", arguments.out, device if device.type == "cuda" else None)
+
+    def write(runs: Runs) -> None:
+        found = summary(runs, ours="pydream", label=label, unit="iteration")
+        record.add("iteration", {"setting": settings, **found})
+
+    run_in_turns("benchmarks.pipeline_dream", RIVALS, sys.argv[1:], arguments.rounds, after=write)
+    for rival, times in record.results["iteration"]["times_as_fast"].items():
+        print(f"pydream is {times:.2f} times as fast as {rival}")
+    print(record.path)
 
 
 if __name__ == "__main__":

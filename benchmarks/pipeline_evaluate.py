@@ -122,7 +122,8 @@ def main() -> None:
         rivals = rivals_here(RIVALS, IN_BFLOAT16)
         runs = run_in_turns("benchmarks.pipeline_evaluate", rivals, given, arguments.rounds)
     for name, of_rival in runs.items():
-        print(f"{name:34s} top-1 {of_rival[-1]['top1']:.1%}")
+        for last in of_rival[-1:]:
+            print(f"{name:34s} top-1 {last['top1']:.1%}")
     label = (
         f"a student of 100 CIFAR-10 images by RDED, {ARCH}, {arguments.epochs} epochs, observer's "
         "labels"

@@ -200,7 +200,7 @@ def measure(name: str, arguments: Arguments) -> dict[str, Any]:
         runs = run_in_turns("benchmarks.pipeline_rded", rivals, given, arguments.rounds, once)
     setting = {"side": case.side, "ipc": case.ipc, "factor": case.factor}
     label = case.label
-    if IN_FLOAT32 in runs:
+    if runs.get(IN_FLOAT32):
         seconds = median(each["seconds"] for each in runs[IN_FLOAT32])
         label += f", observer in bfloat16 (in float32 {seconds:.3g} s)"
     found = summary(runs, ours=OURS, limit=LIMIT, label=label)
@@ -225,7 +225,8 @@ def main() -> None:
                 f"  {rival:34s} {seconds['median']:8.2f} s  {result['peak_mib'][rival]:6.0f} MiB"
                 + (f"   pydream is {times:.2f} times as fast" if times else "")
             )
-        print(f"  of the limit, the observer alone: {result['fraction_of_limit']:.2f}")
+        if "fraction_of_limit" in result:
+            print(f"  of the limit, the observer alone: {result['fraction_of_limit']:.2f}")
     print(write_record("rded", results))
 
 

@@ -266,9 +266,19 @@ def test_pipelines_run_in_turns(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     given = ["--data", "here"]
-    runs = pipeline.run_in_turns("rivals", ["ours", "theirs", "slow"], given, 2, once=["slow"])
+    seen = []
+    runs = pipeline.run_in_turns(
+        "rivals",
+        ["ours", "theirs", "slow", "fails"],
+        given,
+        2,
+        once=["slow"],
+        after=lambda runs: seen.append(sum(map(len, runs.values()))),
+    )
+    assert seen == [1, 2, 3, 4, 5]
     found = pipeline.summary(runs, ours="ours", label="a race")
     assert found["times_as_fast"] == {"theirs": 2.5, "slow": 4.5}
+    assert found["remarks"] == {"fails": "did not finish"}
     rounds = {name: each["rounds"] for name, each in found["seconds"].items()}
     assert rounds == {"ours": 2, "theirs": 2, "slow": 1}
     # What a rival holds itself, in MiB, beside at most as much of Python and PyTorch.

@@ -1,16 +1,22 @@
-"""The check of a machine with a GPU: what it does with steps that fail, hang or come too late."""
+"""The check of a machine with a GPU: its steps, and what it does when they fail, hang or lack."""
 
 from __future__ import annotations
 
 import importlib
+import json
+import re
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+CALL = 9 * 60  # seconds for half of the steps
+BUILT = 20  # of them for a build that is there already
 # Starts a process that would outlive it, says which, and hangs.
 HANGS = """
 import subprocess, sys, time
@@ -21,13 +27,23 @@ time.sleep(600)
 
 
 @pytest.fixture
-def check(monkeypatch):
+def gpu_check(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(REPOSITORY)
     return importlib.import_module("benchmarks.gpu_check")
 
 
-def python(check, code, limit=60.0, name="step", **environment):
-    return check.Step(name, [sys.executable, "-c", code], limit, environment)
+@pytest.fixture
+def gpu_steps(gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """The steps on a machine with a sanitizer, and without any data."""
+    module = importlib.import_module("benchmarks.gpu_steps")
+    monkeypatch.setattr(module, "BESIDE", tmp_path / "beside")
+    monkeypatch.setattr(module, "REPOSITORY", tmp_path / "checkout")
+    monkeypatch.setattr(module.shutil, "which", lambda name: f"/usr/bin/{name}")
+    return module
+
+
+def python(gpu_check, code, limit=60.0, name="step", **more):
+    return gpu_check.Step(name, "tries", [sys.executable, "-c", code], limit, **more)
 
 
 def is_running(process: int) -> bool:
@@ -38,22 +54,54 @@ def is_running(process: int) -> bool:
     return state != "Z"
 
 
-def test_steps_that_fail_stop_no_other(check, capsys):
+def test_steps_that_fail_or_lack_something_stop_no_other(gpu_check, capsys, tmp_path):
+    colour = "import os; print(os.environ['COLOUR'])"
     planned = [
-        python(check, "raise SystemExit(3)", name="first"),
-        python(check, "import os; print(os.environ['COLOUR'])", name="second", COLOUR="green"),
+        python(
+            gpu_check,
+            "import sys; sys.stdout.buffer.write(b'\\xff'); raise SystemExit(3)",
+            name="a",
+        ),
+        python(gpu_check, "", name="b", missing="no abacus"),
+        python(gpu_check, colour, name="c", environment={"COLOUR": "green"}),
+        python(gpu_check, colour, name="d", environment={"COLOUR": "green"}),
+        python(gpu_check, colour, name="e", environment={"COLOUR": "red"}),
+        python(
+            gpu_check, "print('test_crop.py::x PASSED')", name="f", shows=(r"crop\.py::\S+ PASSED",)
+        ),
+        python(gpu_check, "", name="g", shows=(r"crop\.py::\S+ PASSED",)),
+        python(gpu_check, "0", name="h", record="cuda-ops"),
     ]
-    results = check.run_all(planned, time.monotonic() + 60)
-    assert [result["outcome"] for result in results.values()] == ["failed (3)", "passed"]
-    assert results["second"]["last_lines"] == ["green"]
-    check.show(results, None)
-    assert "give --data" in capsys.readouterr().out
+    results = dict(gpu_check.run_all(planned, tmp_path))
+    assert [result["outcome"] for result in results.values()] == [
+        "failed (3)",
+        "left out: no abacus",
+        "passed",
+        "left out: as c",
+        "passed",
+        "passed",
+        r"incomplete: no crop\.py::\S+ PASSED",
+        "incomplete: no record cuda-ops",
+    ]
+    assert results["e"]["last_lines"] == ["red"]
+    assert (tmp_path / "e.log").read_text() == "red\n"
+    gpu_check.show(results)
+    assert re.search(r"b +0.0 s   left out: no abacus", capsys.readouterr().out)
 
 
-def test_a_step_is_stopped_with_all_that_it_started(check):
-    result = check.run(python(check, HANGS, limit=3.0))
+def test_a_log_is_whole_and_an_earlier_one_is_kept(gpu_check, tmp_path):
+    count = "for number in range(500): print(number)"
+    first = gpu_check.run(python(gpu_check, count), tmp_path)
+    second = gpu_check.run(python(gpu_check, "print('again')"), tmp_path)
+    assert (tmp_path / first["log"]).read_text().split() == [str(each) for each in range(500)]
+    assert (first["log"], second["log"]) == ("step.log", "step-2.log")
+    assert first["last_lines"][-1] == "499"
+
+
+def test_a_step_is_stopped_with_all_that_it_started_and_its_output_is_kept(gpu_check, tmp_path):
+    result = gpu_check.run(python(gpu_check, HANGS, limit=3.0), tmp_path)
     assert result["outcome"] == "stopped after 3 s"
-    child = int(result["last_lines"][0])
+    child = int((tmp_path / "step.log").read_text())
     for _ in range(100):
         if not is_running(child):
             break
@@ -61,62 +109,143 @@ def test_a_step_is_stopped_with_all_that_it_started(check):
     assert not is_running(child)
 
 
-def test_no_step_goes_beyond_the_deadline(check):
-    planned = [python(check, HANGS, name="hangs"), python(check, "", name="late")]
-    results = check.run_all(planned, time.monotonic() + 2)
-    assert results["hangs"]["outcome"].startswith("stopped after ")
-    assert results["late"]["outcome"] == "no time left"
+def test_the_record_is_there_before_the_next_step_begins(gpu_check, tmp_path):
+    # The second fails unless the record has the first.
+    look = (
+        "import json, pathlib; "
+        f"file, = pathlib.Path({str(tmp_path)!r}).glob('*/*-gpu-check.json'); "
+        "assert list(json.loads(file.read_text())['results']) == ['metadata', 'build']"
+    )
+    planned = [
+        python(gpu_check, "0", name="metadata"),
+        python(gpu_check, "1", name="build"),
+        python(gpu_check, look, name="look"),
+    ]
+    results = gpu_check.check(planned, tmp_path, on_gpu=False)
+    assert {
+        name: result["outcome"] for name, result in results.items() if name != "setuptools"
+    } == {
+        "metadata": "passed",
+        "build": "passed",
+        "look": "passed",
+    }
+    (file,) = tmp_path.glob("*/*.json")
+    assert list(json.loads(file.read_text())["results"]) == list(results)
 
 
 @pytest.mark.parametrize("found", ["65.5.0", None])
-def test_setuptools_too_old_is_a_failed_step_with_advice(check, monkeypatch, capsys, found):
+def test_setuptools_too_old_is_a_failed_step_with_advice(gpu_check, monkeypatch, capsys, found):
     def version(name):
         if found is None:
-            raise check.PackageNotFoundError(name)
+            raise gpu_check.PackageNotFoundError(name)
         return found
 
-    monkeypatch.setattr(check, "version", version)
-    results = check.check_setuptools()
+    monkeypatch.setattr(gpu_check, "version", version)
+    results = gpu_check.check_setuptools()
     assert results["setuptools"]["outcome"] == "failed"
-    check.show(results, None)
+    gpu_check.show(results)
     assert "install that" in capsys.readouterr().out
-    monkeypatch.setattr(check, "version", lambda name: "77.0.1")
-    assert check.check_setuptools() == {}
+    monkeypatch.setattr(gpu_check, "version", lambda name: "77.0.1")
+    assert gpu_check.check_setuptools() == {}
 
 
-def test_photographs_are_found_as_the_tests_find_them(check, monkeypatch, tmp_path):
-    monkeypatch.setattr(check, "BESIDE", tmp_path / "beside")
-    assert check.find_photographs(None) is None
-    (tmp_path / "beside").mkdir()
-    (tmp_path / "beside" / check.SAMPLE).touch()
-    assert check.find_photographs(None) == (tmp_path / "beside").resolve()
-    assert check.find_photographs(tmp_path) is None
-    names = [step.name for step in check.steps(tmp_path, tmp_path)]
-    assert "RDED whole" in names
-    assert "RDED whole" not in [step.name for step in check.steps(tmp_path, None)]
+def test_each_file_of_data_is_looked_for_by_itself(gpu_steps, tmp_path):
+    given, inside, beside = tmp_path / "given", gpu_steps.REPOSITORY / "data", gpu_steps.BESIDE
+    for folder in (given, inside, beside):
+        folder.mkdir(parents=True)
+
+    def missing():
+        return {step.name: step.missing for step in gpu_steps.steps(tmp_path, given)}
+
+    assert missing()["rded"].startswith(f"no {gpu_steps.SAMPLE}")
+    assert missing()["dream"].startswith(f"no {gpu_steps.CIFAR}")
+    (beside / gpu_steps.SAMPLE).touch()
+    (inside / gpu_steps.CIFAR).touch()
+    assert set(missing().values()) == {None}
+    assert gpu_steps.find_folder(gpu_steps.SAMPLE, given) == beside.resolve()
+    assert gpu_steps.find_folder(gpu_steps.CIFAR, None) == inside.resolve()
+    (given / gpu_steps.SAMPLE).touch()
+    assert gpu_steps.find_folder(gpu_steps.SAMPLE, given) == given.resolve()
 
 
-def test_every_test_that_is_named_is_there(check):
-    commands = [part for step in check.steps(Path(), None) for part in step.command]
-    named = [part for part in commands if part.startswith("tests/")]
-    assert "tests/rded/test_on_gpu.py" in named
-    assert all((REPOSITORY / part).exists() for part in named)
+def test_steps_are_chosen_by_name_or_by_half(gpu_steps, tmp_path):
+    planned = gpu_steps.steps(tmp_path, None)
+    names = [step.name for step in planned]
+    assert gpu_steps.chosen(planned, []) == planned
+    assert [step.name for step in gpu_steps.chosen(planned, ["rded", "ops"])] == ["ops", "rded"]
+    halves = [
+        {step.name for step in gpu_steps.chosen(planned, [half])} for half in gpu_steps.HALVES
+    ]
+    assert set.union(*halves) == set(names)
+    assert set.intersection(*halves) == {"metadata", "build"}
+    with pytest.raises(ValueError, match="no step abacus; there are first, second and metadata"):
+        gpu_steps.chosen(planned, ["ops", "abacus"])
 
 
-def test_a_record_is_replaced_by_a_fuller_one(check, tmp_path):
+def test_each_half_fits_into_a_call_and_sanitizers_come_before_pipelines(gpu_steps, tmp_path):
+    planned = gpu_steps.steps(tmp_path, None)
+    first, second = (gpu_steps.chosen(planned, [half]) for half in gpu_steps.HALVES)
+    assert sum(step.limit for step in first) <= CALL
+    assert sum(step.limit for step in second if step.name != "build") + BUILT <= CALL
+    names = [step.name for step in second]
+    assert names[-2:] == ["rded", "dream"]
+    assert set(gpu_steps.SANITIZERS) < set(names)
+
+
+def test_sanitizers_see_every_tensor_and_every_family_of_kernels(gpu_steps, tmp_path, monkeypatch):
+    planned = {step.name: step for step in gpu_steps.steps(tmp_path, None)}
+    for tool in gpu_steps.SANITIZERS:
+        command = planned[tool].command
+        assert command[:3] == ["/usr/bin/compute-sanitizer", "--tool", tool]
+        assert planned[tool].environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] == "1"
+        assert "-n" not in command
+    compiled = {file.parent.name for file in REPOSITORY.glob("csrc/*/*_cuda.cu")} - {"common"}
+    assert {family.removeprefix("multi_") for family in gpu_steps.FAMILIES} == compiled
+    words = gpu_steps.FEW.split(" or ")
+    for family in gpu_steps.FAMILIES:
+        names = re.findall(
+            r"def (test_\w+)", (REPOSITORY / f"tests/ops/test_{family}.py").read_text()
+        )
+        assert any(word in name for word in words for name in names), family
+    monkeypatch.setattr(gpu_steps.shutil, "which", lambda name: None)
+    planned = {step.name: step for step in gpu_steps.steps(tmp_path, None)}
+    assert planned["memcheck"].missing == "compute-sanitizer is not installed"
+
+
+def test_every_file_that_is_named_is_there(gpu_steps):
+    for rehearse in (False, True):
+        for step in gpu_steps.steps(Path(), None, rehearse=rehearse):
+            for part in step.command:
+                if part.startswith("tests/"):
+                    assert (REPOSITORY / part).exists()
+                if part.startswith("benchmarks."):
+                    assert (REPOSITORY / f"{part.replace('.', '/')}.py").is_file()
+
+
+def test_a_rehearsal_has_every_step_on_the_cpu(gpu_steps, tmp_path):
+    gpu_steps.make_data(tmp_path / "data")
+    with zipfile.ZipFile(tmp_path / "data" / gpu_steps.CIFAR) as archive:
+        assert archive.testzip() is None
+    real = gpu_steps.steps(tmp_path, tmp_path / "data")
+    rehearsed = gpu_steps.steps(tmp_path, tmp_path / "data", rehearse=True)
+    assert [step.name for step in rehearsed] == [step.name for step in real]
+    assert {step.missing for step in rehearsed} == {None}
+    for step, on_gpu in zip(rehearsed, real, strict=True):
+        assert ("cuda" in on_gpu.command) == ("cpu" in step.command)
+        assert step.record == on_gpu.record
+    few = {tuple(step.command) for step in rehearsed if step.name in gpu_steps.SANITIZERS}
+    assert len(few) == 1  # the tests that run under a sanitizer, once and without it
+    memcheck = next(step for step in real if step.name == "memcheck")
+    assert tuple(memcheck.command[-len(next(iter(few))) :]) == next(iter(few))
+
+
+def test_the_list_needs_neither_torch_nor_a_gpu(gpu_check):
     code = (
-        "import sys; from pathlib import Path; from benchmarks.records import write_record as w\n"
-        "folder = Path(sys.argv[1])\n"
-        "first = w('x', {'a': 1}, folder)\n"
-        "assert w('x', {'a': 1, 'b': 2}, folder, over=first) == first\n"
-        "assert w('x', {}, folder) != first\n"
-        "print(first.read_text())\n"
+        "import sys; sys.modules['torch'] = None; sys.argv = ['gpu_check', '--list'];"
+        "from benchmarks.gpu_check import main; main()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True
     )
-    assert '"b": 2' in done.stdout, done.stderr
-    assert len(list(tmp_path.rglob("*.json"))) == len(list(tmp_path.rglob("*.*"))) == 2
+    assert done.returncode == 0, done.stderr
+    assert "memcheck" in done.stdout
