@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    ClusterMixin,
+    TransformerMixin,
+)
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
 from pydream import ops
-from pydream.ops._checks import check_at_least, check_shape
-from pydream.ops._problems import check_choice
+from pydream.ops._checks import as_tensor, check_at_least, check_choice, check_shape
+
+_RANDOM_RUNS = 10
+"""Fits of ``n_init="auto"`` from random samples, as in scikit-learn."""
 
 
-class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
+class KMeans(
+    ClassNamePrefixFeaturesOutMixin,  # type: ignore[misc]
+    TransformerMixin,  # type: ignore[misc]
+    ClusterMixin,  # type: ignore[misc]
+    BaseEstimator,  # type: ignore[misc]
+):
     """Cluster samples by Lloyd's k-means, started by greedy k-means++.
 
     Called like scikit-learn's estimators, and like fast_pytorch_kmeans' ``KMeans`` in a program
@@ -39,6 +53,9 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         ``"euclidean"`` or ``"cosine"``.
     init_method
         ``"k-means++"`` (or ``"kmeans++"``), ``"random"``, or the first centroids, (k, D).
+    n_init
+        Fits from different starts, of which the one with the least inertia is kept; or ``"auto"``:
+        10 with ``"random"``, else 1.
     random_state
         An int gives the same result on every run on one device; None another each time.
     precision
@@ -47,11 +64,12 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
     Attributes
     ----------
     cluster_centers_
-        float32 (k, D).
+        float32 (k, D); float64 for float64 samples.
     labels_
         int64 (N,), of the samples of the fit.
     inertia_ : float
-        Sum of squared distances to the own centroids; in ``"cosine"`` of 1 − cos.
+        Sum of squared distances to the own centroids; in ``"cosine"`` of 1 − cos. Each counts as
+        its sample weighs.
     n_iter_ : int
         How often centroids moved.
     n_features_in_ : int
@@ -59,7 +77,8 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
 
     Notes
     -----
-    Samples in float64 are rounded to float32.
+    Samples in float64 are centred before the kernels round them to float32, and integers are taken
+    as float64, so that clusters far from the origin are told apart.
     """
 
     def __init__(
@@ -71,6 +90,7 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         mode: str = "euclidean",
         init_method: Any = "k-means++",
         *,
+        n_init: int | str = 1,
         random_state: Any = None,
         precision: str = "exact",
     ) -> None:
@@ -80,10 +100,18 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         self.verbose = verbose
         self.mode = mode
         self.init_method = init_method
+        self.n_init = n_init
         self.random_state = random_state
         self.precision = precision
 
-    def fit(self, X: Any, y: None = None, centroids: Any = None) -> KMeans:  # noqa: N803
+    def fit(
+        self,
+        X: Any,  # noqa: N803
+        y: None = None,
+        centroids: Any = None,
+        *,
+        sample_weight: Any = None,
+    ) -> KMeans:
         """Find the centroids.
 
         Parameters
@@ -94,6 +122,8 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             Not used; there for scikit-learn.
         centroids
             The first centroids, (k, D), instead of `init_method`.
+        sample_weight
+            (N,), how much each sample counts, as in :func:`pydream.ops.kmeans`; by default 1.
 
         Returns
         -------
@@ -104,31 +134,29 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         ------
         ValueError
             For what :func:`pydream.ops.kmeans` refuses.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If fewer distinct clusters than `n_clusters` are found.
         """
         samples = self._samples(X, reset=True)
         self._check(len(samples))
-        start = self.init_method if centroids is None else centroids
-        if isinstance(start, str):
-            start = "k-means++" if start == "kmeans++" else start
-        else:
-            start = torch.as_tensor(start, dtype=torch.float32, device=samples.device)
-            shape = (self.n_clusters, samples.shape[1])
-            check_shape(start, "init_method" if centroids is None else "centroids", shape)
-        result = ops.kmeans(
-            samples,
-            int(self.n_clusters),
-            init=start,
-            max_iter=self.max_iter,
-            tol=self.tol,
-            metric=self.mode,
-            seed=self._seed(),
-            precision=self.precision,
-        )
+        weights = self._weights(sample_weight, samples)
+        start = self._start(centroids, samples)
+        seed, runs = self._seed(), self._runs(start)
+        result = self._cluster(samples, start, seed, weights)
+        for run in range(1, runs):
+            other = self._cluster(samples, start, (seed + run) % 2**63, weights)
+            if float(other.inertia) < float(result.inertia):
+                result = other
         self._centroids = result.centroids
         self.cluster_centers_ = _like(result.centroids, X)
         self.labels_ = _like(result.labels, X)
         self.inertia_ = float(result.inertia)
         self.n_iter_ = int(result.n_iter)
+        self._n_features_out = len(result.centroids)
+        self._warn_of_few(result.labels)
         if self.verbose >= 1:
             print(
                 f"{len(samples)} samples in {self.n_clusters} clusters after {self.n_iter_} "
@@ -136,9 +164,20 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             )
         return self
 
-    def fit_predict(self, X: Any, y: None = None, centroids: Any = None) -> Any:  # noqa: N803
+    def fit_predict(
+        self,
+        X: Any,  # noqa: N803
+        y: None = None,
+        centroids: Any = None,
+        *,
+        sample_weight: Any = None,
+    ) -> Any:
         """Find the centroids, and return the label of each sample: ``fit(...).labels_``."""
-        return self.fit(X, y, centroids).labels_
+        return self.fit(X, y, centroids, sample_weight=sample_weight).labels_
+
+    def fit_transform(self, X: Any, y: None = None, *, sample_weight: Any = None) -> Any:  # noqa: N803
+        """Find the centroids, and return the distances to them: ``fit(...).transform(X)``."""
+        return self.fit(X, sample_weight=sample_weight).transform(X)
 
     def predict(self, X: Any) -> Any:  # noqa: N803
         """Return the nearest centroid of each sample.
@@ -153,30 +192,89 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         Tensor or ndarray
             int64 (N,).
         """
+        return _like(self._nearest(self._fitted_samples(X)).labels, X)
+
+    def transform(self, X: Any) -> Any:  # noqa: N803
+        """Return the distance of each sample to each centroid.
+
+        Parameters
+        ----------
+        X
+            (N, D) samples, on any device.
+
+        Returns
+        -------
+        Tensor or ndarray
+            (N, k) Euclidean distances, or 1 − cos in ``"cosine"``, computed in float64; float64
+            where the samples are, else float32.
+        """
+        samples = self._fitted_samples(X)
+        wide, places = samples.double(), self.centroids.to(samples.device).double()
+        if self.mode == "cosine":
+            lengths = wide.norm(dim=1, keepdim=True)
+            if not (lengths > 0).all():
+                raise ValueError("X must hold no row of zeros, which has no direction")
+            distances = 1 - wide / lengths @ places.t()
+        else:
+            distances = torch.cdist(wide, places, compute_mode="donot_use_mm_for_euclid_dist")
+        kept = samples.dtype if samples.dtype == torch.float64 else torch.float32
+        return _like(distances.to(kept), X)
+
+    def score(self, X: Any, y: None = None, *, sample_weight: Any = None) -> float:  # noqa: N803
+        """Return minus the inertia of samples with the centroids of the fit.
+
+        Parameters
+        ----------
+        X
+            (N, D) samples, on any device.
+        y
+            Not used; there for scikit-learn.
+        sample_weight
+            (N,), how much each sample counts; by default 1.
+        """
+        samples = self._fitted_samples(X)
+        return -float(self._nearest(samples, self._weights(sample_weight, samples)).inertia)
+
+    @property
+    def centroids(self) -> Tensor:
+        """The centroids as a tensor, (k, D)."""
         check_is_fitted(self)
-        samples = self._samples(X, reset=False)
+        return self._centroids
+
+    def _cluster(
+        self, samples: Tensor, start: str | Tensor, seed: int, weights: Tensor | None
+    ) -> ops.KMeansResult:
+        return ops.kmeans(
+            samples,
+            int(self.n_clusters),
+            init=start,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            metric=self.mode,
+            seed=seed,
+            precision=self.precision,
+            weights=weights,
+        )
+
+    def _nearest(self, samples: Tensor, weights: Tensor | None = None) -> ops.KMeansResult:
+        """Return labels and inertia of samples with the centroids of the fit."""
         place = self.centroids.to(samples.device)
-        result = ops.kmeans(
+        return ops.kmeans(
             samples,
             len(place),
             init=place,
             max_iter=0,
             metric=self.mode,
             precision=self.precision,
+            weights=weights,
         )
-        return _like(result.labels, X)
-
-    @property
-    def centroids(self) -> Tensor:
-        """The centroids as a tensor, float32 (k, D)."""
-        check_is_fitted(self)
-        return self._centroids
 
     def _samples(self, value: Any, *, reset: bool) -> Tensor:
         """Return what came as a tensor that the op takes."""
         if not isinstance(value, Tensor):
-            checked = validate_data(self, value, reset=reset, dtype=[np.float32, np.float64])
-            return torch.from_numpy(np.ascontiguousarray(checked, dtype=np.float32))
+            floats = [np.float64, np.float32, np.float16]
+            checked = validate_data(self, value, reset=reset, dtype=floats)
+            return as_tensor(np.ascontiguousarray(checked), "X")
         if value.dim() != 2:
             raise ValueError(f"X must have shape (N, D), got {tuple(value.shape)}")
         if reset:
@@ -185,7 +283,49 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(
                 f"X has {value.shape[1]} features, but the fit was with {self.n_features_in_}"
             )
-        return value.detach().float() if value.dtype == torch.float64 else value.detach()
+        whole = not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
+        return value.detach().double() if whole else value.detach()
+
+    def _fitted_samples(self, value: Any) -> Tensor:
+        """Return samples as the op takes them beside the centroids of the fit."""
+        check_is_fitted(self)
+        samples = self._samples(value, reset=False)
+        return samples.double() if self._centroids.dtype == torch.float64 else samples
+
+    def _weights(self, value: Any, samples: Tensor) -> Tensor | None:
+        if value is None:
+            return None
+        if not isinstance(value, Tensor):
+            checked = _check_sample_weight(value, np.empty((len(samples), 0)), dtype=np.float64)
+            value = torch.from_numpy(checked)
+        weights: Tensor = value.detach().to(samples.device, torch.float64)
+        check_shape(weights, "sample_weight", (len(samples),))
+        return weights
+
+    def _start(self, centroids: Any, samples: Tensor) -> str | Tensor:
+        """Return the first centroids, or how to choose them."""
+        start = self.init_method if centroids is None else centroids
+        if isinstance(start, str):
+            return "k-means++" if start == "kmeans++" else start
+        dtype = torch.float64 if samples.dtype == torch.float64 else torch.float32
+        given = torch.as_tensor(start, dtype=dtype, device=samples.device).detach()
+        shape = (self.n_clusters, samples.shape[1])
+        check_shape(given, "init_method" if centroids is None else "centroids", shape)
+        return given
+
+    def _runs(self, start: str | Tensor) -> int:
+        """Return how many fits to choose from."""
+        if self.n_init == "auto":
+            return _RANDOM_RUNS if isinstance(start, str) and start == "random" else 1
+        runs = check_at_least(self.n_init, "n_init", 1)
+        if runs > 1 and not isinstance(start, str):
+            warnings.warn(
+                f"n_init={runs} makes one fit, not {runs}, as the first centroids are given",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return 1
+        return runs
 
     def _check(self, count: int) -> None:
         """Raise for settings that the op would refuse by its own names."""
@@ -198,6 +338,16 @@ class KMeans(ClusterMixin, BaseEstimator):  # type: ignore[misc]
         check_choice(self.mode, "mode", ("euclidean", "cosine"))
         if isinstance(self.init_method, str):
             check_choice(self.init_method, "init_method", ("k-means++", "kmeans++", "random"))
+
+    def _warn_of_few(self, labels: Tensor) -> None:
+        distinct = int(labels.bincount().count_nonzero())
+        if distinct < self.n_clusters:
+            warnings.warn(
+                f"only {distinct} distinct clusters were found, of n_clusters={self.n_clusters}: "
+                "there may be fewer distinct samples than that",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
 
     def _seed(self) -> int:
         if isinstance(self.random_state, (int, np.integer)):

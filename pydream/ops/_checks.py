@@ -1,10 +1,11 @@
-"""Checks that every op shares: what came in, said in the words of the caller's argument."""
+"""Checks that every op shares; their errors name the caller's argument and say what is right."""
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -20,20 +21,76 @@ def as_tensor(value: TensorLike, name: str) -> torch.Tensor:
     Raises
     ------
     TypeError
-        If it is neither, or cannot be shared as it lies in memory.
+        If it is neither, has no memory that a kernel can read (sparse, nested, meta), or cannot be
+        shared as it lies in memory.
     """
-    if isinstance(value, torch.Tensor):
-        return value
+    tensor = value if isinstance(value, torch.Tensor) else _shared(value, name)
+    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_meta:
+        raise TypeError(f"{name} must be a dense tensor, {_what_it_is(tensor)}")
+    return tensor
+
+
+def _shared(value: Any, name: str) -> torch.Tensor:
+    """Return a tensor on the memory of an array."""
+    if isinstance(value, np.ndarray):
+        reason = _why_not_shared(value)
+        if reason is not None:
+            raise TypeError(f"{name} must be {reason}")
+        with warnings.catch_warnings():  # read-only arrays are fine: ops do not write inputs
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return torch.from_numpy(value)
+    if not hasattr(value, "__dlpack__"):
+        raise TypeError(f"{name} must be a tensor or speak DLPack, got {type(value).__name__}")
     try:
-        if isinstance(value, np.ndarray):
-            with warnings.catch_warnings():  # read-only arrays are fine: ops do not write inputs
-                warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-                return torch.from_numpy(value)
-        if hasattr(value, "__dlpack__"):
-            return from_dlpack(value)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise TypeError(f"{name}: this {type(value).__name__} cannot be shared: {error}") from error
-    raise TypeError(f"{name} must be a tensor or speak DLPack, got {type(value).__name__}")
+        return from_dlpack(value)
+    except Exception as error:  # whatever the other library raises
+        raise TypeError(
+            f"{name}: this {type(value).__name__} cannot be shared through DLPack as it is; "
+            f"pass it as a contiguous array, or as a tensor"
+        ) from error
+
+
+def _why_not_shared(array: np.ndarray[Any, Any]) -> str | None:
+    """Say what an array must be instead, where PyTorch cannot use its memory."""
+    if isinstance(array, np.ma.MaskedArray):
+        return "an array without a mask, got a masked array; pass its .filled(value)"
+    if array.dtype.kind not in "biufc" or array.dtype.itemsize > 16 or array.dtype == np.longdouble:
+        return f"an array of numbers that PyTorch has a dtype for, got {array.dtype}"
+    if not array.dtype.isnative:
+        return (
+            f"in the byte order of this machine, got {array.dtype.str}; pass "
+            f"array.astype({array.dtype.newbyteorder('=').name!r})"
+        )
+    if any(stride < 0 for stride in array.strides):
+        return "an array without negative strides; pass numpy.ascontiguousarray(array)"
+    if any(stride % array.itemsize for stride in array.strides):
+        return "an array whose strides are whole elements; pass numpy.ascontiguousarray(array)"
+    return None
+
+
+def _what_it_is(tensor: torch.Tensor) -> str:
+    if tensor.is_meta:
+        return "got a meta tensor, which has no values"
+    if tensor.is_nested:
+        return "got a nested tensor; pad it, or pass its parts one by one"
+    kind = str(tensor.layout).removeprefix("torch._").removeprefix("torch.")
+    return f"got layout {kind}; pass .to_dense()"
+
+
+def check_no_gradient(tensor: torch.Tensor, name: str) -> None:
+    """Raise ValueError if a gradient is recorded for an argument whose op has no derivative."""
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            f"{name} requires a gradient, and this op has no derivative: pass {name}.detach(), or "
+            "call it under torch.no_grad()"
+        )
+
+
+def as_list(value: Any, name: str) -> list[Any]:
+    """Return the items of a list or another sequence; TypeError for anything else."""
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
+        raise TypeError(f"{name} must be a list or tuple, got {type(value).__name__}")
+    return list(value)
 
 
 def check_shape(tensor: torch.Tensor, name: str, shape: Sequence[int | str]) -> None:
@@ -62,16 +119,70 @@ def check_device(tensor: torch.Tensor, name: str, device: torch.device, other: s
         raise ValueError(f"{name} is on {tensor.device}, but {other} is on {device}")
 
 
-def check_at_least(value: int, name: str, least: int) -> None:
-    """Raise TypeError unless the value is an int, ValueError if it is below the least allowed."""
+def check_at_least(value: Any, name: str, least: int) -> int:
+    """Return the value as an int.
+
+    Raises
+    ------
+    TypeError
+        If it is no int.
+    ValueError
+        If it is below the least allowed, or beyond 64 bits.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer, torch.SymInt)):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
+    if value >= 2**63:
+        raise ValueError(f"{name} must be below 2^63, got {value}")
+    return int(value) if isinstance(value, np.integer) else cast(int, value)
 
 
-def check_seed(seed: int) -> None:
-    """Raise unless the seed is an int in [0, 2^63)."""
-    check_at_least(seed, "seed", 0)
-    if seed >= 2**63:
-        raise ValueError(f"seed must be below 2^63, got {seed}")
+def check_seed(seed: Any) -> int:
+    """Return the seed; raise unless it is an int in [0, 2^63)."""
+    return check_at_least(seed, "seed", 0)
+
+
+def check_pair(value: Any, name: str) -> list[int]:
+    """Return height and width, each at least 1, from both or from one number for both."""
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        pair = list(value)
+        if len(pair) != 2:
+            raise ValueError(f"{name} must be a number or height and width, got {value}")
+    else:
+        pair = [value, value]
+    return [check_at_least(each, name, 1) for each in pair]
+
+
+def check_number(value: Any, name: str) -> float:
+    """Return a finite number; TypeError if it is no number, ValueError if it is not finite."""
+    kinds = (int, float, np.integer, np.floating, torch.SymInt, torch.SymFloat)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not abs(value) <= sys.float_info.max:  # math.isfinite cannot be compiled
+        raise ValueError(f"{name} must be finite, got {value}")
+    return float(value) if isinstance(value, (np.integer, np.floating)) else cast(float, value)
+
+
+def check_numbers(value: Any, name: str) -> list[float]:
+    """Return finite numbers from a list, a tuple, or a one-dimensional array or tensor."""
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        tensor = as_tensor(value, name)
+        check_shape(tensor, name, ("numbers",))
+        value = tensor.tolist()
+    return [check_number(each, name) for each in as_list(value, name)]
+
+
+def check_flag(value: Any, name: str) -> bool:
+    """Return the value as a bool; TypeError if it is none."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
+    return bool(value)
+
+
+def check_choice(value: Any, name: str, known: Sequence[str]) -> None:
+    """Raise unless the value is one of the words known: TypeError if it is no word at all."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be one of {', '.join(known)}, got {type(value).__name__}")
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")

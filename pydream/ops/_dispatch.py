@@ -77,14 +77,25 @@ def check_values(device: torch.device | str | None = None) -> None:
     Raises
     ------
     ValueError
-        Naming argument and row.
+        Naming argument and row; or if `device` names none.
+    TypeError
+        If `device` is of another type.
     """
-    place = torch.device("cuda" if device is None else device)
+    place = _device("cuda" if device is None else device)
     if place.type != "cuda" or not _C.cuda_architectures or not torch.cuda.is_available():
         return
     torch.cuda.synchronize(place)
     index = torch.cuda.current_device() if place.index is None else place.index
     _raise_faults(_faults(index), torch.device("cuda", index))
+
+
+def _device(value: torch.device | str) -> torch.device:
+    if not isinstance(value, (torch.device, str)):
+        raise TypeError(f"device must be a device or its name, got {type(value).__name__}")
+    try:
+        return torch.device(value)
+    except RuntimeError as error:
+        raise ValueError(f"device must be a device as cpu or cuda:0, got {value!r}") from error
 
 
 def no_kernels(device: torch.device) -> str | None:
@@ -112,7 +123,7 @@ def _faults(index: int) -> torch.Tensor:
 
 def no_faults(*, pin: bool) -> torch.Tensor:
     """Make memory for faults, with none in it."""
-    faults = torch.zeros(len(_FAULTS), 2, dtype=torch.int64, pin_memory=pin)
+    faults = torch.zeros(len(_FAULTS), 2, dtype=torch.int64, device="cpu", pin_memory=pin)
     faults[:, 1] = _NO_PLACE
     return faults
 

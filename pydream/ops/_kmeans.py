@@ -39,7 +39,10 @@ def _cpu_kmeans(
     spherical: bool,
     seed: int,
     precision: str,
+    weights: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if weights is not None:
+        return _weighted(x, offsets, k, init, given, max_iter, tol, spherical, seed, weights)
     centroids, labels, inertia, n_iter = _empty_result(x, offsets, k)
     if given is not None:
         centroids.copy_(given)
@@ -61,6 +64,39 @@ def _cpu_kmeans(
         torch.get_num_threads(),
     )
     return centroids, labels, inertia, n_iter
+
+
+def _weighted(
+    x: Tensor,
+    offsets: list[int],
+    k: list[int],
+    init: str,
+    given: Tensor | None,
+    max_iter: int,
+    tol: float,
+    spherical: bool,
+    seed: int,
+    weights: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Run the reference, in float64, where no kernel takes weights."""
+    check_weights_of_problems(weights, offsets)
+    centroids, *found = reference.kmeans(
+        x.double(), offsets, k, init, given, max_iter, tol, spherical, seed, weights=weights
+    )
+    return centroids.float(), found[0], found[1], found[2]
+
+
+def check_weights_of_problems(weights: Tensor, offsets: list[int]) -> None:
+    """Raise ValueError unless weights are finite, not negative, and not all zero in a problem."""
+    bad = (~(weights >= 0) | weights.isinf()).nonzero()
+    if len(bad):
+        row = int(bad[0])
+        raise ValueError(
+            f"weights must be finite and not negative, got {float(weights[row])} at row {row}"
+        )
+    for b, (begin, end) in enumerate(itertools.pairwise(offsets)):
+        if not weights[begin:end].any():
+            raise ValueError(f"weights must not all be zero, but are in problem {b}")
 
 
 def _cpu_nearest_samples(
@@ -93,7 +129,10 @@ def _cuda_kmeans(
     spherical: bool,
     seed: int,
     precision: str,
+    weights: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if weights is not None:
+        return _weighted(x, offsets, k, init, given, max_iter, tol, spherical, seed, weights)
     result = _empty_result(x, offsets, k)
     if k and max(k) > _MOST_CENTROIDS:
         raise ValueError(f"k must be at most {_MOST_CENTROIDS} on a GPU, got {max(k)}")
@@ -188,12 +227,13 @@ def _table(
             "pass problems of one size, (B, N, D), and one k"
         )
     first = [[0, *itertools.accumulate(each)] for each in (k, parts)]
-    return torch.tensor(list(zip(offsets, *first, strict=True))).to(device), sum(parts)
+    values = list(zip(offsets, *first, strict=True))
+    return torch.tensor(values, device="cpu").to(device), sum(parts)
 
 
 def _random_rows(offsets: list[int], k: list[int], seed: int) -> Tensor:
     """Draw rows of each problem without replacement, the same for every device."""
-    chosen = torch.empty(sum(k), dtype=torch.int64)
+    chosen = torch.empty(sum(k), dtype=torch.int64, device="cpu")
     first = 0
     for (begin, end), each in zip(itertools.pairwise(offsets), k, strict=True):
         part = chosen[first : first + each]
@@ -217,7 +257,8 @@ def _fake_nearest_samples(
 
 _dispatch.register(
     "kmeans(Tensor x, SymInt[] offsets, SymInt[] k, str init, Tensor? given, SymInt max_iter,"
-    " float tol, bool spherical, SymInt seed, str precision)"
+    " float tol, bool spherical, SymInt seed, str precision,"
+    " Tensor? weights)"
     " -> (Tensor centroids, Tensor labels, Tensor inertia, Tensor n_iter)",
     _cpu_kmeans,
     _cuda_kmeans,

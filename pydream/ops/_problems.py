@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from pydream.ops._checks import (
     check_at_least,
     check_device,
     check_dtype,
+    check_no_gradient,
     check_shape,
 )
 
@@ -23,6 +25,7 @@ SAMPLE_TYPES = {
     torch.float16: "float16",
     torch.bfloat16: "bfloat16",
 }
+"""What the kernels take; float64 samples become float32 around their own origin."""
 
 Counts: TypeAlias = int | Sequence[int]
 """One number for all problems, or one for each."""
@@ -41,7 +44,8 @@ def check_samples(value: TensorLike, offsets: Sequence[int] | TensorLike | None)
     x = as_tensor(value, "x")
     if not x.dtype.is_floating_point:
         raise ValueError(f"x must be floating point, got {str(x.dtype).removeprefix('torch.')}")
-    check_dtype(x, "x", *SAMPLE_TYPES)
+    check_dtype(x, "x", *SAMPLE_TYPES, torch.float64)
+    check_no_gradient(x, "x")
     if offsets is not None:
         check_shape(x, "x", ("total", "D"))
         bounds = check_offsets(offsets, x.shape[0])
@@ -66,9 +70,7 @@ def check_offsets(value: Sequence[int] | TensorLike, total: int) -> list[int]:
         check_dtype(offsets, "offsets", torch.int64, torch.int32)
         check_shape(offsets, "offsets", ("B + 1",))
         offsets = offsets.tolist()
-    bounds = list(offsets)
-    for each in bounds:
-        check_at_least(each, "offsets", 0)
+    bounds = [check_at_least(each, "offsets", 0) for each in offsets]
     if not bounds or bounds[0] != 0:
         raise ValueError(f"offsets must start at 0, got {bounds[:1]}")
     for b, (begin, end) in enumerate(itertools.pairwise(bounds)):
@@ -84,54 +86,67 @@ def check_offsets(value: Sequence[int] | TensorLike, total: int) -> list[int]:
 def check_counts(k: Counts, problems: Problems, *, of_samples: bool = True) -> list[int]:
     """Return k of every problem; `of_samples` says whether as many samples must be there."""
     batch = len(problems.offsets) - 1
-    if isinstance(k, Tensor):
-        check_dtype(k, "k", torch.int64, torch.int32)
-        k = k.tolist()
+    if isinstance(k, (Tensor, np.ndarray)):
+        tensor = as_tensor(k, "k")
+        check_dtype(tensor, "k", torch.int64, torch.int32)
+        check_shape(tensor, "k", ("B",))
+        k = tensor.tolist()
     if isinstance(k, (list, tuple)):
         if problems.single:
             raise TypeError("k must be an int for one problem, got a sequence")
         if len(k) != batch:
             raise ValueError(f"k must be one number or {batch}, one for each problem, got {len(k)}")
-        counts = list(k)
+        counts = [check_at_least(each, "k", 1) for each in k]
     else:
-        check_at_least(cast(int, k), "k", 1)
-        counts = [cast(int, k)] * batch
+        counts = [check_at_least(k, "k", 1)] * batch
     sizes = [end - begin for begin, end in itertools.pairwise(problems.offsets)]
     for b, (each, size) in enumerate(zip(counts, sizes, strict=True)):
-        check_at_least(each, "k", 1)
         if of_samples and each > size:
             of = "" if problems.single else f" of problem {b}"
             raise ValueError(f"k must be at most the number of samples{of}, {size}, got {each}")
     return counts
 
 
+def one_for_all(k: Counts) -> bool:
+    """Whether k is one number, not one for each problem."""
+    return not isinstance(k, (list, tuple, Tensor, np.ndarray))
+
+
 def centroid_shape(k: Counts, counts: list[int], problems: Problems) -> tuple[int, ...]:
     dim = problems.x.shape[1]
     if problems.single:
         return counts[0], dim
-    if isinstance(k, int):
-        return len(counts), k, dim
+    if one_for_all(k):
+        return len(counts), cast(int, k), dim
     return sum(counts), dim
 
 
 def check_centroids(
     value: TensorLike, name: str, shape: tuple[int, ...], problems: Problems
 ) -> Tensor:
-    """Return (sum of k, D) contiguous float32 centroids."""
+    """Return (sum of k, D) contiguous centroids, float32, or float64 as the samples."""
     centroids = as_tensor(value, name)
     check_shape(centroids, name, shape)
-    check_dtype(centroids, name, *SAMPLE_TYPES)
+    wide = problems.x.dtype == torch.float64
+    check_dtype(centroids, name, *SAMPLE_TYPES, *[torch.float64] * wide)
+    check_no_gradient(centroids, name)
     check_device(centroids, name, problems.x.device, "x")
-    return centroids.float().reshape(-1, shape[-1]).contiguous()
+    centroids = centroids.double() if wide else centroids.float()
+    return centroids.reshape(-1, shape[-1]).contiguous()
 
 
-def check_choice(value: str, name: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+def check_weights(value: TensorLike, problems: Problems) -> Tensor:
+    """Return (total,) weights in float64."""
+    weights = as_tensor(value, "weights")
+    check_shape(weights, "weights", problems.shape)
+    check_dtype(weights, "weights", *SAMPLE_TYPES, torch.float64)
+    check_no_gradient(weights, "weights")
+    check_device(weights, "weights", problems.x.device, "x")
+    return weights.double().reshape(-1).contiguous()
 
 
 def unit(x: Tensor) -> Tensor:
-    """Scale rows to length 1, in float32; a row of zeros has no direction and becomes NaN."""
-    x = x.float()
+    """Scale rows to length 1, to float32; a row of zeros has no direction and becomes NaN."""
+    x = x if x.dtype == torch.float64 else x.float()
     x = x / x.abs().amax(dim=1, keepdim=True)  # so that no square overflows
-    return x / x.square().sum(dim=1, keepdim=True).sqrt()
+    return (x / x.square().sum(dim=1, keepdim=True).sqrt()).float()

@@ -18,6 +18,7 @@ from pydream.ops._checks import (
     check_at_least,
     check_device,
     check_dtype,
+    check_pair,
     check_seed,
     check_shape,
 )
@@ -85,21 +86,19 @@ def random_augment(
     Source: Zhao and Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML
     2021, section 3.3; the ranges are those of its published code.
     """
-    check_at_least(count, "count", 0)
-    sides = [size, size] if isinstance(size, int) else list(size)
-    if len(sides) != 2:
-        raise ValueError(f"size must be one side, or height and width, got {size}")
-    for side in sides:
-        check_at_least(side, "size", 1)
-        if side > _MOST_SIDE:
-            raise ValueError(f"size must be at most {_MOST_SIDE} pixels, got {size}")
+    count = check_at_least(count, "count", 0)
+    sides = check_pair(size, "size")
+    if max(sides) > _MOST_SIDE:
+        raise ValueError(f"size must be at most {_MOST_SIDE} pixels, got {size}")
+    if not isinstance(strategy, str):
+        raise TypeError(f"strategy must be words joined by '_', got {type(strategy).__name__}")
     words = strategy.split("_")
     if len(set(words)) < len(words) or not set(words) <= set(WORDS):
         raise ValueError(
             f"strategy must be some of {', '.join(WORDS)}, each once, joined by '_', "
             f"got {strategy!r}"
         )
-    check_seed(seed)
+    seed = check_seed(seed)
     parameters: Tensor = torch.ops.pydream.random_augment(
         count,
         sides,
@@ -120,7 +119,7 @@ def random_augment(
 def _random_augment(
     count: int, size: Sequence[int], color: bool, spatial: Sequence[int], cutout: bool, seed: int
 ) -> Tensor:
-    rows = torch.empty(count, reference.COLUMNS)
+    rows = torch.empty(count, reference.COLUMNS, dtype=torch.float32, device="cpu")
     height, width = size
     _C.random_augment_cpu(color, cutout, spatial, height, width, count, seed, rows.data_ptr())
     return rows
@@ -128,7 +127,7 @@ def _random_augment(
 
 @_random_augment.register_fake
 def _(count: int, *_: object) -> Tensor:
-    return torch.empty(count, reference.COLUMNS)
+    return torch.empty(count, reference.COLUMNS, dtype=torch.float32, device="cpu")
 
 
 def diff_augment(x: TensorLike, parameters: TensorLike) -> Tensor:
@@ -158,10 +157,11 @@ def diff_augment(x: TensorLike, parameters: TensorLike) -> Tensor:
     ----------
     x
         Float32, float16 or bfloat16, (N, C, H, W), in any layout; arithmetic is in float32.
+        Float64 images have no kernel: PyTorch's operations run on them, in float64.
     parameters
-        Float32, (M, 13), of which N is a multiple: image i takes row ``i // (N / M)``. So one row
-        for all, a row for each image, or one for each class of a batch sorted by class. Rows that
-        are not finite give pixels of no meaning.
+        Float32, or float64 beside float64 images, (M, 13), of which N is a multiple: image i takes
+        row ``i // (N / M)``. So one row for all, a row for each image, or one for each class of a
+        batch sorted by class. Rows that are not finite give pixels of no meaning.
 
     Returns
     -------
@@ -181,10 +181,11 @@ def diff_augment(x: TensorLike, parameters: TensorLike) -> Tensor:
     2021.
     """
     x = as_tensor(x, "x")
-    check_dtype(x, "x", *_TYPES)
+    check_dtype(x, "x", *_TYPES, torch.float64)
     check_shape(x, "x", ("N", "C", "H", "W"))
     parameters = as_tensor(parameters, "parameters")
-    check_dtype(parameters, "parameters", torch.float32)
+    wide = x.dtype == torch.float64
+    check_dtype(parameters, "parameters", torch.float32, *[torch.float64] * wide)
     check_shape(parameters, "parameters", ("M", reference.COLUMNS))
     check_device(parameters, "parameters", x.device, "x")
     images, rows = x.shape[0], parameters.shape[0]
@@ -192,6 +193,8 @@ def diff_augment(x: TensorLike, parameters: TensorLike) -> Tensor:
         raise ValueError(f"parameters: {images} images are not a multiple of {rows} rows")
     if (x.shape[2] + 3) * (x.shape[3] + 3) >= _MOST_PIXELS:
         raise ValueError(f"x must have planes of less than 2^31 pixels, got shape {tuple(x.shape)}")
+    if wide:
+        return reference.diff_augment(x, parameters)
     augmented: Tensor = torch.ops.pydream.diff_augment(x, parameters)
     return augmented
 

@@ -10,7 +10,15 @@ from torch import Tensor
 from pydream import _C
 from pydream.allocator import in_large_pages
 from pydream.ops import _dispatch
-from pydream.ops._checks import TensorLike, as_tensor, check_device, check_dtype, check_shape
+from pydream.ops._checks import (
+    TensorLike,
+    as_tensor,
+    check_choice,
+    check_device,
+    check_dtype,
+    check_number,
+    check_shape,
+)
 from pydream.ops.reference import block as reference
 
 Statistics: TypeAlias = Literal["instance", "batch"]
@@ -30,15 +38,16 @@ def norm_relu_pool(
     ``avg_pool2d(relu(norm(images)), 2)``, where the norm is torch's ``group_norm`` with a group for
     each channel, or its ``batch_norm`` in training. Differentiable twice; on the CPU, in float32,
     every pass is one kernel that keeps nothing but its inputs and the statistics, and wants images
-    in channels-last memory, which others are brought into. Elsewhere, and within
-    :mod:`torch.func`, PyTorch's operations run.
+    in channels-last memory, which others are brought into. Elsewhere, for other
+    dtypes, and within :mod:`torch.func` and ``torch.compile``, PyTorch's operations run.
 
     Parameters
     ----------
     images
         Floating point (N, C, H, W), H and W at least 2: what a convolution made.
     weight, bias
-        Of the same dtype, (C,).
+        Of the same dtype, (C,). Under autocast, where a convolution gives 16-bit images, images
+        take the dtype of `weight` instead, as norms run in float32 there.
     statistics
         ``"instance"``: mean and variance of each image's channel; ``"batch"``: of a channel over
         all images.
@@ -83,6 +92,9 @@ def normed_block(
         As it does.
     """
     images, weight, bias = _checked(images, weight, bias, statistics)
+    eps = check_number(eps, "eps")
+    if eps < 0:
+        raise ValueError(f"eps must not be negative, got {eps}")
     rest = (weight, bias, statistics == "batch", eps)
     if takes_kernels(images):
         pooled, mean, rstd = _Block.apply(_channels_last(images), *rest)
@@ -106,17 +118,20 @@ def _checked(
     channels, height, width = images.shape[1:]
     if min(height, width) < 2:
         raise ValueError(f"images must be 2 pixels high and wide, got {height} x {width}")
-    if statistics not in ("instance", "batch"):
-        raise ValueError(f"statistics must be 'instance' or 'batch', got {statistics!r}")
+    check_choice(statistics, "statistics", ("instance", "batch"))
     if statistics == "batch" and images.shape[0] == 0:
         raise ValueError(f"images must not be empty, got shape {tuple(images.shape)}")
     parameters = []
     for value, name in ((weight, "weight"), (bias, "bias")):
         tensor = as_tensor(value, name)
         check_shape(tensor, name, (channels,))
-        check_dtype(tensor, name, images.dtype)
         check_device(tensor, name, images.device, "images")
         parameters.append(tensor)
+    dtype = parameters[0].dtype
+    if torch.is_autocast_enabled(images.device.type) and dtype in _FLOATS:
+        images = images.to(dtype)
+    check_dtype(parameters[0], "weight", images.dtype)
+    check_dtype(parameters[1], "bias", images.dtype)
     return images, parameters[0], parameters[1]
 
 

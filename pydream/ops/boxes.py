@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from pydream.ops._checks import (
     check_at_least,
     check_device,
     check_dtype,
+    check_numbers,
     check_seed,
     check_shape,
 )
@@ -69,8 +69,8 @@ def random_crop_boxes(
     sizes = as_tensor(sizes, "sizes")
     check_dtype(sizes, "sizes", torch.int32, torch.int64)
     check_shape(sizes, "sizes", ("N", 2))
-    check_at_least(num_crops, "num_crops", 0)
-    check_seed(seed)
+    num_crops = check_at_least(num_crops, "num_crops", 0)
+    seed = check_seed(seed)
     if ids is not None:
         ids = as_tensor(ids, "ids")
         check_dtype(ids, "ids", torch.int64)
@@ -112,8 +112,8 @@ def random_keys(ids: TensorLike, *, seed: int = 0, draw: int = 0) -> Tensor:
     ids = as_tensor(ids, "ids")
     check_dtype(ids, "ids", torch.int64)
     check_shape(ids, "ids", ("N",))
-    check_seed(seed)
-    check_at_least(draw, "draw", 0)
+    seed = check_seed(seed)
+    draw = check_at_least(draw, "draw", 0)
     if draw >= 2**32:
         raise ValueError(f"draw must be below 2^32, got {draw}")
     keys: Tensor = torch.ops.pydream.random_keys(ids, seed, draw)
@@ -122,8 +122,8 @@ def random_keys(ids: TensorLike, *, seed: int = 0, draw: int = 0) -> Tensor:
 
 def _check_range(value: Sequence[float], name: str) -> list[float]:
     """Return a positive, ascending pair."""
-    pair = [float(each) for each in value]
-    if len(pair) != 2 or not (0 < pair[0] <= pair[1] and math.isfinite(pair[1])):
+    pair = check_numbers(value, name)
+    if len(pair) != 2 or not 0 < pair[0] <= pair[1]:
         raise ValueError(f"{name} must be two positive numbers, lowest first, got {value}")
     return pair
 
@@ -145,8 +145,8 @@ def _random_crop_boxes(
     """Draw on the CPU, return on the device of `sizes`."""
     extent = sizes.to("cpu", torch.int64).contiguous()
     count = extent.shape[0]
-    identities = torch.arange(count) if ids is None else ids.cpu().contiguous()
-    boxes = torch.empty((count, num_crops, 4), dtype=torch.int32)
+    identities = torch.arange(count, device="cpu") if ids is None else ids.cpu().contiguous()
+    boxes = torch.empty((count, num_crops, 4), dtype=torch.int32, device="cpu")
     _C.random_crop_boxes_cpu(
         extent.data_ptr(),
         identities.data_ptr(),

@@ -7,7 +7,14 @@ import torch
 from pydream import _C
 from pydream.allocator import in_large_pages
 from pydream.ops import _dispatch
-from pydream.ops._checks import TensorLike, as_tensor, check_at_least, check_dtype, check_shape
+from pydream.ops._checks import (
+    TensorLike,
+    as_tensor,
+    check_at_least,
+    check_dtype,
+    check_no_gradient,
+    check_shape,
+)
 from pydream.ops.reference import collage as reference
 
 
@@ -39,7 +46,8 @@ def collage(patches: TensorLike, factor: int, size: int) -> torch.Tensor:
     TypeError
         For a dtype that is not one of these.
     ValueError
-        For other shapes or numbers, or if the patches are not contiguous.
+        For other shapes or numbers, if the patches are not contiguous, or if a gradient is
+        recorded for them: there is no derivative.
 
     Notes
     -----
@@ -49,8 +57,9 @@ def collage(patches: TensorLike, factor: int, size: int) -> torch.Tensor:
     patches = as_tensor(patches, "patches")
     check_shape(patches, "patches", ("C", "n * factor**2", "channels", "height", "width"))
     check_dtype(patches, "patches", torch.float32, torch.float16, torch.bfloat16, torch.uint8)
-    check_at_least(factor, "factor", 1)
-    check_at_least(size, "size", 1)
+    check_no_gradient(patches, "patches")
+    factor = check_at_least(factor, "factor", 1)
+    size = check_at_least(size, "size", 1)
     if size < factor:
         raise ValueError(f"size must be at least factor = {factor}, got {size}")
     if patches.shape[1] % factor**2 != 0:

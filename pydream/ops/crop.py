@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -15,9 +14,12 @@ from pydream.ops import _dispatch
 from pydream.ops._checks import (
     TensorLike,
     as_tensor,
-    check_at_least,
     check_device,
     check_dtype,
+    check_flag,
+    check_no_gradient,
+    check_numbers,
+    check_pair,
     check_shape,
 )
 from pydream.ops.reference import crop as reference
@@ -108,13 +110,16 @@ def crop_resize(
         )
     if flip is not None:
         flip = _per_patch(flip, "flip", boxes, torch.bool)
-    patch_size = _check_pair(size, "size")
-    canvas_size = patch_size if canvas is None else _check_pair(canvas, "canvas")
+    patch_size = check_pair(size, "size")
+    canvas_size = patch_size if canvas is None else check_pair(canvas, "canvas")
     if canvas_size[0] < patch_size[0] or canvas_size[1] < patch_size[1]:
         raise ValueError(f"canvas {tuple(canvas_size)} is smaller than size {tuple(patch_size)}")
-    if dtype not in OUTPUT_DTYPES:
-        raise TypeError(f"dtype must be float32, float16, bfloat16 or uint8, got {dtype}")
+    if not isinstance(dtype, torch.dtype) or dtype not in OUTPUT_DTYPES:
+        got = str(dtype).removeprefix("torch.")
+        got = got if isinstance(dtype, torch.dtype) else type(dtype).__name__
+        raise TypeError(f"dtype must be float32, float16, bfloat16 or uint8, got {got}")
     means, stds = _check_normalisation(mean, std, channels, dtype)
+    channels_last = check_flag(channels_last, "channels_last")
     arguments = (
         pictures,
         boxes,
@@ -133,16 +138,6 @@ def crop_resize(
     _check_out(out, (patches, channels, *canvas_size), dtype, device, channels_last)
     torch.ops.pydream.crop_resize_out(*arguments, out)
     return out
-
-
-def _check_pair(value: int | Sequence[int], name: str) -> list[int]:
-    """Return height and width, each at least 1."""
-    pair: list[int] = list(value) if isinstance(value, Sequence) else [value, value]
-    if len(pair) != 2:
-        raise ValueError(f"{name} must be a number or height and width, got {value}")
-    for each in pair:
-        check_at_least(each, name, 1)
-    return pair
 
 
 def _check_images(images: TensorLike | Sequence[TensorLike]) -> list[Tensor]:
@@ -203,13 +198,11 @@ def _check_normalisation(
         return None, None
     if dtype == torch.uint8:
         raise ValueError("mean and std cannot be used with dtype uint8")
-    means, stds = [float(each) for each in mean], [float(each) for each in std]
+    means, stds = check_numbers(mean, "mean"), check_numbers(std, "std")
     for name, values in (("mean", means), ("std", stds)):
         if len(values) != channels:
             raise ValueError(f"{name} must have {channels} numbers, one per channel, got {values}")
-    if not all(math.isfinite(each) for each in means):
-        raise ValueError(f"mean must be finite, got {means}")
-    if not all(each > 0 and math.isfinite(each) for each in stds):
+    if not all(each > 0 for each in stds):
         raise ValueError(f"std must be positive, got {stds}")
     return means, stds
 
@@ -224,6 +217,8 @@ def _check_out(
     """Raise unless the output can be written to `out` as it lies in memory."""
     if not isinstance(out, Tensor):
         raise TypeError(f"out must be a torch tensor, got {type(out).__name__}")
+    as_tensor(out, "out")
+    check_no_gradient(out, "out")
     check_dtype(out, "out", dtype)
     check_shape(out, "out", shape)
     check_device(out, "out", device, "images")
@@ -313,7 +308,7 @@ def _crop_resize_into(
         _dispatch.warn_reference_once(boxes.device)
         patches, count = boxes.shape[0], _count(images)
         if image_index is None:
-            image_index = torch.arange(patches) // max(patches // max(count, 1), 1)
+            image_index = torch.arange(patches, device="cpu") // max(patches // max(count, 1), 1)
         out.copy_(
             reference.crop_resize(
                 images, boxes, size, image_index, flip, canvas, mean, std, dtype, channels_last
@@ -421,9 +416,10 @@ def _image_table(images: list[Tensor]) -> Tensor:
     """Return int64 (N, 4): address, height, width and bytes between rows of each image."""
     if images[0].dim() == 3:
         rows = [(each.data_ptr(), *each.shape[:2], each.stride(0)) for each in images]
-        return torch.tensor(rows, dtype=torch.int64)
+        return torch.tensor(rows, dtype=torch.int64, device="cpu")
     batch = images[0]
-    table = torch.empty((batch.shape[0], 4), dtype=torch.int64)
-    table[:, 0] = batch.data_ptr() + batch.stride(0) * torch.arange(batch.shape[0])
+    table = torch.empty((batch.shape[0], 4), dtype=torch.int64, device="cpu")
+    number = torch.arange(batch.shape[0], device="cpu")
+    table[:, 0] = batch.data_ptr() + batch.stride(0) * number
     table[:, 1], table[:, 2], table[:, 3] = batch.shape[1], batch.shape[2], batch.stride(1)
     return table

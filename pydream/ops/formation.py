@@ -25,7 +25,7 @@ _TYPES = {
 def multi_formation(images: TensorLike, factor: int, size: int) -> Tensor:
     """Cut each image into factor x factor cells and upsample every cell to an image of its own.
 
-    The way back from :func:`pydream.ops.collage`: image k·N + i of the result is cell k (row-major)
+    The inverse of :func:`pydream.ops.collage`: image k·N + i of the result is cell k (row-major)
     of image i. Cells are resized bilinearly by the rule of torch's ``interpolate(mode="bilinear",
     align_corners=False)``, without antialiasing, in float32. Images whose height or width the
     factor does not divide are first padded with 0.5 on the right and at the bottom.
@@ -37,6 +37,7 @@ def multi_formation(images: TensorLike, factor: int, size: int) -> Tensor:
     ----------
     images
         float32, float16 or bfloat16 (N, C, H, W), or (B, N, C, H, W) for B classes at once.
+        float64 images have no kernel: PyTorch's operations run on them.
     factor
         Cells along one side of an image, at least 1 and at most its shorter side.
     size
@@ -66,14 +67,16 @@ def multi_formation(images: TensorLike, factor: int, size: int) -> Tensor:
             "images must have shape (N, channels, height, width) or (B, N, channels, height, "
             f"width), got {tuple(images.shape)}"
         )
-    check_dtype(images, "images", *_TYPES)
-    check_at_least(factor, "factor", 1)
-    check_at_least(size, "size", 1)
+    check_dtype(images, "images", *_TYPES, torch.float64)
+    factor = check_at_least(factor, "factor", 1)
+    size = check_at_least(size, "size", 1)
     side = min(images.shape[-2:])
     if side == 0:
         raise ValueError(f"images must have pixels, got shape {tuple(images.shape)}")
     if factor > side:
         raise ValueError(f"factor must be at most the images' side, {side}, got {factor}")
+    if images.dtype == torch.float64:
+        return reference.multi_formation(images, factor, size, _PADDING)
     result: Tensor = _Formation.apply(images, factor, size, _PADDING)
     return result
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,14 +10,24 @@ import torch
 from torch import Tensor
 
 from pydream.ops import _kmeans as _kmeans  # registers the ops
-from pydream.ops._checks import TensorLike, as_tensor, check_at_least, check_seed
+from pydream.ops._centring import Frame, centred
+from pydream.ops._checks import (
+    TensorLike,
+    as_tensor,
+    check_at_least,
+    check_choice,
+    check_number,
+    check_seed,
+)
 from pydream.ops._problems import (
     Counts,
+    Problems,
     centroid_shape,
     check_centroids,
-    check_choice,
     check_counts,
     check_samples,
+    check_weights,
+    one_for_all,
     unit,
 )
 
@@ -33,8 +42,8 @@ class KMeansResult(NamedTuple):
     Attributes
     ----------
     centroids
-        float32: (k, D) for one problem, (B, k, D) for several with one k, and (sum of k, D), one
-        problem after the other, with a k for each.
+        float32, or float64 for float64 samples: (k, D) for one problem, (B, k, D) for several with
+        one k, and (sum of k, D), one problem after the other, with a k for each.
     labels
         int64, shaped as the samples without D: the nearest of these centroids, counted from 0
         within each problem. Of equally near ones the lower.
@@ -62,6 +71,7 @@ def kmeans(
     metric: str = "euclidean",
     seed: int = 0,
     precision: str = "exact",
+    weights: TensorLike | None = None,
 ) -> KMeansResult:
     """Cluster each of many independent problems, in one call.
 
@@ -76,9 +86,11 @@ def kmeans(
     Parameters
     ----------
     x
-        float32, float16 or bfloat16: (N, D) is one problem, (B, N, D) are B of them, and
+        float32, float16, bfloat16 or float64: (N, D) is one problem, (B, N, D) are B of them, and
         (total, D) with `offsets` are problems of any sizes. Finite; differences are squared in
-        float32, so those below 1e-19 count as none.
+        float32, so those below 1e-19 count as none. float64 samples are first centred and scaled,
+        problem by problem and in float64, then rounded to float32: what is told apart is 2^-24 of
+        the distance from the middle, wherever that lies.
     k
         Centroids of each problem: one number, or one for each problem. At most as many as samples,
         unless samples only get the labels of centroids.
@@ -100,6 +112,11 @@ def kmeans(
     precision
         ``"exact"``: labels as of distances in float32, but for ties within rounding. ``"fast"``
         lets a GPU round centroids to the format of its tensor cores when it compares distances.
+    weights
+        Floating point, shaped as the labels: how much each sample counts in the means, the inertia,
+        the variance that `tol` is compared with, and the draws of `init`. Not negative, and not
+        all zero in a problem. By default all count 1. CUDA kernels take none: PyTorch's operations
+        run on a GPU instead, more slowly.
 
     Returns
     -------
@@ -109,16 +126,17 @@ def kmeans(
     Raises
     ------
     TypeError
-        For float64 and for a type that is not one of these.
+        For a type that is not one of these.
     ValueError
-        For integer samples; for samples that are not finite, naming the rows; for a k below 1 or
+        For integer samples; for samples that require a gradient, as there is no derivative; for
+        samples that are not finite, naming the rows; for a k below 1 or
         above the number of samples; for offsets that do not start at 0, rise and end at the number
         of rows; for an empty problem; for centroids of another shape; for any other value out of
         range.
 
     Notes
     -----
-    Not differentiable. Peak memory beside the results is some numbers per sample and centroids in
+    Peak memory beside the results is some numbers per sample and centroids in
     float64; never a distance for each sample and centroid. On a GPU the host looks every few
     iterations whether all problems have ended. A CUDA graph can hold a call, for problems of one
     size and another `init` than ``"random"``: it then makes `max_iter` iterations, of which those
@@ -130,21 +148,20 @@ def kmeans(
     of each class so.
     """
     problems = check_samples(x, offsets)
-    check_at_least(max_iter, "max_iter", 0)
+    max_iter = check_at_least(max_iter, "max_iter", 0)
     counts = check_counts(k, problems, of_samples=max_iter > 0 or isinstance(init, str))
-    check_seed(seed)
+    seed = check_seed(seed)
     check_choice(metric, "metric", _METRICS)
     check_choice(precision, "precision", _PRECISIONS)
-    if not (tol >= 0 and math.isfinite(tol)):
-        raise ValueError(f"tol must be a number that is not negative, got {tol}")
+    tol = check_number(tol, "tol")
+    if tol < 0:
+        raise ValueError(f"tol must not be negative, got {tol}")
     shape = centroid_shape(k, counts, problems)
     given = None if isinstance(init, str) else check_centroids(init, "init", shape, problems)
     if isinstance(init, str):
         check_choice(init, "init", _INITS)
-    cosine = metric == "cosine"
-    samples = unit(problems.x) if cosine else problems.x
-    if cosine and given is not None:
-        given = unit(given)
+    mass = None if weights is None else check_weights(weights, problems)
+    samples, given, frame = _for_kernels(problems, given, counts, cosine=metric == "cosine")
     centroids, labels, inertia, n_iter = torch.ops.pydream.kmeans(
         samples,
         problems.offsets,
@@ -153,19 +170,34 @@ def kmeans(
         given,
         max_iter,
         tol,
-        cosine,
+        metric == "cosine",
         seed,
         precision,
+        mass,
     )
-    if cosine:  # of unit vectors, 1 - cos is half of the squared distance
+    if metric == "cosine":  # of unit vectors, 1 - cos is half of the squared distance
         inertia = inertia / 2
+    if frame is not None:
+        centroids, inertia = frame.leave(centroids, counts), inertia / frame.scale.square()
     per_problem = () if problems.single else (len(counts),)
     return KMeansResult(
-        centroids.view(shape),
+        centroids.to(torch.promote_types(problems.x.dtype, torch.float32)).view(shape),
         labels.view(problems.shape),
         inertia.view(per_problem),
         n_iter.view(per_problem),
     )
+
+
+def _for_kernels(
+    problems: Problems, given: Tensor | None, counts: list[int], *, cosine: bool
+) -> tuple[Tensor, Tensor | None, Frame | None]:
+    """Return samples and centroids as the kernels take them, and the frame of float64 samples."""
+    if cosine:  # directions have no other origin
+        return unit(problems.x), None if given is None else unit(given), None
+    if problems.x.dtype != torch.float64:
+        return problems.x, given, None
+    samples, frame = centred(problems.x, problems.offsets)
+    return samples, None if given is None else frame.enter(given, counts), frame
 
 
 def nearest_samples(
@@ -180,10 +212,11 @@ def nearest_samples(
     Parameters
     ----------
     x
-        float32, float16 or bfloat16: (N, D), (B, N, D), or (total, D) with `offsets`. Finite.
+        float32, float16, bfloat16 or float64: (N, D), (B, N, D), or (total, D) with `offsets`.
+        Finite. float64 samples are centred first, as by :func:`kmeans`.
     centroids
-        float32, float16 or bfloat16, on the same device: (k, D), (B, k, D) or, where `k` gives
-        one number for each problem, (sum of k, D).
+        float32, float16, bfloat16 or, beside float64 samples, float64, on the same device: (k, D),
+        (B, k, D) or, where `k` gives one number for each problem, (sum of k, D).
     count
         How many samples to each centroid, at least 1 and at most as many as a problem has.
     offsets
@@ -223,15 +256,17 @@ def nearest_samples(
     counts = check_counts(k, problems, of_samples=False)
     shape = centroid_shape(k, counts, problems)
     given = check_centroids(centres, "centroids", shape, problems)
-    check_at_least(count, "count", 1)
+    count = check_at_least(count, "count", 1)
     least = min((b - a for a, b in itertools.pairwise(problems.offsets)), default=count)
     if count > least:
         raise ValueError(f"count must be at most the samples of each problem, {least}, got {count}")
+    samples, places, _ = _for_kernels(problems, given, counts, cosine=False)
     nearest: Tensor = torch.ops.pydream.nearest_samples(
-        problems.x, problems.offsets, counts, given, count
+        samples, problems.offsets, counts, places, count
     )
     if offsets is not None:
-        first = torch.tensor(problems.offsets[:-1]).repeat_interleave(torch.tensor(counts))
+        begins = ([begin] * each for begin, each in zip(problems.offsets[:-1], counts, strict=True))
+        first = torch.tensor(list(itertools.chain(*begins)), dtype=torch.int64, device="cpu")
         nearest = nearest + first[:, None].to(nearest.device)
     return nearest.view(*shape[:-1], count)
 
@@ -277,7 +312,8 @@ def representatives(
     Source: DREAM (arXiv 2302.14416, section 3.2).
     """
     problems = check_samples(x, offsets)
-    check_at_least(per_cluster, "per_cluster", 1)
+    per_cluster = check_at_least(per_cluster, "per_cluster", 1)
+    check_choice(metric, "metric", _METRICS)
     if metric == "cosine":
         x = unit(problems.x)
         x = x if offsets is not None else x.view(*problems.shape, -1)
@@ -294,6 +330,4 @@ def representatives(
         seed=seed,
         precision=precision,
     )
-    return nearest_samples(
-        x, result.centroids, per_cluster, offsets, None if isinstance(k, int) else k
-    )
+    return nearest_samples(x, result.centroids, per_cluster, offsets, None if one_for_all(k) else k)

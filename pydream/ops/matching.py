@@ -11,7 +11,14 @@ from torch import Tensor
 from pydream import _C
 from pydream.allocator import in_large_pages
 from pydream.ops import _dispatch
-from pydream.ops._checks import TensorLike, as_tensor, check_device, check_dtype
+from pydream.ops._checks import (
+    TensorLike,
+    as_list,
+    as_tensor,
+    check_choice,
+    check_device,
+    check_dtype,
+)
 from pydream.ops.reference import matching as reference
 
 METRICS = ("mse", "l1", "l1_mean", "l2", "cos", "dc")
@@ -45,20 +52,23 @@ def gradient_distance(
     Parameters
     ----------
     synthetic, real
-        As many tensors, shaped alike pair by pair: float32, float16 or bfloat16, on one device.
+        Lists of as many tensors, shaped alike pair by pair: float32, float16 or bfloat16, on one
+        device. Or all of them float64, which has no kernel: PyTorch's operations run.
     metric
         One of the table.
 
     Returns
     -------
     Tensor
-        float32 (): summed in float64 on the CPU. Where a derivative does not exist it is 0: of an
-        absolute value at 0, of ``l2`` at equal lists, of the length of a row of zeros.
+        float32 (), or float64 for lists in float64: summed in float64 on the CPU. Where a
+        derivative does not exist it is 0: of an absolute value at 0, of ``l2`` at equal lists, of
+        the length of a row of zeros.
 
     Raises
     ------
     TypeError
-        For a dtype or type that is not one of these.
+        For a dtype or type that is not one of these; for None, which is what
+        ``torch.autograd.grad(..., allow_unused=True)`` gives for a parameter without a gradient.
     ValueError
         For lists of different lengths, shapes that differ in a pair, tensors on two devices, a
         metric that does not exist.
@@ -69,16 +79,39 @@ def gradient_distance(
     al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022; DREAM
     (arXiv 2302.14416) and DREAM+ (arXiv 2310.15052).
     """
-    if metric not in METRICS:
-        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
+    check_choice(metric, "metric", METRICS)
+    x, y = _pairs(as_list(synthetic, "synthetic"), as_list(real, "real"))
+    device = x[0].device if x else torch.device("cpu")
+    dtype = torch.float64 if x and x[0].dtype == torch.float64 else torch.float32
+    if metric == "dc":
+        kept = [i for i, each in enumerate(x) if each.dim() > 1]
+        x, y = [x[i] for i in kept], [y[i] for i in kept]
+        metric = "cos"
+    if not x:
+        return torch.zeros((), dtype=dtype, device=device)
+    if dtype == torch.float64:
+        y = [each.detach() for each in y]
+        return reference.gradient_distance(x, y, metric)
+    distance: Tensor
+    if torch.is_grad_enabled() and any(each.requires_grad for each in x):
+        distance = _Distance.apply(metric, len(x), *x, *y)
+    else:
+        distance, _ = torch.ops.pydream.gradient_distance(x, y, metric, False)
+    return distance
+
+
+def _pairs(synthetic: list[Any], real: list[Any]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return both lists as tensors that fit each other, pair by pair."""
     if len(synthetic) != len(real):
         raise ValueError(
             f"real must be as many tensors as synthetic, {len(synthetic)}, got {len(real)}"
         )
-    x = [as_tensor(each, f"synthetic[{i}]") for i, each in enumerate(synthetic)]
-    y = [as_tensor(each, f"real[{i}]") for i, each in enumerate(real)]
+    x = [_layer(each, f"synthetic[{i}]") for i, each in enumerate(synthetic)]
+    y = [_layer(each, f"real[{i}]") for i, each in enumerate(real)]
+    # The kernels take a dtype for each layer, but none takes float64, which all have or none.
+    allowed = (torch.float64,) if x and x[0].dtype == torch.float64 else tuple(_TYPES)
     for i, (a, b) in enumerate(zip(x, y, strict=True)):
-        check_dtype(a, f"synthetic[{i}]", *_TYPES)
+        check_dtype(a, f"synthetic[{i}]", *(allowed if i else (*_TYPES, torch.float64)))
         check_dtype(b, f"real[{i}]", a.dtype)
         if a.shape != b.shape:
             raise ValueError(
@@ -87,13 +120,16 @@ def gradient_distance(
             )
         check_device(a, f"synthetic[{i}]", x[0].device, "synthetic[0]")
         check_device(b, f"real[{i}]", x[0].device, "synthetic[0]")
-    if metric == "dc":
-        kept = [i for i, each in enumerate(x) if each.dim() > 1]
-        x, y = [x[i] for i in kept], [y[i] for i in kept]
-    if not x:
-        return torch.zeros(())
-    distance: Tensor = _Distance.apply("cos" if metric == "dc" else metric, len(x), *x, *y)
-    return distance
+    return x, y
+
+
+def _layer(value: TensorLike, name: str) -> Tensor:
+    if value is None:
+        raise TypeError(
+            f"{name} is None, a parameter without a gradient (allow_unused=True?): leave it out of "
+            "both lists, or pass zeros"
+        )
+    return as_tensor(value, name)
 
 
 class _Distance(torch.autograd.Function):
@@ -171,7 +207,7 @@ def _cpu_gradient_distance(
 ) -> tuple[Tensor, list[Tensor]]:
     x, y, gradients = _prepare(synthetic, real, with_gradient)
     value = _C.gradient_distance_cpu(*_lists(x, y, gradients), metric, torch.get_num_threads())
-    return torch.tensor(value, dtype=torch.float32), gradients
+    return torch.tensor(value, dtype=torch.float32, device="cpu"), gradients
 
 
 def _cuda_gradient_distance(

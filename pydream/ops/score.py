@@ -14,6 +14,7 @@ from pydream.ops._checks import (
     check_at_least,
     check_device,
     check_dtype,
+    check_no_gradient,
     check_shape,
 )
 from pydream.ops.reference import score as reference
@@ -66,12 +67,13 @@ def realism_scores(logits: TensorLike, labels: TensorLike) -> torch.Tensor:
     TypeError
         For a dtype that is not one of these.
     ValueError
-        For other shapes, strides or devices; for a label out of range; for rows that have no
+        For other shapes, strides or devices; for logits that require a gradient, since there is no
+        derivative; for a label out of range; for rows that have no
         score because they hold NaN, +inf, or nothing but -inf: the message names them.
 
     Notes
     -----
-    Not differentiable. Source: Sun et al., "On the Diversity and Realism of Distilled
+    Source: Sun et al., "On the Diversity and Realism of Distilled
     Dataset", CVPR 2024, section 4.2 (the realism score of a patch).
     """
     logits = _check_logits(logits)
@@ -108,7 +110,8 @@ def select_key_patches(
     TypeError
         For a dtype that is not one of these.
     ValueError
-        For other shapes, strides, devices or numbers; for a label out of range; for NaN among
+        For other shapes, strides, devices or numbers; for an input that requires a gradient, since
+        there is no derivative; for a label out of range; for NaN among
         the scores: the message names the rows.
 
     Notes
@@ -119,10 +122,11 @@ def select_key_patches(
     scores = as_tensor(scores, "scores")
     check_shape(scores, "scores", ("N", "M"))
     check_dtype(scores, "scores", torch.float32)
+    check_no_gradient(scores, "scores")
     _check_columns(scores, "scores")
     labels = _check_labels(labels, scores.shape[0], "the rows of scores", scores.device, "scores")
-    check_at_least(per_class, "per_class", 1)
-    check_at_least(num_classes, "num_classes", 1)
+    per_class = check_at_least(per_class, "per_class", 1)
+    num_classes = check_at_least(num_classes, "num_classes", 1)
     return KeyPatches(*torch.ops.pydream.select_key_patches(scores, labels, per_class, num_classes))
 
 
@@ -159,7 +163,8 @@ def key_patches(
     TypeError
         For a dtype that is not one of these.
     ValueError
-        For other shapes, strides, devices or numbers; for a label out of range; for rows of
+        For other shapes, strides, devices or numbers; for an input that requires a gradient, since
+        there is no derivative; for a label out of range; for rows of
         logits that have no score because they hold NaN, +inf, or nothing but -inf: the message
         names them.
 
@@ -169,9 +174,9 @@ def key_patches(
     section 4.2 (realism score and key patches) and algorithm 1.
     """
     logits = _check_logits(logits)
-    check_at_least(num_crops, "num_crops", 1)
-    check_at_least(per_class, "per_class", 1)
-    check_at_least(num_classes, "num_classes", 1)
+    num_crops = check_at_least(num_crops, "num_crops", 1)
+    per_class = check_at_least(per_class, "per_class", 1)
+    num_classes = check_at_least(num_classes, "num_classes", 1)
     rows = logits.shape[0]
     if rows % num_crops != 0:
         raise ValueError(f"logits must have num_crops = {num_crops} rows an image, got {rows} rows")
@@ -200,6 +205,7 @@ def _check_logits(value: TensorLike) -> torch.Tensor:
     logits = as_tensor(value, "logits")
     check_shape(logits, "logits", ("R", "K"))
     check_dtype(logits, "logits", *_LOGIT_TYPES)
+    check_no_gradient(logits, "logits")
     _check_columns(logits, "logits")
     rows, columns = logits.shape
     if columns == 0 and rows > 0:
@@ -229,7 +235,7 @@ def _long(labels: torch.Tensor) -> torch.Tensor:
 def _cpu_realism_scores(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     rows, classes = logits.shape
     labels = _long(labels)
-    scores = torch.empty(rows, dtype=torch.float32)
+    scores = torch.empty(rows, dtype=torch.float32, device="cpu")
     _C.realism_scores_cpu(
         logits.data_ptr(),
         _LOGIT_TYPES[logits.dtype],
@@ -248,9 +254,9 @@ def _cpu_select_key_patches(
 ) -> _Selection:
     images, crops = scores.shape
     labels = _long(labels)
-    image = torch.empty((num_classes, per_class), dtype=torch.int64)
+    image = torch.empty((num_classes, per_class), dtype=torch.int64, device="cpu")
     crop = torch.empty_like(image)
-    score = torch.empty((num_classes, per_class), dtype=torch.float32)
+    score = torch.empty((num_classes, per_class), dtype=torch.float32, device="cpu")
     _C.select_key_patches_cpu(
         scores.data_ptr(),
         scores.stride(0),
@@ -271,9 +277,9 @@ def _cpu_key_patches(
     logits: torch.Tensor, labels: torch.Tensor, num_crops: int, per_class: int, num_classes: int
 ) -> _Selection:
     labels = _long(labels)
-    image = torch.empty((num_classes, per_class), dtype=torch.int64)
+    image = torch.empty((num_classes, per_class), dtype=torch.int64, device="cpu")
     crop = torch.empty_like(image)
-    score = torch.empty((num_classes, per_class), dtype=torch.float32)
+    score = torch.empty((num_classes, per_class), dtype=torch.float32, device="cpu")
     _C.key_patches_cpu(
         logits.data_ptr(),
         _LOGIT_TYPES[logits.dtype],

@@ -190,7 +190,7 @@ def test_no_images():
         ({"images": torch.rand(5, 4, 4)}, "images must have shape"),
         ({"images": torch.rand(2, 5, 1, 4)}, "2 pixels high and wide, got 1 x 4"),
         ({"weight": torch.ones(4)}, "weight must have shape"),
-        ({"statistics": "layer"}, "'instance' or 'batch', got 'layer'"),
+        ({"statistics": "layer"}, "statistics must be one of instance, batch, got 'layer'"),
         ({"images": torch.rand(0, 5, 4, 4), "statistics": "batch"}, "images must not be empty"),
     ],
 )

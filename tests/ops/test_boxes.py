@@ -137,7 +137,7 @@ BAD_BOX_ARGUMENTS = [
     ({"seed": 2**63}, ValueError, "seed must be below"),
     ({"scale": (0.5, 0.1)}, ValueError, "scale must be two positive numbers"),
     ({"scale": (0.0, 0.1)}, ValueError, "scale must be two positive numbers"),
-    ({"ratio": (1.0, float("inf"))}, ValueError, "ratio must be two positive numbers"),
+    ({"ratio": (1.0, float("inf"))}, ValueError, "ratio must be finite, got inf"),
     ({"ratio": (1.0,)}, ValueError, "ratio must be two positive numbers"),
     ({"ids": torch.arange(2)}, ValueError, r"ids must have shape \(7\), got \(2,\)"),
     ({"ids": torch.zeros(7)}, TypeError, "ids must be int64"),

@@ -331,11 +331,6 @@ BAD_ARGUMENTS = [
     ({"out": torch.empty(2, 8, 8, 3).permute(0, 3, 1, 2)}, ValueError, "out must be contiguous,"),
     ({"out": torch.empty(2, 3, 8, 8), "channels_last": True}, ValueError, "in channels_last"),
     ({"out": np.empty((2, 3, 8, 8))}, TypeError, "out must be a torch tensor, got ndarray"),
-    (
-        {"boxes": BOXES.to("meta")},
-        ValueError,
-        f"boxes is on meta, but images is on {devices.PLACE}",
-    ),
 ]
 
 

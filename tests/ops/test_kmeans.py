@@ -369,6 +369,172 @@ class TestCosine:
         assert (inertia.diff() <= INERTIA_RTOL * inertia[1:]).all()
 
 
+class TestFloat64:
+    """Samples that float32 cannot tell apart where they lie."""
+
+    FAR = torch.tensor([1.7e9, -4.6e6, 3.0], dtype=torch.float64)
+
+    @pytest.mark.parametrize("power", [0, 60, -60])
+    def test_is_what_the_reference_makes_in_float64(self, isa: str, power: int) -> None:
+        x = clumps(90, 3, 5).double() * 2.0**power + self.FAR * 2.0 ** max(power, 0)
+        if power < 0:
+            x = clumps(90, 3, 5).double() * 2.0**power  # whose squares float32 does not have
+        found = ops.kmeans(x, 5, tol=0.0, seed=2)
+        scale = 2.0**-power
+        expected = reference.kmeans(
+            (x - x[0]) * scale, [0, 90], [5], "k-means++", None, 100, 0.0, False, 2
+        )
+        centroids, labels, inertia, _ = expected
+        assert found.labels.equal(labels)
+        assert found.centroids.dtype == torch.float64
+        torch.testing.assert_close(
+            (found.centroids - x[0]) * scale, centroids, rtol=0.0, atol=20 * MEAN_RTOL
+        )
+        torch.testing.assert_close(
+            found.inertia * scale**2, inertia[0], rtol=INERTIA_RTOL, atol=0.0
+        )
+
+    def test_a_problem_among_others_is_as_alone(self, isa: str) -> None:
+        sizes, k = [5, 300, 1, 60], [2, 7, 1, 13]
+        x = clumps(sum(sizes), 3, 10).double() + self.FAR
+        x[5:305] *= 7
+        offsets = [0, *itertools.accumulate(sizes)]
+        together = ops.kmeans(x, k, offsets=offsets, seed=9)
+        chosen = ops.representatives(x, k, offsets=offsets, seed=9)
+        first = [0, *itertools.accumulate(k)]
+        for b, (begin, end) in enumerate(itertools.pairwise(offsets)):
+            alone = ops.kmeans(x[begin:end], k[b], seed=9)
+            own = slice(first[b], first[b + 1])
+            assert together.centroids[own].equal(alone.centroids)
+            assert together.labels[begin:end].equal(alone.labels)
+            assert together.inertia[b] == alone.inertia
+            nearest = ops.nearest_samples(x[begin:end], alone.centroids, 1)
+            assert chosen[own].equal(nearest + begin)
+
+    def test_batches_and_given_centroids(self, isa: str) -> None:
+        x = clumps(60, 3, 6).double().view(2, 30, 3) + self.FAR
+        start = x[:, :4].clone()
+        batch = ops.kmeans(x, 4, init=start, tol=0.0)
+        assert batch.centroids.shape == (2, 4, 3)
+        assert batch.centroids[1].equal(ops.kmeans(x[1], 4, init=start[1], tol=0.0).centroids)
+        for b in range(2):
+            exact = (x[b][:, None] - batch.centroids[b]).square().sum(2)
+            assert exact.argmin(1).equal(batch.labels[b])
+            nearest = ops.nearest_samples(x[b], batch.centroids[b], 30)
+            assert nearest.equal(exact.t().argsort(dim=1, stable=True))
+
+    def test_outliers_do_not_take_the_digits_of_the_rest(self, isa: str) -> None:
+        x = torch.cat([clumps(200, 1, 3).double(), torch.full((2, 1), -1.7e5)]) + 1.7e9
+        found = ops.kmeans(x, 9, tol=0.0)
+        exact = (x[:, None] - found.centroids).square().sum(2)
+        assert (exact.gather(1, found.labels[:, None])[:, 0] <= exact.amin(1) + 0.05).all()
+
+    def test_cosine_takes_directions(self, isa: str) -> None:
+        x = clumps(50, 6, 4).double()
+        found = ops.kmeans(x * 1e-200, 4, metric="cosine")
+        assert found.labels.equal(ops.kmeans(x, 4, metric="cosine").labels)
+        assert found.centroids.dtype == torch.float64
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_values_that_are_not_finite_are_named(self, isa: str, value: float) -> None:
+        x = X.double() * 1e30
+        x[4, 1] = value
+        with pytest.raises(ValueError, match=f"x must be finite.* {faulty_rows(4)}"):
+            ops.kmeans(x, 2)
+        with pytest.raises(ValueError, match="x must be finite"):
+            ops.nearest_samples(x, X[:2], 1)
+
+    def test_equal_samples_and_none(self) -> None:
+        x = self.FAR.expand(4, 3)
+        found = ops.kmeans(x, 2)
+        assert found.centroids.equal(self.FAR.expand(2, 3))
+        assert float(found.inertia) == 0.0
+        assert ops.kmeans(torch.empty(0, 10, 3).double(), 2).centroids.shape == (0, 2, 3)
+
+    def test_float64_centroids_are_for_float64_samples(self) -> None:
+        with pytest.raises(TypeError, match=r"init must be float32 .*, got float64"):
+            ops.kmeans(X, 2, init=X[:2].double())
+        with pytest.raises(TypeError, match=r"centroids must be float32 .*, got float64"):
+            ops.nearest_samples(X, X[:2].double(), 1)
+
+
+class TestWeights:
+    def test_whole_weights_are_repeated_samples(self, isa: str) -> None:
+        x = clumps(40, 5, 6)
+        weights = torch.arange(40).remainder(4)
+        repeated = x.repeat_interleave(weights, 0)
+        start = x[1:7].clone()
+        found = ops.kmeans(x, 6, init=start, weights=weights.float())
+        expected = ops.kmeans(repeated, 6, init=start)
+        torch.testing.assert_close(found.centroids, expected.centroids, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found.inertia, expected.inertia, rtol=INERTIA_RTOL, atol=0.0)
+        assert found.labels.repeat_interleave(weights).equal(expected.labels)
+
+    @pytest.mark.parametrize("init", ["k-means++", "random"])
+    def test_is_what_the_reference_makes(self, isa: str, init: str) -> None:
+        x = clumps(70, 5, 6)
+        weights = torch.rand(70, generator=torch.Generator().manual_seed(0)) + 0.05
+        found = ops.kmeans(x, 6, init=init, weights=weights, seed=3)
+        centroids, labels, inertia, n_iter = reference.kmeans(
+            x.double(), [0, 70], [6], init, None, 100, 1e-4, False, 3, weights=weights.double()
+        )
+        assert found.labels.equal(labels)
+        torch.testing.assert_close(found.centroids.double(), centroids, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found.inertia, inertia[0], rtol=INERTIA_RTOL, atol=0.0)
+        assert int(found.n_iter) == int(n_iter)
+
+    @pytest.mark.parametrize("init", ["k-means++", "random"])
+    def test_samples_without_weight_are_no_starts(self, isa: str, init: str) -> None:
+        x = torch.arange(30.0)[:, None]
+        weights = (torch.arange(30) % 3 == 0).float()
+        for seed in range(5):
+            start = ops.kmeans(x, 10, init=init, max_iter=0, seed=seed, weights=weights).centroids
+            assert start.flatten().sort().values.equal(x[::3, 0])
+
+    def test_heavy_samples_are_drawn_more_often(self, isa: str) -> None:
+        x = torch.arange(10.0)[:, None]
+        weights = torch.ones(10)
+        weights[7] = 9.0
+        for init in ("k-means++", "random"):
+            starts = [
+                float(ops.kmeans(x, 1, init=init, max_iter=0, seed=seed, weights=weights).centroids)
+                for seed in range(100)
+            ]
+            assert 30 < starts.count(7.0) < 70  # of a half, four deviations
+
+    def test_equal_weights_change_nothing_but_the_inertia(self, isa: str) -> None:
+        x = clumps(80, 4, 6)
+        found, expected = ops.kmeans(x, 6, weights=torch.full((80,), 4.0)), ops.kmeans(x, 6)
+        assert found.labels.equal(expected.labels)
+        torch.testing.assert_close(found.centroids, expected.centroids, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found.inertia, 4 * expected.inertia, rtol=INERTIA_RTOL, atol=0.0)
+
+    def test_a_problem_among_others_is_as_alone(self, isa: str) -> None:
+        x = clumps(60, 4, 6)
+        weights = torch.rand(60, generator=torch.Generator().manual_seed(1))
+        together = ops.kmeans(x, [3, 4], offsets=[0, 25, 60], weights=weights)
+        alone = ops.kmeans(x[25:], 4, weights=weights[25:])
+        assert together.centroids[3:].equal(alone.centroids)
+        assert together.labels[25:].equal(alone.labels)
+        batch = ops.kmeans(x.view(2, 30, 4), 3, weights=weights.view(2, 30).double())
+        assert batch.labels[1].equal(ops.kmeans(x[30:], 3, weights=weights[30:]).labels)
+
+    @pytest.mark.parametrize(
+        ("weights", "error", "message"),
+        [
+            (torch.ones(11), ValueError, r"weights must have shape \(12\), got \(11,\)"),
+            (torch.ones(12).long(), TypeError, "weights must be float32 .*, got int64"),
+            (torch.zeros(12), ValueError, "weights must not all be zero"),
+            (-torch.eye(12)[3], ValueError, "weights must be finite and not negative, .* row 3"),
+            (torch.full((12,), torch.nan), ValueError, "not negative, got nan at row 0"),
+            (torch.full((12,), torch.inf), ValueError, "not negative, got inf at row 0"),
+        ],
+    )
+    def test_refuses(self, weights: torch.Tensor, error: type, message: str) -> None:
+        with pytest.raises(error, match=message):
+            ops.kmeans(X, 2, weights=weights)
+
+
 class TestNearestSamples:
     @pytest.mark.parametrize(("count", "dim", "k"), SHAPES)
     @pytest.mark.parametrize("dtype", DTYPES)
@@ -461,7 +627,7 @@ class TestBadInput:
             ({"k": [2, 2, 2], "offsets": [0, 6, 12]}, ValueError, "k must be one number or 2"),
             ({"k": [2, 7], "offsets": [0, 6, 12]}, ValueError, "of problem 1, 6, got 7"),
             ({"x": X.long()}, ValueError, "x must be floating point, got int64"),
-            ({"x": X.double()}, TypeError, "got float64"),
+            ({"x": X.bool()}, ValueError, "x must be floating point, got bool"),
             ({"x": X[0]}, ValueError, r"x must have shape \(N, D\) or \(B, N, D\), got \(3,\)"),
             ({"x": X[:, :0]}, ValueError, "at least one dimension"),
             ({"x": X.view(2, 6, 3), "offsets": [0, 2]}, ValueError, r"shape \(total, D\)"),
@@ -479,8 +645,8 @@ class TestBadInput:
             ({"metric": "l1"}, ValueError, "metric must be one of euclidean, cosine, got 'l1'"),
             ({"precision": "low"}, ValueError, "precision must be one of exact, fast"),
             ({"max_iter": -1}, ValueError, "max_iter must be at least 0, got -1"),
-            ({"tol": -1.0}, ValueError, "tol must be a number that is not negative, got -1.0"),
-            ({"tol": float("nan")}, ValueError, "tol must be"),
+            ({"tol": -1.0}, ValueError, "tol must not be negative, got -1.0"),
+            ({"tol": float("nan")}, ValueError, "tol must be finite, got nan"),
             ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
             ({"seed": 2**63}, ValueError, "seed must be below"),
         ],
@@ -558,7 +724,7 @@ class TestInPyTorch:
     def test_opcheck(self) -> None:
         tests = ("test_schema", "test_faketensor", "test_autograd_registration")
         x, start = place(X), place(X[:2])
-        arguments = (x, [0, 5, 12], [2, 3], "k-means++", None, 5, 0.0, False, 1, "exact")
+        arguments = (x, [0, 5, 12], [2, 3], "k-means++", None, 5, 0.0, False, 1, "exact", None)
         torch.library.opcheck(torch.ops.pydream.kmeans, arguments, test_utils=tests)
         torch.library.opcheck(
             torch.ops.pydream.nearest_samples, (x, [0, 5, 12], [1, 1], start, 2), test_utils=tests

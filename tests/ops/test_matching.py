@@ -237,9 +237,16 @@ X = [torch.ones(2, 3), torch.ones(4)]
         (X, X[:1], "mse", ValueError, "real must be as many tensors as synthetic, 2, got 1"),
         (X, [X[1], X[1]], "mse", ValueError, r"real\[0\] must have the shape of synthetic\[0\]"),
         (X, X, "euclid", ValueError, "metric must be one of mse, l1, l1_mean, l2, cos, dc, got"),
-        ([X[0].double()], [X[0]], "mse", TypeError, r"synthetic\[0\] must be float32 or float16"),
+        ([X[0].double()], [X[0]], "mse", TypeError, r"real\[0\] must be float64, got float32"),
+        (
+            [X[0].double(), X[1]],
+            [X[0].double(), X[1]],
+            "mse",
+            TypeError,
+            r"synthetic\[1\] must be float64, got float32",
+        ),
+        (X, [X[0], None], "mse", TypeError, r"real\[1\] is None, a parameter without a gradient"),
         ([X[0]], [X[0].half()], "mse", TypeError, r"real\[0\] must be float32, got float16"),
-        ([X[0]], [X[0].to("meta")], "mse", ValueError, r"real\[0\] is on meta"),
         (["a"], X[:1], "mse", TypeError, r"synthetic\[0\] must be a tensor or speak DLPack"),
     ],
 )

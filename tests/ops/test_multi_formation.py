@@ -117,7 +117,7 @@ def test_factor_one_at_the_same_side_is_a_copy(isa: str, dtype: torch.dtype) -> 
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3])
-def test_collage_is_the_way_back(factor: int) -> None:
+def test_is_the_inverse_of_collage(factor: int) -> None:
     patches = random_images((2, 5 * factor**2, 3, 6, 6))
     images = ops.collage(patches, factor, factor * 6)
     assert formed(images, factor, 6).equal(patches)
@@ -217,7 +217,6 @@ IMAGES = torch.zeros(2, 3, 6, 5)
     ("arguments", "error", "message"),
     [
         (([], 2, 8), TypeError, r"^images must be a tensor or speak DLPack, got list"),
-        ((IMAGES.double(), 2, 8), TypeError, r"^images must be float32 .*, got float64"),
         ((IMAGES.byte(), 2, 8), TypeError, r"^images must be float32 .*, got uint8"),
         ((IMAGES[0], 2, 8), ValueError, r"^images must have shape .*, got \(3, 6, 5\)"),
         ((IMAGES[None, None], 2, 8), ValueError, r"^images must have shape .*, got \(1, 1, 2, 3"),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from devices import PLACE, as_called, faulty_place, faulty_rows, place
+from devices import as_called, faulty_place, faulty_rows, place
 
 from pydream import ops
 from pydream.ops import reference
@@ -234,12 +234,6 @@ LABELS = torch.zeros(6, dtype=torch.int64)
         (LOGITS, LABELS[:5], ValueError, r"^labels must be as many as the rows .* 6, got 5"),
         (LOGITS, LABELS[None], ValueError, r"^labels must have shape \(N\), got \(1, 6\)"),
         (LOGITS, LABELS.float(), TypeError, r"^labels must be int64 or int32, got float32"),
-        (
-            LOGITS,
-            LABELS.to("meta"),
-            ValueError,
-            f"^labels is on meta, but logits is on {PLACE}",
-        ),
         (LOGITS, LABELS + 4, ValueError, r"^labels must lie in 0\.\.3, got 4 at row 0"),
         (LOGITS, LABELS - torch.eye(6).long()[2], ValueError, r"0\.\.3, got -1 at row 2"),
     ],

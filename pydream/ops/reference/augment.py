@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -29,17 +29,17 @@ def random_augment(
     count: int, size: Sequence[int], color: bool, spatial: Sequence[str], cutout: bool, seed: int
 ) -> Tensor:
     """See :func:`pydream.ops.random_augment`."""
-    row = torch.arange(count)
+    row = torch.arange(count, device="cpu")
     (b, s, c, choice), (first, second, down, across) = (
         philox4x32(seed, (row & _WORD, row >> 32, block, STREAM_AUGMENT << 16)) for block in (0, 1)
     )
-    drawn = torch.zeros(count, COLUMNS, dtype=torch.float64)
+    drawn = torch.zeros(count, COLUMNS, dtype=torch.float64, device="cpu")
     drawn[:, SATURATION : CONTRAST + 1] = 1.0
     if color:
         drawn[:, BRIGHTNESS] = _unit(b) - 0.5
         drawn[:, SATURATION] = 2.0 * _unit(s)
         drawn[:, CONTRAST] = _unit(c) + 0.5
-    drawn[:, AFFINE] = torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0], dtype=torch.float64)
+    drawn[:, AFFINE] = drawn.new_tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0])
     for number, name in enumerate(spatial):
         rows = _below(choice, len(spatial)) == number
         drawn[rows, AFFINE] = _affine(name, size, first[rows], second[rows])
@@ -62,7 +62,8 @@ def _below(word: Tensor, n: int) -> Tensor:
 def _affine(name: str, size: Sequence[int], first: Tensor, second: Tensor) -> Tensor:
     """Draw (P, 6) maps, float64."""
     height, width = size
-    one, zero = torch.ones(len(first)).double(), torch.zeros(len(first)).double()
+    one = torch.ones_like(first, dtype=torch.float64)
+    zero = torch.zeros_like(one)
     if name == "crop":
         x, y = (
             (_below(word, 2 * most + 1) - most).double()
@@ -101,10 +102,12 @@ def diff_augment(x: Tensor, parameters: Tensor) -> Tensor:
 
 def diff_augment_adjoint(upstream: Tensor, parameters: Tensor) -> Tensor:
     """Compute the derivative with respect to the images."""
-    with torch.enable_grad():
-        x = torch.zeros_like(upstream, memory_format=torch.contiguous_format).requires_grad_()
-        (slope,) = torch.autograd.grad(diff_augment(x, parameters), x, upstream)
-    return slope
+    x = torch.zeros_like(upstream, memory_format=torch.contiguous_format)
+    # vjp works where gradients are switched off, as they are within an op.
+    pull: Callable[[Tensor], tuple[Tensor]] = torch.func.vjp(
+        lambda x: diff_augment(x, parameters), x
+    )[1]
+    return pull(upstream)[0]
 
 
 def _colour(x: Tensor, rows: Tensor) -> Tensor:

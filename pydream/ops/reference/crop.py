@@ -31,7 +31,10 @@ def philox4x32(key: int, counter: Sequence[Tensor | int]) -> list[Tensor]:
         Four words, int64, in [0, 2^32).
     """
     c0, c1, c2, c3 = torch.broadcast_tensors(  # type: ignore[no-untyped-call]
-        *(torch.as_tensor(word) for word in counter)
+        *(
+            word if isinstance(word, Tensor) else torch.tensor(word, device="cpu")
+            for word in counter
+        )
     )
     k0, k1 = key & _WORD, key >> 32 & _WORD
     for _ in range(10):
@@ -146,7 +149,9 @@ def crop_resize(
     """See :func:`pydream.ops.crop_resize`; `images` is a list of (H, W, C), or one batch in it."""
     pictures = list(images[0].unbind()) if images[0].dim() == 4 else list(images)
     channels = images[0].shape[-1]
-    sizes = torch.tensor([picture.shape[:2] for picture in pictures], dtype=torch.int64)
+    sizes = torch.tensor(
+        [picture.shape[:2] for picture in pictures], dtype=torch.int64, device="cpu"
+    )
     places, sources = boxes.cpu().to(torch.int64), image_index.cpu().to(torch.int64)
     check_crop_values(sizes.reshape(-1, 2), places, sources)
     layout = torch.channels_last if channels_last else torch.contiguous_format

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,9 +27,11 @@ def multi_formation(images: Tensor, factor: int, size: int, padding: float) -> T
 def multi_formation_backward(gradient: Tensor, factor: int, height: int, width: int) -> Tensor:
     """Compute the derivative by the images from that by the result."""
     *batches, count, channels, size, _ = gradient.shape
-    with torch.enable_grad():
-        images = gradient.new_zeros((*batches, count // factor**2, channels, height, width))
-        result = multi_formation(images.requires_grad_(), factor, size, 0.0)
-        if result.numel() == 0:
-            return images.detach()
-        return torch.autograd.grad(result, images, gradient)[0]
+    images = gradient.new_zeros((*batches, count // factor**2, channels, height, width))
+    if gradient.numel() == 0:
+        return images
+    # vjp works where gradients are switched off, as they are within an op.
+    pull: Callable[[Tensor], tuple[Tensor]] = torch.func.vjp(
+        lambda x: multi_formation(x, factor, size, 0.0), images
+    )[1]
+    return pull(gradient)[0]

@@ -29,22 +29,24 @@ def kmeans(
     spherical: bool,
     seed: int,
     precision: str = "exact",
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute :func:`pydream.ops.kmeans`; float64 samples are worked on as such."""
     work = x.double() if x.dtype == torch.float64 else x.float()
     _check_finite(work)
     first = list(itertools.accumulate(k, initial=0))
     results = []
+    mass = work.new_ones(len(x)) if weights is None else weights.to(work.dtype)
     for b, (begin, end) in enumerate(itertools.pairwise(offsets)):
-        samples = work[begin:end]
+        samples, own = work[begin:end], mass[begin:end]
         if init == "given":
             assert given is not None
             centroids = given[first[b] : first[b + 1]].to(work.dtype)
         elif init == "random":
-            centroids = samples[_random(len(samples), k[b], seed, x.device)]
+            centroids = samples[_random(own, k[b], seed)]
         else:
-            centroids = samples[_plusplus(samples, k[b], seed)]
-        results.append(_lloyd(samples, centroids, max_iter, tol, spherical))
+            centroids = samples[_plusplus(samples, own, k[b], seed)]
+        results.append(_lloyd(samples, own, centroids, max_iter, tol, spherical))
     return (
         torch.cat([work.new_empty(0, x.shape[1]), *(each[0] for each in results)]),
         torch.cat([x.new_empty(0, dtype=torch.int64), *(each[1] for each in results)]),
@@ -92,25 +94,29 @@ def _assign(samples: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _lloyd(
-    samples: Tensor, centroids: Tensor, max_iter: int, tol: float, spherical: bool
+    samples: Tensor, mass: Tensor, centroids: Tensor, max_iter: int, tol: float, spherical: bool
 ) -> tuple[Tensor, Tensor, Tensor, int]:
-    variance = samples.var(dim=0, correction=0).mean()
+    share = (mass / mass.sum())[:, None]
+    variance = (share * (samples - (share * samples).sum(dim=0)).square()).sum(dim=0).mean()
     labels, distance = _assign(samples, centroids)
     for iteration in range(1, max_iter + 1):
-        before = _fill_empty(labels, distance, len(centroids))
-        moved = _means(samples, before, centroids, spherical)
+        before = _fill_empty(labels, distance, mass, len(centroids))
+        moved = _means(samples, mass, before, centroids, spherical)
         shift = (moved - centroids).square().sum()
         centroids = moved
         labels, distance = _assign(samples, centroids)
         if shift <= tol * variance or labels.equal(before):
-            return centroids, labels, distance.sum(), iteration
-    return centroids, labels, distance.sum(), max_iter
+            return centroids, labels, (mass * distance).sum(), iteration
+    return centroids, labels, (mass * distance).sum(), max_iter
 
 
-def _fill_empty(labels: Tensor, distance: Tensor, k: int) -> Tensor:
-    """Give each centre without samples the one that is farthest from its own."""
-    labels, distance = labels.clone(), distance.clone()
-    members = torch.bincount(labels, minlength=k)
+def _fill_empty(labels: Tensor, distance: Tensor, mass: Tensor, k: int) -> Tensor:
+    """Give each centre without samples the one that is farthest from its own.
+
+    A sample that weighs nothing is none.
+    """
+    labels, distance = labels.clone(), torch.where(mass > 0, distance, 0)
+    members = torch.bincount(labels[mass > 0], minlength=k)
     for centre in (members == 0).nonzero()[:, 0].tolist():
         free = torch.where(members[labels] > 1, distance, 0)
         farthest = int(free.argmax())
@@ -122,20 +128,31 @@ def _fill_empty(labels: Tensor, distance: Tensor, k: int) -> Tensor:
     return labels
 
 
-def _means(samples: Tensor, labels: Tensor, centroids: Tensor, spherical: bool) -> Tensor:
-    members = torch.bincount(labels, minlength=len(centroids))[:, None]
-    sums = torch.zeros_like(centroids, dtype=samples.dtype).index_add_(0, labels, samples)
+def _means(
+    samples: Tensor, mass: Tensor, labels: Tensor, centroids: Tensor, spherical: bool
+) -> Tensor:
+    members = mass.new_zeros(len(centroids)).index_add_(0, labels, mass)[:, None]
+    sums = torch.zeros_like(centroids, dtype=samples.dtype)
+    sums.index_add_(0, labels, mass[:, None] * samples)
     scale = sums.square().sum(dim=1, keepdim=True).sqrt() if spherical else members
     keep = (members == 0) | (scale == 0)
     return torch.where(keep, centroids, sums / torch.where(keep, 1, scale))
 
 
-def _random(count: int, k: int, seed: int, device: torch.device) -> Tensor:
-    """Draw k of `count` samples without replacement: those of the lowest random keys."""
-    index = torch.arange(count)
+def _random(mass: Tensor, k: int, seed: int) -> Tensor:
+    """Draw k samples without replacement: those of the lowest random keys.
+
+    Where weights differ, of the lowest -log(key) / weight: Efraimidis and Spirakis, "Weighted
+    random sampling with a reservoir" (2006).
+    """
+    count, device = len(mass), mass.device
+    index = torch.arange(count, device="cpu")
     high, low, _, _ = philox4x32(seed, (index, index >> 32, 1, _PURPOSE))
-    keys = sorted(zip(high.tolist(), low.tolist(), range(count), strict=True))
-    return torch.tensor([each for _, _, each in keys[:k]], device=device)
+    if (mass == mass[0]).all():
+        keys = sorted(zip(high.tolist(), low.tolist(), range(count), strict=True))
+        return torch.tensor([each for _, _, each in keys[:k]], device=device)
+    drawn = -torch.log((high.double() + 0.5) * 2.0**-32).to(device) / mass
+    return drawn.argsort(stable=True)[:k]
 
 
 def _uniform(seed: int, step: int, trial: int) -> tuple[int, float]:
@@ -144,25 +161,34 @@ def _uniform(seed: int, step: int, trial: int) -> tuple[int, float]:
     return int(high), int(high) * 2.0**-32 + int(low) * 2.0**-64
 
 
-def _plusplus(samples: Tensor, k: int, seed: int) -> Tensor:
+def _pick(shares: Tensor, marks: list[float]) -> list[int]:
+    """Return where the running sum of the shares passes each mark."""
+    sums = shares.double().cumsum(0)
+    at = torch.searchsorted(sums, sums.new_tensor(marks), right=True)
+    found: list[int] = at.clamp(max=int((shares > 0).nonzero()[-1])).tolist()
+    return found
+
+
+def _plusplus(samples: Tensor, mass: Tensor, k: int, seed: int) -> Tensor:
     """Choose samples as scikit-learn's greedy k-means++ does, with our random numbers."""
     count = len(samples)
-    word, _ = _uniform(seed, 0, 0)
-    chosen = [word * count >> 32]
+    word, share = _uniform(seed, 0, 0)
+    if (mass == mass[0]).all():
+        chosen = [word * count >> 32]
+    else:
+        chosen = [_pick(mass, [share * float(mass.double().sum())])[0]]
     closest = (samples - samples[chosen[0]]).square().sum(dim=1)
     for step in range(1, k):
-        sums = closest.double().cumsum(0)
-        total = float(sums[-1])
+        weighed = mass * closest
+        total = float(weighed.double().cumsum(0)[-1])
         if total <= 0:
             chosen.append(min(set(range(count)) - set(chosen)))
             continue
         marks = [_uniform(seed, step, trial)[1] * total for trial in range(2 + int(math.log(k)))]
-        at = torch.searchsorted(sums, sums.new_tensor(marks), right=True)
-        last = int((closest > 0).nonzero()[-1])
-        candidates = at.clamp(max=last).tolist()
+        candidates = _pick(weighed, marks)
         distances = [(samples - samples[each]).square().sum(dim=1) for each in candidates]
         left = torch.stack([torch.minimum(closest, each) for each in distances])
-        best = int(left.double().sum(dim=1).argmin())
+        best = int((mass * left).double().sum(dim=1).argmin())
         chosen.append(candidates[best])
         closest = left[best]
     return torch.tensor(chosen, device=samples.device)

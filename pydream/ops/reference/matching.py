@@ -32,7 +32,12 @@ def layer_distance(x: Tensor, y: Tensor, metric: str) -> Tensor:
 
 def gradient_distance(synthetic: Sequence[Tensor], real: Sequence[Tensor], metric: str) -> Tensor:
     """Compute :func:`pydream.ops.gradient_distance` layer by layer; ``dc`` is ``cos`` here."""
-    total = torch.zeros((), dtype=torch.float32, device=synthetic[0].device if synthetic else None)
+    wide = bool(synthetic) and synthetic[0].dtype == torch.float64
+    total = torch.zeros(
+        (),
+        dtype=torch.float64 if wide else torch.float32,
+        device=synthetic[0].device if synthetic else "cpu",
+    )
     for x, y in zip(synthetic, real, strict=True):
         if x.numel() > 0:
             total = total + layer_distance(x, y, "cos" if metric == "dc" else metric)
