@@ -413,7 +413,7 @@ def test_each_row_has_one_of_the_spatial_ones():
         ((-1, 32), {}, ValueError, "count must be at least 0, got -1"),
         ((1.5, 32), {}, TypeError, "count must be an int, got float"),
         ((1, 0), {}, ValueError, "size must be at least 1, got 0"),
-        ((1, (8, 8, 3)), {}, ValueError, r"size must be one side, or height and width, got \(8, 8"),
+        ((1, (8, 8, 3)), {}, ValueError, r"size must be a number or height and width, got \(8, 8"),
         ((1, 2**25), {}, ValueError, "size must be at most 16777216 pixels, got 33554432"),
         ((1, (8, 2.0)), {}, TypeError, "size must be an int, got float"),
         ((1, 8, "color_zoom"), {}, ValueError, "color, crop, cutout, flip, scale, rotate, .*_zoom"),
