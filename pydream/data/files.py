@@ -188,12 +188,12 @@ class FolderTree(Tree):
     def _refuse_cycle(self, link: str) -> None:
         """Refuse a link that leads back to a folder on the way to it: there would be no end."""
         target = os.path.realpath(link)
-        folder = os.path.dirname(link)
-        while len(folder) >= len(self._path):
+        folder, inner = os.path.dirname(link), link
+        while len(folder) >= len(self._path) and folder != inner:
             way = os.path.realpath(folder)
             if os.path.commonpath((way, target)) == target:
                 raise PydreamError(f"{link}: links to a folder that it lies in; remove the link")
-            folder = os.path.dirname(folder)
+            folder, inner = os.path.dirname(folder), folder
 
 
 class _ArchiveTree(Tree):

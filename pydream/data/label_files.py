@@ -49,13 +49,13 @@ class _Images:
 
     def __init__(self, keys: Sequence[str]) -> None:
         self.keys = keys
-        self._by_path: dict[str, str] = {}
+        self._exact = frozenset(keys)
+        self._by_path: dict[str, list[str]] = defaultdict(list)
         self._by_name: dict[str, list[str]] = defaultdict(list)
         for key in keys:
-            path = key.casefold()
-            for each in (path, _stem(path)):
-                self._by_path.setdefault(each, key)
-                self._by_name[each.rpartition("/")[2]].append(key)
+            for path in {key.casefold(), _stem(key.casefold())}:
+                self._by_path[path].append(key)
+                self._by_name[path.rpartition("/")[2]].append(key)
 
     def has(self, cell: str, folders: Sequence[str]) -> bool:
         """Whether a cell names an image; see `find`."""
@@ -63,12 +63,17 @@ class _Images:
 
     def find(self, cell: str, folders: Sequence[str]) -> str | None:
         """Key of what a cell names: a path from one of the folders, or a name found once."""
-        path = cell.replace("\\", "/").removeprefix("./").casefold()
+        path = cell.replace("\\", "/").removeprefix("./")
+        for folder in folders:
+            if (exact := join(folder, path)) in self._exact:
+                return exact
+        path = path.casefold()
         paths = [path, _stem(path)] if is_image(path) else [path]
         for each in paths:
             for folder in folders:
-                if found := self._by_path.get(join(folder.casefold(), each)):
-                    return found
+                found = self._by_path.get(join(folder.casefold(), each), [])
+                if len(found) == 1:
+                    return found[0]
         for each in paths:
             named = self._by_name.get(each.rpartition("/")[2], [])
             if len(named) > 1:
@@ -155,7 +160,8 @@ def _read_tables(
     best: dict[str, _Found] = {}
     problems = []
     for path, split in tables.items():
-        if int(tree.mark(join(level, path)).split()[-1]) > _MOST_BYTES:
+        size = tree.mark(join(level, path)).split()[-1]
+        if size.isdigit() and int(size) > _MOST_BYTES:
             problems.append(f"{path} is larger than {byte_words(_MOST_BYTES)} and was not read")
             continue
         folders = [path.rpartition("/")[0], *splits.get(split, ()), ""]
@@ -222,14 +228,14 @@ def _decide(
 
 
 def _class_names(found: _Found, split: str) -> list[str]:
-    """Labels in order: of their value where all are whole numbers, else as text."""
+    """Labels in order: of their value where all are numbers, else as text."""
     names = {
         label
         for (_, label, each), key in zip(found.table.rows, found.keys, strict=True)
         if key and label and each == split
     }
-    if all(re.fullmatch(r"-?\d+", name) for name in names):
-        return sorted(names, key=int)
+    if all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in names):
+        return sorted(names, key=lambda name: (float(name), name))
     return sorted(names)
 
 

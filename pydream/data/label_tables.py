@@ -162,6 +162,10 @@ def _labels(
     if len(others) == 1:
         column = others[0]
         return itemgetter(column), header[column] if header else f"column {column + 1}"
+    words = [column for column in others if not all(_is_number(row[column]) for row in body)]
+    if len(words) == 1:  # beside numbers as those of a box
+        column = words[0]
+        return itemgetter(column), header[column] if header else f"column {column + 1}"
     if header is not None and others and _is_one_hot(body, others):
         return lambda row: next(
             (header[column] for column in others if float(row[column]) == 1), ""
@@ -172,6 +176,14 @@ def _labels(
         f"{path} names files, but not in which column their labels are ({shown}); call that "
         "column label" + ("" if others else "; it has none yet")
     )
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell or 0)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_one_hot(body: Sequence[list[str]], columns: Sequence[int]) -> bool:

@@ -238,3 +238,32 @@ def test_a_table_too_large_to_be_one_of_labels_is_not_read(tmp_path: Path) -> No
     assert open_source(tmp_path).class_names == ("cat", "dog")
     with pytest.raises(PydreamError, match=r"embeddings\.csv is larger than 256\.0 MiB"):
         open_source(tmp_path / "embeddings.csv")
+
+
+def test_a_name_that_fits_several_images_names_none(tmp_path: Path) -> None:
+    """But one that is written exactly as a file names that one."""
+    (tmp_path / "probe").mkdir()
+    if (tmp_path / "PROBE").exists():
+        pytest.skip("this disk does not tell cases apart")
+    (tmp_path / "probe").rmdir()
+    write_images(tmp_path, [*LABELS, "x.png", "x.jpg", "Y.png", "y.png"])
+    rows = "\n".join(f"{file},{label}" for file, label in LABELS.items())
+    table = f"file,label\n{rows}\nx,cat\ny.png,dog\n"
+    (tmp_path / "labels.csv").write_text(table)
+    source = open_source(tmp_path)
+    assert labels_by_name(source) == {**LABELS, "y.png": "dog"}
+    assert source.ignored_kinds == {"images without a label": 3, "rows without an image": 1}
+
+
+def test_the_only_column_of_words_beside_numbers_holds_the_labels(tmp_path: Path) -> None:
+    """As in the annotations of Tiny-ImageNet's validation images."""
+    write_images(tmp_path / "images", LABELS)
+    write_table(tmp_path / "val_annotations.txt", "", row="{file}\t{label}\t0\t32\t44\t62")
+    check(open_source(tmp_path / "val_annotations.txt"))
+
+
+def test_a_table_that_is_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    write_images(tmp_path, LABELS)
+    (tmp_path / "labels.csv").symlink_to(tmp_path / "nowhere.csv")
+    with pytest.raises(PydreamError, match=r"labels\.csv cannot be read: No such file"):
+        open_source(tmp_path)
