@@ -24,7 +24,7 @@ from pydream import ops
 from pydream.data.sources import open_source
 from pydream.models.checkpoint import read_weights
 from pydream.models.convnet import ConvNet
-from pydream.models.loading import IMAGENET_MEAN, IMAGENET_STD
+from pydream.models.inputs import IMAGENET_MEAN, IMAGENET_STD
 
 ITERATIONS = 10
 # All minimise the same sum from the same start; a near tie that falls the other way leads on to

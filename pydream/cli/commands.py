@@ -163,11 +163,13 @@ def inspect_command(config: Annotated[InspectConfig, Whole], *, json: Json = Fal
         network = open_observer(
             config.observer,
             distilled,
+            config,
             arch=config.observer_arch,
             precision="float32",
             device=resolve_device(config.device),
         )
         announce_device(config.device)
+        network.announce()
     if real is not None:
         real.upright = exif_of(distilled) == "apply"
     measures = measure_set(distilled, network, real, most_real=config.most_real)

@@ -21,11 +21,8 @@ from pydream.evaluate.measure import RealImages
 from pydream.evaluate.opening import open_observer
 from pydream.evaluate.real import load_test_images
 from pydream.models import Observer
-from pydream.models.loading import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    resolve_precision,
-)
+from pydream.models.inputs import IMAGENET_MEAN, IMAGENET_STD
+from pydream.models.loading import resolve_precision
 from pydream.stages import stage
 
 _FORMAT_VERSION = 2
@@ -88,6 +85,7 @@ def prepare_bench(
         observer = open_observer(
             network,
             distilled,
+            config,
             arch=config.observer_arch,
             precision=precision,
             device=device,
@@ -150,13 +148,7 @@ def evaluation_facts(bench: Bench, test: Source) -> dict[str, Any]:
             "labels_bytes": bench.distilled.labels_bytes,
             "images_sha256": bench.distilled.images_sha256,
         },
-        "observer": None
-        if observer is None
-        else {
-            "arch": observer.arch,
-            "weights_sha256": observer.weights_sha256,
-            "precision": observer.precision,
-        },
+        "observer": None if observer is None else {**observer.facts(), **observer.input_facts()},
         "test": {
             "description": test.description,
             "images": len(bench.test.labels),

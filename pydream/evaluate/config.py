@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydream import marks
 from pydream.errors import PydreamError
 from pydream.evaluate.recipe import Mix, Optimizer, Schedule, Views
+from pydream.models.config import ObserverSettings
 from pydream.processors import usable_processors
 
 LabelKind: TypeAlias = Literal["online", "stored", "own", "hard"]
@@ -75,7 +76,7 @@ class RecipeSettings:
 
 
 @dataclass(frozen=True)
-class SetSettings:
+class SetSettings(ObserverSettings):
     """A distilled set, whoever made it."""
 
     set: Annotated[marks.Positional[Path], marks.arg(metavar="SET")]
@@ -90,7 +91,8 @@ class SetSettings:
     """Text file that names the classes of another's set, one a line in the order of their numbers
     or, by natural order, of their folders."""
     observer_arch: str | None = None
-    """Architecture of the observer; read from the weights file where it is written there."""
+    """Architecture of the observer; read from the weights file where it is written there
+    or its shapes show it."""
     device: str = "auto"
     """Where networks run and are trained: auto (a GPU that this build can use, else the CPU), cpu,
     cuda, cuda:1. Random draws are the same on every device."""
@@ -143,6 +145,7 @@ class EvaluateConfig(SetSettings, RecipeSettings):
     """Threads that decode images; does not change the result."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         names = [name for each in self.students for name in each.split(",") if name]
         object.__setattr__(self, "students", tuple(names))
         _check_seeds(self.seeds)
@@ -187,6 +190,7 @@ class RelabelConfig(SetSettings, RecipeSettings):
     """Arithmetic of the observer."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_seeds(self.seeds)
         for name in ("every", "top_k"):
             value = getattr(self, name)
@@ -218,6 +222,7 @@ class InspectConfig(SetSettings):
     """Also write a page of the set, with its measures, to this new file."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.image is not None and (self.observer or self.source or self.report):
             raise PydreamError("--image goes without --observer, --source and --report")
         if self.most_real < 1:
@@ -225,7 +230,7 @@ class InspectConfig(SetSettings):
 
 
 @dataclass(frozen=True)
-class ExportConfig:
+class ExportConfig(ObserverSettings):
     """Settings of `pydream.evaluate.export_set`.
 
     Raises
@@ -244,12 +249,14 @@ class ExportConfig:
     observer: str | None = None
     """Weights of the observer that gives soft labels (.safetensors, .pt, .pth)."""
     observer_arch: str | None = None
-    """Architecture of the observer; read from the weights file where it is written there."""
+    """Architecture of the observer; read from the weights file where it is written there
+    or its shapes show it."""
     device: str = "auto"
     """Where the observer runs: auto (a GPU that this build can use, else the CPU), cpu, cuda,
     cuda:1."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.to == "ddranking" and self.observer is None:
             raise PydreamError(
                 "ddranking needs soft labels and a teacher: give its weights with --observer"

@@ -32,7 +32,7 @@ from pydream.evaluate.results import EvaluationResult, EvaluationRow, StudentRun
 from pydream.evaluate.stored import StoredLabels
 from pydream.evaluate.train import train_student
 from pydream.evaluate.views import largest_batch, steps_per_epoch
-from pydream.models import build_model
+from pydream.models import Observer, build_model
 from pydream.stages import stage
 
 
@@ -95,6 +95,8 @@ def evaluate_set(
                 _stored(bench, recipe, seed)
     folder = _make_folder(results_folder(config, distilled))
     announce_device(config.device)
+    if bench.observer is not None:
+        bench.observer.announce()
     held: dict[tuple[str, int], RealImages] = {}
     rows = tuple(_train_row(bench, *plan, held) for plan in plans)
     return write_results(folder, evaluation_facts(bench, test), rows)
@@ -280,6 +282,7 @@ def _identity(
         else None,
         **({"own_labels": _own_labels_sha256(bench)} if labels == "own" else {}),
         "observer": observer.weights_sha256 if observer is not None and asked else None,
+        **_resizing(observer if asked else None),
         "student": student,
         "recipe": dataclasses.asdict(recipe),
         "mean": bench.mean,
@@ -296,6 +299,13 @@ def _own_labels_sha256(bench: Bench) -> str:
     """Hash the soft labels that came with the set."""
     assert bench.distilled.soft_labels is not None
     return hashlib.sha256(bench.distilled.soft_labels.numpy().tobytes()).hexdigest()
+
+
+def _resizing(observer: Observer | None) -> dict[str, int]:
+    """Return the side that an observer resizes images to, if it does."""
+    if observer is None or observer.side == observer.network_side:
+        return {}
+    return {"observer_side": observer.network_side}
 
 
 def _make_folder(folder: Path) -> Path:

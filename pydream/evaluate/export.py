@@ -23,7 +23,8 @@ from pydream.errors import PydreamError
 from pydream.evaluate import ddranking
 from pydream.evaluate.config import ExportConfig, Layout
 from pydream.evaluate.observers import class_order
-from pydream.models import Observer, load_into, load_observer, read_weights
+from pydream.evaluate.opening import load_set_observer
+from pydream.models import Observer, load_into, read_weights
 from pydream.models.checkpoint import check_free
 from pydream.models.registry import construct
 
@@ -151,6 +152,7 @@ def _write_tensors(distilled: DistilledSet, folder: Path, labeller: _Labeller | 
         _save(logits.half(), folder / "soft_labels.pt")
         info["observer"] = {
             "arch": labeller.observer.arch,
+            "side": labeller.observer.network_side,
             "mean": list(labeller.observer.mean),
             "std": list(labeller.observer.std),
             "weights_sha256": labeller.observer.weights_sha256,
@@ -214,15 +216,17 @@ def _copy_images(distilled: DistilledSet, folder: Path, name: str) -> None:
 def _labeller(config: ExportConfig, distilled: DistilledSet) -> _Labeller | None:
     if config.observer is None:
         return None
-    observer = load_observer(
+    observer = load_set_observer(
         config.observer,
+        distilled,
+        config,
         arch=config.observer_arch,
-        side=distilled.stored.side,
         precision="float32",
         device=resolve_device(config.device),
     )
     labeller = _Labeller(observer, class_order(observer, distilled))
     announce_device(config.device)
+    observer.announce()
     return labeller
 
 
@@ -230,6 +234,11 @@ def _teacher(config: ExportConfig, labeller: _Labeller) -> ddranking.Teacher:
     """Read the observer's weights as DD-Ranking takes them."""
     assert config.observer is not None
     observer = labeller.observer
+    if observer.side != observer.network_side:
+        raise PydreamError(
+            f"DD-Ranking shows its teacher images of {observer.side} pixels a side as they are: "
+            "leave out --observer-side, or give an observer of that side"
+        )
     model = construct(observer.arch, num_classes=observer.num_classes, side=observer.side)
     load_into(model, config.observer, read_weights(config.observer)[0], observer.arch)
     return ddranking.as_teacher(model, observer.arch, observer.side, labeller.order)

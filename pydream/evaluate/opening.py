@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -14,7 +14,9 @@ from pydream.data.imported import open_distilled
 from pydream.errors import MissingSplitError, PydreamError
 from pydream.evaluate.config import SetSettings
 from pydream.evaluate.observers import class_order, listed
-from pydream.models import Observer, load_observer
+from pydream.models import Observer, ObserverSettings
+from pydream.models.checkpoint import hash_weights, open_checkpoint
+from pydream.models.loading import load_configured_observer
 
 
 def open_set(settings: SetSettings, class_names: Sequence[str] | None = None) -> DistilledSet:
@@ -97,19 +99,63 @@ def check_class_names(source: Source, distilled: DistilledSet) -> None:
 def open_observer(
     given: nn.Module | str,
     distilled: DistilledSet,
+    settings: ObserverSettings,
     *,
     arch: str | None,
     precision: str,
     device: torch.device,
 ) -> Observer:
-    """Load the observer and put its classes in the order of the set's.
+    """Load the observer as `load_set_observer` does, its classes in the order of the set's.
 
     Raises
     ------
     PydreamError
         If it cannot be loaded, or does not know the classes of the set.
     """
-    observer = load_observer(
-        given, arch=arch, side=distilled.manifest["side"], precision=precision, device=device
+    observer = load_set_observer(
+        given, distilled, settings, arch=arch, precision=precision, device=device
     )
     return observer.with_class_order(class_order(observer, distilled))
+
+
+def load_set_observer(
+    given: nn.Module | str,
+    distilled: DistilledSet,
+    settings: ObserverSettings,
+    *,
+    arch: str | None,
+    precision: str,
+    device: str | torch.device,
+) -> Observer:
+    """Load an observer of the images of a set.
+
+    The observer that made the set keeps the side, mean and std that it had then, unless the
+    settings have others.
+
+    Raises
+    ------
+    PydreamError
+        If it cannot be loaded.
+    """
+    made_by = distilled.manifest.get("observer") or {}
+    kept: dict[str, Any] = {}
+    if "weights_sha256" in made_by and made_by["weights_sha256"] == _hash(given):
+        kept = {"side": made_by.get("side")}
+        kept |= {name: distilled.manifest.get(name) for name in ("mean", "std")}
+        arch = arch or made_by.get("arch")
+    return load_configured_observer(
+        given,
+        settings,
+        arch=arch,
+        side=distilled.manifest["side"],
+        kept={name: value for name, value in kept.items() if value is not None},
+        precision=precision,
+        device=device,
+    )
+
+
+def _hash(given: nn.Module | str) -> str:
+    """Return the hash of an observer's weights."""
+    if isinstance(given, nn.Module):
+        return hash_weights(given.state_dict())
+    return hash_weights(open_checkpoint(given).weights)

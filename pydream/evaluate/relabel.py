@@ -76,6 +76,7 @@ def relabel(config: RelabelConfig, *, observer: torch.nn.Module | None = None) -
     network = open_observer(
         observer if observer is not None else config.observer,
         distilled,
+        config,
         arch=config.observer_arch,
         precision=config.precision,
         device=resolve_device(config.device),
@@ -96,6 +97,7 @@ def relabel(config: RelabelConfig, *, observer: torch.nn.Module | None = None) -
         overrides=config.overrides(),
     )
     announce_device(config.device)
+    network.announce()
     for seed in config.seeds:
         plan = _plan(config, distilled, network, recipe, seed)
         write_plan(labels_folder(distilled, seed), plan)
@@ -120,11 +122,7 @@ def _plan(
     return LabelPlan(
         images_sha256=distilled.images_sha256,
         class_names=list(distilled.class_names),
-        observer={
-            "arch": observer.arch,
-            "weights_sha256": observer.weights_sha256,
-            "precision": observer.precision,
-        },
+        observer=observer.facts(),
         mean=list(observer.mean),
         std=list(observer.std),
         views=view_settings(recipe),

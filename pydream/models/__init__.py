@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydream.lazy import lazy_members
-from pydream.models.config import ObserverConfig
+from pydream.models.config import ObserverConfig, ObserverSettings
 
 if TYPE_CHECKING:
     from pydream.models.checkpoint import load_into, read_weights, save_weights
@@ -20,6 +20,7 @@ __all__ = [
     "ConvNet",
     "Observer",
     "ObserverConfig",
+    "ObserverSettings",
     "ResNetAP",
     "TrainedObserver",
     "build_model",

@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -20,12 +20,20 @@ import torch
 from torch import nn
 
 from pydream.errors import PydreamError
+from pydream.models.foreign_files import foreign_file, foreign_folder
+from pydream.models.state_dicts import WRAPPERS, find_weights, fit_names, listed
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-_PREFIXES = ("module.", "_orig_mod.")
 # Heads that torchvision's GoogLeNet and Inception use in training only.
 _AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
-_LISTED_KEYS = 3
+
+
+class Checkpoint(NamedTuple):
+    """What a file of weights holds."""
+
+    weights: dict[str, torch.Tensor]
+    metadata: dict[str, str]
+    remark: str
+    """What was chosen among several state dicts or left out; empty if nothing was."""
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -34,14 +42,14 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
     Parameters
     ----------
     path
-        A safetensors file, or a torch file with a state dict in it, bare or under ``model``,
-        ``state_dict``, ``model_state_dict`` or ``net``.
+        A safetensors file, or a torch file with a state dict in it, bare or under a key that
+        trainers use: ``model``, ``state_dict``, ``net``, ``state_dict_ema``, …
 
     Returns
     -------
     dict of str to Tensor
-        The weights on the CPU, their names without the ``module.`` and ``_orig_mod.`` that
-        parallel and compiled models put in front.
+        The weights on the CPU. Prefixes that parallel, compiled, averaged and Lightning models put
+        in front of their names (``module.``, ``_orig_mod.``, ``model.``, …) are removed.
     dict of str to str
         The metadata of a safetensors file; of a torch file its ``arch``, if it has one.
 
@@ -50,20 +58,30 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
     PydreamError
         If the file is missing, is no checkpoint, or carries code.
     """
+    return open_checkpoint(path)[:2]
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a checkpoint as `read_weights` does, and say what was chosen."""
     path = Path(path)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise PydreamError(f"checkpoint {path} {what}; give a .safetensors, .pt or .pth file")
     try:
-        is_safetensors = _looks_like_safetensors(path)
+        if not path.is_file():
+            what = foreign_folder(path) if path.is_dir() else "does not exist; give another file"
+            raise PydreamError(f"checkpoint {path} {what}")
+        foreign = None if _looks_like_safetensors(path) else foreign_file(path)
+        is_safetensors = foreign is None and _looks_like_safetensors(path)
     except OSError as error:
         raise PydreamError(f"checkpoint {path} cannot be read: {error.strerror}") from error
-    weights, metadata = _read_safetensors(path) if is_safetensors else _read_torch(path)
-    for _ in _PREFIXES:
-        for prefix in _PREFIXES:
-            if all(name.startswith(prefix) for name in weights):
-                weights = {name.removeprefix(prefix): each for name, each in weights.items()}
-    return weights, metadata
+    if foreign is not None:
+        raise PydreamError(f"checkpoint {path} {foreign}")
+    checkpoint = _read_safetensors(path) if is_safetensors else _read_torch(path)
+    empty = [name for name, each in checkpoint.weights.items() if not each.numel()]
+    if empty:
+        raise PydreamError(
+            f"checkpoint {path} has no values for {listed(empty)}: it is one shard of a network "
+            "split over processes; join the shards (DeepSpeed: zero_to_fp32.py)"
+        )
+    return checkpoint
 
 
 def load_into(
@@ -85,12 +103,13 @@ def load_into(
     Raises
     ------
     PydreamError
-        If names or shapes differ: another architecture, another number of classes, another side.
+        If names or shapes differ (another architecture, number of classes or side), or a weight is
+        NaN or infinite.
     """
     own = model.state_dict()
     given = {
         name: each
-        for name, each in weights.items()
+        for name, each in fit_names(weights, own).items()
         if name in own or not name.startswith(_AUXILIARY_HEADS)
     }
     # Old torch files lack the counters of batch norm, which evaluation does not use.
@@ -99,7 +118,7 @@ def load_into(
     unexpected = [name for name in given if name not in own]
     if missing or unexpected:
         parts = [
-            f"{word} {_listed(names)}"
+            f"{word} {listed(names)}"
             for word, names in (("it lacks", missing), ("it has the unknown", unexpected))
             if names
         ]
@@ -107,6 +126,7 @@ def load_into(
     for name, mine in own.items():
         if name in given and given[name].shape != mine.shape:
             raise _shape_error(model, path, arch, name, given[name], mine)
+    _check_values(given, path)
     model.load_state_dict({**own, **given})
 
 
@@ -189,20 +209,21 @@ def _looks_like_safetensors(path: Path) -> bool:
     return len(start) == 9 and start[8:] == b"{" and start[:2] != b"PK"
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _read_safetensors(path: Path) -> Checkpoint:
     """Read a safetensors file."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata: dict[str, str] = file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
         raise PydreamError(f"{path} is no whole safetensors file: {error}") from error
+    weights, remark = find_weights(content)
     if not weights:
         raise PydreamError(f"{path} holds no weights")
-    return weights, metadata
+    return Checkpoint(weights, metadata, remark)
 
 
-def _read_torch(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def _read_torch(path: Path) -> Checkpoint:
     """Read a file of torch.save with the reader that builds tensors and plain containers only."""
     try:
         # Namespace, a bare record, is how torchvision's and timm's trainers keep their options.
@@ -212,25 +233,32 @@ def _read_torch(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     except Exception as error:  # bytes that are no checkpoint fail in any way
         raise _unreadable(path, error) from error
     arch = content.get("arch") if isinstance(content, dict) else None
-    weights = _find_weights(content)
+    weights, remark = find_weights(content)
     if not weights:
+        held = listed([str(key) for key in content]) if isinstance(content, dict) else ""
         raise PydreamError(
             f"{path} is no checkpoint: it holds no state dict, neither bare nor under "
-            f"{', '.join(_WRAPPERS)}"
+            f"{', '.join(WRAPPERS)}" + (f"; it has {held}" if held else "")
         )
-    return weights, {"arch": arch} if isinstance(arch, str) else {}
+    return Checkpoint(weights, {"arch": arch} if isinstance(arch, str) else {}, remark)
 
 
 def _unreadable(path: Path, error: Exception) -> PydreamError:
     """Tell a pickle with objects in it from what is no checkpoint at all."""
     with path.open("rb") as file:
         pickled = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-    refused = isinstance(error, pickle.UnpicklingError) or "TorchScript" in str(error)
-    if not (pickled and refused):
+    if not (pickled and isinstance(error, pickle.UnpicklingError)):
         return PydreamError(
-            f"{path} is no checkpoint: neither safetensors nor a torch file that can be read"
+            f"{path} is no checkpoint: neither safetensors nor a torch file that can be read; it "
+            "may be cut short: copy or download it again"
         )
     named = re.search(r"GLOBAL (\S+)", str(error))
+    if named is not None and named[1].startswith("torch.distributed"):
+        return PydreamError(
+            f"{path} is one shard of a network split over processes ({named[1]}): save the whole "
+            "with torch.distributed.checkpoint.state_dict.get_model_state_dict and "
+            "full_state_dict=True"
+        )
     return PydreamError(
         f"{path} is refused: it carries {named[1] if named else 'Python objects'}, and such a file "
         "can run any code when it is loaded; if you trust it, convert it once: "
@@ -239,15 +267,18 @@ def _unreadable(path: Path, error: Exception) -> PydreamError:
     )
 
 
-def _find_weights(content: Any) -> dict[str, torch.Tensor]:
-    """Return the named tensors of a state dict, bare or wrapped; none if there is no state dict."""
-    if not isinstance(content, dict):
-        return {}
-    for wrapper in _WRAPPERS:
-        inner = _find_weights(content.get(wrapper))
-        if inner:
-            return inner
-    return {name: each for name, each in content.items() if isinstance(each, torch.Tensor)}
+def _check_values(weights: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> None:
+    """Raise PydreamError if a weight is no finite number."""
+    broken = [
+        name
+        for name, each in weights.items()
+        if each.is_floating_point() and not bool(each.isfinite().all())
+    ]
+    if broken:
+        raise PydreamError(
+            f"{path} has weights that are NaN or infinite ({listed(broken)}): its training "
+            "diverged; give an earlier checkpoint"
+        )
 
 
 def _shape_error(
@@ -269,9 +300,3 @@ def _classifier_names(model: nn.Module) -> str:
     """Return the name of the last layer with weights."""
     names = [name for name, each in model.named_parameters() if each.dim() > 1]
     return names[-1].rpartition(".")[0] + "." if names else "."
-
-
-def _listed(names: list[str]) -> str:
-    """Return the first few names, and how many more there are."""
-    rest = len(names) - _LISTED_KEYS
-    return ", ".join(names[:_LISTED_KEYS]) + (f" and {rest} more" if rest > 0 else "")

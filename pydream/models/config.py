@@ -1,4 +1,4 @@
-"""Settings of training an observer."""
+"""Settings of observers: how one is read, and how one is trained."""
 
 from __future__ import annotations
 
@@ -11,6 +11,39 @@ from typing import Annotated, Literal
 from pydream import marks
 from pydream.errors import PydreamError
 from pydream.processors import usable_processors
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObserverSettings:
+    """What images an observer takes, where its checkpoint does not say so.
+
+    Raises
+    ------
+    PydreamError
+        If a value is out of its range.
+    """
+
+    observer_side: int | None = None
+    """Side of the images that the observer takes, in pixels; images of another side are resized to
+    it. By default the checkpoint, the architecture and the images decide."""
+    observer_mean: tuple[float, float, float] | None = None
+    """Mean that the observer's images are normalised with, for pixels in [0, 1]; by default the
+    checkpoint's, else timm's or torchvision's for the architecture, else ImageNet's."""
+    observer_std: tuple[float, float, float] | None = None
+    """Standard deviation that the observer's images are normalised with; the defaults are those of
+    the mean."""
+
+    def __post_init__(self) -> None:
+        if self.observer_side is not None and self.observer_side < 1:
+            raise PydreamError(f"observer_side must be at least 1, got {self.observer_side}")
+        for name in ("observer_mean", "observer_std"):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            usable = len(values) == 3 and all(map(math.isfinite, values))
+            if not usable or (name == "observer_std" and min(values) <= 0):
+                kind = "three numbers above 0" if name == "observer_std" else "three numbers"
+                raise PydreamError(f"{name} must be {kind}, got {' '.join(map(str, values))}")
 
 
 @dataclass(frozen=True)

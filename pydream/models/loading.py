@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,15 +17,17 @@ from pydream import _C
 from pydream.arithmetic import ieee_float32
 from pydream.devices import resolve_device
 from pydream.errors import PydreamError
-from pydream.models.checkpoint import hash_weights, load_into, read_weights
+from pydream.models.checkpoint import hash_weights, load_into, open_checkpoint
+from pydream.models.config import ObserverSettings
 from pydream.models.convnet import NORMS, ConvNet
+from pydream.models.inputs import FILE, GIVEN, SHAPES, find_inputs
+from pydream.models.names import KINDS, canonical_arch
 from pydream.models.observer import DTYPES, Observer
-from pydream.models.registry import KINDS, check_takes, construct
+from pydream.models.recognise import recognise_arch
+from pydream.models.registry import check_takes, construct
 from pydream.models.resnet_ap import ResNetAP
+from pydream.models.state_dicts import fit_names
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-_DEFAULT_SIDE = 224
 # A prime that no layer but the classifier has as its number of rows.
 _MARK = 1_009
 
@@ -64,14 +65,16 @@ def load_observer(
     side: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    likely_side: int | None = None,
     precision: str = "auto",
     device: str | torch.device = "auto",
     compiled: bool = False,
 ) -> Observer:
     """Make an observer of a checkpoint, or of a trained model.
 
-    What is not given is taken from the checkpoint: from the metadata that ``save_weights`` wrote,
-    then from the shapes of the weights, then ImageNet's mean, std and side of 224.
+    What is not given is taken from the metadata that ``save_weights`` wrote, then from the shapes
+    of the weights, then from what timm or torchvision say of the architecture's own pretrained
+    weights, then from ImageNet (side 224). ``Observer.origins`` tells which it was.
 
     Parameters
     ----------
@@ -85,6 +88,8 @@ def load_observer(
         Height and width of the images, in pixels.
     mean, std
         Three numbers each, for pixels in [0, 1].
+    likely_side
+        The side of the images at hand, taken where the network fits several and nothing else tells.
     precision
         ``"float32"``, ``"bfloat16"``, ``"float16"`` (on a GPU), or ``"auto"``: bfloat16 where the
         processor or the GPU multiplies it natively, float32 elsewhere. float32 means IEEE
@@ -108,22 +113,30 @@ def load_observer(
     """
     target = resolve_device(device)
     precision = resolve_precision(precision, target)
+    remark, origin = "", GIVEN
+    weights: Mapping[str, torch.Tensor]
+    metadata: Mapping[str, str] = {}
     if isinstance(checkpoint, nn.Module):
-        model, weights = copy.deepcopy(checkpoint), checkpoint.state_dict()
-        metadata: Mapping[str, str] = {}
-        where = arch = arch or type(model).__name__
-        side = side or (model.side if isinstance(model, (ConvNet, ResNetAP)) else _DEFAULT_SIDE)
+        weights = checkpoint.state_dict()
+        where = arch = arch or type(checkpoint).__name__
+        side = side or (checkpoint.side if isinstance(checkpoint, (ConvNet, ResNetAP)) else None)
     else:
         where = os.fspath(checkpoint)
-        weights, metadata = read_weights(checkpoint)
-        arch = arch or _arch_from(metadata, where)
-        side = side or _side_from(metadata, weights, where)
-        model = _build(arch, num_classes, side, weights, where)
+        weights, metadata, remark = open_checkpoint(checkpoint)
+        arch, origin = (arch, GIVEN) if arch else _arch_from(metadata, weights, where)
+        arch = canonical_arch(arch)
+    inputs = find_inputs(
+        arch, weights, metadata, where, side=side, mean=mean, std=std, likely_side=likely_side
+    )
+    if isinstance(checkpoint, nn.Module):
+        model = copy.deepcopy(checkpoint)
+    else:
+        model = _build(arch, num_classes, inputs.side, weights, where)
     with ThreadPoolExecutor(1) as beside:  # hashing gigabytes takes seconds, and no GIL
         weights_sha256 = beside.submit(hash_weights, weights)
         model = model.float().to(target)
         with ieee_float32():
-            tried = check_takes(model, arch, side=side)
+            tried = check_takes(model, arch, side=inputs.side)
     logits = tried[1]
     if num_classes not in (None, logits.shape[1]):
         raise PydreamError(f"{where} has {logits.shape[1]} classes, not {num_classes}")
@@ -132,15 +145,71 @@ def load_observer(
         tried,
         arch=arch,
         num_classes=logits.shape[1],
-        side=side,
-        mean=_three_numbers("mean", mean, metadata, IMAGENET_MEAN, where),
-        std=_three_numbers("std", std, metadata, IMAGENET_STD, where),
+        side=inputs.side,
+        mean=inputs.mean,
+        std=inputs.std,
+        origins={"arch": origin, **inputs.origins, **({"weights": remark} if remark else {})},
         precision=precision,
         device=target,
         weights_sha256=weights_sha256.result(),
         class_names=_class_names(metadata, logits.shape[1], where),
         compiled=compiled,
     )
+
+
+def load_configured_observer(
+    checkpoint: str | os.PathLike[str] | nn.Module,
+    settings: ObserverSettings,
+    *,
+    arch: str | None,
+    side: int | None,
+    likely_side: int | None = None,
+    kept: Mapping[str, Any] | None = None,
+    precision: str,
+    device: str | torch.device,
+    compiled: bool = False,
+) -> Observer:
+    """Load the observer that a command was given, for the images that it will be asked about.
+
+    Parameters
+    ----------
+    checkpoint, arch, likely_side, precision, device, compiled
+        As `load_observer` takes them.
+    settings
+        Side, mean and std as given to the command.
+    side
+        Of the images that the observer will be asked about. If the settings have another, images
+        are resized to that.
+    kept
+        ``side``, ``mean`` and ``std`` that a set says the observer had; the settings come first.
+
+    Raises
+    ------
+    PydreamError
+        As `load_observer` raises it.
+    """
+    given = {
+        "side": settings.observer_side,
+        "mean": settings.observer_mean,
+        "std": settings.observer_std,
+    }
+    kept = {name: value for name, value in (kept or {}).items() if given[name] is None}
+    chosen = {**given, **kept}
+    observer = load_observer(
+        checkpoint,
+        arch=arch,
+        **{**chosen, "side": chosen["side"] or side},
+        likely_side=likely_side,
+        precision=precision,
+        device=device,
+        compiled=compiled,
+    )
+    if side is not None and chosen["side"] is None:
+        observer.origins["side"] = "that of the distilled images"
+    observer.origins.update(dict.fromkeys(kept, "from the set"))
+    if side is not None and chosen["side"] not in (None, side):
+        observer = observer.resizing_from(side)
+    return observer
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -168,15 +237,35 @@ def _build(
 ) -> nn.Module:
     """Build the model and load the weights into it; torch's generator is left as it was."""
     with torch.random.fork_rng(devices=[]), _Undrawn():
+        model = construct(arch, num_classes=num_classes or _MARK, side=side)
+        weights = fit_names(weights, model.state_dict())
+        _check_family(model, arch, weights, where)
         if num_classes is None:
-            model = construct(arch, num_classes=_MARK, side=side)
             num_classes = _count_classes(model, weights)
             if num_classes is None:  # another architecture: what differs is found in loading
                 load_into(model, where, weights, arch)
-                raise PydreamError(f"{where} does not show its number of classes; give it")
-        model = construct(arch, num_classes=num_classes, side=side)
+                raise PydreamError(f"{where} does not show its number of classes")
+            model = construct(arch, num_classes=num_classes, side=side)
     load_into(model, where, weights, f"{arch} for {num_classes} classes of {side}×{side} images")
     return model
+
+
+def _check_family(
+    model: nn.Module, arch: str, weights: Mapping[str, torch.Tensor], where: str
+) -> None:
+    """Raise PydreamError if the weights are those of another architecture that is known by them."""
+    differing = [
+        name
+        for name, each in model.state_dict().items()
+        if not name.endswith(".num_batches_tracked")
+        and (name not in weights or (each.dim() == 4 and weights[name].shape != each.shape))
+    ]
+    recognised = recognise_arch(weights) if differing else None
+    if recognised not in (None, arch):
+        raise PydreamError(
+            f"{where} does not hold weights for {arch}: their names and shapes are those of "
+            f"{recognised}; give --observer-arch {recognised}"
+        )
 
 
 def _count_classes(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> int | None:
@@ -187,52 +276,23 @@ def _count_classes(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> int
     return None
 
 
-def _arch_from(metadata: Mapping[str, str], where: str) -> str:
-    """Return the architecture that the metadata names."""
+def _arch_from(
+    metadata: Mapping[str, str], weights: Mapping[str, torch.Tensor], where: str
+) -> tuple[str, str]:
+    """Return the architecture that the metadata or the shapes name, and which of them does."""
     arch = metadata.get("arch")
     if not arch:
-        raise PydreamError(f"{where} does not say what architecture it is; give --arch: {KINDS}")
+        arch = recognise_arch(weights)
+        if arch is None:
+            raise PydreamError(
+                f"{where} does not say what architecture it is; give --observer-arch: {KINDS}"
+            )
+        return arch, SHAPES
+    arch = canonical_arch(arch)
     norm = metadata.get("norm", "batch")
-    if norm == "batch" or norm not in NORMS or {*NORMS} & {*arch.split("-")}:
-        return arch
-    return f"{arch}-{norm}" if arch.startswith("convnet") else arch
-
-
-def _side_from(metadata: Mapping[str, str], weights: Mapping[str, torch.Tensor], where: str) -> int:
-    """Return the image side from the metadata, a ConvNet's shapes, or the default."""
-    text = metadata.get("side")
-    if text is not None:
-        if not text.isdigit() or int(text) < 1:
-            raise PydreamError(f"{where} has the image side {text!r}; give --side")
-        return int(text)
-    depth = sum(name.startswith("layers.conv.") and name.endswith(".weight") for name in weights)
-    classifier, last = (
-        weights.get(name) for name in ("classifier.weight", f"layers.conv.{depth - 1}.weight")
-    )
-    if classifier is None or last is None or classifier.dim() != 2 or not len(last):
-        return _DEFAULT_SIDE
-    return math.isqrt(classifier.shape[1] // len(last)) << depth
-
-
-def _three_numbers(
-    name: str,
-    given: Sequence[float] | None,
-    metadata: Mapping[str, str],
-    default: tuple[float, ...],
-    where: str,
-) -> tuple[float, ...]:
-    """Return mean or std: as given, from the metadata, or the default."""
-    text = metadata.get(name)
-    try:
-        numbers = given if given is not None or text is None else text.split(",")
-        values = default if numbers is None else tuple(float(each) for each in numbers)
-    except ValueError:
-        values = ()
-    usable = len(values) == 3 and all(map(math.isfinite, values))
-    if not usable or (name == "std" and min(values) <= 0):
-        what = text if given is None else tuple(given)
-        raise PydreamError(f"{name} of {where} must be three numbers, got {what!r}; give --{name}")
-    return values
+    if norm != "batch" and norm in NORMS and not {*NORMS} & {*arch.split("-")}:
+        arch = f"{arch}-{norm}" if arch.startswith("convnet") else arch
+    return arch, FILE
 
 
 def _class_names(

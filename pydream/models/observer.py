@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from pydream.arithmetic import arithmetic_of, ieee_float32
 from pydream.data.decode import first_line
 from pydream.errors import PydreamError
 from pydream.models.inference import fold
 from pydream.ops._checks import check_dtype, check_shape
+from pydream.progress import say
 
 DTYPES = {
     "float32": torch.float32,
@@ -42,9 +45,14 @@ class Observer:
     num_classes
         Number of logits.
     side
-        Height and width of the images, in pixels.
+        Height and width of the images that it is asked about, in pixels.
+    network_side
+        Height and width of the images that the network takes: those of `side`, resized.
     mean, std
         What the images are normalised with, per channel, for pixels in [0, 1].
+    origins
+        Where ``arch``, ``side``, ``mean`` and ``std`` are from, in words; under ``weights`` what
+        was chosen among several in the file, if there was a choice.
     precision
         ``"float32"``, ``"bfloat16"`` or ``"float16"``: of weights and activations. With
         ``"float32"`` a GPU does not use TF32.
@@ -70,6 +78,7 @@ class Observer:
         side: int,
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        origins: Mapping[str, str],
         precision: str,
         device: torch.device,
         weights_sha256: str,
@@ -78,9 +87,10 @@ class Observer:
     ) -> None:
         self.arch = arch
         self.num_classes = num_classes
-        self.side = side
+        self.side = self.network_side = side
         self.mean = mean
         self.std = std
+        self.origins = dict(origins)
         self.precision = precision
         self.device = device
         self.weights_sha256 = weights_sha256
@@ -219,15 +229,18 @@ class Observer:
         Parameters
         ----------
         side
-            Height and width of the images, in pixels.
+            Height and width of the images, in pixels. The network takes them as they are, unless
+            this observer resizes: then it resizes them too.
 
         Raises
         ------
         PydreamError
             If the network only takes the side it was made for.
         """
+        if self.side != self.network_side:
+            return self.resizing_from(side)
         other = copy.copy(self)
-        other.side = side
+        other.side = other.network_side = side
         try:
             other.tile = other._choose_tile()
         except (AssertionError, RuntimeError) as error:
@@ -235,6 +248,73 @@ class Observer:
                 f"{self.arch} takes images of {self.side} pixels a side only, not of {side}"
             ) from error
         return other
+
+    def resizing_from(self, side: int) -> Observer:
+        """Return this observer for images of another side, resized for the network.
+
+        The weights are shared. Images are resized bilinearly, with antialiasing, after they were
+        normalised.
+
+        Parameters
+        ----------
+        side
+            Height and width of the images, in pixels.
+        """
+        other = copy.copy(self)
+        other.side = side
+        return other
+
+    def with_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> Observer:
+        """Return this observer for images normalised otherwise; the weights are shared.
+
+        Parameters
+        ----------
+        mean, std
+            Three numbers each, for pixels in [0, 1].
+        """
+        other = copy.copy(self)
+        other.mean, other.std = tuple(mean), tuple(std)
+        return other
+
+    def facts(self) -> dict[str, str]:
+        """Return what decides its logits, besides mean and std, as JSON takes it."""
+        facts = {
+            "arch": self.arch,
+            "weights_sha256": self.weights_sha256,
+            "precision": self.precision,
+        }
+        resized = self.side != self.network_side
+        return {**facts, "resized_to": str(self.network_side)} if resized else facts
+
+    def input_facts(self) -> dict[str, Any]:
+        """Return what images the network takes and where that is from, as JSON takes it."""
+        return {
+            "side": self.network_side,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "origins": dict(self.origins),
+        }
+
+    def announce(self) -> None:
+        """Say on standard error, in a line, what was taken for an observer, and from where.
+
+        For the moment when the inputs of a run are known to be good and its work begins.
+        """
+        origins = self.origins
+        words = [
+            f"{self.arch} ({origins['arch']})",
+            f"side {self.network_side} ({origins['side']})",
+        ]
+        if self.side != self.network_side:
+            words.append(f"images resized to it from {self.side}")
+        mean, std = (" ".join(f"{each:g}" for each in values) for values in (self.mean, self.std))
+        if origins["mean"] == origins["std"]:
+            words.append(f"mean {mean}, std {std} ({origins['mean']})")
+        else:
+            words += [f"mean {mean} ({origins['mean']})", f"std {std} ({origins['std']})"]
+        if "weights" in origins:
+            words.append(origins["weights"])
+        say(f"observer: {'; '.join(words)}")
 
     def with_tile(self, batch_size: int) -> Observer:
         """Return this observer with tiles cut to fit batches of some size; the weights are shared.
@@ -277,6 +357,13 @@ class Observer:
 
     def _filled_up(self, images: torch.Tensor) -> torch.Tensor:
         """Fill a tile up with zeros, on the device, as the network takes it."""
+        if self.side != self.network_side:
+            images = functional.interpolate(
+                images.to(self.device).float(),
+                size=(self.network_side, self.network_side),
+                mode="bilinear",
+                antialias=True,
+            )
         if len(images) < self.tile:
             empty = self.tile - len(images)
             images = torch.cat([images, images.new_zeros(empty, *images.shape[1:])])
@@ -299,7 +386,8 @@ class Observer:
     @torch.no_grad()
     def _choose_tile(self) -> int:
         """Return the most rows, a power of two, whose biggest activation stays within bounds."""
-        bytes_per_row = 3 * self.side**2 * self.dtype.itemsize
+        side = self.network_side
+        bytes_per_row = 3 * side**2 * self.dtype.itemsize
 
         def note(module: nn.Module, inputs: object, output: object) -> None:
             nonlocal bytes_per_row
@@ -308,7 +396,7 @@ class Observer:
 
         leaves = [module for module in self._model.modules() if not any(module.children())]
         hooks = [leaf.register_forward_hook(note) for leaf in leaves]
-        image = torch.zeros(1, 3, self.side, self.side, device=self.device, dtype=self.dtype)
+        image = torch.zeros(1, 3, side, side, device=self.device, dtype=self.dtype)
         try:
             self._model.forward(image)  # as it is written, should it be compiled
         finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import re
 from typing import Any
@@ -13,15 +12,8 @@ from torch import nn
 
 from pydream.errors import PydreamError
 from pydream.models.convnet import NORMS, ConvNet, Norm
+from pydream.models.names import canonical_arch, own_names, torchvision_names, unknown_arch
 from pydream.models.resnet_ap import BLOCKS, ResNetAP
-
-KINDS = (
-    'convnet3 (any depth; "-w64" sets the width, "-instance" or "-none" the norm), '
-    'resnetap10 (or 18, 34; "-batch" or "-none" sets the norm), '
-    "resnet18-modified (any torchvision ResNet with a 3×3 stem and no max-pool), "
-    "any torchvision classifier such as resnet18, or timm/NAME"
-)
-"""What ``build_model`` takes, in words."""
 
 # The auxiliary heads of these two return more than logits while they train.
 _WITHOUT_AUXILIARY_HEADS = {"aux_logits": False, "init_weights": True}
@@ -39,7 +31,8 @@ def build_model(arch: str, *, num_classes: int, side: int, channels: int = 3) ->
         ``"resnetap34"``, with instance norm unless ``"-batch"`` or ``"-none"`` is behind it;
         ``"resnet18-modified"``: any torchvision ResNet with a 3×3 stem of stride 1 and no
         max-pool, for small images; the name of any torchvision classifier; ``"timm/NAME"`` for
-        timm's.
+        timm's. Case, underscores and hyphens do not matter, and the names of other code of the
+        field are known (``"ResNet18"``, ``"ConvNetD3"``, ``"conv3"``).
     num_classes
         Number of logits.
     side
@@ -67,6 +60,7 @@ def construct(arch: str, *, num_classes: int, side: int, channels: int = 3) -> n
     """Build as ``build_model`` does, without trying that images of this side fit."""
     if num_classes < 1:
         raise PydreamError(f"a classifier needs at least 1 class, got {num_classes}")
+    arch = canonical_arch(arch)
     if arch.startswith("convnet") and arch[7:8].isdigit():
         depth, width, norm = _parse_convnet(arch)
         return ConvNet(num_classes, side, channels, depth, width, norm)
@@ -77,7 +71,7 @@ def construct(arch: str, *, num_classes: int, side: int, channels: int = 3) -> n
         return _timm_model(arch, num_classes, side, channels)
     base = arch.removesuffix("-modified")
     if base not in torchvision_names():
-        raise _unknown(arch, [*torchvision_names(), *_own_names()])
+        raise unknown_arch(arch, [*torchvision_names(), *own_names()])
     if channels != 3:
         raise PydreamError(
             f"{arch} takes images with 3 channels, not {channels}; "
@@ -94,12 +88,6 @@ def construct(arch: str, *, num_classes: int, side: int, channels: int = 3) -> n
     except (AssertionError, ValueError) as error:
         raise PydreamError(f"{arch} cannot be built for {side}×{side} images: {error}") from error
     return model if base == arch else _modify_stem(model, arch)
-
-
-def torchvision_names() -> list[str]:
-    """Return the names of torchvision's classifiers."""
-    names: list[str] = torchvision.models.list_models(module=torchvision.models)
-    return names
 
 
 def check_takes(
@@ -146,7 +134,7 @@ def _parse_convnet(arch: str) -> tuple[int, int, Norm]:
         or len(norms) > 1
         or len(widths) + len(norms) < len(suffixes)
     ):
-        raise _unknown(arch, _own_names())
+        raise unknown_arch(arch, own_names())
     return int(number[1]), widths[0] if widths else 128, norms[0] if norms else "batch"
 
 
@@ -157,17 +145,7 @@ def _parse_resnet_ap(arch: str) -> tuple[int, Norm]:
         norms |= {f"resnetap{depth}-{norm}": norm for norm in NORMS}
         if arch in norms:
             return depth, norms[arch]
-    raise _unknown(arch, _own_names())
-
-
-def _own_names() -> list[str]:
-    """Return examples of the names that are not torchvision's, to suggest near ones."""
-    convnets = [f"convnet{depth}" for depth in range(1, 8)]
-    suffixed = [f"{name}-{suffix}" for name in convnets for suffix in ("w64", *NORMS)]
-    pooled = [f"resnetap{depth}" for depth in BLOCKS]
-    suffixed += [f"{name}-{norm}" for name in pooled for norm in NORMS]
-    resnets = [name for name in torchvision_names() if re.match(r"(wide_)?resne[x]?t", name)]
-    return [*convnets, *pooled, *suffixed, *(f"{name}-modified" for name in resnets)]
+    raise unknown_arch(arch, own_names())
 
 
 def _modify_stem(model: nn.Module, arch: str) -> nn.Module:
@@ -189,7 +167,7 @@ def _timm_model(arch: str, num_classes: int, side: int, channels: int) -> nn.Mod
     except ImportError as error:
         raise PydreamError(f'{arch} needs timm: pip install "pydream-distill[timm]"') from error
     if not timm.is_model(name):
-        raise _unknown(arch, [f"timm/{each}" for each in timm.list_models()])
+        raise unknown_arch(arch, [f"timm/{each}" for each in timm.list_models()])
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels}
     settings = timm.get_pretrained_cfg(name)
     if settings is not None and settings.fixed_input_size:
@@ -199,10 +177,3 @@ def _timm_model(arch: str, num_classes: int, side: int, channels: int) -> nn.Mod
     except (AssertionError, TypeError, ValueError, RuntimeError) as error:
         raise PydreamError(f"{arch} cannot be built for {side}×{side} images: {error}") from error
     return model
-
-
-def _unknown(arch: str, names: list[str]) -> PydreamError:
-    """Return the error for a name that no model has."""
-    near = difflib.get_close_matches(arch, names, n=3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else "."
-    return PydreamError(f"unknown architecture {arch!r}{hint} Known: {KINDS}")

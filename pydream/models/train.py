@@ -21,12 +21,8 @@ from pydream.errors import PydreamError
 from pydream.models.checkpoint import check_free, save_weights
 from pydream.models.config import ObserverConfig
 from pydream.models.convnet import ConvNet
-from pydream.models.loading import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    load_observer,
-    resolve_precision,
-)
+from pydream.models.inputs import IMAGENET_MEAN, IMAGENET_STD
+from pydream.models.loading import load_observer, resolve_precision
 from pydream.models.registry import build_model
 from pydream.models.training_data import Indices, TrainingImages, hold_out, side_of
 from pydream.ops import crop_resize

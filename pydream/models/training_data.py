@@ -15,7 +15,7 @@ from pydream.data.resized import whole_images
 from pydream.data.unreadable import Unreadable
 from pydream.data.views import SMALL_SIDE
 from pydream.errors import PydreamError
-from pydream.models.loading import IMAGENET_MEAN, IMAGENET_STD
+from pydream.models.inputs import IMAGENET_MEAN, IMAGENET_STD
 from pydream.ops import crop_resize, random_crop_boxes, random_keys
 
 _DRAW = 4  # the purpose of these random keys; RDED and evaluation draw with 1 to 3

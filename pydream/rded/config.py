@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydream import marks
 from pydream.data.image_formats import ImageFormat
 from pydream.errors import PydreamError
+from pydream.models.config import ObserverSettings
 from pydream.processors import usable_processors
 
 # What changes how a run goes, never what it makes: left out of the manifest, free on resume.
@@ -23,9 +24,12 @@ _EXECUTION = (
     "allow_weak_observer",
 )
 
+# Left out of the identity where they are not given: sets were made before these options were there.
+_OBSERVER = tuple(field.name for field in dataclasses.fields(ObserverSettings))
+
 
 @dataclass(frozen=True)
-class RdedConfig:
+class RdedConfig(ObserverSettings):
     """Settings of `pydream.rded.distill` (arXiv 2312.03526, section 4).
 
     Raises
@@ -39,9 +43,9 @@ class RdedConfig:
     (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT, fashion-mnist:ROOT, svhn:ROOT)."""
     observer: str
     """Weights of a classifier trained on these classes (.safetensors, .pt, .pth)."""
-    arch: str | None = None
+    arch: Annotated[str | None, marks.arg(aliases=("--observer-arch",))] = None
     """Architecture of the observer, e.g. convnet3, resnet18-modified, resnet18, timm/NAME;
-    read from the weights file where it is written there."""
+    read from the weights file where it is written there or its shapes show it."""
     out: Path | None = None
     """Folder for the distilled set; it must not exist. By default named after the source."""
     ipc: int = 10
@@ -94,6 +98,7 @@ class RdedConfig:
     """Go on with a run that was stopped."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("ipc", "preselect", "crops", "batch_size", "workers", "memory_budget"):
             _at_least_one(name, getattr(self, name))
         for name in ("factor", "side"):
@@ -111,6 +116,9 @@ class RdedConfig:
         settings = dataclasses.asdict(self)
         if self.exif == "ignore":  # what sets say that were made before there was a choice
             del settings["exif"]
+        for name in _OBSERVER:
+            if settings[name] is None:
+                del settings[name]
         return {name: value for name, value in settings.items() if name not in _EXECUTION}
 
 

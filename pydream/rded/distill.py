@@ -23,7 +23,10 @@ from pydream.data.unreadable import Unreadable
 from pydream.data.writer import SetWriter, finished_manifest
 from pydream.devices import announce_device, resolve_device
 from pydream.errors import PydreamError
-from pydream.models import Observer, load_observer
+from pydream.models import Observer
+from pydream.models.inputs import ARCH, IMAGENET_MEAN, IMAGENET_STD
+from pydream.models.loading import load_configured_observer
+from pydream.models.training_data import side_of
 from pydream.processors import usable_processors
 from pydream.progress import track
 from pydream.rded.config import RdedConfig
@@ -104,10 +107,12 @@ def distill(
             if has_split(config.source, "test"):
                 held_out = open_source(config.source, "test", exif=config.exif)
         check_classes(source)
-        network = load_observer(
+        network = load_configured_observer(
             observer if observer is not None else config.observer,
+            config,
             arch=config.arch,
             side=config.side,
+            likely_side=_side_of_images(source) if config.side is None else None,
             precision=config.precision,
             device=device,
             compiled=config.compile,
@@ -127,6 +132,7 @@ def distill(
         "side": side,
         "source_fingerprint": fingerprint,
         "observer_sha256": network.weights_sha256,
+        **_unusual_normalisation(network),
     }
     if config.resume and (manifest := finished_manifest(out, identity)) is not None:
         return RdedResult(out, manifest, {})
@@ -135,6 +141,7 @@ def distill(
     with watch("preflight"):
         measured = _measured(run, selection, held_out)
     announce_device(named)
+    network.announce()
     writer.begin()
     writer.keep("preflight", vars(measured))
     run = _Run(
@@ -142,6 +149,24 @@ def distill(
     )
     _distill_classes(run, selection)
     return _finish(run, identity, measured)
+
+
+def _side_of_images(source: Source) -> int | None:
+    """Return the side of the images where the first one can be read."""
+    try:
+        return side_of(source)
+    except PydreamError:
+        return None
+
+
+def _unusual_normalisation(observer: Observer) -> dict[str, Any]:
+    """Return mean and std for the identity where neither settings nor weights decide them."""
+    usual = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    return {
+        f"observer_{name}": list(getattr(observer, name))
+        for name, values in usual.items()
+        if observer.origins[name] == ARCH and getattr(observer, name) != values
+    }
 
 
 def _where_to_decode(wanted: str, device: torch.device) -> Literal["host", "device"]:
@@ -357,9 +382,8 @@ def _finish(run: _Run, identity: dict[str, Any], measured: Preflight) -> RdedRes
             ),
             "enlarged": sum(record.get("enlarged", 0) for record in records),
             "observer": {
-                "arch": observer.arch,
-                "weights_sha256": observer.weights_sha256,
-                "precision": observer.precision,
+                **observer.facts(),
+                **observer.input_facts(),
                 "top1": measured.top1,
                 "images": measured.images,
                 "held_out": measured.held_out,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +19,8 @@ from pydream.data.unreadable import Unreadable
 from pydream.data.views import whole_views
 from pydream.errors import PydreamError
 from pydream.models import Observer
+from pydream.models.class_outputs import class_outputs
+from pydream.models.inputs import IMAGENET_MEAN, IMAGENET_STD
 from pydream.ops import random_keys
 
 _DRAW = 2  # the purpose of these random keys; the pre-selection draws with 1
@@ -36,6 +41,21 @@ _WEAK = (
     "give the observer trained on these classes (pydream observer trains one), --class-order infer "
     "if its classes are in another order, or --allow-weak-observer to go on"
 )
+
+# Below this accuracy an observer may have been given images normalised in another way than it was
+# trained with, or of another side; a network so mistaken is often still far above chance.
+_LOW = 0.5
+# Means and standard deviations that checkpoints of the field were trained with: ImageNet's, those
+# of vision transformers and GANs, plain pixels, CIFAR-10's and MNIST's.
+_NORMALISATIONS = (
+    (IMAGENET_MEAN, IMAGENET_STD),
+    ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    ((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
+    ((0.1307, 0.1307, 0.1307), (0.3081, 0.3081, 0.3081)),
+)
+_SIDES = (32, 64, 128, 224)
+_LARGEST_SMALL_STEM_SIDE = 64  # above it, a ResNet without strides in its stem takes minutes
 
 
 @dataclass(frozen=True)
@@ -95,21 +115,29 @@ def draw_evenly(source: Source, among: npt.NDArray[np.int64], count: int, seed: 
 
 
 def measure(
-    source: Source, indices: Sequence[int], observer: Observer, *, workers: int, budget: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run the observer on whole real images.
+    source: Source,
+    indices: Sequence[int],
+    observers: Sequence[Observer],
+    *,
+    workers: int,
+    budget: int,
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Run observers on whole real images, which are decoded once.
 
     Returns
     -------
-    tuple[torch.Tensor, torch.Tensor]
-        Log-probabilities (n, K) float32 and labels (n,) int64 of the images that can be read.
+    tuple[list of torch.Tensor, torch.Tensor]
+        By observer, log-probabilities (n, K) float32; and labels (n,) int64 of the images that can
+        be read.
     """
-    logits, labels = [], []
+    logits: list[list[torch.Tensor]] = [[] for _ in observers]
+    labels = []
     waiting: list[torch.Tensor] = []
 
     def classify() -> None:
-        views = whole_views(waiting, observer.side, observer.mean, observer.std)
-        logits.append(observer.logits(views).cpu())
+        for seen, observer in zip(logits, observers, strict=True):
+            views = whole_views(waiting, observer.side, observer.mean, observer.std)
+            seen.append(observer.logits(views).cpu())
         waiting.clear()
 
     unreadable = Unreadable(source, len(indices), None)
@@ -120,14 +148,14 @@ def measure(
             continue
         waiting.append(image)
         labels.append(int(source.labels[index]))
-        if len(waiting) == observer.tile:
+        if len(waiting) == observers[0].tile:
             classify()
     if waiting:
         classify()
     unreadable.say()
-    if not logits:
+    if not labels:
         raise PydreamError(f"{source.description}: none of {len(indices)} images can be read")
-    return torch.log_softmax(torch.cat(logits), dim=1), torch.tensor(labels)
+    return [torch.log_softmax(torch.cat(each), dim=1) for each in logits], torch.tensor(labels)
 
 
 def infer_order(log_probability: torch.Tensor, labels: torch.Tensor, classes: int) -> list[int]:
@@ -159,27 +187,6 @@ def infer_order(log_probability: torch.Tensor, labels: torch.Tensor, classes: in
 def is_near_chance(right: int, images: int, classes: int) -> bool:
     """Tell whether `right` of `images` may well be luck with that many classes."""
     return bool(binom.sf(right - 1, images, 1 / classes) > _SIGNIFICANCE)
-
-
-def given_order(observer: Observer, source: Source) -> list[int]:
-    """Map classes to outputs by the names in the weights file, or one to one.
-
-    Raises
-    ------
-    PydreamError
-        If the numbers of classes differ, or the names do.
-    """
-    names = source.class_names
-    known = observer.class_names
-    if known is not None and set(names) <= set(known):
-        return [known.index(name) for name in names]
-    if observer.num_classes != len(names):
-        raise PydreamError(
-            f"the observer has {observer.num_classes} classes, {source.description} has "
-            f"{len(names)}: give the observer trained on this set, or --class-order infer "
-            "to pick its outputs for these classes"
-        )
-    return list(range(len(names)))
 
 
 def preflight(
@@ -224,29 +231,101 @@ def preflight(
     if infer and observer.num_classes < classes:
         raise PydreamError(
             f"the observer has {observer.num_classes} classes, fewer than the {classes} of "
-            f"{source.description}"
+            f"{source.description}: give the observer trained on this set (`pydream observer` "
+            "trains one)"
         )
-    given = [] if infer else given_order(observer, source)
+    given = [] if infer else _given_order(observer, source)
     count = sample_size(patches, observer.tile)
     if infer:
         count = max(count, 2 * _PER_CLASS_TO_INFER * classes)
     where = "test split" if held_out.split != source.split else "training images"
     for wanted in (count, _SECOND_LOOK * count):
         indices = draw_evenly(held_out, among, wanted, seed)
-        log_probability, labels = measure(
-            held_out, indices, observer, workers=workers, budget=budget
-        )
+        look = partial(measure, held_out, indices, workers=workers, budget=budget)
+        (log_probability,), labels = look([observer])
         order = given
         if infer:
             order, log_probability, labels = _inferred(log_probability, labels, classes)
-        right = int((log_probability[:, order].argmax(dim=1) == labels).sum())
+        said = log_probability[:, order].argmax(dim=1) == labels
+        right = int(said.sum())
         misordered = not infer and _is_misordered(right, log_probability, labels, classes)
-        if allow_weak or not (misordered or is_near_chance(right, len(labels), classes)):
-            return Preflight(right / len(labels), len(labels), where, tuple(order))
-    raise PydreamError(
-        f"the observer is right on {right} of {len(labels)} images of {source.description}, "
-        f"where chance is {1 / classes:.1%}: {_MISORDERED if misordered else _WEAK}"
-    )
+        weak = misordered or is_near_chance(right, len(labels), classes)
+        if allow_weak or not weak:
+            break
+    accuracy = f"right on {right} of {len(labels)} images of {source.description}"
+    better = None
+    if right < _LOW * len(labels) and not (infer or misordered):
+        better = _better_inputs(observer, look, order, said)
+    if weak and not allow_weak:
+        advice = better or (_MISORDERED if misordered else _WEAK)
+        raise PydreamError(
+            f"the observer is {accuracy}, where chance is {1 / classes:.1%}: {advice}"
+        )
+    if better is not None:
+        warnings.warn(f"the observer is {accuracy}: {better}", stacklevel=2)
+    return Preflight(right / len(labels), len(labels), where, tuple(order))
+
+
+def _given_order(observer: Observer, source: Source) -> list[int]:
+    """Map classes to outputs by their names, or one to one."""
+    return class_outputs(observer, source.class_names, source.description, measured=True)
+
+
+def _better_inputs(
+    observer: Observer,
+    look: Callable[[Sequence[Observer]], tuple[list[torch.Tensor], torch.Tensor]],
+    order: Sequence[int],
+    said: torch.Tensor,
+) -> str | None:
+    """Say which other normalisation and side fit the observer far better, if some do.
+
+    Parameters
+    ----------
+    observer
+        As it was measured.
+    look
+        Measures observers on the same images.
+    order
+        Observer output of every class.
+    said
+        (n,) bool: whether the observer was right on each image.
+    """
+    best, best_said = observer, said
+    for variants in (_other_normalisations, _other_sides):
+        tried = variants(best)
+        if not tried:
+            continue
+        outputs, labels = look(tried)
+        for variant, logits in zip(tried, outputs, strict=True):
+            right = logits[:, order].argmax(dim=1) == labels
+            if right.sum() > best_said.sum():
+                best, best_said = variant, right
+    gained, lost = int((best_said & ~said).sum()), int((said & ~best_said).sum())
+    if best is observer or binom.sf(gained - 1, gained + lost, 0.5) > _SIGNIFICANCE:
+        return None
+    options = []
+    if (best.mean, best.std) != (observer.mean, observer.std):
+        for name, values in (("mean", best.mean), ("std", best.std)):
+            options.append(f"--observer-{name} {' '.join(f'{each:g}' for each in values)}")
+    if best.side != observer.side:
+        options.append(f"--observer-side {best.side}")
+    return f"with {' '.join(options)} it is right on {int(best_said.sum())}; give that"
+
+
+def _other_normalisations(observer: Observer) -> list[Observer]:
+    own = (observer.mean, observer.std)
+    return [observer.with_normalisation(*each) for each in _NORMALISATIONS if each != own]
+
+
+def _other_sides(observer: Observer) -> list[Observer]:
+    """Return the observer for other sides, as far as its network takes them."""
+    most = _LARGEST_SMALL_STEM_SIDE if observer.arch.endswith("-modified") else max(_SIDES)
+    others = []
+    for side in _SIDES:
+        if side != observer.side and side <= most:
+            with suppress(PydreamError):
+                others.append(observer.with_side(side))
+    return others
 
 
 def _inferred(

@@ -90,6 +90,7 @@ def test_tensors(tmp_path, digits_set, observer):
     assert info["images_sha256"] == hash_image_files(digits_set)
     assert info["observer"] == {
         "arch": "convnet2",
+        "side": 8,
         "mean": list(MEAN),
         "std": list(STD),
         "weights_sha256": load_observer(observer).weights_sha256,

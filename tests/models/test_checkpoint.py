@@ -136,11 +136,11 @@ def write_cut_safetensors(path):
     [
         (lambda path: None, "does not exist"),
         (lambda path: path.mkdir(), "is a folder"),
-        (lambda path: path.write_bytes(b""), "is no checkpoint"),
+        (lambda path: path.write_bytes(b""), r"is empty: copy or download it again"),
         (lambda path: path.write_text("hello, this is text"), "is no checkpoint"),
         (lambda path: path.write_bytes(bytes(range(256)) * 9), "is no checkpoint"),
-        (write_archive, "is no checkpoint"),
-        (write_cut, "is no checkpoint"),
+        (write_archive, "is a zip archive with folder/readme in it, not a checkpoint: unpack it"),
+        (write_cut, "is cut short or damaged"),
         (write_cut_safetensors, "is no whole safetensors file"),
         (lambda path: torch.save({"epoch": 3}, path), "is no checkpoint: it holds no state dict"),
         (

@@ -84,7 +84,7 @@ def test_timm_absent_says_how_to_get_it(monkeypatch):
         ("convnet3-w", "unknown architecture 'convnet3-w'"),
         ("convnet3-w64-w32", "unknown architecture"),
         ("convnet3-batch-none", "unknown architecture"),
-        ("convnet", "unknown architecture"),
+        ("convnetx", "did you mean convnet"),
         ("timm/resnet19", "did you mean timm/resnet18"),
         ("fcn_resnet50", "unknown architecture"),
         ("vgg11-modified", "for torchvision's ResNets"),

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import copy
 import importlib
+import re
 
 import numpy as np
 import pytest
 import torch
 
 from pydream.data import open_source
+from pydream.data.arrays import ArraySource
 from pydream.errors import PydreamError
 from pydream.models import load_observer
 
@@ -20,13 +22,18 @@ def measured(monkeypatch):
     shares: list[float] = []
     sizes: list[int] = []
 
-    def measure(held_out, indices, observer, **options):
+    last = []
+
+    def measure(held_out, indices, observers, **options):
         labels = torch.from_numpy(held_out.labels[indices])
+        if len(observers) > 1:  # tried with other inputs: no better
+            return [last[-1]] * len(observers), labels
         right = torch.arange(len(labels)) < round(shares.pop(0) * len(labels))
         wrong = (labels + 1 + torch.arange(len(labels)) % 9) % 10  # each class taken for all others
         said = torch.where(right, labels, wrong)
         sizes.append(len(labels))
-        return torch.log_softmax(5.0 * torch.nn.functional.one_hot(said, 10), 1), labels
+        last.append(torch.log_softmax(5.0 * torch.nn.functional.one_hot(said, 10), 1))
+        return [last[-1]], labels
 
     monkeypatch.setattr(preflight, "measure", measure)
     return shares, sizes
@@ -79,10 +86,10 @@ def test_better_than_chance_and_still_in_another_order(digits, observer, monkeyp
     """Two of ten classes in their places are significant, on enough images."""
     order = torch.tensor([1, 2, 3, 4, 5, 6, 7, 0, 8, 9])
 
-    def measure(held_out, indices, observer, **options):
+    def measure(held_out, indices, observers, **options):
         labels = torch.from_numpy(held_out.labels[indices])
         said = torch.nn.functional.one_hot(order[labels], 10)
-        return torch.log_softmax(5.0 * said, 1), labels
+        return [torch.log_softmax(5.0 * said, 1)] * len(observers), labels
 
     monkeypatch.setattr(preflight, "measure", measure)
     for patches in (100, 20_000):
@@ -128,3 +135,54 @@ def test_guessing_is_seldom_taken_for_knowledge():
         right = rng.binomial(images, 1 / classes, 20_000)
         taken = [not preflight.is_near_chance(int(each), images, classes) for each in right]
         assert np.mean(taken) <= 2e-3  # 1e-3, and five standard deviations of the simulation
+
+
+def test_another_normalisation_and_side_that_fit_are_found(digits, digits_observer):
+    """Its own numbers are among those that are tried, and so is the option to give."""
+    wrong = load_observer(digits_observer, mean=(0.9, 0.9, 0.9), std=(9.0, 9.0, 9.0))
+    with pytest.raises(
+        PydreamError,
+        match=r"with --observer-mean .* --observer-std .* it is right on .*; give that",
+    ) as error:
+        look(digits, wrong)
+    message = str(error.value)
+    mean, std = (
+        [
+            float(each)
+            for each in re.search(rf"--observer-{name} (\S+) (\S+) (\S+)", message).groups()
+        ]
+        for name in ("mean", "std")
+    )
+    images, right = re.search(r"right on \d+ of (\d+) .* it is right on (\d+);", message).groups()
+    fitting = look(digits, load_observer(digits_observer, mean=mean, std=std))
+    assert fitting.top1 > 0.5
+    assert fitting.top1 == pytest.approx(int(right) / int(images), abs=0.2)  # of 64 of them
+
+
+class TellsBrightness(torch.nn.Module):
+    """Right at a side of 32 only, where the mean over a window of 32 pixels is the label."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, images):
+        label = (images[:, 0].mean((1, 2)) * 255).round().long().clamp(0, 9)
+        wrong = torch.zeros_like(label) if images.shape[-1] != 32 else label
+        return 9 * torch.nn.functional.one_hot(wrong, 10).float() + 0 * self.weight
+
+
+def test_another_side_that_fits_is_found():
+    pixels = np.repeat(np.arange(10, dtype=np.uint8), 8)[:, None, None, None]
+    images = np.broadcast_to(pixels, (80, 40, 40, 3)).copy()
+    names = [str(each) for each in range(10)]
+    source = ArraySource(
+        images, np.repeat(np.arange(10), 8), names, description="levels", split="train"
+    )
+    observer = load_observer(
+        TellsBrightness(), side=64, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), precision="float32"
+    )
+    with pytest.raises(PydreamError, match=r"with --observer-side 32 it is right on (\d+); give"):
+        look(source, observer)
+    with pytest.warns(UserWarning, match="--observer-side 32"):
+        look(source, observer, allow_weak=True)

@@ -1,0 +1,86 @@
+"""Which output of an observer stands for which class of an image set."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pydream.errors import PydreamError
+from pydream.models.observer import Observer
+from pydream.models.state_dicts import listed
+
+_WNID = re.compile(r"n\d{8}")
+_IMAGENET_CLASSES = 1000
+
+
+def class_outputs(
+    observer: Observer, class_names: Sequence[str], where: str, *, measured: bool
+) -> list[int]:
+    """Find the outputs of an observer for the classes of an image set.
+
+    Classes are found by their names in the weights file. Without names there, an observer of
+    ImageNet-1K knows classes that are named by their WordNet IDs (``n01440764``), by timm's list of
+    them. Any other observer must have as many outputs as there are classes, in the same order.
+
+    Parameters
+    ----------
+    observer
+        With its outputs in their own order.
+    class_names
+        Names of the classes, in order.
+    where
+        What the classes are of, for messages.
+    measured
+        Whether the observer's accuracy on these classes is measured afterwards, so that a wrong
+        order is found out. Other names for as many classes are then taken to be in order.
+
+    Returns
+    -------
+    list of int
+        By class, the output; for `Observer.with_class_order`.
+
+    Raises
+    ------
+    PydreamError
+        If the observer does not know a class, or has another number of outputs and no names.
+    """
+    known: Sequence[str] | None = observer.class_names
+    same_number = observer.num_classes == len(class_names)
+    if measured and same_number and known is not None and not {*class_names} <= {*known}:
+        known = None
+    if known is None and not same_number and observer.num_classes == _IMAGENET_CLASSES:
+        known = _imagenet_ids(class_names, where)
+    if known is None:
+        if same_number:
+            return list(range(len(class_names)))
+        infer = measured and observer.num_classes > len(class_names)
+        raise PydreamError(
+            f"the observer has {observer.num_classes} classes, but {where} has {len(class_names)}: "
+            "give the observer trained on them (`pydream observer` trains one)"
+            + (", or --class-order infer to pick its outputs for these classes" if infer else "")
+        )
+    missing = sorted({*class_names} - {*known})
+    if missing:
+        raise PydreamError(
+            f"the observer does not know the classes {listed(missing)} of {where}; give one "
+            "trained on them"
+        )
+    places = {name: place for place, name in enumerate(known)}
+    return [places[name] for name in class_names]
+
+
+def _imagenet_ids(class_names: Sequence[str], where: str) -> list[str] | None:
+    """Return the WordNet IDs of ImageNet-1K in their order, where classes are named by such IDs."""
+    if not all(_WNID.fullmatch(name) for name in class_names):
+        return None
+    try:
+        timm_data: Any = importlib.import_module("timm.data")
+    except ImportError as error:
+        raise PydreamError(
+            f"the classes of {where} are named by WordNet IDs, and timm has the list that tells "
+            'which of the observer\'s 1000 outputs they are: pip install "pydream-distill[timm]"'
+        ) from error
+    names: list[str] = timm_data.ImageNetInfo("imagenet-1k").label_names()
+    return names

@@ -1,0 +1,174 @@
+"""What images a network takes: side, mean and standard deviation, and where these are from."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torchvision
+
+from pydream.errors import PydreamError
+from pydream.models.recognise import recognise_side
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_IMAGENET_SIDE = 224
+_SMALL_STEM_SIDE = 32
+_LARGEST_SMALL_STEM_SIDE = 64
+
+GIVEN, FILE, ARCH, SHAPES, DEFAULT = (
+    "given",
+    "from the checkpoint",
+    "of the architecture",
+    "by the shapes of the weights",
+    "ImageNet's",
+)
+"""Where a number is from, in words."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What images a network takes.
+
+    Attributes
+    ----------
+    side
+        Height and width in pixels.
+    mean, std
+        What the images are normalised with, a number for each channel, for pixels in [0, 1].
+    origins
+        Where ``side``, ``mean`` and ``std`` are from, in words.
+    """
+
+    side: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    origins: Mapping[str, str]
+
+
+def find_inputs(
+    arch: str,
+    weights: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str],
+    where: str,
+    *,
+    side: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    likely_side: int | None = None,
+) -> Inputs:
+    """Find what images a network takes.
+
+    What is given comes first, then the metadata of the checkpoint, the shapes of the weights (side
+    only), what timm or torchvision say of the architecture's pretrained weights, and ImageNet's
+    numbers.
+
+    Parameters
+    ----------
+    arch
+        The architecture.
+    weights, metadata
+        The checkpoint's.
+    where
+        The checkpoint's name, for messages.
+    side, mean, std
+        As given; None to find them.
+    likely_side
+        The side of the images at hand, in pixels, taken where the network fits several sides and
+        nothing says which.
+
+    Raises
+    ------
+    PydreamError
+        If what is given or in the metadata is no side, mean or standard deviation.
+    """
+    own = {} if {"mean", "std", "side"} <= metadata.keys() else _of_architecture(arch)
+    found_side, origin = _side(arch, weights, metadata, where, side, likely_side, own)
+    origins = {"side": origin}
+    numbers = {}
+    for name, given, default in (("mean", mean, IMAGENET_MEAN), ("std", std, IMAGENET_STD)):
+        values: Sequence[float | str]
+        if given is not None:
+            values, origins[name] = given, GIVEN
+        elif name in metadata:
+            values, origins[name] = metadata[name].split(","), FILE
+        elif name in own:
+            values, origins[name] = own[name], ARCH
+        else:
+            values, origins[name] = default, DEFAULT
+        numbers[name] = _three_numbers(name, values, where)
+    return Inputs(found_side, numbers["mean"], numbers["std"], origins)
+
+
+def _side(
+    arch: str,
+    weights: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str],
+    where: str,
+    given: int | None,
+    likely: int | None,
+    own: Mapping[str, Any],
+) -> tuple[int, str]:
+    """Return the side and where it is from."""
+    if given is not None:
+        return given, GIVEN
+    text = metadata.get("side")
+    if text is not None:
+        if not text.isdigit() or int(text) < 1:
+            raise PydreamError(f"{where} has the image side {text!r}; give --observer-side")
+        return int(text), FILE
+    side, others = recognise_side(arch, weights, likely)
+    if side is not None:
+        return side, f"{SHAPES}; {others}" if others else SHAPES
+    if arch.endswith("-modified"):
+        if likely is not None and likely <= _LARGEST_SMALL_STEM_SIDE:
+            return likely, "that of the images"
+        return _SMALL_STEM_SIDE, "CIFAR's"
+    if "side" in own:
+        return own["side"], ARCH
+    return _IMAGENET_SIDE, DEFAULT
+
+
+def _of_architecture(arch: str) -> dict[str, Any]:
+    """Return side, mean and std of the pretrained weights that timm or torchvision have."""
+    if arch.startswith("timm/"):
+        return _of_timm(arch.removeprefix("timm/"))
+    try:
+        preset = torchvision.models.get_model_weights(arch).DEFAULT.transforms()
+    except (ValueError, AttributeError):  # no such model, or none pretrained
+        return {}
+    return {"side": preset.crop_size[0], "mean": preset.mean, "std": preset.std}
+
+
+def _of_timm(name: str) -> dict[str, Any]:
+    """Return what timm says of a model; nothing where timm or the model is not there."""
+    try:
+        timm: Any = importlib.import_module("timm")
+    except ImportError:
+        return {}
+    settings = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if settings is None:
+        return {}
+    own = {"side": settings.input_size[-1]}
+    return {**own, **{key: getattr(settings, key) for key in ("mean", "std")}}
+
+
+def _three_numbers(name: str, values: Sequence[float | str], where: str) -> tuple[float, ...]:
+    """Return mean or std as three numbers."""
+    try:
+        numbers = tuple(float(each) for each in values)
+    except ValueError:
+        numbers = ()
+    usable = len(numbers) == 3 and all(map(math.isfinite, numbers))
+    if not usable or (name == "std" and min(numbers) <= 0):
+        got = ",".join(map(str, values))
+        kind = "three numbers above 0" if name == "std" else "three numbers"
+        raise PydreamError(
+            f"{name} of {where} must be {kind}, got {got!r}; give --observer-{name}, for example "
+            f"--observer-{name} 0.5 0.5 0.5"
+        )
+    return numbers
