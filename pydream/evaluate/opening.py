@@ -140,8 +140,7 @@ def load_set_observer(
     made_by = distilled.manifest.get("observer") or {}
     kept: dict[str, Any] = {}
     if "weights_sha256" in made_by and made_by["weights_sha256"] == _hash(given):
-        kept = {"side": made_by.get("side")}
-        kept |= {name: distilled.manifest.get(name) for name in ("mean", "std")}
+        kept = {name: made_by.get(name) for name in ("side", "mean", "std")}
         arch = arch or made_by.get("arch")
     return load_configured_observer(
         given,

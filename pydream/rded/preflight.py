@@ -254,7 +254,7 @@ def preflight(
             break
     accuracy = f"right on {right} of {len(labels)} images of {source.description}"
     better = None
-    if right < _LOW * len(labels) and not (infer or misordered):
+    if right < _LOW * len(labels) and not (infer or misordered or allow_weak):
         better = _better_inputs(observer, look, order, said)
     if weak and not allow_weak:
         advice = better or (_MISORDERED if misordered else _WEAK)
