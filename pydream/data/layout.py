@@ -27,7 +27,15 @@ _KINDS_SHOWN = 6
 
 
 class Tree(ABC):
-    """Files below a root, named by paths with slashes that start at the root (``""``)."""
+    """Files below a root, named by paths with slashes that start at the root (``""``).
+
+    Attributes
+    ----------
+    left_out : Mapping[str, int]
+        What an archive holds that cannot be listed: how many of each kind.
+    """
+
+    left_out: Mapping[str, int] = {}
 
     @abstractmethod
     def list(self, path: str) -> tuple[list[str], list[str]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydream.data import arrays, files
+from pydream.data.archives import ARCHIVE_SUFFIXES
 from pydream.data.base import Source
 from pydream.data.label_tables import is_table
 from pydream.data.layout import Tree, ignored_words
@@ -37,7 +38,8 @@ def open_source(
     spec
         One of
 
-        - a folder, ``.zip`` or uncompressed ``.tar``, which is read in place, with
+        - a folder, ``.zip`` or ``.tar``, read in place, or a compressed tar, which is decompressed
+          once into a cache, with
 
           - one folder per class, of any name (``ROOT/<class>/…/<image>``), or with splits above
             them (``ROOT/train/<class>/…`` and ``ROOT/test/…``, also by other usual names as
@@ -194,8 +196,7 @@ def _existing(spec: str | os.PathLike[str]) -> Path:
     path = Path(spec).expanduser()
     if not path.exists():
         raise PydreamError(f"{path}: no such source; give {_KINDS}")
-    if path.is_dir() or path.suffix.lower() in (".zip", ".tar", ".npz") or is_table(path.name):
+    known = path.name.lower().endswith((*ARCHIVE_SUFFIXES, ".npz")) or is_table(path.name)
+    if path.is_dir() or known:
         return path
-    if path.name.lower().endswith((".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")):
-        raise PydreamError(f"{path}: a compressed tar cannot be read in place; decompress it first")
     raise PydreamError(f"{path}: not a source; give {_KINDS}")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gzip
 import io
 import os
 import tarfile
@@ -355,7 +354,8 @@ def test_unsupported_file(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"hello" * 1000, b"PK\x03\x04" + bytes(100)])
 def test_bad_archive(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    assert f"not a readable {name[-3:]} archive" in refusal(tmp_path / name)
+    kind = "zip" if content.startswith(b"PK") else name[-3:]
+    assert f"not a readable {kind} archive" in refusal(tmp_path / name)
 
 
 def test_truncated_tar(tmp_path: Path) -> None:
@@ -364,17 +364,6 @@ def test_truncated_tar(tmp_path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: content.index(b"zebra/001.png") + 600])
     assert "not a readable tar archive" in refusal(path)
-
-
-@pytest.mark.parametrize("name", ["set.tar.gz", "set.tgz", "set.tar"])
-def test_compressed_tar(name: str, tmp_path: Path) -> None:
-    write_class_folders(tmp_path / "root", CLASSES)
-    plain = pack_tar(tmp_path / "root", tmp_path / "packed")
-    (tmp_path / name).unlink(missing_ok=True)
-    (tmp_path / name).write_bytes(gzip.compress(plain.read_bytes()))
-    message = refusal(tmp_path / name)
-    assert "compressed tar cannot be read in place" in message
-    assert "decompress it" in message
 
 
 def test_encrypted_zip(tmp_path: Path) -> None:
@@ -476,6 +465,7 @@ def test_names_that_point_out_of_the_archive_are_left_out(tmp_path: Path) -> Non
     for name in ("set.zip", "set.tar"):
         source = open_source(tmp_path / name)
         assert list(source.keys) == ["a/1.png", "b/4.png"]
+        assert source.ignored_kinds == {"names that lead out of the archive": 2}
         assert source.read(1) == image
 
 

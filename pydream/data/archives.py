@@ -1,0 +1,341 @@
+"""Zip and tar archives, read in place; a compressed tar is decompressed once into a cache."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import tarfile
+import threading
+import weakref
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydream.data.cache import COMPRESSED, decompressed
+from pydream.data.decode import first_line
+from pydream.data.layout import Tree, is_image, join
+from pydream.errors import ImageError, PydreamError
+
+ARCHIVE_SUFFIXES = (
+    *(".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst"),
+    *(".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst"),
+)
+"""Files with these endings, in any case, are opened as archives; their kind goes by content."""
+
+_OTHERS = {b"Rar!": "rar", b"7z\xbc\xaf": "7z"}
+_INNER_ARCHIVES = (*ARCHIVE_SUFFIXES, ".rar", ".7z")
+_READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # methods of compression
+# Names without these, nearly all, need no cleaning: archives hold up to millions.
+_ODD = ("/.", "//")
+_MOST_LINKS = 40  # that one name may go through, as on Linux
+_INDEXING = threading.Lock()  # held while an archive is indexed
+
+
+def open_archive(path: Path) -> Tree:
+    """Open an archive of any kind that is read.
+
+    Raises
+    ------
+    PydreamError
+        When it is none, damaged, or of a kind that is not read.
+    """
+    try:
+        status = path.stat()
+        identity = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+        with _INDEXING:
+            return _open(path, identity)
+    except OSError as error:
+        raise PydreamError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+@lru_cache(maxsize=4)
+def _open(path: Path, identity: tuple[int, ...]) -> Tree:
+    """Index an archive; kept, since a run opens both splits of the same one."""
+    with open(path, "rb") as file:
+        start = file.read(6)
+    for magic, kind in _OTHERS.items():
+        if start.startswith(magic):
+            raise PydreamError(f"{path}: {kind} archives are not read; unpack it, or pack it anew")
+    for magic in COMPRESSED:
+        if start.startswith(magic):
+            return TarTree(decompressed(path, magic), path)
+    if start.startswith((b"PK\x03\x04", b"PK\x05\x06")) or path.suffix.lower() == ".zip":
+        return ZipTree(path)
+    return TarTree(path, path)
+
+
+class _ArchiveTree(Tree):
+    """Folders of an archive, from the names of its members, and its bytes.
+
+    Parameters
+    ----------
+    path
+        The archive.
+    names
+        Of all members, cleaned.
+    named
+        What the user named, for messages.
+    left_out
+        See `Tree`.
+    """
+
+    def __init__(
+        self, path: Path, names: Iterable[str], named: Path, left_out: Counter[str]
+    ) -> None:
+        self.left_out = left_out
+        self._folders: dict[str, tuple[set[str], set[str]]] = {"": (set(), set())}
+        images = 0
+        archive = ""
+        for name in names:
+            folder, _, file = name.rpartition("/")
+            self._add_folder(folder)
+            if file:
+                self._folders[folder][1].add(file)
+                images += is_image(file)
+                if not archive and file.lower().endswith(_INNER_ARCHIVES):
+                    archive = name
+        if archive and not images:
+            raise PydreamError(
+                f"{named}: holds no image but archives ({archive}), which are not read inside of "
+                "one; unpack it"
+            )
+        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def _add_folder(self, path: str) -> None:
+        if path not in self._folders:
+            parent, _, name = path.rpartition("/")
+            self._add_folder(parent)
+            self._folders[parent][0].add(name)
+            self._folders[path] = (set(), set())
+
+    def list(self, path: str) -> tuple[list[str], list[str]]:
+        """Sorted names of folders and files; see `Tree.list`."""
+        folders, files = self._folders[path]
+        return sorted(folders), sorted(files)
+
+    def _read_at(self, offset: int, size: int) -> bytes:
+        """Read without moving a shared file position, so that threads do not meet."""
+        try:
+            data = os.pread(self._descriptor, size, offset)
+        except OSError as error:
+            raise ImageError(f"cannot be read from the archive: {error.strerror}") from error
+        if len(data) < size:
+            raise ImageError("the archive ends before the file does")
+        return data
+
+
+class _ZipMember(NamedTuple):
+    offset: int  # of the local header
+    stored_size: int
+    size: int
+    crc: int
+    deflated: bool
+    readable: bool
+
+
+class ZipTree(_ArchiveTree):
+    """Files inside a zip archive, stored or deflated."""
+
+    def __init__(self, path: Path) -> None:
+        self._members: dict[str, _ZipMember] = {}
+        left_out: Counter[str] = Counter()
+        names = []
+        try:
+            with zipfile.ZipFile(path) as archive:
+                infos = archive.infolist()
+        except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
+            raise PydreamError(
+                f"{path}: not a readable zip archive: {first_line(error)}; it may be cut off, or a "
+                "part of a split one (join those by `zip -s 0 PART.zip --out WHOLE.zip`)"
+            ) from error
+        for info in infos:
+            name = _clean(info.filename.replace("\\", "/"))
+            if name is None:
+                left_out.update(_outside(info.filename))
+                continue
+            names.append(name)
+            if not info.is_dir():
+                self._members[name] = _zip_member(info)
+                if is_image(name):
+                    _check_readable(path, info)
+        super().__init__(path, names, path, left_out)
+
+    def read(self, path: str) -> bytes:
+        """Content of a member, checked against its checksum; see `Tree.read`."""
+        member = self._members[path]
+        if not member.readable:
+            raise ImageError("is encrypted, or compressed in a way that cannot be read in place")
+        header = self._read_at(member.offset, 30)
+        if header[:4] != b"PK\x03\x04":
+            raise ImageError("the archive is damaged: no local header")
+        name_size = int.from_bytes(header[26:28], "little")
+        extra_size = int.from_bytes(header[28:30], "little")
+        data = self._read_at(member.offset + 30 + name_size + extra_size, member.stored_size)
+        if member.deflated:
+            try:
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, member.size)
+            except zlib.error as error:
+                raise ImageError(f"cannot be inflated: {error}") from error
+        if len(data) != member.size or zlib.crc32(data) != member.crc:
+            raise ImageError("differs from the checksum in the archive")
+        return data
+
+    def mark(self, path: str) -> str:
+        """CRC and size of a member; see `Tree.mark`."""
+        member = self._members[path]
+        return f"{member.crc:08x} {member.size}"
+
+
+def _zip_member(info: zipfile.ZipInfo) -> _ZipMember:
+    deflated = info.compress_type == zipfile.ZIP_DEFLATED
+    readable = not info.flag_bits & 0x1 and info.compress_type in _READABLE
+    return _ZipMember(
+        info.header_offset, info.compress_size, info.file_size, info.CRC, deflated, readable
+    )
+
+
+def _check_readable(path: Path, info: zipfile.ZipInfo) -> None:
+    if info.flag_bits & 0x1:
+        raise PydreamError(
+            f"{path}: member {info.filename!r} is encrypted; repack it without a password"
+        )
+    if info.compress_type not in _READABLE:
+        raise PydreamError(
+            f"{path}: member {info.filename!r} is compressed by method {info.compress_type}, "
+            "which cannot be read in place; repack it by zip -0"
+        )
+
+
+class _TarMember(NamedTuple):
+    offset: int  # of the data
+    size: int
+    stored: tuple[tuple[int, int], ...] | None  # offset and size of what a sparse file stores
+
+
+class TarTree(_ArchiveTree):
+    """Files inside a tar archive, and inside the tars that it holds in place of images.
+
+    A tar in a tar is a folder of the name that it has without its suffix, as the classes of
+    ILSVRC 2012 are shipped. Links to other members are followed.
+
+    Parameters
+    ----------
+    path
+        The archive, not compressed.
+    named
+        What the user named, for messages.
+    """
+
+    def __init__(self, path: Path, named: Path) -> None:
+        self._members: dict[str, _TarMember] = {}
+        self._links: dict[str, str] = {}
+        self._folder_names: list[str] = []
+        self._left_out: Counter[str] = Counter()
+        try:
+            self._index(path, "", 0, None)
+            inner = [name for name in self._members if name.lower().endswith(".tar")]
+            if inner and not any(map(is_image, self._members)):
+                for name in inner:
+                    member = self._members.pop(name)
+                    self._index(path, name[: -len(".tar")], member.offset, member.size)
+        except (tarfile.TarError, ValueError, EOFError) as error:
+            raise PydreamError(
+                f"{named}: not a readable tar archive: {first_line(error)}; it may be cut off"
+            ) from error
+        self._follow_links()
+        names = (*self._folder_names, *self._members)
+        super().__init__(path, names, named, self._left_out)
+
+    def _index(self, path: Path, folder: str, offset: int, size: int | None) -> None:
+        """Note the members of the tar that begins at an offset of the file."""
+        with open(path, "rb") as file:
+            file.seek(offset)
+            with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive:
+                for member in archive:
+                    archive.members = []  # type: ignore[attr-defined]  # it would only grow
+                    if size is not None and member.offset >= offset + size:
+                        break
+                    name = _clean(join(folder, _text(member.name)))
+                    if name is None:
+                        self._left_out.update(_outside(member.name))
+                    elif member.isdir():
+                        self._folder_names.append(f"{name}/")
+                    elif member.isreg():
+                        self._add(name, member)
+                    elif member.issym() or member.islnk():
+                        self._add_link(name, member, folder)
+                    else:
+                        self._left_out["devices and pipes"] += 1
+
+    def _add(self, name: str, member: tarfile.TarInfo) -> None:
+        stored: Any = member.sparse if member.issparse() else None
+        self._members[name] = _TarMember(member.offset_data, member.size, stored)
+        self._links.pop(name, None)  # the last of a name counts, as where it is unpacked
+
+    def _add_link(self, name: str, member: tarfile.TarInfo, folder: str) -> None:
+        """Note where a link leads; that of a symbolic one starts at its folder."""
+        start = posixpath.dirname(name) if member.issym() else folder
+        target = _text(member.linkname)
+        if member.islnk():
+            target = target.lstrip("/")
+        self._links[name] = posixpath.normpath(posixpath.join(start, target))
+        self._members.pop(name, None)
+
+    def _follow_links(self) -> None:
+        """Give the links to files the bytes of these; count the others."""
+        for name, target in self._links.items():
+            for _ in range(_MOST_LINKS):
+                if target not in self._links:
+                    break
+                target = self._links[target]
+            if target in self._members:
+                self._members[name] = self._members[target]
+            else:
+                self._left_out["links that lead to no file in the archive"] += 1
+
+    def read(self, path: str) -> bytes:
+        """Content of a member; see `Tree.read`."""
+        member = self._members[path]
+        if member.stored is None:
+            return self._read_at(member.offset, member.size)
+        content, position = bytearray(member.size), member.offset
+        for start, size in member.stored:
+            content[start : start + size] = self._read_at(position, size)
+            position += size
+        return bytes(content)
+
+    def mark(self, path: str) -> str:
+        """Size of a member; see `Tree.mark`."""
+        return str(self._members[path].size)
+
+
+def _text(name: str) -> str:
+    """Member name as text: where it is not UTF-8, it is taken as Latin-1."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "surrogateescape").decode("latin-1")
+    return name
+
+
+def _outside(name: str) -> list[str]:
+    """Kind of a name that cannot be listed, unless it is that of the root."""
+    return ["names that lead out of the archive"] if ".." in name else []
+
+
+def _clean(name: str) -> str | None:
+    """Member name without ``./``; None for what has no name or points out of the archive.
+
+    A name that ends in a slash is a folder, and keeps the slash.
+    """
+    if not name.startswith((".", "/")) and not any(odd in name for odd in _ODD):
+        return name or None
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if not parts or ".." in parts:
+        return None
+    return "/".join(parts) + "/" * name.endswith("/")

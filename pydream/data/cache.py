@@ -1,0 +1,115 @@
+"""Compressed tars, decompressed once: only so can their files be read in any order."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import lzma
+import os
+import tempfile
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from pydream.errors import PydreamError
+from pydream.progress import say
+
+
+def _zstd(path: Path) -> Any:
+    import pyarrow  # which brings its own codec; it takes a while to import
+
+    return pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
+
+
+COMPRESSED: dict[bytes, Callable[[Path], Any]] = {
+    b"\x1f\x8b": gzip.GzipFile,
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ": lzma.LZMAFile,
+    b"(\xb5/\xfd": _zstd,
+}
+"""How a compressed file is opened, by its first bytes."""
+
+_AT_ONCE = 16 << 20
+
+
+def decompressed(path: Path, magic: bytes) -> Path:
+    """Return the decompressed content of a file, from the cache where it is there already.
+
+    It lies in ``$XDG_CACHE_HOME/pydream`` or ``~/.cache/pydream``, under a name that follows from
+    the path of the file, its size and the time of its last change. It is written beside that name
+    and renamed when it is whole, so that a killed run leaves no part of it to be read and two runs
+    do not meet.
+
+    Parameters
+    ----------
+    path
+        The compressed file.
+    magic
+        Its first bytes, a key of `COMPRESSED`.
+
+    Raises
+    ------
+    PydreamError
+        If it is damaged, or the cache cannot be written.
+    """
+    status = path.stat()
+    identity = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
+    digest = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    folder = _folder(path)
+    place = folder / f"{path.name.partition('.')[0]}-{digest}.tar"
+    if place.is_file():
+        return place
+    part: Path | None = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            dir=folder, prefix=place.name + ".", suffix=".part", delete=False
+        ) as target:
+            part = Path(target.name)
+            say(f"{path}: decompressing it once, to {place}")
+            _decompress(path, magic, target)
+        part.replace(place)
+    except OSError as error:
+        raise PydreamError(
+            f"{path}: cannot be decompressed to {folder}: {error.strerror or error}; set "
+            "XDG_CACHE_HOME to a folder with enough room, or decompress it yourself"
+        ) from error
+    finally:
+        if part is not None:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+    return place
+
+
+def _decompress(path: Path, magic: bytes, target: IO[bytes]) -> None:
+    """Write the content; errors of the file itself are told from those of the disk."""
+    with COMPRESSED[magic](path) as source:
+        while True:
+            try:
+                data = source.read(_AT_ONCE)
+            except (EOFError, zlib.error, lzma.LZMAError, OSError, ValueError) as error:
+                reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+                raise PydreamError(
+                    f"{path}: cannot be decompressed, it is damaged or cut off: {reason}; fetch it "
+                    "again"
+                ) from error
+            if not data:
+                return
+            target.write(data)
+
+
+def _folder(path: Path) -> Path:
+    """Return the folder of the cache."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(named):  # as the XDG specification asks
+        return Path(named) / "pydream"
+    try:
+        return Path.home() / ".cache" / "pydream"
+    except RuntimeError as error:
+        raise PydreamError(
+            f"{path}: where should it be decompressed? There is no home folder: set XDG_CACHE_HOME "
+            "to a folder with enough room"
+        ) from error

@@ -1,0 +1,61 @@
+"""ILSVRC 2012 as image-net.org ships it: a tar of the tars of the classes, and a tar of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydream.data.archives import open_archive
+from pydream.data.layout import Tree
+
+TRAIN_TAR = "ILSVRC2012_img_train.tar"
+_VAL_TAR = "ILSVRC2012_img_val.tar"
+
+
+def join_shipped(folder: Tree, path: Path) -> Tree:
+    """Open the tars in a folder as the folders ``train`` and ``val`` of one tree.
+
+    Parameters
+    ----------
+    folder
+        The folder, whose files are listed beside them: the development kit has the labels of the
+        validation images.
+    path
+        Where it lies.
+    """
+    mounted = {"train": open_archive(path / TRAIN_TAR)}
+    if (path / _VAL_TAR).is_file():
+        mounted["val"] = open_archive(path / _VAL_TAR)
+    return _JoinedTree(folder, mounted)
+
+
+class _JoinedTree(Tree):
+    """Archives as folders of a tree, beside the files of a folder."""
+
+    def __init__(self, beside: Tree, mounted: dict[str, Tree]) -> None:
+        self._beside = beside
+        self._mounted = mounted
+        _, self._files = beside.list("")
+        self.left_out = {
+            kind: count for tree in mounted.values() for kind, count in tree.left_out.items()
+        }
+
+    def list(self, path: str) -> tuple[list[str], list[str]]:
+        """Sorted names of folders and files; see `Tree.list`."""
+        if not path:
+            return sorted(self._mounted), self._files
+        tree, inner = self._at(path)
+        return tree.list(inner)
+
+    def read(self, path: str) -> bytes:
+        """Content of a file; see `Tree.read`."""
+        tree, inner = self._at(path)
+        return tree.read(inner)
+
+    def mark(self, path: str) -> str:
+        """Tell what is known of a file's content; see `Tree.mark`."""
+        tree, inner = self._at(path)
+        return tree.mark(inner)
+
+    def _at(self, path: str) -> tuple[Tree, str]:
+        name, _, inner = path.partition("/")
+        return (self._mounted[name], inner) if name in self._mounted else (self._beside, path)
