@@ -22,7 +22,8 @@ SourceSpec = str | os.PathLike[str] | Source | tuple[Any, Any]
 
 _KINDS = ", ".join(
     (
-        "a folder of class folders, a table of file and label (.csv), .zip, .tar, .npz, digits",
+        "a folder of class folders, a table of file and label (.csv), .zip, .tar, .tar.gz, .npz",
+        "digits",
         *(f"{name}:ROOT" for name in arrays.TORCHVISION_SETS),
     )
 )
