@@ -44,7 +44,11 @@ def _settings() -> dict[str, Any]:
         "precision of products": torch.get_float32_matmul_precision(),
         "cuDNN": torch.backends.cudnn.enabled,
         "folder": os.getcwd(),
-        "environment": {**os.environ, "PYTEST_CURRENT_TEST": ""},
+        # The second is set by the first import of a part of torch.
+        "environment": {
+            **os.environ,
+            **dict.fromkeys(("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"), ""),
+        },
     }
 
 
