@@ -27,6 +27,7 @@ _VARIABLES = (
     "PYDREAM_ISA",
     "PYDREAM_NVTX",
     "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
     "CUDA_VISIBLE_DEVICES",
 )
 _CGROUPS = Path("/sys/fs/cgroup")
