@@ -11,11 +11,29 @@ import numpy as np
 import torch
 import torchvision.datasets as sets
 
+from pydream.data.array_forms import as_images, as_labels
 from pydream.data.base import Source
 from pydream.data.decode import first_line
 from pydream.errors import MissingSplitError, PydreamError
 
 _DIGIT_NAMES = tuple("0123456789")
+# In lower case; the first pair counts that is there. Ours; MedMNIST's; Keras'; scikit-learn's.
+_NPZ_NAMES = {
+    "train": (
+        ("images", "labels"),
+        ("train_images", "train_labels"),
+        ("x_train", "y_train"),
+        ("x", "y"),
+        ("data", "target"),
+        ("data", "labels"),
+    ),
+    "test": (
+        ("test_images", "test_labels"),
+        ("x_test", "y_test"),
+        ("val_images", "val_labels"),
+        ("x_val", "y_val"),
+    ),
+}
 
 
 class ArraySource(Source):
@@ -82,33 +100,38 @@ def open_arrays(images: Any, labels: Any, split: str) -> Source:
         raise MissingSplitError(
             f"{description}: no {split} split; give its arrays as a source of its own"
         )
-    check_images(pixels, "images", description)
-    names = _check_labels(numbers, len(pixels), "labels", description, None)
+    pixels = as_images(pixels, "images", description)
+    numbers, named = as_labels(numbers, "labels", description)
+    names = _check_labels(numbers, len(pixels), "labels", description, named)
     return ArraySource(pixels, numbers, names, description=description, split=split)
 
 
 def open_npz(path: Path, split: str) -> Source:
-    """Open ``images`` and ``labels``, or ``test_images`` and ``test_labels``, of an npz file."""
+    """Open the train or test arrays of an npz file, under any of the names in `_NPZ_NAMES`."""
     description = str(path)
-    prefix = "" if split == "train" else "test_"
     with _load_npz(path) as archive:
-        if split == "test" and not {"test_images", "test_labels"} & set(archive.files):
-            raise MissingSplitError(f"{path}: no test split: it has no test_images and test_labels")
+        of_train = _npz_names(archive.files, "train")
+        found = _npz_names(archive.files, split)
+        if of_train is None or found is None:
+            raise _missing_arrays(path, archive.files, split)
         names = None
         if "class_names" in archive.files:
             names = _check_names(_entry(archive, "class_names", path), description)
-        train_labels = _entry(archive, "labels", path)
-        names = _check_labels(train_labels, None, "labels", description, names)
-        images = _entry(archive, f"{prefix}images", path)
-        labels = _entry(archive, f"{prefix}labels", path)
-    check_images(images, f"{prefix}images", description)
+        labels, named = as_labels(
+            _entry(archive, of_train[1], path), of_train[1], description, names
+        )
+        names = _check_labels(labels, None, of_train[1], description, names or named)
+        if split == "test":
+            labels = _entry(archive, found[1], path)
+        images = as_images(_entry(archive, found[0], path), found[0], description)
     if split == "train":
-        _check_labels(labels, len(images), "labels", description, names)
+        _check_labels(labels, len(images), found[1], description, names)
     else:
-        _check_integers(labels, len(images), "test_labels", description)
+        labels, _ = as_labels(labels, found[1], description, names)
+        _check_integers(labels, len(images), found[1], description)
         if labels.max() >= len(names):
             raise PydreamError(
-                f"{path}: test_labels go up to {labels.max()}, but there are {len(names)} classes"
+                f"{path}: {found[1]} go up to {labels.max()}, but there are {len(names)} classes"
             )
     return ArraySource(images, labels, names, description=description, split=split)
 
@@ -116,7 +139,30 @@ def open_npz(path: Path, split: str) -> Source:
 def npz_has_test(path: Path) -> bool:
     """Whether an npz file holds a test split."""
     with _load_npz(path) as archive:
-        return "test_images" in archive.files and "test_labels" in archive.files
+        found = _npz_names(archive.files, "test")
+        return found is not None and {*found} <= {*archive.files}
+
+
+def _npz_names(present: Sequence[str], split: str) -> tuple[str, str] | None:
+    """Return the names of images and labels, as they are written; None if there is neither."""
+    written = {name.lower(): name for name in reversed(present)}
+    pairs = _NPZ_NAMES[split]
+    for enough in (all, any):
+        for pair in pairs:
+            if enough(name in written for name in pair):
+                images, labels = (written.get(name, name) for name in pair)
+                return images, labels
+    return None
+
+
+def _missing_arrays(path: Path, present: Sequence[str], split: str) -> PydreamError:
+    if split == "test" and _npz_names(present, "train") is not None:
+        return MissingSplitError(f"{path}: no test split: it has no test_images and test_labels")
+    known = ", ".join("/".join(pair) for pair in _NPZ_NAMES["train"])
+    return PydreamError(
+        f"{path}: no images and labels ({known}), only {', '.join(present) or 'nothing'}; rename "
+        "them with numpy.savez"
+    )
 
 
 def open_digits(split: str) -> Source:
@@ -167,6 +213,23 @@ TORCHVISION_SETS: dict[str, tuple[Any, str, _Unpack]] = {
 }
 
 
+def torchvision_spec(path: Path) -> str | None:
+    """Name one of `TORCHVISION_SETS` as a source, where a path leads to its files alone."""
+    folders = [each.name for each in path.iterdir() if each.is_dir()] if path.is_dir() else []
+    for name, (_, folder, _) in TORCHVISION_SETS.items():
+        inner = Path(folder)
+        if not folder:
+            continue
+        if folders == [inner.parts[0]] and (path / inner).is_dir():
+            return f"{name}:{path}"
+        if path.is_dir() and path.parts[-len(inner.parts) :] == inner.parts:
+            return f"{name}:{path.parents[len(inner.parts) - 1]}"
+    if path.name in ("train_32x32.mat", "test_32x32.mat", "extra_32x32.mat"):
+        return f"svhn:{path.parent}"
+    alone = not folders and (path / "train_32x32.mat").is_file()
+    return f"svhn:{path}" if alone else None
+
+
 def open_torchvision(name: str, root: Path, split: str) -> Source:
     """Open one of `TORCHVISION_SETS` from files that are there; nothing is downloaded."""
     dataset_class, folder, unpack = TORCHVISION_SETS[name]
@@ -181,19 +244,6 @@ def open_torchvision(name: str, root: Path, split: str) -> Source:
     images, targets, names = unpack(dataset)
     description = f"{name}:{root}"
     return ArraySource(images, np.asarray(targets), names, description=description, split=split)
-
-
-def check_images(images: np.ndarray, name: str, description: str) -> None:
-    """Refuse what is not uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3)."""
-    expected = "uint8 of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3)"
-    found = f"{images.dtype} of shape {images.shape}"
-    if images.dtype != np.uint8 or images.ndim not in (3, 4):
-        raise PydreamError(f"{description}: {name} must be {expected}, but are {found}")
-    if images.ndim == 4 and images.shape[3] not in (1, 3):
-        hint = "; move the channels last" if images.shape[1] in (1, 3) else ""
-        raise PydreamError(f"{description}: {name} must be {expected}, but are {found}{hint}")
-    if images.size == 0:
-        raise PydreamError(f"{description}: {name} are empty, of shape {images.shape}")
 
 
 def _check_labels(

@@ -28,6 +28,16 @@ _KINDS = ", ".join(
     )
 )
 
+_TENSORS = (
+    "is no source of real images; save it by numpy.savez(FILE, images=…, labels=…), or in Python "
+    "give pydream.open_source((images, labels))"
+)
+_ADVICE = {
+    ".npy": "a single array; put images and labels into one file by "
+    "numpy.savez(FILE, images=…, labels=…)",
+    **dict.fromkeys((".pt", ".pth", ".pkl", ".pickle", ".mat", ".h5", ".hdf5"), _TENSORS),
+}
+
 
 def open_source(
     spec: SourceSpec, split: str = "train", *, exif: Literal["ignore", "apply"] = "ignore"
@@ -53,9 +63,11 @@ def open_source(
           What systems and tools leave behind (hidden files, ``__MACOSX``, ``@eaDir``) is left
           out.
         - such a table itself, in the folder of its images or above them.
-        - an ``.npz`` file with ``images``, uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3), and
-          ``labels``, integers (N,) without gaps; optionally ``class_names``, strings (C,), and
-          ``test_images`` and ``test_labels``.
+        - an ``.npz`` file with ``images``, (N, H, W), (N, H, W, C) or (N, C, H, W), from 0 to 255
+          or floats from 0 to 1, and ``labels``, integers (N,) without gaps, strings, or one-hot
+          (N, K); optionally ``class_names``, strings (C,), and ``test_images`` and
+          ``test_labels``. The names of MedMNIST (``train_images``), Keras (``x_train``) and
+          scikit-learn (``data``, ``target``) are read, too.
         - ``"digits"``, the digits of scikit-learn, 8 × 8.
         - ``"cifar10:ROOT"``, ``"cifar100:ROOT"``, ``"mnist:ROOT"``, ``"fashion-mnist:ROOT"``,
           ``"svhn:ROOT"``: the files of torchvision's sets below ROOT. Nothing is downloaded.
@@ -197,6 +209,10 @@ def _existing(spec: str | os.PathLike[str]) -> Path:
     path = Path(spec).expanduser()
     if not path.exists():
         raise PydreamError(f"{path}: no such source; give {_KINDS}")
+    if (named := arrays.torchvision_spec(path)) is not None:
+        raise PydreamError(f"{path}: the files of a set that torchvision reads; name it as {named}")
+    if (advice := _ADVICE.get(path.suffix.lower())) is not None and path.is_file():
+        raise PydreamError(f"{path}: {advice}")
     known = path.name.lower().endswith((*ARCHIVE_SUFFIXES, ".npz")) or is_table(path.name)
     if path.is_dir() or known:
         return path

@@ -101,15 +101,20 @@ IMAGES, LABELS = some_arrays()
 @pytest.mark.parametrize(
     ("images", "labels", "reason"),
     [
-        (IMAGES.astype(np.float32), LABELS, "images must be uint8 of shape .* float32"),
-        (IMAGES[0, 0], LABELS, "images must be uint8 of shape"),
-        (IMAGES.transpose(0, 3, 1, 2), LABELS, r"\(20, 3, 5, 7\); move the channels last"),
+        (IMAGES - 128.0, LABELS, "images are float64 from -.* undo their normalisation"),
+        (IMAGES * np.nan, LABELS, "images are float64 from nan to nan"),
+        (IMAGES.astype(np.uint16) * 257, LABELS, "images are uint16 from .* from 0 to 255"),
+        (IMAGES.astype(str), LABELS, "images must be numbers of shape"),
+        (IMAGES.astype(complex), LABELS, "images must be numbers of shape"),
+        (IMAGES[0, 0], LABELS, "images must be numbers of shape"),
         (IMAGES[..., :2], LABELS, r"images must be .* \(20, 5, 7, 2\)$"),
         (IMAGES[:, :0], LABELS, "images are empty"),
         (IMAGES[:0], LABELS[:0], "images are empty"),
         (IMAGES, LABELS[:-1], "20 images but 19 labels"),
-        (IMAGES, LABELS.astype(np.float64), "labels must be integers of shape .* float64"),
-        (IMAGES, np.eye(4, dtype=int)[LABELS], r"labels must be integers .* \(20, 4\)"),
+        (IMAGES, LABELS + 0.5, "labels must be integers or strings .* float64"),
+        (IMAGES, LABELS[:, None, None], r"labels must be integers .* \(20, 1, 1\)"),
+        (IMAGES, np.full((20, 4), 0.25), r"labels of shape \(20, 4\) must be one-hot, but row 0"),
+        (IMAGES, np.ones((20, 4), dtype=int), "give one class for each image"),
         (IMAGES, LABELS - 1, "labels hold the negative value -1"),
         (IMAGES, LABELS + 1, "go up to 4, but no image has label 0; number the classes"),
         (IMAGES, LABELS * 2, "go up to 6, but no image has label 1"),
@@ -176,7 +181,7 @@ def test_npz_test_split_may_lack_classes(tmp_path: Path) -> None:
     [
         ({"images": None}, "train", "no array 'images', only labels"),
         ({"labels": None}, "train", "no array 'labels', only images"),
-        ({"images": IMAGES / 255}, "train", "images must be uint8"),
+        ({"images": IMAGES - 128.0}, "train", "undo their normalisation"),
         ({"labels": LABELS[:-1]}, "train", "20 images but 19 labels"),
         ({"labels": LABELS * 2}, "train", "no image has label 1"),
         ({"labels": LABELS[:0]}, "train", "labels are empty"),
@@ -193,7 +198,16 @@ def test_npz_test_split_may_lack_classes(tmp_path: Path) -> None:
         ({"test_images": IMAGES[:5], "test_labels": LABELS}, "test", "5 images but 20 test_labels"),
         ({"test_images": IMAGES, "test_labels": LABELS + 1}, "test", "test_labels go up to 4, but"),
         ({"test_images": IMAGES, "test_labels": LABELS - 1}, "test", "negative value -1"),
-        ({"test_images": IMAGES / 255, "test_labels": LABELS}, "test", "test_images must be uint8"),
+        ({"test_images": IMAGES / -255, "test_labels": LABELS}, "test", "test_images are float64"),
+        (
+            {
+                "labels": np.array(list("dcba"))[LABELS],
+                "test_images": IMAGES,
+                "test_labels": np.array(["e"] * 20),
+            },
+            "test",
+            "test_labels hold 'e', which is no class",
+        ),
     ],
 )
 def test_wrong_npz(
@@ -204,6 +218,113 @@ def test_wrong_npz(
     message = refusal(path, split)
     assert message.startswith(f"{path}: ")
     assert reason in message
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda images: images / 255,
+        lambda images: (images / 255).astype(np.float32),
+        lambda images: images.astype(np.float32),
+        lambda images: images.astype(np.int64),
+        lambda images: images.transpose(0, 3, 1, 2),
+        lambda images: (images / 255).transpose(0, 3, 1, 2),
+        lambda images: np.concatenate([images, images[..., :1]], axis=3),
+    ],
+)
+def test_images_in_other_forms_are_the_same_images(form: Callable[..., np.ndarray]) -> None:
+    images, labels = some_arrays()
+    check(open_source((form(images), labels)), images, labels, ["0", "1", "2", "3"])
+
+
+def test_grey_images_with_channels_first_and_single_bits() -> None:
+    images, labels = some_arrays(shape=(5, 7))
+    check(open_source((images[:, None], labels)), images[..., None], labels, ["0", "1", "2", "3"])
+    bits = images > 99
+    check(open_source((bits, labels)), bits.astype(np.uint8) * 255, labels, ["0", "1", "2", "3"])
+
+
+@pytest.mark.parametrize(
+    ("form", "names"),
+    [
+        (lambda labels: labels[:, None], "0123"),
+        (lambda labels: labels.astype(np.float32), "0123"),
+        (lambda labels: np.eye(4)[labels], "0123"),
+        (lambda labels: np.eye(4, dtype=bool)[labels], "0123"),
+        (lambda labels: np.array(list("abcd"))[labels], "abcd"),
+        (lambda labels: np.array(list("abcd"))[labels][:, None], "abcd"),
+        (lambda labels: np.char.encode(np.array(list("äöüÿ")), "utf-8")[labels], "äöüÿ"),
+    ],
+)
+def test_labels_in_other_forms_are_the_same_labels(
+    form: Callable[..., np.ndarray], names: str
+) -> None:
+    images, labels = some_arrays()
+    check(open_source((images, form(labels))), images, labels, list(names))
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        (("train_images", "train_labels"), ("test_images", "test_labels")),
+        (("train_images", "train_labels"), ("val_images", "val_labels")),
+        (("x_train", "y_train"), ("x_test", "y_test")),
+        (("X_train", "Y_train"), ("X_test", "Y_test")),
+        (("X", "y"), ("X_test", "y_test")),
+        (("data", "target"), ("x_val", "y_val")),
+        (("data", "labels"), ("test_images", "test_labels")),
+    ],
+)
+def test_npz_by_names_of_other_libraries(
+    train: tuple[str, str], test: tuple[str, str], tmp_path: Path
+) -> None:
+    images, labels = some_arrays()
+    other_images, other_labels = some_arrays(count=6, seed=1)
+    names = ["0", "1", "2", "3"]
+    path = tmp_path / "set.npz"
+    save(path, **{train[0]: images, train[1]: labels[:, None]})
+    assert not has_split(path, "test")
+    check(open_source(path), images, labels, names)
+    arrays = {train[0]: images, train[1]: labels, test[0]: other_images, test[1]: other_labels}
+    save(path, **arrays)
+    assert has_split(path, "test")
+    check(open_source(path), images, labels, names)
+    check(open_source(path, "test"), other_images, other_labels, names)
+
+
+def test_npz_of_other_arrays_is_told_the_names(tmp_path: Path) -> None:
+    path = save(tmp_path / "set.npz", weights=IMAGES, bias=LABELS)
+    assert "no images and labels (images/labels, train_images/train_labels," in refusal(path)
+    assert "only weights, bias" in refusal(path)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".pt", ".pkl", ".mat", ".h5"])
+def test_files_of_arrays_that_are_no_sources_are_told_how_to_save_them(
+    suffix: str, tmp_path: Path
+) -> None:
+    (tmp_path / f"set{suffix}").write_bytes(b"content")
+    assert "numpy.savez(FILE, images=…, labels=…)" in refusal(tmp_path / f"set{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("files", "named", "spec"),
+    [
+        ("cifar-10-batches-py/data_batch_1", "", "cifar10:{}"),
+        ("cifar-10-batches-py/data_batch_1", "cifar-10-batches-py", "cifar10:{}"),
+        ("cifar-100-python/train", "cifar-100-python", "cifar100:{}"),
+        ("MNIST/raw/train-images-idx3-ubyte", "", "mnist:{}"),
+        ("MNIST/raw/train-images-idx3-ubyte", "MNIST/raw", "mnist:{}"),
+        ("FashionMNIST/raw/train-images-idx3-ubyte", "FashionMNIST/raw", "fashion-mnist:{}"),
+        ("train_32x32.mat", "", "svhn:{}"),
+        ("train_32x32.mat", "train_32x32.mat", "svhn:{}"),
+    ],
+)
+def test_the_bare_files_of_a_torchvision_set_are_told_its_name(
+    files: str, named: str, spec: str, tmp_path: Path
+) -> None:
+    (tmp_path / files).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / files).write_bytes(b"content")
+    assert refusal(tmp_path / named).endswith(f"name it as {spec.format(tmp_path)}")
 
 
 def test_damaged_npz(tmp_path: Path) -> None:
