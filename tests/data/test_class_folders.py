@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 from trees import labels_by_name, pack, write_images
 
+from pydream import dream, rded
 from pydream.data import check_classes, open_source
 from pydream.data.layout import ignored_words
+from pydream.dream import DreamConfig
 from pydream.errors import PydreamError
+from pydream.models import ObserverConfig, train_observer
+from pydream.rded import RdedConfig
 
 CLUTTER_FOLDERS = (
     "$RECYCLE.BIN", "System Volume Information", ".ipynb_checkpoints", "@eaDir", "__MACOSX",
@@ -165,6 +169,19 @@ def test_one_class_is_refused_with_the_way_on(tmp_path: Path) -> None:
     write_images(tmp_path, ["images/0.png", "images/1.png"])
     with pytest.raises(PydreamError, match=r"only one class, 'images'.*labels\.csv"):
         check_classes(open_source(tmp_path))
+
+
+def test_every_command_that_learns_refuses_one_class(tmp_path: Path) -> None:
+    write_images(tmp_path / "set", ["images/0.png", "images/1.png"])
+    named = str(tmp_path / "set")
+    for run, config in (
+        (train_observer, ObserverConfig(source=named, out=tmp_path / "o.safetensors")),
+        (rded.distill, RdedConfig(source=named, observer="none", ipc=1, out=tmp_path / "rded")),
+        (dream.distill, DreamConfig(source=named, ipc=1, out=tmp_path / "dream")),
+    ):
+        with pytest.raises(PydreamError, match="only one class, 'images'"):
+            run(config)  # type: ignore[operator]
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 @pytest.mark.parametrize("names", [("images", "masks"), ("JPEGImages", "SegmentationClass")])
