@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydream.evaluate.config import EvaluateConfig
+from pydream.files import ANOTHER_OUT, check_place, disk_errors, expand_settings, first_free
 from pydream.models.config import ObserverConfig
 from pydream.rded.config import RdedConfig
 
@@ -27,6 +28,9 @@ class DemoConfig:
     """Everything random follows from it."""
     device: str = "auto"
     """Where to compute: auto (a GPU that this build can use, else the CPU), cpu, cuda, cuda:1."""
+
+    def __post_init__(self) -> None:
+        expand_settings(self, "out")
 
 
 @dataclass(frozen=True)
@@ -121,12 +125,8 @@ def run_demo(config: DemoConfig) -> DemoResult:
 
 
 def _new_folder(out: Path) -> Path:
-    number = 1
-    while True:
-        place = out / f"run-{number}"
-        try:
-            place.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-        else:
-            return place
+    check_place(out)
+    with disk_errors(out, ANOTHER_OUT):
+        return first_free(
+            lambda number: out / f"run-{number}", lambda place: place.mkdir(parents=True)
+        )

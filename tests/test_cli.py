@@ -104,6 +104,10 @@ def test_distil_for_people(monkeypatch, capsys, tmp_path, observer):
         (("rded", "TINY", "--observer", "OBSERVER", "--ipc", "1"), "observer has 10 classes"),
         (("rded", "digits", "--observer", "OBSERVER", "--ipc", "0"), "ipc must be at least 1"),
         (("rded", "digits", "--observer", "OBSERVER", "--ipc", "9999"), "what would fit"),
+        (
+            ("rded", "digits", "--observer", "OBSERVER", "--ipc", "10", "--preselect", "4"),
+            "give --preselect 10 or more",
+        ),
         (("rded", "digits", "--observer", "OBSERVER", "--out", "TINY"), "not a distilled set"),
         (("rded", "digits", "--observer", "OBSERVER", "--arch", "convnet3"), "convnet3"),
         (("rded", "digits", "--observer", "OBSERVER", "--arch", "convnoot"), "convnoot"),

@@ -108,8 +108,9 @@ def test_one_image(monkeypatch: pytest.MonkeyPatch, capsys: Any, made: tuple[Pat
         (("--observer", "OBSERVER", "--source", "nowhere"), "nowhere: no such source"),
         (("--observer", "OBSERVER", "--observer-arch", "convnet3"), "convnet3"),
         (("--observer", "OBSERVER", "--most-real", "0"), "most_real must be at least 1"),
-        (("--report", "OBSERVER"), "exists; give --report the name of a new file"),
-        (("--report", "nowhere/page.html"), "nowhere/page.html cannot be written"),
+        (("--report", "OBSERVER"), "is not overwritten: give --report the name of a new file"),
+        (("--report", "SET/manifest.json/page.html"), "manifest.json is no folder: give --report"),
+        (("--report", "."), "'.' does not name a new file"),
         (("--image", "a/0"), "no class 'a'"),
         (("--image", "1/0", "--observer", "OBSERVER"), "--image goes without --observer"),
     ],
@@ -124,7 +125,8 @@ def test_bad_input_is_one_line(
 ) -> None:
     path, observer = made
     monkeypatch.chdir(tmp_path)
-    given = [observer if each == "OBSERVER" else each for each in options]
+    names = {"OBSERVER": str(observer), "SET": str(path)}
+    given = [re.sub("OBSERVER|SET", lambda found: names[found[0]], each) for each in options]
     assert run(monkeypatch, path, *given) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

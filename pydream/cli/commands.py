@@ -15,9 +15,12 @@ from pydream.demo import DemoConfig
 from pydream.dream.config import CompareConfig, DreamConfig
 from pydream.errors import PydreamError
 from pydream.evaluate.config import EvaluateConfig, ExportConfig, InspectConfig, RelabelConfig
+from pydream.files import check_free, expand_home, write_new
 from pydream.models.config import ObserverConfig
 from pydream.rded.config import RdedConfig
 from pydream.words import byte_words
+
+_NEW_REPORT = "give --report the name of a new file"
 
 
 def rded_command(config: Annotated[RdedConfig, Whole], *, json: Json = False) -> None:
@@ -156,8 +159,8 @@ def inspect_command(config: Annotated[InspectConfig, Whole], *, json: Json = Fal
         else:
             console().print(render_origin(origin))
         return
-    if config.report is not None and config.report.exists():
-        raise PydreamError(f"{config.report} exists; give --report the name of a new file")
+    if config.report is not None:
+        check_free(config.report, _NEW_REPORT)
     network = None
     if config.observer is not None:
         network = open_observer(
@@ -174,22 +177,12 @@ def inspect_command(config: Annotated[InspectConfig, Whole], *, json: Json = Fal
         real.upright = exif_of(distilled) == "apply"
     measures = measure_set(distilled, network, real, most_real=config.most_real)
     if config.report is not None:
-        _write_new(config.report, render_report(distilled, measures))
+        write_new(config.report, render_report(distilled, measures).encode(), _NEW_REPORT)
     facts = inspect_set(distilled, measures)
     if json:
         print_json(facts)
     else:
         console().print(render_inspection(facts, per_class=config.per_class))
-
-
-def _write_new(path: Path, text: str) -> None:
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise PydreamError(
-            f"{path} cannot be written: {error.strerror}; give the name of a new file"
-        ) from error
 
 
 def profile_command(
@@ -225,12 +218,12 @@ def profile_command(
     from pydream.profiling import comparison_table, profile, profile_table, read_profile
 
     if compare is not None:
-        one, other = (read_profile(each) for each in compare)
+        one, other = (read_profile(expand_home(each)) for each in compare)
         names = str(compare[0]), str(compare[1])
         console().print(comparison_table(one, other, names=names))
         return
     assert method is not None  # as seen above
-    result = profile(method, save)
+    result = profile(method, None if save is None else expand_home(save))
     if json:
         print_json(result.facts)
         return

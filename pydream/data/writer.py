@@ -27,6 +27,7 @@ from PIL import Image
 from pydream.data.distilled import PROVENANCE_SCHEMA
 from pydream.data.image_formats import SUFFIXES, ImageFormat
 from pydream.errors import PydreamError
+from pydream.files import RESUME, check_place, disk_errors, locked, write_whole
 
 # A quarter of the time of zlib's default, for files that are a sixteenth larger: forty collages of
 # 224 pixels take 0.18 s and 3.76 MB; at level 3, 0.25 s and 3.68; at 6, 0.64 s and 3.54.
@@ -40,32 +41,6 @@ _torchvision_png = getattr(torch.ops.image, "encode_png", None)
 _RETIRED = {"upscale"}
 _ENCODERS = 4  # images encoded at a time
 _SMALL = 3 * 64 * 64  # bytes of an image up to which threads cost more than they save
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn an error of the file system into one that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise PydreamError(
-            f"cannot write {error.filename or path}: {error.strerror or error}; what was finished "
-            "is kept: mend that, then run the same command with --resume"
-        ) from error
-
-
-def write_whole(file: Path, data: bytes) -> None:
-    """Write a file whole or not at all; one that is there is replaced.
-
-    Raises
-    ------
-    PydreamError
-        If it cannot be written.
-    """
-    with disk_errors(file):
-        beside = file.with_name(file.name + ".beside")
-        beside.write_bytes(data)
-        beside.replace(file)
 
 
 class SetWriter:
@@ -102,12 +77,28 @@ class SetWriter:
         if self._begun.is_file():
             self._check_same(json.loads(self._begun.read_text()))
 
-    def begin(self) -> None:
-        """Make the folders; before this nothing is written."""
-        with disk_errors(self.partial):
-            for folder in (self.set / "images", self._state, self._scratch):
-                folder.mkdir(parents=True, exist_ok=True)
+    @contextmanager
+    def begin(self) -> Iterator[None]:
+        """Make the folders, and keep other processes out of them while the block runs.
+
+        Before this nothing is written.
+
+        Raises
+        ------
+        PydreamError
+            If another process writes to the partial set, or the folders cannot be made.
+        """
+        with disk_errors(self.partial, RESUME):
+            self.partial.mkdir(parents=True, exist_ok=True)
+        with locked(self.partial):
+            check_free(self.out)  # another process may have finished it in the meantime
+            with disk_errors(self.partial, RESUME):
+                for leftover in self.partial.rglob(".*.beside"):  # of a process that was killed
+                    leftover.unlink()
+                for folder in (self.set / "images", self._state, self._scratch):
+                    folder.mkdir(parents=True, exist_ok=True)
             self.write_text(self._begun, json.dumps(self._identity, indent=1))
+            yield
 
     def _refuse(self, ours: bool) -> None:
         if not ours:
@@ -130,7 +121,7 @@ class SetWriter:
 
     def write_bytes(self, file: Path, data: bytes) -> None:
         """Write a file inside the partial set, whole or not at all."""
-        write_whole(file, data)
+        write_whole(file, data, RESUME)
 
     def record(self, name: str) -> dict[str, Any] | None:
         """Return what `keep` stored under a name, or None."""
@@ -178,7 +169,7 @@ class SetWriter:
         """
         scratch = self._scratch / f"{label:05d}"
         place = self.set / "images" / f"{label:05d}"
-        with disk_errors(scratch):
+        with disk_errors(scratch, RESUME):
             for leftover in (scratch, place):  # of a run killed before the class had its record
                 if leftover.exists():
                     shutil.rmtree(leftover)
@@ -198,14 +189,14 @@ class SetWriter:
     def write_provenance(self, rows: list[dict[str, Any]]) -> None:
         """Write ``provenance.parquet``."""
         table = pa.Table.from_pylist(rows, schema=PROVENANCE_SCHEMA)
-        with disk_errors(self.set):
+        with disk_errors(self.set, RESUME):
             pq.write_table(table, self._scratch / "provenance.parquet", compression="zstd")
             (self._scratch / "provenance.parquet").replace(self.set / "provenance.parquet")
 
     def finish(self) -> Path:
         """Put the set in its place and forget the state."""
         check_free(self.out)
-        with disk_errors(self.out):
+        with disk_errors(self.out, RESUME):
             self.set.rename(self.out)
             shutil.rmtree(self.partial)
         return self.out
@@ -238,6 +229,20 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for key in sorted({*then, *now} - _RETIRED)
         if then.get(key) != now.get(key)
     ]
+
+
+def check_place_of_set(out: Path, *, resume: bool) -> None:
+    """See, before any work, that a set can be written to its place.
+
+    Raises
+    ------
+    PydreamError
+        If something else is there, or nothing can be written there. A run that resumes may find its
+        finished set.
+    """
+    check_place(out)
+    if not resume:
+        check_free(out)
 
 
 def check_free(out: Path) -> None:

@@ -18,6 +18,7 @@ from pydream.devices import announce_device, resolve_device
 from pydream.dream.config import CompareConfig, DreamConfig
 from pydream.dream.distill import distill
 from pydream.errors import PydreamError
+from pydream.files import check_place, disk_errors, write_whole
 
 # As arXiv 2310.15052 compares them, on the same matching of IDC.
 METHODS: dict[str, dict[str, Any]] = {
@@ -74,6 +75,7 @@ def compare(
     PydreamError
         If there are no test images, or a run cannot be done.
     """
+    check_place(config.out)
     if train is None or test is None:
         if not has_split(config.source, "test"):
             raise PydreamError(f"{config.source} has no test split to measure students on")
@@ -84,7 +86,8 @@ def compare(
         train, test = Subset(train, classes, config.images_per_class), Subset(test, classes)
     announce_device(config.device)
     config = dataclasses.replace(config, device=str(resolve_device(config.device)))
-    config.out.mkdir(parents=True, exist_ok=True)
+    with disk_errors(config.out):
+        config.out.mkdir(parents=True, exist_ok=True)
     histories = {
         method: [
             _history(config, settings, f"{method.lower()}-{seed}", seed, train, test)
@@ -108,8 +111,10 @@ def compare(
         "iterations": result.iterations,
         "top1": result.top1,
     }
-    (config.out / "comparison.json").write_text(json.dumps(record, indent=1) + "\n")
-    _draw(result)
+    text = json.dumps(record, indent=1) + "\n"
+    write_whole(config.out / "comparison.json", text.encode())
+    with disk_errors(config.out):
+        _draw(result)
     return result
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydream import marks
 from pydream.errors import PydreamError
+from pydream.files import expand_settings
 from pydream.processors import usable_processors
 
 Match: TypeAlias = Literal["bidirectional", "gradient", "feature"]
@@ -191,6 +192,7 @@ class DreamConfig:
     """Go on with a run that was stopped."""
 
     def __post_init__(self) -> None:
+        expand_settings(self, "source", "out")
         for name in _AT_LEAST_ONE:
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -274,6 +276,7 @@ class CompareConfig:
     """Share of the images that may be unreadable before the run is refused."""
 
     def __post_init__(self) -> None:
+        expand_settings(self, "source", "out")
         for name in ("classes", "images_per_class", "eval_every", "seeds"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -21,7 +21,7 @@ from pydream.arithmetic import repeatable_float32
 from pydream.data import Source, check_classes, has_split, open_source
 from pydream.data.distilled import load_set
 from pydream.data.manifest import describe_set
-from pydream.data.writer import SetWriter, finished_manifest
+from pydream.data.writer import SetWriter, check_place_of_set, finished_manifest
 from pydream.devices import announce_device, resolve_device
 from pydream.draws import derived_seed
 from pydream.dream.checkpoint import Progress, read_checkpoint, write_checkpoint
@@ -35,6 +35,7 @@ from pydream.dream.synthetic import SyntheticImages
 from pydream.errors import PydreamError
 from pydream.evaluate.measure import RealImages
 from pydream.evaluate.real import load_test_images
+from pydream.files import name_after
 from pydream.models.registry import build_model, construct
 from pydream.models.training_data import side_of
 from pydream.progress import track
@@ -111,6 +112,8 @@ def distill(
     """
     watch = Stopwatch()
     named, device = config.device, resolve_device(config.device)
+    out = config.out or Path(f"{name_after(config.source)}-dream-ipc{config.ipc}")
+    check_place_of_set(out, resume=config.resume)
     config = dataclasses.replace(config, device=device.type)
     with watch("open"):
         if source is None:
@@ -134,7 +137,6 @@ def distill(
             f"{padded} pixels before they are cut in cells",
             stacklevel=2,
         )
-    out = settings.out or Path(f"{Path(settings.source).stem}-dream-ipc{settings.ipc}")
     identity = {**settings.identity(), "source_fingerprint": source.fingerprint()}
     if settings.resume and (manifest := finished_manifest(out, identity)) is not None:
         return DreamResult(out, manifest, {})
@@ -161,10 +163,10 @@ def distill(
         )
     run = _Run(settings, source, real, skipped, seen, make_network, writer, watch)
     announce_device(named)
-    writer.begin()
-    with repeatable_float32():
-        progress = _optimise(run)
-    return _finish(run, identity, progress)
+    with writer.begin():
+        with repeatable_float32():
+            progress = _optimise(run)
+        return _finish(run, identity, progress)
 
 
 def _network_maker(config: ResolvedConfig, num_classes: int) -> Callable[[], nn.Module]:

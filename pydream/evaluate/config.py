@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydream import marks
 from pydream.errors import PydreamError
 from pydream.evaluate.recipe import Mix, Optimizer, Schedule, Views
+from pydream.files import expand_settings
 from pydream.models.config import ObserverSettings
 from pydream.processors import usable_processors
 
@@ -146,6 +147,7 @@ class EvaluateConfig(SetSettings, RecipeSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        expand_settings(self, "set", "classes", "observer", "source", "out")
         names = [name for each in self.students for name in each.split(",") if name]
         object.__setattr__(self, "students", tuple(names))
         _check_seeds(self.seeds)
@@ -191,6 +193,7 @@ class RelabelConfig(SetSettings, RecipeSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        expand_settings(self, "set", "classes", "observer", "source")
         _check_seeds(self.seeds)
         for name in ("every", "top_k"):
             value = getattr(self, name)
@@ -223,6 +226,7 @@ class InspectConfig(SetSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        expand_settings(self, "set", "classes", "observer", "source", "report")
         if self.image is not None and (self.observer or self.source or self.report):
             raise PydreamError("--image goes without --observer, --source and --report")
         if self.most_real < 1:
@@ -257,6 +261,7 @@ class ExportConfig(ObserverSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        expand_settings(self, "set", "out", "observer")
         if self.to == "ddranking" and self.observer is None:
             raise PydreamError(
                 "ddranking needs soft labels and a teacher: give its weights with --observer"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +30,7 @@ from pydream.evaluate.results import EvaluationResult, EvaluationRow, StudentRun
 from pydream.evaluate.stored import StoredLabels
 from pydream.evaluate.train import train_student
 from pydream.evaluate.views import largest_batch, steps_per_epoch
+from pydream.files import check_place, disk_errors
 from pydream.models import Observer, build_model
 from pydream.stages import stage
 
@@ -70,6 +69,8 @@ def evaluate_set(
     """
     check_observer(config, observer)
     distilled = open_set(config, _class_names(config, test))
+    folder = results_folder(config, distilled)
+    check_place(folder)
     if "own" in config.labels and distilled.soft_labels is None:
         raise PydreamError(
             f"{distilled.path} came without soft labels; give --labels online, stored or hard"
@@ -93,7 +94,8 @@ def evaluate_set(
             recipe = _resolve(bench, student, labels, images, len(distilled.stored))
             for seed in config.seeds if labels == "stored" else ():
                 _stored(bench, recipe, seed)
-    folder = _make_folder(results_folder(config, distilled))
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     announce_device(config.device)
     if bench.observer is not None:
         bench.observer.announce()
@@ -306,16 +308,3 @@ def _resizing(observer: Observer | None) -> dict[str, int]:
     if observer is None or observer.side == observer.network_side:
         return {}
     return {"observer_side": observer.network_side}
-
-
-def _make_folder(folder: Path) -> Path:
-    """Make the folder for the results, before anything long is done."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PydreamError(
-            f"{folder} cannot be made for the results: {error.strerror}; give another --out"
-        ) from error
-    if not os.access(folder, os.W_OK):
-        raise PydreamError(f"{folder} cannot be written to; give another --out")
-    return folder

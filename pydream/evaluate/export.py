@@ -24,8 +24,8 @@ from pydream.evaluate import ddranking
 from pydream.evaluate.config import ExportConfig, Layout
 from pydream.evaluate.observers import class_order
 from pydream.evaluate.opening import load_set_observer
+from pydream.files import ANOTHER_OUT, check_free, disk_errors
 from pydream.models import Observer, load_into, read_weights
-from pydream.models.checkpoint import check_free
 from pydream.models.registry import construct
 
 
@@ -102,8 +102,8 @@ def export_set(config: ExportConfig) -> ExportedSet:
         If the set, the observer or the folder cannot be used, or DD-Ranking has no network like
         the observer. Nothing is then left at ``config.out``.
     """
-    distilled = load_set(config.set)
     check_free(config.out)
+    distilled = load_set(config.set)
     with _written_beside(config.out) as folder:
         if config.to == "rded":
             _copy_images(distilled, folder, "class{label:05d}_id{number:05d}")
@@ -119,7 +119,7 @@ def export_set(config: ExportConfig) -> ExportedSet:
 def _written_beside(out: Path) -> Iterator[Path]:
     """Give a folder beside the place that is wanted; at the end it is put there, or removed."""
     folder = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
+    with disk_errors(out, ANOTHER_OUT):
         folder.mkdir(parents=True)
         try:
             yield folder
@@ -127,11 +127,6 @@ def _written_beside(out: Path) -> Iterator[Path]:
             folder.rename(out)
         finally:
             shutil.rmtree(folder, ignore_errors=True)  # gone already where it was put in place
-    except OSError as error:
-        raise PydreamError(
-            f"{error.filename or out} cannot be written: {error.strerror or error}; give another "
-            "--out"
-        ) from error
 
 
 def _write_tensors(distilled: DistilledSet, folder: Path, labeller: _Labeller | None) -> None:

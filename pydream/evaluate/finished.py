@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydream.data.writer import disk_errors, write_whole
 from pydream.evaluate.results import StudentRun
 from pydream.evaluate.train import Checkpoint
+from pydream.files import RESUME, disk_errors, write_whole
 
 
 class FinishedStudents:
@@ -40,9 +40,9 @@ class FinishedStudents:
     def keep(self, identity: Mapping[str, Any], run: StudentRun) -> None:
         """Store a student's measurements."""
         content = {"identity": identity, "run": dataclasses.asdict(run)}
-        with disk_errors(self._folder):
+        with disk_errors(self._folder, RESUME):
             self._folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self._file(identity), (json.dumps(content, indent=1) + "\n").encode())
+        write_whole(self._file(identity), (json.dumps(content, indent=1) + "\n").encode(), RESUME)
 
     def _file(self, identity: Mapping[str, Any]) -> Path:
         text = json.dumps(identity, sort_keys=True)

@@ -11,7 +11,6 @@ import torch
 
 from pydream.data import open_source
 from pydream.data.distilled import DistilledSet
-from pydream.data.writer import write_whole
 from pydream.devices import announce_device, resolve_device
 from pydream.errors import PydreamError
 from pydream.evaluate.config import RelabelConfig
@@ -27,6 +26,7 @@ from pydream.evaluate.stored import (
     write_plan,
 )
 from pydream.evaluate.views import largest_batch, views
+from pydream.files import check_place, disk_errors, locked, write_whole
 from pydream.models import Observer
 from pydream.progress import track
 
@@ -73,6 +73,8 @@ def relabel(config: RelabelConfig, *, observer: torch.nn.Module | None = None) -
     """
     names = None if config.source is None else open_source(config.source).class_names
     distilled = open_set(config, names)
+    labels = distilled.beside("labels")
+    check_place(labels, "copy the set to where it can be written to")
     network = open_observer(
         observer if observer is not None else config.observer,
         distilled,
@@ -98,14 +100,17 @@ def relabel(config: RelabelConfig, *, observer: torch.nn.Module | None = None) -
     )
     announce_device(config.device)
     network.announce()
-    for seed in config.seeds:
-        plan = _plan(config, distilled, network, recipe, seed)
-        write_plan(labels_folder(distilled, seed), plan)
-        _store(distilled, network, recipe, plan)
-    if distilled.is_ours:
-        _note_bytes(distilled)
+    with disk_errors(labels):
+        labels.mkdir(parents=True, exist_ok=True)
+    with locked(labels):
+        for seed in config.seeds:
+            plan = _plan(config, distilled, network, recipe, seed)
+            write_plan(labels_folder(distilled, seed), plan)
+            _store(distilled, network, recipe, plan)
+        if distilled.is_ours:
+            _note_bytes(distilled)
     return RelabelResult(
-        path=distilled.beside("labels"),
+        path=labels,
         images_bytes=distilled.images_bytes,
         labels_bytes=distilled.labels_bytes,
         epochs=recipe.epochs,

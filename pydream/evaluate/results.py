@@ -17,10 +17,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pydream.data.writer import write_whole
 from pydream.errors import PydreamError
 from pydream.evaluate.recipe import ResolvedRecipe
 from pydream.evaluate.train import Checkpoint
+from pydream.files import RESUME, disk_errors, first_free, write_whole
 from pydream.words import byte_words
 
 _DERIVED = ("last_mean", "last_std", "best_mean", "best_std", "top5_mean", "top5_std", "seconds")
@@ -165,20 +165,18 @@ def write_results(
         If nothing can be written there.
     """
     text = json.dumps(_content(facts, rows), indent=2) + "\n"
-    number = 1
-    while True:
-        path = folder / f"results-{number:04d}.json"
-        try:
-            with path.open("x") as file:
-                file.write(text)
-        except FileExistsError:
-            number += 1
-        except OSError as error:
-            raise PydreamError(f"{path} cannot be written: {error.strerror}") from error
-        else:
-            result = EvaluationResult(path, facts, rows)
-            write_whole(path.with_suffix(".png"), accuracy_figure(result.rows))
-            return result
+    with disk_errors(folder, RESUME):
+        path = first_free(
+            lambda number: folder / f"results-{number:04d}.json",
+            lambda file: file.open("x").close(),
+        )
+    try:
+        write_whole(path, text.encode(), RESUME)
+    except PydreamError:
+        path.unlink(missing_ok=True)
+        raise
+    write_whole(path.with_suffix(".png"), accuracy_figure(rows), RESUME)
+    return EvaluationResult(path, facts, rows)
 
 
 def result_table(result: EvaluationResult) -> RenderableType:

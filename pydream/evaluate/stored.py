@@ -14,11 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from pydream.data.distilled import DistilledSet
-from pydream.data.writer import disk_errors, write_whole
 from pydream.errors import PydreamError
 from pydream.evaluate.labels import Targets
 from pydream.evaluate.recipe import ResolvedRecipe
 from pydream.evaluate.views import MixedBatch
+from pydream.files import disk_errors, write_whole
 
 FORMAT_VERSION = 1
 # What decides the views, and with them what the observer was asked.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ import torch
 from torch import nn
 
 from pydream.errors import PydreamError
+from pydream.files import check_free, write_new
 from pydream.models.foreign_files import foreign_file, foreign_folder
 from pydream.models.state_dicts import WRAPPERS, find_weights, fit_names, listed
 
@@ -155,17 +155,11 @@ def save_weights(
         name: each.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, each in model.state_dict().items()
     }
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(_serialize(tensors, metadata))
-        check_free(path)
-        part.rename(path)
-    except (OSError, safetensors.SafetensorError) as error:
+        content = _serialize(tensors, metadata)
+    except safetensors.SafetensorError as error:
         raise PydreamError(f"weights cannot be written to {path}: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):  # never made, or renamed
-            part.unlink()
+    write_new(path, content)
 
 
 def _serialize(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -181,12 +175,6 @@ def _serialize(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) ->
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + content[end:]
-
-
-def check_free(path: Path) -> None:
-    """Raise PydreamError if there is something at the path."""
-    if os.path.lexists(path):
-        raise PydreamError(f"{path} exists and is not overwritten; give another path or remove it")
 
 
 def hash_weights(weights: Mapping[str, torch.Tensor]) -> str:

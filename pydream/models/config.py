@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydream import marks
 from pydream.errors import PydreamError
+from pydream.files import expand_settings
 from pydream.processors import usable_processors
 
 
@@ -93,6 +94,7 @@ class ObserverConfig:
     """Threads that decode images; does not change the result."""
 
     def __post_init__(self) -> None:
+        expand_settings(self, "source", "out")
         for name in ("epochs", "batch_size", "workers"):
             if getattr(self, name) < 1:
                 raise PydreamError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -18,7 +18,8 @@ from pydream.data.unreadable import Unreadable
 from pydream.devices import announce_device, resolve_device
 from pydream.draws import own_random_numbers
 from pydream.errors import PydreamError
-from pydream.models.checkpoint import check_free, save_weights
+from pydream.files import check_free, name_after
+from pydream.models.checkpoint import save_weights
 from pydream.models.config import ObserverConfig
 from pydream.models.convnet import ConvNet
 from pydream.models.inputs import IMAGENET_MEAN, IMAGENET_STD
@@ -98,7 +99,7 @@ def train_observer(config: ObserverConfig, *, source: Source | None = None) -> T
     """
     start = time.perf_counter()
     out = config.out or Path(
-        f"{Path(config.source).stem}-{config.arch.replace('/', '-')}.safetensors"
+        f"{name_after(config.source)}-{config.arch.replace('/', '-')}.safetensors"
     )
     check_free(out)
     device = resolve_device(config.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import itertools
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from pydream.doctor import diagnose
 from pydream.dream import DreamConfig
 from pydream.errors import PydreamError
 from pydream.evaluate import EvaluateConfig, evaluate_set
+from pydream.files import check_free, write_new
 from pydream.models.loading import resolve_precision
 from pydream.profiling.limits import Limits, measure_limits
 from pydream.profiling.recorder import BETWEEN, Recorder
@@ -33,6 +35,7 @@ from pydream.rded import RdedConfig
 from pydream.stages import recording
 
 FORMAT_VERSION = 1
+_NEW_SAVE = "give --save the name of a new file"
 MethodConfig: TypeAlias = RdedConfig | DreamConfig | EvaluateConfig
 
 _METHODS: Mapping[type[Any], tuple[str, Callable[[Any], Any]]] = {
@@ -89,12 +92,8 @@ def profile(config: MethodConfig, save: Path | None = None) -> Profile:
     """
     method, run = _METHODS[type(config)]
     path = save or _free_name(method)
-    trace = path.with_suffix(".trace.json.gz")
-    for each in (path, trace):
-        if each.exists():
-            raise PydreamError(f"{each} exists; give --save the name of a new file")
-    if not path.parent.is_dir():
-        raise PydreamError(f"{path.parent} is no folder; give --save a name in one")
+    for each in (path, _trace_beside(path)):
+        check_free(each, _NEW_SAVE)
     device = resolve_device(config.device)
     announce_device(config.device)
     config = dataclasses.replace(config, device=str(device))
@@ -128,12 +127,19 @@ def profile(config: MethodConfig, save: Path | None = None) -> Profile:
         },
         "machine": diagnose(),
     }
+    path = save or _free_name(method)  # another process may have taken the name in the meantime
+    trace = _trace_beside(path)
+    write_new(path, (json.dumps(facts, indent=2, default=str) + "\n").encode(), _NEW_SAVE)
     try:
         _write_trace(traced, trace)
-        path.write_text(json.dumps(facts, indent=2, default=str) + "\n")
     except (OSError, RuntimeError) as error:
-        raise PydreamError(f"{path} cannot be written: {error}") from error
+        raise PydreamError(f"{trace} cannot be written: {error}") from error
     return Profile(path, trace, facts)
+
+
+def _trace_beside(path: Path) -> Path:
+    """Return where the trace of a profile lies."""
+    return path.parent / f"{path.stem}.trace.json.gz"
 
 
 def _write_trace(traced: torch.profiler.profile, path: Path) -> None:
@@ -169,12 +175,8 @@ def read_profile(path: Path) -> dict[str, Any]:
 
 
 def _free_name(method: str) -> Path:
-    number = 1
-    while True:
-        path = Path(f"profile-{method}-{number}.json")
-        if not path.exists() and not path.with_suffix(".trace.json.gz").exists():
-            return path
-        number += 1
+    names = (Path(f"profile-{method}-{number}.json") for number in itertools.count(1))
+    return next(each for each in names if not (each.exists() or _trace_beside(each).exists()))
 
 
 def _arithmetic(config: MethodConfig, device: torch.device) -> torch.dtype:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydream import marks
 from pydream.data.image_formats import ImageFormat
 from pydream.errors import PydreamError
+from pydream.files import expand_settings
 from pydream.models.config import ObserverSettings
 from pydream.processors import usable_processors
 
@@ -99,6 +100,7 @@ class RdedConfig(ObserverSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        expand_settings(self, "source", "observer", "out")
         for name in ("ipc", "preselect", "crops", "batch_size", "workers", "memory_budget"):
             _at_least_one(name, getattr(self, name))
         for name in ("factor", "side"):

@@ -20,9 +20,10 @@ from pydream.data.device_jpeg import decodes_jpeg
 from pydream.data.distilled import load_set
 from pydream.data.manifest import describe_set
 from pydream.data.unreadable import Unreadable
-from pydream.data.writer import SetWriter, finished_manifest
+from pydream.data.writer import SetWriter, check_place_of_set, finished_manifest
 from pydream.devices import announce_device, resolve_device
 from pydream.errors import PydreamError
+from pydream.files import name_after
 from pydream.models import Observer
 from pydream.models.inputs import ARCH, IMAGENET_MEAN, IMAGENET_STD
 from pydream.models.loading import load_configured_observer
@@ -100,6 +101,8 @@ def distill(
     """
     watch = Stopwatch()
     named, device = config.device, resolve_device(config.device)
+    out = config.out or Path(f"{name_after(config.source)}-rded-ipc{config.ipc}")
+    check_place_of_set(out, resume=config.resume)
     with watch("open"):
         held_out = None
         if source is None:
@@ -121,8 +124,7 @@ def distill(
         config = replace(config, decode=decode, device=device.type)
     side = config.side or network.side
     factor = config.factor or (1 if side <= _SMALL_SIDE else 2)
-    _check_sizes(source, config.ipc, factor, side)
-    out = config.out or Path(f"{Path(config.source).stem}-rded-ipc{config.ipc}")
+    _check_sizes(source, config, factor, side)
     with watch("open"):
         selection = preselect(source, config.preselect, config.seed)
         fingerprint = source.fingerprint(selection.indices.tolist())
@@ -142,13 +144,12 @@ def distill(
         measured = _measured(run, selection, held_out)
     announce_device(named)
     network.announce()
-    writer.begin()
-    writer.keep("preflight", vars(measured))
-    run = _Run(
-        config, source, network.with_class_order(measured.order), side, factor, writer, watch
-    )
-    _distill_classes(run, selection)
-    return _finish(run, identity, measured)
+    observer_of_set = network.with_class_order(measured.order)
+    with writer.begin():
+        writer.keep("preflight", vars(measured))
+        run = replace(run, observer=observer_of_set)
+        _distill_classes(run, selection)
+        return _finish(run, identity, measured)
 
 
 def _side_of_images(source: Source) -> int | None:
@@ -179,12 +180,13 @@ def _where_to_decode(wanted: str, device: torch.device) -> Literal["host", "devi
     return "device" if able and (wanted == "device" or (wanted == "auto" and few)) else "host"
 
 
-def _check_sizes(source: Source, ipc: int, factor: int, side: int) -> None:
+def _check_sizes(source: Source, config: RdedConfig, factor: int, side: int) -> None:
+    ipc, needed = config.ipc, config.ipc * factor**2
     if factor > side:
         raise PydreamError(f"factor {factor} is above the side of the images, {side}")
     counts = np.bincount(source.labels, minlength=len(source.class_names))
     least = int(counts.argmin())
-    if counts[least] < ipc * factor**2:
+    if counts[least] < needed:
         fitting = [
             f"--ipc {counts[least] // each**2} --factor {each}"
             for each in range(factor, 0, -1)
@@ -192,8 +194,13 @@ def _check_sizes(source: Source, ipc: int, factor: int, side: int) -> None:
         ]
         raise PydreamError(
             f"{source.description}: class {source.class_names[least]} has {counts[least]} images, "
-            f"fewer than the {ipc * factor**2} that ipc {ipc} and factor {factor} take; "
+            f"fewer than the {needed} that ipc {ipc} and factor {factor} take; "
             f"what would fit: {' or '.join(fitting[:2])}"
+        )
+    if config.preselect < needed:
+        raise PydreamError(
+            f"preselect {config.preselect} looks at fewer images of a class than the {needed} that "
+            f"ipc {ipc} and factor {factor} take: give --preselect {needed} or more"
         )
 
 
@@ -353,7 +360,7 @@ def _check_usable(run: _Run, label: int, total: int, skipped: list[dict[str, str
     if usable < needed:
         raise PydreamError(
             f"{where} has {usable} readable images, fewer than the {needed} needed; lower --ipc or "
-            f"--factor, or mend them; {first}"
+            f"--factor, raise --preselect where the class has more, or mend them; {first}"
         )
 
 

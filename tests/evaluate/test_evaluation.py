@@ -236,7 +236,7 @@ def test_a_folder_that_is_no_set(digits: Digits, tmp_path: Path) -> None:
 
 def test_results_that_cannot_be_written(digits: Digits, digits_set: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    fails("cannot be made for the results", digits, digits_set, out=tmp_path / "file" / "results")
+    fails("results cannot be made, since", digits, digits_set, out=tmp_path / "file" / "results")
 
 
 def test_an_unknown_student(digits: Digits, digits_set: Path) -> None:

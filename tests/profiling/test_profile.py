@@ -102,10 +102,10 @@ def test_what_is_made_is_dropped(
         for number in (1, 2)
         for suffix in (".json", ".trace.json.gz")
     ]
-    with pytest.raises(PydreamError, match=r"profile-rded-1\.json exists; give --save"):
+    with pytest.raises(PydreamError, match=r"profile-rded-1\.json exists .*: give --save"):
         profile(config, Path("profile-rded-1.json"))
-    with pytest.raises(PydreamError, match="nowhere is no folder"):
-        profile(config, Path("nowhere/a.json"))
+    with pytest.raises(PydreamError, match=r"profile-rded-1\.json is no folder: give --save"):
+        profile(config, Path("profile-rded-1.json/a.json"))
 
 
 def test_dream_and_its_students(observer: str, tmp_path: Path) -> None:

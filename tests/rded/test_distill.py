@@ -429,11 +429,11 @@ def test_a_full_disk(folder, random_observer, tmp_path, monkeypatch):
 def test_a_folder_that_may_not_be_written(folder, random_observer, tmp_path):
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)
-    with pytest.raises(PydreamError, match="cannot write"):
+    with pytest.raises(PydreamError, match="cannot be written"):
         distill(settings(folder, random_observer, locked / "set"))
 
 
 def test_an_output_below_a_file(folder, random_observer, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(PydreamError, match="cannot write"):
+    with pytest.raises(PydreamError, match="file is no folder: give another --out"):
         distill(settings(folder, random_observer, tmp_path / "file" / "set"))

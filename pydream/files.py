@@ -1,0 +1,200 @@
+"""Files and folders of a run: tried before the work begins, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydream.errors import PydreamError
+
+PathLike = TypeVar("PathLike", str, Path)
+KEPT = "what was finished is kept: mend that, then run the same command again"
+RESUME = f"{KEPT}, `pydream rded`, `dream` and `evaluate` with --resume"
+ANOTHER_OUT = "give another --out"
+
+
+def expand_home(path: PathLike) -> PathLike:
+    """Replace a leading ``~`` by the home folder, also behind the name of a set (``mnist:~/data``).
+
+    Raises
+    ------
+    PydreamError
+        If the path is empty, or its home folder is not known.
+    """
+    text = str(path)
+    if not text.strip():
+        raise PydreamError("an empty name was given where a file or folder is needed")
+    name, colon, root = text.partition(":")
+    if not (colon and root.startswith("~") and name.isprintable() and os.sep not in name):
+        name, colon, root = "", "", text
+    if not root.startswith("~"):
+        return path
+    expanded = os.path.expanduser(root)
+    if expanded.startswith("~") and not os.path.lexists(root):
+        raise PydreamError(
+            f"{text}: no home folder is known for {root.split(os.sep)[0]}; give the whole path, or "
+            f"./{root} for a folder of that name"
+        )
+    return type(path)(name + colon + expanded)
+
+
+def expand_settings(settings: Any, *names: str) -> None:
+    """Expand ``~`` in those settings of a frozen dataclass that name files."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None:
+            object.__setattr__(settings, name, expand_home(value))
+
+
+def name_after(source: str) -> str:
+    """Return the stem of what is made of a source: the name of its file or folder."""
+    path = Path(source)
+    return path.stem if path.name not in ("", "..") else path.resolve().stem or "images"
+
+
+def check_place(path: Path, remedy: str = ANOTHER_OUT) -> None:
+    """See that a file or folder can be made, or written to where it is a folder that exists.
+
+    Parameters
+    ----------
+    path
+        The file or folder; folders above it need not exist.
+    remedy
+        What the user can do where nothing can be made there.
+
+    Raises
+    ------
+    PydreamError
+        If the path has no name, something above it is no folder, or nothing can be written there.
+    """
+    if path.name in ("", ".."):
+        raise PydreamError(f"{str(path)!r} does not name a new file or folder: {remedy}")
+    try:
+        folder = next(each for each in (path, *path.absolute().parents) if _is_there(each))
+        if not folder.is_dir():
+            raise PydreamError(f"{path} cannot be made, since {folder} is no folder: {remedy}")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise PydreamError(f"{path} cannot be written: {error.strerror}; {remedy}") from error
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def check_free(path: Path, remedy: str = ANOTHER_OUT) -> None:
+    """See that nothing is at a path, and that something can be written there.
+
+    Raises
+    ------
+    PydreamError
+        If something is there, and as of `check_place`.
+    """
+    if os.path.lexists(path) and path.name not in ("", ".."):
+        raise PydreamError(f"{path} exists and is not overwritten: {remedy}")
+    check_place(path, remedy)
+
+
+def first_free(name: Callable[[int], Path], make: Callable[[Path], Any]) -> Path:
+    """Make the first of numbered files or folders that does not exist yet, and return it.
+
+    Parameters
+    ----------
+    name
+        Gives the path of a number, from 1 on.
+    make
+        Makes it; raises FileExistsError where it is there.
+    """
+    for number in itertools.count(1):
+        path = name(number)
+        with contextlib.suppress(FileExistsError):
+            make(path)
+            return path
+    raise AssertionError  # numbers do not end
+
+
+@contextmanager
+def disk_errors(path: Path, remedy: str = KEPT) -> Iterator[None]:
+    """Turn an error of the file system into one that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise PydreamError(
+            f"cannot write {error.filename or path}: {error.strerror or error}; {remedy}"
+        ) from error
+
+
+def write_whole(file: Path, data: bytes, remedy: str = KEPT) -> None:
+    """Write a file whole or not at all; one that is there is replaced.
+
+    Raises
+    ------
+    PydreamError
+        If it cannot be written.
+    """
+    beside = file.with_name(f".{file.name}.{os.getpid()}.beside")
+    with disk_errors(file, remedy):
+        try:
+            beside.write_bytes(data)
+            beside.replace(file)
+        finally:
+            with contextlib.suppress(OSError):  # never made, or renamed
+                beside.unlink()
+
+
+def write_new(file: Path, data: bytes, remedy: str = ANOTHER_OUT) -> None:
+    """Write a new file whole or not at all, and the folders above it.
+
+    Raises
+    ------
+    PydreamError
+        If something is there, or cannot be written.
+    """
+    check_free(file, remedy)
+    with disk_errors(file, remedy):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, data, remedy)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes of pydream from writing to a folder while the block runs.
+
+    File systems that know no locks, as some network ones, are not watched.
+
+    Raises
+    ------
+    PydreamError
+        If another process has the folder.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    with disk_errors(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PydreamError(
+                f"another process of pydream is writing to {folder}: wait for its end, or give "
+                "another place"
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,226 @@
+"""Places for what a run writes: named, tried, kept for one process, written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pydream import dream, files, rded
+from pydream.demo import DemoConfig, run_demo
+from pydream.dream import CompareConfig, DreamConfig
+from pydream.errors import PydreamError
+from pydream.evaluate import (
+    EvaluateConfig,
+    ExportConfig,
+    InspectConfig,
+    RelabelConfig,
+    export_set,
+)
+from pydream.files import (
+    check_free,
+    check_place,
+    disk_errors,
+    expand_home,
+    first_free,
+    locked,
+    name_after,
+    write_new,
+    write_whole,
+)
+from pydream.models import ObserverConfig, train_observer
+from pydream.profiling import profile
+from pydream.rded import RdedConfig
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # which need not exist
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "home"
+
+
+def test_a_tilde_is_the_home_folder_wherever_a_path_is_given(home):
+    given, seen = "~/a/b", str(home / "a" / "b")
+    for config in (
+        RdedConfig(given, given, out=Path(given)),
+        DreamConfig(given, out=Path(given)),
+        CompareConfig(given, out=Path(given)),
+        ObserverConfig(given, out=Path(given)),
+        DemoConfig(out=Path(given)),
+        EvaluateConfig(set=Path(given), observer=given, source=given, out=Path(given)),
+        RelabelConfig(set=Path(given), observer=given, source=given, classes=Path(given)),
+        InspectConfig(set=Path(given), observer=given, source=given, report=Path(given)),
+        ExportConfig(Path(given), "tensors", Path(given), observer=given),
+    ):
+        paths = [value for value in vars(config).values() if str(value).endswith("a/b")]
+        assert paths
+        assert {str(path) for path in paths} == {seen}, config
+
+
+def test_a_tilde_may_stand_behind_the_name_of_a_set_and_within_a_name(home):
+    assert expand_home("mnist:~/data") == f"mnist:{home}/data"
+    assert expand_home(Path("~")) == home
+    for same in ("digits", "a/~/b", "a~", "cifar10:data", "C:/photos"):
+        assert expand_home(same) == same
+
+
+def test_a_home_that_is_not_known_is_refused_unless_a_folder_has_that_name(home):
+    name = "~nobody-of-this-name"
+    with pytest.raises(PydreamError, match=f"no home folder is known for {name}; .* ./{name}/x"):
+        expand_home(f"{name}/x")
+    Path(name).mkdir()
+    assert expand_home(name) == name
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_refused(name):
+    with pytest.raises(PydreamError, match="an empty name"):
+        RdedConfig(name, "observer.pt")
+    with pytest.raises(PydreamError, match="an empty name"):
+        RdedConfig("photos", name)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"), [("photos", "photos"), ("a/b.zip", "b"), (".", "here"), ("..", "above")]
+)
+def test_what_is_made_of_a_source_is_named_after_its_folder(tmp_path, monkeypatch, source, name):
+    (tmp_path / "above" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "above" / "here")
+    assert name_after(source) == name
+
+
+def test_a_place_that_can_be_written_to_is_left_as_it_was(tmp_path):
+    for path in (tmp_path / "new", tmp_path / "a" / "b" / "new", tmp_path):
+        check_place(path)
+    check_free(tmp_path / "a" / "new")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "does not name a new file or folder: give another --out"),
+        (".", "does not name a new file or folder"),
+        ("..", "does not name a new file or folder"),
+        ("file/x/y", "file/x/y cannot be made, since .*file is no folder: give another --out"),
+        ("n" * 300, "cannot be written: File name too long; give another --out"),
+    ],
+)
+def test_a_place_that_cannot_be_written_to_is_one_line(tmp_path, monkeypatch, name, message):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    for check in (check_place, check_free):
+        with pytest.raises(PydreamError, match=message):
+            check(Path(name))
+
+
+def test_a_read_only_folder_and_a_full_disk_are_found_before_the_work(tmp_path, monkeypatch):
+    """Played, since root may write anywhere."""
+    for code in (errno.EROFS, errno.EACCES, errno.ENOSPC):
+
+        def refuse(code: int = code, **options: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
+        with pytest.raises(PydreamError, match=rf"new cannot be written: {os.strerror(code)}; "):
+            check_place(tmp_path / "new")
+
+
+def test_what_exists_is_not_overwritten(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "link"):
+        with pytest.raises(PydreamError, match="is not overwritten: take another"):
+            write_new(tmp_path / name, b"ours", "take another")
+    assert (tmp_path / "file").read_text() == "mine"
+    write_new(tmp_path / "a" / "b", b"ours")
+    assert (tmp_path / "a" / "b").read_bytes() == b"ours"
+
+
+def test_numbered_files_take_the_first_that_is_free(tmp_path):
+    for _ in range(3):
+        first_free(lambda number: tmp_path / str(number), lambda path: path.open("x").close())
+    (tmp_path / "2").unlink()
+    again = first_free(lambda number: tmp_path / str(number), lambda path: path.mkdir())
+    assert again == tmp_path / "2"
+
+
+def test_a_disk_that_fills_up_leaves_the_file_as_it_was(tmp_path):
+    file = tmp_path / "file"
+    write_whole(file, b"before")
+    before, limit = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.RLIMIT_FSIZE
+    soft, hard = resource.getrlimit(limit)
+    resource.setrlimit(limit, (1000, hard))
+    try:
+        with pytest.raises(PydreamError, match=r"cannot write .*: File too large; what was"):
+            write_whole(file, bytes(5000))
+    finally:
+        resource.setrlimit(limit, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert file.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_folder_is_for_one_process_at_a_time(tmp_path):
+    """A child has the folder until its standard input is closed."""
+    script = f"""if True:
+        import sys
+        from pathlib import Path
+        from pydream.files import locked
+        with locked(Path({str(tmp_path)!r})):
+            print("mine", flush=True)
+            sys.stdin.read()
+        """
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "mine\n"
+        another = pytest.raises(PydreamError, match="another process of pydream is writing to")
+        with another, locked(tmp_path):
+            pass
+        child.communicate()
+    with locked(tmp_path):
+        pass
+
+
+def test_errors_of_the_disk_name_the_file_and_what_helps(tmp_path):
+    told = pytest.raises(PydreamError, match=r"cannot write .*nowhere: .* directory; try again")
+    with told, disk_errors(tmp_path, "try again"):
+        (tmp_path / "nowhere").rmdir()
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("file/x", "cannot be made, since .*file is no folder: give"),
+        (".", r"'\.' does not name a new file or folder: give"),
+        ("file", "exists|no folder"),
+    ],
+)
+def test_every_command_tries_the_place_of_its_output_before_it_opens_anything(
+    tmp_path, monkeypatch, out, message
+):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("mine")
+    place = Path(out)
+    for run in (
+        lambda: rded.distill(RdedConfig("nowhere", "nowhere", out=place)),
+        lambda: dream.distill(DreamConfig("nowhere", out=place)),
+        lambda: dream.compare(CompareConfig("nowhere", out=place)),
+        lambda: train_observer(ObserverConfig("nowhere", out=place)),
+        lambda: export_set(ExportConfig(Path("nowhere"), "tensors", place)),
+        lambda: profile(RdedConfig("nowhere", "nowhere"), place),
+        lambda: run_demo(DemoConfig(out=place)),
+    ):
+        with pytest.raises(PydreamError, match=message):
+            run()
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+    assert Path("file").read_text() == "mine"
