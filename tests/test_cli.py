@@ -227,11 +227,15 @@ def test_an_underscore_in_an_option_is_a_hyphen(monkeypatch, capsys):
 
 def test_every_command_is_tried_and_its_options_are_those_of_its_help(monkeypatch, capsys):
     assert {*COMMANDS, "profile"} == {*commands.COMMANDS}
+    starts = re.compile(r"^\W*--[a-z].*", re.MULTILINE)  # an option, and other names of it
     for command in commands.COMMANDS:
         assert run(monkeypatch, command, "--help") == 0
-        shown = set(re.findall(r"^\W*(--[a-z][a-z-]*)", capsys.readouterr().out, re.MULTILINE))
-        assert shown - {"--help"} <= {*options_of([command], commands.COMMANDS)}, command
-        assert {*options_of([command], commands.COMMANDS)} - shown <= {"--help"}, command
+        lines = " ".join(starts.findall(capsys.readouterr().out))
+        known = {*options_of([command], commands.COMMANDS)} - {"--help"}
+        shown = {*re.findall(r"--[a-z]+(?:-[a-z]+)*", lines)} - {"--help"}
+        assert known <= shown, command
+        firsts = {*re.findall(r"(?:^|[^\w-]) ?(--[a-z]+(?:-[a-z]+)*) ", lines)}
+        assert firsts - {"--help"} <= known, command
 
 
 def test_a_closed_pipe_and_a_terminal_without_the_characters_end_quietly():

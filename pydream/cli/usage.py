@@ -50,14 +50,20 @@ def options_of(command: Sequence[str], commands: Commands) -> list[str]:
     options = ["--help"]
     for name, kind in hints.items():
         if dataclasses.is_dataclass(kind):
-            options += [
-                _option(field.name, negated=field.default is True)
-                for field in dataclasses.fields(kind)
-                if "Positional" not in str(field.type)
-            ]
+            for field in dataclasses.fields(kind):
+                if "Positional" not in str(field.type):
+                    options.append(_option(field.name, negated=field.default is True))
+            options += _aliases(kind)
         elif name not in ("return", "method"):
             options.append(_option(name))
     return options
+
+
+def _aliases(settings: object) -> list[str]:
+    """List other names of options that the annotations of settings give."""
+    hints = get_type_hints(settings, include_extras=True)
+    marks = [mark for hint in hints.values() for mark in getattr(hint, "__metadata__", ())]
+    return [alias for mark in marks for alias in getattr(mark, "aliases", None) or ()]
 
 
 def _option(name: str, *, negated: bool = False) -> str:
