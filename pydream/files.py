@@ -15,7 +15,7 @@ from pydream.errors import PydreamError
 
 PathLike = TypeVar("PathLike", str, Path)
 KEPT = "what was finished is kept: mend that, then run the same command again"
-RESUME = f"{KEPT}, `pydream rded`, `dream` and `evaluate` with --resume"
+RESUME = f"{KEPT}, `pydream rded`, `dream`, `observer` and `evaluate` with --resume"
 ANOTHER_OUT = "give another --out"
 
 

@@ -13,8 +13,8 @@ from pydream.errors import PydreamError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _STOPPED = (
-    "stopped; what was finished is kept: `pydream rded`, `dream` and `evaluate` go on with it when "
-    "the same command is given again with --resume, `relabel` without"
+    "stopped; what was finished is kept: `pydream rded`, `dream`, `observer` and `evaluate` go on "
+    "with it when the same command is given again with --resume, `relabel` without"
 )
 
 

@@ -26,8 +26,9 @@ from PIL import Image
 
 from pydream.data.distilled import PROVENANCE_SCHEMA
 from pydream.data.image_formats import SUFFIXES, ImageFormat
+from pydream.data.partial import PartialRun, differences
 from pydream.errors import PydreamError
-from pydream.files import RESUME, check_place, disk_errors, locked, write_whole
+from pydream.files import RESUME, check_place, disk_errors
 
 # A quarter of the time of zlib's default, for files that are a sixteenth larger: forty collages of
 # 224 pixels take 0.18 s and 3.76 MB; at level 3, 0.25 s and 3.68; at 6, 0.64 s and 3.54.
@@ -37,13 +38,11 @@ _PNG_LEVEL = 1
 _torchvision_png: Callable[..., torch.Tensor] | None
 _torchvision_png = getattr(torch.ops.image, "encode_png", None)
 
-# Settings that older versions recorded and that no longer exist.
-_RETIRED = {"upscale"}
 _ENCODERS = 4  # images encoded at a time
 _SMALL = 3 * 64 * 64  # bytes of an image up to which threads cost more than they save
 
 
-class SetWriter:
+class SetWriter(PartialRun):
     """Writes a distilled set class by class, and can go on where a killed run stopped.
 
     Parameters
@@ -64,18 +63,9 @@ class SetWriter:
     """
 
     def __init__(self, out: Path, identity: Mapping[str, Any], *, resume: bool) -> None:
-        self.out = out
-        self.partial = out.with_name(out.name + ".partial")
+        super().__init__(out, identity, resume=resume, what="set", check=check_free)
         self.set = self.partial / "set"
-        self._state = self.partial / "state"
         self._scratch = self.partial / "scratch"
-        check_free(out)
-        self._identity: dict[str, Any] = json.loads(json.dumps(identity))
-        self._begun = self.partial / "identity.json"
-        if self.partial.exists() and (not resume or not self._begun.is_file()):
-            self._refuse(self._begun.is_file())
-        if self._begun.is_file():
-            self._check_same(json.loads(self._begun.read_text()))
 
     @contextmanager
     def begin(self) -> Iterator[None]:
@@ -88,58 +78,11 @@ class SetWriter:
         PydreamError
             If another process writes to the partial set, or the folders cannot be made.
         """
-        with disk_errors(self.partial, RESUME):
-            self.partial.mkdir(parents=True, exist_ok=True)
-        with locked(self.partial):
-            check_free(self.out)  # another process may have finished it in the meantime
+        with super().begin():
             with disk_errors(self.partial, RESUME):
-                for leftover in self.partial.rglob(".*.beside"):  # of a process that was killed
-                    leftover.unlink()
-                for folder in (self.set / "images", self._state, self._scratch):
+                for folder in (self.set / "images", self._scratch):
                     folder.mkdir(parents=True, exist_ok=True)
-            self.write_text(self._begun, json.dumps(self._identity, indent=1))
             yield
-
-    def _refuse(self, ours: bool) -> None:
-        if not ours:
-            raise PydreamError(f"{self.partial} exists and is not a partial set: move it away")
-        raise PydreamError(
-            f"{self.partial} holds a set that was begun and not finished: add --resume to go on "
-            "with it, or remove it to start again"
-        )
-
-    def _check_same(self, begun: dict[str, Any]) -> None:
-        if differing := _differences(begun, self._identity):
-            raise PydreamError(
-                f"{self.partial} was begun with other settings ({'; '.join(differing)}): "
-                "repeat those, or choose another --out"
-            )
-
-    def write_text(self, file: Path, text: str) -> None:
-        """Write a file inside the partial set, whole or not at all."""
-        self.write_bytes(file, text.encode())
-
-    def write_bytes(self, file: Path, data: bytes) -> None:
-        """Write a file inside the partial set, whole or not at all."""
-        write_whole(file, data, RESUME)
-
-    def record(self, name: str) -> dict[str, Any] | None:
-        """Return what `keep` stored under a name, or None."""
-        file = self._state / f"{name}.json"
-        return json.loads(file.read_text()) if file.is_file() else None
-
-    def keep(self, name: str, record: Mapping[str, Any]) -> None:
-        """Store a record for a later `resume`."""
-        self.write_text(self._state / f"{name}.json", json.dumps(record))
-
-    def keep_bytes(self, name: str, data: bytes) -> None:
-        """Store a file for a later `resume`, whole or not at all."""
-        self.write_bytes(self._state / name, data)
-
-    def kept_bytes(self, name: str) -> bytes | None:
-        """Return what `keep_bytes` stored under a name, or None."""
-        file = self._state / name
-        return file.read_bytes() if file.is_file() else None
 
     def finished_class(self, label: int) -> dict[str, Any] | None:
         """Return the record of a class that is written, or None."""
@@ -198,7 +141,7 @@ class SetWriter:
         check_free(self.out)
         with disk_errors(self.out, RESUME):
             self.set.rename(self.out)
-            shutil.rmtree(self.partial)
+        self.forget()
         return self.out
 
 
@@ -214,21 +157,12 @@ def finished_manifest(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] 
     if not file.is_file():
         return None
     manifest: dict[str, Any] = json.loads(file.read_text())
-    if differing := _differences(manifest.get("config", {}), json.loads(json.dumps(identity))):
+    if differing := differences(manifest.get("config", {}), json.loads(json.dumps(identity))):
         raise PydreamError(
             f"{out} holds a finished set made with other settings ({'; '.join(differing)}): "
             "choose another --out"
         )
     return manifest
-
-
-def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Say which settings differ; one that an older version did not have counts as None."""
-    return [
-        f"{key} {then.get(key)!r} then, {now.get(key)!r} now"
-        for key in sorted({*then, *now} - _RETIRED)
-        if then.get(key) != now.get(key)
-    ]
 
 
 def check_place_of_set(out: Path, *, resume: bool) -> None:

@@ -92,6 +92,8 @@ class ObserverConfig:
     """Share of the images that may be unreadable before the run is refused."""
     workers: int = dataclasses.field(default_factory=usable_processors)
     """Threads that decode images; does not change the result."""
+    resume: bool = False
+    """Go on with a training that was stopped."""
 
     def __post_init__(self) -> None:
         expand_settings(self, "source", "out")

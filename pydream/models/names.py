@@ -114,8 +114,8 @@ def unknown_arch(arch: str, names: list[str]) -> PydreamError:
         by_key.setdefault(_key(name), []).append(name)
     near = difflib.get_close_matches(_key(arch), by_key, n=3)
     found = [name for key in near for name in by_key[key]][:3]
-    if not arch.startswith("timm/") and _is_timm(arch):
-        found.insert(0, f"timm/{arch}")
+    if not found and "_" in arch and _is_timm(arch):  # whose import takes seconds
+        found = [f"timm/{arch}"]
     hint = f"; did you mean {' or '.join(found)}?" if found else "."
     return PydreamError(f"unknown architecture {arch!r}{hint} Known: {KINDS}")
 

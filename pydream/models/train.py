@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import os
 import time
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from pydream.arithmetic import arithmetic_of
 from pydream.data import Source, check_classes, has_split, open_source
+from pydream.data.partial import PartialRun, differences
 from pydream.data.resized import whole_images
 from pydream.data.unreadable import Unreadable
 from pydream.devices import announce_device, resolve_device
 from pydream.draws import own_random_numbers
 from pydream.errors import PydreamError
 from pydream.files import check_free, name_after
-from pydream.models.checkpoint import save_weights
+from pydream.models.checkpoint import read_weights, save_weights
 from pydream.models.config import ObserverConfig
 from pydream.models.convnet import ConvNet
 from pydream.models.inputs import IMAGENET_MEAN, IMAGENET_STD
 from pydream.models.loading import load_observer, resolve_precision
 from pydream.models.registry import build_model
 from pydream.models.training_data import Indices, TrainingImages, hold_out, side_of
+from pydream.models.training_state import (
+    TrainingProgress,
+    TrainingState,
+    interrupt_between_steps,
+)
 from pydream.ops import crop_resize
 from pydream.progress import track
 
 _MOMENTUM = 0.9
 _WARM_UP = 0.2  # share of the steps in which the learning rate rises
+_FINGERPRINTED = 1000  # images whose contents tell a source from another; all names do besides
+_TRAINING = "training"  # in the metadata: settings and result, by which a finished run is known
+# What changes how a training goes, never what it makes; `source` is known by its contents.
+_EXECUTION = ("source", "out", "workers", "allow_skipped", "resume")
 
 
 @dataclass(frozen=True)
@@ -79,6 +94,9 @@ def train_observer(config: ObserverConfig, *, source: Source | None = None) -> T
     accuracy is measured on the test split or, where there is none, on a tenth of the images of
     each class, kept aside.
 
+    Every half minute and at Ctrl-C the state is written to ``<out>.partial``; a run with `resume`
+    goes on from there to the same bytes.
+
     Parameters
     ----------
     config
@@ -101,7 +119,8 @@ def train_observer(config: ObserverConfig, *, source: Source | None = None) -> T
     out = config.out or Path(
         f"{name_after(config.source)}-{config.arch.replace('/', '-')}.safetensors"
     )
-    check_free(out)
+    if not config.resume:
+        check_free(out)
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     if source is None:
@@ -112,38 +131,77 @@ def train_observer(config: ObserverConfig, *, source: Source | None = None) -> T
         test = None
     check_classes(source)
     side = config.side or side_of(source)
+    identity = _identity(config, source, side, precision, device)
+    if config.resume and os.path.lexists(out):
+        return _finished(out, identity)
+    run = PartialRun(out, identity, resume=config.resume, what="training", check=check_free)
     train_indices, test_indices, held_out = hold_out(source, test, config.seed)
     announce_device(config.device)
-    with own_random_numbers(config.seed, device), arithmetic_of(precision):
-        model = build_model(config.arch, num_classes=len(source.class_names), side=side)
-        model = model.to(device=device)
-        model.to(memory_format=torch.channels_last)
-        images = TrainingImages(
-            source,
-            train_indices,
-            side,
-            batch_size=config.batch_size,
-            horizontal_flip=config.horizontal_flip,
-            seed=config.seed,
-            workers=config.workers,
-            allow_skipped=config.allow_skipped,
+    with ExitStack() as begun:
+        with own_random_numbers(config.seed, device), arithmetic_of(precision):
+            model = build_model(config.arch, num_classes=len(source.class_names), side=side)
+            model = model.to(device=device)
+            model.to(memory_format=torch.channels_last)
+            images = TrainingImages(
+                source,
+                train_indices,
+                side,
+                batch_size=config.batch_size,
+                horizontal_flip=config.horizontal_flip,
+                seed=config.seed,
+                workers=config.workers,
+                allow_skipped=config.allow_skipped,
+            )
+            begun.enter_context(run.begin())
+            loss = _train(model, images, config, precision, device, run)
+        top1, measured = _measure(
+            model, test or source, test_indices, side=side, precision=precision, config=config
         )
-        loss = _train(model, images, config, precision, device)
-    top1, measured = _measure(
-        model, test or source, test_indices, side=side, precision=precision, config=config
-    )
-    save_weights(model, out, _metadata(model, config, source, side, top1))
-    return TrainedObserver(
-        path=out,
-        arch=config.arch,
-        side=side,
-        top1=top1,
-        images=measured,
-        held_out=held_out,
-        skipped=len(images.unreadable.reasons),
-        loss=loss,
-        seconds=time.perf_counter() - start,
-    )
+        facts: dict[str, Any] = {
+            "arch": config.arch,
+            "side": side,
+            "top1": top1,
+            "images": measured,
+            "held_out": held_out,
+            "skipped": len(images.unreadable.reasons),
+            "loss": loss,
+        }
+        training = json.dumps({"settings": identity, "result": facts}, sort_keys=True)
+        metadata = _metadata(model, config, source, side, top1)
+        save_weights(model, out, {**metadata, _TRAINING: training})
+        run.forget()
+    return TrainedObserver(path=out, **facts, seconds=time.perf_counter() - start)
+
+
+def _identity(
+    config: ObserverConfig, source: Source, side: int, precision: str, device: torch.device
+) -> dict[str, Any]:
+    """Return what decides the weights; by its contents, the source may lie anywhere."""
+    settings = {
+        name: value for name, value in dataclasses.asdict(config).items() if name not in _EXECUTION
+    }
+    some = range(0, len(source), max(1, len(source) // _FINGERPRINTED))
+    return {
+        **settings,
+        "side": side,
+        "precision": precision,
+        "device": device.type,
+        "source_fingerprint": source.fingerprint(some),
+    }
+
+
+def _finished(out: Path, identity: Mapping[str, Any]) -> TrainedObserver:
+    """Return what a training has made that is to be resumed and was finished before."""
+    try:
+        training = json.loads(read_weights(out)[1][_TRAINING])
+    except (PydreamError, KeyError):
+        check_free(out)
+        raise
+    if differing := differences(training["settings"], json.loads(json.dumps(identity))):
+        raise PydreamError(
+            f"{out} was trained with other settings ({'; '.join(differing)}): choose another --out"
+        )
+    return TrainedObserver(path=out, **training["result"], seconds=0.0)
 
 
 def _train(
@@ -152,8 +210,9 @@ def _train(
     config: ObserverConfig,
     precision: str,
     device: torch.device,
+    run: PartialRun,
 ) -> float:
-    """Train in place; return the mean loss of the last epoch."""
+    """Train in place, from where the run stands; return the mean loss of the last epoch."""
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=config.learning_rate,
@@ -161,20 +220,26 @@ def _train(
         nesterov=True,
         weight_decay=config.weight_decay,
     )
+    steps = config.epochs * images.steps
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         max_lr=config.learning_rate,
-        total_steps=config.epochs * images.steps,
-        pct_start=_WARM_UP,
+        total_steps=steps,
+        # A rise of one step alone is a division by zero in the schedule.
+        pct_start=_WARM_UP if _WARM_UP * steps != 1 else math.nextafter(_WARM_UP, 0),
         cycle_momentum=False,
     )
     criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
     model.train()
-    mean_loss = math.nan
-    with track("training observer", config.epochs * images.steps, "steps") as advance:
-        for epoch in range(config.epochs):
-            total = torch.zeros((), device=device)
+    state = TrainingState(run, model, optimizer, schedule, images, device)
+    progress = state.read()
+    done = schedule.last_epoch
+    with (
+        track("training observer", steps, "steps", done=done) as advance,
+        interrupt_between_steps() as interrupted,
+    ):
+        while progress.epoch < config.epochs:
             for batch, labels in images.epoch():
                 optimizer.zero_grad()
                 with mixed:
@@ -182,16 +247,31 @@ def _train(
                 loss.backward()
                 optimizer.step()
                 schedule.step()
-                total += loss.detach()
+                progress.total += loss.detach()
                 advance(1)
-            mean_loss = total.item() / images.steps
-            advance(0, f"loss {mean_loss:.3g}")
-            if not math.isfinite(mean_loss):
-                raise PydreamError(
-                    f"training {config.arch} diverged in epoch {epoch + 1} of {config.epochs}: "
-                    f"try a learning_rate below {config.learning_rate:g}"
-                )
-    return mean_loss
+                if interrupted() or state.is_due():
+                    state.write(progress)
+                if interrupted():
+                    raise KeyboardInterrupt
+            _end_epoch(progress, images, config, run)
+            advance(0, f"loss {progress.loss:.3g}")
+    state.write(progress)
+    return progress.loss
+
+
+def _end_epoch(
+    progress: TrainingProgress, images: TrainingImages, config: ObserverConfig, run: PartialRun
+) -> None:
+    """Turn to the next epoch; a training that has diverged is not gone on with."""
+    progress.loss = progress.total.item() / images.steps
+    progress.epoch += 1
+    progress.total = torch.zeros_like(progress.total)
+    if not math.isfinite(progress.loss):
+        run.forget()
+        raise PydreamError(
+            f"training {config.arch} diverged in epoch {progress.epoch} of {config.epochs}: "
+            f"try a --learning-rate below {config.learning_rate:g}"
+        )
 
 
 def _measure(
@@ -205,7 +285,14 @@ def _measure(
 ) -> tuple[float, int]:
     """Return the accuracy on whole images, and how many could be read."""
     device = next(model.parameters()).device
-    observer = load_observer(model, side=side, precision=precision, device=device)
+    observer = load_observer(
+        model,
+        side=side,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        precision=precision,
+        device=device,
+    )
     right = images = 0
     # Never refused: by now the training is done, and would be lost.
     unreadable = Unreadable(source, len(indices), None)

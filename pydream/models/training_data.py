@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -143,6 +144,8 @@ class TrainingImages:
         self._ids = torch.from_numpy(source.ids)
         self._labels = torch.from_numpy(source.labels.astype(np.int64))
         self._workers = workers
+        self._start = self._done = 0  # batches of this epoch: left out, and given
+        self._begun = self._generator.get_state()  # of this epoch
         self._pixels = self._load(indices) if side <= SMALL_SIDE else None
         self._indices = torch.from_numpy(np.setdiff1d(indices, sorted(self.unreadable.reasons)))
         self.batch_size = min(batch_size, len(self._indices))
@@ -153,7 +156,7 @@ class TrainingImages:
         return len(self._indices) // self.batch_size
 
     def epoch(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Go through the images once, in random order.
+        """Go through the images once, in random order; the rest of them after `restore`.
 
         Yields
         ------
@@ -161,12 +164,26 @@ class TrainingImages:
             (batch_size, 3, side, side) float32, normalised, channels-last, and (batch_size,)
             int64 labels. Where images cannot be read, batches have fewer.
         """
+        self._begun = self._generator.get_state()
+        self._done, self._start = self._start, 0
         used = self.steps * self.batch_size
         order = torch.randperm(len(self._indices), generator=self._generator)[:used]
         flips = torch.rand(used, generator=self._generator) < self._flip_share
         batches = self._resized_crops if self._pixels is None else self._padded_crops
         yield from batches(order, flips)
+        self._done, self._begun = 0, self._generator.get_state()
         self.unreadable.say()
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` goes on from: behind the batch that was given last."""
+        reasons = dict(self.unreadable.reasons)
+        return {"generator": self._begun, "batches": self._done, "unreadable": reasons}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on in the midst of an epoch."""
+        self._generator.set_state(state["generator"])
+        self._start = self._done = state["batches"]
+        self.unreadable.reasons.update(state["unreadable"])
 
     def _load(self, indices: Indices) -> torch.Tensor:
         """Decode the images: (n, side, side, 3) uint8, without the skipped ones."""
@@ -193,6 +210,7 @@ class TrainingImages:
         boxes[:, :2] = torch.randint(2 * padding + 1, (len(order), 2), generator=self._generator)
         border = (0, 0, *4 * [padding])
         for rows, box, flip in self._split(order, boxes, flips):
+            self._done += 1
             batch = functional.pad(self._pixels[rows], border)
             yield self._crop(batch, box, flip), self._labels[self._indices[rows]]
 
@@ -202,11 +220,11 @@ class TrainingImages:
         """Decode images and cut random parts of them."""
         seed = int(torch.randint(2**62, (), generator=self._generator))
         indices = self._indices[order]
-        decoded = decode_ahead(
-            self._source, indices.tolist(), workers=self._workers, budget=_BUDGET
-        )
+        left = indices[self._done * self.batch_size :]
+        decoded = decode_ahead(self._source, left.tolist(), workers=self._workers, budget=_BUDGET)
         with closing(decoded):
             for group, flip in self._split(indices, flips):
+                self._done += 1
                 images: list[torch.Tensor] = []
                 kept: list[int] = []
                 for place, (index, image) in enumerate(zip(group.tolist(), decoded, strict=False)):
@@ -224,8 +242,10 @@ class TrainingImages:
                 yield self._crop(images, boxes[:, 0], flip[kept]), self._labels[group[kept]]
 
     def _split(self, *columns: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Cut columns of the same length into batches."""
-        return zip(*(torch.split(each, self.batch_size) for each in columns), strict=True)
+        """Cut columns of the same length into batches, from the first one that is not done."""
+        start = self._done * self.batch_size
+        parts = [torch.split(each[start:], self.batch_size) for each in columns]
+        return zip(*parts, strict=True) if start < len(columns[0]) else iter(())
 
     def _crop(
         self, images: torch.Tensor | list[torch.Tensor], boxes: torch.Tensor, flip: torch.Tensor

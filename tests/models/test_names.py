@@ -59,7 +59,7 @@ def test_a_name_that_two_architectures_share_is_refused_with_both():
 
 
 def test_a_name_of_timm_without_its_prefix_is_said():
-    message = str(unknown_arch("vit_tiny_patch16_224", ["vit_b_16"]))
+    message = str(unknown_arch("vit_tiny_patch16_224", ["resnet18"]))
     assert "did you mean timm/vit_tiny_patch16_224" in message
 
 

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import os
+import signal
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from pydream.data import open_source
+from pydream.errors import PydreamError
+from pydream.models import ObserverConfig, train_observer
+from pydream.models.training_state import interrupt_between_steps
+
+train = importlib.import_module("pydream.models.train")
+training_state = importlib.import_module("pydream.models.training_state")
+
+
+class KilledError(Exception):
+    """Ends a training as a lost machine would."""
+
+
+@pytest.fixture
+def after_steps(monkeypatch):
+    """Do something when so many steps of a training are done."""
+
+    def plan(steps, act):
+        @contextmanager
+        def track(*words, **options):
+            left = steps
+
+            def advance(done, note=""):
+                nonlocal left
+                left -= done
+                if left == 0 and done:
+                    act()
+
+            yield advance
+
+        monkeypatch.setattr(train, "track", track)
+
+    return plan
+
+
+def kill():
+    raise KilledError
+
+
+def press_ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def images_of(side):
+    """Forty images of two classes: five batches of seven an epoch, and four kept aside."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 90, (40, side, side, 3), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(40) % 2
+    pixels[labels == 1, ..., 0] += 100
+    return open_source((pixels, labels))
+
+
+def settings(out, **changes):
+    options = {"arch": "convnet1-w4", "epochs": 3, "batch_size": 7, "device": "cpu", "workers": 1}
+    return ObserverConfig(source="mine", out=out, **{**options, **changes})
+
+
+def interrupted(out, source, after_steps, monkeypatch, *, steps=8, act=kill, error=KilledError):
+    """Train until something ends it; the state is written after every step."""
+    after_steps(steps, act)
+    monkeypatch.setattr(training_state, "_SECONDS_BETWEEN", 0.0)
+    with pytest.raises(error):
+        train_observer(settings(out), source=source)
+    monkeypatch.undo()
+
+
+# The small ones are kept in memory and padded, the large ones decoded in every epoch.
+@pytest.mark.parametrize(("side", "steps"), [(8, 1), (8, 8), (8, 10), (72, 8)])
+def test_a_killed_training_goes_on_to_the_same_bytes(
+    tmp_path, after_steps, monkeypatch, side, steps
+):
+    """Killed in the first step, in the midst of an epoch, and behind its last batch."""
+    source, out = images_of(side), tmp_path / "w.safetensors"
+    whole = train_observer(settings(tmp_path / "whole.safetensors"), source=source)
+    interrupted(out, source, after_steps, monkeypatch, steps=steps)
+    assert not out.exists()
+    result = train_observer(settings(out, resume=True, workers=2), source=source)
+    assert sha256(out) == sha256(whole.path)
+    assert (result.top1, result.loss) == (whole.top1, whole.loss)
+    assert sorted(each.name for each in tmp_path.iterdir()) == [out.name, whole.path.name]
+
+
+def test_ctrl_c_keeps_every_step(tmp_path, after_steps, monkeypatch):
+    source, out = images_of(8), tmp_path / "w.safetensors"
+    whole = train_observer(settings(tmp_path / "whole.safetensors"), source=source)
+    after_steps(8, press_ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        train_observer(settings(out), source=source)
+    state = torch.load(tmp_path / "w.safetensors.partial" / "state" / "checkpoint.pt")
+    assert (state["epoch"], state["images"]["batches"]) == (1, 3)
+    monkeypatch.undo()
+    train_observer(settings(out, resume=True), source=source)
+    assert sha256(out) == sha256(whole.path)
+
+
+def test_a_begun_training_is_neither_overwritten_nor_gone_on_with_otherwise(
+    tmp_path, after_steps, monkeypatch
+):
+    source, out = images_of(8), tmp_path / "w.safetensors"
+    interrupted(out, source, after_steps, monkeypatch)
+    with pytest.raises(PydreamError, match=r"w\.safetensors\.partial holds a training .*--resume"):
+        train_observer(settings(out), source=source)
+    for changes, words in (
+        ({"epochs": 4}, "epochs 3 then, 4 now"),
+        ({"seed": 1}, "seed 0 then, 1 now"),
+    ):
+        with pytest.raises(PydreamError, match=f"begun with other settings .{words}"):
+            train_observer(settings(out, resume=True, **changes), source=source)
+    with pytest.raises(PydreamError, match="source_fingerprint"):
+        train_observer(settings(out, resume=True, side=8), source=images_of(9))
+    checkpoint = tmp_path / "w.safetensors.partial" / "state" / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-50])
+    with pytest.raises(PydreamError, match=r"checkpoint in .*partial cannot be read: remove"):
+        train_observer(settings(out, resume=True), source=source)
+
+
+def test_a_finished_training_is_known_again(tmp_path):
+    source, out = images_of(8), tmp_path / "w.safetensors"
+    config = settings(out, epochs=1)
+    result = train_observer(config, source=source)
+    again = train_observer(dataclasses.replace(config, resume=True), source=source)
+    assert again == dataclasses.replace(result, seconds=0.0)
+    with pytest.raises(PydreamError, match=r"trained with other settings .epochs 1 then, 2 now"):
+        train_observer(settings(out, resume=True, epochs=2), source=source)
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(PydreamError, match="exists and is not overwritten"):
+        train_observer(settings(tmp_path / "mine", resume=True), source=source)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    with interrupt_between_steps() as pressed:
+        press_ctrl_c()
+        assert pressed()
+        with pytest.raises(KeyboardInterrupt):
+            press_ctrl_c()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
