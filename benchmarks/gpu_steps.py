@@ -74,7 +74,7 @@ SMALL_SIZE = {
     "--inner-loop": "1",
     "--rounds": "1",
 }
-SMALL_RDED = ("--files", "40", "--arch", "convnet1-w8")
+SMALL_RDED = ("--files", "80", "--per-class", "40", "--arch", "convnet1-w8")
 PATIENCE = 300  # seconds for a step of a rehearsal: no figure comes from it
 
 

@@ -143,6 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help=f"folder with {SAMPLE}")
     parser.add_argument("--files", type=int, default=20_000)
+    parser.add_argument("--per-class", type=int, default=PER_CLASS, help="files of a class")
     parser.add_argument("--arch", default="resnet18", help="of the observer")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--memory-budget", type=int, default=4096)
@@ -158,7 +159,9 @@ def main() -> None:
     out = arguments.out or (None if gpu is None else RESULTS)
     record = GrowingRecord("rded-cuda", out, gpu)
     with tempfile.TemporaryDirectory() as place:
-        source = repeat_photographs(arguments.data / SAMPLE, Path(place), arguments.files)
+        source = repeat_photographs(
+            arguments.data / SAMPLE, Path(place), arguments.files, arguments.per_class
+        )
         observer = random_observer(len(list(source.iterdir())), Path(place), arguments.arch)
         failed = run_cases(
             {
