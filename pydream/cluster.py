@@ -123,7 +123,8 @@ class KMeans(
         centroids
             The first centroids, (k, D), instead of `init_method`.
         sample_weight
-            (N,), how much each sample counts, as in :func:`pydream.ops.kmeans`; by default 1.
+            (N,), how much each sample counts; by default 1. Without kernels, and so slower: see
+            :func:`pydream.ops.kmeans`.
 
         Returns
         -------

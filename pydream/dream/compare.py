@@ -19,6 +19,7 @@ from pydream.dream.config import CompareConfig, DreamConfig
 from pydream.dream.distill import distill
 from pydream.errors import PydreamError
 from pydream.files import check_place, disk_errors, write_whole
+from pydream.torch_state import usual_torch_state
 
 # As arXiv 2310.15052 compares them, on the same matching of IDC.
 METHODS: dict[str, dict[str, Any]] = {
@@ -58,6 +59,7 @@ class Comparison:
         return None
 
 
+@usual_torch_state()
 def compare(
     config: CompareConfig, *, train: Source | None = None, test: Source | None = None
 ) -> Comparison:

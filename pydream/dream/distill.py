@@ -41,6 +41,7 @@ from pydream.models.training_data import side_of
 from pydream.progress import track
 from pydream.report import write_report
 from pydream.stopwatch import Stopwatch
+from pydream.torch_state import usual_torch_state
 
 _STUDENT = 1  # what the seed is for; iterations draw from other keys
 _MOST_CLASSES_SHOWN = 10  # of which pictures are kept
@@ -77,6 +78,7 @@ class _Run:
     watch: Stopwatch
 
 
+@usual_torch_state()
 def distill(
     config: DreamConfig,
     *,
@@ -135,7 +137,7 @@ def distill(
         warnings.warn(
             f"side {side} is no multiple of factor {settings.factor}: images are padded to "
             f"{padded} pixels before they are cut in cells",
-            stacklevel=2,
+            stacklevel=3,  # past what usual_torch_state wraps
         )
     identity = {**settings.identity(), "source_fingerprint": source.fingerprint()}
     if settings.resume and (manifest := finished_manifest(out, identity)) is not None:

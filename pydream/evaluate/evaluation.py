@@ -33,8 +33,10 @@ from pydream.evaluate.views import largest_batch, steps_per_epoch
 from pydream.files import check_place, disk_errors
 from pydream.models import Observer, build_model
 from pydream.stages import stage
+from pydream.torch_state import usual_torch_state
 
 
+@usual_torch_state()
 def evaluate_set(
     config: EvaluateConfig,
     *,

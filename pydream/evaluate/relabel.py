@@ -29,6 +29,7 @@ from pydream.evaluate.views import largest_batch, views
 from pydream.files import check_place, disk_errors, locked, write_whole
 from pydream.models import Observer
 from pydream.progress import track
+from pydream.torch_state import usual_torch_state
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class RelabelResult:
     epochs: int
 
 
+@usual_torch_state()
 def relabel(config: RelabelConfig, *, observer: torch.nn.Module | None = None) -> RelabelResult:
     """Store the observer's logits of every view that a student will be trained on.
 

@@ -39,6 +39,7 @@ from pydream.models.training_state import (
 )
 from pydream.ops import crop_resize
 from pydream.progress import track
+from pydream.torch_state import usual_torch_state
 
 _MOMENTUM = 0.9
 _WARM_UP = 0.2  # share of the steps in which the learning rate rises
@@ -85,6 +86,7 @@ class TrainedObserver:
     seconds: float
 
 
+@usual_torch_state()
 def train_observer(config: ObserverConfig, *, source: Source | None = None) -> TrainedObserver:
     """Train a classifier on real images, measure it on others, and save it.
 

@@ -115,8 +115,9 @@ def kmeans(
     weights
         Floating point, shaped as the labels: how much each sample counts in the means, the inertia,
         the variance that `tol` is compared with, and the draws of `init`. Not negative, and not
-        all zero in a problem. By default all count 1. CUDA kernels take none: PyTorch's operations
-        run on a GPU instead, more slowly.
+        all zero in a problem. By default all count 1. No kernel takes weights: PyTorch's operations
+        run in float64 instead, more slowly, and the last digits of the inertia may depend on the
+        number of threads.
 
     Returns
     -------

@@ -37,6 +37,7 @@ from pydream.rded.scoring import needed_images, score
 from pydream.rded.stages import CutPatch, PatchMaker, Preselection, assemble, preselect, select
 from pydream.report import write_report
 from pydream.stopwatch import Stopwatch
+from pydream.torch_state import usual_torch_state
 
 _SMALL_SIDE = 64  # up to this side the published recipes take whole images (factor 1)
 # A rule of thumb, not a measurement: with fewer, a GPU would wait for the host's decoding.
@@ -74,6 +75,7 @@ class _Run:
     watch: Stopwatch
 
 
+@usual_torch_state()
 def distill(
     config: RdedConfig, *, source: Source | None = None, observer: nn.Module | None = None
 ) -> RdedResult:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from devices import as_called
 from every_op import ARGUMENTS, DIFFERENTIABLE, X, tensors_of
+from torch_states import STATES
 
 from pydream import ops
 
@@ -247,54 +248,6 @@ def test_compiles_whole_with_a_gradient(name, argument, fresh_compiler):
     compiled = torch.compile(lambda given: op(**given, **closed), backend="eager", fullgraph=True)
     for a, b in zip(slopes(compiled), expected, strict=True):
         torch.testing.assert_close(a, b)
-
-
-@contextlib.contextmanager
-def default_dtype() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-@contextlib.contextmanager
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def deterministic() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-@contextlib.contextmanager
-def warnings_as_errors() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
-
-
-STATES = {
-    "default dtype": default_dtype,
-    "default device": lambda: torch.device("meta"),
-    "deterministic": deterministic,
-    "threads": threads,
-    "warnings": warnings_as_errors,
-    "no gradients": torch.no_grad,
-    "inference": torch.inference_mode,
-    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
-}
 
 
 @every_op

@@ -726,6 +726,8 @@ class TestInPyTorch:
         x, start = place(X), place(X[:2])
         arguments = (x, [0, 5, 12], [2, 3], "k-means++", None, 5, 0.0, False, 1, "exact", None)
         torch.library.opcheck(torch.ops.pydream.kmeans, arguments, test_utils=tests)
+        weighted = (*arguments[:-1], place(torch.linspace(1, 2, 12).double()))
+        torch.library.opcheck(torch.ops.pydream.kmeans, weighted, test_utils=tests)
         torch.library.opcheck(
             torch.ops.pydream.nearest_samples, (x, [0, 5, 12], [1, 1], start, 2), test_utils=tests
         )

@@ -260,7 +260,9 @@ def test_opcheck_and_compile(metric):
     x, y = place(x[:4]), place(y[:4])
     name = "cos" if metric == "dc" else metric
     tests = ("test_schema", "test_faketensor")
-    torch.library.opcheck(torch.ops.pydream.gradient_distance, (x, y, name, True), test_utils=tests)
+    for wanted in (True, False):
+        arguments = (x, y, name, wanted)
+        torch.library.opcheck(torch.ops.pydream.gradient_distance, arguments, test_utils=tests)
 
     def moved(x: torch.Tensor) -> torch.Tensor:
         return ops.gradient_distance([x * 2, x + 1], [x.detach(), x.detach()], metric)

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from torch_states import all_states
 
 from pydream.data import open_source
 from pydream.data.distilled import load_set
@@ -100,6 +101,12 @@ def test_same_bytes_however_the_run_is_organised(
 ):
     again = distill(settings(folder, random_observer, tmp_path / "again", **changes))
     assert hashes(again.path) == undisturbed
+
+
+def test_the_state_of_torch_does_not_matter(folder, random_observer, tmp_path, undisturbed):
+    with all_states():
+        found = distill(settings(folder, random_observer, tmp_path / "other"))
+    assert hashes(found.path) == undisturbed
 
 
 def test_another_seed_gives_another_set(folder, random_observer, tmp_path, undisturbed):

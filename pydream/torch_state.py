@@ -1,0 +1,32 @@
+"""PyTorch's global state, set aside while pydream's own networks are at work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+
+@contextmanager
+def usual_torch_state() -> Iterator[None]:
+    """Give PyTorch the state it starts with, and put back what the caller had.
+
+    Default dtype float32, the CPU as default device, gradients recorded, no autocast: a run then
+    makes the same set whatever the program around it has set. As a decorator,
+    ``@usual_torch_state()``, it holds for each call of a function.
+    """
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            for device in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
+            if torch.get_default_device().type != "cpu":  # as it slows each call of PyTorch down
+                stack.enter_context(torch.device("cpu"))
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
