@@ -101,7 +101,7 @@ def test_distil_for_people(monkeypatch, capsys, tmp_path, observer):
     [
         (("rded", "nowhere", "--observer", "x.pt"), "nowhere"),
         (("rded", "TINY", "--observer", "x.pt"), "x.pt"),
-        (("rded", "TINY", "--observer", "OBSERVER", "--ipc", "1"), "observer has 10 classes"),
+        (("rded", "TINY", "--observer", "OBSERVER", "--ipc", "1"), "does not know the classes"),
         (("rded", "digits", "--observer", "OBSERVER", "--ipc", "0"), "ipc must be at least 1"),
         (("rded", "digits", "--observer", "OBSERVER", "--ipc", "9999"), "what would fit"),
         (
