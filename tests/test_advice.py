@@ -24,6 +24,7 @@ WITH_OBSERVER = ("rded", "evaluate", "relabel", "export", "inspect")
 COMMANDS_OF = {
     "cli/": (),
     "data/imported.py": OF_SETS,
+    "data/partial.py": ("rded", "dream", "observer"),
     "data/tensor_files.py": OF_SETS,
     "data/writer.py": ("rded", "dream"),
     "devices.py": (),

@@ -26,7 +26,7 @@ def cut_of_all(maker, selection, scores, sizes, count):
     contenders = Contenders(maker, selection, count)
     for places in np.split(np.arange(len(scores)), np.cumsum(sizes)):
         images = [maker.source.image(int(selection.indices[place])) for place in places]
-        contenders.add(ScoredImages(places.tolist(), scores[places], {}, images))
+        contenders.add(ScoredImages(places.tolist(), scores[places], {}, [], images))
     return {label: contenders.take(label) for label in range(4)}
 
 
@@ -53,7 +53,7 @@ def test_the_best_of_every_class_are_held_and_no_others(maker, sizes, count):
 
 def test_winners_at_hand_are_not_decoded_again(maker, monkeypatch):
     selection = preselect(maker.source, 300, 0)
-    config = RdedConfig(source="", observer="", crops=3)
+    config = RdedConfig(source="unused", observer="unused", crops=3)
     contenders = Contenders(maker, selection, 4)
     scores = torch.empty(44, 3)
     for batch in score(maker, selection, np.ones(44, dtype=bool), config, Stopwatch()):
@@ -74,5 +74,5 @@ def test_winners_at_hand_are_not_decoded_again(maker, monkeypatch):
 def test_without_the_images_nothing_is_held(maker):
     selection = preselect(maker.source, 300, 0)
     contenders = Contenders(maker, selection, 4)
-    contenders.add(ScoredImages([0, 1], torch.zeros(2, 3), {}, None))
+    contenders.add(ScoredImages([0, 1], torch.zeros(2, 3), {}, [], None))
     assert contenders.take(0) == {}

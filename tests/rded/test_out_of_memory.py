@@ -57,7 +57,7 @@ def test_no_memory_for_one_image(random_observer):
 @pytest.mark.parametrize("patches", [3 * 8, 3 * 40])
 def test_batches_are_halved_where_patches_do_not_fit(folder, random_observer, monkeypatch, patches):
     source = open_source(folder)
-    config = RdedConfig(source=str(folder), observer="", factor=2, crops=3)
+    config = RdedConfig(source=str(folder), observer="unused", factor=2, crops=3)
     selection = preselect(source, 300, 0)
 
     def scores(tile):

@@ -183,7 +183,7 @@ def test_another_side_that_fits_is_found():
     blind = load_observer(TellsBrightness(0), precision="float32", **options)
     with pytest.raises(PydreamError, match=r"with --observer-side 32 it is right on (\d+); give"):
         look(source, blind)
-    assert look(source, blind, allow_weak=True).top1 == pytest.approx(0.1)
+    assert look(source, blind, allow_weak=True).top1 == pytest.approx(0.1, abs=0.05)
     poor = load_observer(TellsBrightness(4), precision="float32", **options)
     with pytest.warns(UserWarning, match="--observer-side 32"):
         assert look(source, poor).top1 == pytest.approx(0.4, abs=0.05)

@@ -26,7 +26,7 @@ def queued(request, monkeypatch):
 
 
 def batches(folder, observer_file, tile=16, crops=4, **settings):
-    config = RdedConfig(source=str(folder), observer="", factor=2, crops=crops, **settings)
+    config = RdedConfig(source=str(folder), observer="unused", factor=2, crops=crops, **settings)
     source, observer = open_source(folder), load_observer(observer_file)
     observer.tile = tile
     maker = PatchMaker(source, config, observer, 32, 2)
