@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT / "build_support"))
 
 import cmake_cache  # noqa: E402  (beside the build backend)
 import cuda_toolkit  # noqa: E402
+import environment  # noqa: E402
 
 WITHOUT_CUDA = ["-DPYDREAM_CUDA=OFF"]
 
@@ -78,6 +79,7 @@ class CMakeBuild(build_ext):
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DPYDREAM_WERROR={environment.choice('PYDREAM_WERROR', 'off', 'on')}",
             *options,
             # Never otherwise: it throws away what is compiled.
             *(["--fresh"] if cmake_cache.names_what_is_gone(build) else []),

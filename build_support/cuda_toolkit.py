@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-MODES = ("auto", "on", "off")
+import environment
 
 # Where no GPU says better: A100, H100 and H200, and PTX for what comes after them.
 DEFAULT_ARCHITECTURES = "80-real;90"
@@ -19,10 +19,7 @@ WHEELS = ("nvidia-cuda-nvcc>=13", "nvidia-cuda-runtime>=13", "nvidia-cuda-cccl>=
 
 def mode() -> str:
     """Return PYDREAM_CUDA: auto, on or off."""
-    value = os.environ.get("PYDREAM_CUDA", "auto").lower()
-    if value not in MODES:
-        raise SystemExit(f"PYDREAM_CUDA must be one of {', '.join(MODES)}, got {value!r}")
-    return value
+    return environment.choice("PYDREAM_CUDA", "auto", "on", "off")
 
 
 def find_nvcc() -> Path | None:

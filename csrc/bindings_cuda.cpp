@@ -6,6 +6,7 @@
 #include "bindings.h"
 #include "collage/collage_cuda.h"
 #include "common/device.h"
+#include "common/faults.h"
 #include "crop/crop_cuda.h"
 #include "formation/formation_cuda.h"
 #include "kmeans/kmeans_cuda.h"
@@ -247,6 +248,15 @@ void bind_formation(py::module_& m) {
 
 void bind_cuda(py::module_& m) {
   m.attr("fault_kinds") = kFaultKinds;
+  m.def("any_fault",
+        [](uintptr_t faults) { return any_fault(pointer<const unsigned long long>(faults)); });
+  m.def(
+      "take_faults",
+      [](uintptr_t faults, uintptr_t taken, int device, uintptr_t stream) {
+        take_faults_cuda(pointer<unsigned long long>(faults), pointer<unsigned long long>(taken),
+                         device, stream_at(stream));
+      },
+      release_gil());
   m.def("device_count", &device_count);
   m.def("carries", &carries);
   m.def("driver_version", &driver_version);

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import pybind11
 import pytest
 
 from pydream import _C
@@ -30,7 +34,9 @@ def load(name: str) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [str(REPOSITORY / "build_support"), *sys.path])
+        spec.loader.exec_module(module)
     return module
 
 
@@ -94,6 +100,39 @@ def test_a_cache_that_names_programs_of_a_former_environment(tmp_path: Path) -> 
     assert not cache.names_what_is_gone(tmp_path)
     ninja.unlink()
     assert cache.names_what_is_gone(tmp_path)
+
+
+def test_warnings_are_errors_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    if shutil.which("cmake") is None or shutil.which("ninja") is None:
+        pytest.skip("no cmake and ninja")
+
+    def commands(*options: str) -> dict[str, list[str]]:
+        """Return the words of the command that compiles each source; one of those for a name."""
+        configure = ["cmake", "-S", str(REPOSITORY), "-B", str(tmp_path), *options]
+        subprocess.run(configure, check=True, capture_output=True)
+        entries = json.loads((tmp_path / "compile_commands.json").read_text())
+        return {Path(each["file"]).name: each["command"].split() for each in entries}
+
+    plain = commands(
+        "-G", "Ninja", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON",
+        f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+    )  # fmt: skip
+    assert {each.name for each in REPOSITORY.glob("csrc/*/*.cpp")} <= plain.keys()
+    assert all("-Wall" in words and "-Werror" not in words for words in plain.values())
+    strict = commands("-DPYDREAM_WERROR=on")
+    assert strict.keys() == plain.keys()
+    assert all("-Werror" in words for words in strict.values())
+
+
+def test_an_unknown_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = load("environment")
+    monkeypatch.delenv("PYDREAM_WERROR", raising=False)
+    assert environment.choice("PYDREAM_WERROR", "off", "on") == "off"
+    monkeypatch.setenv("PYDREAM_WERROR", "ON")
+    assert environment.choice("PYDREAM_WERROR", "off", "on") == "on"
+    monkeypatch.setenv("PYDREAM_WERROR", "1")
+    with pytest.raises(SystemExit, match="PYDREAM_WERROR must be one of off, on, got '1'"):
+        environment.choice("PYDREAM_WERROR", "off", "on")
 
 
 def test_an_unknown_mode_is_refused(toolkit: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

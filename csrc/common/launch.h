@@ -7,37 +7,11 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <stdexcept>
-#include <string>
 
+#include "common/guard.h"
 #include "common/half.h"
 
 namespace pydream {
-
-inline void check_cuda(cudaError_t status, const char* what) {
-  if (status != cudaSuccess) {
-    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
-  }
-}
-
-// Makes a device current, and the one before it again.
-class DeviceGuard {
- public:
-  explicit DeviceGuard(int device) : device_(device) {
-    check_cuda(cudaGetDevice(&before_), "cudaGetDevice");
-    if (device_ != before_) check_cuda(cudaSetDevice(device_), "cudaSetDevice");
-  }
-  // Only where it was changed: cudaSetDevice alone makes a context on a device.
-  ~DeviceGuard() {
-    if (device_ != before_) cudaSetDevice(before_);
-  }
-  DeviceGuard(const DeviceGuard&) = delete;
-  DeviceGuard& operator=(const DeviceGuard&) = delete;
-
- private:
-  int device_;
-  int before_ = 0;
-};
 
 // Runs a kernel on a stream, and throws if it could not be launched. `shared` in bytes, up to the
 // 99 KiB that every architecture since 8.0 has.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pydream.data.decode import decode_image
     from pydream.data.prefetch import decode_ahead
     from pydream.data.sources import SourceSpec, check_classes, has_split, open_source
-    from pydream.data.upload import to_device, upload
+    from pydream.data.upload import upload
 
 __all__ = [
     "ImageError",
@@ -23,7 +23,6 @@ __all__ = [
     "decode_image",
     "has_split",
     "open_source",
-    "to_device",
     "upload",
 ]
 
@@ -37,7 +36,6 @@ lazy_members(
         "decode_image": "pydream.data.decode",
         "has_split": "pydream.data.sources",
         "open_source": "pydream.data.sources",
-        "to_device": "pydream.data.upload",
         "upload": "pydream.data.upload",
     },
 )

@@ -1,17 +1,10 @@
-"""What lies on the host brought to a device, without waiting for it."""
+"""Images brought to a device in one transfer, without waiting for it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-
-
-def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a tensor of the CPU to a device; to a GPU through page-locked memory, in its stream."""
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
 
 
 def upload(images: Sequence[torch.Tensor], device: torch.device) -> list[torch.Tensor]:

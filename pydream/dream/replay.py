@@ -60,7 +60,9 @@ class Replayed:
         current.wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            # By default PyTorch captures a stream of the current device, not of the state's; and
+            # when a capture fails, it leaves the captured stream current: the outer block does not.
+            with torch.cuda.stream(beside), torch.cuda.graph(graph, stream=beside):
                 self._result = self._step(self._inputs)
             self._graph = graph
         except RuntimeError as error:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pydream.data import to_device
 from pydream.draws import derived_seed, drawn_order
 from pydream.dream.network import (
     BATCH,
@@ -20,6 +19,7 @@ from pydream.dream.network import (
 from pydream.dream.real import ClassImages
 from pydream.evaluate.measure import RealImages, measure
 from pydream.ops import diff_augment, multi_formation, random_augment
+from pydream.streams import to_device
 
 _FALLS, _FALL = (2 / 3, 5 / 6), 0.2  # of the learning rate
 _NETWORK, _ORDER, _AUGMENT, _MIX = range(4)

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from scipy.special import betaincinv
 
-from pydream.data import to_device
 from pydream.draws import derived_seed, uniform
 from pydream.evaluate.recipe import ResolvedRecipe
 from pydream.ops import (
@@ -34,6 +33,7 @@ from pydream.ops import (
     random_crop_boxes,
     random_keys,
 )
+from pydream.streams import to_device
 
 
 class _Draw(enum.IntEnum):

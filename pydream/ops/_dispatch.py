@@ -12,6 +12,7 @@ import torch
 
 from pydream import _C
 from pydream.gpus import missing_kernels
+from pydream.streams import capturing
 
 # What the kernels find wrong, in the order of csrc/common/faults.h.
 _FAULTS = (
@@ -56,8 +57,9 @@ def launch_on(device: torch.device) -> Launch | None:
         return None
     index = torch.cuda.current_device() if device.index is None else device.index
     faults = _faults(index)
-    if faults[:, 0].any():
-        check_values(device)  # waits, so that no kernel counts while its count is taken away
+    # Nothing can be waited for while a graph is captured: the next op behind that raises it.
+    if _C.cuda.any_fault(faults.data_ptr()) and not capturing(device):
+        check_values(device)
     stream = torch.cuda.current_stream(index).cuda_stream
     return Launch(_C.cuda, faults.data_ptr(), index, stream)
 
@@ -84,9 +86,15 @@ def check_values(device: torch.device | str | None = None) -> None:
     place = _device("cuda" if device is None else device)
     if place.type != "cuda" or not _C.cuda_architectures or not torch.cuda.is_available():
         return
-    torch.cuda.synchronize(place)
     index = torch.cuda.current_device() if place.index is None else place.index
-    _raise_faults(_faults(index), torch.device("cuda", index))
+    faults = _faults(index)
+    torch.cuda.synchronize(index)  # so that the counts are those of all rows
+    if _C.cuda.any_fault(faults.data_ptr()):
+        taken = no_faults(pin=True)
+        stream = torch.cuda.current_stream(index)
+        _C.cuda.take_faults(faults.data_ptr(), taken.data_ptr(), index, stream.cuda_stream)
+        stream.synchronize()
+        raise_faults(taken, torch.device("cuda", index))
 
 
 def _device(value: torch.device | str) -> torch.device:
@@ -128,14 +136,10 @@ def no_faults(*, pin: bool) -> torch.Tensor:
     return faults
 
 
-def _raise_faults(faults: torch.Tensor, device: torch.device) -> None:
-    if not faults[:, 0].any():
-        return
-    found = faults.tolist()
-    faults[:, 0] = 0
-    faults[:, 1] = _NO_PLACE
-    for (count, place), words in zip(found, _FAULTS, strict=True):
-        if count:
+def raise_faults(taken: torch.Tensor, device: torch.device) -> None:
+    """Raise the first kind of fault among those taken from a device; int64 (kinds, 2)."""
+    for (count, place), words in zip(taken.tolist(), _FAULTS, strict=True):
+        if count and place != _NO_PLACE:  # else an earlier error has told the place
             rows = "1 row" if count == 1 else f"{count} rows, the first"
             message = words.format(place=place, rows=rows)
             raise ValueError(f"{message} (found on {device} by an earlier call)")
@@ -159,13 +163,16 @@ _LIBRARY = cast(Any, torch.library.Library)("pydream", "FRAGMENT")
 def register(
     schema: str,
     cpu: Callable[..., Any],
-    cuda: Callable[..., Any],
+    cuda: Callable[..., Any] | None,
     other: Callable[..., Any],
     fake: Callable[..., Any],
     *,
     gradient: tuple[Callable[..., None], Callable[..., Any]] | None = None,
 ) -> None:
     """Register an op: compiled where there are kernels, else the reference.
+
+    `cuda` takes a `Launch` before the op's own arguments. Where it is None the op has no kernels
+    for GPUs in any build, and the reference runs there without a warning.
 
     `gradient` holds what an op with derivatives keeps, and its backward pass, as
     torch.library.register_autograd takes them.
@@ -176,12 +183,12 @@ def register(
 
     def run(first: torch.Tensor | list[torch.Tensor], *arguments: Any) -> Any:
         device = (first if isinstance(first, torch.Tensor) else first[0]).device
-        launch = launch_on(device)
-        if launch is not None:
+        if cuda is not None and (launch := launch_on(device)) is not None:
             return cuda(launch, first, *arguments)
         if device.type == "cpu":
             return cpu(first, *arguments)
-        warn_reference_once(device)
+        if cuda is not None:
+            warn_reference_once(device)
         return other(first, *arguments)
 
     name = schema[: schema.index("(")]

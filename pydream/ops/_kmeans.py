@@ -11,6 +11,7 @@ from pydream import _C
 from pydream.ops import _dispatch
 from pydream.ops._problems import SAMPLE_TYPES
 from pydream.ops.reference import kmeans as reference
+from pydream.streams import capturing, to_device
 
 _MOST_CENTROIDS = 1_000_000
 _LOOK = 4
@@ -144,7 +145,12 @@ def _cuda_kmeans(
         n_iter.zero_()
         return result
     if init == "random":
-        centroids.copy_(x[_random_rows(offsets, k, seed).to(x.device)])
+        if capturing(x.device):
+            raise ValueError(
+                "init='random' draws samples on the CPU, which cannot be sent from within a CUDA "
+                "graph: pass 'k-means++' or centroids"
+            )
+        centroids.copy_(x[to_device(_random_rows(offsets, k, seed), x.device)])
     table, tiles = _table(offsets, k, launch.module.tile_rows, x.device, rows=True)
     run = launch.module.KmeansRun(
         x.data_ptr(),
@@ -168,10 +174,10 @@ def _cuda_kmeans(
         run.seed(seeding.data_ptr(), seed, *where)
         del seeding  # goes back to the allocator, which keeps to the order of the stream
     run.start(launch.faults, *where)
-    capturing = x.is_cuda and torch.cuda.is_current_stream_capturing()
+    captured = capturing(x.device)
     for iteration in range(1, max_iter + 1):
         run.iterate(tol, spherical, *where)
-        if iteration % _LOOK == 0 and not capturing and int(unfinished) == 0:
+        if iteration % _LOOK == 0 and not captured and int(unfinished) == 0:
             break
     run.finish(*where)
     return result
@@ -221,14 +227,14 @@ def _table(
     if len(set(sizes)) == 1 and len(set(k)) == 1:
         number = torch.arange(len(k) + 1, device=device)
         return torch.stack([number * each for each in (sizes[0], k[0], parts[0])], 1), sum(parts)
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+    if capturing(device):
         raise ValueError(
             "offsets and k differ between problems, and cannot be sent from within a CUDA graph: "
             "pass problems of one size, (B, N, D), and one k"
         )
     first = [[0, *itertools.accumulate(each)] for each in (k, parts)]
-    values = list(zip(offsets, *first, strict=True))
-    return torch.tensor(values, device="cpu").to(device), sum(parts)
+    table = torch.tensor(list(zip(offsets, *first, strict=True)), device="cpu")
+    return to_device(table, device), sum(parts)
 
 
 def _random_rows(offsets: list[int], k: list[int], seed: int) -> Tensor:

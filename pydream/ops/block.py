@@ -282,7 +282,7 @@ _END = "bool over_batch, float eps) -> (Tensor, Tensor, Tensor)"
 _dispatch.register(
     f"norm_relu_pool(Tensor images, Tensor weight, Tensor bias, {_END}",
     _cpu_forward,
-    reference.with_statistics,
+    None,
     reference.with_statistics,
     _fake_forward,
 )
@@ -290,14 +290,14 @@ _dispatch.register(
 _dispatch.register(
     f"norm_relu_pool_backward(Tensor[] kept, {_END}",
     _cpu_backward,
-    reference.backward,
+    None,
     reference.backward,
     _fake_backward,
 )
 _dispatch.register(
     f"norm_relu_pool_second_backward(Tensor[] kept, Tensor[] second, {_END}",
     _cpu_second_backward,
-    reference.second_backward,
+    None,
     reference.second_backward,
     _fake_second_backward,
 )

@@ -23,6 +23,7 @@ from pydream.ops._checks import (
     check_shape,
 )
 from pydream.ops.reference import crop as reference
+from pydream.streams import capturing, to_device
 
 # Channels, size, canvas, scale and shift of each channel, dtype, channels_last, address.
 _Output: TypeAlias = tuple[
@@ -392,15 +393,12 @@ def _crop_on_cuda(
 
 def _send_table(images: list[Tensor], device: torch.device) -> Tensor:
     """Bring the table of images to their device, without waiting for it."""
-    table = _image_table(images)
-    if device.type != "cuda":
-        return table
-    if torch.cuda.is_current_stream_capturing():  # a replay would send what lies there by then
+    if capturing(device):  # a replay would send what lies there by then
         raise ValueError(
             "images is a list, and its addresses cannot be sent from within a CUDA graph: pass "
             "one batch (N, H, W, C)"
         )
-    return table.pin_memory().to(device, non_blocking=True)
+    return to_device(_image_table(images), device)
 
 
 def _address(tensor: Tensor | None) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from pydream.profiling.operations import OperationCounter
+from pydream.streams import capturing
 
 # What the ranges of stages begin with among the events of torch's profiler.
 PREFIX = "pydream: "
@@ -108,7 +109,7 @@ class Recorder:
                 passed = time.perf_counter() - begun
                 with self._lock:
                     self.totals[path].seconds += passed
-        elif torch.cuda.is_current_stream_capturing():
+        elif capturing(device):
             yield  # it runs when the graph is replayed, within the stage around that
         else:
             first, last = (

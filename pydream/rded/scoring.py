@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pydream.data import ImageError, decode_ahead, to_device
+from pydream.data import ImageError, decode_ahead
 from pydream.data.decode import EncodedJpeg
 from pydream.data.device_jpeg import decode_on
 from pydream.data.prefetch import read_ahead
@@ -35,6 +35,7 @@ from pydream.ops import check_values, realism_scores
 from pydream.rded.config import RdedConfig
 from pydream.rded.stages import PatchMaker, Preselection
 from pydream.stopwatch import Stopwatch
+from pydream.streams import to_device
 
 _Decoded: TypeAlias = torch.Tensor | EncodedJpeg | ImageError
 

@@ -15,12 +15,13 @@ import numpy.typing as npt
 import torch
 
 from pydream.allocator import in_large_pages
-from pydream.data import ImageError, Source, decode_ahead, to_device, upload
+from pydream.data import ImageError, Source, decode_ahead, upload
 from pydream.data.decode import EncodedJpeg
 from pydream.errors import PydreamError
 from pydream.models import Observer
 from pydream.ops import collage, crop_resize, random_crop_boxes, random_keys, select_key_patches
 from pydream.rded.config import RdedConfig
+from pydream.streams import to_device
 
 _DRAW = 1  # the purpose of the pre-selection's random keys; the preflight draws with 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -33,27 +34,62 @@ def gpu_of_tomorrow(monkeypatch):
     return kernels
 
 
-def test_faults_are_raised_once_and_forgotten():
+@pytest.fixture
+def compiled(kernels):
+    """The entries of the CUDA kernels: those that run on the CPU, or of this build."""
+    module = kernels or getattr(_C, "cuda", None)
+    if module is None:
+        pytest.skip("built without CUDA")
+    return module
+
+
+def test_faults_are_raised_with_their_place():
     faults = _dispatch.no_faults(pin=False)
-    _dispatch._raise_faults(faults, DEVICE)
+    _dispatch.raise_faults(faults, DEVICE)
     faults[1] = torch.tensor([1, 7])
     with pytest.raises(ValueError, match=r"^boxes\[7\] is not inside its image \(found on cuda:0"):
-        _dispatch._raise_faults(faults, DEVICE)
-    _dispatch._raise_faults(faults, DEVICE)
-    assert faults.equal(_dispatch.no_faults(pin=False))
+        _dispatch.raise_faults(faults, DEVICE)
 
 
 def test_rows_are_counted():
     faults = _dispatch.no_faults(pin=False)
     faults[4] = torch.tensor([30, 10])
     with pytest.raises(ValueError, match=r"^logits hold NaN.* in 30 rows, the first: 10 "):
-        _dispatch._raise_faults(faults, DEVICE)
+        _dispatch.raise_faults(faults, DEVICE)
 
 
-def test_kernels_and_python_know_the_same_faults(kernels):
-    compiled = kernels or getattr(_C, "cuda", None)
-    if compiled is None:
-        pytest.skip("built without CUDA")
+def test_a_count_whose_place_was_told_before_is_not_raised_again():
+    faults = _dispatch.no_faults(pin=False)
+    faults[4, 0] = 1
+    _dispatch.raise_faults(faults, DEVICE)
+
+
+@pytest.mark.parametrize("kind", range(len(_dispatch.no_faults(pin=False))))
+def test_a_count_of_any_kind_is_seen(compiled, kind):
+    faults = _dispatch.no_faults(pin=False)
+    assert not compiled.any_fault(faults.data_ptr())
+    faults[kind, 1] = 3  # a place is written before it is counted
+    assert not compiled.any_fault(faults.data_ptr())
+    faults[kind, 0] = 2**40
+    assert compiled.any_fault(faults.data_ptr())
+
+
+def test_what_was_counted_is_taken_and_nothing_else(kernels):
+    if kernels is None:
+        pytest.skip("about a kernel")
+    faults, taken = (_dispatch.no_faults(pin=False) for _ in range(2))
+    faults[1], faults[7] = torch.tensor([2, 9]), torch.tensor([5, 0])
+    faults[3, 1] = 4  # of a kernel that has not counted it yet
+    before = faults.clone()
+    kernels.take_faults(faults.data_ptr(), taken.data_ptr(), 0, 0)
+    before[3, 1] = -1
+    assert taken.equal(before)
+    left = _dispatch.no_faults(pin=False)
+    left[3, 1] = 4
+    assert faults.equal(left)
+
+
+def test_kernels_and_python_know_the_same_faults(compiled):
     assert compiled.fault_kinds == len(_dispatch.no_faults(pin=False))
 
 
@@ -86,19 +122,54 @@ def test_a_driver_that_is_too_old_is_blamed_first(gpu_of_tomorrow):
         _dispatch.launch_on(DEVICE)
 
 
-def test_kernels_that_still_count_are_waited_for(gpu_of_tomorrow, monkeypatch):
-    faults = _dispatch.no_faults(pin=False)
+def words(address):
+    """The counts and places that lie at an address."""
+    return (ctypes.c_int64 * _dispatch.no_faults(pin=False).numel()).from_address(address)
+
+
+@pytest.fixture
+def counted(gpu_of_tomorrow, monkeypatch):
+    """What kernels have counted on a GPU: a box, and another one by the time they have ended."""
+    faults, unpinned = _dispatch.no_faults(pin=False), _dispatch.no_faults
     faults[1] = torch.tensor([1, 9])
+    done = []
 
     def synchronize(device):
+        done.append("device")
         faults[1] = torch.tensor([2, 7])
 
+    def take_faults(address, taken, device, stream):
+        done.append(("taken", device, stream))
+        words(taken)[:] = words(address)[:]
+        words(address)[:] = unpinned(pin=False).flatten().tolist()
+
+    gpu_of_tomorrow.any_fault = lambda address: any(words(address)[::2])
+    gpu_of_tomorrow.take_faults = take_faults
+    stream = SimpleNamespace(cuda_stream=5, synchronize=lambda: done.append("stream"))
+    monkeypatch.setattr(_dispatch, "no_faults", lambda *, pin: unpinned(pin=False))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda index: stream)
     _dispatch._reports[0] = faults
+    return SimpleNamespace(faults=faults, done=done)
+
+
+def test_kernels_that_still_count_are_waited_for(counted, monkeypatch):
+    monkeypatch.setattr(_dispatch, "capturing", lambda device: False)
     with pytest.raises(ValueError, match=r"^boxes\[7\] is not inside its image"):
         _dispatch.launch_on(DEVICE)
-    assert faults.equal(_dispatch.no_faults(pin=False))
+    assert counted.done == ["device", ("taken", 0, 5), "stream"]
+    assert counted.faults.equal(_dispatch.no_faults(pin=False))
+    assert _dispatch.launch_on(DEVICE).faults == counted.faults.data_ptr()
+
+
+def test_nothing_is_waited_for_while_a_graph_is_captured(counted, monkeypatch):
+    monkeypatch.setattr(_dispatch, "capturing", lambda device: True)
+    assert _dispatch.launch_on(DEVICE).stream == 5
+    assert counted.done == []
+    monkeypatch.setattr(_dispatch, "capturing", lambda device: False)
+    with pytest.raises(ValueError, match=r"^boxes\[7\] is not inside its image"):
+        _dispatch.launch_on(DEVICE)
 
 
 def test_threads_that_come_first_together_share_one_report(gpu_of_tomorrow, monkeypatch):
@@ -115,3 +186,20 @@ def test_threads_that_come_first_together_share_one_report(gpu_of_tomorrow, monk
         found = list(pool.map(lambda _: _dispatch._faults(0), range(8)))
     assert made == [True]
     assert all(each is found[0] for each in found)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_an_op_without_cuda_kernels_is_not_launched(monkeypatch, device):
+    def launch_on(device):
+        raise AssertionError("asked for a launch")
+
+    monkeypatch.setattr(_dispatch, "launch_on", launch_on)
+    monkeypatch.setattr(_dispatch, "warn_reference_once", launch_on)
+    ran = {}
+    library = SimpleNamespace(
+        define=lambda *_, **__: None, impl=lambda _, run, key: ran.update({key: run})
+    )
+    monkeypatch.setattr(_dispatch, "_LIBRARY", library)
+    monkeypatch.setattr(torch.library, "register_fake", lambda *_, **__: None)
+    _dispatch.register("op(Tensor x) -> Tensor", lambda x: "cpu", None, lambda x: "meta", None)
+    assert ran["CompositeExplicitAutograd"](torch.empty(0, device=device)) == device

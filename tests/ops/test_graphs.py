@@ -153,6 +153,35 @@ def test_a_replay_reports_bad_values():
 
 
 @needs_gpu
+def test_a_fault_of_before_is_raised_behind_a_capture():
+    logits, labels = (each.cuda() for each in score_inputs(torch.Generator().manual_seed(0)))
+    realism_scores = as_called("realism_scores")
+    realism_scores(logits, labels)
+    bad = logits.clone()
+    bad[3, 0] = torch.nan
+    realism_scores(bad, labels)
+    torch.cuda.synchronize()  # the next op knows of it
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        scores = realism_scores(logits, labels)
+    with pytest.raises(ValueError, match=r"logits hold NaN.* in 1 row: 3 "):
+        ops.check_values()
+    graph.replay()
+    assert scores.equal(realism_scores(logits, labels))
+
+
+@needs_gpu
+def test_samples_drawn_on_the_cpu_cannot_be_captured():
+    (x,) = (each.cuda() for each in kmeans_inputs(torch.Generator().manual_seed(0)))
+    kmeans = as_called("kmeans")
+    kmeans(x, 4, init="random", max_iter=2)
+    wanted = pytest.raises(ValueError, match=r"init='random' draws samples on the CPU")
+    with wanted, torch.cuda.graph(torch.cuda.CUDAGraph()):
+        kmeans(x, 4, init="random", max_iter=2)
+    ops.check_values()
+
+
+@needs_gpu
 def test_a_list_of_images_cannot_be_captured():
     images, boxes, _ = (each.cuda() for each in crop_inputs(torch.Generator().manual_seed(0)))
     crop_resize = as_called("crop_resize")
@@ -164,8 +193,14 @@ def test_a_list_of_images_cannot_be_captured():
     ops.check_values()
 
 
-def test_sizes_that_differ_are_not_sent_while_capturing(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+@pytest.fixture
+def captures(monkeypatch):
+    """Every GPU's stream is being captured."""
+    for module in (_kmeans, crop):
+        monkeypatch.setattr(module, "capturing", lambda device: device.type == "cuda")
+
+
+def test_sizes_that_differ_are_not_sent_while_capturing(captures):
     table, blocks = _kmeans._table([0, 5, 10], [2, 2], 4, torch.device("cpu"), rows=True)
     assert table.tolist() == [[0, 0, 0], [5, 2, 2], [10, 4, 4]]
     assert blocks == 4
@@ -175,8 +210,7 @@ def test_sizes_that_differ_are_not_sent_while_capturing(monkeypatch):
         _kmeans._table([0, 5, 6], [2, 1], 4, torch.device("cuda", 0), rows=True)
 
 
-def test_the_addresses_of_a_list_are_not_sent_while_capturing(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+def test_the_addresses_of_a_list_are_not_sent_while_capturing(captures):
     images = [torch.zeros(5, 7, 3, dtype=torch.uint8)]
     assert crop._send_table(images, torch.device("cpu")).shape == (1, 4)
     with pytest.raises(ValueError, match=r"images is a list.*pass one batch \(N, H, W, C\)"):

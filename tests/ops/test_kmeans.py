@@ -20,6 +20,9 @@ INERTIA_RTOL = 1e-5
 # up to 300 dimensions.
 TIE_RTOL = 2e-5
 
+# A distance of 4096 squares added up in float32, in the worst order: that many times 2^-24.
+LONG_DISTANCE_RTOL = 4096 * 2.0**-24
+
 # With centroids rounded to bfloat16, to 2^-9, another solution as good as the exact one is found.
 FAST_RTOL = 0.02
 
@@ -102,6 +105,23 @@ class TestKMeans:
     def test_half_precision_is_widened_exactly(self, isa: str, dtype: torch.dtype) -> None:
         x = clumps(70, 19, 6).to(dtype)
         assert_same(ops.kmeans(x, 6), ops.kmeans(x.float(), 6))
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_parallel_samples_of_many_dimensions_get_their_nearest_centroid(
+        self, dtype: torch.dtype
+    ) -> None:
+        """Long sums of products of one sign, from which tensor cores cut off bits at every step."""
+        generator = torch.Generator().manual_seed(5)
+        direction = torch.rand(4096, generator=generator) + 0.5
+        lengths = torch.rand(128, 1, generator=generator) * 2 + 1
+        x = (lengths * direction + 1e-3 * torch.rand(128, 4096, generator=generator)).to(dtype)
+        centroids = torch.linspace(1, 3, 17)[:, None] * direction
+        found = ops.kmeans(x, 17, init=centroids, max_iter=0)
+        distances = exact_distances(x, centroids)
+        own = distances.gather(1, found.labels[:, None])[:, 0]
+        assert (own <= distances.amin(1) * (1 + LONG_DISTANCE_RTOL)).all()
+        assert (distances.argmin(1) == found.labels).float().mean() > 0.9  # few are ties
+        assert len(found.labels.unique()) > 12
 
     def test_labels_centroids_and_inertia_are_of_one_iteration(self, isa: str) -> None:
         x = torch.randn(150, 7, generator=torch.Generator().manual_seed(0))

@@ -109,6 +109,13 @@ T atomicAdd(T* to, T value) {
 }
 
 template <class T>
+T atomicExch(T* to, T value) {
+  const T before = *to;
+  *to = value;
+  return before;
+}
+
+template <class T>
 T atomicMax(T* to, T value) {
   const T before = *to;
   *to = std::max(before, value);

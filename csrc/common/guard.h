@@ -1,0 +1,44 @@
+// Calls of the CUDA runtime from host code: errors as exceptions, and the current device.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <stdexcept>
+#include <string>
+
+namespace pydream {
+
+// Whether a call went well. CUDA keeps the last error for cudaGetLastError, so an error that is
+// dealt with here is taken away: the next launch, which asks for it, would be blamed for it.
+inline bool succeeded(cudaError_t status) {
+  if (status == cudaSuccess) return true;
+  cudaGetLastError();
+  return false;
+}
+
+inline void check_cuda(cudaError_t status, const char* what) {
+  if (!succeeded(status)) {
+    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
+  }
+}
+
+// Makes a device current, and the one before it again.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device) : device_(device) {
+    check_cuda(cudaGetDevice(&before_), "cudaGetDevice");
+    if (device_ != before_) check_cuda(cudaSetDevice(device_), "cudaSetDevice");
+  }
+  // Only where it was changed: cudaSetDevice alone makes a context on a device.
+  ~DeviceGuard() {
+    if (device_ != before_) succeeded(cudaSetDevice(before_));
+  }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int device_;
+  int before_ = 0;
+};
+
+}  // namespace pydream
