@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,15 @@ VARIABLES = tuple(name for name in os.environ if name != "PYTEST_CURRENT_TEST")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let pytest-randomly, where it is installed, choose the order of tests and no more.
+    """Let pytest-randomly choose the order of tests and no more, and Ctrl-C interrupt them.
 
     Its seed, which it prints, gives an order again. What tests draw is the same in every run.
     """
     if hasattr(config.option, "randomly_reset_seed"):
         config.option.randomly_reset_seed = False
+    # A shell starts what runs in its background without Ctrl-C, which tests press, and children
+    # would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pydream import dream, rded
@@ -15,6 +16,7 @@ from pydream.evaluate import EvaluateConfig, RelabelConfig, evaluate_set, relabe
 from pydream.evaluate.measures import measure_set
 from pydream.evaluate.opening import open_observer
 from pydream.models import ObserverConfig, train_observer
+from pydream.models.config import ObserverSettings
 from pydream.report import inspect_set
 
 PER_CLASS = 6
@@ -123,7 +125,12 @@ def test_a_usual_set_passes_every_command(make, side: int, enlarged: int, tmp_pa
     assert len(result.rows) == 2
     distilled = open_distilled(path)
     network = open_observer(
-        str(observer.path), distilled, arch=None, precision="float32", device="cpu"
+        str(observer.path),
+        distilled,
+        ObserverSettings(),
+        arch=None,
+        precision="float32",
+        device=torch.device("cpu"),
     )
     measures = measure_set(distilled, network, open_source(source))
     assert inspect_set(distilled, measures)["enlarged"] == enlarged

@@ -66,7 +66,8 @@ def _candidates(weights: Weights) -> Iterable[str]:
     )
     if "layer0.conv1.weight" in weights:
         depth = _RESNET_APS.get(blocks)
-        suffixes = ("", "-batch", "-none")
+        batch = any(name.endswith("running_mean") for name in weights)
+        suffixes = ("-batch",) if batch else ("", "-none")
         return () if depth is None else [f"resnetap{depth}{each}" for each in suffixes]
     names = _RESNETS.get((blocks, "layer1.0.conv3.weight" in weights), ())
     stem = weights["conv1.weight"] if "conv1.weight" in weights else torch.empty(0)

@@ -199,7 +199,9 @@ def interrupt(*_: object) -> None:
 
 def test_a_folder_that_cannot_be_made(tmp_path, digits_set):
     (tmp_path / "file").write_text("")
-    with pytest.raises(PydreamError, match=r"cannot be written: .*; give another --out"):
+    with pytest.raises(
+        PydreamError, match=r"out cannot be made, since .*file is no folder: give another --out"
+    ):
         export(digits_set, "rded", tmp_path / "file" / "out")
 
 

@@ -26,6 +26,7 @@ from pydream.evaluate.measures import (
 from pydream.evaluate.observed import cell_boxes, label_entropies
 from pydream.evaluate.opening import open_observer
 from pydream.models import Observer, build_model, load_observer
+from pydream.models.config import ObserverSettings
 
 from .conftest import PER_CLASS, SIDE, Digits, write_set
 
@@ -39,7 +40,12 @@ THROUGH_A_NETWORK = 1e-3
 
 def observer_of(digits: Digits, distilled: DistilledSet) -> Observer:
     return open_observer(
-        str(digits.observer), distilled, arch=None, precision="float32", device="cpu"
+        str(digits.observer),
+        distilled,
+        ObserverSettings(),
+        arch=None,
+        precision="float32",
+        device=torch.device("cpu"),
     )
 
 

@@ -176,7 +176,7 @@ def test_labels_of_something_else(digits: Digits, digits_set: Path) -> None:
     fails("no stored labels of seed 1", dataclasses.replace(stored, seeds=(0, 1)))
     fails("top_k must be at most the classes of the set, 10", config(digits_set, digits, top_k=11))
     fails(
-        "soft labels of baselines need --observer",
+        "labels are of the set alone: give --observer for the baselines",
         dataclasses.replace(stored, observer=None, baselines=("random",)),
     )
     file = digits_set / "labels" / "seed-0" / "labels.json"
