@@ -433,7 +433,7 @@ def test_soft_labels_of_anothers_set_are_trained_on(digits: Digits, tmp_path: Pa
     soft = 9.0 * torch.eye(10)[drawn.labels]
     file = tmp_path / "images.pt"
     torch.save([images, (drawn.labels + 1) % 10], file)
-    settings = {"observer": None, "students": (ARCH,), "source": "digits", "epochs": 40}
+    settings = {"observer": None, "students": (ARCH,), "source": "digits", "epochs": 20}
     settings["labels"] = ("own", "hard")
     with pytest.raises(PydreamError, match="without soft labels; give --labels online, stored or"):
         evaluate_set(config(file, digits, **settings))
@@ -448,7 +448,8 @@ def test_soft_labels_of_anothers_set_are_trained_on(digits: Digits, tmp_path: Pa
     other = evaluate_set(config(file, digits, resume=True, **settings)).rows
     assert other[0].runs != own.runs
     assert other[1].runs == hard.runs
-    warm = evaluate_set(config(file, digits, temperature=4.0, **settings)).rows
+    settings |= {"epochs": 1, "temperature": 4.0}
+    warm = evaluate_set(config(file, digits, **settings)).rows
     assert [row.recipe.temperature for row in warm] == [4.0, 1.0]
 
 
