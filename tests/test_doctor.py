@@ -26,7 +26,8 @@ def shown(facts: dict[str, Any]) -> str:
     return capture.get()
 
 
-def test_a_working_installation() -> None:
+def test_a_working_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYDREAM_DATA", raising=False)
     facts = json.loads(json.dumps(diagnose()))
     assert facts["versions"]["pydream-distill"] == pydream.__version__
     assert facts["versions"]["numpy"] == np.__version__
