@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 # Before torch is loaded, which reads it then. By default OpenMP's threads keep their processors
-# while they wait for each other; where other programs want these too, 60 training steps on two
-# threads took 45 s instead of 3.
+# while they wait for each other, which makes training many times slower where other programs want
+# these processors too.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import devices
