@@ -14,8 +14,10 @@ from typing import Any, TypeVar
 from pydream.errors import PydreamError
 
 PathLike = TypeVar("PathLike", str, Path)
-KEPT = "what was finished is kept: mend that, then run the same command again"
-RESUME = f"{KEPT}, `pydream rded`, `dream`, `observer` and `evaluate` with --resume"
+_ADD_RESUME = "`pydream rded`, `dream`, `observer` and `evaluate`: add --resume"
+KEPT = "finished work is kept; fix this and run the same command again"
+RESUME = f"{KEPT} ({_ADD_RESUME})"
+STOPPED = f"stopped; finished work is kept; run the same command again to continue ({_ADD_RESUME})"
 ANOTHER_OUT = "give another --out"
 
 
@@ -25,11 +27,9 @@ def expand_home(path: PathLike) -> PathLike:
     Raises
     ------
     PydreamError
-        If the path is empty, or its home folder is not known.
+        If the home folder is not known.
     """
     text = str(path)
-    if not text.strip():
-        raise PydreamError("an empty name was given where a file or folder is needed")
     name, colon, root = text.partition(":")
     if not (colon and root.startswith("~") and name.isprintable() and os.sep not in name):
         name, colon, root = "", "", text
@@ -45,17 +45,40 @@ def expand_home(path: PathLike) -> PathLike:
 
 
 def expand_settings(settings: Any, *names: str) -> None:
-    """Expand ``~`` in those settings of a frozen dataclass that name files."""
+    """Expand ``~`` in those settings of a frozen dataclass that name files.
+
+    Raises
+    ------
+    PydreamError
+        If one of them is empty, and as of `expand_home`.
+    """
     for name in names:
         value = getattr(settings, name)
-        if value is not None:
-            object.__setattr__(settings, name, expand_home(value))
+        if value is None:
+            continue
+        if not str(value).strip():
+            raise PydreamError(f"{name} is empty: name a file or folder")
+        object.__setattr__(settings, name, expand_home(value))
 
 
 def name_after(source: str) -> str:
-    """Return the stem of what is made of a source: the name of its file or folder."""
+    """Return the name of what is made of a source, to which the method adds its own.
+
+    Parameters
+    ----------
+    source
+        A folder gives its name, a file its name without the ending of its kind (also ``.tar.gz``),
+        a set of torchvision, ``mnist:ROOT``, the name of the set.
+    """
     path = Path(source)
-    return path.stem if path.name not in ("", "..") else path.resolve().stem or "images"
+    name, colon, _ = source.partition(":")
+    if colon and len(name) > 1 and os.sep not in name and not os.path.lexists(path):
+        return name  # one letter is a drive of Windows
+    if path.name in ("", ".."):
+        path = path.resolve()
+    if path.is_dir():
+        return path.name or "images"
+    return Path(path.stem).stem if path.stem.lower().endswith(".tar") else path.stem
 
 
 def check_place(path: Path, remedy: str = ANOTHER_OUT) -> None:

@@ -193,17 +193,41 @@ def test_a_warning_of_ours_is_one_line_and_others_are_as_python_has_them(
         (("rded", "--observr=y"), "rded has no option --observr; the nearest are --observer, "),
         (
             ("profile", "dream", "x", "--metrik", "l1"),
-            "profile dream has no option --metrik; the nearest are --metric, ",
+            "profile dream has no option --metrik; the nearest is --metric; see ",
         ),
         (
-            ("observer", "x", "--horizontal-flip"),
-            "observer has no option --horizontal-flip; the nearest are --no-horizontal-flip, ",
+            ("profile", "--save", "p.json", "rded", "x", "--observer", "y", "--ipcc", "3"),
+            "profile rded has no option --ipcc; the nearest is --ipc; see ",
         ),
-        (("evalute", "x"), "there is no command 'evalute'; the nearest are evaluate, "),
+        (
+            ("profile", "--save=p.json", "rded", "x", "--observer", "y", "--ipc", "abc"),
+            "profile rded: --ipc takes INT; got abc; see ",
+        ),
+        (
+            ("profile", "rded", "x", "--observer", "y", "--save", "p.json"),
+            "profile rded: --save goes before rded; see ",
+        ),
+        (
+            ("profile", "--ipc", "3", "rded", "x", "--observer", "y"),
+            "profile rded: --ipc goes after rded; see ",
+        ),
+        (("rded", "--version"), "rded has no option --version; the nearest are --precision, "),
+        (("rded", "--zzz"), "rded has no option --zzz; see "),
+        (
+            ("observer", "x", "--horizontal-flip"),
+            "observer has no option --horizontal-flip; the nearest is --no-horizontal-flip; see ",
+        ),
+        (("evalute", "x"), "there is no command 'evalute'; the nearest is evaluate; see "),
+        (("xyzzy",), "there is no command 'xyzzy'; see "),
+        (("--json", "doctor"), "options come after the command; got --json before it; see "),
         (("rded", "x", "y", "--observer", "z"), "rded: 'y' is one word too many"),
         (("rded", "--ipc", "3"), "rded needs SOURCE and --observer"),
         (("export", "x", "--to", "zip"), "export: --to takes tensors, rded, ddranking; got 'zip'"),
         (("rded", "x", "--observer", "y", "--ipc", "many"), "rded: --ipc takes INT; got many"),
+        (("rded", "x", "--observer", "y", "--ipc=many"), "rded: --ipc takes INT; got many; see "),
+        (("inspect", "x", "--image-mean=a"), "--image-mean takes [FLOAT [FLOAT ...]]; got a; see "),
+        (("inspect", "x", "--image_std", "a", "b"), "[FLOAT [FLOAT ...]]; got a b; see "),
+        (("rded", "x", "--observer", "y", "--arch"), "rded: --arch needs a value; see "),
         (("evaluate", "x", "--crop-scale", "1"), "--crop-scale takes FLOAT FLOAT; got 1"),
         (("rded", "x", "--observer"), "rded: --observer needs a value"),
         ((), "name a command: rded, dream, "),
@@ -215,9 +239,25 @@ def test_a_wrong_command_line_is_one_line_with_a_hint(monkeypatch, capsys, argum
     assert captured.out == ""
     assert captured.err.startswith(f"pydream: {message}") or message in captured.err
     assert captured.err.count("\n") == 1
-    words = arguments[: 2 if arguments[:1] == ("profile",) else 1]
-    hint = " ".join(each for each in words if each in COMMANDS or each == "profile")
-    assert captured.err.endswith(f"; see `{' '.join(['pydream', *hint.split(), '--help'])}`\n")
+    words = arguments if arguments[:1] == ("profile",) else arguments[:1]
+    hint = [each for each in words if each in commands.COMMANDS]
+    assert captured.err.endswith(f"; see `{' '.join(['pydream', *hint, '--help'])}`\n")
+
+
+@pytest.mark.parametrize("command", sorted(commands.COMMANDS))
+def test_ctrl_c_tells_how_to_continue_where_finished_work_is_kept(monkeypatch, capsys, command):
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "run", interrupt)
+    assert run(monkeypatch, command) == 130
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert printed.startswith("pydream: stopped")
+    kept = {"rded", "dream", "dream-compare", "observer", "evaluate", "relabel"}
+    assert ("finished work is kept" in printed) == (command in kept)
+    resumed = {*re.findall("`(?:pydream )?([a-z-]+)`", printed)}
+    assert (command in resumed) == ("--resume" in options_of([command], commands.COMMANDS))
 
 
 def test_an_underscore_in_an_option_is_a_hyphen(monkeypatch, capsys):
@@ -243,6 +283,7 @@ def test_a_closed_pipe_and_a_terminal_without_the_characters_end_quietly():
         {sys.executable} -m pydream rded --help | head -1
         {sys.executable} -m pydream nonsense-× 2>&1
         {sys.executable} -m pydream observer --help | tail -2
+        {sys.executable} -m pydream --version >&-
     """
     done = subprocess.run(
         ["sh", "-c", script],
@@ -254,3 +295,15 @@ def test_a_closed_pipe_and_a_terminal_without_the_characters_end_quietly():
     assert done.stderr == ""
     assert done.stdout.startswith("usage: pydream rded")
     assert "there is no command" in done.stdout
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device here plays a full disk")
+def test_a_full_disk_under_standard_output_is_one_line():
+    """Found when a short output is flushed at the end, and amid a long one."""
+    script = f"""
+        {sys.executable} -m pydream --version > /dev/full || echo $?
+        {sys.executable} -m pydream rded --help > /dev/full || echo $?
+    """
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    line = "pydream: standard output cannot be written: No space left on device\n"
+    assert (done.stdout, done.stderr) == ("2\n2\n", 2 * line)

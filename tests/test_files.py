@@ -80,19 +80,39 @@ def test_a_home_that_is_not_known_is_refused_unless_a_folder_has_that_name(home)
 
 
 @pytest.mark.parametrize("name", ["", " "])
-def test_an_empty_name_is_refused(name):
-    with pytest.raises(PydreamError, match="an empty name"):
+def test_an_empty_name_is_refused_with_the_setting_that_it_was_given_for(name):
+    with pytest.raises(PydreamError, match=r"^source is empty: name a file or folder$"):
         RdedConfig(name, "observer.pt")
-    with pytest.raises(PydreamError, match="an empty name"):
+    with pytest.raises(PydreamError, match=r"^observer is empty: name a file or folder$"):
         RdedConfig("photos", name)
 
 
 @pytest.mark.parametrize(
-    ("source", "name"), [("photos", "photos"), ("a/b.zip", "b"), (".", "here"), ("..", "above")]
+    ("source", "name"),
+    [
+        ("photos", "photos"),
+        (".", "here.v2"),
+        ("..", "above"),
+        ("below.v1", "below.v1"),
+        ("odd:name/photos", "photos"),
+        ("a/b.zip", "b"),
+        ("a/b.v1.npz", "b.v1"),
+        ("data/train.tar", "train"),
+        ("data/train.tar.gz", "train"),
+        ("data/Train.TAR.zst", "Train"),
+        ("data/train.tgz", "train"),
+        ("digits", "digits"),
+        ("cifar10:/data/x", "cifar10"),
+        ("cifar10:data", "cifar10"),
+        ("fashion-mnist:.", "fashion-mnist"),
+        ("C:photos", "C:photos"),
+    ],
 )
-def test_what_is_made_of_a_source_is_named_after_its_folder(tmp_path, monkeypatch, source, name):
-    (tmp_path / "above" / "here").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "above" / "here")
+def test_what_is_made_of_a_source_has_its_name(tmp_path, monkeypatch, source, name):
+    here = tmp_path / "above" / "here.v2"
+    for folder in ("below.v1", "odd:name/photos"):
+        (here / folder).mkdir(parents=True)
+    monkeypatch.chdir(here)
     assert name_after(source) == name
 
 
@@ -159,7 +179,7 @@ def test_a_disk_that_fills_up_leaves_the_file_as_it_was(tmp_path):
     soft, hard = resource.getrlimit(limit)
     resource.setrlimit(limit, (1000, hard))
     try:
-        with pytest.raises(PydreamError, match=r"cannot write .*: File too large; what was"):
+        with pytest.raises(PydreamError, match=r"cannot write .*: File too large; finished work"):
             write_whole(file, bytes(5000))
     finally:
         resource.setrlimit(limit, (soft, hard))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO, cast
 
 from pydream.errors import PydreamError
+from pydream.files import STOPPED
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_STOPPED = (
-    "stopped; what was finished is kept: `pydream rded`, `dream`, `observer` and `evaluate` go on "
-    "with it when the same command is given again with --resume, `relabel` without"
-)
+_CONTINUED = ("rded", "dream", "dream-compare", "observer", "evaluate", "relabel")
 
 
 def main() -> None:
@@ -23,22 +23,59 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # what a terminal or a log cannot show
+    output = _Output(sys.stdout or io.StringIO())  # Python has None for one that is closed
     try:
-        try:
-            _run()
-        finally:
-            sys.stdout.flush()  # so that a closed pipe is found here
+        with contextlib.redirect_stdout(cast("TextIO", output)):
+            try:
+                _run()
+            finally:
+                sys.stdout.flush()  # so that a closed pipe or a full disk is found here
     except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (sys.stdout, sys.stderr):  # Python flushes them once more at its end
-            os.dup2(nowhere, stream.fileno())
+        _drop(sys.stdout, sys.stderr)
         raise SystemExit(1) from None
     except PydreamError as error:
         print(f"pydream: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print(f"pydream: {_STOPPED}", file=sys.stderr)
+        stopped = STOPPED if sys.argv[1:2] and sys.argv[1] in _CONTINUED else "stopped"
+        print(f"pydream: {stopped}", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+class _Output:
+    """Standard output, whose errors are told from those of other files."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._errors():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with self._errors():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            _drop(self._stream)
+            reason = error.strerror or error
+            raise PydreamError(f"standard output cannot be written: {reason}") from error
+
+
+def _drop(*streams: TextIO) -> None:
+    """Send what is left in streams nowhere: Python flushes them once more at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(nowhere, stream.fileno())
 
 
 def _run() -> None:

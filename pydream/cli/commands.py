@@ -69,18 +69,15 @@ def dream_compare_command(config: Annotated[CompareConfig, Whole], *, json: Json
 
 def observer_command(config: Annotated[ObserverConfig, Whole], *, json: Json = False) -> None:
     """Train an observer: a classifier of the images that will be distilled."""
-    from pydream.cli.tables import console, print_json
+    from pydream.cli.tables import print_result
     from pydream.models import train_observer
 
     result = train_observer(config)
-    if json:
-        print_json(dataclasses.asdict(result))
-        return
-    console().print(
+    text = (
         f"{result.path}: {result.arch}, top-1 {result.top1:.2%} on {result.images} images "
-        f"({result.held_out}), {result.seconds:.0f} s",
-        soft_wrap=True,
+        f"({result.held_out}), {result.seconds:.0f} s"
     )
+    print_result(result, text, json=json)
 
 
 def evaluate_command(config: Annotated[EvaluateConfig, Whole], *, json: Json = False) -> None:
@@ -99,33 +96,25 @@ def evaluate_command(config: Annotated[EvaluateConfig, Whole], *, json: Json = F
 
 def relabel_command(config: Annotated[RelabelConfig, Whole], *, json: Json = False) -> None:
     """Store an observer's labels of a distilled set, so that students train without it."""
-    from pydream.cli.tables import console, print_json
+    from pydream.cli.tables import print_result
     from pydream.evaluate import relabel
 
     result = relabel(config)
-    if json:
-        print_json(dataclasses.asdict(result))
-        return
-    console().print(
+    text = (
         f"labels of {result.epochs} epochs: {byte_words(result.labels_bytes)}; images: "
-        f"{byte_words(result.images_bytes)}\nlabels: {result.path}",
-        soft_wrap=True,
+        f"{byte_words(result.images_bytes)}\nlabels: {result.path}"
     )
+    print_result(result, text, json=json)
 
 
 def export_command(config: Annotated[ExportConfig, Whole], *, json: Json = False) -> None:
     """Write a distilled set as other tools read it."""
-    from pydream.cli.tables import console, print_json
+    from pydream.cli.tables import print_result
     from pydream.evaluate import export_set
 
     result = export_set(config)
-    if json:
-        print_json(dataclasses.asdict(result))
-        return
-    console().print(
-        f"{result.path}: {result.images} images for {result.to}, {byte_words(result.bytes)}",
-        soft_wrap=True,
-    )
+    text = f"{result.path}: {result.images} images for {result.to}, {byte_words(result.bytes)}"
+    print_result(result, text, json=json)
 
 
 def inspect_command(config: Annotated[InspectConfig, Whole], *, json: Json = False) -> None:

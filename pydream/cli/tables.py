@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json as jsonlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from pydream.demo import DemoResult
     from pydream.dream import Comparison, DreamResult
     from pydream.rded import RdedResult
@@ -23,6 +26,14 @@ def console() -> Console:
 def print_json(value: Any) -> None:
     """Print a value as JSON; what JSON does not know as text."""
     print(jsonlib.dumps(value, indent=2, default=str))
+
+
+def print_result(result: DataclassInstance, text: str, *, json: bool) -> None:
+    """Print a result as JSON, or the text that says the same to people."""
+    if json:
+        print_json(dataclasses.asdict(result))
+    else:
+        console().print(text, soft_wrap=True)
 
 
 def print_set(result: RdedResult | DreamResult, rows: Mapping[str, str], *, json: bool) -> None:

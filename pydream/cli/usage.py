@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, get_type_hints
 
@@ -33,8 +33,8 @@ def one_line_errors(commands: Commands) -> Iterator[None]:
         return
 
     def refuse(event: ParseErrorEvent) -> None:
-        words, command = _words_of(sys.argv[1:], commands)
-        message = _message(event, words, commands)
+        command = _command_of(sys.argv[1:], commands)
+        message = _message(event, command, commands)
         if message is not None:
             raise PydreamError(f"{message}; see `{' '.join(['pydream', *command, '--help'])}`")
 
@@ -43,12 +43,10 @@ def one_line_errors(commands: Commands) -> Iterator[None]:
 
 
 def options_of(command: Sequence[str], commands: Commands) -> list[str]:
-    """List the options of a command, as ``["rded"]`` or ``["profile", "rded"]``."""
-    hints = get_type_hints(commands[command[0]])
-    if len(command) > 1:
-        hints = get_type_hints(commands[command[1]])
+    """List the options of a command, as ``["rded"]``; of ``["profile", "rded"]`` those of both."""
+    hints = [hint for word in command for hint in get_type_hints(commands[word]).items()]
     options = ["--help"]
-    for name, kind in hints.items():
+    for name, kind in hints:
         if dataclasses.is_dataclass(kind):
             for field in dataclasses.fields(kind):
                 if "Positional" not in str(field.type):
@@ -56,7 +54,7 @@ def options_of(command: Sequence[str], commands: Commands) -> list[str]:
             options += _aliases(kind)
         elif name not in ("return", "method"):
             options.append(_option(name))
-    return options
+    return [*dict.fromkeys(options)]
 
 
 def _aliases(settings: object) -> list[str]:
@@ -70,39 +68,41 @@ def _option(name: str, *, negated: bool = False) -> str:
     return ("--no-" if negated else "--") + name.replace("_", "-")
 
 
-def _words_of(arguments: Sequence[str], commands: Commands) -> tuple[str, list[str]]:
-    """Return the command that the arguments name, in words and as a list."""
+def _command_of(arguments: Sequence[str], commands: Commands) -> list[str]:
+    """Return the command that the arguments name: one word, two of ``profile METHOD``, or none."""
     command = [each for each in arguments[:1] if each in commands]
     if command == ["profile"]:
         command += [each for each in arguments[1:] if each in ("rded", "dream", "evaluate")][:1]
-    return " ".join(command), command
+    return command
 
 
-def _message(event: ParseErrorEvent, command: str, commands: Commands) -> str | None:
+def _message(event: ParseErrorEvent, command: Sequence[str], commands: Commands) -> str | None:
     """Say what is wrong; None of kinds of errors that this version does not know."""
     from tyro import _errors
 
     unknown = _unknown(event, command, commands)
     if unknown is not None:
         return unknown
+    words = " ".join(command)
     if isinstance(event, _errors.MissingArgs):
         names = [_shown(each.arg) for each in event.missing_arguments]
-        return f"{command} needs {' and '.join(names)}"
+        return f"{words} needs {' and '.join(names)}"
     if isinstance(event, _errors.MissingSubcommand):
         return f"name a command: {', '.join(event.subcommand_spec.parser_from_name)}"
     if isinstance(event, _errors.BadValue):
-        return f"{command}: {_shown(event.argument)} needs a value"
+        return f"{words}: {_shown(event.argument)} needs a value"
     if isinstance(event, _errors.InvalidChoice):
         choices = ", ".join(event.choices)
-        return f"{command}: {_shown(event.argument)} takes {choices}; got {event.value!r}"
+        return f"{words}: {_shown(event.argument)} takes {choices}; got {event.value!r}"
     if isinstance(event, _errors.InstantiationFailure) and event.argument is not None:
         kind = str(event.argument.lowered.metavar).replace("{None}|", "").strip("{}")
         option = _shown(event.argument)
-        return f"{command}: {option} takes {kind}; got {' '.join(_given(option)) or event.message}"
+        given = " ".join(_given(option)) or event.message.partition("\n")[0]
+        return f"{words}: {option} takes {kind}; got {given}"
     return None
 
 
-def _unknown(event: ParseErrorEvent, command: str, commands: Commands) -> str | None:
+def _unknown(event: ParseErrorEvent, command: Sequence[str], commands: Commands) -> str | None:
     """Say which word is unknown, and which come nearest to it; None where all are known."""
     from tyro import _errors
 
@@ -110,24 +110,51 @@ def _unknown(event: ParseErrorEvent, command: str, commands: Commands) -> str | 
     if not command:
         if not isinstance(event, _errors.UnrecognizedArgs):
             return None
-        near = difflib.get_close_matches(tokens[0], commands, _NEAREST, cutoff=0.0)
-        return f"there is no command {tokens[0]!r}; the nearest are {', '.join(near)}"
-    options = options_of(command.split(), commands)
+        if tokens[0].startswith("-"):
+            return f"options come after the command; got {tokens[0]} before it"
+        return f"there is no command {tokens[0]!r}{_nearest(tokens[0], commands)}"
+    words, options = " ".join(command), options_of(command, commands)
     for argument in sys.argv[1:]:
-        word = argument.partition("=")[0]
-        if word.startswith("--") and word.replace("_", "-") not in options:
-            near = difflib.get_close_matches(word, options, _NEAREST, cutoff=0.0)
-            return f"{command} has no option {word}; the nearest are {', '.join(near)}"
-    return f"{command}: {tokens[0]!r} is one word too many" if tokens else None
+        option = _name(argument)
+        if option.startswith("--") and option not in options:
+            typed = argument.partition("=")[0]
+            return f"{words} has no option {typed}{_nearest(typed, options)}"
+    if not tokens:
+        return None
+    option = _name(tokens[0])
+    if len(command) > 1 and option in options:
+        side = "before" if option in options_of(command[:1], commands) else "after"
+        return f"{words}: {option} goes {side} {command[1]}"
+    return f"{words}: {tokens[0]!r} is one word too many"
+
+
+def _nearest(word: str, names: Iterable[str]) -> str:
+    """Return a clause on the names that are spelled much like a word; empty where none is."""
+    near = difflib.get_close_matches(word, list(names), _NEAREST)
+    if not near:
+        return ""
+    return f"; the nearest {'is' if len(near) == 1 else 'are'} {', '.join(near)}"
+
+
+def _name(word: str) -> str:
+    """Return the option that a word of the command line names, as help writes it."""
+    return word.partition("=")[0].replace("_", "-")
 
 
 def _given(option: str) -> list[str]:
-    """Return the values that an option was given."""
-    after = sys.argv[sys.argv.index(option) + 1 :] if option in sys.argv else []
-    return list(itertools.takewhile(lambda word: not word.startswith("--"), after))
+    """Return the values that an option was given last, behind ``=`` and behind it."""
+    places = [place for place, word in enumerate(sys.argv) if _name(word) == option]
+    if not places:
+        return []
+    _, equals, value = sys.argv[places[-1]].partition("=")
+    after = itertools.takewhile(lambda word: not word.startswith("--"), sys.argv[places[-1] + 1 :])
+    return [value, *after] if equals else [*after]
 
 
 def _shown(argument: ArgumentDefinition) -> str:
-    """Return how an argument is written on the command line."""
-    named = argument.lowered.metavar if argument.is_positional() else argument.display_name()
-    return str(named)
+    """Return how an argument is written on the command line: of several names, the one given."""
+    if argument.is_positional():
+        return str(argument.lowered.metavar)
+    names = argument.lowered.name_or_flags
+    given = {_name(word) for word in sys.argv[1:]}
+    return next((each for each in names if each in given), names[0])

@@ -93,7 +93,8 @@ def distill(
     config
         The settings.
     source
-        The images, where they are no file or known set; ``config.source`` then only names them.
+        The images, where they are no file or known set; ``config.source`` is
+        then only a name for them, which may not be empty.
     test
         Test images for ``eval_every``, likewise.
     make_network

@@ -56,7 +56,8 @@ def evaluate_set(
         Real test images, likewise.
     observer
         A classifier of normalised (B, 3, S, S) float32 images, where it is no file;
-        ``config.observer`` then only names it, and ``config.students`` must be given.
+        ``config.observer`` is then only a name for it, which may not be empty, and
+        ``config.students`` must be given.
 
     Returns
     -------

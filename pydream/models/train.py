@@ -104,8 +104,8 @@ def train_observer(config: ObserverConfig, *, source: Source | None = None) -> T
     config
         The settings.
     source
-        The images, where they are no file or known set; ``config.source`` then only names them,
-        and a tenth is kept aside.
+        The images, where they are no file or known set; ``config.source`` is
+        then only a name for them, which may not be empty, and a tenth is kept aside.
 
     Returns
     -------

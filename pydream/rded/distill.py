@@ -86,10 +86,12 @@ def distill(
     config
         The settings.
     source
-        The images, where they are no file or known set; ``config.source`` then only names them.
+        The images, where they are no file or known set; ``config.source`` is
+        then only a name for them, which may not be empty.
     observer
         A classifier of normalised (B, 3, S, S) float32 images, where it is no file;
-        ``config.observer`` then only names it, and ``config.side`` must be given.
+        ``config.observer`` is then only a name for it, which may not be empty, and ``config.side``
+        must be given.
 
     Returns
     -------
