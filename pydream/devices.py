@@ -7,7 +7,7 @@ import re
 import torch
 
 from pydream import _C
-from pydream.errors import PydreamError
+from pydream.errors import PydreamError, first_line
 from pydream.ops._dispatch import no_kernels
 from pydream.progress import say
 
@@ -41,7 +41,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
         found = torch.zeros(1, device=place).device  # with its index
         kernels = no_kernels(found)
     except (RuntimeError, AssertionError) as error:
-        why = str(error).splitlines()[0].rstrip(".")
+        why = first_line(error).rstrip(".")
         raise _unusable(device, f"{why}; there is: {_available()}") from error
     if kernels is not None:
         raise _unusable(device, kernels)

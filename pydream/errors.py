@@ -13,3 +13,8 @@ class ImageError(PydreamError):
 
 class MissingSplitError(PydreamError):
     """A source has no images, or no labelled ones, of the split that is asked for."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the error's name if it has no message."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

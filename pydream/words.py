@@ -1,6 +1,8 @@
-"""Numbers as people read them."""
+"""Numbers and lists as people read them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 def byte_words(count: int) -> str:
@@ -15,3 +17,9 @@ def score_words(score: float) -> str:
     """Write a realism score, a log probability, so that scores close to 0 can be told apart."""
     text = f"{score + 0.0:.2g}"  # adding 0 turns -0 into 0
     return "−" + text[1:] if text.startswith("-") else text
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """Join the first few names by commas, and say how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydream.data.cache import COMPRESSED, decompressed
-from pydream.data.decode import first_line
 from pydream.data.layout import Tree, is_image, join
-from pydream.errors import ImageError, PydreamError
+from pydream.errors import ImageError, PydreamError, first_line
 
 ARCHIVE_SUFFIXES = (
     *(".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst"),

@@ -13,8 +13,7 @@ import torchvision.datasets as sets
 
 from pydream.data.array_forms import as_images, as_labels
 from pydream.data.base import Source
-from pydream.data.decode import first_line
-from pydream.errors import MissingSplitError, PydreamError
+from pydream.errors import MissingSplitError, PydreamError, first_line
 
 _DIGIT_NAMES = tuple("0123456789")
 # In lower case; the first pair counts that is there. Ours; MedMNIST's; Keras'; scikit-learn's.

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from pydream.errors import PydreamError
+from pydream.errors import PydreamError, first_line
 from pydream.progress import say
 
 
@@ -91,7 +91,7 @@ def _decompress(path: Path, magic: bytes, target: IO[bytes]) -> None:
             try:
                 data = source.read(_AT_ONCE)
             except (EOFError, zlib.error, lzma.LZMAError, OSError, ValueError) as error:
-                reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+                reason = first_line(error)
                 raise PydreamError(
                     f"{path}: cannot be decompressed, it is damaged or cut off: {reason}; fetch it "
                     "again"

@@ -25,6 +25,7 @@ from pydream.data.layout import (
 )
 from pydream.data.split_names import look_like_splits, split_folders
 from pydream.errors import PydreamError
+from pydream.words import listed
 
 HOW = "put the images of each class into one folder: ROOT/<class>/<image>"
 _LISTED = 5
@@ -317,5 +318,4 @@ def _where(description: str, path: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(map(repr, names[:_LISTED])) + more
+    return listed([*map(repr, names)], _LISTED)

@@ -20,7 +20,7 @@ import torchvision  # noqa: F401  (registers torch.ops.image)
 from PIL import Image, UnidentifiedImageError
 
 from pydream.data.formats import PILLOW_FORMATS
-from pydream.errors import ImageError
+from pydream.errors import ImageError, first_line
 
 MAX_PIXELS = 2 * 89_478_485
 """Largest image that is decoded, in pixels: where Pillow, too, stops by default."""
@@ -204,11 +204,6 @@ def prepare_for_gpu(
     return prepare(content, upright=upright)
 
 
-def first_line(error: Exception) -> str:
-    """Reason of an error in one line: its message's first, or its name where it has none."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
-
-
 def _pixels_to_rgb(pixels: np.ndarray) -> torch.Tensor:
     """RGB tensor of grey or colour pixels, without a copy where they are RGB already."""
     image = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
@@ -257,7 +252,7 @@ def _decode_jpeg(data: bytes, operator: Callable[..., torch.Tensor]) -> torch.Te
         image = operator(encoded, _RGB_MODE, False)
     except RuntimeError as error:
         # "decode_jpeg, <file>:<line>, <reason>", then perhaps a stack trace.
-        reason = re.sub(r"^.*\.cpp:\d+, ", "", str(error).splitlines()[0])
+        reason = re.sub(r"^.*\.cpp:\d+, ", "", first_line(error))
         raise ImageError(f"damaged JPEG: {reason}") from error
     # The pixels lie as (H, W, 3) behind the (3, H, W) view, so this is no copy.
     return image.permute(1, 2, 0).contiguous()

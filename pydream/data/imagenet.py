@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from pydream.data.class_folders import find_class_folders, lay_out_class_folders
 from pydream.data.layout import (
+    WNID,
     Layout,
     Splits,
     Tree,
@@ -29,7 +30,6 @@ from pydream.data.split_names import split_name
 from pydream.data.validation_labels import ValidationLabels, find_validation_labels
 from pydream.errors import PydreamError
 
-_WNID = re.compile(r"n\d{8}")
 _VALIDATION_IMAGE = re.compile(r"ILSVRC2012_val_\d{8}\.jpe?g", re.IGNORECASE)
 _KAGGLE = ("Data", "CLS-LOC")
 # What comes with the images, and is neither an image nor left out.
@@ -142,7 +142,7 @@ def _flat_images(tree: Tree, path: str) -> str | None:
 
 
 def _are_wnids(names: Sequence[str]) -> bool:
-    return bool(names) and sum(bool(_WNID.fullmatch(name)) for name in names) * 2 > len(names)
+    return bool(names) and sum(bool(WNID.fullmatch(name)) for name in names) * 2 > len(names)
 
 
 def _wanted(tree: Tree, base: _Base) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -11,6 +12,9 @@ import numpy as np
 
 from pydream.data.formats import IMAGE_SUFFIXES
 from pydream.errors import MissingSplitError
+
+WNID = re.compile(r"n\d{8}")
+"""Name of a class of ImageNet: its ID in WordNet."""
 
 # Names beyond those with a leading dot, in lower case. Each is written by one tool and is no word.
 _CLUTTER = frozenset(

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pydream.data.decode import first_line
-from pydream.errors import PydreamError
+from pydream.errors import PydreamError, first_line
 
 _HALF_LEVEL = 0.5 / 255  # as far beyond [0, 1] a value still rounds to a level of 8 bits
 # Images that are nowhere negative and reach this value hold levels of 8 bits. Normalised images

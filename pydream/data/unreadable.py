@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import islice
 
 from pydream.data.base import Source
 from pydream.errors import PydreamError
 from pydream.progress import say
-
-_NAMED = 3
+from pydream.words import listed
 
 
 class Unreadable:
@@ -76,9 +74,9 @@ class Unreadable:
         )
 
     def _names(self) -> str:
-        named = [
-            f"{self._source.keys[place]} ({reason})"
-            for place, reason in islice(sorted(self.reasons.items()), _NAMED)
-        ]
-        more = len(self.reasons) - len(named)
-        return ", ".join(named) + (f" and {more:,} more" if more else "")
+        return listed(
+            [
+                f"{self._source.keys[place]} ({reason})"
+                for place, reason in sorted(self.reasons.items())
+            ]
+        )

@@ -8,11 +8,10 @@ import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from pydream.data.decode import first_line
-from pydream.data.layout import Tree, join, visible
-from pydream.errors import PydreamError
+from pydream.data.layout import WNID, Tree, join, visible
+from pydream.errors import PydreamError, first_line
 
-_WNID = re.compile(r"\bn\d{8}\b")
+_WNID_AS_WORD = re.compile(rf"\b{WNID.pattern}\b")
 _NUMBER = re.compile(r"(\d{8})\.\w+$")  # of ILSVRC2012_val_00000001.JPEG
 _GROUND_TRUTH = "ilsvrc2012_validation_ground_truth.txt"
 _META = "meta.mat"
@@ -111,7 +110,7 @@ def _from_text(path: str, content: bytes, wnids: Sequence[str]) -> ValidationLab
     by_number: list[str] = []
     for line in content.decode("utf-8", "replace").splitlines():
         words = re.split(r"[\s,]+", line.strip(), maxsplit=2)
-        label = _WNID.search(line)
+        label = _WNID_AS_WORD.search(line)
         if label is None and len(words) == 2 and words[1].isdigit() and int(words[1]) < len(wnids):
             by_name[_stem(words[0])] = wnids[int(words[1])]
         elif label is not None and words[0] == label[0]:

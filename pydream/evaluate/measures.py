@@ -21,10 +21,10 @@ from pydream.data.resized import whole_images
 from pydream.data.unreadable import Unreadable
 from pydream.errors import PydreamError
 from pydream.evaluate.observed import Observed, cell_boxes, features_of, observe, patch_scores
-from pydream.evaluate.observers import listed
 from pydream.models import Observer
 from pydream.ops import random_keys
 from pydream.processors import usable_processors
+from pydream.words import listed
 
 _SEED, _DRAW = 0, 5  # of the real images that are drawn; the same ones for every set
 _BATCH = 256  # images that are decoded at a time

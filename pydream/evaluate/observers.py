@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pydream.data.distilled import DistilledSet
 from pydream.models import Observer
 from pydream.models.class_outputs import class_outputs
-
-_NAMES_LISTED = 5
 
 
 def class_order(observer: Observer, distilled: DistilledSet) -> list[int]:
@@ -39,9 +35,3 @@ def class_order(observer: Observer, distilled: DistilledSet) -> list[int]:
     if made_by.get("weights_sha256") == observer.weights_sha256 and "class_order" in made_by:
         return list(made_by["class_order"])
     return class_outputs(observer, names, str(distilled.path), measured=False)
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return the first few names, and how many more there are."""
-    more = len(names) - _NAMES_LISTED
-    return ", ".join(names[:_NAMES_LISTED]) + (f" and {more} more" if more > 0 else "")

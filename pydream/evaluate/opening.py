@@ -13,10 +13,11 @@ from pydream.data.distilled import DistilledSet, hash_image_files
 from pydream.data.imported import open_distilled
 from pydream.errors import MissingSplitError, PydreamError
 from pydream.evaluate.config import SetSettings
-from pydream.evaluate.observers import class_order, listed
+from pydream.evaluate.observers import class_order
 from pydream.models import Observer, ObserverSettings
 from pydream.models.checkpoint import hash_weights, open_checkpoint
 from pydream.models.loading import load_configured_observer
+from pydream.words import listed
 
 
 def open_set(settings: SetSettings, class_names: Sequence[str] | None = None) -> DistilledSet:

@@ -21,7 +21,8 @@ from torch import nn
 from pydream.errors import PydreamError
 from pydream.files import check_free, write_new
 from pydream.models.foreign_files import foreign_file, foreign_folder
-from pydream.models.state_dicts import WRAPPERS, find_weights, fit_names, listed
+from pydream.models.state_dicts import WRAPPERS, find_weights, fit_names
+from pydream.words import listed
 
 # Heads that torchvision's GoogLeNet and Inception use in training only.
 _AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
@@ -68,8 +69,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         if not path.is_file():
             what = foreign_folder(path) if path.is_dir() else "does not exist; give another file"
             raise PydreamError(f"checkpoint {path} {what}")
-        foreign = None if _looks_like_safetensors(path) else foreign_file(path)
-        is_safetensors = foreign is None and _looks_like_safetensors(path)
+        is_safetensors = _looks_like_safetensors(path)
+        foreign = None if is_safetensors else foreign_file(path)
     except OSError as error:
         raise PydreamError(f"checkpoint {path} cannot be read: {error.strerror}") from error
     if foreign is not None:

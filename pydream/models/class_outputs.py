@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Sequence
 from typing import Any
 
+from pydream.data.layout import WNID
 from pydream.errors import PydreamError
 from pydream.models.observer import Observer
-from pydream.models.state_dicts import listed
+from pydream.words import listed
 
-_WNID = re.compile(r"n\d{8}")
 _IMAGENET_CLASSES = 1000
 
 
@@ -73,7 +72,7 @@ def class_outputs(
 
 def _imagenet_ids(class_names: Sequence[str], where: str) -> list[str] | None:
     """Return the WordNet IDs of ImageNet-1K in their order, where classes are named by such IDs."""
-    if not all(_WNID.fullmatch(name) for name in class_names):
+    if not all(WNID.fullmatch(name) for name in class_names):
         return None
     try:
         timm_data: Any = importlib.import_module("timm.data")

@@ -18,7 +18,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _IMAGENET_SIDE = 224
 _SMALL_STEM_SIDE = 32
-_LARGEST_SMALL_STEM_SIDE = 64
+LARGEST_SMALL_STEM_SIDE = 64
+"""Above it, a ResNet without strides in its stem takes minutes for the images of a preflight."""
 
 GIVEN, FILE, ARCH, SHAPES, DEFAULT = (
     "given",
@@ -125,7 +126,7 @@ def _side(
     if side is not None:
         return side, f"{SHAPES}; {others}" if others else SHAPES
     if arch.endswith("-modified"):
-        if likely is not None and likely <= _LARGEST_SMALL_STEM_SIDE:
+        if likely is not None and likely <= LARGEST_SMALL_STEM_SIDE:
             return likely, "that of the images"
         return _SMALL_STEM_SIDE, "CIFAR's"
     if "side" in own:

@@ -12,8 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from pydream.arithmetic import arithmetic_of, ieee_float32
-from pydream.data.decode import first_line
-from pydream.errors import PydreamError
+from pydream.errors import PydreamError, first_line
 from pydream.models.inference import fold
 from pydream.ops._checks import check_dtype, check_shape
 from pydream.progress import say

@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import nn
 
-from pydream.errors import PydreamError
+from pydream.errors import PydreamError, first_line
 from pydream.models.convnet import NORMS, ConvNet, Norm
 from pydream.models.names import canonical_arch, own_names, torchvision_names, unknown_arch
 from pydream.models.resnet_ap import BLOCKS, ResNetAP
@@ -108,10 +108,8 @@ def check_takes(
         with torch.no_grad():
             logits = model(images)
     except Exception as error:  # a model may fail in any way on images that do not fit it
-        reason = str(error).strip().splitlines()
         raise PydreamError(
-            f"{arch} cannot take {side}×{side} images with {channels} channels: "
-            f"{reason[0] if reason else type(error).__name__}"
+            f"{arch} cannot take {side}×{side} images with {channels} channels: {first_line(error)}"
         ) from error
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or len(logits) != 2:
         what = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__

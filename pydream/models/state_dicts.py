@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from pydream.words import listed
+
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
 """Under which keys trainers keep a state dict."""
 
@@ -26,7 +28,6 @@ _AVERAGED = (
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "timm_model.")
 # A head beside a backbone is part of the network, so this one goes only where all names have it.
 _WHOLE_PREFIXES = (*_PREFIXES, "backbone.")
-_LISTED = 3
 
 
 def find_weights(content: Any) -> tuple[dict[str, torch.Tensor], str]:
@@ -169,9 +170,3 @@ def _convnet(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         name if name in heads else f"{layers[places[name]]}.{name.rpartition('.')[2]}": each
         for name, each in weights.items()
     }
-
-
-def listed(names: list[str]) -> str:
-    """Return the first few names, and how many more there are."""
-    rest = len(names) - _LISTED
-    return ", ".join(names[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")

@@ -20,7 +20,7 @@ from pydream.data.views import whole_views
 from pydream.errors import PydreamError
 from pydream.models import Observer
 from pydream.models.class_outputs import class_outputs
-from pydream.models.inputs import IMAGENET_MEAN, IMAGENET_STD
+from pydream.models.inputs import IMAGENET_MEAN, IMAGENET_STD, LARGEST_SMALL_STEM_SIDE
 from pydream.ops import random_keys
 
 _DRAW = 2  # the purpose of these random keys; the pre-selection draws with 1
@@ -55,7 +55,6 @@ _NORMALISATIONS = (
     ((0.1307, 0.1307, 0.1307), (0.3081, 0.3081, 0.3081)),
 )
 _SIDES = (32, 64, 128, 224)
-_LARGEST_SMALL_STEM_SIDE = 64  # above it, a ResNet without strides in its stem takes minutes
 
 
 @dataclass(frozen=True)
@@ -319,7 +318,7 @@ def _other_normalisations(observer: Observer) -> list[Observer]:
 
 def _other_sides(observer: Observer) -> list[Observer]:
     """Return the observer for other sides, as far as its network takes them."""
-    most = _LARGEST_SMALL_STEM_SIDE if observer.arch.endswith("-modified") else max(_SIDES)
+    most = LARGEST_SMALL_STEM_SIDE if observer.arch.endswith("-modified") else max(_SIDES)
     others = []
     for side in _SIDES:
         if side != observer.side and side <= most:
