@@ -61,8 +61,8 @@ def _attribute(owner: Any, name: str) -> _Switch:
 def _set(values: list[tuple[_Switch, Any]]) -> Iterator[None]:
     """Set switches for the block, in order; leave alone those that PyTorch refuses to read.
 
-    It raises where a program has set the switches of PyTorch 2.9 to what the older ones cannot
-    say. The newer ones decide then.
+    PyTorch raises RuntimeError when an old switch is read after a program has set the 2.9 switches
+    to a state that the old ones cannot express. The newer ones decide then.
     """
     before: list[tuple[_Switch, Any]] = []
     for switch, _ in values:

@@ -25,7 +25,8 @@ def usual_torch_state() -> Iterator[None]:
             for device in ("cpu", "cuda"):
                 if torch.is_autocast_enabled(device):
                     stack.enter_context(torch.autocast(device, enabled=False))
-            if torch.get_default_device().type != "cpu":  # as it slows each call of PyTorch down
+            # only if needed: a device mode slows down every call
+            if torch.get_default_device().type != "cpu":
                 stack.enter_context(torch.device("cpu"))
             yield
     finally:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pydream.files import RESUME, disk_errors, locked, write_whole
 
 # Settings that older versions recorded and that no longer exist.
 _RETIRED = {"upscale"}
+_IDENTITY = "identity.json"
 
 
 class PartialRun:
@@ -40,7 +41,8 @@ class PartialRun:
     Raises
     ------
     PydreamError
-        If a run was begun and `resume` is false, or it was begun with another identity.
+        If something lies at `out`, if a run was begun and `resume` is false, if it was begun with
+        another identity, or if something else lies in its folder.
 
     Attributes
     ----------
@@ -57,17 +59,13 @@ class PartialRun:
         what: str,
         check: Callable[[Path], None],
     ) -> None:
-        check(out)
-        self.out, self._check = out, check
-        self.partial = out.with_name(out.name + ".partial")
+        self.out = out
+        self.partial = _partial_of(out)
         self._state = self.partial / "state"
-        self._what = what
+        self._begun = self.partial / _IDENTITY
         self._identity: dict[str, Any] = json.loads(json.dumps(identity))
-        self._begun = self.partial / "identity.json"
-        if self.partial.exists() and (not resume or not self._begun.is_file()):
-            self._refuse(self._begun.is_file())
-        if self._begun.is_file():
-            self._check_same(json.loads(self._begun.read_text()))
+        self._resume, self._what, self._check_out = resume, what, check
+        self._check()
 
     @contextmanager
     def begin(self) -> Iterator[None]:
@@ -78,36 +76,47 @@ class PartialRun:
         Raises
         ------
         PydreamError
-            If another process writes to it, or it cannot be made.
+            If another process writes to it, if it cannot be made, or if another process has
+            meanwhile finished the output or begun a run that this one may not go on with.
         """
         with disk_errors(self.partial, RESUME):
+            made = not self.partial.exists()
             self.partial.mkdir(parents=True, exist_ok=True)
         with locked(self.partial):
-            self._check(self.out)  # another process may have finished it in the meantime
+            try:
+                self._check()
+            except PydreamError:
+                if made:
+                    with suppress(OSError):  # another process has begun in it
+                        self.partial.rmdir()
+                raise
             with disk_errors(self.partial, RESUME):
                 for leftover in self.partial.rglob(".*.beside"):  # of a process that was killed
                     leftover.unlink()
-                self._state.mkdir(parents=True, exist_ok=True)
             self.write_text(self._begun, json.dumps(self._identity, indent=1))
+            with disk_errors(self.partial, RESUME):
+                self._state.mkdir(exist_ok=True)
             yield
 
     def forget(self) -> None:
         """Remove all that is kept."""
-        with disk_errors(self.partial, RESUME):
-            shutil.rmtree(self.partial)
+        _remove(self.partial)
 
-    def _refuse(self, ours: bool) -> None:
-        if not ours:
+    def _check(self) -> None:
+        """Raise PydreamError unless this run can begin, or go on with one that was begun."""
+        self._check_out(self.out)
+        if not self._begun.is_file():
+            if self.partial.exists() and not _is_empty_folder(self.partial):
+                raise PydreamError(
+                    f"{self.partial} exists and is not a partial {self._what}: move it away"
+                )
+            return
+        if not self._resume:
             raise PydreamError(
-                f"{self.partial} exists and is not a partial {self._what}: move it away"
+                f"{self.partial} holds a {self._what} that was begun and not finished: add "
+                "--resume to go on with it, or remove it to start again"
             )
-        raise PydreamError(
-            f"{self.partial} holds a {self._what} that was begun and not finished: add --resume to "
-            "go on with it, or remove it to start again"
-        )
-
-    def _check_same(self, begun: dict[str, Any]) -> None:
-        if differing := differences(begun, self._identity):
+        if differing := differences(json.loads(self._begun.read_text()), self._identity):
             raise PydreamError(
                 f"{self.partial} was begun with other settings ({'; '.join(differing)}): "
                 "repeat those, or choose another --out"
@@ -138,6 +147,50 @@ class PartialRun:
         """Return what `keep_bytes` stored under a name, or None."""
         file = self._state / name
         return file.read_bytes() if file.is_file() else None
+
+
+def forget_finished(out: Path, identity: Mapping[str, Any]) -> None:
+    """Remove what a run has kept that was killed between finishing its output and `forget`.
+
+    Parameters
+    ----------
+    out
+        The finished output.
+    identity
+        Of the run. What a run with another identity keeps is left alone.
+
+    Raises
+    ------
+    PydreamError
+        If another process is at work on it, or it cannot be removed.
+    """
+    partial = _partial_of(out)
+    begun = partial / _IDENTITY
+    if not begun.is_file() and not _is_empty_folder(partial):
+        return
+    with locked(partial):
+        ours = json.loads(json.dumps(identity))
+        if not begun.is_file() or not differences(json.loads(begun.read_text()), ours):
+            _remove(partial)
+
+
+def _partial_of(out: Path) -> Path:
+    return out.with_name(out.name + ".partial")
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _remove(partial: Path) -> None:
+    """Remove the folder, its identity last: without one, nobody would know what the rest is."""
+    with disk_errors(partial, RESUME):
+        for each in partial.iterdir():
+            if each.is_dir() and not each.is_symlink():
+                shutil.rmtree(each)
+            elif each.name != _IDENTITY:
+                each.unlink()
+        shutil.rmtree(partial)
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

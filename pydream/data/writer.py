@@ -26,7 +26,7 @@ from PIL import Image
 
 from pydream.data.distilled import PROVENANCE_SCHEMA
 from pydream.data.image_formats import SUFFIXES, ImageFormat
-from pydream.data.partial import PartialRun, differences
+from pydream.data.partial import PartialRun, differences, forget_finished
 from pydream.errors import PydreamError
 from pydream.files import RESUME, check_place, disk_errors
 
@@ -85,8 +85,12 @@ class SetWriter(PartialRun):
             yield
 
     def finished_class(self, label: int) -> dict[str, Any] | None:
-        """Return the record of a class that is written, or None."""
-        return self.record(f"{label:05d}")
+        """Return the record of a class whose images are written, or None."""
+        # A run killed while it forgot a finished set leaves records of images that are gone.
+        return self.record(f"{label:05d}") if self._images_of(label).is_dir() else None
+
+    def _images_of(self, label: int) -> Path:
+        return self.set / "images" / f"{label:05d}"
 
     def write_class(
         self,
@@ -111,7 +115,7 @@ class SetWriter(PartialRun):
             How to store the images; the quality counts for WebP and JPEG only.
         """
         scratch = self._scratch / f"{label:05d}"
-        place = self.set / "images" / f"{label:05d}"
+        place = self._images_of(label)
         with disk_errors(scratch, RESUME):
             for leftover in (scratch, place):  # of a run killed before the class had its record
                 if leftover.exists():
@@ -148,10 +152,12 @@ class SetWriter(PartialRun):
 def finished_manifest(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the manifest of the set that a run would resume, where it is finished; else None.
 
+    What the run had kept beside the set is removed, where it was killed before it did so itself.
+
     Raises
     ------
     PydreamError
-        If it was made with other settings.
+        If it was made with other settings, or the rest cannot be removed.
     """
     file = out / "manifest.json"
     if not file.is_file():
@@ -162,6 +168,7 @@ def finished_manifest(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] 
             f"{out} holds a finished set made with other settings ({'; '.join(differing)}): "
             "choose another --out"
         )
+    forget_finished(out, identity)
     return manifest
 
 

@@ -58,7 +58,7 @@ def check_observer(config: EvaluateConfig, given: nn.Module | None) -> None:
         return
     what = None
     if "online" in config.labels:
-        what = "online labels need an observer: give --observer, or --labels hard or stored"
+        what = "online labels need an observer: give --observer, or --labels hard, stored or own"
     elif {"stored", "own"} & {*config.labels} and config.baselines:
         what = "stored and own labels are of the set alone: give --observer for the baselines"
     elif {"herding", "k-centre"} & {*config.baselines}:

@@ -89,8 +89,8 @@ class SetSettings(ObserverSettings):
     image_std: tuple[float, ...] | None = None
     """Likewise."""
     classes: Path | None = None
-    """Text file that names the classes of another's set, one a line in the order of their numbers
-    or, by natural order, of their folders."""
+    """Text file that names the classes of a set made by another tool, one a line in the order of
+    their numbers or, by natural order, of their folders."""
     observer_arch: str | None = None
     """Architecture of the observer; read from the weights file where it is written there
     or its shapes show it."""
@@ -117,7 +117,8 @@ class EvaluateConfig(SetSettings, RecipeSettings):
     between; by default the observer's."""
     labels: tuple[LabelKind, ...] = ("online",)
     """Where targets come from: the observer at every step, what `pydream relabel` stored, the soft
-    labels that came with another's set, or the classes; a row of the result for each."""
+    labels that came with a set made by another tool, or the classes; a row of the result for
+    each."""
     source: str | None = None
     """Real images with a test split; by default what the set was distilled from."""
     seeds: tuple[int, ...] = (0,)

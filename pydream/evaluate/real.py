@@ -31,7 +31,6 @@ def load_test_images(
         Threads that decode.
     device
         Where the images are kept.
-
     allow_skipped
         Share of the images that may be unreadable; these are left out, counted and named.
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from pydream.arithmetic import arithmetic_of
 from pydream.data import Source, check_classes, has_split, open_source
-from pydream.data.partial import PartialRun, differences
+from pydream.data.partial import PartialRun, differences, forget_finished
 from pydream.data.resized import whole_images
 from pydream.data.unreadable import Unreadable
 from pydream.devices import announce_device, resolve_device
@@ -203,6 +203,7 @@ def _finished(out: Path, identity: Mapping[str, Any]) -> TrainedObserver:
         raise PydreamError(
             f"{out} was trained with other settings ({'; '.join(differing)}): choose another --out"
         )
+    forget_finished(out, identity)
     return TrainedObserver(path=out, **training["result"], seconds=0.0)
 
 

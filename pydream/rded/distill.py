@@ -286,7 +286,9 @@ def _unreadable_so_far(run: _Run, selection: Preselection, finished: set[int]) -
     unreadable = Unreadable(run.source, len(selection.indices), run.config.allow_skipped)
     records = [run.writer.finished_class(label) for label in sorted(finished)]
     skipped = [each for record in records if record is not None for each in record["skipped"]]
-    unreadable.add({run.source.keys.index(each["key"]): each["reason"] for each in skipped})
+    if skipped:
+        places = {run.source.keys[index]: index for index in selection.indices.tolist()}
+        unreadable.add({places[each["key"]]: each["reason"] for each in skipped})
     return unreadable
 
 
@@ -311,12 +313,14 @@ def _scored_class(
     contenders: Contenders,
 ) -> _ScoredClass:
     places = range(int(selection.starts[label]), int(selection.starts[label + 1]))
+    # A GPU may find only while it decodes that it cannot read an image whose size is known.
+    enlarged_here = len(enlarged.intersection(places) - errors.keys())
     return _ScoredClass(
         label,
         places,
         torch.stack([scores.pop(place) for place in places]),
         {place: errors.pop(place) for place in places if place in errors},
-        len(enlarged.intersection(places)),
+        enlarged_here,
         contenders.take(label),
     )
 

@@ -370,7 +370,7 @@ def test_hard_labels_need_no_observer(digits: Digits, digits_set: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({}, "online labels need an observer: give --observer, or --labels hard or stored"),
+        ({}, "online labels need an observer: give --observer, or --labels hard, stored or own"),
         ({"labels": ("hard",)}, "name architectures to train with --students"),
         (
             {"labels": ("hard",), "students": (ARCH,), "baselines": ("herding",)},

@@ -130,6 +130,17 @@ def test_a_begun_training_is_neither_overwritten_nor_gone_on_with_otherwise(
         train_observer(settings(out, resume=True), source=source)
 
 
+def test_a_training_killed_when_it_was_finished_leaves_nothing_to_the_next(tmp_path, monkeypatch):
+    source, out = images_of(8), tmp_path / "w.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(train.PartialRun, "forget", lambda self: kill())
+        with pytest.raises(KilledError):
+            train_observer(settings(out, epochs=1), source=source)
+    assert (tmp_path / "w.safetensors.partial").is_dir()
+    train_observer(settings(out, epochs=1, resume=True), source=source)
+    assert [each.name for each in tmp_path.iterdir()] == [out.name]
+
+
 def test_a_finished_training_is_known_again(tmp_path):
     source, out = images_of(8), tmp_path / "w.safetensors"
     config = settings(out, epochs=1)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import io
 from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from pydream.data import device_jpeg
 from pydream.errors import PydreamError
@@ -44,13 +46,16 @@ def test_the_same_images_are_distilled(folder, random_observer, tmp_path, monkey
     monkeypatch.setattr(module, "decodes_jpeg", lambda device: True)
     damaged = folder / "bee" / "04.jpg"
     data = damaged.read_bytes()
-    damaged.write_bytes(data[:300] + b"\xff\xd9")  # looks whole
+    small = io.BytesIO()
+    Image.new("RGB", (40, 5)).save(small, "JPEG")
+    damaged.write_bytes(small.getvalue()[:300] + b"\xff\xd9")  # looks whole, and small
     on_device = run(
         folder, random_observer, tmp_path / "device", decode="device", allow_skipped=0.2
     )
     assert sum(calls) > 0
     assert on_device.manifest["config"]["decode"] == "device"
     assert [each["key"] for each in on_device.manifest["skipped"]] == ["bee/04.jpg"]
+    assert on_device.manifest["enlarged"] == 0  # it is in no count but that of the skipped
     damaged.write_bytes(data)
     calls.clear()
     whole = run(folder, random_observer, tmp_path / "whole", decode="device")

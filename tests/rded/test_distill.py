@@ -175,11 +175,14 @@ def test_a_killed_run_resumes_to_the_same_bytes(
 
 
 def test_resume_does_not_score_finished_classes_again(folder, random_observer, tmp_path):
-    config = settings(folder, random_observer, tmp_path / "set", batch_size=1)
-    reference = hashes(distill(settings(folder, random_observer, tmp_path / "whole")).path)
+    config = settings(folder, random_observer, tmp_path / "set", batch_size=1, allow_skipped=0.03)
+    (folder / "bee" / "00.jpg").write_bytes(b"broken")
+    whole = settings(folder, random_observer, tmp_path / "whole", allow_skipped=0.03)
+    reference = hashes(distill(whole).path)
     (folder / "dog" / "00.jpg").write_bytes(b"broken")
-    with pytest.raises(PydreamError, match=r"1 of 44 train images .* dog/00\.jpg \("):
-        distill(config)
+    for resume in (False, True):  # of which the second finds the first image in the records
+        with pytest.raises(PydreamError, match=r"2 of 44 .* bee/00\.jpg \(.* dog/00\.jpg \("):
+            distill(dataclasses.replace(config, resume=resume))
     assert not (tmp_path / "set").exists()
     images = tmp_path / "set.partial" / "set" / "images"
     written = {file: file.stat().st_mtime_ns for file in images.glob("0000[0-2]/*")}
@@ -193,9 +196,7 @@ def test_resume_does_not_score_finished_classes_again(folder, random_observer, t
     for label in range(3):
         name = f"images/{label:05d}/00000.png"
         assert again[name] == reference[name]
-    assert result.manifest["skipped"] == [
-        {"key": "dog/00.jpg", "reason": result.manifest["skipped"][0]["reason"]}
-    ]
+    assert [each["key"] for each in result.manifest["skipped"]] == ["bee/00.jpg", "dog/00.jpg"]
 
 
 def test_resume_with_other_settings_is_refused_with_the_difference(
