@@ -186,7 +186,10 @@ def _lay_out_flat(
         for name in files
         if not is_image(name) and not _SHIPPED.fullmatch(kind := file_kind(name))
     )
-    found = {name: labels.of(name) for name in images}
+    try:
+        found = {name: labels.of(name) for name in images}
+    except PydreamError as error:
+        raise PydreamError(f"{where}: {error}") from error
     names = list(wnids) or sorted({each for each in found.values() if each})
     places = {name: place for place, name in enumerate(names)}
     kept = {name: places[wnid] for name, wnid in found.items() if wnid in places}

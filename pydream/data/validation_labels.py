@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import re
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from pydream.data.layout import WNID, Tree, join, visible
 from pydream.errors import PydreamError, first_line
@@ -15,6 +17,8 @@ _WNID_AS_WORD = re.compile(rf"\b{WNID.pattern}\b")
 _NUMBER = re.compile(r"(\d{8})\.\w+$")  # of ILSVRC2012_val_00000001.JPEG
 _GROUND_TRUTH = "ilsvrc2012_validation_ground_truth.txt"
 _META = "meta.mat"
+_ILSVRC_CLASSES = 1000
+_ILSVRC_LISTS = ("loc_synset_mapping.txt", "synset_words.txt", "synsets.txt")  # of Kaggle and Caffe
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,24 @@ class ValidationLabels:
         return len(self.by_name) or len(self.by_number)
 
     def of(self, name: str) -> str | None:
-        """ID of the image with this file name; None when it has none."""
+        """ID of the image with this file name; None when it has none.
+
+        Raises
+        ------
+        PydreamError
+            When labels go by number and there are too few for the number of this image: they are
+            those of other images.
+        """
         if self.by_name:
             return self.by_name.get(name.rpartition(".")[0])
         number = _NUMBER.search(name)
         place = int(number[1]) if number else 0
-        return self.by_number[place - 1] if 1 <= place <= len(self.by_number) else None
+        if place > len(self.by_number):
+            raise PydreamError(
+                f"{self.path} has {len(self.by_number):,} labels in order, too few for {name}; it "
+                "must be the file that came with the images"
+            )
+        return self.by_number[place - 1] if place else None
 
 
 def find_validation_labels(
@@ -61,12 +77,13 @@ def find_validation_labels(
     levels
         Folders to look in.
     wnids
-        The classes, sorted, which numbers in a text file then stand for.
+        The classes of the train split, sorted; none where there is no train split.
 
     Raises
     ------
     PydreamError
-        When a file of labels is there and cannot be understood.
+        When a file of labels is there and cannot be understood, or gives numbers and the list of
+        classes that they count in is unknown.
     """
     files = dict(_candidates(tree, levels))
     for name, read in _READERS.items():
@@ -76,8 +93,10 @@ def find_validation_labels(
                 if meta is None:
                     continue
                 found = _from_devkit(path, tree.read(path), tree.read(meta[0]))
+            elif read is None:
+                found = _from_text(path, tree.read(path), partial(_numbered, tree, files, wnids))
             else:
-                found = read(path, tree.read(path), wnids)
+                found = read(path, tree.read(path))
             if found.count:
                 return found
     return _from_annotations(tree, levels)
@@ -104,20 +123,77 @@ def _with_parent(path: str) -> tuple[str, str]:
     return path.rpartition("/")[0], path
 
 
-def _from_text(path: str, content: bytes, wnids: Sequence[str]) -> ValidationLabels:
-    """Read a label a line: of a named image, or of the images in order."""
+def _from_text(
+    path: str, content: bytes, numbered: Callable[[str, set[int]], Sequence[str]]
+) -> ValidationLabels:
+    """Read a label a line: of a named image, as an ID or a number, or of the images in order."""
     by_name: dict[str, str] = {}
+    numbers: dict[str, int] = {}
     by_number: list[str] = []
     for line in content.decode("utf-8", "replace").splitlines():
         words = re.split(r"[\s,]+", line.strip(), maxsplit=2)
         label = _WNID_AS_WORD.search(line)
-        if label is None and len(words) == 2 and words[1].isdigit() and int(words[1]) < len(wnids):
-            by_name[_stem(words[0])] = wnids[int(words[1])]
+        if label is None and len(words) == 2 and words[1].isdecimal():
+            numbers[_stem(words[0])] = int(words[1])
         elif label is not None and words[0] == label[0]:
             by_number.append(label[0])
         elif label is not None:
             by_name[_stem(words[0])] = label[0]
+    if numbers:
+        classes = numbered(path, set(numbers.values()))
+        by_name |= {name: classes[number] for name, number in numbers.items()}
     return ValidationLabels(path, by_name, [] if by_name else by_number)
+
+
+def _numbered(
+    tree: Tree,
+    files: Mapping[str, Sequence[str]],
+    wnids: Sequence[str],
+    path: str,
+    numbers: set[int],
+) -> Sequence[str]:
+    """Find the list of classes that the numbers in a file count in, from 0.
+
+    It is the train split's where its classes, and no others, all occur, or where it is the whole
+    of ILSVRC 2012. Other numbers, as those beside the folders of some classes, count in the 1,000
+    classes of ILSVRC 2012, sorted by ID.
+    """
+    if numbers == set(range(len(wnids))):
+        return wnids
+    highest = max(numbers)
+    if highest < _ILSVRC_CLASSES:
+        if len(wnids) == _ILSVRC_CLASSES:
+            return wnids
+        ilsvrc = _ilsvrc_classes(tree, files)
+        if ilsvrc is None:
+            raise PydreamError(
+                f"{path} gives numbers that do not count in the {len(wnids):,} class folders of "
+                f"train; if they count in the {_ILSVRC_CLASSES:,} classes of ILSVRC 2012, put "
+                "LOC_synset_mapping.txt beside it, or install timm, which has their list"
+            )
+        if set(wnids) <= set(ilsvrc):
+            return ilsvrc
+    raise PydreamError(
+        f"{path} gives numbers up to {highest:,}, which count neither in the {len(wnids):,} class "
+        f"folders of train from 0 nor in the {_ILSVRC_CLASSES:,} classes of ILSVRC 2012; write the "
+        "IDs of classes (n01440764) as labels, or put LOC_val_solution.csv beside it"
+    )
+
+
+def _ilsvrc_classes(tree: Tree, files: Mapping[str, Sequence[str]]) -> Sequence[str] | None:
+    """IDs of the classes of ILSVRC 2012, sorted: from a list beside the labels, or from timm."""
+    for name in _ILSVRC_LISTS:
+        for path in files.get(name, ()):
+            lines = tree.read(path).decode("utf-8", "replace").splitlines()
+            wnids = {found[0] for line in lines if (found := _WNID_AS_WORD.match(line))}
+            if len(wnids) == _ILSVRC_CLASSES:
+                return sorted(wnids)
+    try:
+        from timm.data.imagenet_info import ImageNetInfo
+    except ImportError:
+        return None
+    info: Any = ImageNetInfo("imagenet-1k")
+    return sorted(info.label_names())
 
 
 def _stem(name: str) -> str:
@@ -135,14 +211,14 @@ def _from_devkit(path: str, truth: bytes, meta: bytes) -> ValidationLabels:
             zip(map(int, synsets["ILSVRC2012_ID"]), map(str, synsets["WNID"]), strict=True)
         )
         return ValidationLabels(path, by_number=[wnids[int(line)] for line in truth.split()])
-    except (ValueError, TypeError, KeyError, IndexError, NotImplementedError) as error:
+    except Exception as error:  # whatever scipy raises for a damaged file, as MatReadError
         raise PydreamError(
             f"{path} and the {_META} beside it are not those of ILSVRC2012_devkit_t12: "
             f"{first_line(error)}"
         ) from error
 
 
-def _from_packed_devkit(path: str, content: bytes, _: Sequence[str]) -> ValidationLabels:
+def _from_packed_devkit(path: str, content: bytes) -> ValidationLabels:
     """Read the development kit out of its archive."""
     found = {}
     try:
@@ -158,7 +234,7 @@ def _from_packed_devkit(path: str, content: bytes, _: Sequence[str]) -> Validati
     return _from_devkit(path, found[_GROUND_TRUTH], found[_META])
 
 
-def _from_torchvision(path: str, content: bytes, _: Sequence[str]) -> ValidationLabels:
+def _from_torchvision(path: str, content: bytes) -> ValidationLabels:
     """Read what torchvision keeps of the development kit."""
     import torch
 
@@ -190,15 +266,15 @@ def _from_annotations(tree: Tree, levels: Sequence[str]) -> ValidationLabels | N
     return None
 
 
-# By preference: what names its images before what only counts on their order.
-_READERS: dict[str, Callable[[str, bytes, Sequence[str]], ValidationLabels]] = {
-    "val_annotations.txt": _from_text,
-    "loc_val_solution.csv": _from_text,
-    _GROUND_TRUTH: _from_text,
+# By preference: what names its images before what only counts on their order. None: text.
+_READERS: dict[str, Callable[[str, bytes], ValidationLabels] | None] = {
+    "val_annotations.txt": None,
+    "loc_val_solution.csv": None,
+    _GROUND_TRUTH: None,
     "ilsvrc2012_devkit_t12.tar.gz": _from_packed_devkit,
     "ilsvrc2012_devkit_t12.tar": _from_packed_devkit,
     "meta.bin": _from_torchvision,
-    "imagenet_2012_validation_synset_labels.txt": _from_text,
-    "val.txt": _from_text,
-    "val_map.txt": _from_text,
+    "imagenet_2012_validation_synset_labels.txt": None,
+    "val.txt": None,
+    "val_map.txt": None,
 }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
+from timm.data import ImageNetInfo
 from torchvision.datasets import imagenet as torchvision_imagenet
 from trees import labels_by_name, pack, write_images
 
@@ -211,13 +213,14 @@ def test_ground_truth_without_the_table_of_classes_is_not_enough(tmp_path: Path)
     assert not has_split(tmp_path, "test")
 
 
+@pytest.mark.parametrize("content", [b"<html>not found</html>" * 20, b"", b"MATLAB 5.0 MAT-file"])
 @pytest.mark.parametrize("name", ["meta.mat", "meta.bin", "ILSVRC2012_devkit_t12.tar.gz"])
-def test_damaged_files_of_labels_are_named(name: str, tmp_path: Path) -> None:
+def test_damaged_files_of_labels_are_named(name: str, content: bytes, tmp_path: Path) -> None:
     write_train(tmp_path / "train")
     write_images(tmp_path / "val", LABELS)
     if name == "meta.mat":
         put_flat_devkit(tmp_path)
-    (tmp_path / name).write_bytes(b"<html>not found</html>" * 20)
+    (tmp_path / name).write_bytes(content)
     with pytest.raises(PydreamError, match=name) as caught:
         open_source(tmp_path, "test")
     assert "\n" not in str(caught.value)
@@ -236,6 +239,77 @@ def test_a_part_of_the_classes(tmp_path: Path) -> None:
     assert test.ignored_kinds == {
         "images of classes that train lacks": 1, "labels without an image": 1
     }  # fmt: skip
+
+
+def ilsvrc_classes() -> list[str]:
+    """IDs of the classes of ILSVRC 2012 in the order that Caffe's and others' numbers count in."""
+    names: list[str] = ImageNetInfo("imagenet-1k").label_names()
+    return names
+
+
+@pytest.mark.parametrize("listed", ["by timm", "LOC_synset_mapping.txt", "synsets.txt"])
+def test_numbers_beside_a_part_of_the_classes_count_in_all_1000(
+    listed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in ImageNet-100 beside Caffe's val.txt, whose 0, 1 and 2 are no classes of train."""
+    classes = ilsvrc_classes()
+    write_train(tmp_path / "train")
+    other = {f"ILSVRC2012_val_{n:08d}.JPEG": classes[n % 3 + 1] for n in range(7, 10)}
+    write_images(tmp_path / "val", {**LABELS, **other})
+    lines = [f"{name} {classes.index(wnid)}" for name, wnid in {**LABELS, **other}.items()]
+    (tmp_path / "val.txt").write_text("\n".join(lines))
+    if listed != "by timm":
+        (tmp_path / listed).write_text("\n".join(f"{wnid} a, b" for wnid in classes))
+        monkeypatch.setitem(sys.modules, "timm.data.imagenet_info", None)
+    check_ilsvrc(tmp_path)
+    assert open_source(tmp_path, "test").ignored_kinds["images of classes that train lacks"] == 3
+
+
+def test_few_numbers_that_are_smaller_than_the_classes_are_many_count_in_all_1000(
+    tmp_path: Path,
+) -> None:
+    """Two of three class folders' numbers may be two of ImageNet's 1000 by chance."""
+    classes = ilsvrc_classes()
+    for wnid in (classes[1], classes[2], classes[7]):
+        write_images(tmp_path / "train" / wnid, ["0.JPEG"])
+    write_images(tmp_path / "val", list(LABELS)[:2])
+    lines = [f"{name} {number}" for name, number in zip(LABELS, (1, 2), strict=False)]
+    (tmp_path / "val.txt").write_text("\n".join(lines))
+    found = labels_by_name(open_source(tmp_path, "test"))
+    assert list(found.values()) == [classes[1], classes[2]]
+
+
+@pytest.mark.parametrize("first", [1, 1000])
+def test_numbers_of_no_known_list_are_refused(first: int, tmp_path: Path) -> None:
+    """All 1000 class folders, with numbers that start at 1 or are those of another set."""
+    classes = ilsvrc_classes()
+    write_images(tmp_path / "train", [f"{wnid}/0.JPEG" for wnid in classes])
+    write_images(tmp_path / "val", LABELS)
+    lines = [f"{name} {n}" for n, name in zip((first, 1000, 2, 3, 4, 5), LABELS, strict=True)]
+    (tmp_path / "val.txt").write_text("\n".join(lines))
+    with pytest.raises(PydreamError, match=r"val\.txt gives numbers up to 1,000, which count"):
+        open_source(tmp_path, "test")
+
+
+def test_numbers_whose_list_is_not_at_hand_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm.data.imagenet_info", None)
+    write_train(tmp_path / "train")
+    write_images(tmp_path / "val", LABELS)
+    (tmp_path / "val.txt").write_text("\n".join(f"{name} {n}" for n, name in enumerate(LABELS)))
+    with pytest.raises(PydreamError, match=r"put LOC_synset_mapping\.txt beside it, or install"):
+        open_source(tmp_path, "test")
+
+
+@pytest.mark.parametrize("put_labels", [put_devkit, put_meta_bin, put_ids])
+def test_labels_in_order_of_other_images_are_refused(put_labels: Put, tmp_path: Path) -> None:
+    """As those that another cut from ImageNet: they are too few for the numbers of the images."""
+    write_train(tmp_path / "train")
+    write_images(tmp_path / "val", [*LABELS, "ILSVRC2012_val_00000007.JPEG"])
+    put_labels(tmp_path)
+    with pytest.raises(PydreamError, match=r"has 6 labels in order, too few for .*00000007"):
+        open_source(tmp_path, "test")
 
 
 def test_validation_images_alone(tmp_path: Path) -> None:
