@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydream.errors import PydreamError
 from pydream.evaluate.config import EvaluateConfig
 from pydream.files import ANOTHER_OUT, check_place, disk_errors, expand_settings, first_free
 from pydream.models.config import ObserverConfig
@@ -18,7 +19,13 @@ _STUDENT_EPOCHS = 100
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Settings of the demo."""
+    """Settings of the demo.
+
+    Raises
+    ------
+    PydreamError
+        If a value is out of its range.
+    """
 
     out: Path = Path("demo")
     """Folder that gets a new folder for this run."""
@@ -31,6 +38,10 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         expand_settings(self, "out")
+        if self.ipc < 1:
+            raise PydreamError(f"ipc must be at least 1, got {self.ipc}")
+        if not 0 <= self.seed < 2**63:
+            raise PydreamError(f"seed must be 0 to 2**63 - 1, got {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,12 @@ def run_demo(config: DemoConfig) -> DemoResult:
     -------
     DemoResult
         Three accuracies and where the pictures are.
+
+    Raises
+    ------
+    PydreamError
+        If a class has fewer images than ``config.ipc``, the device cannot be used, or the folder
+        cannot be written.
     """
     from pydream.data import open_source  # these need PyTorch, which the settings do not
     from pydream.devices import announce_device, resolve_device
@@ -77,6 +94,13 @@ def run_demo(config: DemoConfig) -> DemoResult:
     from pydream.rded import distill
 
     device = str(resolve_device(config.device))
+    train = open_source(_SOURCE)
+    fewest = min(len(train.class_indices(label)) for label in range(len(train.class_names)))
+    if config.ipc > fewest:
+        raise PydreamError(
+            f"ipc must be at most {fewest}, the training images of the rarest digit, "
+            f"got {config.ipc}"
+        )
     announce_device(config.device)
     place = _new_folder(config.out)
     observer = train_observer(
@@ -112,7 +136,6 @@ def run_demo(config: DemoConfig) -> DemoResult:
         )
     )
     by_name = {row.images: row for row in result.rows}
-    train = open_source(_SOURCE)
     return DemoResult(
         observer_top1=observer.top1,
         distilled_top1=by_name["distilled"].last_mean,

@@ -11,7 +11,9 @@ from pydream.errors import PydreamError, first_line
 from pydream.ops._dispatch import no_kernels
 from pydream.progress import say
 
-_NAMES = re.compile(r"(?P<cpu>cpu(:0)?)|cuda|(cuda:)?(?P<index>\d+)")
+_NAMES = re.compile(
+    r"(?P<cpu>cpu(:0)?)|cuda|(cuda:)?(?P<index>\d{1,2})"
+)  # torch takes cuda:256 for 0
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -36,8 +38,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
         raise _unusable(device, f"pydream computes on {_available()}")
     if known["cpu"]:
         return torch.device("cpu")
-    place = torch.device("cuda" if known["index"] is None else f"cuda:{known['index']}")
     try:
+        place = torch.device("cuda" if known["index"] is None else f"cuda:{known['index']}")
         found = torch.zeros(1, device=place).device  # with its index
         kernels = no_kernels(found)
     except (RuntimeError, AssertionError) as error:
@@ -48,12 +50,12 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return found
 
 
-def announce_device(device: str) -> None:
+def announce_device(device: str | torch.device) -> None:
     """Say on standard error what ``"auto"`` has chosen, and why; nothing of other names.
 
     For the moment when the inputs of a run are known to be good and its work begins.
     """
-    if device.strip().lower() == "auto":
+    if str(device).strip().lower() == "auto":
         found, reason = _choose()
         say(f"device: {found} ({reason})")
 

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+import pydream.models
+from pydream.data import open_source
 from pydream.demo import DemoConfig, run_demo
+from pydream.errors import PydreamError
+from pydream.models import ObserverConfig
 
 
 @pytest.mark.slow
@@ -13,6 +18,35 @@ def test_the_demo_shows_what_it_promises(tmp_path):
     assert result.contact_sheet.is_file()
     assert result.report.is_file()
     assert result.distilled_images == 100
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ipc": 0}, "ipc must be at least 1, got 0"),
+        ({"seed": -1}, r"seed must be 0 to 2\*\*63 - 1, got -1"),
+        ({"seed": 2**63}, "seed must be 0 to"),
+    ],
+)
+def test_settings_out_of_range_are_refused(changes, message):
+    with pytest.raises(PydreamError, match=message):
+        DemoConfig(**changes)
+
+
+def test_more_images_than_a_class_has_are_refused_before_anything_is_made(tmp_path, monkeypatch):
+    class BegunError(Exception):
+        pass
+
+    def begin(config: ObserverConfig) -> None:
+        raise BegunError
+
+    monkeypatch.setattr(pydream.models, "train_observer", begin)
+    fewest = int(np.bincount(open_source("digits").labels).min())
+    with pytest.raises(PydreamError, match=f"at most {fewest}, .* got {fewest + 1}"):
+        run_demo(DemoConfig(out=tmp_path, ipc=fewest + 1))
+    assert not [*tmp_path.iterdir()]
+    with pytest.raises(BegunError):
+        run_demo(DemoConfig(out=tmp_path, ipc=fewest))
 
 
 def test_a_run_gets_a_folder_of_its_own(tmp_path):

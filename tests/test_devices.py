@@ -51,6 +51,7 @@ def test_auto_takes_the_first_gpu_that_the_build_can_use_and_says_so(gpus, capsy
     gpus[0] = True
     assert resolve_device("auto") == torch.device("cuda", 0)
     announce_device("cuda")  # as the user said
+    announce_device(torch.device("cuda", 0))
     assert capsys.readouterr().err == ""
 
 
@@ -80,7 +81,9 @@ def test_cuda_is_the_first_gpu(gpus):
     assert resolve_device("cuda") == torch.device("cuda", 0)
 
 
-@pytest.mark.parametrize("name", ["mps", "gpu", "xpu", "meta", "cuda:", "cuda:-1", "", "tpu!"])
+@pytest.mark.parametrize(
+    "name", ["mps", "gpu", "xpu", "meta", "cuda:", "cuda:-1", "", "tpu!", "cuda:256", "9" * 20]
+)
 def test_what_is_no_device_gets_a_list_of_those_that_are_there(gpus, name):
     with pytest.raises(PydreamError) as raised:
         resolve_device(name)
@@ -88,9 +91,22 @@ def test_what_is_no_device_gets_a_list_of_those_that_are_there(gpus, name):
     assert str(raised.value) == message + "cuda:1 (GPU B)"
 
 
-def test_a_gpu_that_is_not_there_gets_the_list_too(gpus):
-    with pytest.raises(PydreamError, match=r"invalid device ordinal; there is: cpu, cuda:0 \(GPU"):
-        resolve_device("cuda:7")
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("cuda:7", "invalid device ordinal"), ("cuda:01", "Invalid device string: 'cuda:01'")],
+)
+def test_a_gpu_that_is_not_there_gets_the_list_too(gpus, name, reason):
+    with pytest.raises(PydreamError, match=rf"{reason}; there is: cpu, cuda:0 \(GPU"):
+        resolve_device(name)
+
+
+def test_an_error_without_words_is_called_by_its_name(gpus, monkeypatch):
+    def fail(place: torch.device) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(pydream.devices, "no_kernels", fail)
+    with pytest.raises(PydreamError, match="'1' cannot be used: RuntimeError; there is: cpu"):
+        resolve_device("1")
 
 
 def test_a_gpu_without_kernels_is_refused_when_it_is_asked_for(gpus):

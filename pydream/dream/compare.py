@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib.style
 from matplotlib.figure import Figure
 
-from pydream.data import Source, has_split, open_source
+from pydream.data import Source, check_classes, has_split, open_source
 from pydream.data.subset import Subset
 from pydream.devices import announce_device, resolve_device
 from pydream.dream.config import CompareConfig, DreamConfig
@@ -83,19 +83,23 @@ def compare(
             raise PydreamError(f"{config.source} has no test split to measure students on")
         train = open_source(config.source, exif=config.exif)
         test = open_source(config.source, "test", exif=config.exif)
+    check_classes(train)
     if not config.full:
         classes = min(config.classes or len(train.class_names), len(train.class_names))
         train, test = Subset(train, classes, config.images_per_class), Subset(test, classes)
-    announce_device(config.device)
-    config = dataclasses.replace(config, device=str(resolve_device(config.device)))
-    with disk_errors(config.out):
-        config.out.mkdir(parents=True, exist_ok=True)
-    histories = {
+    named = config.device
+    config = dataclasses.replace(config, device=str(resolve_device(named)))
+    runs = {
         method: [
-            _history(config, settings, f"{method.lower()}-{seed}", seed, train, test)
+            _settings(config, matched, f"{method.lower()}-{seed}", seed)
             for seed in range(config.seeds)
         ]
-        for method, settings in METHODS.items()
+        for method, matched in METHODS.items()
+    }
+    announce_device(named)
+    histories: dict[str, list[list[dict[str, Any]]]] = {
+        method: [distill(run, source=train, test=test).manifest["history"] for run in runs[method]]
+        for method in METHODS
     }
     measured = [each for each in histories["random"][0] if each.get("top1")]
     result = Comparison(
@@ -120,15 +124,8 @@ def compare(
     return result
 
 
-def _history(
-    config: CompareConfig,
-    settings: dict[str, Any],
-    name: str,
-    seed: int,
-    train: Source,
-    test: Source,
-) -> list[dict[str, Any]]:
-    """Do one run, or read it where it is finished; return its history."""
+def _settings(config: CompareConfig, matched: dict[str, Any], name: str, seed: int) -> DreamConfig:
+    """Return the settings of one run, which is not repeated where it is finished."""
     reduced: dict[str, Any] = {}
     if not config.full:
         reduced = {
@@ -142,7 +139,7 @@ def _history(
                 "learning_rate",
             )
         }
-    run = DreamConfig(
+    return DreamConfig(
         config.source,
         out=config.out / name,
         ipc=config.ipc,
@@ -154,11 +151,9 @@ def _history(
         allow_skipped=config.allow_skipped,
         device=config.device,
         resume=True,
-        **settings,
+        **matched,
         **reduced,
     )
-    history: list[dict[str, Any]] = distill(run, source=train, test=test).manifest["history"]
-    return history
 
 
 def _draw(result: Comparison) -> None:

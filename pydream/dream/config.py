@@ -241,7 +241,7 @@ class CompareConfig:
     full: bool = False
     """All classes and images, and the recipe as published: days on a CPU."""
     classes: int | None = 4
-    """The first classes of the source; None for all."""
+    """The first classes of the source, two or more; None for all."""
     images_per_class: int | None = 500
     """The first images of each class; None for all."""
     ipc: int = 5
@@ -277,10 +277,14 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         expand_settings(self, "source", "out")
-        for name in ("classes", "images_per_class", "eval_every", "seeds"):
+        if self.classes is not None and self.classes < 2:
+            raise PydreamError(f"classes must be at least 2, got {self.classes}")
+        for name in ("images_per_class", "eval_every", "seeds"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise PydreamError(f"{name} must be at least 1, got {value}")
+        if not 0 <= self.allow_skipped <= 1:
+            raise PydreamError(f"allow_skipped must be 0 to 1, got {self.allow_skipped}")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,6 +72,32 @@ def test_without_test_images(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(PydreamError, match="has no test split to measure students on"):
         compare(CompareConfig(str(tmp_path), out=tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": 1}, "classes must be at least 2, got 1"),
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"allow_skipped": 1.5}, r"allow_skipped must be 0 to 1, got 1\.5"),
+        ({"ipc": 0}, "ipc must be at least 1, got 0"),
+        ({"ipc": 10, "factor": 1}, "class 0 has 9 images, fewer than the 10"),
+        ({"arch": "nothing"}, "nothing"),
+    ],
+)
+def test_what_cannot_be_compared_leaves_nothing_behind(
+    tmp_path: Path, digits: Source, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PydreamError, match=message):
+        compare(dataclasses.replace(config(tmp_path / "out"), **changes), train=digits, test=digits)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_source_of_one_class_is_named(tmp_path: Path, digits: Source) -> None:
+    single = Subset(digits, 1)
+    with pytest.raises(PydreamError, match="only one class, '0'"):
+        compare(config(tmp_path / "out"), train=single, test=single)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_subset_is_a_source(digits: Source) -> None:
