@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from pydream import ops
 from pydream.ops._checks import as_tensor, check_at_least, check_choice, check_shape
+from pydream.ops._problems import check_weight_values
 
 _RANDOM_RUNS = 10
 """Fits of ``n_init="auto"`` from random samples, as in scikit-learn."""
@@ -146,9 +148,10 @@ class KMeans(
         weights = self._weights(sample_weight, samples)
         start = self._start(centroids, samples)
         seed, runs = self._seed(), self._runs(start)
-        result = self._cluster(samples, start, seed, weights)
+        fit = partial(self._cluster, samples, start, weights, max_iter=self.max_iter, tol=self.tol)
+        result = fit(seed=seed)
         for run in range(1, runs):
-            other = self._cluster(samples, start, (seed + run) % 2**63, weights)
+            other = fit(seed=(seed + run) % 2**63)
             if float(other.inertia) < float(result.inertia):
                 result = other
         self._centroids = result.centroids
@@ -243,14 +246,22 @@ class KMeans(
         return self._centroids
 
     def _cluster(
-        self, samples: Tensor, start: str | Tensor, seed: int, weights: Tensor | None
+        self,
+        samples: Tensor,
+        start: str | Tensor,
+        weights: Tensor | None,
+        *,
+        max_iter: int,
+        seed: int = 0,
+        tol: float = 0.0,
     ) -> ops.KMeansResult:
         return ops.kmeans(
             samples,
-            int(self.n_clusters),
+            # Of a fit's own centroids, whatever `set_params` has changed since.
+            len(start) if isinstance(start, Tensor) else int(self.n_clusters),
             init=start,
-            max_iter=self.max_iter,
-            tol=self.tol,
+            max_iter=max_iter,
+            tol=tol,
             metric=self.mode,
             seed=seed,
             precision=self.precision,
@@ -259,16 +270,7 @@ class KMeans(
 
     def _nearest(self, samples: Tensor, weights: Tensor | None = None) -> ops.KMeansResult:
         """Return labels and inertia of samples with the centroids of the fit."""
-        place = self.centroids.to(samples.device)
-        return ops.kmeans(
-            samples,
-            len(place),
-            init=place,
-            max_iter=0,
-            metric=self.mode,
-            precision=self.precision,
-            weights=weights,
-        )
+        return self._cluster(samples, self.centroids.to(samples.device), weights, max_iter=0)
 
     def _samples(self, value: Any, *, reset: bool) -> Tensor:
         """Return what came as a tensor that the op takes."""
@@ -301,6 +303,7 @@ class KMeans(
             value = torch.from_numpy(checked)
         weights: Tensor = value.detach().to(samples.device, torch.float64)
         check_shape(weights, "sample_weight", (len(samples),))
+        check_weight_values(weights, "sample_weight", [0, len(samples)])
         return weights
 
     def _start(self, centroids: Any, samples: Tensor) -> str | Tensor:

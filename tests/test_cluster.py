@@ -163,6 +163,31 @@ def test_weights_are_scikit_learns(dtype):
         clone(ours).fit(torch.from_numpy(x), sample_weight=torch.ones(3))
 
 
+@pytest.mark.parametrize("convert", [lambda x: x, lambda x: x.numpy()])
+def test_bad_weights_are_refused_by_the_name_that_they_are_given_under(convert):
+    x, model = clumps(), pydream.KMeans(3, random_state=0).fit(clumps())
+    negative = torch.ones(60)
+    negative[4] = -1
+    for call in (clone(model).fit, model.score):
+        with pytest.raises(
+            ValueError, match=r"^sample_weight must be finite and not negative, got -1\.0 at row 4$"
+        ):
+            call(convert(x), sample_weight=convert(negative))
+        # scikit-learn refuses an array of zeros itself.
+        zero = r"^sample_weight must not all be zero$|^Sample weights must .* non-zero"
+        with pytest.raises(ValueError, match=zero):
+            call(convert(x), sample_weight=convert(torch.zeros(60)))
+
+
+def test_settings_changed_after_a_fit_do_not_reach_predict():
+    x = clumps()
+    model = pydream.KMeans(3, random_state=0).fit(x)
+    labels, score = model.predict(x), model.score(x)
+    model.set_params(n_clusters=7, max_iter=1, tol=-1.0)
+    assert model.predict(x).equal(labels)
+    assert model.score(x) == score
+
+
 def test_more_fits_are_as_good_as_the_best_of_them():
     x = torch.randn(120, 2, generator=torch.Generator().manual_seed(0))
     options = {"n_clusters": 9, "init_method": "random", "random_state": 5}

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pydream.ops._problems import per_centroid
+
 _MOST_LOOKED_AT = 255
 """Rows whose median is the new origin."""
 _LEAST = 2.0**-960
@@ -25,20 +27,19 @@ class Frame(NamedTuple):
 
     def enter(self, rows: Tensor, counts: list[int]) -> Tensor:
         """Return rows of the problems, `counts` of each, in the frame and in float32."""
-        origin, scale = self._each(counts, rows.shape[0])
+        origin, scale = self._each(counts)
         return ((rows.double() - origin) * scale).float()
 
     def leave(self, rows: Tensor, counts: list[int]) -> Tensor:
         """Return what `enter` does to where it was, in float64."""
-        origin, scale = self._each(counts, rows.shape[0])
+        origin, scale = self._each(counts)
         return rows.double() / scale + origin
 
-    def _each(self, counts: list[int], total: int) -> tuple[Tensor, Tensor]:
+    def _each(self, counts: list[int]) -> tuple[Tensor, Tensor]:
         if len(counts) == 1:
             return self.origin, self.scale[:, None]
-        number = torch.tensor(counts, dtype=torch.int64, device="cpu").to(self.origin.device)
-        origin = self.origin.repeat_interleave(number, 0, output_size=total)
-        return origin, self.scale.repeat_interleave(number, output_size=total)[:, None]
+        problem = per_centroid(list(range(len(counts))), counts, self.origin.device)
+        return self.origin[problem], self.scale[problem, None]
 
 
 def centred(x: Tensor, offsets: list[int]) -> tuple[Tensor, Frame]:

@@ -79,7 +79,7 @@ def check_values(device: torch.device | str | None = None) -> None:
     Raises
     ------
     ValueError
-        Naming argument and row; or if `device` names none.
+        Naming argument and row; or if `device` names none, or a GPU that this machine lacks.
     TypeError
         If `device` is of another type.
     """
@@ -101,9 +101,14 @@ def _device(value: torch.device | str) -> torch.device:
     if not isinstance(value, (torch.device, str)):
         raise TypeError(f"device must be a device or its name, got {type(value).__name__}")
     try:
-        return torch.device(value)
+        device = torch.device(value)
     except RuntimeError as error:
         raise ValueError(f"device must be a device as cpu or cuda:0, got {value!r}") from error
+    if device.type == "cuda" and device.index is not None and torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        if device.index >= count:
+            raise ValueError(f"device must be one of this machine's {count} GPUs, got {value!r}")
+    return device
 
 
 def no_kernels(device: torch.device) -> str | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pydream import _C
 from pydream.ops import _dispatch
-from pydream.ops._problems import SAMPLE_TYPES
+from pydream.ops._problems import SAMPLE_TYPES, check_weight_values, send_sizes
 from pydream.ops.reference import kmeans as reference
 from pydream.streams import capturing, to_device
 
@@ -40,10 +41,7 @@ def _cpu_kmeans(
     spherical: bool,
     seed: int,
     precision: str,
-    weights: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if weights is not None:
-        return _weighted(x, offsets, k, init, given, max_iter, tol, spherical, seed, weights)
     centroids, labels, inertia, n_iter = _empty_result(x, offsets, k)
     if given is not None:
         centroids.copy_(given)
@@ -68,36 +66,17 @@ def _cpu_kmeans(
 
 
 def _weighted(
-    x: Tensor,
-    offsets: list[int],
-    k: list[int],
-    init: str,
-    given: Tensor | None,
-    max_iter: int,
-    tol: float,
-    spherical: bool,
-    seed: int,
-    weights: Tensor,
+    x: Tensor, offsets: list[int], k: list[int], *settings: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Run the reference, in float64, where no kernel takes weights."""
-    check_weights_of_problems(weights, offsets)
-    centroids, *found = reference.kmeans(
-        x.double(), offsets, k, init, given, max_iter, tol, spherical, seed, weights=weights
-    )
-    return centroids.float(), found[0], found[1], found[2]
-
-
-def check_weights_of_problems(weights: Tensor, offsets: list[int]) -> None:
-    """Raise ValueError unless weights are finite, not negative, and not all zero in a problem."""
-    bad = (~(weights >= 0) | weights.isinf()).nonzero()
-    if len(bad):
-        row = int(bad[0])
+    """Run the reference in float64, on every device: no kernel takes weights, the last setting."""
+    if capturing(x.device):
         raise ValueError(
-            f"weights must be finite and not negative, got {float(weights[row])} at row {row}"
+            "weights are looked at on the CPU, which cannot be done within a CUDA graph: "
+            "call kmeans with weights outside of it"
         )
-    for b, (begin, end) in enumerate(itertools.pairwise(offsets)):
-        if not weights[begin:end].any():
-            raise ValueError(f"weights must not all be zero, but are in problem {b}")
+    check_weight_values(settings[-1], "weights", offsets)
+    centroids, *found = reference.kmeans(x.double(), offsets, k, *settings)
+    return centroids.float(), found[0], found[1], found[2]
 
 
 def _cpu_nearest_samples(
@@ -130,10 +109,7 @@ def _cuda_kmeans(
     spherical: bool,
     seed: int,
     precision: str,
-    weights: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if weights is not None:
-        return _weighted(x, offsets, k, init, given, max_iter, tol, spherical, seed, weights)
     result = _empty_result(x, offsets, k)
     if k and max(k) > _MOST_CENTROIDS:
         raise ValueError(f"k must be at most {_MOST_CENTROIDS} on a GPU, got {max(k)}")
@@ -145,12 +121,7 @@ def _cuda_kmeans(
         n_iter.zero_()
         return result
     if init == "random":
-        if capturing(x.device):
-            raise ValueError(
-                "init='random' draws samples on the CPU, which cannot be sent from within a CUDA "
-                "graph: pass 'k-means++' or centroids"
-            )
-        centroids.copy_(x[to_device(_random_rows(offsets, k, seed), x.device)])
+        centroids.copy_(_random_start(x, offsets, k, seed))
     table, tiles = _table(offsets, k, launch.module.tile_rows, x.device, rows=True)
     run = launch.module.KmeansRun(
         x.data_ptr(),
@@ -227,14 +198,18 @@ def _table(
     if len(set(sizes)) == 1 and len(set(k)) == 1:
         number = torch.arange(len(k) + 1, device=device)
         return torch.stack([number * each for each in (sizes[0], k[0], parts[0])], 1), sum(parts)
-    if capturing(device):
-        raise ValueError(
-            "offsets and k differ between problems, and cannot be sent from within a CUDA graph: "
-            "pass problems of one size, (B, N, D), and one k"
-        )
     first = [[0, *itertools.accumulate(each)] for each in (k, parts)]
-    table = torch.tensor(list(zip(offsets, *first, strict=True)), device="cpu")
-    return to_device(table, device), sum(parts)
+    return send_sizes(list(zip(offsets, *first, strict=True)), device), sum(parts)
+
+
+def _random_start(x: Tensor, offsets: list[int], k: list[int], seed: int) -> Tensor:
+    """Draw samples of each problem as its first centroids."""
+    if capturing(x.device):
+        raise ValueError(
+            "init='random' draws samples on the CPU, which cannot be sent from within a CUDA "
+            "graph: pass 'k-means++' or centroids"
+        )
+    return x[to_device(_random_rows(offsets, k, seed), x.device)]
 
 
 def _random_rows(offsets: list[int], k: list[int], seed: int) -> Tensor:
@@ -261,14 +236,20 @@ def _fake_nearest_samples(
     return x.new_empty((sum(k), count), dtype=torch.int64)
 
 
+_SETTINGS = (
+    "Tensor x, SymInt[] offsets, SymInt[] k, str init, Tensor? given, SymInt max_iter, float tol,"
+    " bool spherical, SymInt seed, str precision"
+)
+_FOUND = "(Tensor centroids, Tensor labels, Tensor inertia, Tensor n_iter)"
+
 _dispatch.register(
-    "kmeans(Tensor x, SymInt[] offsets, SymInt[] k, str init, Tensor? given, SymInt max_iter,"
-    " float tol, bool spherical, SymInt seed, str precision,"
-    " Tensor? weights)"
-    " -> (Tensor centroids, Tensor labels, Tensor inertia, Tensor n_iter)",
-    _cpu_kmeans,
-    _cuda_kmeans,
-    reference.kmeans,
+    f"kmeans({_SETTINGS}) -> {_FOUND}", _cpu_kmeans, _cuda_kmeans, reference.kmeans, _fake_kmeans
+)
+_dispatch.register(
+    f"weighted_kmeans({_SETTINGS}, Tensor weights) -> {_FOUND}",
+    _weighted,
+    None,
+    _weighted,
     _fake_kmeans,
 )
 _dispatch.register(

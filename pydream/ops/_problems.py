@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from pydream.ops._checks import (
     check_no_gradient,
     check_shape,
 )
+from pydream.streams import capturing, to_device
 
 SAMPLE_TYPES = {
     torch.float32: "float32",
@@ -143,6 +144,50 @@ def check_weights(value: TensorLike, problems: Problems) -> Tensor:
     check_no_gradient(weights, "weights")
     check_device(weights, "weights", problems.x.device, "x")
     return weights.double().reshape(-1).contiguous()
+
+
+def check_weight_values(weights: Tensor, name: str, offsets: list[int]) -> None:
+    """Raise ValueError unless weights are finite, not negative, and not all zero in a problem."""
+    bad = (~(weights >= 0) | weights.isinf()).nonzero()
+    if len(bad):
+        row = int(bad[0])
+        raise ValueError(
+            f"{name} must be finite and not negative, got {float(weights[row])} at row {row}"
+        )
+    for b, (begin, end) in enumerate(itertools.pairwise(offsets)):
+        if not weights[begin:end].any():
+            where = f", but are in problem {b}" if offsets[2:] else ""
+            raise ValueError(f"{name} must not all be zero{where}")
+
+
+def per_centroid(values: list[int], counts: list[int], device: torch.device) -> Tensor:
+    """Repeat the number of each problem for each of its centroids: int64 (sum of counts,).
+
+    Multiples of one number, and one count, are made on the device itself.
+    """
+    step = values[1] - values[0] if values[1:] else 0
+    if counts and len(set(counts)) == 1 and values == [b * step for b in range(len(values))]:
+        return torch.arange(sum(counts), device=device) // counts[0] * step
+    pairs = zip(values, counts, strict=True)
+    return send_sizes(list(itertools.chain(*([value] * count for value, count in pairs))), device)
+
+
+def send_sizes(numbers: Sequence[Any], device: torch.device) -> Tensor:
+    """Send int64 numbers of problems whose sizes differ to a device.
+
+    Raises
+    ------
+    ValueError
+        Within a CUDA graph, which would read the host's memory at every replay.
+    """
+    if torch.compiler.is_compiling():  # it lays constants where they are wanted
+        return torch.tensor(numbers, dtype=torch.int64, device=device)
+    if capturing(device):
+        raise ValueError(
+            "offsets and k differ between problems, and cannot be sent from within a CUDA graph: "
+            "pass problems of one size, (B, N, D), and one k"
+        )
+    return to_device(torch.tensor(numbers, dtype=torch.int64, device="cpu"), device)
 
 
 def unit(x: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from pydream.ops._problems import (
     check_samples,
     check_weights,
     one_for_all,
+    per_centroid,
     unit,
 )
 
@@ -139,9 +140,9 @@ def kmeans(
     -----
     Peak memory beside the results is some numbers per sample and centroids in
     float64; never a distance for each sample and centroid. On a GPU the host looks every few
-    iterations whether all problems have ended. A CUDA graph can hold a call, for problems of one
-    size and another `init` than ``"random"``: it then makes `max_iter` iterations, of which those
-    behind the end of a problem do nothing.
+    iterations whether all problems have ended. A CUDA graph can hold a call without weights, for
+    problems of one size and another `init` than ``"random"``: it then makes `max_iter` iterations,
+    of which those behind the end of a problem do nothing.
 
     Sources: Lloyd, "Least squares quantization in PCM" (1982); Arthur and Vassilvitskii,
     "k-means++" (2007), with the candidates of scikit-learn; Hamerly, "Making k-means even faster"
@@ -163,7 +164,7 @@ def kmeans(
         check_choice(init, "init", _INITS)
     mass = None if weights is None else check_weights(weights, problems)
     samples, given, frame = _for_kernels(problems, given, counts, cosine=metric == "cosine")
-    centroids, labels, inertia, n_iter = torch.ops.pydream.kmeans(
+    settings = (
         samples,
         problems.offsets,
         counts,
@@ -174,8 +175,12 @@ def kmeans(
         metric == "cosine",
         seed,
         precision,
-        mass,
     )
+    if mass is None:
+        found = torch.ops.pydream.kmeans(*settings)
+    else:
+        found = torch.ops.pydream.weighted_kmeans(*settings, mass)
+    centroids, labels, inertia, n_iter = found
     if metric == "cosine":  # of unit vectors, 1 - cos is half of the squared distance
         inertia = inertia / 2
     if frame is not None:
@@ -266,9 +271,8 @@ def nearest_samples(
         samples, problems.offsets, counts, places, count
     )
     if offsets is not None:
-        begins = ([begin] * each for begin, each in zip(problems.offsets[:-1], counts, strict=True))
-        first = torch.tensor(list(itertools.chain(*begins)), dtype=torch.int64, device="cpu")
-        nearest = nearest + first[:, None].to(nearest.device)
+        first = per_centroid(problems.offsets[:-1], counts, nearest.device)
+        nearest = nearest + first[:, None]
     return nearest.view(*shape[:-1], count)
 
 

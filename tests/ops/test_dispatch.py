@@ -148,6 +148,7 @@ def counted(gpu_of_tomorrow, monkeypatch):
     stream = SimpleNamespace(cuda_stream=5, synchronize=lambda: done.append("stream"))
     monkeypatch.setattr(_dispatch, "no_faults", lambda *, pin: unpinned(pin=False))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda index: stream)
     _dispatch._reports[0] = faults

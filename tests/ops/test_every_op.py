@@ -161,6 +161,14 @@ def test_check_values_names_a_device_that_is_none():
             ops.check_values(device)
 
 
+def test_check_values_names_a_gpu_that_this_machine_lacks(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for device in ("cuda:7", torch.device("cuda", 7)):
+        with pytest.raises(ValueError, match=r"^device must be one of this machine's 1 GPUs, got"):
+            ops.check_values(device)
+
+
 def test_devices_are_named():
     from pydream.ops._checks import check_device
 

@@ -10,7 +10,8 @@ import torch
 from devices import as_called
 
 from pydream import _C, ops
-from pydream.ops import _kmeans, crop
+from pydream.ops import _kmeans, _problems, crop
+from pydream.ops._centring import Frame
 
 needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available() or not _C.cuda_architectures,
@@ -196,7 +197,7 @@ def test_a_list_of_images_cannot_be_captured():
 @pytest.fixture
 def captures(monkeypatch):
     """Every GPU's stream is being captured."""
-    for module in (_kmeans, crop):
+    for module in (_kmeans, _problems, crop):
         monkeypatch.setattr(module, "capturing", lambda device: device.type == "cuda")
 
 
@@ -208,6 +209,47 @@ def test_sizes_that_differ_are_not_sent_while_capturing(captures):
     assert table.tolist() == [[0, 0, 0], [5, 2, 1], [6, 3, 2]]
     with pytest.raises(ValueError, match=r"pass problems of one size, \(B, N, D\), and one k"):
         _kmeans._table([0, 5, 6], [2, 1], 4, torch.device("cuda", 0), rows=True)
+
+
+SENT = r"pass problems of one size, \(B, N, D\), and one k"
+
+
+def test_numbers_of_problems_of_one_size_need_nothing_of_the_host(captures, monkeypatch):
+    monkeypatch.setattr(_problems, "send_sizes", None)
+    for values, counts in (([0, 5, 10], [2, 2, 2]), ([0], [3]), ([0, 1], [1, 1])):
+        found = _problems.per_centroid(values, counts, torch.device("cpu"))
+        wanted = torch.tensor(values).repeat_interleave(torch.tensor(counts))
+        assert found.dtype == torch.int64
+        assert found.equal(wanted)
+    frame = Frame(torch.randn(2, 3).double(), torch.tensor([0.5, 4.0]).double())
+    rows = torch.randn(6, 3).double()
+    entered = frame.enter(rows, [3, 3])
+    wanted = (rows - frame.origin.repeat_interleave(3, 0)) * frame.scale.repeat_interleave(3)[
+        :, None
+    ]
+    assert entered.equal(wanted.float())
+
+
+@pytest.mark.parametrize("counts", [[2, 2, 2], [1, 4, 2]])
+def test_numbers_of_problems_that_differ_are_sent_but_not_while_capturing(
+    captures, monkeypatch, counts
+):
+    sent = []
+    monkeypatch.setattr(_problems, "to_device", lambda x, device: sent.append(x) or x)
+    values = [0, 5, 6] if len(set(counts)) == 1 else [0, 1, 2]
+    found = _problems.per_centroid(values, counts, torch.device("cpu"))
+    assert found.equal(torch.tensor(values).repeat_interleave(torch.tensor(counts)))
+    assert len(sent) == 1  # through page-locked memory on a GPU, so that the host need not wait
+    with pytest.raises(ValueError, match=SENT):
+        _problems.per_centroid(values, counts, torch.device("cuda", 0))
+    assert len(sent) == 1
+
+
+def test_weights_cannot_be_captured(monkeypatch):
+    monkeypatch.setattr(_kmeans, "capturing", lambda device: True)
+    x, weights = torch.randn(9, 2), torch.ones(9)
+    with pytest.raises(ValueError, match=r"^weights .*call kmeans with weights outside of it$"):
+        as_called("kmeans")(x, 2, weights=weights)
 
 
 def test_the_addresses_of_a_list_are_not_sent_while_capturing(captures):

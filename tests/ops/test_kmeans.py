@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 from devices import DEVICE, as_called, faulty_rows, place
 
 from pydream import ops
+from pydream.ops import _dispatch, _kmeans
 from pydream.ops.reference import kmeans as reference
 
 # Centroids are means in float64, rounded once; labels of the float64 reference are the same on
@@ -562,6 +565,31 @@ class TestWeights:
         with pytest.raises(error, match=message):
             ops.kmeans(X, 2, weights=weights)
 
+    def test_is_the_same_in_float64_on_every_device(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        registered: dict[str, list[Any]] = {}
+
+        def register(schema: str, *implementations: Any) -> None:
+            registered[schema.partition("(")[0]] = list(implementations)
+
+        monkeypatch.setattr(_dispatch, "register", register)
+        spec = importlib.util.spec_from_file_location("registers_again", _kmeans.__file__)
+        assert spec is not None
+        assert spec.loader is not None
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        cpu, cuda, other, _ = registered["weighted_kmeans"]
+        assert cuda is None  # and so nobody is warned that this build has no kernels for it
+        # The second cluster's mean lies between two float32 numbers.
+        x = torch.tensor([[0.0], [1.0], [4096.0], [4096.0 + 2**-11]])
+        weights = torch.tensor([1.0, 3.0, 2.0, 2.0], dtype=torch.float64)
+        settings = ("given", x[::2].clone(), 10, 0.0, False, 0, "exact")
+        for run in (cpu, other):
+            _, labels, inertia, _ = run(x, [0, 4], [2], *settings, weights)
+            assert labels.tolist() == [0, 0, 1, 1]
+            assert float(inertia) == 0.75 + 2 * 2 * 2.0**-24
+            for bad in (0 * weights, -weights, weights * torch.nan):
+                with pytest.raises(ValueError, match=r"^weights must"):
+                    run(x, [0, 4], [2], *settings, bad)
+
 
 class TestNearestSamples:
     @pytest.mark.parametrize(("count", "dim", "k"), SHAPES)
@@ -752,10 +780,10 @@ class TestInPyTorch:
     def test_opcheck(self) -> None:
         tests = ("test_schema", "test_faketensor", "test_autograd_registration")
         x, start = place(X), place(X[:2])
-        arguments = (x, [0, 5, 12], [2, 3], "k-means++", None, 5, 0.0, False, 1, "exact", None)
+        arguments = (x, [0, 5, 12], [2, 3], "k-means++", None, 5, 0.0, False, 1, "exact")
         torch.library.opcheck(torch.ops.pydream.kmeans, arguments, test_utils=tests)
-        weighted = (*arguments[:-1], place(torch.linspace(1, 2, 12).double()))
-        torch.library.opcheck(torch.ops.pydream.kmeans, weighted, test_utils=tests)
+        weighted = (*arguments, place(torch.linspace(1, 2, 12).double()))
+        torch.library.opcheck(torch.ops.pydream.weighted_kmeans, weighted, test_utils=tests)
         torch.library.opcheck(
             torch.ops.pydream.nearest_samples, (x, [0, 5, 12], [1, 1], start, 2), test_utils=tests
         )
