@@ -70,7 +70,7 @@ def nothing_is_left_behind() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """Real images, kept beside the repository or where PYDREAM_DATA says."""
+    """Real images, in the folder named by PYDREAM_DATA."""
     root = Path(os.environ.get("PYDREAM_DATA", REPOSITORY.parent / "shared" / "data"))
     if not root.is_dir():
         pytest.skip(f"no data at {root}: set PYDREAM_DATA to a folder with the real images")
