@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from pydream.data.cache import COMPRESSED, decompressed
 from pydream.data.layout import Tree, is_image, join
+from pydream.data.tar_ends import check_whole, find_appended
 from pydream.errors import ImageError, PydreamError, first_line
 
 ARCHIVE_SUFFIXES = (
@@ -236,40 +237,55 @@ class TarTree(_ArchiveTree):
         self._folder_names: list[str] = []
         self._left_out: Counter[str] = Counter()
         try:
-            self._index(path, "", 0, None)
+            self._index(path, "", 0, path.stat().st_size)
             inner = [name for name in self._members if name.lower().endswith(".tar")]
             if inner and not any(map(is_image, self._members)):
                 for name in inner:
                     member = self._members.pop(name)
-                    self._index(path, name[: -len(".tar")], member.offset, member.size)
+                    folder = name[: -len(".tar")]
+                    self._folder_names.append(f"{folder}/")  # a class, also where it is empty
+                    if member.size:
+                        self._index(path, folder, member.offset, member.offset + member.size)
         except (tarfile.TarError, ValueError, EOFError) as error:
             raise PydreamError(
-                f"{named}: not a readable tar archive: {first_line(error)}; it may be cut off"
+                f"{named}: not a readable tar archive: {first_line(error)}; it may be damaged or "
+                "cut off: fetch it again"
             ) from error
         self._follow_links()
         names = (*self._folder_names, *self._members)
         super().__init__(path, names, named, self._left_out)
 
-    def _index(self, path: Path, folder: str, offset: int, size: int | None) -> None:
-        """Note the members of the tar that begins at an offset of the file."""
+    def _index(self, path: Path, folder: str, offset: int, end: int) -> None:
+        """Note the members of a tar between two offsets of the file, and of tars appended to it."""
+        following: int | None = offset
         with open(path, "rb") as file:
-            file.seek(offset)
-            with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive:
-                for member in archive:
-                    archive.members = []  # type: ignore[attr-defined]  # it would only grow
-                    if size is not None and member.offset >= offset + size:
-                        break
-                    name = _clean(join(folder, _text(member.name)))
-                    if name is None:
-                        self._left_out.update(_outside(member.name))
-                    elif member.isdir():
-                        self._folder_names.append(f"{name}/")
-                    elif member.isreg():
-                        self._add(name, member)
-                    elif member.issym() or member.islnk():
-                        self._add_link(name, member, folder)
-                    else:
-                        self._left_out["devices and pipes"] += 1
+            while following is not None:
+                file.seek(following)
+                last = None
+                with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive:
+                    for last in archive:
+                        archive.members = []  # type: ignore[attr-defined]  # it would only grow
+                        self._note(last, folder)
+                        if archive.offset >= end:
+                            break
+                    stopped = archive.offset
+                check_whole(file, stopped, end, last, folder)
+                following, rest = find_appended(file, stopped, end)
+                if rest:
+                    self._left_out["bytes behind the end of the tar"] += rest
+
+    def _note(self, member: tarfile.TarInfo, folder: str) -> None:
+        name = _clean(join(folder, _text(member.name)))
+        if name is None:
+            self._left_out.update(_outside(member.name))
+        elif member.isdir():
+            self._folder_names.append(f"{name}/")
+        elif member.isreg():
+            self._add(name, member)
+        elif member.issym() or member.islnk():
+            self._add_link(name, member, folder)
+        else:
+            self._left_out["devices and pipes"] += 1
 
     def _add(self, name: str, member: tarfile.TarInfo) -> None:
         stored: Any = member.sparse if member.issparse() else None

@@ -9,8 +9,36 @@ import numpy as np
 from pydream.errors import PydreamError
 
 _CHANNELS = (1, 3, 4)
+# Floats that reach this value hold levels of 8 bits. Normalised images span 1 / std at most, which
+# is below 5 for every usual std (0.2 to 0.35).
+_LEAST_BRIGHT_LEVEL = 8
 _AT_ONCE = 4096  # images that are converted at a time
 _EXPECTED = "(N, H, W), (N, H, W, C) or (N, C, H, W) with 1, 3 or 4 channels"
+
+HALF_LEVEL = 0.5 / 255
+"""As far beyond [0, 1] a value still rounds to a level of 8 bits."""
+
+
+def levels_scale(least: float, most: float) -> float | None:
+    """Tell what floating-point pixels are multiplied by to become levels of 8 bits.
+
+    Resizing and arithmetic leave values a little beyond their range; up to half a level beyond it
+    they are clamped.
+
+    Parameters
+    ----------
+    least, most
+        The range of the values.
+
+    Returns
+    -------
+    float or None
+        255 for values in [0, 1]; 1 for levels, from 0 to 255 and reaching 8 at least; None for all
+        others, which were normalised or are no numbers.
+    """
+    if least >= -HALF_LEVEL and most <= 1 + HALF_LEVEL:
+        return 255.0
+    return 1.0 if least >= -0.5 and _LEAST_BRIGHT_LEVEL <= most < 255.5 else None
 
 
 def as_images(images: np.ndarray, name: str, description: str) -> np.ndarray:
@@ -19,8 +47,8 @@ def as_images(images: np.ndarray, name: str, description: str) -> np.ndarray:
     Parameters
     ----------
     images
-        (N, H, W), (N, H, W, C) or (N, C, H, W): integers or floats from 0 to 255, floats from 0 to
-        1, or booleans. Of four channels the last, alpha, is dropped.
+        (N, H, W), (N, H, W, C) or (N, C, H, W): integers from 0 to 255, booleans, or floats as
+        `levels_scale` knows them. Of four channels the last, alpha, is dropped.
     name, description
         What they are called, and the source, for messages.
 
@@ -47,17 +75,21 @@ def as_images(images: np.ndarray, name: str, description: str) -> np.ndarray:
 
 def _as_bytes(images: np.ndarray, name: str, description: str) -> np.ndarray:
     least, most = images.min(), images.max()
-    if not (least >= 0 and most <= 255):  # also where they are not numbers
+    scale: float | None
+    if images.dtype.kind == "f":
+        scale = levels_scale(float(least), float(most))
+    else:
+        scale = 255.0 if images.dtype.kind == "b" else 1.0 if 0 <= least <= most <= 255 else None
+    if scale is None:
         raise PydreamError(
-            f"{description}: {name} are {images.dtype} from {least} to {most}; they must be from 0 "
-            "to 255, or floats from 0 to 1: undo their normalisation, or their scale"
+            f"{description}: {name} are {images.dtype} from {least} to {most}; they must be floats "
+            f"from 0 to 1, or numbers from 0 to 255 (floats that reach {_LEAST_BRIGHT_LEVEL} at "
+            "least): undo their normalisation, or their scale"
         )
-    small = images.dtype.kind == "b" or (images.dtype.kind == "f" and most <= 1)
-    scale = 255.0 if small else 1.0
     out = np.empty(images.shape, dtype=np.uint8)
     for start in range(0, len(images), _AT_ONCE):
         rows = slice(start, start + _AT_ONCE)
-        out[rows] = np.rint(images[rows].astype(np.float64) * scale)
+        out[rows] = np.rint(images[rows].astype(np.float64) * scale).clip(0, 255)
     return out
 
 
@@ -91,7 +123,7 @@ def as_labels(
         labels = labels[:, 0]
     if labels.ndim == 2 and labels.dtype.kind in "uifb":
         return _from_one_hot(labels, name, description), None
-    if labels.ndim == 1 and labels.dtype.kind in "US":
+    if labels.ndim == 1 and (labels.dtype.kind in "US" or _are_strings(labels)):
         return _from_strings(labels, name, description, names)
     if labels.ndim == 1 and labels.dtype.kind == "b":
         return labels.astype(np.int64), None
@@ -103,6 +135,11 @@ def as_labels(
             f"(N, classes), but are {labels.dtype} of shape {labels.shape}"
         )
     return labels, None
+
+
+def _are_strings(labels: np.ndarray) -> bool:
+    """Return whether objects, as pandas keeps its columns, are all strings."""
+    return labels.dtype.kind in "OT" and all(isinstance(each, str) for each in labels.tolist())
 
 
 def _from_one_hot(labels: np.ndarray, name: str, description: str) -> np.ndarray:

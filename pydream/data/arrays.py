@@ -15,6 +15,7 @@ from pydream.data.array_forms import as_images, as_labels
 from pydream.data.base import Source
 from pydream.errors import MissingSplitError, PydreamError, first_line
 
+_FLOATS_OF_NUMPY = (torch.float16, torch.float32, torch.float64)
 _DIGIT_NAMES = tuple("0123456789")
 # In lower case; the first pair counts that is there. Ours; MedMNIST's; Keras'; scikit-learn's.
 _NPZ_NAMES = {
@@ -202,36 +203,48 @@ def _svhn(dataset: Any) -> tuple[np.ndarray, Any, Sequence[str]]:
 
 
 _Unpack = Callable[[Any], tuple[np.ndarray, Any, Sequence[str]]]
-# Name in a spec: torchvision's class, folder of its files below the root, how to take it apart.
-TORCHVISION_SETS: dict[str, tuple[Any, str, _Unpack]] = {
-    "cifar10": (sets.CIFAR10, "cifar-10-batches-py", _cifar),
-    "cifar100": (sets.CIFAR100, "cifar-100-python", _cifar),
-    "mnist": (sets.MNIST, "MNIST/raw", _mnist),
-    "fashion-mnist": (sets.FashionMNIST, "FashionMNIST/raw", _fashion),
-    "svhn": (sets.SVHN, "", _svhn),
+_IDX = "train-images-idx3-ubyte*"  # also compressed
+_MAT = "train_32x32.mat"
+# Name in a spec: torchvision's class, folder of its files below the root, a pattern of one of these
+# files, how to take the set apart.
+TORCHVISION_SETS: dict[str, tuple[Any, str, str, _Unpack]] = {
+    "cifar10": (sets.CIFAR10, "cifar-10-batches-py", "data_batch_1", _cifar),
+    "cifar100": (sets.CIFAR100, "cifar-100-python", "train", _cifar),
+    "mnist": (sets.MNIST, "MNIST/raw", _IDX, _mnist),
+    "fashion-mnist": (sets.FashionMNIST, "FashionMNIST/raw", _IDX, _fashion),
+    "svhn": (sets.SVHN, "", _MAT, _svhn),
 }
 
 
 def torchvision_spec(path: Path) -> str | None:
-    """Name one of `TORCHVISION_SETS` as a source, where a path leads to its files alone."""
-    folders = [each.name for each in path.iterdir() if each.is_dir()] if path.is_dir() else []
-    for name, (_, folder, _) in TORCHVISION_SETS.items():
-        inner = Path(folder)
-        if not folder:
-            continue
-        if folders == [inner.parts[0]] and (path / inner).is_dir():
-            return f"{name}:{path}"
-        if path.is_dir() and path.parts[-len(inner.parts) :] == inner.parts:
-            return f"{name}:{path.parents[len(inner.parts) - 1]}"
-    if path.name in ("train_32x32.mat", "test_32x32.mat", "extra_32x32.mat"):
+    """Name one of `TORCHVISION_SETS` as a source, where a path leads to its files alone.
+
+    Raises
+    ------
+    OSError
+        If a folder cannot be listed.
+    """
+    if path.name in (_MAT, "test_32x32.mat", "extra_32x32.mat"):
         return f"svhn:{path.parent}"
-    alone = not folders and (path / "train_32x32.mat").is_file()
-    return f"svhn:{path}" if alone else None
+    if not path.is_dir():
+        return None
+    folders = tuple(each.name for each in path.iterdir() if each.is_dir())
+    for name, (_, folder, pattern, _) in TORCHVISION_SETS.items():
+        inner = Path(folder).parts
+        if folders == inner[:1] and _holds(path / folder, pattern):
+            return f"{name}:{path}"
+        if inner and path.parts[-len(inner) :] == inner and _holds(path, pattern):
+            return f"{name}:{path.parents[len(inner) - 1]}"
+    return None
+
+
+def _holds(folder: Path, pattern: str) -> bool:
+    return any(each.is_file() for each in folder.glob(pattern))
 
 
 def open_torchvision(name: str, root: Path, split: str) -> Source:
     """Open one of `TORCHVISION_SETS` from files that are there; nothing is downloaded."""
-    dataset_class, folder, unpack = TORCHVISION_SETS[name]
+    dataset_class, folder, _, unpack = TORCHVISION_SETS[name]
     choice = {"split": split} if name == "svhn" else {"train": split == "train"}
     try:
         dataset = dataset_class(root, download=False, **choice)
@@ -315,7 +328,15 @@ def _entry(archive: Any, name: str, path: Path) -> np.ndarray:
 
 
 def _to_numpy(values: Any) -> np.ndarray:
-    if isinstance(values, torch.Tensor):
-        array: np.ndarray = values.detach().cpu().numpy()
-        return array
-    return np.asarray(values)
+    """Return the values of a tensor of any floating-point type, or of what NumPy takes."""
+    try:
+        if isinstance(values, torch.Tensor):
+            values = values.detach().cpu()
+            if values.is_floating_point() and values.dtype not in _FLOATS_OF_NUMPY:
+                values = values.float()
+            values = values.numpy()
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise PydreamError(
+            f"a source in memory must be arrays or dense tensors: {first_line(error)}"
+        ) from error

@@ -7,10 +7,9 @@ import gzip
 import hashlib
 import lzma
 import os
-import tempfile
 import zlib
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,8 +39,8 @@ def decompressed(path: Path, magic: bytes) -> Path:
 
     It lies in ``$XDG_CACHE_HOME/pydream`` or ``~/.cache/pydream``, under a name that follows from
     the path of the file, its size and the time of its last change. It is written beside that name
-    and renamed when it is whole, so that a killed run leaves no part of it to be read and two runs
-    do not meet.
+    and renamed when it is whole, so that no part of it is ever read. Of several runs one writes it,
+    and the others wait. What a killed run leaves is overwritten by the next one.
 
     Parameters
     ----------
@@ -62,26 +61,62 @@ def decompressed(path: Path, magic: bytes) -> Path:
     place = folder / f"{path.name.partition('.')[0]}-{digest}.tar"
     if place.is_file():
         return place
-    part: Path | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=folder, prefix=place.name + ".", suffix=".part", delete=False
-        ) as target:
-            part = Path(target.name)
-            say(f"{path}: decompressing it once, to {place}")
-            _decompress(path, magic, target)
-        part.replace(place)
+        with _sole_writer(place) as part:
+            if not place.is_file():  # else another run has made it in the meantime
+                say(f"{path}: decompressing it once, to {place}")
+                _decompress(path, magic, part)
+                part.flush()
+                os.replace(part.name, place)
     except OSError as error:
         raise PydreamError(
             f"{path}: cannot be decompressed to {folder}: {error.strerror or error}; set "
             "XDG_CACHE_HOME to a folder with enough room, or decompress it yourself"
         ) from error
-    finally:
-        if part is not None:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
     return place
+
+
+@contextmanager
+def _sole_writer(place: Path) -> Iterator[IO[bytes]]:
+    """Open the file that is written before it becomes `place`, empty, while no other run has it.
+
+    It is removed at the end, unless it was renamed.
+    """
+    file = _locked(place)
+    try:
+        file.truncate(0)
+        yield file
+    finally:
+        with suppress(OSError):
+            os.unlink(file.name)
+        with suppress(OSError):  # what a full disk has not taken
+            file.close()
+
+
+def _locked(place: Path) -> IO[bytes]:
+    """Lock the file beside `place`, which a killed run may have left; wait for a run that has it.
+
+    Where the file system knows no locks, each run has a file of its own.
+    """
+    import fcntl  # not on Windows
+
+    part = place.with_name(f"{place.name}.part")
+    while True:
+        file = open(part, "ab")  # noqa: SIM115  (its lock is held as long as it is open)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"{place}: another run is writing it; waiting for that")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            file.close()
+            part.unlink(missing_ok=True)
+            return open(place.with_name(f"{place.name}.{os.getpid()}.part"), "ab")
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), part.stat()):
+                return file
+        file.close()  # the other run has renamed or removed it
 
 
 def _decompress(path: Path, magic: bytes, target: IO[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from pydream.data.archives import open_archive
@@ -35,9 +36,9 @@ class _JoinedTree(Tree):
         self._beside = beside
         self._mounted = mounted
         _, self._files = beside.list("")
-        self.left_out = {
-            kind: count for tree in mounted.values() for kind, count in tree.left_out.items()
-        }
+        self.left_out = sum(
+            (Counter(tree.left_out) for tree in mounted.values()), start=Counter[str]()
+        )
 
     def list(self, path: str) -> tuple[list[str], list[str]]:
         """Sorted names of folders and files; see `Tree.list`."""

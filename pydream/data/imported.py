@@ -63,7 +63,7 @@ def open_distilled(
         - a folder with such an ``images.pt``.
 
         Images in a file are (N, C, S, S), with one channel or three: uint8, or floating point in
-        [0, 1] or in [0, 255]; other values are undone with `mean` and `std` first. Labels are
+        [0, 1], or in [0, 255] and reaching 8; other values are undone with `mean` and `std` first. Labels are
         class numbers, (N,); one-hot rows; or soft labels, (N, K) logits or probabilities, which
         may also lie beside hard labels in a file with ``soft_labels`` for ``images``.
     class_names

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +15,7 @@ from pydream.data.base import Source
 from pydream.data.label_tables import is_table
 from pydream.data.layout import Tree, ignored_words
 from pydream.errors import MissingSplitError, PydreamError
+from pydream.files import expand_home
 from pydream.progress import say
 
 __all__ = ["Source", "SourceSpec", "check_classes", "has_split", "open_source"]
@@ -64,7 +67,7 @@ def open_source(
           out.
         - such a table itself, in the folder of its images or above them.
         - an ``.npz`` file with ``images``, (N, H, W), (N, H, W, C) or (N, C, H, W), from 0 to 255
-          or floats from 0 to 1, and ``labels``, integers (N,) without gaps, strings, or one-hot
+          (floats must reach 8) or floats from 0 to 1, and ``labels``, integers (N,) without gaps, strings, or one-hot
           (N, K); optionally ``class_names``, strings (C,), and ``test_images`` and
           ``test_labels``. The names of MedMNIST (``train_images``), Keras (``x_train``) and
           scikit-learn (``data``, ``target``) are read, too.
@@ -90,7 +93,7 @@ def open_source(
         When the source is missing, empty, damaged or not laid out as above; `MissingSplitError`
         when it has no such split.
     ValueError
-        When `split` is neither.
+        When `split` or `exif` is none of these words.
 
     Notes
     -----
@@ -98,6 +101,8 @@ def open_source(
     folders do not tell were read from.
     """
     _check_split(split)
+    if exif not in ("ignore", "apply"):
+        raise ValueError(f'exif must be "ignore" or "apply", got {exif!r}')
     if isinstance(spec, Source):
         if spec.split != split:
             raise MissingSplitError(
@@ -139,6 +144,7 @@ def _say_once(line: str) -> None:
 def _open(spec: str | os.PathLike[str] | tuple[Any, Any], split: str) -> Source:
     if isinstance(spec, tuple):
         return arrays.open_arrays(*_pair(spec), split)
+    spec = _named(spec)
     if spec == "digits":
         return arrays.open_digits(split)
     if (named := _torchvision_name(spec)) is not None:
@@ -165,6 +171,7 @@ def has_split(spec: SourceSpec, split: str) -> bool:
         return spec.split == split
     if isinstance(spec, tuple):
         return split == "train"
+    spec = _named(spec)
     if spec == "digits" or _torchvision_name(spec) is not None:
         return True
     path = _existing(spec)
@@ -176,14 +183,39 @@ def has_split(spec: SourceSpec, split: str) -> bool:
 
 def _tree(path: Path) -> tuple[Tree, str | None]:
     """Open the files of a folder or archive, or those beside a table of labels, which is named."""
-    if is_table(path.name) and path.is_file():
-        return files.open_tree(path.parent), path.name
-    return files.open_tree(path), None
+    with _unreadable_as_error(path):
+        if is_table(path.name) and path.is_file():
+            return files.open_tree(path.parent), path.name
+        return files.open_tree(path), None
+
+
+@contextmanager
+def _unreadable_as_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PydreamError(
+            f"{error.filename or path}: cannot be read: {error.strerror or error}"
+        ) from error
 
 
 def _check_split(split: str) -> None:
     if split not in ("train", "test"):
         raise ValueError(f'split must be "train" or "test", got {split!r}')
+
+
+def _named(spec: str | os.PathLike[str]) -> str | Path:
+    """Return the name of a source, with its home folder for ``~``."""
+    if isinstance(spec, str):
+        if not spec.strip():
+            raise PydreamError(f"an empty name was given for a source; give {_KINDS}")
+        return expand_home(spec)
+    if isinstance(spec, os.PathLike):
+        return expand_home(Path(spec))
+    raise PydreamError(
+        f"{type(spec).__name__} is no source; give the name of one ({_KINDS}), or a pair "
+        "(images, labels)"
+    )
 
 
 def _pair(spec: tuple[Any, ...]) -> tuple[Any, Any]:
@@ -192,7 +224,7 @@ def _pair(spec: tuple[Any, ...]) -> tuple[Any, Any]:
     return spec[0], spec[1]
 
 
-def _torchvision_name(spec: str | os.PathLike[str]) -> tuple[str, Path] | None:
+def _torchvision_name(spec: str | Path) -> tuple[str, Path] | None:
     """Name and root of ``name:ROOT``; None when it is no such spec."""
     name, colon, root = str(spec).partition(":")
     if name not in arrays.TORCHVISION_SETS:
@@ -201,15 +233,17 @@ def _torchvision_name(spec: str | os.PathLike[str]) -> tuple[str, Path] | None:
         if not colon and Path(name).exists():
             return None
         raise PydreamError(f"{name}: which files? Name the folder that holds them: {name}:ROOT")
-    return name, Path(root).expanduser()
+    return name, Path(root)
 
 
-def _existing(spec: str | os.PathLike[str]) -> Path:
+def _existing(spec: str | Path) -> Path:
     """Path of a source that is there and of a kind that can be read."""
-    path = Path(spec).expanduser()
-    if not path.exists():
+    path = Path(spec)
+    with _unreadable_as_error(path):
+        there, named = path.exists(), arrays.torchvision_spec(path)
+    if not there:
         raise PydreamError(f"{path}: no such source; give {_KINDS}")
-    if (named := arrays.torchvision_spec(path)) is not None:
+    if named is not None:
         raise PydreamError(f"{path}: the files of a set that torchvision reads; name it as {named}")
     if (advice := _ADVICE.get(path.suffix.lower())) is not None and path.is_file():
         raise PydreamError(f"{path}: {advice}")

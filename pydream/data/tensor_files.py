@@ -13,12 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pydream.data.array_forms import HALF_LEVEL, levels_scale
 from pydream.errors import PydreamError, first_line
 
-_HALF_LEVEL = 0.5 / 255  # as far beyond [0, 1] a value still rounds to a level of 8 bits
-# Images that are nowhere negative and reach this value hold levels of 8 bits. Normalised images
-# span 1 / std at most, which is below 5 for every usual std (0.2 to 0.35).
-_LEAST_BRIGHT_LEVEL = 8
 _MOST_BEYOND = 0.5  # share of values beyond [0, 1] above which mean and std cannot be right
 # Probabilities that were rounded to float16 and summed up over a thousand classes.
 _SUM_TOLERANCE = 1e-3
@@ -69,10 +66,18 @@ def read_tensors(file: Path) -> LabelledTensors:
     """
     images, labels, soft = _parts(_load(file), file)
     _check_images(images, file)
+    rows = None
     if labels is not None and labels.dim() == 2:
-        labels, soft = _read_rows(labels, len(images), file)
-    elif soft is None:
+        labels, rows = _read_rows(labels, len(images), file)
+    if soft is None:
         soft = _beside(file, "soft_labels")
+    if rows is not None:
+        if soft is not None:
+            raise PydreamError(
+                f"{file}: the labels are soft labels already, and there are soft_labels, too: "
+                "leave out one of them"
+            )
+        soft = rows
     if soft is not None:
         soft = as_logits(soft, len(images), file)
     if labels is not None:
@@ -116,18 +121,19 @@ def to_pixels(
 ) -> Tensor:
     """Bring (N, C, S, S) to (N, S, S, 3) uint8, undoing what they were scaled with.
 
-    Values within [0, 1] are taken as they are. Values from 0 to at most 255, and far above 1, are
-    levels of 8 bits. All others were normalised with `mean` and `std`, one number for each channel.
+    Values in [0, 1] and levels of 8 bits, which `levels_scale` tells apart, are taken as they are.
+    All others were normalised with `mean` and `std`, one number for each channel.
     """
     if images.dtype == torch.uint8:
         levels = images
     else:
         images = images.detach().float()
         low, high = (float(each) for each in images.aminmax())
-        if low >= 0 and _LEAST_BRIGHT_LEVEL <= high < 255.5:
-            images = images / 255
-        elif low < 0 or high > 1:
+        scale = levels_scale(low, high)
+        if scale is None:
             images = _undo(images, file, (low, high), mean, std)
+        elif scale == 1:
+            images = images / 255
         levels = (images.clamp(0, 1) * 255).round().to(torch.uint8)
     return levels.movedim(1, -1).expand(-1, -1, -1, 3).contiguous()
 
@@ -154,7 +160,7 @@ def _undo(
         )
     scale, offset = (torch.tensor(list(each)).view(-1, 1, 1) for each in (std, mean))
     images = images * scale + offset
-    beyond = ((images < -_HALF_LEVEL) | (images > 1 + _HALF_LEVEL)).float().mean().item()
+    beyond = ((images < -HALF_LEVEL) | (images > 1 + HALF_LEVEL)).float().mean().item()
     if beyond > _MOST_BEYOND:
         raise PydreamError(
             f"{values}, and {beyond:.0%} of them are still beyond it when mean {tuple(mean)} and "
@@ -175,10 +181,11 @@ def _parts(content: Any, file: Path) -> tuple[Tensor, Tensor | None, Tensor | No
     if isinstance(content, Tensor):
         return content, _beside(file, "labels"), None
     parts: list[Any] = []
-    if isinstance(content, dict) and not content.get("data"):
-        parts = [content.get(name) for name in ("images", "labels", "soft_labels")]
+    data = content.get("data") if isinstance(content, dict) else None
+    if isinstance(content, dict) and not (isinstance(data, (list, tuple)) and data):
+        parts = [content.get("images", data), content.get("labels"), content.get("soft_labels")]
     else:
-        pair = _first_pair(content["data"], file) if isinstance(content, dict) else content
+        pair = content if data is None else _first_pair(data, file)
         parts = [*pair, None] if isinstance(pair, (list, tuple)) else []
     tensors = all(each is None or isinstance(each, Tensor) for each in parts)
     if len(parts) != 3 or not tensors or parts[0] is None or parts[1] is parts[2]:
@@ -189,10 +196,8 @@ def _parts(content: Any, file: Path) -> tuple[Tensor, Tensor | None, Tensor | No
     return parts[0], parts[1], parts[2]
 
 
-def _first_pair(pairs: Any, file: Path) -> Any:
+def _first_pair(pairs: Sequence[Any], file: Path) -> Any:
     """Return the first of several experiments' sets."""
-    if not isinstance(pairs, list):
-        return None
     if len(pairs) > 1:
         warnings.warn(
             f"{file} holds the sets of {len(pairs)} experiments; the first is taken",
@@ -259,5 +264,7 @@ def _load(file: Path) -> Any:
             f"{file} cannot be read: it is damaged, or carries objects that could run code; save "
             "it again as torch.save([images, labels], file)"
         ) from error
+    except MemoryError:
+        raise
     except Exception as error:  # bytes that are no such file fail in any way
         raise PydreamError(f"{file} is no file of torch.save: {first_line(error)}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import fcntl
 import gzip
 import io
 import lzma
@@ -12,6 +13,7 @@ import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pyarrow
@@ -127,10 +129,20 @@ def test_a_cache_that_cannot_be_written_is_named_with_the_way_on(
     assert list((tmp_path / "cache" / "pydream").iterdir()) == []
 
 
-def test_two_runs_decompress_one_tar_at_once(tmp_path: Path, cache_home: Path) -> None:
+def test_runs_at_once_decompress_one_tar_once(
+    tmp_path: Path, cache_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = tar_of(write_class_folders(tmp_path / "root", CLASSES))
     (tmp_path / "set.tgz").write_bytes(gzip.compress(plain))
     places: list[bytes] = []
+    begun: list[Path] = []
+    decompress = cache._decompress
+
+    def counted(path: Path, magic: bytes, target: IO[bytes]) -> None:
+        begun.append(path)
+        decompress(path, magic, target)
+
+    monkeypatch.setattr(cache, "_decompress", counted)
 
     def run() -> None:
         places.append(cache.decompressed(tmp_path / "set.tgz", b"\x1f\x8b").read_bytes())
@@ -141,6 +153,7 @@ def test_two_runs_decompress_one_tar_at_once(tmp_path: Path, cache_home: Path) -
     for thread in threads:
         thread.join()
     assert places == [plain] * 6
+    assert begun == [tmp_path / "set.tgz"]
     assert len(list(cache_home.iterdir())) == 1
 
 
@@ -359,3 +372,115 @@ def test_a_part_of_a_split_or_cut_zip_is_told_how_to_join_it(tmp_path: Path) -> 
 def test_an_archive_is_indexed_once_for_both_splits(tmp_path: Path) -> None:
     (tmp_path / "set.tar").write_bytes(tar_of({"train/a/1.png": b"", "test/a/1.png": b""}))
     assert open_archive(tmp_path / "set.tar") is open_archive(tmp_path / "set.tar")
+
+
+def classes_of_tars(tmp_path: Path) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """Files of three classes by key, and the tar of each class by name."""
+    written = write_class_folders(tmp_path / "root", {"n1": 2, "n2": 2, "n3": 3})
+    inner = {
+        f"{name}.tar": tar_of({k.split("/")[1]: v for k, v in written.items() if k[:2] == name})
+        for name in ("n1", "n2", "n3")
+    }
+    return written, inner
+
+
+def test_a_tar_in_a_tar_that_is_none_does_not_vanish(tmp_path: Path) -> None:
+    _, inner = classes_of_tars(tmp_path)
+    for content, words in (
+        (b"<html>not found</html>" * 99, "n2.tar inside of it is no tar archive"),
+        (b"", "class folder 'n2' holds no image"),
+    ):
+        (tmp_path / "set.tar").write_bytes(tar_of({**inner, "n2.tar": content}))
+        assert words in refusal(tmp_path / "set.tar")
+
+
+def test_a_damaged_header_does_not_end_a_tar_early(tmp_path: Path) -> None:
+    written, inner = classes_of_tars(tmp_path)
+    for whole, member, words in (
+        (tar_of(written), b"n2/001.png", "damaged after 'n2/000.png'"),
+        (tar_of(inner), b"n3.tar", "damaged after 'n2.tar'"),
+        (tar_of(inner), b"002.png", "damaged after 'n3/001.png'"),
+    ):
+        damaged = bytearray(whole)
+        damaged[whole.index(member) + 101] ^= 1  # in the mode, which only the checksum covers
+        (tmp_path / "set.tar").write_bytes(damaged)
+        assert words in refusal(tmp_path / "set.tar")
+    member = tarfile.TarInfo.frombuf(inner["n2.tar"][:512], "utf-8", "strict")
+    member.name, member.size = "long.png", 10_000
+    longer = member.tobuf() + bytes(600)  # its data would reach into the next class
+    (tmp_path / "set.tar").write_bytes(tar_of({**inner, "n2.tar": longer}))
+    assert "its member 'n2/long.png' is cut off" in refusal(tmp_path / "set.tar")
+
+
+@pytest.mark.parametrize("ending", ["no end", "not padded", "one zero block", "much zeros"])
+def test_a_whole_tar_is_read_however_it_ends(ending: str, tmp_path: Path) -> None:
+    """As real tools end them: without zeros, without padding, and with more than two blocks."""
+
+    def ended(packed: bytes, last: bytes) -> bytes:
+        whole = packed[: packed.rindex(last) + len(last)]
+        padded = whole.ljust(-(-len(whole) // 512) * 512, b"\0")
+        return {
+            "no end": padded,
+            "not padded": whole,
+            "one zero block": padded + bytes(512),
+            "much zeros": padded + bytes(3 << 20),
+        }[ending]
+
+    written, inner = classes_of_tars(tmp_path)
+    inner = {
+        name: ended(packed, written[max(key for key in written if key.startswith(name[:2]))])
+        for name, packed in inner.items()
+    }
+    (tmp_path / "flat.tar").write_bytes(ended(tar_of(written), written["n3/002.png"]))
+    (tmp_path / "nested.tar").write_bytes(ended(tar_of(inner), inner["n3.tar"]))
+    assert contents(tmp_path / "flat.tar") == written
+    assert contents(tmp_path / "nested.tar") == written
+
+
+def test_tars_put_one_behind_the_other_are_read_and_other_bytes_counted(tmp_path: Path) -> None:
+    written, _ = classes_of_tars(tmp_path)
+    parts = [
+        tar_of({key: data for key, data in written.items() if key.startswith(name)})
+        for name in ("n1", "n2", "n3")
+    ]
+    (tmp_path / "set.tar").write_bytes(b"".join(parts) + b"signature" * 3)
+    assert contents(tmp_path / "set.tar") == written
+    assert open_source(tmp_path / "set.tar").ignored_kinds == {
+        "bytes behind the end of the tar": 27
+    }
+
+
+def test_a_cache_is_begun_anew_where_a_run_was_killed(tmp_path: Path, cache_home: Path) -> None:
+    """What that run has written stays under one name, which the next one writes over."""
+    plain = tar_of(write_class_folders(tmp_path / "root", CLASSES))
+    (tmp_path / "set.tgz").write_bytes(gzip.compress(plain))
+    place = cache.decompressed(tmp_path / "set.tgz", b"\x1f\x8b")
+    place.unlink()
+    place.with_name(f"{place.name}.part").write_bytes(b"left" * len(plain))
+    assert cache.decompressed(tmp_path / "set.tgz", b"\x1f\x8b") == place
+    assert place.read_bytes() == plain
+    assert list(cache_home.iterdir()) == [place]
+
+
+def test_a_file_system_without_locks_gives_each_run_a_file_of_its_own(
+    tmp_path: Path, cache_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    plain = tar_of(write_class_folders(tmp_path / "root", CLASSES))
+    (tmp_path / "set.tgz").write_bytes(gzip.compress(plain))
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    place = cache.decompressed(tmp_path / "set.tgz", b"\x1f\x8b")
+    assert place.read_bytes() == plain
+    assert list(cache_home.iterdir()) == [place]
+
+
+def test_what_both_tars_of_ilsvrc_leave_out_is_added_up(tmp_path: Path) -> None:
+    shipped(tmp_path / "set")
+    for name in ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"):
+        with tarfile.open(tmp_path / "set" / name, "a") as archive:
+            pipe = tarfile.TarInfo("pipe")
+            pipe.type = tarfile.FIFOTYPE
+            archive.addfile(pipe)
+    assert open_source(tmp_path / "set").ignored_kinds["devices and pipes"] == 2

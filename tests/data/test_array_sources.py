@@ -182,6 +182,9 @@ def test_npz_test_split_may_lack_classes(tmp_path: Path) -> None:
         ({"images": None}, "train", "no array 'images', only labels"),
         ({"labels": None}, "train", "no array 'labels', only images"),
         ({"images": IMAGES - 128.0}, "train", "undo their normalisation"),
+        ({"images": IMAGES / 98}, "train", "undo their normalisation"),
+        ({"images": IMAGES / 254.2}, "train", "undo their normalisation"),
+        ({"images": np.full_like(IMAGES, np.nan, dtype=float)}, "train", "from nan to nan"),
         ({"labels": LABELS[:-1]}, "train", "20 images but 19 labels"),
         ({"labels": LABELS * 2}, "train", "no image has label 1"),
         ({"labels": LABELS[:0]}, "train", "labels are empty"),
@@ -226,6 +229,11 @@ def test_wrong_npz(
         lambda images: images / 255,
         lambda images: (images / 255).astype(np.float32),
         lambda images: images.astype(np.float32),
+        lambda images: (images / 255 * 1.001 - 0.0004).astype(np.float32),  # a resize overshoots
+        lambda images: np.where(images == 255, 255.3, images) - 0.2,
+        lambda images: torch.from_numpy(
+            images / 255
+        ).bfloat16(),  # 8 bits hold 256 levels in [0, 1]
         lambda images: images.astype(np.int64),
         lambda images: images.transpose(0, 3, 1, 2),
         lambda images: (images / 255).transpose(0, 3, 1, 2),
@@ -252,6 +260,7 @@ def test_grey_images_with_channels_first_and_single_bits() -> None:
         (lambda labels: np.eye(4)[labels], "0123"),
         (lambda labels: np.eye(4, dtype=bool)[labels], "0123"),
         (lambda labels: np.array(list("abcd"))[labels], "abcd"),
+        (lambda labels: np.array(list("abcd"), dtype=object)[labels], "abcd"),
         (lambda labels: np.array(list("abcd"))[labels][:, None], "abcd"),
         (lambda labels: np.char.encode(np.array(list("äöüÿ")), "utf-8")[labels], "äöüÿ"),
     ],
@@ -325,6 +334,54 @@ def test_the_bare_files_of_a_torchvision_set_are_told_its_name(
     (tmp_path / files).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / files).write_bytes(b"content")
     assert refusal(tmp_path / named).endswith(f"name it as {spec.format(tmp_path)}")
+
+
+@pytest.mark.parametrize("folder", ["MNIST/raw", "cifar-10-batches-py", "cifar-100-python"])
+def test_class_folders_called_as_those_of_torchvision_are_class_folders(
+    folder: str, tmp_path: Path
+) -> None:
+    for name in ("one/1.png", "two/1.png"):
+        (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / name).write_bytes(b"content")
+    for named in (tmp_path / folder, tmp_path):
+        assert open_source(named).class_names == ("one", "two")
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ("", "an empty name was given"),
+        ("~nobody-of-that-name/x", "no home folder is known for ~nobody-of-that-name"),
+        ("mnist:~nobody-of-that-name", "no home folder is known for ~nobody-of-that-name"),
+        (None, "NoneType is no source"),
+        (np.zeros((2, 3, 3)), "ndarray is no source"),
+        ((torch.zeros(2, 3, 3).to_sparse(), [0, 1]), "must be arrays or dense tensors"),
+        (([[[1]], [[1, 2]]], [0, 1]), "must be arrays or dense tensors"),
+        ((np.zeros((2, 3, 3)), np.array(["a", None])), "must be integers or strings"),
+    ],
+)
+def test_what_names_no_source_is_refused_in_a_line(spec: object, reason: str) -> None:
+    assert reason in refusal(spec)
+    if not isinstance(spec, tuple):
+        with pytest.raises(PydreamError, match=reason):
+            has_split(spec, "test")
+
+
+def test_words_that_an_option_does_not_know_are_refused() -> None:
+    with pytest.raises(ValueError, match='exif must be "ignore" or "apply", got \'aply\''):
+        open_source("digits", exif="aply")  # type: ignore[arg-type]
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    for method in ("iterdir", "exists"):
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, method, refused)
+            assert refusal(tmp_path) == f"{tmp_path}: cannot be read: Permission denied"
 
 
 def test_damaged_npz(tmp_path: Path) -> None:

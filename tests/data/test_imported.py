@@ -40,14 +40,14 @@ def write_folders(root: Path, names: list[str], pixels: torch.Tensor, kind: str 
     return root
 
 
-@pytest.mark.parametrize("container", [list, tuple, dict])
+@pytest.mark.parametrize("container", [list, tuple, dict, "data"])
 def test_a_file_of_images_and_labels(tmp_path, container):
     pixels, labels = levels(6), torch.tensor([2, 0, 1, 0, 1, 2])
-    content = (
-        {"images": pixels / 255, "labels": labels}
-        if container is dict
-        else container([pixels / 255, labels])
-    )
+    if container in (dict, "data"):
+        name = "images" if container is dict else container
+        content = {name: pixels / 255, "labels": labels}
+    else:
+        content = container([pixels / 255, labels])
     torch.save(content, tmp_path / "data.pt")
     distilled = open_distilled(tmp_path / "data.pt", class_names=["ant", "bee", "cat"])
     order = [1, 3, 2, 4, 0, 5]  # by class, and in the order of the file within one
@@ -227,6 +227,36 @@ def test_one_hot_rows_are_hard_labels(tmp_path, dtype):
     distilled = open_distilled(tmp_path / "data.pt")
     assert distilled.soft_labels is None
     assert np.array_equal(distilled.images.numpy(), as_numpy(levels(6))[[1, 3, 2, 4, 0, 5]])
+
+
+@pytest.mark.parametrize("form", ["numbers", "column", "one-hot"])
+@pytest.mark.parametrize("place", ["inside", "beside"])
+def test_soft_labels_are_kept_whatever_form_the_hard_ones_have(tmp_path, form, place):
+    pixels, labels = levels(6), torch.tensor([2, 0, 1, 0, 1, 2])
+    hard = {"numbers": labels, "column": labels[:, None], "one-hot": torch.eye(3)[labels]}[form]
+    content = {"images": pixels / 255, "labels": hard}
+    if place == "inside":
+        content["soft_labels"] = LOGITS
+    else:
+        torch.save(LOGITS, tmp_path / "soft_labels.pt")
+    torch.save(content, tmp_path / "images.pt")
+    distilled = open_distilled(tmp_path)
+    assert distilled.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert torch.equal(distilled.soft_labels, LOGITS[[1, 3, 2, 4, 0, 5]])
+
+
+def test_two_sets_of_soft_labels_are_refused(tmp_path):
+    torch.save({"images": levels(6), "labels": LOGITS}, tmp_path / "images.pt")
+    torch.save(LOGITS, tmp_path / "soft_labels.pt")
+    with pytest.raises(PydreamError, match="soft labels already, and there are soft_labels, too"):
+        open_distilled(tmp_path)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1.001 / 255, -0.0004), (1.0, -0.2)])
+def test_values_that_round_to_levels_need_no_mean_and_std(tmp_path, scale, shift):
+    pixels = levels(4)
+    torch.save([pixels * scale + shift, torch.tensor([0, 0, 1, 1])], tmp_path / "data.pt")
+    assert np.array_equal(open_distilled(tmp_path / "data.pt").images.numpy(), as_numpy(pixels))
 
 
 def test_soft_labels_that_leave_classes_uneven_go_class_by_class_and_it_is_said(tmp_path):

@@ -1,0 +1,80 @@
+"""Where a tar ends: `tarfile` takes a header that it cannot read for the end, without a word."""
+
+from __future__ import annotations
+
+import tarfile
+from typing import IO
+
+from pydream.data.layout import join
+
+_SCANNED_AT_ONCE = 1 << 20  # bytes; whole blocks
+
+
+def check_whole(
+    file: IO[bytes], stopped: int, end: int, last: tarfile.TarInfo | None, folder: str
+) -> None:
+    """See that a tar ends where `tarfile` stopped to read it.
+
+    A whole tar ends in a block of zeros there, or, as some tools leave it, with its last member,
+    perhaps not padded to a block.
+
+    Parameters
+    ----------
+    file
+        What the tar is read from.
+    stopped, end
+        Offsets in the file: where the next member would begin, and where the tar must end.
+    last
+        The last member that was read.
+    folder
+        For a tar inside of one, its name without ``.tar``; for messages.
+
+    Raises
+    ------
+    TarError
+        If the tar is cut off, or damaged there.
+    """
+    cut = stopped - end >= tarfile.BLOCKSIZE
+    if last is not None and last.isreg() and not last.issparse():
+        cut = cut or last.offset_data + last.size > end
+    file.seek(stopped)
+    if not cut and not any(file.read(max(0, min(tarfile.BLOCKSIZE, end - stopped)))):
+        return
+    if last is None:
+        raise tarfile.ReadError(f"{folder}.tar inside of it is no tar archive")
+    name = join(folder, last.name)
+    raise tarfile.ReadError(f"its member {name!r} is cut off" if cut else f"damaged after {name!r}")
+
+
+def find_appended(file: IO[bytes], stopped: int, end: int) -> tuple[int | None, int]:
+    """Find what follows the zeros at the end of a tar.
+
+    Parameters
+    ----------
+    file, stopped, end
+        As in `check_whole`.
+
+    Returns
+    -------
+    int or None
+        Where another tar begins, as ``cat`` puts them one behind the other.
+    int
+        How many bytes follow that are no tar.
+    """
+    file.seek(stopped)
+    place = stopped
+    while place < end:
+        data = file.read(min(_SCANNED_AT_ONCE, end - place))
+        zeros = len(data) - len(data.lstrip(b"\0"))
+        if not data:
+            break
+        place += zeros
+        if zeros < len(data):
+            place -= (place - stopped) % tarfile.BLOCKSIZE
+            file.seek(place)
+            try:
+                tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
+            except tarfile.TarError:
+                return None, end - place
+            return place, 0
+    return None, 0
