@@ -55,17 +55,19 @@ def open_distilled(
         - a folder with one folder of images for each class, or with such a folder in ``images/``
           (as RDED and DD-Ranking write them);
         - a ``.pt`` or ``.pth`` file with ``[images, labels]``, or with ``images`` and ``labels``
-          in a dict (IDC, DREAM), or with a list of such pairs as ``data`` in a dict, of which the
-          first is taken (the results of DC, DSA and DM);
+          in a dict (IDC, DREAM; ``data`` may stand for ``images``), or with a list
+          of such pairs as ``data`` in a dict, of which the first is taken (the results of DC, DSA
+          and DM);
         - such a file with images alone, their labels beside it in a file of the same name with
           ``labels`` for ``images`` (MTT, DATM); without any labels the images are taken class by
           class;
         - a folder with such an ``images.pt``.
 
         Images in a file are (N, C, S, S), with one channel or three: uint8, or floating point in
-        [0, 1], or in [0, 255] and reaching 8; other values are undone with `mean` and `std` first. Labels are
-        class numbers, (N,); one-hot rows; or soft labels, (N, K) logits or probabilities, which
-        may also lie beside hard labels in a file with ``soft_labels`` for ``images``.
+        [0, 1], or in [0, 255] and reaching 8; other values are undone with `mean` and `std` first.
+        Labels are class numbers, (N,); one-hot rows; or soft labels, (N, K) logits or
+        probabilities, which may also lie beside hard labels in a file with ``soft_labels`` for
+        ``images``, or under that name in the dict.
     class_names
         Names of the classes of the real images, in their order. They serve for labels in a file,
         and for class folders that only number the classes (``00000``, ``new000``, ``0`` to

@@ -67,9 +67,9 @@ def open_source(
           out.
         - such a table itself, in the folder of its images or above them.
         - an ``.npz`` file with ``images``, (N, H, W), (N, H, W, C) or (N, C, H, W), from 0 to 255
-          (floats must reach 8) or floats from 0 to 1, and ``labels``, integers (N,) without gaps, strings, or one-hot
-          (N, K); optionally ``class_names``, strings (C,), and ``test_images`` and
-          ``test_labels``. The names of MedMNIST (``train_images``), Keras (``x_train``) and
+          (floats must reach 8) or floats from 0 to 1, and ``labels``, integers (N,) without gaps,
+          strings, or one-hot (N, K); optionally ``class_names``, strings (C,), and ``test_images``
+          and ``test_labels``. The names of MedMNIST (``train_images``), Keras (``x_train``) and
           scikit-learn (``data``, ``target``) are read, too.
         - ``"digits"``, the digits of scikit-learn, 8 × 8.
         - ``"cifar10:ROOT"``, ``"cifar100:ROOT"``, ``"mnist:ROOT"``, ``"fashion-mnist:ROOT"``,
