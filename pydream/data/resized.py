@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
 import torch
@@ -27,6 +27,7 @@ def whole_images(
     workers: int,
     unreadable: Unreadable,
     rows: int = _ROWS,
+    advance: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[torch.Tensor, list[int]]]:
     """Bring whole images to one side, in order.
 
@@ -42,6 +43,8 @@ def whole_images(
         Takes note of the images that cannot be read.
     rows
         How many of `indices` a tensor is made of.
+    advance
+        Told how many of `indices` are done, readable or not, after each tensor.
 
     Yields
     ------
@@ -78,6 +81,8 @@ def whole_images(
                 parts.append(_resized(waiting, side))
             if places:
                 yield (parts[0] if len(parts) == 1 else torch.cat(parts)), places
+            if advance is not None:
+                advance(len(group))
 
 
 def load_images(

@@ -85,14 +85,18 @@ def _coreset(
     order = np.concatenate([source.class_indices(c) for c in range(len(source.class_names))])
     features: list[torch.Tensor] = []
     readable: list[int] = []
-    groups = whole_images(
-        source, order.tolist(), side, workers=workers, unreadable=unreadable, rows=_AT_ONCE
-    )
     with track(f"features for {name}", len(order), "images") as advance:
-        for images, places in groups:
+        for images, places in whole_images(
+            source,
+            order.tolist(),
+            side,
+            workers=workers,
+            unreadable=unreadable,
+            rows=_AT_ONCE,
+            advance=advance,
+        ):
             features.append(_embed(images, observer))
             readable += places
-            advance(len(places))
     rows = order[np.asarray(readable, dtype=np.int64)]
     lengths = np.bincount(source.labels[rows], minlength=len(source.class_names))
     if (lengths == 0).any():

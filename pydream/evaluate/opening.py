@@ -15,7 +15,6 @@ from pydream.errors import MissingSplitError, PydreamError
 from pydream.evaluate.config import SetSettings
 from pydream.evaluate.observers import class_order
 from pydream.models import Observer, ObserverSettings
-from pydream.models.checkpoint import hash_weights, open_checkpoint
 from pydream.models.loading import load_configured_observer
 from pydream.words import listed
 
@@ -139,23 +138,19 @@ def load_set_observer(
         If it cannot be loaded.
     """
     made_by = distilled.manifest.get("observer") or {}
-    kept: dict[str, Any] = {}
-    if "weights_sha256" in made_by and made_by["weights_sha256"] == _hash(given):
-        kept = {name: made_by.get(name) for name in ("side", "mean", "std")}
-        arch = arch or made_by.get("arch")
+
+    def kept(weights_sha256: str) -> dict[str, Any]:
+        if made_by["weights_sha256"] != weights_sha256:
+            return {}
+        names = ("arch", "side", "mean", "std")
+        return {name: made_by[name] for name in names if made_by.get(name) is not None}
+
     return load_configured_observer(
         given,
         settings,
         arch=arch,
         side=distilled.manifest["side"],
-        kept={name: value for name, value in kept.items() if value is not None},
+        kept=kept if "weights_sha256" in made_by else None,
         precision=precision,
         device=device,
     )
-
-
-def _hash(given: nn.Module | str) -> str:
-    """Return the hash of an observer's weights."""
-    if isinstance(given, nn.Module):
-        return hash_weights(given.state_dict())
-    return hash_weights(open_checkpoint(given).weights)

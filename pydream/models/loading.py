@@ -7,6 +7,8 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from pydream import _C
 from pydream.arithmetic import ieee_float32
 from pydream.devices import resolve_device
 from pydream.errors import PydreamError
-from pydream.models.checkpoint import hash_weights, load_into, open_checkpoint
+from pydream.models.checkpoint import Checkpoint, hash_weights, load_into, open_checkpoint
 from pydream.models.config import ObserverSettings
 from pydream.models.convnet import NORMS, ConvNet
 from pydream.models.inputs import FILE, GIVEN, SHAPES, find_inputs
@@ -113,27 +115,70 @@ def load_observer(
     """
     target = resolve_device(device)
     precision = resolve_precision(precision, target)
-    remark, origin = "", GIVEN
-    weights: Mapping[str, torch.Tensor]
-    metadata: Mapping[str, str] = {}
-    if isinstance(checkpoint, nn.Module):
-        weights = checkpoint.state_dict()
-        where = arch = arch or type(checkpoint).__name__
-        side = side or (checkpoint.side if isinstance(checkpoint, (ConvNet, ResNetAP)) else None)
+    return _observer_of(
+        _open(checkpoint),
+        arch=arch,
+        num_classes=num_classes,
+        side=side,
+        mean=mean,
+        std=std,
+        likely_side=likely_side,
+        precision=precision,
+        target=target,
+        compiled=compiled,
+    )
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What an observer is made of, read once: a file's content, or a model."""
+
+    model: nn.Module | None
+    where: str
+    checkpoint: Checkpoint
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        return hash_weights(self.checkpoint.weights)
+
+
+def _open(given: str | os.PathLike[str] | nn.Module) -> _Opened:
+    if isinstance(given, nn.Module):
+        return _Opened(given, type(given).__name__, Checkpoint(given.state_dict(), {}, ""))
+    return _Opened(None, os.fspath(given), open_checkpoint(given))
+
+
+def _observer_of(
+    opened: _Opened,
+    *,
+    arch: str | None,
+    num_classes: int | None,
+    side: int | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    likely_side: int | None,
+    precision: str,
+    target: torch.device,
+    compiled: bool,
+) -> Observer:
+    where, given = opened.where, opened.model
+    weights, metadata, remark = opened.checkpoint
+    origin = GIVEN
+    if given is not None:
+        where = arch = arch or where
+        side = side or (given.side if isinstance(given, (ConvNet, ResNetAP)) else None)
     else:
-        where = os.fspath(checkpoint)
-        weights, metadata, remark = open_checkpoint(checkpoint)
         arch, origin = (arch, GIVEN) if arch else _arch_from(metadata, weights, where)
         arch = canonical_arch(arch)
     inputs = find_inputs(
         arch, weights, metadata, where, side=side, mean=mean, std=std, likely_side=likely_side
     )
-    if isinstance(checkpoint, nn.Module):
-        model = copy.deepcopy(checkpoint)
+    if given is not None:
+        model = copy.deepcopy(given)
     else:
         model = _build(arch, num_classes, inputs.side, weights, where)
     with ThreadPoolExecutor(1) as beside:  # hashing gigabytes takes seconds, and no GIL
-        weights_sha256 = beside.submit(hash_weights, weights)
+        weights_sha256 = beside.submit(lambda: opened.weights_sha256)
         model = model.float().to(target)
         with ieee_float32():
             tried = check_takes(model, arch, side=inputs.side)
@@ -164,7 +209,7 @@ def load_configured_observer(
     arch: str | None,
     side: int | None,
     likely_side: int | None = None,
-    kept: Mapping[str, Any] | None = None,
+    kept: Callable[[str], Mapping[str, Any]] | None = None,
     precision: str,
     device: str | torch.device,
     compiled: bool = False,
@@ -181,32 +226,39 @@ def load_configured_observer(
         Of the images that the observer will be asked about. If the settings have another, images
         are resized to that.
     kept
-        ``side``, ``mean`` and ``std`` that a set says the observer had; the settings come first.
+        Gives, by the sha256 of the weights, ``arch``, ``side``, ``mean`` and ``std`` as far as a
+        set says that this observer had them; `arch` and the settings come first.
 
     Raises
     ------
     PydreamError
         As `load_observer` raises it.
     """
+    target = resolve_device(device)
+    precision = resolve_precision(precision, target)
+    opened = _open(checkpoint)
+    known = {} if kept is None else kept(opened.weights_sha256)
+    arch = arch or known.get("arch")
     given = {
         "side": settings.observer_side,
         "mean": settings.observer_mean,
         "std": settings.observer_std,
     }
-    kept = {name: value for name, value in (kept or {}).items() if given[name] is None}
-    chosen = {**given, **kept}
-    observer = load_observer(
-        checkpoint,
+    taken = {name: known[name] for name in given if given[name] is None and name in known}
+    chosen = {**given, **taken}
+    observer = _observer_of(
+        opened,
         arch=arch,
+        num_classes=None,
         **{**chosen, "side": chosen["side"] or side},
         likely_side=likely_side,
         precision=precision,
-        device=device,
+        target=target,
         compiled=compiled,
     )
     if side is not None and chosen["side"] is None:
         observer.origins["side"] = "that of the distilled images"
-    observer.origins.update(dict.fromkeys(kept, "from the set"))
+    observer.origins.update(dict.fromkeys(taken, "from the set"))
     if side is not None and chosen["side"] not in (None, side):
         observer = observer.resizing_from(side)
     return observer

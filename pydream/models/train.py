@@ -299,16 +299,16 @@ def _measure(
     right = images = 0
     # Never refused: by now the training is done, and would be lost.
     unreadable = Unreadable(source, len(indices), None)
-    groups = whole_images(
-        source,
-        indices.tolist(),
-        side,
-        workers=config.workers,
-        unreadable=unreadable,
-        rows=observer.tile,
-    )
     with track("measuring observer", len(indices), "images") as advance:
-        for views, places in groups:
+        for views, places in whole_images(
+            source,
+            indices.tolist(),
+            side,
+            workers=config.workers,
+            unreadable=unreadable,
+            rows=observer.tile,
+            advance=advance,
+        ):
             boxes = torch.tensor([[0, 0, side, side]], dtype=torch.int32).expand(len(views), 4)
             batch = crop_resize(
                 views, boxes, side, mean=observer.mean, std=observer.std, channels_last=True
@@ -316,7 +316,6 @@ def _measure(
             labels = torch.from_numpy(source.labels[indices[places]])
             right += int((observer.logits(batch).argmax(1).cpu() == labels).sum())
             images += len(places)
-            advance(len(places))
     unreadable.say()
     if not images:
         raise PydreamError(f"{source.description}: none of {len(indices)} images can be read")

@@ -14,7 +14,9 @@ from pydream.data import Source, open_source
 from pydream.data.resized import whole_images
 from pydream.data.unreadable import Unreadable
 from pydream.errors import PydreamError
+from pydream.evaluate.baselines import baseline_images
 from pydream.evaluate.real import load_test_images, random_real_images
+from pydream.models import build_model, load_observer
 
 from .conftest import CPU
 
@@ -90,6 +92,26 @@ def test_test_images_that_cannot_be_read_are_named_and_refused_above_the_share_a
             whole_images(source, [index], 8, workers=1, unreadable=Unreadable(source, 1, 0.0))
         )
         assert torch.equal(read.images[row], view)
+
+
+def test_unreadable_images_count_in_the_progress_of_a_coreset(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pictures(tmp_path, {"a": [(8, 8)] * 3, "b": [(8, 8)] * 3}, "train")
+    (root / "train" / "b" / "2.png").write_bytes(b"")
+    model = build_model("convnet1-w4", num_classes=2, side=8)
+    images = baseline_images(
+        "herding",
+        open_source(root),
+        per_class=3,
+        side=8,
+        seed=0,
+        observer=load_observer(model, precision="float32"),
+        workers=1,
+        allow_skipped=0.5,
+    )
+    assert images.labels.tolist() == [0, 0, 0, 1, 1]
+    assert re.search(r"features for herding: 6 of 6 images, .* taken\n", capsys.readouterr().err)
 
 
 def test_random_images_are_drawn_from_every_class_without_replacement(tmp_path: Path) -> None:

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import hashlib
 import importlib
 import sys
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torchvision.models import get_model_weights
 
 from pydream.errors import PydreamError
-from pydream.models import ObserverSettings, build_model, save_weights
-from pydream.models.inputs import find_inputs
+from pydream.evaluate.opening import load_set_observer
+from pydream.models import ObserverSettings, build_model, load_observer, save_weights
+from pydream.models import checkpoint as checkpoints
+from pydream.models.inputs import IMAGENET_MEAN, find_inputs
 from pydream.models.loading import load_configured_observer
 
 # float32 sums of 3·8² products, in another order.
@@ -131,9 +136,27 @@ def test_what_a_set_says_of_its_observer_comes_after_what_is_given(checkpoint):
         ObserverSettings(observer_std=(0.5, 0.5, 0.5)),
         arch=None,
         side=8,
-        kept={"mean": (0.1, 0.1, 0.1), "std": (0.2, 0.2, 0.2)},
+        kept=lambda sha256: {"mean": (0.1, 0.1, 0.1), "std": (0.2, 0.2, 0.2)},
         precision="float32",
         device="cpu",
     )
     assert (observer.mean, observer.std) == ((0.1, 0.1, 0.1), (0.5, 0.5, 0.5))
     assert (observer.origins["mean"], observer.origins["std"]) == ("from the set", "given")
+
+
+@pytest.mark.parametrize(("made_it", "mean"), [(True, (0.1, 0.2, 0.3)), (False, IMAGENET_MEAN)])
+def test_the_file_of_a_sets_observer_is_read_and_hashed_once(
+    checkpoint, monkeypatch, made_it, mean
+):
+    sha256 = load_observer(checkpoint).weights_sha256
+    made_by = {"weights_sha256": sha256 if made_it else "", "mean": [0.1, 0.2, 0.3]}
+    distilled = SimpleNamespace(manifest={"side": 8, "observer": made_by})
+    read, begin = Mock(wraps=checkpoints._read_safetensors), Mock(wraps=hashlib.sha256)
+    monkeypatch.setattr(checkpoints, "_read_safetensors", read)
+    monkeypatch.setattr(checkpoints, "hashlib", SimpleNamespace(sha256=begin))
+    observer = load_set_observer(
+        str(checkpoint), distilled, ObserverSettings(), arch=None, precision="float32", device="cpu"
+    )
+    assert (read.call_count, begin.call_count) == (1, 1)
+    assert observer.mean == mean
+    assert observer.weights_sha256 == sha256

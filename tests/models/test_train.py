@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -233,9 +234,20 @@ def test_whole_images_in_order_without_the_broken(tmp_path):
     (tmp_path / "set" / "a" / "003.png").write_bytes(b"broken")
     source = open_source(tmp_path / "set")
     unreadable = Unreadable(source, 9, None)
-    groups = list(whole_images(source, range(1, 10), 9, workers=2, unreadable=unreadable, rows=4))
-    assert [places for _, places in groups] == [[0, 1, 3], [4, 5, 6, 7], [8]]
-    assert unreadable.records() == [{"key": "a/003.png", "reason": unreadable.reasons[3]}]
+    (tmp_path / "set" / "b" / "004.png").write_bytes(b"broken")
+    done = []
+    groups = []
+    for group in whole_images(
+        source, range(1, 10), 9, workers=2, unreadable=unreadable, rows=4, advance=done.append
+    ):
+        groups.append(group)
+        assert len(done) < len(groups)  # what is being worked on is not done
+    assert done == [4, 4, 1]  # unreadable ones, too
+    assert [places for _, places in groups] == [[0, 1, 3], [4, 5, 6, 7]]
+    assert unreadable.records() == [
+        {"key": key, "reason": unreadable.reasons[place]}
+        for key, place in (("a/003.png", 3), ("b/004.png", 9))
+    ]
     for views, places in groups:
         assert views.shape == (len(places), 9, 9, 3)
         assert views[:, 4, 4, 1].tolist() == [(place + 1) % 5 for place in places]
@@ -280,6 +292,16 @@ def test_a_file_that_exists_is_kept(tmp_path):
     with pytest.raises(PydreamError, match="is not overwritten"):
         train_observer(ObserverConfig(source="digits", out=out))
     assert out.read_text() == "mine"
+
+
+def test_unreadable_images_count_in_the_progress_of_the_measurement(tmp_path, capsys):
+    for split in ("train", "test"):
+        write_images(tmp_path / "set" / split, ("a", "b"), 3, 8)
+    (tmp_path / "set" / "test" / "b" / "002.png").write_bytes(b"broken")
+    out = tmp_path / "w.safetensors"
+    config = ObserverConfig(source=str(tmp_path / "set"), arch="convnet1-w4", epochs=1, out=out)
+    assert train_observer(config).images == 5
+    assert re.search(r"measuring observer: 6 of 6 images, .* taken\n", capsys.readouterr().err)
 
 
 def test_images_in_memory_and_the_default_name(tmp_path, monkeypatch):
