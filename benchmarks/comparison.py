@@ -11,12 +11,38 @@ from typing import Any
 
 import torch
 
-from benchmarks.cuda_events import call_seconds, seconds_on
+from benchmarks.cuda_events import call_seconds, measure_limits, seconds_on
 from benchmarks.records import RESULTS, GrowingRecord
 from benchmarks.timing import Timing, Work
-from pydream.profiling import measure_limits
+from pydream.profiling import Limits
 
 Case = dict[str, Any]
+
+_REHEARSED = 0.02  # seconds for each figure of a rehearsal
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where cases are measured.
+
+    Attributes
+    ----------
+    device
+        A GPU; on the CPU a benchmark is only rehearsed.
+    limits
+        What the device can do at most: copy, and multiply float32 (on a GPU in TF32).
+    least
+        Seconds to spend on each figure.
+    """
+
+    device: torch.device
+    limits: Limits
+    least: float
+
+    @property
+    def small(self) -> bool:
+        """Whether small inputs suffice, since it is only a rehearsal."""
+        return self.device.type == "cpu"
 
 
 @dataclass(frozen=True)
@@ -50,6 +76,7 @@ def compared(
     limit: float | None,
     least: float,
     unit: str = "item",
+    limits: Limits | None = None,
 ) -> Case:
     """Time ours, then each rival that finds the same result, all on the same inputs.
 
@@ -73,6 +100,8 @@ def compared(
         Seconds to spend on each figure.
     unit
         What an item is.
+    limits
+        The device's for the case's type of numbers, where they are not those of the whole record.
     """
     taken = {"pydream": _timed(ours, inputs, device, least)}
     mine = ours.call(inputs[0])
@@ -108,6 +137,7 @@ def compared(
             name: taken[name][1] / counts[name] / own_call for name in others
         },
         **({} if limit is None else {"fraction_of_limit": limit / taken["pydream"][0].median}),
+        **({} if limits is None else {"limits": asdict(limits)}),
         "remarks": remarks,
     }
 
@@ -156,14 +186,16 @@ def _recover(device: torch.device) -> None:
         try:
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
-        except RuntimeError as error:  # nothing more can be measured: each case will say so
-            print(f"the device does not answer any more: {error}")
+        except RuntimeError as error:
+            print(f"what that rival held is not given back: {describe(error)}")
 
 
 def measure(
     name: str,
     description: str,
-    cases: Callable[[torch.device], Mapping[str, Callable[[], Case]]],
+    cases: Callable[[Setting], Mapping[str, Callable[[], Case]]],
+    *,
+    least: float,
 ) -> None:
     """Be the command of a benchmark: the cases of the device that is asked for, and their record.
 
@@ -174,7 +206,9 @@ def measure(
     description
         For --help.
     cases
-        Takes the device; measures its rates at once, and each case when that is called.
+        Takes the setting; measures each case when that is called.
+    least
+        Seconds for each figure on a GPU.
 
     Raises
     ------
@@ -190,8 +224,10 @@ def measure(
     if on_gpu and not torch.cuda.is_available():
         raise SystemExit("torch finds no CUDA device here; pydream doctor says what it found")
     out = arguments.out or (RESULTS if on_gpu else None)
-    record = GrowingRecord(name, out, device if on_gpu else None, measure_limits(device))
-    failed = run_cases(cases(device), record)
+    least = least if on_gpu else _REHEARSED
+    setting = Setting(device, measure_limits(device, torch.float32, least), least)
+    record = GrowingRecord(name, out, device if on_gpu else None, setting.limits)
+    failed = run_cases(cases(setting), record)
     print(record.path)
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")

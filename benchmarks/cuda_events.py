@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.utils.benchmark import Timer
 
 from benchmarks.timing import Timing, timing
+from pydream.profiling import Limits
+from pydream.streams import capture
 
 # More than any second-level cache, so that no input is found there again.
 _ROTATED_BYTES = 512 << 20
@@ -38,7 +40,12 @@ def call_seconds(call: Callable[[Any], object], inputs: Iterable[Any], least: fl
 
 
 def device_seconds(
-    call: Callable[[Any], object], inputs: list[Any], least: float, *, captured: bool = True
+    device: torch.device,
+    call: Callable[[Any], object],
+    inputs: list[Any],
+    least: float,
+    *,
+    captured: bool = True,
 ) -> Timing:
     """Seconds of the device for one call: of rounds that take `least` seconds in all."""
 
@@ -46,17 +53,7 @@ def device_seconds(
         for each in inputs:
             call(each)
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        work()
-    torch.cuda.current_stream().wait_stream(stream)
-    run = work
-    if captured:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            work()
-        run = graph.replay
+    run = capture(work, device)[0].replay if captured else work
     once = between_events(run, 1)[0]
     fewest = _LEAST_ROUNDS if once < least else _SLOW_ROUNDS
     taken = between_events(run, min(max(int(least / once) + 1, fewest), _MOST_ROUNDS))
@@ -85,8 +82,25 @@ def seconds_on(
 ) -> Timing:
     """Seconds of the device; on the CPU, where a benchmark is only rehearsed, those of a call."""
     if device.type == "cuda":
-        return device_seconds(call, inputs, least, captured=captured)
+        return device_seconds(device, call, inputs, least, captured=captured)
     return timing([call_seconds(call, inputs, least)])
+
+
+def measure_limits(device: torch.device, dtype: torch.dtype, least: float) -> Limits:
+    """Measure how fast the device copies, and multiplies matrices of a type."""
+    return Limits(
+        copy_bytes=copy_rate(device, least),
+        matrix_operations=matrix_rate(device, dtype, least),
+        dtype=kind_of_product(device, dtype),
+        threads=torch.get_num_threads(),
+    )
+
+
+def kind_of_product(device: torch.device, dtype: torch.dtype) -> str:
+    """Name the arithmetic of `matrix_rate`."""
+    if device.type == "cuda" and dtype == torch.float32:
+        return "tf32"
+    return str(dtype).removeprefix("torch.")
 
 
 def copy_rate(device: torch.device, least: float) -> float:

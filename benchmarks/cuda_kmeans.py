@@ -18,10 +18,11 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from benchmarks.comparison import Case, Rival, compared, measure
-from benchmarks.cuda_events import copy_rate, matrix_rate, read_rate
+from benchmarks.comparison import Case, Rival, Setting, compared, measure
+from benchmarks.cuda_events import kind_of_product, matrix_rate, read_rate
 from benchmarks.timing import Work
 from pydream import ops
+from pydream.profiling import Limits
 
 ITERATIONS = 10
 # Times as many clumps as centroids, and how far their samples spread, beside 1 of their centres: so
@@ -88,7 +89,7 @@ def by_flash(x: Tensor, start: Tensor) -> Tensor:
     from flash_kmeans import batch_kmeans_Euclid
 
     _, centroids, iterations = batch_kmeans_Euclid(
-        x, start.shape[1], max_iters=ITERATIONS, tol=0.0, init_centroids=start
+        x, start.shape[1], max_iters=ITERATIONS, tol=0.0, init_centroids=start.clone()
     )
     if iterations != ITERATIONS:
         raise RuntimeError(f"ended after {iterations} iterations, not {ITERATIONS}")
@@ -111,26 +112,34 @@ def by_fast_pytorch(x: Tensor, start: Tensor) -> Tensor:
 class Rates:
     """What the device does at most: bytes of samples and operations a second."""
 
-    device: torch.device
-    least: float
+    setting: Setting
 
     @cache  # noqa: B019  (one object lives as long as the program)
     def read(self) -> float:
-        return max(read_rate(self.device, self.least), copy_rate(self.device, self.least))
+        return read_rate(self.setting.device, self.setting.least)
 
     @cache  # noqa: B019
-    def multiply(self, dtype: torch.dtype) -> float:
-        return matrix_rate(self.device, dtype, self.least)
+    def limits(self, dtype: torch.dtype) -> Limits:
+        """Return the limits for samples of a type, which are only read."""
+        device, known = self.setting.device, self.setting.limits
+        return Limits(
+            copy_bytes=max(self.read(), known.copy_bytes),
+            matrix_operations=known.matrix_operations
+            if dtype == torch.float32
+            else matrix_rate(device, dtype, self.setting.least),
+            dtype=kind_of_product(device, dtype),
+            threads=known.threads,
+        )
 
     def limit(self, size: Size, x: Tensor) -> float:
         """Return the least seconds of the distances of all samples to all centroids."""
         operations = 2 * size.problems * size.count * size.k * size.dim
-        return max(operations / self.multiply(size.dtype), x.nbytes / self.read())
+        return self.limits(size.dtype).least_seconds(x.nbytes, operations)
 
 
 def iterations_case(size: Size, rates: Rates) -> Case:
     """Some iterations from the first samples as centroids."""
-    x = samples(size, rates.device)
+    x = samples(size, rates.setting.device)
     start = x[:, : size.k].contiguous()
 
     def ours(x: Tensor) -> ops.KMeansResult:
@@ -157,13 +166,14 @@ def iterations_case(size: Size, rates: Rates) -> Case:
             for name, run in rivals.items()
         },
         [x],
-        rates.device,
+        rates.setting.device,
         agree=agree,
         items=ITERATIONS,
         unit="iteration",
         work=Work(ITERATIONS * x.nbytes, operations),
         limit=ITERATIONS * rates.limit(size, x),
-        least=rates.least,
+        limits=rates.limits(size.dtype),
+        least=rates.setting.least,
     )
 
 
@@ -172,26 +182,26 @@ def start_case(size: Size, rates: Rates) -> Case:
 
     At least each draw of a centroid has to look at every sample once.
     """
-    x = samples(size, rates.device)
+    x = samples(size, rates.setting.device)
     return compared(
         Rival(
             lambda x: ops.kmeans(x, size.k, max_iter=0, precision=size.precision), captured=False
         ),
         {},
         [x],
-        rates.device,
+        rates.setting.device,
         agree=lambda mine, theirs: None,
         items=1,
         unit="start",
         work=Work(size.k * x.nbytes),
-        limit=size.k * x.nbytes / rates.read(),
-        least=rates.least,
+        limit=size.k * x.nbytes / rates.limits(size.dtype).copy_bytes,
+        least=rates.setting.least,
     )
 
 
 def nearest_case(size: Size, rates: Rates) -> Case:
     """The sample nearest to each centroid, of all samples of its problem."""
-    x = samples(size, rates.device)
+    x = samples(size, rates.setting.device)
     centroids = x[:, : size.k].float() + 0.1
 
     def by_cdist(x: Tensor) -> Tensor:
@@ -209,27 +219,27 @@ def nearest_case(size: Size, rates: Rates) -> Case:
         Rival(lambda x: ops.nearest_samples(x, centroids, 1), captured=False),
         {"cdist and argmin": Rival(by_cdist, captured=False)},
         [x],
-        rates.device,
+        rates.setting.device,
         agree=agree,
         items=1,
         unit="call",
         work=Work(x.nbytes, operations),
         limit=rates.limit(size, x),
-        least=rates.least,
+        limits=rates.limits(size.dtype),
+        least=rates.setting.least,
     )
 
 
-def cases(device: torch.device) -> dict[str, Callable[[], Case]]:
-    """Return every case by its name: small ones on the CPU, which is only a rehearsal."""
-    small = device.type == "cpu"
-    rates = Rates(device, 0.02 if small else 0.3)
+def cases(setting: Setting) -> dict[str, Callable[[], Case]]:
+    """Return every case by its name: small ones for a rehearsal."""
+    rates = Rates(setting)
     found: dict[str, Callable[[], Case]] = {
-        "copy": lambda: {"bytes_per_second": copy_rate(device, rates.least)},
-        "read": lambda: {"bytes_per_second": read_rate(device, rates.least)},
+        "copy": lambda: {"bytes_per_second": setting.limits.copy_bytes},
+        "read": lambda: {"bytes_per_second": rates.read()},
     }
     for dtype in dict.fromkeys(size.dtype for size in SIZES):
         found[f"matrix product, {str(dtype).removeprefix('torch.')}"] = lambda dtype=dtype: {
-            "operations_per_second": rates.multiply(dtype)
+            "operations_per_second": rates.limits(dtype).matrix_operations
         }
     for prefix, case, sizes in (
         ("", iterations_case, SIZES),
@@ -237,9 +247,11 @@ def cases(device: torch.device) -> dict[str, Callable[[], Case]]:
         ("nearest_samples, ", nearest_case, NEAREST),
     ):
         for size in sizes:
-            found[prefix + size.name] = partial(case, size.small() if small else size, rates)
+            found[prefix + size.name] = partial(
+                case, size.small() if setting.small else size, rates
+            )
     return found
 
 
 if __name__ == "__main__":
-    measure("cuda-kmeans", __doc__.splitlines()[0], cases)
+    measure("cuda-kmeans", __doc__.splitlines()[0], cases, least=0.3)

@@ -9,7 +9,6 @@ time is taken.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -22,8 +21,8 @@ from torchvision.transforms.v2 import functional as tv
 from benchmarks import bench_augment
 from benchmarks.bench_multi_formation import OPERATIONS as FORMATION_OPERATIONS
 from benchmarks.bench_score import OPERATIONS as SCORE_OPERATIONS
-from benchmarks.comparison import Case, Rival, compared, measure
-from benchmarks.cuda_events import copies, copy_rate, read_rate
+from benchmarks.comparison import Case, Rival, Setting, compared, measure
+from benchmarks.cuda_events import copies, read_rate
 from benchmarks.published.dsa import augment
 from benchmarks.timing import Work
 from pydream import ops
@@ -46,37 +45,29 @@ UNTIMED = {
 }
 
 
-@dataclass(frozen=True)
-class Setting:
-    """Where a case is measured: the device, bytes a second of a copy, seconds for each figure."""
-
-    device: torch.device
-    rate: float
-    least: float
-
-    def compare(
-        self,
-        ours: Callable[[Any], Any],
-        rivals: Mapping[str, Rival],
-        inputs: list[Any],
-        agree: Callable[[Any, Any], None],
-        *,
-        items: int,
-        work: Work,
-        captured: bool = True,
-    ) -> Case:
-        """Compare with the limit of the memory."""
-        return compared(
-            Rival(ours, captured),
-            rivals,
-            inputs,
-            self.device,
-            agree=agree,
-            items=items,
-            work=work,
-            limit=work.nbytes / self.rate,
-            least=self.least,
-        )
+def compare(
+    setting: Setting,
+    ours: Callable[[Any], Any],
+    rivals: Mapping[str, Rival],
+    inputs: list[Any],
+    agree: Callable[[Any, Any], None],
+    *,
+    items: int,
+    work: Work,
+    captured: bool = True,
+) -> Case:
+    """Compare with the limit of the memory."""
+    return compared(
+        Rival(ours, captured),
+        rivals,
+        inputs,
+        setting.device,
+        agree=agree,
+        items=items,
+        work=work,
+        limit=work.nbytes / setting.limits.copy_bytes,
+        least=setting.least,
+    )
 
 
 def within(atol: float) -> Callable[[Any, Any], None]:
@@ -120,10 +111,12 @@ def crop_case(setting: Setting, images: int, *, alike: bool) -> Case:
 
     inputs, areas, device = [], [], setting.device
     for seed in range(copies(images * 400 * 400 * 3, device)):
-        pictures = photographs(images, device, seed)
+        pictures: list[Tensor] | Tensor
         if alike:
             shape = (images, 400, 400, 3)
             pictures = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+        else:
+            pictures = photographs(images, device, seed)
         sizes = torch.tensor([picture.shape[:2] for picture in pictures])
         boxes = ops.random_crop_boxes(sizes, 5, seed=seed).flatten(0, 1)
         areas.append(int((boxes[:, 2].long() * boxes[:, 3]).sum()))
@@ -131,7 +124,8 @@ def crop_case(setting: Setting, images: int, *, alike: bool) -> Case:
     patches = len(inputs[0][1])
     count = min(PATCHES_OF_TORCHVISION, patches)
     theirs = Rival(lambda given: by_torchvision(*given, count), captured=False, items=count)
-    return setting.compare(
+    return compare(
+        setting,
         ours,
         {"torchvision, a patch at a time": theirs},
         inputs,
@@ -156,7 +150,8 @@ def score_case(setting: Setting, rows: int, dtype: torch.dtype) -> Case:
         )
         for _ in range(copies(rows * columns * dtype.itemsize, setting.device))
     ]
-    return setting.compare(
+    return compare(
+        setting,
         lambda given: ops.realism_scores(*given),
         {"log_softmax and gather": Rival(eager_scores)},
         inputs,
@@ -179,7 +174,8 @@ def key_patches_case(setting: Setting) -> Case:
         (torch.randn(rows, columns, device=device) * 3, torch.zeros(300, device=device).long())
         for _ in range(copies(rows * columns * 4, device))
     ]
-    return setting.compare(
+    return compare(
+        setting,
         lambda given: ops.key_patches(*given, 5, 40, 1),
         {"log_softmax, gather, max, topk": Rival(lambda given: eager_key_patches(*given))},
         inputs,
@@ -204,7 +200,8 @@ def collage_case(setting: Setting, classes: int) -> Case:
         torch.randint(0, 256, shape, dtype=torch.uint8, device=setting.device)
         for _ in range(copies(size, setting.device))
     ]
-    return setting.compare(
+    return compare(
+        setting,
         lambda patches: ops.collage(patches, 2, CANVAS),
         {"view, permute, reshape": Rival(eager_collage)},
         inputs,
@@ -243,7 +240,8 @@ def formation_case(setting: Setting, count: int, side: int, *, backward: bool) -
         for _ in range(copies(size, setting.device))
     ]
     passes = 2 if backward else 1
-    return setting.compare(
+    return compare(
+        setting,
         with_slope(lambda images: ops.multi_formation(images, 2, side)),
         {"chunk, interpolate, cat": Rival(with_slope(eager_formation))},
         inputs,
@@ -270,7 +268,8 @@ def augment_case(setting: Setting, kind: str) -> Case:
         return run
 
     chain = both_ways(lambda x: augment(x, parameters, kind))
-    return setting.compare(
+    return compare(
+        setting,
         both_ways(lambda x: ops.diff_augment(x, parameters)),
         {"published chain of operations": Rival(chain)},
         inputs,
@@ -296,16 +295,13 @@ def find_version(package: str) -> str | None:
         return None
 
 
-def cases(device: torch.device) -> dict[str, Callable[[], Case]]:
-    """Return every case by its name: small ones on the CPU, which is only a rehearsal."""
-    small = device.type == "cpu"
-    least = 0.02 if small else 0.5
-    rate = copy_rate(device, least)
-    setting = Setting(device, rate, least)
+def cases(setting: Setting) -> dict[str, Callable[[], Case]]:
+    """Return every case by its name: small ones for a rehearsal."""
+    small = setting.small
     images, rows, classes = (4, 2_000, 2) if small else (300, 30_000, 100)
     found: dict[str, Callable[[], Case]] = {
-        "copy": lambda: {"bytes_per_second": rate},
-        "read": lambda: {"bytes_per_second": read_rate(device, least)},
+        "copy": lambda: {"bytes_per_second": setting.limits.copy_bytes},
+        "read": lambda: {"bytes_per_second": read_rate(setting.device, setting.least)},
         "peers": peers,
     }
     for alike, kind in ((True, "one batch of 400 x 400"), (False, "a list of photographs")):
@@ -328,4 +324,4 @@ def cases(device: torch.device) -> dict[str, Callable[[], Case]]:
 
 
 if __name__ == "__main__":
-    measure("cuda-ops", __doc__.splitlines()[0], cases)
+    measure("cuda-ops", __doc__.splitlines()[0], cases, least=0.5)

@@ -5,7 +5,8 @@
     python -m benchmarks.gpu_check --rehearse
 
 Builds with what is installed, runs the tests that use a GPU and the benchmarks (`--only first`),
-then a few tests under compute-sanitizer and the pipelines (`--only second`). A pipeline needs a
+then a few tests under compute-sanitizer and the pipelines, with the module that is in pydream/
+(`--only second`; `--only build second` where kernels have changed). A pipeline needs a
 file of images (imagenet-sample-200.zip, cifar10.zip), looked for in --data or PYDREAM_DATA, in
 data/ and in ../shared/data. A step that fails does not stop the others. Records lie under the
 folder of --out, written anew after every step and every case; the whole output of a step is in its
@@ -36,6 +37,8 @@ from benchmarks.gpu_steps import HALVES, REPOSITORY, Step, chosen, make_data, st
 
 LEAST_SETUPTOOLS = 77  # as pyproject.toml says
 LEFT_OUT = "left out"
+STOPPED = "stopped, with the whole check"
+KEPT = "stopped: what was measured until now is in the record"
 Result = dict[str, Any]
 
 
@@ -59,6 +62,9 @@ def run(step: Step, out: Path) -> Result:
         except subprocess.TimeoutExpired:
             _kill(process)
             outcome = f"stopped after {step.limit:.0f} s"
+        except (SystemExit, KeyboardInterrupt):
+            _kill(process)
+            outcome = STOPPED
         except BaseException:
             _kill(process)
             raise
@@ -110,7 +116,10 @@ def run_all(planned: Iterable[Step], out: Path) -> Iterator[tuple[str, Result]]:
             yield step.name, _without(f"{LEFT_OUT}: as {done[command]}")
         else:
             done[command] = step.name
-            yield step.name, run(step, out)
+            result = run(step, out)
+            yield step.name, result
+            if result["outcome"] == STOPPED:
+                raise SystemExit(KEPT)
 
 
 def _without(outcome: str, advice: str = "") -> Result:
@@ -131,24 +140,31 @@ def check_setuptools() -> dict[str, Result]:
 
 
 def check(planned: list[Step], out: Path, *, on_gpu: bool) -> dict[str, Result]:
-    """Run the steps, and write the record after each of them from the build on."""
-    results = check_setuptools() if any(step.name == "build" for step in planned) else {}
+    """Run the steps, write the record after each of them from the build on, and print the table.
+
+    The table is printed, too, where the check is stopped.
+    """
+    needing = ("metadata", "build")
+    results = check_setuptools() if any(step.name in needing for step in planned) else {}
     built = all(step.name != "build" for step in planned)
     record: Any = None
-    for name, result in run_all(planned, out):
-        results[name] = result
-        built = built or name == "build"
-        if not built:
-            continue  # records describe the module that is built: it is imported afterwards
-        try:
-            if record is None:
-                record = _open_record(out, on_gpu=on_gpu)
-            record.results.update(results)
-            record.add(name, result)
-        except ImportError as error:
-            print(f"no record: {error}")
-    if record is not None:
-        print(record.path)
+    try:
+        for name, result in run_all(planned, out):
+            results[name] = result
+            built = built or name == "build"
+            if not built:
+                continue  # records describe the module that is built: it is imported afterwards
+            try:
+                if record is None:
+                    record = _open_record(out, on_gpu=on_gpu)
+                record.results.update(results)
+                record.add(name, result)
+            except ImportError as error:
+                print(f"no record: {error}")
+    finally:
+        if record is not None:
+            print(record.path)
+        show(results)
     return results
 
 
@@ -189,7 +205,8 @@ def parse() -> argparse.Namespace:
 
 
 def _stop(*_: object) -> None:
-    raise SystemExit("stopped: what was measured until now is in the record")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # both `timeout` and `make` send it
+    raise SystemExit(KEPT)
 
 
 def main() -> None:
@@ -211,8 +228,8 @@ def main() -> None:
             return
         if not arguments.rehearse:
             _need_gpu()
+            _need_module(planned)
         results = check(planned, out.resolve(), on_gpu=not arguments.rehearse)
-        show(results)
     good = ("passed", LEFT_OUT)
     if any(not result["outcome"].startswith(good) for result in results.values()):
         raise SystemExit(1)
@@ -225,6 +242,16 @@ def _need_gpu() -> None:
         raise SystemExit(
             "torch finds no CUDA device here: this check is for a machine with a GPU; "
             "--rehearse tries it without one"
+        )
+
+
+def _need_module(planned: list[Step]) -> None:
+    if any(step.name == "build" for step in planned):
+        return
+    if not any((REPOSITORY / "pydream").glob("_C*.so")):
+        raise SystemExit(
+            "no compiled module in pydream/: put back there what the first half has built, or add "
+            "the step `build`"
         )
 
 

@@ -109,6 +109,9 @@ def run(source: Path, observer: Path, device: str, **settings: Any) -> dict[str,
             device=device,
             **settings,
         )
+        if torch.device(device).type == "cuda":
+            torch.cuda.init()
+            torch.cuda.reset_peak_memory_stats(device)
         begun = time.perf_counter()
         result = distill(config)
         whole = time.perf_counter() - begun
@@ -133,7 +136,7 @@ def run(source: Path, observer: Path, device: str, **settings: Any) -> dict[str,
         "gpu_utilisation": statistics.mean(busy) if busy else None,
         "projected_imagenet_seconds": fixed + IMAGENET_IMAGES * scoring / files,
         "published_imagenet_seconds_on_rtx_4090": PUBLISHED_SECONDS,
-        "peak_gpu_mib": torch.cuda.max_memory_allocated() / 2**20
+        "peak_gpu_mib": torch.cuda.max_memory_allocated(device) / 2**20
         if torch.device(device).type == "cuda"
         else None,
     }

@@ -1,8 +1,71 @@
-"""A GPU's streams: whether one is being captured in a CUDA graph, and copies that wait for none."""
+"""A GPU's streams: captures of CUDA graphs, and copies that wait for nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
 import torch
+
+_Result = TypeVar("_Result")
+
+
+def capture(
+    call: Callable[[], _Result], device: torch.device, *, warm_up: int = 1
+) -> tuple[torch.cuda.CUDAGraph, _Result]:
+    """Make a call some times on a stream beside the current one, then put it in a CUDA graph.
+
+    Where the capture fails, the current stream is what it was, and the next capture can begin.
+    PyTorch alone leaves the captured stream current then, and its allocator goes on waiting for the
+    end of the capture.
+
+    Parameters
+    ----------
+    call
+        Enqueues work on the current stream of `device`, and waits for none of it.
+    device
+        The GPU to capture on.
+    warm_up
+        Calls before the capture, in which libraries set up what they need.
+
+    Returns
+    -------
+    CUDAGraph
+        Its replays repeat the call.
+    object
+        What the captured call returned; a replay writes its tensors anew.
+
+    Raises
+    ------
+    RuntimeError
+        If the call does what a capture forbids.
+    """
+    with torch.cuda.device(device):
+        current, beside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        beside.wait_stream(current)
+        with torch.cuda.stream(beside):
+            for _ in range(warm_up):
+                call()
+        current.wait_stream(beside)
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        # The outer block restores the stream where the inner one fails to.
+        with torch.cuda.stream(beside):
+            try:
+                with torch.cuda.graph(graph, pool=pool, stream=beside):
+                    result = call()
+            except BaseException:
+                _abandon(pool)
+                raise
+    return graph, result
+
+
+def _abandon(pool: tuple[int, int]) -> None:
+    """End the allocator's part of a failed capture, which would refuse the next one."""
+    index = torch.cuda.current_device()
+    with suppress(RuntimeError):  # where only the call failed, the capture itself has ended well
+        torch._C._cuda_endAllocateToPool(index, pool)
+        torch._C._cuda_releasePool(index, pool)
 
 
 def capturing(device: torch.device) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -112,6 +113,56 @@ def test_a_case_that_fails_is_recorded_and_the_others_go_on(
     printed = capsys.readouterr().out
     assert "copy: bytes_per_second 3" in printed
     assert "failed: OutOfResourcesError" in printed
+
+
+@pytest.mark.usefixtures("comparison")  # benchmarks on the path
+def test_the_published_cutout_clears_a_square_around_each_place() -> None:
+    dsa = importlib.import_module("benchmarks.published.dsa")
+    x, rows = torch.rand(5, 3, 9, 9) + 1, torch.zeros(5, 13)
+    rows[:, 9:11] = torch.tensor([[-2, 0], [3, 3], [7, -4], [5, 8], [-4, -4]]).float()
+    expected = x.clone()
+    for image, (top, left) in enumerate(rows[:, 9:11].int().tolist()):
+        for down in range(top, top + 4):
+            for across in range(left, left + 4):
+                # As published, what lies beyond an edge clears the edge.
+                expected[image, :, min(max(down, 0), 8), min(max(across, 0), 8)] = 0
+    assert dsa.erased(x, rows).equal(expected)
+
+
+@pytest.mark.usefixtures("comparison")
+def test_only_our_iteration_is_repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark = importlib.import_module("benchmarks.pipeline_dream")
+    seen: dict[str, list[bool]] = {"ours": [], "published": []}
+
+    def note(name: str) -> float:
+        seen[name].append(torch.backends.cudnn.deterministic)
+        return 0.0
+
+    class Loop:
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        def initial(self) -> tuple[Tensor, None]:
+            note("ours")
+            return torch.zeros(1), None
+
+        def iterate(self, *_: Any) -> float:
+            return note("ours")
+
+    config = SimpleNamespace(learning_rate=0.1)
+    for name, replacement in {
+        "prepare": lambda arguments: (config, None),
+        "MatchingLoop": Loop,
+        "SyntheticImages": lambda *_: None,
+    }.items():
+        monkeypatch.setattr(benchmark, name, replacement)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    monkeypatch.setitem(benchmark.RIVALS, "published loop", lambda *_: note("published"))
+    monkeypatch.setattr(benchmark.dataclasses, "replace", lambda config, **_: config)
+    for run in benchmark.RIVALS:
+        benchmark.one_run(argparse.Namespace(run=run))
+    assert seen["published"] == [False, False]
+    assert seen["ours"] == [True] * 4
 
 
 def test_samples_of_k_means_still_move_after_the_iterations_that_are_timed(

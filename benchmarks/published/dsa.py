@@ -50,7 +50,8 @@ def erased(x: Tensor, rows: Tensor) -> Tensor:
     down = torch.clamp(down + rows[:, 9].long().view(-1, 1, 1), 0, size - 1)
     across = torch.clamp(across + rows[:, 10].long().view(-1, 1, 1), 0, size - 1)
     mask = torch.ones(len(x), size, size, dtype=x.dtype, device=x.device)
-    mask[image, down, across] = 0
+    # A tensor of the device: a number would be copied there with a wait, which no capture allows.
+    mask.index_put_((image, down, across), mask.new_zeros(()))
     return x * mask.unsqueeze(1)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from pydream.streams import capture
+
 _WARM_UP = 3  # calls before a capture, for what libraries set up at first
 
 Inputs = tuple[Tensor | None, ...]
@@ -49,22 +51,13 @@ class Replayed:
 
     def _capture(self, inputs: Inputs) -> None:
         """Run the step some times, capture it, and put back what these runs changed."""
-        device = self._state[0].device
         kept = [each.clone() for each in self._state]
-        self._inputs = tuple(None if each is None else each.clone() for each in inputs)
-        current, beside = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        beside.wait_stream(current)
-        with torch.cuda.stream(beside):
-            for _ in range(_WARM_UP):
-                self._step(self._inputs)
-        current.wait_stream(beside)
-        graph = torch.cuda.CUDAGraph()
+        fixed = tuple(None if each is None else each.clone() for each in inputs)
+        self._inputs = fixed
         try:
-            # By default PyTorch captures a stream of the current device, not of the state's; and
-            # when a capture fails, it leaves the captured stream current: the outer block does not.
-            with torch.cuda.stream(beside), torch.cuda.graph(graph, stream=beside):
-                self._result = self._step(self._inputs)
-            self._graph = graph
+            self._graph, self._result = capture(
+                lambda: self._step(fixed), self._state[0].device, warm_up=_WARM_UP
+            )
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             warnings.warn(f"matching runs without a CUDA graph: {reason}", stacklevel=2)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pydream.dream.replay import Replayed
+from pydream.streams import capture
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -45,6 +46,9 @@ def test_a_step_that_cannot_be_captured_runs_without_a_graph_on_the_same_stream(
     assert torch.cuda.current_stream() == stream
     assert float(result) == 6
     assert float(replayed((torch.tensor(1.0, device="cuda"),))) == 9
+    graph, total = capture(state.sum, state.device)  # one that can be made
+    graph.replay()
+    assert float(total) == 9
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

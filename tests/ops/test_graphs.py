@@ -12,6 +12,7 @@ from devices import as_called
 from pydream import _C, ops
 from pydream.ops import _kmeans, _problems, crop
 from pydream.ops._centring import Frame
+from pydream.streams import capture
 
 needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available() or not _C.cuda_architectures,
@@ -106,16 +107,7 @@ CASES: list[tuple[str, Callable[[torch.Generator], Tensors], Callable[..., Any]]
 
 
 def captured(call: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
-    """Capture a call that has been made before on another stream, as PyTorch asks for."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = call()
-    return graph, result
+    return capture(call, torch.device("cuda"))
 
 
 def parts(result: Any) -> list[torch.Tensor]:
