@@ -185,6 +185,10 @@ class ZipTree(_ArchiveTree):
             raise ImageError("differs from the checksum in the archive")
         return data
 
+    def size(self, path: str) -> int:
+        """Size of a member; see `Tree.size`."""
+        return self._members[path].size
+
     def mark(self, path: str) -> str:
         """CRC and size of a member; see `Tree.mark`."""
         member = self._members[path]
@@ -324,9 +328,13 @@ class TarTree(_ArchiveTree):
             position += size
         return bytes(content)
 
+    def size(self, path: str) -> int:
+        """Size of a member; see `Tree.size`."""
+        return self._members[path].size
+
     def mark(self, path: str) -> str:
         """Size of a member; see `Tree.mark`."""
-        return str(self._members[path].size)
+        return str(self.size(path))
 
 
 def _text(name: str) -> str:

@@ -48,7 +48,9 @@ class _Place(NamedTuple):
     found: tuple[str, ...]
 
 
-def find_class_folders(tree: Tree, description: str, base: str | None = None) -> Splits:
+def find_class_folders(
+    tree: Tree, description: str, base: str | None = None, classes: Sequence[str] = ()
+) -> Splits:
     """Find the class folders of each split.
 
     Parameters
@@ -60,14 +62,21 @@ def find_class_folders(tree: Tree, description: str, base: str | None = None) ->
     base
         The folder that holds the splits; by default they are looked for in the root and in the
         folders that it wraps.
+    classes
+        The classes of the train split, where it is not in class folders.
+
+    Returns
+    -------
+    Splits
+        The splits; the first of the places is the train split's, where there is one.
 
     Raises
     ------
     PydreamError
         When folders are called after splits, but which belong together cannot be told.
     """
-    place = _find_place(tree, description, wrappers(tree) if base is None else [base])
-    known = None if place.train is None else visible(tree, place.train)[0]
+    place = _find_place(tree, description, wrappers(tree) if base is None else [base], classes)
+    known = list(classes) or (None if place.train is None else visible(tree, place.train)[0])
     ways = {}
     if place.train is not None:
         ways["train"] = partial(
@@ -81,7 +90,9 @@ def find_class_folders(tree: Tree, description: str, base: str | None = None) ->
     return Splits(ways, place.found)
 
 
-def _find_place(tree: Tree, description: str, levels: Sequence[str]) -> _Place:
+def _find_place(
+    tree: Tree, description: str, levels: Sequence[str], known: Sequence[str]
+) -> _Place:
     """Find the folders of the splits; without any, the innermost wrapper is all train."""
     read = [(path, visible(tree, path)[0]) for path in levels]
     marked = [(path, found) for path, names in read if (found := split_folders(names))]
@@ -101,12 +112,12 @@ def _find_place(tree: Tree, description: str, levels: Sequence[str]) -> _Place:
     train = None
     if "train" in splits:
         train = _unwrapped(tree, join(path, splits["train"][0]), ())
-    classes = () if train is None else visible(tree, train)[0]
+    classes = known or (() if train is None else visible(tree, train)[0])
     test, places = None, [] if train is None else [train]
     for name in splits.get("test", ()):
         folder = _unwrapped(tree, join(path, name), classes)
         names = visible(tree, folder)[0]
-        unlabelled = len(names) == 1 and classes and not _places_of(names, classes)
+        unlabelled = len(names) == 1 and classes and not places_of(names, classes)
         places.append(folder)
         if names and not unlabelled and (test is None or not _shares(tree, test, classes)):
             test = folder
@@ -134,7 +145,7 @@ def _has_image(tree: Tree, path: str) -> bool:
 
 def _shares(tree: Tree, folder: str, classes: Sequence[str]) -> bool:
     """Whether a folder has class folders of the train split, if there is one."""
-    return not classes or bool(_places_of(visible(tree, folder)[0], classes))
+    return not classes or bool(places_of(visible(tree, folder)[0], classes))
 
 
 def _unwrapped(tree: Tree, path: str, classes: Sequence[str]) -> str:
@@ -253,7 +264,7 @@ def _labels_of(
                 f"{where}: the class folders {' and '.join(map(ascii, same))} have the same name, "
                 "encoded in two ways (Unicode NFC and NFD); join them"
             )
-    labels = _places_of(folders, names)
+    labels = places_of(folders, names)
     strange = [folder for folder in folders if folder not in labels]
     if strange:
         raise PydreamError(
@@ -263,8 +274,14 @@ def _labels_of(
     return labels
 
 
-def _places_of(folders: Sequence[str], names: Sequence[str]) -> dict[str, int]:
-    """Places among `names`, also of folders that are written in another case or encoding."""
+def places_of(folders: Sequence[str], names: Sequence[str]) -> dict[str, int]:
+    """Find folders among the names of classes, also in another case or Unicode normalisation.
+
+    Returns
+    -------
+    dict[str, int]
+        The place of each folder that is among `names`.
+    """
     exact = {name: place for place, name in enumerate(names)}
     normal = {_normal(name): place for place, name in enumerate(names)}
     folded = Counter(_folded(name) for name in names)

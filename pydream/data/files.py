@@ -12,11 +12,12 @@ from pathlib import Path
 
 from pydream.data.archives import open_archive
 from pydream.data.base import Source
-from pydream.data.class_folders import find_class_folders, refuse_parts
+from pydream.data.class_folders import find_class_folders, places_of, refuse_parts
 from pydream.data.imagenet import find_imagenet, raised_root
 from pydream.data.imagenet_tars import TRAIN_TAR, join_shipped
-from pydream.data.label_files import LabelFiles, find_label_files
-from pydream.data.layout import Layout, Splits, Tree, join
+from pydream.data.label_files import find_label_files
+from pydream.data.layout import Layout, Splits, Tree, join, visible
+from pydream.data.published_splits import FoldersAndTables, TableLayout, table_splits
 from pydream.errors import ImageError, PydreamError
 
 
@@ -87,24 +88,49 @@ def find_splits(tree: Tree, description: str, table: str | None = None) -> Split
     if table is None and (splits := find_imagenet(tree, description)) is not None:
         return splits
     tables = find_label_files(tree, description, table)
-    if tables.splits is not None and tables.decides:
-        return tables.splits
-    splits = find_class_folders(tree, description)
-    if "train" not in splits.lay_out:
+    if table is not None:
+        return table_splits(tables, description, chosen=True)
+    try:
+        folders = find_class_folders(tree, description)
+    except PydreamError:
+        if not tables.has_labels:
+            raise
+        return table_splits(tables, description, chosen=False)
+    if "train" not in folders.lay_out:
+        return table_splits(tables, description, chosen=False) if tables.has_labels else folders
+    root = folders.places[0]
+    beside = FoldersAndTables(root, visible(tree, root)[0], tables)
+    if tables.has_labels and not beside.are_classes:
+        splits = table_splits(tables, description, chosen=False)
+        return _with_test_folder(tree, description, splits, beside)
+    train = partial(_checked_train, folders.lay_out["train"], description, tables.problem)
+    return beside.merge(folders, train, description)
+
+
+def _with_test_folder(
+    tree: Tree, description: str, splits: Splits, beside: FoldersAndTables
+) -> Splits:
+    """Add the class folders of a test split, where tables give the train split alone."""
+    if beside.names or "test" in splits.lay_out:
         return splits
-    train = partial(_checked_train, splits.lay_out["train"], description, tables)
-    return replace(splits, lay_out={**splits.lay_out, "train": train})
+    train = splits.lay_out["train"]
+    assert isinstance(train, TableLayout)
+    folders = find_class_folders(tree, description, classes=train.names)
+    tests = folders.places[1:]
+    if not any(places_of(visible(tree, each)[0], train.names) for each in tests):
+        return splits
+    lay_out = {**splits.lay_out, "test": folders.lay_out["test"]}
+    return replace(splits, lay_out=lay_out, places=(*splits.places, *tests))
 
 
-def _checked_train(lay_out: Callable[[], Layout], description: str, tables: LabelFiles) -> Layout:
+def _checked_train(lay_out: Callable[[], Layout], description: str, problem: str) -> Layout:
     """Lay out class folders, refuse what can be no classes, and tell of tables beside them."""
     try:
         layout = lay_out()
     except PydreamError as error:
-        raise PydreamError(f"{error}; {tables.problem}" if tables.problem else str(error)) from None
+        raise PydreamError(f"{error}; {problem}" if problem else str(error)) from None
     refuse_parts(layout, description)
-    notes = [tables.note, tables.problem if len(layout.class_names) == 1 else ""]
-    return replace(layout, notes=tuple(filter(None, notes)))
+    return replace(layout, notes=(problem,) if problem and len(layout.class_names) == 1 else ())
 
 
 def open_tree(path: Path) -> Tree:
@@ -158,11 +184,18 @@ class FolderTree(Tree):
         except OSError as error:
             raise ImageError(f"cannot be read: {error.strerror}") from error
 
-    def mark(self, path: str) -> str:
-        """Size of a file in bytes; see `Tree.mark`."""
+    def size(self, path: str) -> int:
+        """Size of a file; see `Tree.size`."""
         try:
-            return str(os.stat(join(self._path, path)).st_size)
-        except OSError:
+            return os.stat(join(self._path, path)).st_size
+        except OSError as error:
+            raise ImageError(f"cannot be read: {error.strerror}") from error
+
+    def mark(self, path: str) -> str:
+        """Size of a file; see `Tree.mark`."""
+        try:
+            return str(self.size(path))
+        except ImageError:
             return "missing"
 
     def _refuse_cycle(self, link: str) -> None:

@@ -52,6 +52,11 @@ class _JoinedTree(Tree):
         tree, inner = self._at(path)
         return tree.read(inner)
 
+    def size(self, path: str) -> int:
+        """Size of a file; see `Tree.size`."""
+        tree, inner = self._at(path)
+        return tree.size(inner)
+
     def mark(self, path: str) -> str:
         """Tell what is known of a file's content; see `Tree.mark`."""
         tree, inner = self._at(path)

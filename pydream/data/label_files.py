@@ -1,47 +1,121 @@
-"""Images whose labels are in a table beside them, as ``labels.csv``."""
+"""Tables of file and label beside images, as ``labels.csv``: what they say of which image."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from pydream.data.label_tables import LabelTable, is_table, read_table
-from pydream.data.layout import (
-    Layout,
-    Splits,
-    Tree,
-    by_class,
-    file_kind,
-    images_below,
-    is_image,
-    join,
-    visible,
-    wrappers,
+from pydream.data.label_tables import is_table, read_table
+from pydream.data.layout import Tree, images_below, is_image, join, visible, wrappers
+from pydream.data.split_names import (
+    may_list_test,
+    preference,
+    split_folders,
+    split_name,
+    split_of,
 )
-from pydream.data.split_names import split_folders, split_name
 from pydream.errors import ImageError, PydreamError
 from pydream.words import byte_words
 
-MOST_WITHOUT_FILE = 0.1
-"""Share of the rows that may name no image; beyond it, something else must be wrong."""
-
 _MOST_BYTES = 2**28  # of a table; one of a million rows has a quarter of that
-_FOLDERS_OF_TABLES = ("labels", "label", "annotations", "annotation", "csv", "meta", "metadata")
-_PURE = 0.9  # of the folders must have images of one label for them to be class folders
-_COVERED = 0.5  # of the images must have a label for a table to speak against the folders
+_FOLDERS_OF_TABLES = (
+    *("labels", "label", "annotations", "annotation", "csv", "meta", "metadata"),
+    *("lists", "split", "splits"),
+)
+_LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".mat", ".xml", ".lst")
 
 
-class LabelFiles(NamedTuple):
-    """What the tables beside images say."""
+class Row(NamedTuple):
+    """One row of a table."""
 
-    splits: Splits | None  # None where there is no table of file and label
-    decides: bool = False  # whether folders are no classes, so that the tables are taken
-    problem: str = ""  # why a table of files cannot be understood
-    note: str = ""  # that a table differs from the folders
+    cell: str  # that names a file
+    label: str  # empty where the table has none
+    key: str | None  # of the image that the cell names
+
+
+class TableRows(NamedTuple):
+    """The rows of one split in a table."""
+
+    path: str  # of the table, from the folder of the images' keys
+    word: str  # of the split, as in `split_name`
+    told: bool  # whether a name or a column says the split; otherwise it is train
+    column: str  # of the labels; empty where the table has none
+    rows: list[Row]
+
+    @property
+    def split(self) -> str:
+        """The split, ``"train"`` or ``"test"``."""
+        return split_of(self.word)
+
+
+@dataclass(frozen=True)
+class LabelFiles:
+    """What the tables beside images say.
+
+    Attributes
+    ----------
+    level
+        The folder of the tables, which keys of images start from.
+    images
+        Keys of all images below it.
+    ignored
+        What else lies there: how many of each kind.
+    tables
+        Rows that name images, one entry for each split of each table.
+    problem
+        Why a table of files was not understood.
+    unread
+        Files that by their names may list the images for testing, and are none of the tables.
+    """
+
+    level: str = ""
+    images: Sequence[str] = ()
+    ignored: Counter[str] = field(default_factory=Counter)
+    tables: Sequence[TableRows] = ()
+    problem: str = ""
+    unread: Sequence[str] = ()
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether any image has a label."""
+        rows = (row for table in self.tables for row in table.rows)
+        return any(row.key and row.label for row in rows)
+
+    def best(
+        self, split: str, label_of: Callable[[Row], str | None], *, told: bool = False
+    ) -> TableRows | None:
+        """Find the rows of a split that label images.
+
+        Parameters
+        ----------
+        split
+            ``"train"`` or ``"test"``.
+        label_of
+            The label of a row whose cell names an image; none where it has no label.
+        told
+            Whether to take only those that a name or a column says to be of the split.
+
+        Returns
+        -------
+        TableRows or None
+            Those of test before those of validation, and then those that label most images.
+        """
+        counts = {
+            number: sum(bool(row.key and label_of(row)) for row in each.rows)
+            for number, each in enumerate(self.tables)
+            if each.split == split and (each.told or not told)
+        }
+        used = [number for number, count in counts.items() if count]
+        if not used:
+            return None
+        is_test = split == "test"
+        return self.tables[
+            min(used, key=lambda n: (is_test and preference(self.tables[n].word), -counts[n]))
+        ]
 
 
 class _Images:
@@ -63,7 +137,7 @@ class _Images:
 
     def find(self, cell: str, folders: Sequence[str]) -> str | None:
         """Key of what a cell names: a path from one of the folders, or a name found once."""
-        path = cell.replace("\\", "/").removeprefix("./")
+        path = cell.replace("\\", "/").removeprefix("./").lstrip("/")
         for folder in folders:
             if (exact := join(folder, path)) in self._exact:
                 return exact
@@ -76,6 +150,8 @@ class _Images:
                     return found[0]
         for each in paths:
             named = self._by_name.get(each.rpartition("/")[2], [])
+            if len(named) > 1:  # as cat/1.png, in a table that does not lie beside cat/
+                named = [key for key in named if _ends_with(key, each)] or named
             if len(named) > 1:
                 named = [key for key in named if key.startswith(tuple(f"{f}/" for f in folders))]
             if len(named) == 1:
@@ -83,50 +159,46 @@ class _Images:
         return None
 
 
-class _Found(NamedTuple):
-    """A table, and the images of its rows."""
-
-    table: LabelTable
-    keys: list[str | None]  # one for each row
-
-    def named(self, split: str) -> int:
-        """How many rows of a split name an image and its label."""
-        rows = zip(self.table.rows, self.keys, strict=True)
-        return sum(bool(key and label) and each == split for (_, label, each), key in rows)
+def _ends_with(key: str, path: str) -> bool:
+    """Whether the last parts of a key, with or without extension, are a path in lower case."""
+    key = key.casefold()
+    return any(f"/{each}".endswith(f"/{path}") for each in (key, _stem(key)))
 
 
-def find_label_files(tree: Tree, description: str, chosen: str | None = None) -> LabelFiles:
+def find_label_files(tree: Tree, description: str, table: str | None = None) -> LabelFiles:
     """Find tables of file and label, and the images that they name.
 
     Parameters
     ----------
-    tree
-        The files.
-    description
-        What the user named, for messages.
-    chosen
-        The table to take, where the user names it; by default all that lie beside the images.
+    tree, description, table
+        As `pydream.data.files.find_splits` takes them.
 
     Raises
     ------
     PydreamError
-        When the chosen table does not name files and their labels.
+        When `table` does not name files and their labels.
     """
-    problem = ""
-    for level in [""] if chosen else _levels(tree):
-        tables = {chosen: "train"} if chosen else _tables_at(tree, level)
-        if not tables:
-            continue
+    problems: list[tuple[str, str]] = []  # of the first folder with any
+    unread: list[str] = []
+    for level in [""] if table else _levels(tree):
+        paths: dict[str, str | None] = {table: None} if table else _tables_at(tree, level)
         ignored: Counter[str] = Counter()
-        images = _Images(images_below(tree, level, "", ignored))
-        found, problems = _read_tables(tree, level, tables, images)
-        problem = problem or "; ".join(problems)
-        if chosen and not found:
-            why = problem or f"{chosen} has no column that names images beside it"
-            raise PydreamError(f"{description}: {why}")
-        if found:
-            return _decide(description, level, found, images, ignored, bool(chosen))
-    return LabelFiles(None, problem=problem)
+        images = _Images(images_below(tree, level, "", ignored) if paths else ())
+        found, here = _read_tables(tree, level, paths, images)
+        problems = problems or here
+        unread += [
+            path
+            for path in _lists_at(tree, level)
+            if not any(each.path == path and each.told for each in found)
+        ]
+        problem = "; ".join(f"{path} {why}" for path, why in problems)
+        files = LabelFiles(level, images.keys, ignored, found, problem, unread)
+        if table and not files.has_labels:
+            why = "gives no image a label" if found else "has no column that names images beside it"
+            raise PydreamError(f"{description} {problems[0][1] if problems else why}")
+        if files.has_labels or any(each.told for each in found):
+            return files
+    return LabelFiles(problem=problem, unread=unread)
 
 
 def _levels(tree: Tree) -> list[str]:
@@ -136,153 +208,74 @@ def _levels(tree: Tree) -> list[str]:
     return [*paths, join(paths[-1], folders[0])] if len(folders) == 1 else paths
 
 
-def _tables_at(tree: Tree, level: str) -> dict[str, str]:
-    """Tables in a folder, in its folders for splits and in those for labels: path to split."""
-    folders, files = visible(tree, level)
-    tables = {}
+def _files_at(tree: Tree, level: str) -> list[tuple[str, str]]:
+    """Files in a folder, in its folders for splits and in those for labels: folder and name."""
+    folders, _ = visible(tree, level)
     inner = [name for name in folders if name.lower() in _FOLDERS_OF_TABLES]
     for names in (split_folders(folders) or {}).values():
         inner += names
-    for folder in ["", *inner]:
-        split = split_name(folder)
-        for file in files if not folder else visible(tree, join(level, folder))[1]:
-            if is_table(file):
-                named = split_name(_stem(file)) or split
-                tables[join(folder, file)] = named.split if named else "train"
-    return {path: split for path, split in tables.items() if split != "unlabelled"}
+    return [
+        (folder, file)
+        for folder in ["", *inner]
+        for file in visible(tree, join(level, folder))[1]
+        if not is_image(file)
+    ]
+
+
+def _tables_at(tree: Tree, level: str) -> dict[str, str | None]:
+    """Tables of a folder: path to the word of the split, where a name says it."""
+    tables = {}
+    for folder, file in _files_at(tree, level):
+        if is_table(file):
+            named = split_name(_stem(file)) or split_name(folder)
+            if named is None or named.split != "unlabelled":
+                tables[join(folder, file)] = None if named is None else named.word
+    return tables
+
+
+def _lists_at(tree: Tree, level: str) -> list[str]:
+    """Files that by their names may say which images are for testing."""
+    return [
+        join(folder, file)
+        for folder, file in _files_at(tree, level)
+        if file.lower().endswith(_LIST_SUFFIXES)
+        and may_list_test(_stem(file))
+        and "submission" not in file.lower()
+    ]
 
 
 def _read_tables(
-    tree: Tree, level: str, tables: dict[str, str], images: _Images
-) -> tuple[dict[str, _Found], list[str]]:
-    """Read the tables; keep for each split the one that names most images."""
-    splits = split_folders(visible(tree, level)[0]) or {}
-    best: dict[str, _Found] = {}
+    tree: Tree, level: str, paths: dict[str, str | None], images: _Images
+) -> tuple[list[TableRows], list[tuple[str, str]]]:
+    """Read the tables, by split; and what is wrong with others: path and reason."""
+    folders_of = split_folders(visible(tree, level)[0]) or {}
+    found: list[TableRows] = []
     problems = []
-    for path, split in tables.items():
-        size = tree.mark(join(level, path)).split()[-1]
-        if size.isdigit() and int(size) > _MOST_BYTES:
-            problems.append(f"{path} is larger than {byte_words(_MOST_BYTES)} and was not read")
-            continue
-        folders = [path.rpartition("/")[0], *splits.get(split, ()), ""]
+    for path, told in paths.items():
+        word = told or "train"
+        folders = [path.rpartition("/")[0], *folders_of.get(split_of(word), ()), ""]
         try:
-            table = read_table(tree, level, path, split, partial(images.has, folders=folders))
+            if tree.size(join(level, path)) > _MOST_BYTES:
+                why = f"is larger than {byte_words(_MOST_BYTES)} and was not read"
+                problems.append((path, why))
+                continue
+            table = read_table(tree, level, path, word, partial(images.has, folders=folders))
         except ImageError as error:
-            problems.append(f"{path} {error}")
-            continue
-        except PydreamError as error:
-            problems.append(str(error))
+            problems.append((path, str(error)))
             continue
         if table is None:
             continue
-        found = _Found(table, [images.find(cell, folders) for cell, _, _ in table.rows])
-        for each in table.splits() & {"train", "test"}:
-            if found.named(each) > (best[each].named(each) if each in best else 0):
-                best[each] = found
-    return best, problems
-
-
-def _decide(
-    description: str,
-    level: str,
-    found: dict[str, _Found],
-    images: _Images,
-    ignored: Counter[str],
-    chosen: bool,
-) -> LabelFiles:
-    """Lay the splits out, and see whether folders or tables name the classes."""
-    train = found.get("train")
-    names = None if train is None else _class_names(train, "train")
-    labelled = {key for each in found.values() for key in each.keys if key}
-    ignored = ignored.copy()
-    for table in {each.table.path for each in found.values()}:
-        ignored[file_kind(table)] -= 1
-    ignored["images without a label"] = len(images.keys) - len(labelled)
-    ways = {
-        split: partial(
-            _lay_out, description, level, each, split,
-            None if split == "train" else names,
-            +ignored if split == "train" or train is None else Counter(),
-        )
-        for split, each in found.items()
-    }  # fmt: skip
-    splits = Splits(ways, tuple(each.table.path for each in found.values()))
-    if chosen or train is None:
-        return LabelFiles(splits, True)
-    labels: dict[str, set[str]] = defaultdict(set)
-    for (_, label, split), key in zip(train.table.rows, train.keys, strict=True):
-        if key and split == "train":
-            labels[key.rpartition("/")[0]].add(label)
-    pure = sum(len(each) == 1 for each in labels.values()) >= _PURE * len(labels)
-    if len(labels) < 2:
-        return LabelFiles(splits, True)
-    if pure or len(labelled) < _COVERED * len(images.keys):
-        return LabelFiles(splits, False)
-    if len({re.sub(r"\d+", "", folder) for folder in labels}) == 1:  # images_1, images_2
-        return LabelFiles(splits, True)
-    return LabelFiles(
-        splits, False, "",
-        f"{train.table.path} gives other labels than the folders do, which are taken; name the "
-        "table as the source to take its labels",
-    )  # fmt: skip
-
-
-def _class_names(found: _Found, split: str) -> list[str]:
-    """Labels in order: of their value where all are numbers, else as text."""
-    names = {
-        label
-        for (_, label, each), key in zip(found.table.rows, found.keys, strict=True)
-        if key and label and each == split
-    }
-    if all(re.fullmatch(r"-?\d+(\.\d+)?", name) for name in names):
-        return sorted(names, key=lambda name: (float(name), name))
-    return sorted(names)
-
-
-def _lay_out(
-    description: str,
-    level: str,
-    found: _Found,
-    split: str,
-    known: list[str] | None,
-    ignored: Counter[str],
-) -> Layout:
-    """List the images that a table names in one split."""
-    where = f"{description}: {join(level, found.table.path)}"
-    names = _class_names(found, split) if known is None else known
-    places = {name: place for place, name in enumerate(names)}
-    labels: dict[str, int] = {}
-    ignored = ignored.copy()
-    without: list[str] = []
-    rows = 0
-    for (cell, label, each), key in zip(found.table.rows, found.keys, strict=True):
-        if each != split:
-            continue
-        rows += 1
-        if key is None:
-            without.append(cell)
-        elif not label:
-            ignored["images without a label"] += 1
-        elif label not in places:
-            raise PydreamError(f"{where}: {label!r}, of {cell}, is no label of the train split")
-        elif labels.setdefault(key, places[label]) != places[label]:
-            raise PydreamError(
-                f"{where}: {cell} has two labels, {names[labels[key]]!r} and {label!r}; "
-                "keep one row for each image"
-            )
-    if len(without) > MOST_WITHOUT_FILE * rows:
-        raise PydreamError(
-            f"{where}: {len(without):,} of {rows:,} rows name no image below "
-            f"{description}, for example {without[0]!r}; mend the paths, or add the images"
-        )
-    if without:
-        ignored["rows without an image"] = len(without)
-    keys, ordered = by_class(labels, labels.values())
-    return Layout(
-        level, tuple(names), keys, ordered, ignored,
-        labels_from=found.table.path,
-        notes=(f"labels are read from {found.table.path} ({found.table.column})",),
-    )  # fmt: skip
+        if table.problem:
+            problems.append((path, table.problem))
+        by_word: dict[str, list[Row]] = defaultdict(list)
+        for cell, label, each in table.rows:
+            by_word[each].append(Row(cell, label, images.find(cell, folders)))
+        found += [
+            TableRows(path, each, bool(told) or table.has_splits, table.column, rows)
+            for each, rows in by_word.items()
+            if split_of(each) != "unlabelled"
+        ]
+    return found, problems
 
 
 def _stem(path: str) -> str:

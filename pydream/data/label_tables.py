@@ -12,7 +12,6 @@ from operator import itemgetter
 
 from pydream.data.layout import Tree, join
 from pydream.data.split_names import split_name
-from pydream.errors import PydreamError
 
 _SUFFIXES = (".csv", ".tsv", ".jsonl")
 _TEXT_WORDS = re.compile(r"label|annot|list|class")  # in the name of a .txt file
@@ -32,15 +31,13 @@ _LISTED = 8
 
 @dataclass(frozen=True)
 class LabelTable:
-    """The rows of a table that names files and their labels."""
+    """The rows of a table that names files, and mostly their labels."""
 
     path: str
-    rows: list[tuple[str, str, str]]  # cell of the file, label, split
-    column: str  # what the labels' column is called
-
-    def splits(self) -> set[str]:
-        """Return the splits that it has labels of."""
-        return {split for _, _, split in self.rows}
+    rows: list[tuple[str, str, str]]  # cell of the file, label, word of the split
+    column: str  # what the labels' column is called; empty where there is none
+    problem: str  # why the labels' column was not found
+    has_splits: bool  # whether a column gives the split of each row
 
 
 def is_table(name: str) -> bool:
@@ -55,7 +52,7 @@ def is_table(name: str) -> bool:
 
 
 def read_table(
-    tree: Tree, root: str, path: str, split: str, names_file: Callable[[str], bool]
+    tree: Tree, root: str, path: str, word: str, names_file: Callable[[str], bool]
 ) -> LabelTable | None:
     """Read a table of file and label.
 
@@ -65,22 +62,18 @@ def read_table(
         The files.
     root, path
         A folder, and the table's path from it.
-    split
-        The split of its rows, where no column says so.
+    word
+        The word of the split of its rows, where no column says so; see `split_name`.
     names_file
         Whether a cell names an image.
 
     Returns
     -------
     LabelTable or None
-        None when no column names files.
-
-    Raises
-    ------
-    PydreamError
-        When a column names files, but which one holds the labels cannot be told.
+        None when no column names files. Labels are empty where the column that holds them cannot
+        be told.
     """
-    rows = _read_rows(path, tree.read(join(root, path)))
+    rows = _read_rows(path, tree.read(join(root, path)), names_file)
     if not rows:
         return None
     width = max(map(len, rows))
@@ -96,17 +89,18 @@ def read_table(
         return None
     header = None if names_file(rows[0][files]) else rows[0]
     body = rows if header is None else rows[1:]
-    label_of, column = _labels(path, header, body, files)
-    splits = _splits(header, body, files)
+    label_of, column = _labels(header, body, files)
+    words = _split_words(header, body, files)
     read = [
-        (row[files], label_of(row), split if splits is None else splits(row))
+        (row[files], label_of(row) if label_of else "", words(row) if words else word)
         for row in body
         if row[files]
     ]
-    return LabelTable(path, read, column)
+    problem = "" if label_of else column
+    return LabelTable(path, read, "" if problem else column, problem, words is not None)
 
 
-def _read_rows(path: str, content: bytes) -> list[list[str]]:
+def _read_rows(path: str, content: bytes, names_file: Callable[[str], bool]) -> list[list[str]]:
     """Cells of every line that has any, without white space around them."""
     text = _decoded(content)
     if path.lower().endswith(".jsonl"):
@@ -114,7 +108,8 @@ def _read_rows(path: str, content: bytes) -> list[list[str]]:
     elif path.lower().endswith(".txt") and not any(
         each in text.partition("\n")[0] for each in _DELIMITERS
     ):
-        rows = [line.rsplit(maxsplit=1) for line in text.splitlines()]
+        lines = [line.strip() for line in text.splitlines()]
+        rows = [[line] if names_file(line) else line.rsplit(maxsplit=1) for line in lines if line]
     else:
         first = text.partition("\n")[0]
         delimiter = max(_DELIMITERS, key=first.count)
@@ -147,9 +142,9 @@ def _json_rows(text: str) -> list[list[str]]:
 
 
 def _labels(
-    path: str, header: list[str] | None, body: Sequence[list[str]], files: int
-) -> tuple[Callable[[list[str]], str], str]:
-    """Find the column of labels, or columns of which one is 1 in each row."""
+    header: list[str] | None, body: Sequence[list[str]], files: int
+) -> tuple[Callable[[list[str]], str] | None, str]:
+    """Find the column of labels, or columns of which one is 1 in each row, or say why not."""
     width = len(body[0]) if body else 0
     others = [column for column in range(width) if column != files]
     if header is not None:
@@ -172,9 +167,9 @@ def _labels(
         ), "the columns of 0 and 1"
     columns = header or [f"column {column + 1}" for column in range(width)]
     shown = ", ".join(columns[:_LISTED]) + (", …" if len(columns) > _LISTED else "")
-    raise PydreamError(
-        f"{path} names files, but not in which column their labels are ({shown}); call that "
-        "column label" + ("" if others else "; it has none yet")
+    return None, (
+        f"names files, but not in which column their labels are ({shown}); call that column label"
+        + ("" if others else "; it has none yet")
     )
 
 
@@ -198,7 +193,7 @@ def _is_one_hot(body: Sequence[list[str]], columns: Sequence[int]) -> bool:
     return True
 
 
-def _splits(
+def _split_words(
     header: list[str] | None, body: Sequence[list[str]], files: int
 ) -> Callable[[list[str]], str] | None:
     """Find a column that says of which split each row is."""
@@ -207,9 +202,9 @@ def _splits(
             continue
         read = {value: split_name(value) for value in {row[column] for row in body}}
         if all(read.values()):
-            splits = {value: found.split for value, found in read.items() if found}
+            words = {value: found.word for value, found in read.items() if found}
             place = column
-            return lambda row: splits[row[place]]
+            return lambda row: words[row[place]]
     return None
 
 

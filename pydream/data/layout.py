@@ -50,6 +50,10 @@ class Tree(ABC):
         """Content of a file; ImageError when it cannot be read. Thread-safe."""
 
     @abstractmethod
+    def size(self, path: str) -> int:
+        """Size of a file in bytes; ImageError when it cannot be told."""
+
+    @abstractmethod
     def mark(self, path: str) -> str:
         """Tell what is known of a file's content without reading it."""
 

@@ -26,6 +26,9 @@ _WORDS = {
 }
 
 
+_LISTS = ("split", "splits")  # in the name of a file that tells which image is of which split
+
+
 class SplitName(NamedTuple):
     """What a name that contains a split's name says."""
 
@@ -40,13 +43,32 @@ def split_name(name: str) -> SplitName | None:
     >>> split_name("seg_train")
     SplitName(split='train', word='train', rest=('seg',))
     """
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
-    words = [_without_filler(word) for word in re.findall(r"[^\W\d_]+|\d+", spaced.lower())]
+    words = _words(name)
     splits = [word for word in words if word in _WORDS]
     if len(splits) != 1:
         return None
     rest = tuple(word for word in words if word not in _WORDS and word not in _FILLERS)
     return SplitName(_WORDS[splits[0]], splits[0], rest)
+
+
+def split_of(word: str) -> str:
+    """Split that a word is of: train, test or unlabelled."""
+    return _WORDS[word]
+
+
+def preference(word: str) -> int:
+    """Place of a word of a split among those of all: the first is preferred."""
+    return list(_WORDS).index(word)
+
+
+def may_list_test(name: str) -> bool:
+    """Whether a file's name says that it may tell which images are for testing."""
+    return any(_WORDS.get(word) == "test" or word in _LISTS for word in _words(name))
+
+
+def _words(name: str) -> list[str]:
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    return [_without_filler(word) for word in re.findall(r"[^\W\d_]+|\d+", spaced.lower())]
 
 
 def _without_filler(word: str) -> str:
@@ -82,7 +104,7 @@ def split_folders(names: Iterable[str]) -> dict[str, list[str]] | None:
     if len(whole) != 1:
         return None
     return {
-        split: sorted(found, key=lambda name: ((*_TRAIN, *_TEST).index(read[name].word), name))
+        split: sorted(found, key=lambda name: (preference(read[name].word), name))
         for split, found in whole[0].items()
     }
 

@@ -197,6 +197,11 @@ def test_many_rows_without_an_image_are_refused(tmp_path: Path) -> None:
     write_table(tmp_path / "labels.csv", "file,label")
     with pytest.raises(PydreamError, match=r"2 of 12 rows name no image .* '10\.png'"):
         open_source(tmp_path)
+    with pytest.raises(PydreamError) as caught:
+        open_source(tmp_path / "labels.csv")
+    path = f"{tmp_path}/labels.csv"
+    words = f"{path}: 2 of 12 rows name no image below {tmp_path}, for example '10.png'; mend"
+    assert str(caught.value).startswith(words)
 
 
 @pytest.mark.parametrize(
