@@ -21,7 +21,8 @@ from torch import Tensor
 
 from pydream import ops
 from pydream.ops._checks import as_tensor, check_at_least, check_choice, check_shape
-from pydream.ops._problems import check_weight_values
+from pydream.ops._problems import check_samples, check_weight_values
+from pydream.words import listed
 
 _RANDOM_RUNS = 10
 """Fits of ``n_init="auto"`` from random samples, as in scikit-learn."""
@@ -211,8 +212,18 @@ class KMeans(
         Tensor or ndarray
             (N, k) Euclidean distances, or 1 − cos in ``"cosine"``, computed in float64; float64
             where the samples are, else float32.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For samples that :func:`pydream.ops.kmeans` refuses, but for those that are only too
+            large for it.
         """
         samples = self._fitted_samples(X)
+        bad = samples.isfinite().all(dim=1).logical_not().nonzero()[:, 0].tolist()
+        if bad:
+            rows = "row" if len(bad) == 1 else f"{len(bad):,} rows"
+            raise ValueError(f"X must be finite, and is not in {rows}: {listed([*map(str, bad)])}")
         wide, places = samples.double(), self.centroids.to(samples.device).double()
         if self.mode == "cosine":
             lengths = wide.norm(dim=1, keepdim=True)
@@ -278,21 +289,22 @@ class KMeans(
             floats = [np.float64, np.float32, np.float16]
             checked = validate_data(self, value, reset=reset, dtype=floats)
             return as_tensor(np.ascontiguousarray(checked), "X")
-        if value.dim() != 2:
-            raise ValueError(f"X must have shape (N, D), got {tuple(value.shape)}")
+        given = as_tensor(value, "X").detach()
+        if given.dim() != 2:
+            raise ValueError(f"X must have shape (N, D), got {tuple(given.shape)}")
         if reset:
-            self.n_features_in_ = value.shape[1]
-        elif value.shape[1] != self.n_features_in_:
+            self.n_features_in_ = given.shape[1]
+        elif given.shape[1] != self.n_features_in_:
             raise ValueError(
-                f"X has {value.shape[1]} features, but the fit was with {self.n_features_in_}"
+                f"X has {given.shape[1]} features, but the fit was with {self.n_features_in_}"
             )
-        whole = not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
-        return value.detach().double() if whole else value.detach()
+        whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+        return given.double() if whole else given
 
     def _fitted_samples(self, value: Any) -> Tensor:
         """Return samples as the op takes them beside the centroids of the fit."""
         check_is_fitted(self)
-        samples = self._samples(value, reset=False)
+        samples = check_samples(self._samples(value, reset=False), None).x
         return samples.double() if self._centroids.dtype == torch.float64 else samples
 
     def _weights(self, value: Any, samples: Tensor) -> Tensor | None:
@@ -301,26 +313,32 @@ class KMeans(
         if not isinstance(value, Tensor):
             checked = _check_sample_weight(value, np.empty((len(samples), 0)), dtype=np.float64)
             value = torch.from_numpy(checked)
-        weights: Tensor = value.detach().to(samples.device, torch.float64)
+        given = as_tensor(value, "sample_weight").detach()
+        weights = given.to(samples.device, torch.float64)
         check_shape(weights, "sample_weight", (len(samples),))
         check_weight_values(weights, "sample_weight", [0, len(samples)])
         return weights
 
     def _start(self, centroids: Any, samples: Tensor) -> str | Tensor:
         """Return the first centroids, or how to choose them."""
-        start = self.init_method if centroids is None else centroids
+        start, name = self.init_method, "init_method"
+        if centroids is not None:
+            start, name = centroids, "centroids"
         if isinstance(start, str):
             return "k-means++" if start == "kmeans++" else start
         dtype = torch.float64 if samples.dtype == torch.float64 else torch.float32
+        if isinstance(start, Tensor):
+            start = as_tensor(start, name)
         given = torch.as_tensor(start, dtype=dtype, device=samples.device).detach()
-        shape = (self.n_clusters, samples.shape[1])
-        check_shape(given, "init_method" if centroids is None else "centroids", shape)
+        check_shape(given, name, (self.n_clusters, samples.shape[1]))
         return given
 
     def _runs(self, start: str | Tensor) -> int:
         """Return how many fits to choose from."""
         if self.n_init == "auto":
             return _RANDOM_RUNS if isinstance(start, str) and start == "random" else 1
+        if not isinstance(self.n_init, (int, np.integer)):
+            raise TypeError(f'n_init must be an int or "auto", got {self.n_init!r}')
         runs = check_at_least(self.n_init, "n_init", 1)
         if runs > 1 and not isinstance(start, str):
             warnings.warn(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
@@ -238,6 +239,42 @@ def test_verbose_says_how_it_went(capsys):
 def test_refuses(options, x, message):
     with pytest.raises(ValueError, match=message):
         pydream.KMeans(**{"n_clusters": 3, **options}).fit(x)
+
+
+@pytest.mark.parametrize("value", ["foo", 2.5, None])
+def test_n_init_is_a_number_or_auto(value):
+    with pytest.raises(TypeError, match=f'n_init must be an int or "auto", got {value!r}'):
+        pydream.KMeans(3, n_init=value).fit(clumps())
+
+
+@pytest.mark.parametrize("method", ["fit", "predict", "transform", "score"])
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda x: x.to_sparse(), TypeError, "X must be a dense tensor, got layout sparse_coo"),
+        (lambda x: x.to("meta"), TypeError, "X must be a dense tensor, got a meta tensor"),
+        (lambda x: x.to(torch.complex64), ValueError, "x must be floating point, got complex64"),
+        (lambda x: x.bool(), ValueError, "x must be floating point, got bool"),
+        (lambda x: torch.cat([x, x.new_full((1, 2), math.nan)]), ValueError, r"(?i)x must be fin"),
+        (lambda x: torch.cat([x, x.new_tensor([[1, math.inf]])]), ValueError, r"rows?: 60"),
+    ],
+    ids=["sparse", "meta", "complex", "bool", "NaN", "infinite"],
+)
+def test_every_method_refuses_the_same_tensors(method, change, error, message):
+    for fitted in (clumps(), clumps().double()):
+        model = pydream.KMeans(3, random_state=0)
+        if method != "fit":
+            model.fit(fitted)
+        with pytest.raises(error, match=message):
+            getattr(model, method)(change(clumps()))
+
+
+@pytest.mark.parametrize("name", ["centroids", "sample_weight"])
+def test_what_comes_beside_the_samples_has_values_too(name):
+    given = clumps()[:3] if name == "centroids" else torch.ones(60)
+    for odd in (given.to("meta"), given.to_sparse()):
+        with pytest.raises(TypeError, match=f"{name} must be a dense tensor"):
+            pydream.KMeans(3).fit(clumps(), **{name: odd})
 
 
 def test_predict_asks_for_a_fit_and_its_features():
