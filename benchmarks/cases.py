@@ -26,6 +26,8 @@ class Headline:
 
 # Records of which every case is shown.
 ALL_SHOWN = ("cuda-ops", "cuda-kmeans")
+# Records whose cases begin with the name of their op.
+OF_MANY_OPS = ("cuda-ops",)
 # What a user would ask of each op, and every pipeline; all cases are in the records.
 HEADLINES = (
     Headline("crop", "ImageNet to 112, 2 threads", "`crop_resize`, ImageNet photographs to 112²"),
@@ -115,4 +117,10 @@ TARGETS = (
     Target("dream", "", "published", 2.0),
     Target("rded", "", "limit", 0.87),  # 1.15 times the time of the observer alone
     Target("evaluate", "", "published", 2.0),
+    Target("cuda-ops", "crop_resize", "limit", 0.6),
+    Target("cuda-ops", "crop_resize", "torchvision", 5.0),
+    Target("cuda-kmeans", "(", "limit", 0.6),  # iterations; the other cases name what they are
+    Target("cuda-kmeans", "(32, 75600, 128)", "flash-kmeans", 1.2),
+    Target("cuda-kmeans", "(1, 1000000, 128)", "flash-kmeans", 1.2),
+    Target("cuda-kmeans", "(10, 5000, 2048)", "fast_pytorch_kmeans", 20.0),
 )

@@ -82,21 +82,30 @@ def draw_roofline(points: Sequence[dict[str, Any]], file: Path, digest: str) -> 
                 [each["operations"] / each["seconds"] / 1e9 for each in of_op],
                 s=18, color=colour, label=name, zorder=3,
             )  # fmt: skip
-        limits = own[0]["limits"]
-        copy, product = limits["copy_bytes"], limits["matrix_operations"]
-        least = min(each["operations"] / each["nbytes"] for each in own) / 2
-        most = 2 * max(product / copy, *(each["operations"] / each["nbytes"] for each in own))
-        axes.plot(
-            [least, product / copy, most],
-            [least * copy / 1e9, product / 1e9, product / 1e9],
-            color=INK, linewidth=1.2,
-        )  # fmt: skip
+        _draw_roofs(axes, own)
         axes.set(xscale="log", yscale="log", title=machine)
         axes.set_xlabel("operations for each byte of inputs and outputs")
         axes.set_ylabel("operations, 10⁹ a second")
         axes.grid(which="both", color="#e6e6ea", linewidth=0.6)
         axes.legend(fontsize=8, frameon=False)
     _save(figure, file, digest)
+
+
+def _draw_roofs(axes: Axes, points: Sequence[dict[str, Any]]) -> None:
+    """Draw what the machine can do at most: a roof for each type of numbers that it multiplies."""
+    roofs: dict[str, dict[str, Any]] = {}
+    for each in points:
+        roofs.setdefault(each["limits"]["dtype"], each["limits"])
+    intensities = [each["operations"] / each["nbytes"] for each in points]
+    edges = [roof["matrix_operations"] / roof["copy_bytes"] for roof in roofs.values()]
+    least, most = min(intensities) / 2, 2 * max(*intensities, *edges)
+    for roof, edge in zip(roofs.values(), edges, strict=True):
+        copy, product = roof["copy_bytes"] / 1e9, roof["matrix_operations"] / 1e9
+        axes.plot([least, edge, most], [least * copy, product, product], color=INK, linewidth=1.2)
+        if roofs.keys() - {roof["dtype"]}:
+            axes.annotate(
+                roof["dtype"], (most, product), ha="right", va="bottom", fontsize=8, color=INK
+            )
 
 
 def draw_curves(curves: Sequence[dict[str, Any]], file: Path) -> None:

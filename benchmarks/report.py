@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from benchmarks.cases import ALL_SHOWN, HEADLINES, OPS, TARGETS
+from benchmarks.cases import ALL_SHOWN, HEADLINES, OF_MANY_OPS, OPS, TARGETS
 from benchmarks.figures import draw_ratios, draw_roofline
 from benchmarks.records import RESULTS, MixedRecordsError, decisive, newest_records
 
@@ -75,9 +75,10 @@ def _headlines(records: Sequence[Mapping[str, Any]]) -> list[Row]:
     rows: list[Row] = []
     for record in records:
         if record["name"] in ALL_SHOWN:
-            op = OPS.get(record["name"])
+            of_many = record["name"] in OF_MANY_OPS
             for name, case in _cases(record).items():
-                rows.append((record, f"`{op}`, {name}" if op else name, case))
+                label = name if of_many else f"`{_op(record, name)}`, {name}"
+                rows.append((record, label, case))
     for each in HEADLINES:
         for record in records:
             case = _cases(record).get(each.case) if record["name"] == each.record else None
@@ -102,14 +103,22 @@ def _tables(shown: Sequence[Row]) -> str:
         own = [row for row in shown if _machine(row[0]) == machine]
         dates = sorted(record["date"][:10] for record, _, _ in own)
         period = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
-        versions = own[0][0]["machine"]["versions"]
         parts.append(
-            f"\n{machine}; float32, {own[0][2].get('threads', 2)} threads, torch "
-            f"{versions['torch']}; {period}.\n\n"
+            f"\n{machine}; {_settings(own[0])}; {period}.\n\n"
             "| | pydream | of the limit | others, and how many times as long they take |\n"
             "|---|---|---|---|\n" + "".join(_row(label, case) for _, label, case in own)
         )
     return "".join(parts) + "\n"
+
+
+def _settings(row: Row) -> str:
+    """Say what holds for all cases of a machine; on a GPU each names its own type of numbers."""
+    record, _, case = row
+    about = record["machine"]
+    torch = f"torch {about['versions']['torch']}"
+    if "gpu" in about:
+        return f"{torch}, CUDA {about['build']['torch_cuda']}"
+    return f"float32, {case.get('threads', 2)} threads, {torch}"
 
 
 def _machine(record: Mapping[str, Any]) -> str:
@@ -144,15 +153,22 @@ def _peers(case: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
+def _op(record: Mapping[str, Any], case: str) -> str:
+    """Name the op of a case."""
+    if record["name"] in OF_MANY_OPS:
+        return case.partition(",")[0]
+    return str(OPS.get(record["name"], record["name"]))
+
+
 def _behind(records: Sequence[Mapping[str, Any]]) -> str:
     """List the cases that are slower than another, or below a target."""
     lines = []
     several = len({_machine(record) for record in records}) > 1
     for record in records:
-        if record["name"] not in {each.record for each in HEADLINES}:
+        if record["name"] not in {*ALL_SHOWN, *(each.record for each in HEADLINES)}:
             continue
         for name, case in _cases(record).items():
-            where = f"{OPS.get(record['name'], record['name'])}, {name}"
+            where = name if record["name"] in OF_MANY_OPS else f"{_op(record, name)}, {name}"
             where += f" ({_machine(record)})" if several else ""
             slower = [
                 f"{peer}: {times:.2f} times as fast"
@@ -176,7 +192,7 @@ def _against_targets(
     for target in TARGETS:
         if target.record != record or not name.startswith(target.case):
             continue
-        if target.than == "limit":
+        if target.than == "limit" and "fraction_of_limit" in case:
             yield "of the limit", case["fraction_of_limit"], target.least
         else:
             rivals = {
@@ -202,13 +218,13 @@ def _points(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "machine": _machine(record),
-            "op": OPS.get(record["name"], record["name"]),
-            "limits": record["limits"],
+            "op": _op(record, name),
+            "limits": case.get("limits", record["limits"]),
             "seconds": next(iter(case["microseconds_per_item"].values())) * case["items"] / 1e6,
             **case["work"],
         }
         for record in records
-        for case in _cases(record).values()
+        for name, case in _cases(record).items()
         if case.get("work", {}).get("operations") and case.get("threads", 2) == 2
     ]
 

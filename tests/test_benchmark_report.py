@@ -124,6 +124,52 @@ def test_targets_and_machines(report: ModuleType, repository: Path) -> None:
     assert "Difference Engine" in text
 
 
+def test_a_gpu_is_described_as_one_and_its_cases_are_held_to_targets(
+    report: ModuleType, repository: Path
+) -> None:
+    gpu: dict[str, Any] = {
+        "machine": "Jacquard",
+        "gpu": "Jacquard",
+        "build": {"instruction_set": "beads", "torch_cuda": "13.0"},
+    }
+    half = {"copy_bytes": 1e9, "matrix_operations": 4e10, "dtype": "float16", "threads": 2}
+    kmeans = {
+        "(32, 75600, 128), k 1000, float16, fast": {
+            **case(1e-3, limit=0.3, **{"flash-kmeans": 1.1e-3, "fast_pytorch_kmeans": 9e-4}),
+            "limits": half,
+        },
+        "k-means++ start, (1, 200000, 128)": {**case(1e-3, limit=0.1), "remarks": {}},
+    }
+    crop = "crop_resize, one batch, bfloat16"
+    ops = {crop: case(1e-3, limit=0.7, **{"torchvision, a patch at a time": 4e-3})}
+    write(repository, "cuda-kmeans", "2026-02-02", kmeans, **gpu)
+    write(repository, "cuda-ops", "2026-02-02", ops, **gpu)
+    dict(report.update(repository, write=True))
+    text = (repository / "README.md").read_text()
+    assert "\nJacquard; torch 2.0, CUDA 13.0; 2026-02-02.\n" in text
+    assert "| `kmeans`, (32, 75600, 128), k 1000, float16, fast |" in text
+    assert f"| {crop} |" in text
+    behind = (repository / "benchmarks" / "README.md").read_text()
+    lines = [line.split(" | ", 1) for line in behind.splitlines() if "(Jacquard)" in line]
+    about = "| kmeans, (32, 75600, 128), k 1000, float16, fast (Jacquard)"
+    assert sorted(lines) == sorted(
+        [
+            [about, "fast_pytorch_kmeans: 0.90 times as fast |"],
+            [about, "of the limit 0.30, wanted 0.6 |"],
+            [about, "times as fast as flash-kmeans: 1.10, wanted 1.2 |"],
+            [
+                f"| {crop} (Jacquard)",
+                "times as fast as torchvision, a patch at a time: 4.00, wanted 5 |",
+            ],
+        ]
+    )
+    points = report._points(list(report.newest_records(repository / "benchmarks" / "results")))
+    own = {each["op"]: each["limits"] for each in points if each["machine"] == "Jacquard"}
+    assert own["crop_resize"]["dtype"] == "float32"
+    figure = (repository / ROOFLINE).read_text()
+    assert figure.count(">float16<") == figure.count(">float32<") == 1
+
+
 @pytest.mark.parametrize(
     "described",
     [
