@@ -42,14 +42,17 @@ $(VENV)/.installed-bench: $(VENV)/.installed-dev
 demo: $(VENV)/.installed
 	$(BIN)/pydream demo
 
+# A process for each processor; one that has nothing left takes tests from another.
+AT_ONCE := -n auto --dist worksteal
+
 ifdef OFFLINE
 test:
 	$(PYTHON) setup.py -q egg_info
 	$(PYTHON) setup.py -q build_ext --inplace
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest $(shell $(PYTHON) -c "import xdist" 2>/dev/null && echo "$(AT_ONCE)")
 else
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(AT_ONCE)
 endif
 
 lint: $(VENV)/.installed-dev

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from pydream import _C
+from pydream.processors import usable_processors
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Those of the start alone: libraries add some of their own when they are imported.
@@ -34,6 +35,25 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell starts what runs in its background without Ctrl-C, which tests press, and children
     # would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """As many processes as there are processors; more than eight would wait for the longest test."""
+    return min(8, usable_processors())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List the tests of the ops that ran with CUDA kernels here, and how many of each."""
+    ran = [
+        value
+        for report in terminalreporter.getreports("passed")
+        for name, value in report.user_properties
+        if name == devices.RAN_ON_CPU
+    ]
+    if ran:
+        terminalreporter.section(f"tests that {devices.RAN_ON_CPU}")
+        terminalreporter.write_line("\n".join(ran))
 
 
 @pytest.hookimpl(tryfirst=True)

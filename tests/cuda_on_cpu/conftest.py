@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pybind11
 import pytest
-from devices import RAN_ON_CPU
+from filelock import FileLock
 
 from pydream.processors import usable_processors
 
@@ -24,7 +24,37 @@ SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-o
 OPTIONS = ["-std=c++17", "-O1", "-g", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing"]
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 
+# The families of ops whose tests run with CUDA kernels, those first that take longest.
+FAMILIES = (
+    "kmeans",
+    "augment",
+    "crop",
+    "multi_formation",
+    "score",
+    "matching",
+    "collage",
+    "dispatch",
+)
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test of a family's ops once for every family."""
+    if "family" in metafunc.fixturenames:
+        metafunc.parametrize("family", FAMILIES)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the families, which take minutes, so that processes end at nearly one time."""
+
+    def turn(item: pytest.Item) -> int:
+        family = getattr(item, "callspec", None)
+        family = family and family.params.get("family")
+        return FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)
+
+    items.sort(key=turn)
 
 
 def sources() -> list[Path]:
@@ -45,14 +75,8 @@ def library(name: str) -> str:
     ).stdout.strip()
 
 
-@pytest.fixture(scope="session")
-def module_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The kernels compiled for the CPU by g++, under AddressSanitizer and UBSan."""
-    if COMPILER is None or platform.machine() != "x86_64":
-        pytest.skip("needs g++ on x86-64")
-    if not Path(library("libasan.so")).is_absolute():
-        pytest.skip("needs g++'s sanitizers: install libasan")
-    place = tmp_path_factory.mktemp("cuda_on_cpu")
+def build(place: Path) -> Path:
+    """Compile the kernels for the CPU with g++, under AddressSanitizer and UBSan."""
     includes = [
         HERE / "include",
         HERE,
@@ -79,6 +103,21 @@ def module_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def module_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kernels as a module for the CPU, built once for all processes of a run of the tests."""
+    if COMPILER is None or platform.machine() != "x86_64":
+        pytest.skip("needs g++ on x86-64")
+    if not Path(library("libasan.so")).is_absolute():
+        pytest.skip("needs g++'s sanitizers: install libasan")
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cuda_on_cpu"
+    place.mkdir(exist_ok=True)
+    with FileLock(place / "lock"):
+        module = place / "_cuda_on_cpu.so"
+        return module if module.exists() else build(place)
+
+
+@pytest.fixture(scope="session")
 def run_python(module_path: Path) -> Run:
     """Run Python with the sanitizers loaded and the kernels at hand; not checked for success."""
     environment = {
@@ -102,16 +141,3 @@ def run_python(module_path: Path) -> Run:
         )
 
     return run
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """List the tests of the ops that ran with CUDA kernels here, and how many of each."""
-    ran = [
-        value
-        for report in terminalreporter.getreports("passed")
-        for name, value in report.user_properties
-        if name == RAN_ON_CPU
-    ]
-    if ran:
-        terminalreporter.section(f"tests that {RAN_ON_CPU}")
-        terminalreporter.write_line("\n".join(ran))

@@ -4,26 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from devices import RAN_ON_CPU
 
-from pydream.processors import usable_processors
-
 # A test that passed, in what pytest -v prints: its name without parameters.
 PASSED = re.compile(r"^tests/ops/\S+?::([\w:]+)(?:\[.*\])? PASSED", re.MULTILINE)
-# Those first that take longest.
-FAMILIES = (
-    "kmeans",
-    "augment",
-    "crop",
-    "multi_formation",
-    "score",
-    "matching",
-    "collage",
-    "dispatch",
-)
 # An hour's work for a harness that hangs; a run takes minutes.
 DEADLINE = 1200
 
@@ -96,36 +82,17 @@ def test_shared_memory_holds_nothing_of_use_at_first(run_python):
     assert broken(run_python, "unset_shared").stdout.strip() == str([-1] * 64)
 
 
-@pytest.fixture(scope="module")
-def family_runs(run_python, request):
-    """The tests of the families that are asked for, as many at a time as there are processors.
-
-    A run is one thread's work: kernels executed thread by thread.
-    """
-    calls = [getattr(item, "callspec", None) for item in request.session.items]
-    asked = {each.params.get("family") for each in calls if each is not None}
-    with ThreadPoolExecutor(usable_processors()) as pool:
-        yield {
-            family: pool.submit(
-                run_python,
-                "-m",
-                "pytest",
-                "-v",
-                "-p",
-                "no:cacheprovider",
-                f"tests/ops/test_{family}.py",
-                timeout=DEADLINE,
-            )
-            for family in FAMILIES
-            if family in asked
-        }
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_ops_tests_pass_with_cuda_kernels(family_runs, family, record_property):
-    run = family_runs[family].result()
+def test_the_ops_tests_pass_with_cuda_kernels(run_python, family, record_property):
+    run = run_python(
+        "-m",
+        "pytest",
+        "-v",
+        "-p",
+        "no:cacheprovider",
+        f"tests/ops/test_{family}.py",
+        timeout=DEADLINE,
+    )
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-4000:]
     passed = Counter(PASSED.findall(run.stdout))
     assert passed.total() >= (4 if family == "dispatch" else 30)
