@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """As many processes as there are processors; more than eight would wait for the longest test."""
+    """A process for each processor: eight at most, which the longest test keeps waiting already."""
     return min(8, usable_processors())
 
 
