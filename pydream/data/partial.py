@@ -146,7 +146,12 @@ class PartialRun:
     def kept_bytes(self, name: str) -> bytes | None:
         """Return what `keep_bytes` stored under a name, or None."""
         file = self._state / name
-        return file.read_bytes() if file.is_file() else None
+        try:
+            return file.read_bytes() if file.is_file() else None
+        except OSError as error:
+            raise PydreamError(
+                f"{file} cannot be read: {error.strerror or error}; {RESUME}"
+            ) from error
 
 
 def forget_finished(out: Path, identity: Mapping[str, Any]) -> None:

@@ -34,7 +34,7 @@ class Checkpoint(NamedTuple):
     weights: dict[str, torch.Tensor]
     metadata: dict[str, str]
     remark: str
-    """What was chosen among several state dicts or left out; empty if nothing was."""
+    """What was chosen among several state dicts; empty if there was no choice."""
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -50,7 +50,8 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
     -------
     dict of str to Tensor
         The weights on the CPU. Prefixes that parallel, compiled, averaged and Lightning models put
-        in front of their names (``module.``, ``_orig_mod.``, ``model.``, …) are removed.
+        in front of all names (``module.``, ``_orig_mod.``, ``model.``, …) are removed. One that
+        only most names have stays; `load_into` removes it where the network has no such names.
     dict of str to str
         The metadata of a safetensors file; of a torch file its ``arch``, if it has one.
 
@@ -219,6 +220,8 @@ def _read_torch(path: Path) -> Checkpoint:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it warns of is an error here
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except Exception as error:  # bytes that are no checkpoint fail in any way
         raise _unreadable(path, error) from error
     arch = content.get("arch") if isinstance(content, dict) else None

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -28,7 +28,8 @@ from pydream.models.observer import DTYPES, Observer
 from pydream.models.recognise import recognise_arch
 from pydream.models.registry import check_takes, construct
 from pydream.models.resnet_ap import ResNetAP
-from pydream.models.state_dicts import fit_names
+from pydream.models.state_dicts import choose_reading, fit_names, readings
+from pydream.torch_state import usual_torch_state
 
 # A prime that no layer but the classifier has as its number of rows.
 _MARK = 1_009
@@ -59,6 +60,7 @@ class _Undrawn(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+@usual_torch_state()
 def load_observer(
     checkpoint: str | os.PathLike[str] | nn.Module,
     *,
@@ -76,7 +78,9 @@ def load_observer(
 
     What is not given is taken from the metadata that ``save_weights`` wrote, then from the shapes
     of the weights, then from what timm or torchvision say of the architecture's own pretrained
-    weights, then from ImageNet (side 224). ``Observer.origins`` tells which it was.
+    weights. The last resort is ImageNet's mean and std, and its side of 224; for the small-image
+    ResNets (``-modified``) it is the images' side if that is 64 at most, else 32.
+    ``Observer.origins`` tells which it was.
 
     Parameters
     ----------
@@ -136,10 +140,19 @@ class _Opened:
     model: nn.Module | None
     where: str
     checkpoint: Checkpoint
+    hashes: dict[int, str] = field(default_factory=dict)
 
     @cached_property
-    def weights_sha256(self) -> str:
-        return hash_weights(self.checkpoint.weights)
+    def readings(self) -> list[dict[str, torch.Tensor]]:
+        """What of the weights may be the network; of a model, all."""
+        weights = self.checkpoint.weights
+        return readings(weights) if self.model is None else [weights]
+
+    def sha256(self, place: int) -> str:
+        """Hash one of the readings, once."""
+        if place not in self.hashes:
+            self.hashes[place] = hash_weights(self.readings[place])
+        return self.hashes[place]
 
 
 def _open(given: str | os.PathLike[str] | nn.Module) -> _Opened:
@@ -173,12 +186,14 @@ def _observer_of(
     inputs = find_inputs(
         arch, weights, metadata, where, side=side, mean=mean, std=std, likely_side=likely_side
     )
+    place = 0
     if given is not None:
         model = copy.deepcopy(given)
     else:
-        model = _build(arch, num_classes, inputs.side, weights, where)
+        model, place, left_out = _build(arch, num_classes, inputs.side, opened.readings, where)
+        remark = "; ".join(filter(None, (remark, left_out)))
     with ThreadPoolExecutor(1) as beside:  # hashing gigabytes takes seconds, and no GIL
-        weights_sha256 = beside.submit(lambda: opened.weights_sha256)
+        weights_sha256 = beside.submit(opened.sha256, place)
         model = model.float().to(target)
         with ieee_float32():
             tried = check_takes(model, arch, side=inputs.side)
@@ -202,6 +217,7 @@ def _observer_of(
     )
 
 
+@usual_torch_state()
 def load_configured_observer(
     checkpoint: str | os.PathLike[str] | nn.Module,
     settings: ObserverSettings,
@@ -237,7 +253,10 @@ def load_configured_observer(
     target = resolve_device(device)
     precision = resolve_precision(precision, target)
     opened = _open(checkpoint)
-    known = {} if kept is None else kept(opened.weights_sha256)
+    known: Mapping[str, Any] = {}
+    if kept is not None:
+        hashes = map(opened.sha256, range(len(opened.readings)))
+        known = next(filter(None, map(kept, hashes)), {})
     arch = arch or known.get("arch")
     given = {
         "side": settings.observer_side,
@@ -285,12 +304,20 @@ def _native_bfloat16(device: torch.device) -> bool:
 
 
 def _build(
-    arch: str, num_classes: int | None, side: int, weights: Mapping[str, torch.Tensor], where: str
-) -> nn.Module:
-    """Build the model and load the weights into it; torch's generator is left as it was."""
+    arch: str,
+    num_classes: int | None,
+    side: int,
+    found: Sequence[dict[str, torch.Tensor]],
+    where: str,
+) -> tuple[nn.Module, int, str]:
+    """Build the model and load its weights into it; torch's generator is left as it was.
+
+    Return also which of the readings these are, and in words what was left out.
+    """
     with torch.random.fork_rng(devices=[]), _Undrawn():
         model = construct(arch, num_classes=num_classes or _MARK, side=side)
-        weights = fit_names(weights, model.state_dict())
+        place, left_out = choose_reading(found, model.state_dict())
+        weights = fit_names(found[place], model.state_dict())
         _check_family(model, arch, weights, where)
         if num_classes is None:
             num_classes = _count_classes(model, weights)
@@ -299,7 +326,7 @@ def _build(
                 raise PydreamError(f"{where} does not show its number of classes")
             model = construct(arch, num_classes=num_classes, side=side)
     load_into(model, where, weights, f"{arch} for {num_classes} classes of {side}×{side} images")
-    return model
+    return model, place, left_out
 
 
 def _check_family(

@@ -162,7 +162,7 @@ class Observer:
         self, images: torch.Tensor, run: Callable[[torch.Tensor], torch.Tensor], columns: int
     ) -> torch.Tensor:
         """Return what `run` makes of the images, a tile at a time: (B, columns)."""
-        result = torch.empty(len(images), columns, device=self.device)
+        result = torch.empty(len(images), columns, device=self.device, dtype=torch.float32)
         start = 0
         while start < len(images):
             rows = images[start : start + self.tile]

@@ -103,7 +103,8 @@ def check_takes(
     model.eval()
     like = next(iter(model.parameters()), torch.zeros(0))
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, channels, side, side, generator=generator).to(like)
+    shape = (2, channels, side, side)
+    images = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu").to(like)
     try:
         with torch.no_grad():
             logits = model(images)

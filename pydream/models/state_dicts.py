@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,23 +41,20 @@ def find_weights(content: Any) -> tuple[dict[str, torch.Tensor], str]:
     Returns
     -------
     dict of str to Tensor
-        The weights, without prefixes of wrappers; empty if there is no state dict.
+        The weights, without the prefixes of wrappers that all names have; empty if there is no
+        state dict.
     str
-        In words, what was chosen among several state dicts or left out; empty if nothing was.
+        In words, what was chosen among several state dicts; empty if there was no choice.
     """
-    named, key, other = _state_dict(content)
-    weights, outside = _without_prefixes(named)
+    weights, key, other = _state_dict(content)
     remarks = []
     if key in _AVERAGED:
         remarks.append(f"the averaged weights in {key}")
     elif other is not None:
         remarks.append(f"the weights in {key}, not the averaged ones in {other}")
-    outside = [name for name in outside if name != "n_averaged"]
-    if "n_averaged" in named:
+    if weights.pop("n_averaged", None) is not None:
         remarks.append("the averaged weights of SWA or EMA")
-    if outside:
-        remarks.append(f"without {listed(outside)}, which is outside the network")
-    return weights, "; ".join(remarks)
+    return _without_common_prefixes(weights), "; ".join(remarks)
 
 
 def _state_dict(content: Any) -> tuple[dict[str, torch.Tensor], str | None, str | None]:
@@ -74,37 +71,83 @@ def _state_dict(content: Any) -> tuple[dict[str, torch.Tensor], str | None, str 
             return inner, inner_key or key, inner_other or averaged
     if averaged is not None:
         return _state_dict(content[averaged])[0], averaged, None
-    bare = {name: each for name, each in content.items() if isinstance(each, torch.Tensor)}
+    bare = {
+        name: each
+        for name, each in content.items()
+        if isinstance(name, str) and isinstance(each, torch.Tensor)
+    }
     return bare, None, None
 
 
-def _without_prefixes(
-    weights: dict[str, torch.Tensor],
-) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Remove the prefixes of wrappers; return also the names of what lies outside the network."""
-    outside: list[str] = []
+def _without_common_prefixes(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Remove the prefixes of wrappers that all names have."""
     while weights:
         prefix = next(
             (each for each in _WHOLE_PREFIXES if all(name.startswith(each) for name in weights)),
             None,
-        ) or _main_prefix(weights)
+        )
         if prefix is None:
             break
-        outside += [name for name in weights if not name.startswith(prefix)]
-        weights = {
-            name.removeprefix(prefix): each
-            for name, each in weights.items()
-            if name.startswith(prefix)
-        }
-    return weights, outside
+        weights = _below(weights, prefix)
+    return weights
+
+
+def readings(weights: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    """List what of some weights may be the network.
+
+    A Lightning module has the weights of its loss beside those of its network, which have a prefix;
+    but a network, too, may have most of its weights in a part that is called as wrappers are.
+
+    Parameters
+    ----------
+    weights
+        As `find_weights` returns them.
+
+    Returns
+    -------
+    list of dict
+        The weights as they are, then those below the prefix that most names have, and so on.
+    """
+    found = [weights]
+    while (prefix := _main_prefix(found[-1])) is not None:
+        found.append(_without_common_prefixes(_below(found[-1], prefix)))
+    return found
+
+
+def choose_reading(found: Sequence[dict[str, torch.Tensor]], own: Iterable[str]) -> tuple[int, str]:
+    """Choose the weights of a network among what a trainer keeps beside them.
+
+    Parameters
+    ----------
+    found
+        As `readings` returns them.
+    own
+        The names that the network here has.
+
+    Returns
+    -------
+    int
+        Which of them has most of these names; of several, the last.
+    str
+        In words, what was left out; empty if nothing was.
+    """
+    names = {*own}
+    chosen = max(reversed(range(len(found))), key=lambda place: len(names & found[place].keys()))
+    kept = {id(each) for each in found[chosen].values()}
+    outside = [name for name, each in found[0].items() if id(each) not in kept]
+    remark = f"without {listed(outside)}, which is outside the network" if outside else ""
+    return chosen, remark
+
+
+def _below(weights: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Return the weights with this prefix, without it."""
+    return {
+        name.removeprefix(prefix): each for name, each in weights.items() if name.startswith(prefix)
+    }
 
 
 def _main_prefix(weights: Iterable[str]) -> str | None:
-    """Return the prefix that most names have, where the others are a trainer's own.
-
-    A Lightning module has the weights of its loss beside those of its network, and an averaged
-    model the number of its updates.
-    """
+    """Return the prefix of wrappers that most names have, if there is one."""
     names = list(weights)
     counts = {each: sum(name.startswith(each) for name in names) for each in _PREFIXES}
     prefix, count = max(counts.items(), key=lambda item: item[1])
@@ -116,13 +159,15 @@ def fit_names(
 ) -> Mapping[str, torch.Tensor]:
     """Rename weights of the same network in other code, where that gives the network's own names.
 
+    What lies outside the network is left out first, as `choose_reading` does.
+
     Known are the ResNets of kuangliu/pytorch-cifar and of DC's code (``shortcut`` for
     ``downsample``; ``linear`` or ``classifier`` for ``fc``) and DC's ConvNet (``features.0``, …).
 
     Parameters
     ----------
     weights
-        By the names in the file.
+        As `find_weights` returns them.
     own
         The names that the network here has.
 
@@ -131,6 +176,8 @@ def fit_names(
     Mapping of str to Tensor
         Under other names if they are then the network's own, else as they were.
     """
+    found = readings(dict(weights))
+    weights = found[choose_reading(found, own := [*own])[0]]
     needed = {name for name in own if not name.endswith(".num_batches_tracked")}
     for renamed in (weights, _torchvision_resnet(weights), _convnet(weights)):
         if needed <= renamed.keys():
@@ -140,6 +187,7 @@ def fit_names(
 
 def usual_names(weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
     """Rename weights as `fit_names` does, judging by the names in the file alone."""
+    weights = readings(dict(weights))[-1]
     return _convnet(weights) or _torchvision_resnet(weights)
 
 

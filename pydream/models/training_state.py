@@ -114,6 +114,8 @@ class TrainingState:
             torch.set_rng_state(content["random"])
             if self._device.type == "cuda":
                 torch.cuda.set_rng_state(content["random on the GPU"], self._device)
+        except (MemoryError, torch.OutOfMemoryError):  # the checkpoint is good
+            raise
         except Exception as error:  # bytes that are no checkpoint fail in any way
             raise PydreamError(
                 f"the checkpoint in {self._run.partial} cannot be read: remove that folder to "

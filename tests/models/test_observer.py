@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch_states import default_dtype
 
 from pydream import _C
 from pydream.errors import PydreamError
@@ -462,3 +463,17 @@ def test_features_of_a_network_without_linear_layers_are_its_logits() -> None:
     observer = load_observer(model, side=8)
     images = torch.randn(3, 3, 8, 8)
     assert torch.equal(observer.features(images), observer.logits(images))
+
+
+def test_an_observer_answers_in_float32_whatever_the_default_dtype_is(tmp_path):
+    model = trained_like("convnet2-w8", 4, 8)
+    save_weights(model, tmp_path / "w.safetensors", {"arch": "convnet2-w8", "side": "8"})
+    images = torch.randn(3, 3, 8, 8)
+    expected = load_observer(tmp_path / "w.safetensors", precision="float32", device="cpu")
+    wanted_answers = expected.logits(images), expected.features(images)
+    with default_dtype():
+        observer = load_observer(tmp_path / "w.safetensors", precision="float32", device="cpu")
+        answers = observer.logits(images), observer.features(images)
+    for got, wanted in zip(answers, wanted_answers, strict=True):
+        assert got.dtype == torch.float32
+        assert torch.equal(got, wanted)

@@ -5,10 +5,13 @@ import torch
 from torch import nn
 
 from pydream.errors import PydreamError
-from pydream.models import build_model, load_observer, read_weights
-from pydream.models.checkpoint import open_checkpoint
+from pydream.models import build_model, load_into, load_observer, read_weights
+from pydream.models.checkpoint import hash_weights, open_checkpoint
+from pydream.models.config import ObserverSettings
+from pydream.models.loading import load_configured_observer
 from pydream.models.recognise import recognise_arch, recognise_side
 from pydream.models.registry import construct
+from pydream.models.state_dicts import choose_reading, readings
 
 ROUNDING = 1e-5  # of the largest logit: the same float32 sums in another order
 
@@ -51,9 +54,49 @@ def test_what_trainers_write_is_read(tmp_path, content):
 
 def test_weights_of_a_loss_beside_the_network_are_left_out_and_said(tmp_path):
     content = {"state_dict": {**prefixed(small(), "model."), "criterion.weight": torch.ones(4)}}
-    found = saved(tmp_path / "w.ckpt", content)
-    assert same(found.weights, small())
-    assert found.remark == "without criterion.weight, which is outside the network"
+    torch.save(content, tmp_path / "w.ckpt")
+    observer = load_observer(tmp_path / "w.ckpt", precision="float32")
+    assert observer.weights_sha256 == hash_weights(small())
+    assert observer.origins["weights"] == "without criterion.weight, which is outside the network"
+    known = {hash_weights(small()): {"mean": (0.1, 0.2, 0.3)}}
+    observer = load_configured_observer(
+        tmp_path / "w.ckpt",
+        ObserverSettings(),
+        arch=None,
+        side=8,
+        kept=lambda sha256: known.get(sha256, {}),
+        precision="float32",
+        device="cpu",
+    )
+    assert observer.mean == (0.1, 0.2, 0.3)
+    model = build_model("convnet2-w8", num_classes=4, side=8)
+    load_into(model, "w.ckpt", read_weights(tmp_path / "w.ckpt")[0], "convnet2-w8")
+    assert same(model.state_dict(), small())
+
+
+@pytest.mark.parametrize("prefixes", [(), ("module.",), ("net.", "_orig_mod."), ("model.",)])
+def test_a_part_that_is_called_as_wrappers_are_keeps_its_name(tmp_path, prefixes):
+    """timm's VOLO has most of its weights in a part called network; a loss may lie beside it."""
+    parts = {
+        "stem": nn.Conv2d(3, 4, 3),
+        "network": nn.ModuleList(nn.Linear(4, 4) for _ in range(3)),
+    }
+    model = nn.ModuleDict({**parts, "head": nn.Linear(4, 2)})
+    weights = {name: torch.randn_like(each) for name, each in model.state_dict().items()}
+    content = prefixed(weights, "".join(prefixes))
+    if prefixes == ("model.",):
+        content["criterion.weight"] = torch.ones(4)
+    found = saved(tmp_path / "w.pt", content).weights
+    place, _ = choose_reading(readings(found), weights)
+    assert same(readings(found)[place], weights)
+    load_into(model, "w.pt", found, "a network")
+    assert same(model.state_dict(), weights)
+
+
+def test_a_checkpoint_of_numbered_tensors_holds_no_state_dict(tmp_path):
+    torch.save({0: torch.ones(2), "step": 3}, tmp_path / "w.pt")
+    with pytest.raises(PydreamError, match="it holds no state dict"):
+        read_weights(tmp_path / "w.pt")
 
 
 def test_averaged_weights_are_taken_where_there_are_no_others(tmp_path):

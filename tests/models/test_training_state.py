@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -162,3 +163,30 @@ def test_a_second_ctrl_c_does_not_wait():
         with pytest.raises(KeyboardInterrupt):
             press_ctrl_c()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_a_checkpoint_that_memory_does_not_hold_is_not_called_unreadable(
+    tmp_path, after_steps, monkeypatch, error
+):
+    """The advice to remove it would cost what was trained."""
+
+    def fail(*_, **__):
+        raise error("out of memory")
+
+    source, out = images_of(8), tmp_path / "w.safetensors"
+    interrupted(out, source, after_steps, monkeypatch)
+    monkeypatch.setattr(torch.optim.Optimizer, "load_state_dict", fail)
+    with pytest.raises(error):
+        train_observer(settings(out, resume=True), source=source)
+
+
+def test_a_checkpoint_on_a_broken_disk_is_named(tmp_path, after_steps, monkeypatch):
+    def fail(file):
+        raise OSError(5, "Input/output error")
+
+    source, out = images_of(8), tmp_path / "w.safetensors"
+    interrupted(out, source, after_steps, monkeypatch)
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(PydreamError, match=r"checkpoint\.pt cannot be read: Input/output error; "):
+        train_observer(settings(out, resume=True), source=source)
