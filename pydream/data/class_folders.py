@@ -55,10 +55,8 @@ def find_class_folders(
 
     Parameters
     ----------
-    tree
-        The files.
-    description
-        What the user named, for messages.
+    tree, description
+        As `pydream.data.files.find_splits` takes them.
     base
         The folder that holds the splits; by default they are looked for in the root and in the
         folders that it wraps.
@@ -190,12 +188,10 @@ def lay_out_class_folders(
 
     Parameters
     ----------
-    tree
-        The files.
+    tree, description
+        As `pydream.data.files.find_splits` takes them.
     root
         The folder of class folders.
-    description
-        What the user named, for messages.
     train
         The folder of the train split, where these are images for testing.
     known

@@ -93,7 +93,7 @@ def table_splits(files: LabelFiles, description: str, *, chosen: bool) -> Splits
     files
         The tables.
     description
-        What the user named, for messages.
+        As `pydream.data.files.find_splits` takes it.
     chosen
         Whether the user named the table itself, which then is the only one.
     """
@@ -172,7 +172,10 @@ class FoldersAndTables:
                 labels[folder].add(row.label)
                 folders[row.label].add(folder)
                 labelled.add(row.key)
+        said = sorted({row.label for table in files.tables for row in table.rows})
         self._class_of = {
+            label: names[place] for label, place in places_of(said, names).items()
+        } | {
             label: next(iter(found & self._places)) for label, found in folders.items()
             if len(found) == len(found & self._places) == 1
         }  # fmt: skip
@@ -180,11 +183,10 @@ class FoldersAndTables:
         other = not pure or len(folders) < len(labels)
         self.differs = spoken[0].path if other and labelled else ""
         below = sum(self._folder(key) is not None for key in files.images)
-        self.are_classes = bool(names) and (
-            not labels
-            or (pure and not (len(labels) == len(names) == 1) and "" not in labels)
-            or (not pure and self._outweigh(labels, len(labelled), below))
-        )
+        single = len(labels) == 1 and (len(names) == 1 or "" in labels)  # a folder of all images
+        self.are_classes = bool(names) and not single and (
+            pure or self._outweigh(labels, len(labelled), below)
+        )  # fmt: skip
 
     def _outweigh(self, labels: Mapping[str, set[str]], labelled: int, images: int) -> bool:
         """Whether folders with images of several labels are the classes all the same."""
@@ -217,10 +219,7 @@ class FoldersAndTables:
         folder = self._folder(row.key or "")
         if folder in self._places:
             return folder
-        if row.label in self._class_of:
-            return self._class_of[row.label]
-        place = places_of([row.label], self.names).get(row.label)
-        return None if place is None else self.names[place]
+        return self._class_of.get(row.label)
 
     def merge(self, folders: Splits, train: Callable[[], Layout], description: str) -> Splits:
         """Take each split from the folders, and from the tables what those do not tell.
@@ -235,7 +234,7 @@ class FoldersAndTables:
         train
             Lays out those of the train split.
         description
-            What the user named, for messages.
+            As `pydream.data.files.find_splits` takes it.
         """
         test = self.files.best("test", self.class_of, told=True)
         listed = self.files.best("train", self.class_of, told=True)
