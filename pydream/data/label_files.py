@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from pydream.data.label_tables import is_table, read_table
@@ -280,5 +280,4 @@ def _read_tables(
 
 def _stem(path: str) -> str:
     """Path without the extension of its last part."""
-    parsed = PurePosixPath(path)
-    return path[: len(path) - len(parsed.suffix)]
+    return posixpath.splitext(path)[0]
