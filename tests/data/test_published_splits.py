@@ -7,6 +7,7 @@ import pytest
 from trees import labels_by_name, pack, write_images
 
 from pydream.data import has_split, open_source
+from pydream.data.files import open_tree
 from pydream.errors import MissingSplitError, PydreamError
 
 CLASSES = ("cat", "dog", "emu")
@@ -230,3 +231,14 @@ def test_a_list_of_files_with_spaces_in_their_names(tmp_path: Path) -> None:
     assert open_source(tmp_path).class_names == ("hot dog", "ice tea")
     assert list(open_source(tmp_path).keys) == [n for n in names if n[-5] != "3"]
     assert len(open_source(tmp_path, "test")) == 2
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_the_size_of_a_file_is_known_before_it_is_read(kind: str, tmp_path: Path) -> None:
+    """So that a table too large to be one of labels is passed over in archives, too."""
+    written = write_images(tmp_path / "set", ["cat/0.png", "dog/1.png"])
+    path = pack(tmp_path / "set", kind)
+    tree, start = open_tree(path), "" if kind == "folder" else "set/"
+    assert {name: tree.size(start + name) for name in written} == {
+        name: len(content) for name, content in written.items()
+    }
