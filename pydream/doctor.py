@@ -16,6 +16,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pydream.errors import first_line
 from pydream.gpus import cuda_version, missing_kernels
 from pydream.processors import usable_processors
 from pydream.words import byte_words
@@ -188,7 +189,7 @@ def _cuda(
                 if reason is not None:
                     problems.append(reason)
     except RuntimeError as error:  # a driver that does not work
-        facts["error"] = str(error).splitlines()[0]
+        facts["error"] = first_line(error)
     return facts
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from pydream.errors import first_line
 from pydream.streams import capture
 
 _WARM_UP = 3  # calls before a capture, for what libraries set up at first
@@ -59,7 +60,7 @@ class Replayed:
                 lambda: self._step(fixed), self._state[0].device, warm_up=_WARM_UP
             )
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             warnings.warn(f"matching runs without a CUDA graph: {reason}", stacklevel=2)
             self._captures = False
         for each, before in zip(self._state, kept, strict=True):
