@@ -55,7 +55,9 @@ def check(source: Source, images: np.ndarray, labels: np.ndarray, names: list[st
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3), (1, 1, 3)])
-@pytest.mark.parametrize("wrap", [np.asarray, torch.from_numpy, np.ndarray.tolist], ids=str)
+@pytest.mark.parametrize(
+    "wrap", [np.asarray, torch.from_numpy, np.ndarray.tolist], ids=["array", "tensor", "list"]
+)
 def test_arrays_in_memory(shape: tuple[int, ...], wrap: Callable[[np.ndarray], object]) -> None:
     images, labels = some_arrays(shape=shape)
     kept = images if wrap is np.ndarray.tolist else wrap(images)
