@@ -23,11 +23,11 @@ from benchmarks.published import student as published
 from benchmarks.published.convnet import published as as_published
 from benchmarks.records import RESULTS, write_record
 from pydream.data import open_source
+from pydream.data.resized import load_split
 from pydream.evaluate import EvaluateConfig, RelabelConfig, evaluate_set, relabel
-from pydream.evaluate.measure import measure
-from pydream.evaluate.real import load_test_images
 from pydream.models import build_model, load_observer, read_weights
 from pydream.rded import RdedConfig, distill
+from pydream.students.accuracy import measure
 
 ARCH, SIDE = "convnet3", 32
 
@@ -72,7 +72,7 @@ def run_published(arguments: argparse.Namespace, workers: int) -> dict[str, floa
     )
     seconds = published.train(arguments.set / "images", student, as_published(observer), settings)
     source = open_source(arguments.data / "cifar10.zip", "test")
-    test = load_test_images(source, SIDE, workers=2, device=torch.device("cpu"))
+    test = load_split(source, SIDE, workers=2, device=torch.device("cpu"))
     accuracy = measure(student, test, mean=known.mean, std=known.std, precision="float32")
     return {"seconds": seconds, "top1": accuracy.top1}
 

@@ -137,8 +137,8 @@ def run_observer(case: Case) -> dict[str, Any]:
     from pydream.data import open_source
     from pydream.models import load_observer
     from pydream.rded import RdedConfig
+    from pydream.rded.patches import PatchMaker, preselect
     from pydream.rded.scoring import batch_images
-    from pydream.rded.stages import PatchMaker, preselect
 
     observer = load_observer(case.observer, arch=case.arch, device="cpu")
     config = RdedConfig(source=str(case.folder), observer=str(case.observer), device="cpu")

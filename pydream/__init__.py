@@ -11,13 +11,15 @@ if TYPE_CHECKING:
     from pydream import dream, evaluate, ops, rded
     from pydream.cluster import KMeans
     from pydream.data import open_source
-    from pydream.data.imported import open_distilled
+    from pydream.inspection import inspect
+    from pydream.sets import open_distilled
 
 __all__ = [
     "KMeans",
     "__version__",
     "dream",
     "evaluate",
+    "inspect",
     "open_distilled",
     "open_source",
     "ops",
@@ -32,7 +34,8 @@ lazy_members(
         "KMeans": "pydream.cluster",
         "dream": "pydream.dream",
         "evaluate": "pydream.evaluate",
-        "open_distilled": "pydream.data.imported",
+        "inspect": "pydream.inspection",
+        "open_distilled": "pydream.sets",
         "open_source": "pydream.data",
         "ops": "pydream.ops",
         "rded": "pydream.rded",

@@ -20,9 +20,9 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor
 
 from pydream import ops
+from pydream.formatting import listed
 from pydream.ops._checks import as_tensor, check_at_least, check_choice, check_shape
 from pydream.ops._problems import check_samples, check_weight_values
-from pydream.words import listed
 
 _RANDOM_RUNS = 10
 """Fits of ``n_init="auto"`` from random samples, as in scikit-learn."""

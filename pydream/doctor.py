@@ -17,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pydream.errors import first_line
+from pydream.formatting import byte_words
 from pydream.gpus import cuda_version, missing_kernels
 from pydream.processors import usable_processors
-from pydream.words import byte_words
 
 _REQUIRED = ("pydream-distill", "torch", "torchvision", "numpy", "scipy", "pillow", "pyarrow")
 _OPTIONAL = ("timm",)

@@ -140,3 +140,19 @@ def on_cpu() -> None:
     """For tests of what only the CPU kernels do."""
     if devices.DEVICE != "cpu":
         pytest.skip("about the kernels of the CPU")
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """An observer of scikit-learn's digits, trained once, with real images (`small_digits`)."""
+    from small_digits import train_digits
+
+    return train_digits(tmp_path_factory.mktemp("observer"))
+
+
+@pytest.fixture
+def digits_set(tmp_path: Path) -> Path:
+    """Real digits as a distilled set, five of each class."""
+    from small_digits import write_digits
+
+    return write_digits(tmp_path / "set")

@@ -17,12 +17,12 @@ from torch.backends import cudnn
 
 from pydream.arithmetic import arithmetic_of, ieee_float32, repeatable_float32
 from pydream.data import Source, open_source
+from pydream.data.resized import LabelledImages
 from pydream.dream import DreamConfig, distill
-from pydream.evaluate.measure import RealImages
-from pydream.evaluate.recipe import RDED, resolve
-from pydream.evaluate.train import train_student
 from pydream.models import ObserverConfig, build_model, load_observer, train_observer
 from pydream.models.registry import construct
+from pydream.students.recipe import RDED, resolve
+from pydream.students.train import train_student
 
 matmul = torch.backends.cuda.matmul
 needs_new_switches = pytest.mark.skipif(not hasattr(cudnn, "conv"), reason="needs PyTorch 2.9")
@@ -186,7 +186,7 @@ def test_observers_and_students_trained_in_float32_take_no_tf32(
     train_student(
         images,
         lambda batch: torch.full((len(batch.rows), 2), 0.5),
-        RealImages(images, torch.arange(4) % 2),
+        LabelledImages(images, torch.arange(4) % 2),
         dataclasses.replace(recipe, epochs=1),
         student="convnet2-w8",
         num_classes=2,

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pydream.evaluate import ExportConfig, export_set
-from pydream.evaluate.export import Layout
 from pydream.models import ObserverConfig, train_observer
 from pydream.rded import RdedConfig, distill
+from pydream.sets import ExportConfig, export_set
+from pydream.sets.export import Layout
 
 pytest.importorskip("tyro", reason="the command line needs tyro")
 from pydream.cli import main

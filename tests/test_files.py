@@ -16,13 +16,7 @@ from pydream import dream, files, rded
 from pydream.demo import DemoConfig, run_demo
 from pydream.dream import CompareConfig, DreamConfig
 from pydream.errors import PydreamError
-from pydream.evaluate import (
-    EvaluateConfig,
-    ExportConfig,
-    InspectConfig,
-    RelabelConfig,
-    export_set,
-)
+from pydream.evaluate import EvaluateConfig, RelabelConfig
 from pydream.files import (
     check_free,
     check_place,
@@ -34,9 +28,11 @@ from pydream.files import (
     write_new,
     write_whole,
 )
+from pydream.inspection import InspectConfig
 from pydream.models import ObserverConfig, train_observer
 from pydream.profiling import profile
 from pydream.rded import RdedConfig
+from pydream.sets import ExportConfig, export_set
 
 
 @pytest.fixture
@@ -56,7 +52,7 @@ def test_a_tilde_is_the_home_folder_wherever_a_path_is_given(home):
         DemoConfig(out=Path(given)),
         EvaluateConfig(set=Path(given), observer=given, source=given, out=Path(given)),
         RelabelConfig(set=Path(given), observer=given, source=given, classes=Path(given)),
-        InspectConfig(set=Path(given), observer=given, source=given, report=Path(given)),
+        InspectConfig(set=Path(given), observer=given, source=given),
         ExportConfig(Path(given), "tensors", Path(given), observer=given),
     ):
         paths = [value for value in vars(config).values() if str(value).endswith("a/b")]

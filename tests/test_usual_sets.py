@@ -11,13 +11,13 @@ from PIL import Image
 
 from pydream import dream, rded
 from pydream.data import open_source
-from pydream.data.imported import open_distilled
 from pydream.evaluate import EvaluateConfig, RelabelConfig, evaluate_set, relabel
-from pydream.evaluate.measures import measure_set
-from pydream.evaluate.opening import open_observer
+from pydream.inspection import inspect_set
+from pydream.inspection.realism import measure_set
 from pydream.models import ObserverConfig, train_observer
 from pydream.models.config import ObserverSettings
-from pydream.report import inspect_set
+from pydream.sets.imported import open_distilled
+from pydream.sets.opening import open_observer
 
 PER_CLASS = 6
 

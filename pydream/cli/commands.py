@@ -14,11 +14,13 @@ from pydream.cli.usage import Commands, one_line_errors
 from pydream.demo import DemoConfig
 from pydream.dream.config import CompareConfig, DreamConfig
 from pydream.errors import PydreamError
-from pydream.evaluate.config import EvaluateConfig, ExportConfig, InspectConfig, RelabelConfig
+from pydream.evaluate.config import EvaluateConfig, RelabelConfig
 from pydream.files import check_free, expand_home, write_new
+from pydream.formatting import byte_words
+from pydream.inspection.config import InspectConfig
 from pydream.models.config import ObserverConfig
 from pydream.rded.config import RdedConfig
-from pydream.words import byte_words
+from pydream.sets.config import ExportConfig
 
 _NEW_REPORT = "give --report the name of a new file"
 
@@ -110,68 +112,60 @@ def relabel_command(config: Annotated[RelabelConfig, Whole], *, json: Json = Fal
 def export_command(config: Annotated[ExportConfig, Whole], *, json: Json = False) -> None:
     """Write a distilled set as other tools read it."""
     from pydream.cli.tables import print_result
-    from pydream.evaluate import export_set
+    from pydream.sets import export_set
 
     result = export_set(config)
     text = f"{result.path}: {result.images} images for {result.to}, {byte_words(result.bytes)}"
     print_result(result, text, json=json)
 
 
-def inspect_command(config: Annotated[InspectConfig, Whole], *, json: Json = False) -> None:
-    """Describe a distilled set, check its files, and measure it without training."""
-    from pydream.cli.tables import console, print_json
-    from pydream.data import open_source
-    from pydream.data.imported import open_distilled
-    from pydream.devices import announce_device, resolve_device
-    from pydream.evaluate.measures import measure_set
-    from pydream.evaluate.opening import exif_of, open_observer
-    from pydream.report import (
-        image_origin,
-        inspect_set,
-        render_inspection,
-        render_origin,
-        render_report,
-    )
+def inspect_command(
+    config: Annotated[InspectConfig, Whole],
+    *,
+    per_class: bool = False,
+    image: str | None = None,
+    report: Path | None = None,
+    json: Json = False,
+) -> None:
+    """Describe a distilled set, check its files, and measure it without training.
 
-    real = None if config.source is None else open_source(config.source)
-    distilled = open_distilled(
-        config.set,
-        class_names=None if real is None else real.class_names,
-        classes=config.classes,
-        mean=config.image_mean,
-        std=config.image_std,
-    )
-    if config.image is not None:
-        origin = image_origin(distilled, config.image)
+    Parameters
+    ----------
+    config
+        The settings.
+    per_class
+        Show the scores of every class.
+    image
+        Show only which source images this distilled image was made of: CLASS/INDEX, from 0.
+    report
+        Also write a page of the set, with its measures, to this new file.
+    json
+        Print the facts as JSON, for machines.
+    """
+    from pydream.cli.tables import console, print_json
+    from pydream.inspection import image_origin, inspect, render_inspection, render_origin
+    from pydream.report import render_report
+    from pydream.sets.opening import open_named_set
+
+    if image is not None:
+        if config.observer or config.source or report:
+            raise PydreamError("--image goes without --observer, --source and --report")
+        origin = image_origin(open_named_set(config), image)
         if json:
             print_json(origin)
         else:
             console().print(render_origin(origin))
         return
-    if config.report is not None:
-        check_free(config.report, _NEW_REPORT)
-    network = None
-    if config.observer is not None:
-        network = open_observer(
-            config.observer,
-            distilled,
-            config,
-            arch=config.observer_arch,
-            precision="float32",
-            device=resolve_device(config.device),
-        )
-        announce_device(config.device)
-        network.announce()
-    if real is not None:
-        real.upright = exif_of(distilled) == "apply"
-    measures = measure_set(distilled, network, real, most_real=config.most_real)
-    if config.report is not None:
-        write_new(config.report, render_report(distilled, measures).encode(), _NEW_REPORT)
-    facts = inspect_set(distilled, measures)
+    page = None if report is None else expand_home(report)
+    if page is not None:
+        check_free(page, _NEW_REPORT)
+    found = inspect(config)
+    if page is not None:
+        write_new(page, render_report(found.distilled, found.measures).encode(), _NEW_REPORT)
     if json:
-        print_json(facts)
+        print_json(found.facts)
     else:
-        console().print(render_inspection(facts, per_class=config.per_class))
+        console().print(render_inspection(found.facts, per_class=per_class))
 
 
 def profile_command(

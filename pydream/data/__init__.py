@@ -8,9 +8,9 @@ from pydream.errors import ImageError
 from pydream.lazy import lazy_members
 
 if TYPE_CHECKING:
-    from pydream.data.base import Source
     from pydream.data.decode import decode_image
     from pydream.data.prefetch import decode_ahead
+    from pydream.data.source import Source
     from pydream.data.sources import SourceSpec, check_classes, has_split, open_source
     from pydream.data.upload import upload
 
@@ -29,7 +29,7 @@ __all__ = [
 lazy_members(
     __name__,
     {
-        "Source": "pydream.data.base",
+        "Source": "pydream.data.source",
         "SourceSpec": "pydream.data.sources",
         "check_classes": "pydream.data.sources",
         "decode_ahead": "pydream.data.prefetch",

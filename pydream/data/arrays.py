@@ -12,7 +12,7 @@ import torch
 import torchvision.datasets as sets
 
 from pydream.data.array_forms import as_images, as_labels
-from pydream.data.base import Source
+from pydream.data.source import Source
 from pydream.errors import MissingSplitError, PydreamError, first_line
 
 _FLOATS_OF_NUMPY = (torch.float16, torch.float32, torch.float64)

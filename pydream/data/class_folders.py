@@ -25,7 +25,7 @@ from pydream.data.layout import (
 )
 from pydream.data.split_names import look_like_splits, split_folders
 from pydream.errors import PydreamError
-from pydream.words import listed
+from pydream.formatting import listed
 
 HOW = "put the images of each class into one folder: ROOT/<class>/<image>"
 _LISTED = 5

@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 
 from pydream.data.archives import open_archive
-from pydream.data.base import Source
 from pydream.data.class_folders import find_class_folders, places_of, refuse_parts
 from pydream.data.imagenet import find_imagenet, raised_root
 from pydream.data.imagenet_tars import TRAIN_TAR, join_shipped
 from pydream.data.label_files import find_label_files
 from pydream.data.layout import Layout, Splits, Tree, join, visible
 from pydream.data.published_splits import FoldersAndTables, TableLayout, table_splits
+from pydream.data.source import Source
 from pydream.errors import ImageError, PydreamError
 
 

@@ -19,7 +19,7 @@ from pydream.data.split_names import (
     split_of,
 )
 from pydream.errors import ImageError, PydreamError
-from pydream.words import byte_words
+from pydream.formatting import byte_words
 
 _MOST_BYTES = 2**28  # of a table; one of a million rows has a quarter of that
 _FOLDERS_OF_TABLES = (

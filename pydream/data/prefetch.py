@@ -12,10 +12,10 @@ from typing import Generic, TypeVar
 import numpy as np
 import torch
 
-from pydream.data.base import Source
 from pydream.data.decode import EncodedJpeg, prepare, prepare_for_gpu
+from pydream.data.source import Source
 from pydream.errors import ImageError
-from pydream.stages import stage
+from pydream.timeline import stage
 
 T = TypeVar("T")
 _Prepare = Callable[[bytes | np.ndarray], tuple[int, Callable[[], T]]]

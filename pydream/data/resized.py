@@ -1,22 +1,130 @@
-"""Whole images of a source, brought to one side."""
+"""Whole images of a source, brought to the one side that a network takes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from pydream.data.base import Source
 from pydream.data.prefetch import decode_ahead
+from pydream.data.source import Source
 from pydream.data.unreadable import Unreadable
-from pydream.data.views import whole_view_box
-from pydream.errors import ImageError
+from pydream.errors import ImageError, PydreamError
 from pydream.ops import crop_resize
 
+SMALL_SIDE = 64
+"""Up to this side, a whole image is resized; above it, its central square is taken."""
+
+_CENTRE_SHARE = 224 / 256  # the usual resize to 256, centre crop of 224
+_LARGE_SIDE = 224
+_LOOKED_AT = 9  # images, spread over the source, that tell the side
 _BUDGET = 128 << 20  # bytes of decoded images that wait
 _AT_ONCE = 16 << 20  # bytes of decoded images that are resized in one call
 _ROWS = 512
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images in memory, at one side, with their classes.
+
+    Attributes
+    ----------
+    images
+        (N, S, S, 3) uint8.
+    labels
+        (N,) int64, on the same device.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def side_of(source: Source) -> int:
+    """Return the side of small images, or the usual 224.
+
+    A few images are looked at, since some photographs of a large set are tiny. Where at least half
+    of them have a side up to 64, the side is that of the first of these.
+
+    Raises
+    ------
+    PydreamError
+        If none of them can be read.
+    """
+    sides: list[int] = []
+    reason = ""
+    for index in np.unique(np.linspace(0, len(source) - 1, _LOOKED_AT).round().astype(int)):
+        try:
+            sides.append(min(source.image(int(index)).shape[:2]))
+        except ImageError as error:
+            reason = reason or f"{source.keys[index]} cannot be read: {error}"
+    if not sides:
+        raise PydreamError(f"{source.description}: {reason}; give --side")
+    small = [side for side in sides if side <= SMALL_SIDE]
+    return small[0] if 2 * len(small) >= len(sides) else _LARGE_SIDE
+
+
+def whole_view_box(height: int, width: int, side: int) -> tuple[int, int, int, int]:
+    """Choose the part of an image that stands for the whole.
+
+    Parameters
+    ----------
+    height, width
+        Of the image, in pixels.
+    side
+        Of the view, in pixels.
+
+    Returns
+    -------
+    tuple[int, int, int, int]
+        Top, left, height and width of the part to resize to (side, side).
+    """
+    if side <= SMALL_SIDE:
+        return 0, 0, height, width
+    square = max(1, round(min(height, width) * _CENTRE_SHARE))
+    return (height - square) // 2, (width - square) // 2, square, square
+
+
+def whole_views(
+    images: Sequence[torch.Tensor],
+    side: int,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Bring images to square views.
+
+    Parameters
+    ----------
+    images
+        n of (H, W, C) uint8, each of its own size.
+    side
+        Of the views, in pixels.
+    mean, std
+        To normalise with, per channel, on the scale of [0, 1].
+    dtype
+        Of the views; uint8 stays on the scale of 0 to 255.
+
+    Returns
+    -------
+    torch.Tensor
+        (n, C, side, side), channels-last.
+    """
+    boxes = [whole_view_box(image.shape[0], image.shape[1], side) for image in images]
+    return crop_resize(
+        images,
+        torch.tensor(boxes, dtype=torch.int32),
+        side,
+        mean=mean,
+        std=std,
+        dtype=dtype,
+        channels_last=True,
+    )
 
 
 def whole_images(
@@ -74,11 +182,11 @@ def whole_images(
                 waiting.append(image)
                 size += image.nbytes
                 if size >= _AT_ONCE:
-                    parts.append(_resized(waiting, side))
+                    parts.append(_small(waiting, side))
                     waiting, size = [], 0
             unreadable.add(errors)
             if waiting:
-                parts.append(_resized(waiting, side))
+                parts.append(_small(waiting, side))
             if places:
                 yield (parts[0] if len(parts) == 1 else torch.cat(parts)), places
             if advance is not None:
@@ -112,13 +220,41 @@ def load_images(
     return images
 
 
-def _resized(images: list[torch.Tensor], side: int) -> torch.Tensor:
-    boxes = [whole_view_box(image.shape[0], image.shape[1], side) for image in images]
-    views = crop_resize(
-        images,
-        torch.tensor(boxes, dtype=torch.int32),
-        side,
-        dtype=torch.uint8,
-        channels_last=True,
-    )
-    return views.permute(0, 2, 3, 1)
+def load_split(
+    source: Source, side: int, *, workers: int, device: torch.device, allow_skipped: float = 0.01
+) -> LabelledImages:
+    """Decode all images of a source and bring them to one side.
+
+    Parameters
+    ----------
+    source
+        The split of a set.
+    side
+        In pixels. Up to 64 the whole image is resized, above that its central part.
+    workers
+        Threads that decode.
+    device
+        Where the images are kept.
+    allow_skipped
+        Share of the images that may be unreadable; these are left out, counted and named.
+
+    Raises
+    ------
+    PydreamError
+        If more of them cannot be read, or none can.
+    """
+    unreadable = Unreadable(source, len(source), allow_skipped)
+    images = load_images(source, range(len(source)), side, workers=workers, unreadable=unreadable)
+    unreadable.say()
+    readable = np.setdiff1d(np.arange(len(source)), list(unreadable.reasons))
+    if not len(readable):
+        raise PydreamError(f"{source.description}: none of {len(source)} images can be read")
+    labels = torch.from_numpy(source.labels[readable].astype(np.int64))
+    if unreadable.reasons:
+        images = images[torch.from_numpy(readable)]
+    return LabelledImages(images.to(device), labels.to(device))
+
+
+def _small(images: list[torch.Tensor], side: int) -> torch.Tensor:
+    """Return whole images as (n, side, side, 3) uint8."""
+    return whole_views(images, side, dtype=torch.uint8).permute(0, 2, 3, 1)

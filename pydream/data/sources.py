@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from pydream.data import arrays, files
 from pydream.data.archives import ARCHIVE_SUFFIXES
-from pydream.data.base import Source
 from pydream.data.label_tables import is_table
 from pydream.data.layout import Tree, ignored_words
+from pydream.data.source import Source
 from pydream.errors import MissingSplitError, PydreamError
 from pydream.files import expand_home
 from pydream.progress import say

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from pydream.data.base import Source
+from pydream.data.source import Source
 
 
 class Subset(Source):

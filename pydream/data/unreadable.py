@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from pydream.data.base import Source
+from pydream.data.source import Source
 from pydream.errors import PydreamError
+from pydream.formatting import listed
 from pydream.progress import say
-from pydream.words import listed
 
 
 class Unreadable:

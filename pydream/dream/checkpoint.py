@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from pydream.data.writer import SetWriter
 from pydream.dream.synthetic import SyntheticImages
+from pydream.sets.writer import SetWriter
 
 _FILE = "checkpoint.safetensors"
 _PICTURE = "picture."

@@ -19,11 +19,8 @@ from torch import Tensor, nn
 
 from pydream.arithmetic import repeatable_float32
 from pydream.data import Source, check_classes, has_split, open_source
-from pydream.data.distilled import load_set
-from pydream.data.manifest import describe_set
-from pydream.data.writer import SetWriter, check_place_of_set, finished_manifest
+from pydream.data.resized import LabelledImages, load_split, side_of
 from pydream.devices import announce_device, resolve_device
-from pydream.draws import derived_seed
 from pydream.dream.checkpoint import Progress, read_checkpoint, write_checkpoint
 from pydream.dream.config import RECIPES, DreamConfig, ResolvedConfig, resolve
 from pydream.dream.loop import MatchingLoop
@@ -33,14 +30,15 @@ from pydream.dream.real import ClassImages, check_enough, load_class_images
 from pydream.dream.student import student_accuracy
 from pydream.dream.synthetic import SyntheticImages
 from pydream.errors import PydreamError
-from pydream.evaluate.measure import RealImages
-from pydream.evaluate.real import load_test_images
 from pydream.files import name_after
 from pydream.models.registry import build_model, construct
-from pydream.models.training_data import side_of
 from pydream.progress import track
 from pydream.report import write_report
-from pydream.stopwatch import Stopwatch
+from pydream.seeds import derived_seed
+from pydream.sets.distilled import load_set
+from pydream.sets.manifest import describe_set
+from pydream.sets.writer import SetWriter, check_place_of_set, finished_manifest
+from pydream.timeline import Stopwatch
 from pydream.torch_state import usual_torch_state
 
 _STUDENT = 1  # what the seed is for; iterations draw from other keys
@@ -72,7 +70,7 @@ class _Run:
     source: Source
     real: ClassImages
     skipped: list[dict[str, str]]
-    test: RealImages | None
+    test: LabelledImages | None
     make_network: Callable[[], nn.Module]
     writer: SetWriter
     watch: Stopwatch
@@ -156,7 +154,7 @@ def distill(
         seen = (
             None
             if test is None
-            else load_test_images(
+            else load_split(
                 test,
                 side,
                 workers=settings.workers,

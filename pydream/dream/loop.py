@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from pydream.allocator import keep_freed_memory
-from pydream.draws import derived_seed, drawn_order
 from pydream.dream.config import RECIPES, ResolvedConfig
 from pydream.dream.matching import Matcher, answer_distance
 from pydream.dream.network import STRATEGY, NetworkTrainer, fresh_network
@@ -18,8 +17,9 @@ from pydream.dream.replay import Replayed
 from pydream.dream.sampler import RepresentativeSampler
 from pydream.dream.synthetic import SyntheticImages
 from pydream.ops import collage, diff_augment, multi_formation, random_augment
-from pydream.stages import stage
+from pydream.seeds import derived_seed, drawn_order
 from pydream.streams import to_device
+from pydream.timeline import stage
 
 # What a seed of an iteration is for.
 _INITIAL, _NETWORK, _EPOCH, _AUGMENT, _REAL, _SYNTHETIC, _TRAIN = range(7)

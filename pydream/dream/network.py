@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pydream.draws import derived_seed, drawn_order, own_random_numbers, uniform
 from pydream.dream.real import ClassImages
-from pydream.evaluate.views import cut_box
 from pydream.ops import diff_augment, random_augment
+from pydream.seeds import derived_seed, drawn_order, own_random_numbers, uniform
 from pydream.streams import to_device
+from pydream.students.views import cut_box
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, BATCH = 0.01, 0.9, 5e-4, 64
 CUTMIX_SHARE = 0.5  # of batches that are mixed

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pydream.draws import derived_seed, drawn_order
+from pydream.data.resized import LabelledImages
 from pydream.dream.network import (
     BATCH,
     LEARNING_RATE,
@@ -17,9 +17,10 @@ from pydream.dream.network import (
     mixed_loss,
 )
 from pydream.dream.real import ClassImages
-from pydream.evaluate.measure import RealImages, measure
 from pydream.ops import diff_augment, multi_formation, random_augment
+from pydream.seeds import derived_seed, drawn_order
 from pydream.streams import to_device
+from pydream.students.accuracy import measure_accuracy
 
 _FALLS, _FALL = (2 / 3, 5 / 6), 0.2  # of the learning rate
 _NETWORK, _ORDER, _AUGMENT, _MIX = range(4)
@@ -27,7 +28,7 @@ _NETWORK, _ORDER, _AUGMENT, _MIX = range(4)
 
 def student_accuracy(
     synthetic: Tensor,
-    test: RealImages,
+    test: LabelledImages,
     *,
     factor: int,
     real: ClassImages,
@@ -87,7 +88,7 @@ def student_accuracy(
             torch.autograd.backward(loss)
             optimizer.step()
         schedule.step()
-    accuracy = measure(
+    accuracy = measure_accuracy(
         student, test, mean=real.mean.tolist(), std=real.std.tolist(), precision="float32"
     )
     return accuracy.top1

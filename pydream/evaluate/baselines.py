@@ -7,17 +7,16 @@ import numpy.typing as npt
 import torch
 
 from pydream.data import Source
-from pydream.data.resized import load_images, whole_images
+from pydream.data.resized import LabelledImages, load_images, load_split, whole_images
 from pydream.data.unreadable import Unreadable
 from pydream.errors import PydreamError
 from pydream.evaluate.coresets import herding, k_centre
-from pydream.evaluate.measure import RealImages
-from pydream.evaluate.real import random_real_images
 from pydream.models import Observer
-from pydream.ops import crop_resize
+from pydream.ops import crop_resize, random_keys
 from pydream.progress import track
 
 _MOST_BYTES = 16 << 30  # of all images together
+_DRAW = 3  # the purpose of the random keys of images; RDED draws with 1 and 2
 _AT_ONCE = 1024  # images decoded and embedded at a time
 
 
@@ -31,7 +30,7 @@ def baseline_images(
     observer: Observer | None,
     workers: int,
     allow_skipped: float = 0.01,
-) -> RealImages:
+) -> LabelledImages:
     """Return the images of a baseline.
 
     Parameters
@@ -69,7 +68,67 @@ def baseline_images(
     rows = _coreset(name, source, per_class, side, observer, workers, unreadable)
     unreadable.say()
     images = load_images(source, rows.tolist(), side, workers=workers, unreadable=unreadable)
-    return RealImages(images, torch.from_numpy(source.labels[rows].astype(np.int64)))
+    return LabelledImages(images, torch.from_numpy(source.labels[rows].astype(np.int64)))
+
+
+def random_real_images(
+    source: Source, per_class: int, side: int, *, seed: int, workers: int
+) -> LabelledImages:
+    """Draw random images of every class, as many as a distilled set has.
+
+    Images of a class are put in an order that follows from the seed and their identity, and the
+    first ones that can be read are taken: all of them where a class has fewer.
+
+    Parameters
+    ----------
+    source
+        The training split.
+    per_class
+        Images of each class.
+    side
+        In pixels; as for `load_split`.
+    seed
+        In [0, 2^63).
+    workers
+        Threads that decode.
+
+    Raises
+    ------
+    PydreamError
+        If no image of some class can be read.
+    """
+    ids = torch.from_numpy(source.ids)
+    keys = random_keys(ids, seed=seed, draw=_DRAW).numpy()
+    unreadable = Unreadable(source, len(source), None)
+    while True:
+        chosen = np.concatenate(
+            [
+                _first(source, label, keys, unreadable, per_class)
+                for label in range(len(source.class_names))
+            ]
+        )
+        known = len(unreadable.reasons)
+        images = load_images(source, chosen.tolist(), side, workers=workers, unreadable=unreadable)
+        if len(unreadable.reasons) == known:
+            unreadable.say()
+            return LabelledImages(images, torch.from_numpy(source.labels[chosen].astype(np.int64)))
+
+
+def _first(
+    source: Source,
+    label: int,
+    keys: npt.NDArray[np.int64],
+    unreadable: Unreadable,
+    count: int,
+) -> npt.NDArray[np.int64]:
+    """Return the readable images of a class that have the lowest keys."""
+    indices = source.class_indices(label)
+    usable = indices[~np.isin(indices, list(unreadable.reasons))]
+    if not len(usable):
+        raise PydreamError(
+            f"{source.description}: class {source.class_names[label]} has no readable image"
+        )
+    return usable[np.argsort(keys[usable], kind="stable")[:count]]
 
 
 def _coreset(
@@ -124,7 +183,7 @@ def _embed(images: torch.Tensor, observer: Observer) -> torch.Tensor:
     return observer.features(batch)
 
 
-def _all_images(source: Source, side: int, workers: int, allow_skipped: float) -> RealImages:
+def _all_images(source: Source, side: int, workers: int, allow_skipped: float) -> LabelledImages:
     size = len(source) * 3 * side**2
     if size > _MOST_BYTES:
         raise PydreamError(
@@ -132,9 +191,6 @@ def _all_images(source: Source, side: int, workers: int, allow_skipped: float) -
             f"pixels a side, above the {_MOST_BYTES >> 30} GiB that are held; leave out the "
             "baseline full"
         )
-    unreadable = Unreadable(source, len(source), allow_skipped)
-    images = load_images(source, range(len(source)), side, workers=workers, unreadable=unreadable)
-    unreadable.say()
-    readable = torch.ones(len(source), dtype=torch.bool)
-    readable[list(unreadable.reasons)] = False
-    return RealImages(images[readable], torch.from_numpy(source.labels.astype(np.int64))[readable])
+    return load_split(
+        source, side, workers=workers, device=torch.device("cpu"), allow_skipped=allow_skipped
+    )

@@ -5,98 +5,19 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-from pydream import marks
 from pydream.errors import PydreamError
-from pydream.evaluate.recipe import Mix, Optimizer, Schedule, Views
 from pydream.files import expand_settings
-from pydream.models.config import ObserverSettings
 from pydream.processors import usable_processors
+from pydream.sets.config import SetSettings
+from pydream.students.config import RecipeSettings
 
 LabelKind: TypeAlias = Literal["online", "stored", "own", "hard"]
 """Where targets come from: the observer at every step, what `relabel` stored, the soft labels that
 came with another's set, or the classes."""
 Baseline: TypeAlias = Literal["random", "herding", "k-centre", "full"]
 """Real images: drawn at random, two coresets, all."""
-Layout: TypeAlias = Literal["tensors", "rded", "ddranking"]
-"""Whose files are written."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecipeSettings:
-    """A recipe, and numbers that take the place of its own."""
-
-    recipe: Literal["rded", "idc"] = "rded"
-    """How students are trained; the following settings replace its numbers."""
-    epochs: int | None = None
-    """Passes over the set."""
-    batch_size: int | None = None
-    """Images of a step, at most."""
-    learning_rate: float | None = None
-    """Of the first epoch."""
-    optimizer: Optimizer | None = None
-    """How weights move."""
-    schedule: Schedule | None = None
-    """How the learning rate falls: half of a half cosine, or to a fifth at 2/3 and at 5/6."""
-    betas: tuple[float, float] | None = None
-    """Of AdamW."""
-    momentum: float | None = None
-    """Of SGD."""
-    weight_decay: float | None = None
-    """Of the weights with two dimensions or more; of SGD, of all."""
-    views: Views | None = None
-    """What a student sees: random crops of images with shuffled patches, or their enlarged cells
-    with DSA's augmentations."""
-    factor: int | None = None
-    """Patches or cells per side of an image; by default the set's. Baselines have one."""
-    crop_scale: tuple[float, float] | None = None
-    """Least and greatest share of an image's area in a crop; by default 1/factor and 1."""
-    crop_ratio: tuple[float, float] | None = None
-    """Least and greatest width by height of a crop."""
-    horizontal_flip: bool | None = None
-    """Whether half of the views are mirrored."""
-    mix: Mix | None = None
-    """How two images become one."""
-    mix_probability: float | None = None
-    """Share of the batches that are mixed."""
-    mix_concentration: float | None = None
-    """Parameter of the beta distribution that an image's share is drawn from."""
-    temperature: float | None = None
-    """What logits are divided by before student and observer are compared."""
-
-    def overrides(self) -> dict[str, Any]:
-        """Return the settings that take the place of the recipe's; `factor` goes by the images."""
-        fields = [field.name for field in dataclasses.fields(RecipeSettings)]
-        values = {name: getattr(self, name) for name in fields}
-        return {
-            name: value
-            for name, value in values.items()
-            if value is not None and name not in ("recipe", "factor")
-        }
-
-
-@dataclass(frozen=True)
-class SetSettings(ObserverSettings):
-    """A distilled set, whoever made it."""
-
-    set: Annotated[marks.Positional[Path], marks.arg(metavar="SET")]
-    """The distilled set: a folder of ours, a folder of class folders, a .pt file of [images,
-    labels] as DC, IDC, DREAM and MTT write, or DD-Ranking's folder."""
-    _: dataclasses.KW_ONLY
-    image_mean: tuple[float, ...] | None = None
-    """What the images of a .pt file were normalised with, where they are; a number a channel."""
-    image_std: tuple[float, ...] | None = None
-    """Likewise."""
-    classes: Path | None = None
-    """Text file that names the classes of a set made by another tool, one a line in the order of
-    their numbers or, by natural order, of their folders."""
-    observer_arch: str | None = None
-    """Architecture of the observer; read from the weights file where it is written there
-    or its shapes show it."""
-    device: str = "auto"
-    """Where networks run and are trained: auto (a GPU that this build can use, else the CPU), cpu,
-    cuda, cuda:1. Random draws are the same on every device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,75 +121,6 @@ class RelabelConfig(SetSettings, RecipeSettings):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise PydreamError(f"{name} must be at least 1, got {value}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class InspectConfig(SetSettings):
-    """What `pydream inspect` shows of a set.
-
-    Raises
-    ------
-    PydreamError
-        If settings exclude each other.
-    """
-
-    observer: str | None = None
-    """Weights of a classifier of these classes, to measure realism and diversity with."""
-    source: str | None = None
-    """Real images to compare with, for example those that the set was distilled from."""
-    most_real: int = 100
-    """Real samples of each class, at most, that are to be covered."""
-    per_class: bool = False
-    """Show the scores of every class."""
-    image: str | None = None
-    """Say only which source images this distilled image was made of: CLASS/INDEX, from 0."""
-    report: Path | None = None
-    """Also write a page of the set, with its measures, to this new file."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        expand_settings(self, "set", "classes", "observer", "source", "report")
-        if self.image is not None and (self.observer or self.source or self.report):
-            raise PydreamError("--image goes without --observer, --source and --report")
-        if self.most_real < 1:
-            raise PydreamError(f"most_real must be at least 1, got {self.most_real}")
-
-
-@dataclass(frozen=True)
-class ExportConfig(ObserverSettings):
-    """Settings of `pydream.evaluate.export_set`.
-
-    Raises
-    ------
-    PydreamError
-        If the layout needs an observer and none is given, or takes none.
-    """
-
-    set: Annotated[marks.Positional[Path], marks.arg(metavar="SET")]
-    """Folder of the distilled set."""
-    to: Layout
-    """tensors: images.pt with [images, labels], as DC, IDC and DREAM have it; rded: class folders
-    as RDED's code writes them; ddranking: DD-Ranking's tensors, folders, teacher and settings."""
-    out: Path
-    """Folder to make."""
-    observer: str | None = None
-    """Weights of the observer that gives soft labels (.safetensors, .pt, .pth)."""
-    observer_arch: str | None = None
-    """Architecture of the observer; read from the weights file where it is written there
-    or its shapes show it."""
-    device: str = "auto"
-    """Where the observer runs: auto (a GPU that this build can use, else the CPU), cpu, cuda,
-    cuda:1."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        expand_settings(self, "set", "out", "observer")
-        if self.to == "ddranking" and self.observer is None:
-            raise PydreamError(
-                "ddranking needs soft labels and a teacher: give its weights with --observer"
-            )
-        if self.to == "rded" and self.observer is not None:
-            raise PydreamError("rded writes images alone: leave out --observer")
 
 
 def _check_seeds(seeds: tuple[int, ...]) -> None:

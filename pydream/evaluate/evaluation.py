@@ -11,28 +11,28 @@ from torch import nn
 
 from pydream import __version__
 from pydream.data import Source, has_split, open_source
+from pydream.data.resized import LabelledImages
 from pydream.devices import announce_device
 from pydream.errors import PydreamError
 from pydream.evaluate.baselines import baseline_images
-from pydream.evaluate.bench import (
-    Bench,
+from pydream.evaluate.config import EvaluateConfig
+from pydream.evaluate.context import (
+    EvaluationContext,
     check_observer,
     evaluation_facts,
-    prepare_bench,
+    prepare_context,
     results_folder,
 )
-from pydream.evaluate.config import EvaluateConfig
-from pydream.evaluate.labels import Targets, hard_targets, online_targets, own_targets
-from pydream.evaluate.measure import RealImages
-from pydream.evaluate.opening import check_class_names, exif_of, open_real, open_set
-from pydream.evaluate.recipe import RECIPES, ResolvedRecipe, resolve
 from pydream.evaluate.results import EvaluationResult, EvaluationRow, StudentRun, write_results
-from pydream.evaluate.stored import StoredLabels
-from pydream.evaluate.train import train_student
-from pydream.evaluate.views import largest_batch, steps_per_epoch
 from pydream.files import check_place, disk_errors
 from pydream.models import Observer, build_model
-from pydream.stages import stage
+from pydream.sets.opening import check_class_names, exif_of, open_real, open_set
+from pydream.students.labels import Targets, hard_targets, online_targets, own_targets
+from pydream.students.recipe import RECIPES, ResolvedRecipe, resolve
+from pydream.students.stored_labels import StoredLabels
+from pydream.students.train import train_student
+from pydream.students.views import largest_batch, steps_per_epoch
+from pydream.timeline import stage
 from pydream.torch_state import usual_torch_state
 
 
@@ -85,7 +85,7 @@ def evaluate_set(
     for real in (train, test):
         if real is not None:
             check_class_names(real, distilled)
-    bench = prepare_bench(config, distilled, train, test, observer)
+    bench = prepare_context(config, distilled, train, test, observer)
     _check_students(bench)
     plans = [
         (student, labels, images)
@@ -102,7 +102,7 @@ def evaluate_set(
     announce_device(config.device)
     if bench.observer is not None:
         bench.observer.announce()
-    held: dict[tuple[str, int], RealImages] = {}
+    held: dict[tuple[str, int], LabelledImages] = {}
     rows = tuple(_train_row(bench, *plan, held) for plan in plans)
     return write_results(folder, evaluation_facts(bench, test), rows)
 
@@ -114,7 +114,7 @@ def _class_names(config: EvaluateConfig, test: Source | None) -> tuple[str, ...]
     return None if test is None else test.class_names
 
 
-def _check_students(bench: Bench) -> None:
+def _check_students(bench: EvaluationContext) -> None:
     """Build every student once, so that one that does not fit is known before any is trained."""
     for student in bench.students:
         with torch.random.fork_rng(devices=[]):
@@ -134,7 +134,11 @@ def _combinations(config: EvaluateConfig) -> list[tuple[str, str]]:
 
 
 def _train_row(
-    bench: Bench, student: str, labels: str, images: str, held: dict[tuple[str, int], RealImages]
+    bench: EvaluationContext,
+    student: str,
+    labels: str,
+    images: str,
+    held: dict[tuple[str, int], LabelledImages],
 ) -> EvaluationRow:
     """Train one student for each seed; random images are drawn anew for each."""
     runs = []
@@ -151,11 +155,11 @@ def _train_row(
 
 
 def _train_one(
-    bench: Bench,
+    bench: EvaluationContext,
     student: str,
     labels: str,
     images: str,
-    trained_on: RealImages,
+    trained_on: LabelledImages,
     recipe: ResolvedRecipe,
     seed: int,
 ) -> StudentRun:
@@ -180,18 +184,18 @@ def _train_one(
     )
 
 
-def _eval_every(bench: Bench, recipe: ResolvedRecipe) -> int:
+def _eval_every(bench: EvaluationContext, recipe: ResolvedRecipe) -> int:
     return bench.config.eval_every or max(1, recipe.epochs // 10)
 
 
 def _images(
-    bench: Bench, name: str, seed: int, held: dict[tuple[str, int], RealImages]
-) -> RealImages:
+    bench: EvaluationContext, name: str, seed: int, held: dict[tuple[str, int], LabelledImages]
+) -> LabelledImages:
     """Return the images of a row; what several rows share is made once."""
     key = (name, seed if name == "random" else 0)
     if key not in held:
         if name == "distilled":
-            held[key] = RealImages(bench.distilled.images, bench.distilled.labels)
+            held[key] = LabelledImages(bench.distilled.images, bench.distilled.labels)
         else:
             assert bench.train is not None
             with stage("choose baseline"):
@@ -209,7 +213,11 @@ def _images(
 
 
 def _targets(
-    bench: Bench, labels: str, trained_on: RealImages, recipe: ResolvedRecipe, seed: int
+    bench: EvaluationContext,
+    labels: str,
+    trained_on: LabelledImages,
+    recipe: ResolvedRecipe,
+    seed: int,
 ) -> tuple[Targets, int]:
     """Return where the targets come from, and how many epochs share them."""
     if labels == "hard":
@@ -227,7 +235,7 @@ def _targets(
     return online_targets(bench.observer, recipe.temperature, largest), 1
 
 
-def _stored(bench: Bench, recipe: ResolvedRecipe, seed: int) -> StoredLabels:
+def _stored(bench: EvaluationContext, recipe: ResolvedRecipe, seed: int) -> StoredLabels:
     """Open the stored labels of a seed, and see that they are of this set and these views."""
     stored = StoredLabels(bench.distilled, seed)
     stored.check(recipe, bench.mean, bench.std)
@@ -235,7 +243,7 @@ def _stored(bench: Bench, recipe: ResolvedRecipe, seed: int) -> StoredLabels:
 
 
 def _resolve(
-    bench: Bench, student: str, labels: str, images: str, num_images: int
+    bench: EvaluationContext, student: str, labels: str, images: str, num_images: int
 ) -> ResolvedRecipe:
     """Settle the recipe for some images.
 
@@ -268,7 +276,12 @@ def _resolve(
 
 
 def _identity(
-    bench: Bench, student: str, labels: str, images: str, recipe: ResolvedRecipe, seed: int
+    bench: EvaluationContext,
+    student: str,
+    labels: str,
+    images: str,
+    recipe: ResolvedRecipe,
+    seed: int,
 ) -> dict[str, Any]:
     """Say all that a student's measurements follow from."""
     observer, config = bench.observer, bench.config
@@ -300,7 +313,7 @@ def _identity(
     }
 
 
-def _own_labels_sha256(bench: Bench) -> str:
+def _own_labels_sha256(bench: EvaluationContext) -> str:
     """Hash the soft labels that came with the set."""
     assert bench.distilled.soft_labels is not None
     return hashlib.sha256(bench.distilled.soft_labels.numpy().tobytes()).hexdigest()

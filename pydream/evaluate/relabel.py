@@ -10,13 +10,16 @@ from typing import Any
 import torch
 
 from pydream.data import open_source
-from pydream.data.distilled import DistilledSet
 from pydream.devices import announce_device, resolve_device
 from pydream.errors import PydreamError
 from pydream.evaluate.config import RelabelConfig
-from pydream.evaluate.opening import open_observer, open_set
-from pydream.evaluate.recipe import RECIPES, ResolvedRecipe, resolve
-from pydream.evaluate.stored import (
+from pydream.files import check_place, disk_errors, locked, write_whole
+from pydream.models import Observer
+from pydream.progress import track
+from pydream.sets.distilled import DistilledSet
+from pydream.sets.opening import open_observer, open_set
+from pydream.students.recipe import RECIPES, ResolvedRecipe, resolve
+from pydream.students.stored_labels import (
     LabelPlan,
     StoredLabels,
     epoch_file,
@@ -25,10 +28,7 @@ from pydream.evaluate.stored import (
     write_epoch,
     write_plan,
 )
-from pydream.evaluate.views import largest_batch, views
-from pydream.files import check_place, disk_errors, locked, write_whole
-from pydream.models import Observer
-from pydream.progress import track
+from pydream.students.views import largest_batch, views
 from pydream.torch_state import usual_torch_state
 
 

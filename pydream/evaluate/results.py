@@ -1,11 +1,12 @@
-"""The outcome of an evaluation: rows, a table for people, a file for machines."""
+"""The outcome of an evaluation: rows, a table for people, files for machines."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -18,10 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 from pydream.errors import PydreamError
-from pydream.evaluate.recipe import ResolvedRecipe
-from pydream.evaluate.train import Checkpoint
 from pydream.files import RESUME, disk_errors, first_free, write_whole
-from pydream.words import byte_words
+from pydream.formatting import byte_words
+from pydream.students.recipe import ResolvedRecipe
+from pydream.students.train import Checkpoint
 
 _DERIVED = ("last_mean", "last_std", "best_mean", "best_std", "top5_mean", "top5_std", "seconds")
 
@@ -272,3 +273,38 @@ def _deviation(values: list[float]) -> float | None:
 def _percent(mean: float, deviation: float | None) -> str:
     """Write a share as a percentage."""
     return f"{mean:.1%}" if deviation is None else f"{100 * mean:.1f} ± {100 * deviation:.1f}%"
+
+
+class FinishedStudents:
+    """A folder with a file for every trained student, named by all that it follows from.
+
+    Parameters
+    ----------
+    folder
+        Made with the first student.
+    resume
+        Whether students that are there are taken.
+    """
+
+    def __init__(self, folder: Path, resume: bool) -> None:
+        self._folder, self._resume = folder, resume
+
+    def find(self, identity: Mapping[str, Any]) -> StudentRun | None:
+        """Return the student of this identity, if it is there and wanted."""
+        file = self._file(identity)
+        if not (self._resume and file.is_file()):
+            return None
+        run = json.loads(file.read_text())["run"]
+        curve = tuple(Checkpoint(**each) for each in run.pop("curve"))
+        return StudentRun(curve=curve, **run)
+
+    def keep(self, identity: Mapping[str, Any], run: StudentRun) -> None:
+        """Store a student's measurements."""
+        content = {"identity": identity, "run": dataclasses.asdict(run)}
+        with disk_errors(self._folder, RESUME):
+            self._folder.mkdir(parents=True, exist_ok=True)
+        write_whole(self._file(identity), (json.dumps(content, indent=1) + "\n").encode(), RESUME)
+
+    def _file(self, identity: Mapping[str, Any]) -> Path:
+        text = json.dumps(identity, sort_keys=True)
+        return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"

@@ -20,9 +20,9 @@ from torch import nn
 
 from pydream.errors import PydreamError
 from pydream.files import check_free, write_new
+from pydream.formatting import listed
 from pydream.models.foreign_files import foreign_file, foreign_folder
 from pydream.models.state_dicts import WRAPPERS, find_weights, fit_names
-from pydream.words import listed
 
 # Heads that torchvision's GoogLeNet and Inception use in training only.
 _AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydream.data.layout import WNID
 from pydream.errors import PydreamError
+from pydream.formatting import listed
 from pydream.models.observer import Observer
-from pydream.words import listed
 
 _IMAGENET_CLASSES = 1000
 

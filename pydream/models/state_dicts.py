@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pydream.words import listed
+from pydream.formatting import listed
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
 """Under which keys trainers keep a state dict."""

@@ -18,11 +18,9 @@ from torch import nn
 
 from pydream.arithmetic import arithmetic_of
 from pydream.data import Source, check_classes, has_split, open_source
-from pydream.data.partial import PartialRun, differences, forget_finished
-from pydream.data.resized import whole_images
+from pydream.data.resized import side_of, whole_images
 from pydream.data.unreadable import Unreadable
 from pydream.devices import announce_device, resolve_device
-from pydream.draws import own_random_numbers
 from pydream.errors import PydreamError
 from pydream.files import check_free, name_after
 from pydream.models.checkpoint import read_weights, save_weights
@@ -31,14 +29,16 @@ from pydream.models.convnet import ConvNet
 from pydream.models.inputs import IMAGENET_MEAN, IMAGENET_STD
 from pydream.models.loading import load_observer, resolve_precision
 from pydream.models.registry import build_model
-from pydream.models.training_data import Indices, TrainingImages, hold_out, side_of
+from pydream.models.training_data import Indices, TrainingImages, hold_out
 from pydream.models.training_state import (
     TrainingProgress,
     TrainingState,
     interrupt_between_steps,
 )
 from pydream.ops import crop_resize
+from pydream.partial import PartialRun, differences, forget_finished
 from pydream.progress import track
+from pydream.seeds import own_random_numbers
 from pydream.torch_state import usual_torch_state
 
 _MOMENTUM = 0.9

@@ -12,45 +12,18 @@ import torch
 from torch.nn import functional
 
 from pydream.data import ImageError, Source, decode_ahead
-from pydream.data.resized import whole_images
+from pydream.data.resized import SMALL_SIDE, whole_images
 from pydream.data.unreadable import Unreadable
-from pydream.data.views import SMALL_SIDE
 from pydream.errors import PydreamError
 from pydream.models.inputs import IMAGENET_MEAN, IMAGENET_STD
 from pydream.ops import crop_resize, random_crop_boxes, random_keys
 
 _DRAW = 4  # the purpose of these random keys; RDED and evaluation draw with 1 to 3
-_LARGE_SIDE = 224
 _MOST_PADDING = 4  # pixels on each side, for sides of 32 and more; an eighth of smaller sides
 _SCALE, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 _BUDGET = 256 << 20  # bytes of decoded images that wait
-_LOOKED_AT = 9  # images, spread over the source, that tell the side
 
 Indices = npt.NDArray[np.int64]
-
-
-def side_of(source: Source) -> int:
-    """Return the side of small images, or the usual 224.
-
-    A few images are looked at, since some photographs of a large set are tiny. Where at least half
-    of them have a side up to 64, the side is that of the first of these.
-
-    Raises
-    ------
-    PydreamError
-        If none of them can be read.
-    """
-    sides: list[int] = []
-    reason = ""
-    for index in np.unique(np.linspace(0, len(source) - 1, _LOOKED_AT).round().astype(int)):
-        try:
-            sides.append(min(source.image(int(index)).shape[:2]))
-        except ImageError as error:
-            reason = reason or f"{source.keys[index]} cannot be read: {error}"
-    if not sides:
-        raise PydreamError(f"{source.description}: {reason}; give --side")
-    small = [side for side in sides if side <= SMALL_SIDE]
-    return small[0] if 2 * len(small) >= len(sides) else _LARGE_SIDE
 
 
 def hold_out(source: Source, test: Source | None, seed: int) -> tuple[Indices, Indices, str]:

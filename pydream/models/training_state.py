@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from pydream.data.partial import PartialRun
 from pydream.errors import PydreamError
 from pydream.models.training_data import TrainingImages
+from pydream.partial import PartialRun
 
 _FILE = "checkpoint.pt"
 _SECONDS_BETWEEN = 30.0

@@ -32,7 +32,7 @@ from pydream.models.loading import resolve_precision
 from pydream.profiling.limits import Limits, measure_limits
 from pydream.profiling.recorder import BETWEEN, Recorder
 from pydream.rded import RdedConfig
-from pydream.stages import recording
+from pydream.timeline import recording
 
 FORMAT_VERSION = 1
 _NEW_SAVE = "give --save the name of a new file"

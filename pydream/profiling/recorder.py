@@ -63,7 +63,7 @@ class Recorder:
 
     @contextmanager
     def stage(self, name: str, device: torch.device | None, nbytes: int) -> Iterator[None]:
-        """Watch a stage; see `pydream.stages.stage`."""
+        """Watch a stage; see `pydream.timeline.stage`."""
         with self._counting() as counter:
             outer = counter.path
             path = f"{outer}{BETWEEN}{name}" if outer else name

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pydream.errors import PydreamError
+from pydream.formatting import byte_words
 from pydream.profiling.recorder import BETWEEN
-from pydream.words import byte_words
 
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydream import marks
-from pydream.data.image_formats import ImageFormat
 from pydream.errors import PydreamError
 from pydream.files import expand_settings
 from pydream.models.config import ObserverSettings
 from pydream.processors import usable_processors
+from pydream.sets.image_formats import ImageFormat
 
 # What changes how a run goes, never what it makes: left out of the manifest, free on resume.
 _EXECUTION = (

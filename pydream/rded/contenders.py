@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pydream.rded.patches import CutPatch, PatchMaker, Preselection
 from pydream.rded.scoring import ScoredImages
-from pydream.rded.stages import CutPatch, PatchMaker, Preselection
 
 
 @dataclass(frozen=True)

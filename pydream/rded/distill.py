@@ -17,26 +17,26 @@ from torch import nn
 
 from pydream.data import Source, check_classes, has_split, open_source
 from pydream.data.device_jpeg import decodes_jpeg
-from pydream.data.distilled import load_set
-from pydream.data.manifest import describe_set
+from pydream.data.resized import side_of
 from pydream.data.unreadable import Unreadable
-from pydream.data.writer import SetWriter, check_place_of_set, finished_manifest
 from pydream.devices import announce_device, resolve_device
 from pydream.errors import PydreamError
 from pydream.files import name_after
 from pydream.models import Observer
 from pydream.models.inputs import ARCH, IMAGENET_MEAN, IMAGENET_STD
 from pydream.models.loading import load_configured_observer
-from pydream.models.training_data import side_of
 from pydream.processors import usable_processors
 from pydream.progress import track
 from pydream.rded.config import RdedConfig
 from pydream.rded.contenders import Contenders
+from pydream.rded.patches import CutPatch, PatchMaker, Preselection, assemble, preselect, select
 from pydream.rded.preflight import Preflight, preflight
 from pydream.rded.scoring import needed_images, score
-from pydream.rded.stages import CutPatch, PatchMaker, Preselection, assemble, preselect, select
 from pydream.report import write_report
-from pydream.stopwatch import Stopwatch
+from pydream.sets.distilled import load_set
+from pydream.sets.manifest import describe_set
+from pydream.sets.writer import SetWriter, check_place_of_set, finished_manifest
+from pydream.timeline import Stopwatch
 from pydream.torch_state import usual_torch_state
 
 _SMALL_SIDE = 64  # up to this side the published recipes take whole images (factor 1)

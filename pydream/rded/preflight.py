@@ -15,8 +15,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom
 
 from pydream.data import ImageError, Source, decode_ahead
+from pydream.data.resized import whole_views
 from pydream.data.unreadable import Unreadable
-from pydream.data.views import whole_views
 from pydream.errors import PydreamError
 from pydream.models import Observer
 from pydream.models.class_outputs import class_outputs

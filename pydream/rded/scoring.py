@@ -33,9 +33,9 @@ from pydream.errors import PydreamError
 from pydream.models import Observer
 from pydream.ops import check_values, realism_scores
 from pydream.rded.config import RdedConfig
-from pydream.rded.stages import PatchMaker, Preselection
-from pydream.stopwatch import Stopwatch
+from pydream.rded.patches import PatchMaker, Preselection
 from pydream.streams import to_device
+from pydream.timeline import Stopwatch
 
 _Decoded: TypeAlias = torch.Tensor | EncodedJpeg | ImageError
 

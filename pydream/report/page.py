@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
-from pydream.data.distilled import DistilledSet, HeldImages, StoredImages
-from pydream.data.writer import png
-from pydream.report.inspect import class_scores, has_scores, overall_scores
-from pydream.report.measures import measure_rows
-from pydream.report.origins import box_words, class_origins
+from pydream.formatting import byte_words, score_words
+from pydream.inspection.facts import class_scores, has_scores, overall_scores
+from pydream.inspection.measure_rows import measure_rows
+from pydream.inspection.origins import box_words, class_origins
 from pydream.report.pictures import contact_sheet, data_uri, even_selection, indices_by_class
 from pydream.report.plots import history_curves, score_histogram
-from pydream.words import byte_words, score_words
+from pydream.sets.distilled import DistilledSet, HeldImages, StoredImages
+from pydream.sets.writer import png
 
 # What a page shows, so that it stays below about 10 MB.
 _MOST_IMAGES = 800
@@ -63,7 +63,7 @@ def write_report(
     Parameters
     ----------
     distilled
-        The set, as `pydream.data.distilled.load_set` reads it.
+        The set, as `pydream.sets.distilled.load_set` reads it.
     write
         Writes a file; told its path and its bytes.
     pictures
@@ -86,9 +86,9 @@ def render_report(distilled: DistilledSet, measures: Mapping[str, Any] | None = 
     Parameters
     ----------
     distilled
-        The set, as `pydream.data.distilled.load_set` reads it.
+        The set, as `pydream.sets.distilled.load_set` reads it.
     measures
-        What `pydream.evaluate.measures.measure_set` returned, to be shown too.
+        What `pydream.inspection.realism.measure_set` returned, to be shown too.
     """
     return _render(distilled, _images(distilled), measures=measures)
 

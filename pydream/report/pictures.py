@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from pydream.ops._checks import check_dtype, check_shape
-from pydream.report.layout import (
+from pydream.report.sheet_layout import (
     GAP,
     LEAST_ROW,
     MARGIN,

@@ -13,12 +13,12 @@ from torch import nn
 from torch_states import all_states
 
 from pydream.data import Source
-from pydream.data.distilled import load_set
 from pydream.dream import RECIPES, DreamConfig, DreamResult, distill
 from pydream.dream.config import recipe_for, resolve
 from pydream.dream.loop import MatchingLoop
 from pydream.errors import PydreamError
-from pydream.report import inspect_set, render_inspection
+from pydream.inspection import inspect_set, render_inspection
+from pydream.sets.distilled import load_set
 
 ITERATIONS = 5
 

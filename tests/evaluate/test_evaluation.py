@@ -9,23 +9,21 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from small_digits import ARCH, MEAN, PER_CLASS, SIDE, STD, Digits, write_set
 
 from pydream.data import open_source
+from pydream.data.resized import load_split
 from pydream.errors import PydreamError
 from pydream.evaluate import (
     EvaluateConfig,
     EvaluationResult,
-    ExportConfig,
     evaluate_set,
     evaluation,
-    export_set,
     result_table,
 )
-from pydream.evaluate.baselines import baseline_images
-from pydream.evaluate.real import load_test_images, random_real_images
+from pydream.evaluate.baselines import baseline_images, random_real_images
 from pydream.models import build_model, load_observer, read_weights, save_weights
-
-from .conftest import ARCH, MEAN, PER_CLASS, SIDE, STD, Digits, write_set
+from pydream.sets import ExportConfig, export_set
 
 NAMES = [str(label) for label in range(10)]
 
@@ -335,7 +333,7 @@ def test_coresets_are_the_same_for_every_seed_and_random_images_are_not(
         assert len(drawn(name, 0)) == 30
     assert not torch.equal(drawn("random", 0), drawn("random", 1))
     # A mean that herding stays near to: nearer than random images do.
-    everything = load_test_images(source, SIDE, workers=1, device=torch.device("cpu"))
+    everything = load_split(source, SIDE, workers=1, device=torch.device("cpu"))
     mean = unit_features(observer, everything.images).mean(0)
     herded, random = (
         (unit_features(observer, drawn(name, 0)).mean(0) - mean).norm()

@@ -9,17 +9,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_digits import ARCH, MEAN, SIDE, STD, Digits
 
-from pydream.data.distilled import load_set
 from pydream.errors import PydreamError
 from pydream.evaluate import EvaluateConfig, RelabelConfig, evaluate_set, relabel
-from pydream.evaluate.labels import online_targets
-from pydream.evaluate.recipe import RECIPES, resolve
-from pydream.evaluate.stored import StoredLabels, probabilities, write_epoch
-from pydream.evaluate.views import views
 from pydream.models import load_observer
-
-from .conftest import ARCH, MEAN, SIDE, STD, Digits
+from pydream.sets.distilled import load_set
+from pydream.students.labels import online_targets
+from pydream.students.recipe import RECIPES, resolve
+from pydream.students.stored_labels import StoredLabels, probabilities, write_epoch
+from pydream.students.views import views
 
 # Logits below 32, kept in float16 (half a step is 2^-7), and divided by the temperature, 20.
 HALF = 1e-3

@@ -11,11 +11,11 @@ import torch
 from torchvision.models import get_model_weights
 
 from pydream.errors import PydreamError
-from pydream.evaluate.opening import load_set_observer
 from pydream.models import ObserverSettings, build_model, load_observer, save_weights
 from pydream.models import checkpoint as checkpoints
 from pydream.models.inputs import IMAGENET_MEAN, find_inputs
 from pydream.models.loading import load_configured_observer
+from pydream.sets.opening import load_set_observer
 
 # float32 sums of 3·8² products, in another order.
 ROUNDING = 1e-5

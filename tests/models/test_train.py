@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from pydream.data import open_source
-from pydream.data.resized import whole_images
+from pydream.data.resized import side_of, whole_images
 from pydream.data.unreadable import Unreadable
 from pydream.errors import PydreamError
 from pydream.models import ObserverConfig, load_observer, read_weights, train_observer
-from pydream.models.training_data import TrainingImages, hold_out, side_of
+from pydream.models.training_data import TrainingImages, hold_out
 
 MEAN, STD = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
 # float32 pixels, normalised and undone: a few roundings of values up to 255.

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pydream.data.distilled import load_set
 from pydream.dream import DreamConfig
 from pydream.errors import PydreamError
 from pydream.evaluate import EvaluateConfig
 from pydream.models import ObserverConfig, train_observer
 from pydream.profiling import comparison_table, profile, profile_table, read_profile
 from pydream.rded import RdedConfig
+from pydream.sets.distilled import load_set
 
 
 @pytest.fixture(scope="module")

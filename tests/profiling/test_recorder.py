@@ -12,8 +12,7 @@ from pydream import stopwatch as stopwatch_module
 from pydream.profiling import recorder as recorder_module
 from pydream.profiling.limits import Limits, measure_limits
 from pydream.profiling.recorder import Recorder
-from pydream.stages import each_in_stage, recording, stage
-from pydream.stopwatch import Stopwatch
+from pydream.timeline import Stopwatch, each_in_stage, recording, stage
 
 SECONDS = 0.5  # what a stage takes on a clock that only the tests move
 

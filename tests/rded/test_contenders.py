@@ -10,9 +10,9 @@ from pydream.data import open_source
 from pydream.models import load_observer
 from pydream.rded import RdedConfig
 from pydream.rded.contenders import Contenders
+from pydream.rded.patches import PatchMaker, assemble, preselect, select
 from pydream.rded.scoring import ScoredImages, score
-from pydream.rded.stages import PatchMaker, assemble, preselect, select
-from pydream.stopwatch import Stopwatch
+from pydream.timeline import Stopwatch
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from PIL import Image
 from torch_states import all_states
 
 from pydream.data import open_source
-from pydream.data.distilled import load_set
 from pydream.errors import PydreamError
 from pydream.models import build_model, save_weights
 from pydream.rded import RdedConfig, distill
+from pydream.sets.distilled import load_set
 
 DEADLINE = 600  # seconds for a command that takes a few, on a machine however busy
 CLASSES = ("ant", "bee", "cat", "dog")  # as the fixture `folder` has them

@@ -11,9 +11,9 @@ from pydream.data import open_source
 from pydream.errors import PydreamError
 from pydream.models import load_observer
 from pydream.rded import RdedConfig, distill
+from pydream.rded.patches import PatchMaker, preselect
 from pydream.rded.scoring import score
-from pydream.rded.stages import PatchMaker, preselect
-from pydream.stopwatch import Stopwatch
+from pydream.timeline import Stopwatch
 
 
 class Greedy(nn.Module):

@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pydream.data.distilled import (
+from pydream.sets.distilled import (
     PROVENANCE_SCHEMA,
     DistilledSet,
     hash_image_files,
     load_set,
 )
-from pydream.data.writer import save_image
+from pydream.sets.writer import save_image
 
 MakeSet = Callable[..., DistilledSet]
 

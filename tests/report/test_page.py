@@ -14,10 +14,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pydream.data.distilled import DistilledSet
+from pydream.formatting import byte_words, score_words
 from pydream.report import render_report, write_report
 from pydream.report.plots import score_histogram
-from pydream.words import byte_words, score_words
+from pydream.sets.distilled import DistilledSet
 
 MakeSet = Callable[..., DistilledSet]
 VOID = {"meta", "link", "img", "input", "br"}

@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pydream.data.distilled import DistilledSet
 from pydream.report import render_report
+from pydream.sets.distilled import DistilledSet
 
 MakeSet = Callable[..., DistilledSet]
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from pydream.report import contact_sheet
-from pydream.report.layout import GAP, MARGIN, shorten
 from pydream.report.pictures import BACKGROUND, data_uri, even_selection
+from pydream.report.sheet_layout import GAP, MARGIN, shorten
 
 # JPEG at quality 88 with halved chroma, on a smooth ramp: mean error in levels of 255.
 JPEG_ERROR = 3.0

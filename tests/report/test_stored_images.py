@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from pydream.data.decode import decode_image
-from pydream.data.distilled import DistilledSet, StoredImages, load_set
 from pydream.errors import PydreamError
-from pydream.report import inspect_set, write_report
+from pydream.inspection import inspect_set
+from pydream.report import write_report
+from pydream.sets.distilled import DistilledSet, StoredImages, load_set
 
 MakeSet = Callable[..., DistilledSet]
 

@@ -1,0 +1,33 @@
+"""Settings of a look at a distilled set: shared by the API and the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydream.errors import PydreamError
+from pydream.files import expand_settings
+from pydream.sets.config import SetSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig(SetSettings):
+    """Settings of `pydream.inspection.inspect`.
+
+    Raises
+    ------
+    PydreamError
+        If a value is out of its range.
+    """
+
+    observer: str | None = None
+    """Weights of a classifier of these classes, to measure realism and diversity with."""
+    source: str | None = None
+    """Real images to compare with, for example those that the set was distilled from."""
+    most_real: int = 100
+    """Real samples of each class, at most, that are to be covered."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expand_settings(self, "set", "classes", "observer", "source")
+        if self.most_real < 1:
+            raise PydreamError(f"most_real must be at least 1, got {self.most_real}")

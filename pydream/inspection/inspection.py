@@ -1,0 +1,80 @@
+"""Looks at a distilled set whole: its description, its files, and its measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from pydream.data import Source, open_source
+from pydream.devices import announce_device, resolve_device
+from pydream.inspection.config import InspectConfig
+from pydream.inspection.facts import inspect_set
+from pydream.inspection.realism import measure_set
+from pydream.sets.distilled import DistilledSet
+from pydream.sets.opening import exif_of, open_named_set, open_observer
+from pydream.torch_state import usual_torch_state
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found out about a distilled set.
+
+    Attributes
+    ----------
+    distilled
+        The set.
+    measures
+        Realism and diversity, as `pydream.inspection.measure_set` returns them.
+    facts
+        Description, integrity and measures, ready for JSON, as `pydream.inspection.inspect_set`
+        returns them.
+    """
+
+    distilled: DistilledSet
+    measures: dict[str, Any]
+    facts: dict[str, Any]
+
+
+@usual_torch_state()
+def inspect(
+    config: InspectConfig, *, observer: nn.Module | None = None, source: Source | None = None
+) -> Inspection:
+    """Describe a distilled set, check its files, and measure it without training.
+
+    Parameters
+    ----------
+    config
+        The settings.
+    observer
+        A classifier of normalised (B, 3, S, S) float32 images, where it is no file;
+        ``config.observer`` is then only a name for it.
+    source
+        Real images to compare with, where they are no file or known set.
+
+    Raises
+    ------
+    PydreamError
+        If something given cannot be used.
+    """
+    if source is None and config.source is not None:
+        source = open_source(config.source)
+    distilled = open_named_set(config, None if source is None else source.class_names)
+    network = None
+    given = observer if observer is not None else config.observer
+    if given is not None:
+        network = open_observer(
+            given,
+            distilled,
+            config,
+            arch=config.observer_arch,
+            precision="float32",
+            device=resolve_device(config.device),
+        )
+        announce_device(config.device)
+        network.announce()
+    if source is not None:
+        source.upright = exif_of(distilled) == "apply"
+    measures = measure_set(distilled, network, source, most_real=config.most_real)
+    return Inspection(distilled, measures, inspect_set(distilled, measures))

@@ -1,0 +1,71 @@
+"""Measures of a set in words, for the terminal and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from pydream.formatting import byte_words, score_words
+
+
+class MeasureRow(NamedTuple):
+    """One measure of a set, and of random real images where it was taken of them."""
+
+    name: str
+    note: str
+    distilled: str
+    random_real: str | None
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+_OF_IMAGES: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
+    ("realism", "realism", "mean log p of the right class; 0 is best", score_words),
+    ("patch_realism", "realism of patches", "each resized to a whole image", score_words),
+    ("agreement", "right class likeliest", "share of the images", _share),
+    ("entropy", "entropy of soft labels", "mean, in nats, temperature 1", _number),
+    ("pairwise_distance", "distance within a class", "mean of two images’ features", _number),
+    (
+        "coverage_distance",
+        "distance from real images",
+        "mean, features, to the nearest; less covers more",
+        _number,
+    ),
+)
+
+
+def measure_rows(measures: Mapping[str, Any]) -> list[MeasureRow]:
+    """Put measures into words.
+
+    Parameters
+    ----------
+    measures
+        What `pydream.inspection.realism.measure_set` returned.
+
+    Returns
+    -------
+    list[MeasureRow]
+        Of those measures that were taken.
+    """
+    rows = []
+    of_set, of_random = measures["distilled"] or {}, measures["random_real"] or {}
+    for key, name, note, words in _OF_IMAGES:
+        value, other = of_set.get(key), of_random.get(key)
+        if value is not None:
+            rows.append(
+                MeasureRow(name, note, words(value), None if other is None else words(other))
+            )
+    if measures["effective_sources"] is not None:
+        count = f"{measures['effective_sources']:.1f}"
+        rows.append(
+            MeasureRow("effective sources", "exp of the entropy of the cells’ sources", count, None)
+        )
+    for key, name in (("images_bytes", "bytes of images"), ("labels_bytes", "bytes of labels")):
+        rows.append(MeasureRow(name, "in files", byte_words(measures[key]), None))
+    return rows

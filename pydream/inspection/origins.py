@@ -1,0 +1,93 @@
+"""Which source images a distilled image was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.table import Table
+from rich.text import Text
+
+from pydream.errors import PydreamError
+from pydream.formatting import score_words
+from pydream.sets.distilled import DistilledSet, image_files
+
+_OF_A_CELL = ("cell", "source", "top", "left", "height", "width", "score")
+
+
+def image_origin(distilled: DistilledSet, name: str) -> dict[str, Any]:
+    """Say which source images a distilled image was made of.
+
+    Parameters
+    ----------
+    distilled
+        The set, as `pydream.sets.distilled.load_set` reads it.
+    name
+        Class and index, as ``robin/3``; the index counts from 0, as the names of the files do.
+
+    Returns
+    -------
+    dict
+        Ready for JSON: ``class`` (its name), ``image`` (its index), ``file``, ``cells``: of each
+        cell, row by row, ``cell``, ``source``, the box ``top``, ``left``, ``height``, ``width`` in
+        the source's pixels, and ``score``. Box and score are None where the set was optimised:
+        the cell began as the whole source image.
+
+    Raises
+    ------
+    PydreamError
+        If there is no such class or image, or the set has no provenance.
+    """
+    class_name, _, index = name.rpartition("/")
+    if class_name not in distilled.class_names:
+        raise PydreamError(
+            f"{distilled.path} has no class {class_name!r}; give --image CLASS/INDEX, "
+            f"as {distilled.class_names[0]}/0"
+        )
+    per_class = distilled.manifest["images_per_class"]
+    if not index.isdecimal() or int(index) >= per_class:
+        raise PydreamError(
+            f"{distilled.path} has no image {index!r} of {class_name}; give 0 to {per_class - 1}"
+        )
+    if distilled.provenance is None:
+        raise PydreamError(f"{distilled.path} does not say what it was made of: no provenance")
+    label, number = distilled.class_names.index(class_name), int(index)
+    return {
+        "class": class_name,
+        "image": number,
+        "file": str(image_files(distilled.path)[label * per_class + number]),
+        "cells": class_origins(distilled.provenance, label).get(number, []),
+    }
+
+
+def class_origins(provenance: pa.Table, label: int) -> dict[int, list[dict[str, Any]]]:
+    """Return the cells of each image of a class, in order, by the index of the image."""
+    own = provenance.filter(pc.equal(provenance["class"], label)).sort_by(
+        [("image", "ascending"), ("cell", "ascending")]
+    )
+    found: dict[int, list[dict[str, Any]]] = {}
+    for row in own.to_pylist():
+        found.setdefault(row["image"], []).append({name: row[name] for name in _OF_A_CELL})
+    return found
+
+
+def box_words(cell: Mapping[str, Any]) -> str:
+    """Say which part of its source image a cell shows."""
+    if cell["top"] is None:
+        return "whole"
+    return f"{cell['width']} × {cell['height']} at {cell['left']}, {cell['top']}"
+
+
+def render_origin(origin: Mapping[str, Any]) -> Table:
+    """Lay out what `image_origin` returned for a terminal."""
+    table = Table(title=Text(origin["file"]), title_justify="left", box=None, pad_edge=False)
+    table.add_column("cell", justify="right")
+    table.add_column("source", overflow="fold")
+    table.add_column("width × height at left, top")
+    table.add_column("score", justify="right")
+    for cell in origin["cells"]:
+        score = "" if cell["score"] is None else score_words(cell["score"])
+        table.add_row(str(cell["cell"]), Text(cell["source"]), box_words(cell), score)
+    return table

@@ -1,0 +1,278 @@
+"""How realistic and how diverse a distilled set is, without training on it.
+
+RDED (Sun et al., arXiv 2312.03526, proposition 1) asks of a distilled set that it be diverse and
+realistic, as an observer sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pydream.data import Source
+from pydream.data.resized import whole_images
+from pydream.data.unreadable import Unreadable
+from pydream.errors import PydreamError
+from pydream.formatting import listed
+from pydream.inspection.observation import Observed, cell_boxes, features_of, observe, patch_scores
+from pydream.models import Observer
+from pydream.ops import random_keys
+from pydream.processors import usable_processors
+from pydream.sets.distilled import DistilledSet
+
+_SEED, _DRAW = 0, 5  # of the real images that are drawn; the same ones for every set
+_BATCH = 256  # images that are decoded at a time
+
+
+def measure_set(
+    distilled: DistilledSet,
+    observer: Observer | None = None,
+    source: Source | None = None,
+    *,
+    most_real: int = 100,
+) -> dict[str, Any]:
+    """Measure realism and diversity of a distilled set (arXiv 2312.03526, proposition 1).
+
+    Everything but bytes and sources needs an observer. With real images too, as many of them as
+    the set has are drawn at random and measured like the set, so that its numbers can be judged.
+    The real samples that both have to cover are neither these nor sources of the set. Images are
+    decoded some hundred at a time.
+
+    Parameters
+    ----------
+    distilled
+        The set.
+    observer
+        Of images of the set's side, with the set's classes in its order, as
+        `pydream.sets.opening.open_observer` makes it.
+    source
+        Real images; must have all classes of the set.
+    most_real
+        Real samples of each class, at most; drawn with a fixed seed.
+
+    Returns
+    -------
+    dict
+        Ready for JSON: ``images_bytes`` (of files, or of pixels that lie in a file of tensors),
+        ``labels_bytes``; ``effective_sources`` (see
+        `effective_number`; None without provenance); ``observer`` (``arch``,
+        ``weights_sha256``), ``distilled``, ``random_real`` (None where they were not measured) and
+        ``real`` (``source``; ``classes`` and ``samples`` that were looked at), None likewise.
+
+        ``distilled`` and ``random_real`` hold ``realism`` (mean log probability of the true
+        class), ``patch_realism`` (the same of the cells; None for real images), ``agreement``
+        (share of images whose likeliest class is theirs), ``entropy`` (mean, in nats, of the soft
+        labels at temperature 1), ``pairwise_distance`` (mean distance of the features of two
+        images of a class, averaged over classes; None for one image per class),
+        ``coverage_distance`` (mean distance from the features of a real sample to the nearest of
+        the images of its class; None without real samples).
+
+    Raises
+    ------
+    PydreamError
+        If the observer takes images of another side or has other classes, the source lacks a
+        class or has too few images, or there is a source without an observer.
+    """
+    measures: dict[str, Any] = {
+        "images_bytes": distilled.images_bytes,
+        "labels_bytes": distilled.labels_bytes,
+        "effective_sources": _effective_sources(distilled),
+        "observer": None,
+        "distilled": None,
+        "random_real": None,
+        "real": None,
+    }
+    if observer is None:
+        if source is not None:
+            raise PydreamError("real images are compared by an observer; give one with --observer")
+        return measures
+    _check(distilled, observer, source, most_real)
+    measures["observer"] = {"arch": observer.arch, "weights_sha256": observer.weights_sha256}
+    images, of_patches = _observe_set(distilled, observer)
+    measures["distilled"] = _summary(images, distilled.labels)
+    measures["distilled"]["patch_realism"] = _mean(of_patches)
+    if source is not None:
+        compared = _compare(images, distilled, observer, source, most_real)
+        measures["distilled"]["coverage_distance"] = _mean(compared.by_set)
+        measures["random_real"] = _summary(compared.random, compared.labels)
+        measures["random_real"]["coverage_distance"] = _mean(compared.by_random)
+        measures["real"] = {
+            "source": source.description,
+            "classes": len({*compared.labels.tolist()}),
+            "samples": len(compared.by_set),
+        }
+    return measures
+
+
+def effective_number(counts: Sequence[int]) -> float:
+    """Return how many equally frequent things are as diverse: exp of the entropy of the shares.
+
+    Parameters
+    ----------
+    counts
+        How often each thing occurs, at least one of them above 0.
+    """
+    weights = torch.tensor(counts, dtype=torch.float64)
+    return float(torch.special.entr(weights / weights.sum()).sum().exp())
+
+
+def pairwise_distance(features: torch.Tensor) -> float | None:
+    """Return the mean Euclidean distance of two different rows; None of a single one.
+
+    Parameters
+    ----------
+    features
+        (n, D) floating point.
+    """
+    return _mean(torch.pdist(features))
+
+
+def nearest_distances(samples: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Return the Euclidean distance from each sample to the nearest image.
+
+    Parameters
+    ----------
+    samples
+        (n, D) floating point, features of real images.
+    images
+        (m, D) of the same dtype, of those that stand for them; m at least 1.
+
+    Returns
+    -------
+    Tensor
+        (n,), of the same dtype. By differences, not by a product of matrices, which would lose
+        the distances of near duplicates to rounding.
+    """
+    distances = torch.cdist(samples, images, compute_mode="donot_use_mm_for_euclid_dist")
+    return distances.amin(dim=1)
+
+
+def _check(
+    distilled: DistilledSet, observer: Observer, source: Source | None, most_real: int
+) -> None:
+    """Raise PydreamError unless all fit together."""
+    if observer.side != distilled.stored.side:
+        raise PydreamError(
+            f"the observer ({observer.arch}) takes images of {observer.side} pixels a side, those "
+            f"of {distilled.path} have {distilled.stored.side}; give one for this side"
+        )
+    if observer.num_classes != len(distilled.class_names):
+        raise PydreamError(
+            f"the observer ({observer.arch}) has {observer.num_classes} classes, but "
+            f"{distilled.path} has {len(distilled.class_names)}; give one trained on them"
+        )
+    if source is not None:
+        missing = sorted({*distilled.class_names} - {*source.class_names})
+        if missing:
+            raise PydreamError(
+                f"{source.description} lacks the classes {listed(missing)} of {distilled.path}; "
+                "give the images that it was distilled from"
+            )
+    if most_real < 1:
+        raise PydreamError(f"most_real must be at least 1, got {most_real}")
+
+
+def _effective_sources(distilled: DistilledSet) -> float | None:
+    if distilled.provenance is None:
+        return None
+    counts = distilled.provenance["source"].value_counts().field("counts")
+    return effective_number(counts.to_pylist())
+
+
+def _observe_set(distilled: DistilledSet, observer: Observer) -> tuple[Observed, torch.Tensor]:
+    """Return what the observer says of all images, and the scores of all their cells."""
+    boxes = cell_boxes(distilled.stored.side, distilled.manifest["factor"])
+    batch = max(_BATCH, observer.tile)
+    seen, of_patches = [], []
+    for start in range(0, len(distilled.stored), batch):
+        images = distilled.stored[start : start + batch].together()
+        labels = distilled.labels[start : start + batch]
+        seen.append(observe(images, labels, observer))
+        of_patches.append(patch_scores(images, labels, boxes, observer))
+    return Observed.joined(seen), torch.cat(of_patches)
+
+
+class _Comparison(NamedTuple):
+    """Random real images, and how far real samples are from them and from a set."""
+
+    random: Observed
+    labels: torch.Tensor  # (n,) int64, of the random images
+    by_random: torch.Tensor  # (samples,) float32
+    by_set: torch.Tensor  # (samples,) float32
+
+
+def _compare(
+    images: Observed, distilled: DistilledSet, observer: Observer, source: Source, most_real: int
+) -> _Comparison:
+    """Draw as many real images as the set has, and samples that both have to cover."""
+    provenance = distilled.provenance
+    used = set() if provenance is None else {*provenance["source"].to_pylist()}
+    per_class = distilled.manifest["images_per_class"]
+    parts = []
+    unreadable = Unreadable(source, len(source), None)
+    for label, name in enumerate(distilled.class_names):
+        drawn = _drawn(source, name, used)[: per_class + most_real].tolist()
+        groups = whole_images(
+            source,
+            drawn,
+            observer.side,
+            workers=usable_processors(),
+            unreadable=unreadable,
+            rows=_BATCH,
+        )
+        real = (image for images, _ in groups for image in images)
+        chosen = list(islice(real, per_class))
+        samples = features_of(real, observer)
+        if not len(samples):
+            continue
+        labels = torch.full((per_class,), label)
+        random = observe(torch.stack(chosen), labels, observer)
+        parts.append(
+            _Comparison(
+                random,
+                labels,
+                nearest_distances(samples, random.features),
+                nearest_distances(samples, images.features[distilled.labels == label]),
+            )
+        )
+    unreadable.say()
+    if not parts:
+        raise PydreamError(
+            f"{source.description} has too few images to compare {distilled.path} with: a class "
+            f"needs more than {per_class} that can be read and are no sources of the set"
+        )
+    randoms, *others = zip(*parts, strict=True)
+    return _Comparison(Observed.joined(randoms), *(torch.cat(each) for each in others))
+
+
+def _drawn(source: Source, name: str, used: set[str]) -> npt.NDArray[np.int64]:
+    """Return the images of a class that the set was not made of, in a random order."""
+    indices = source.class_indices(source.class_names.index(name))
+    free = indices[[source.keys[index] not in used for index in indices]]
+    keys = random_keys(torch.from_numpy(source.ids[free]), seed=_SEED, draw=_DRAW)
+    return free[np.argsort(keys.numpy(), kind="stable")]
+
+
+def _summary(images: Observed, labels: torch.Tensor) -> dict[str, float | None]:
+    """Average over images, and over classes what is measured within each."""
+    classes = sorted({*labels.tolist()})
+    distances = [pairwise_distance(images.features[labels == label]) for label in classes]
+    spreads = [each for each in distances if each is not None]
+    return {
+        "realism": _mean(images.scores),
+        "patch_realism": None,
+        "agreement": _mean(images.right),
+        "entropy": _mean(images.entropies),
+        "pairwise_distance": fmean(spreads) if spreads else None,
+        "coverage_distance": None,
+    }
+
+
+def _mean(values: torch.Tensor) -> float | None:
+    return float(values.double().mean()) if len(values) else None

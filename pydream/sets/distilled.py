@@ -1,0 +1,276 @@
+"""A distilled set on disk, read."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from pydream.data.decode import decode_image
+from pydream.errors import ImageError, PydreamError
+from pydream.processors import usable_processors
+from pydream.sets.image_formats import SUFFIXES
+
+FORMAT_VERSION = 1
+
+PROVENANCE_SCHEMA = pa.schema(
+    [
+        ("class", pa.int32()),
+        ("image", pa.int32()),
+        ("cell", pa.int32()),
+        ("source", pa.string()),
+        ("top", pa.int32()),
+        ("left", pa.int32()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("score", pa.float32()),
+    ]
+)
+
+
+class StoredImages(Sequence[torch.Tensor]):
+    """The images of a set, each read when it is asked for.
+
+    Parameters
+    ----------
+    files
+        One for each image.
+    side
+        Height and width that each must have, in pixels.
+    """
+
+    def __init__(self, files: Sequence[Path], side: int) -> None:
+        self.files = tuple(files)
+        self.side = side
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @overload
+    def __getitem__(self, index: int) -> torch.Tensor: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> StoredImages: ...
+
+    def __getitem__(self, index: int | slice) -> torch.Tensor | StoredImages:
+        """Return an image, (side, side, 3) uint8.
+
+        Raises
+        ------
+        PydreamError
+            If its file cannot be read, or holds an image of another size.
+        """
+        if isinstance(index, slice):
+            return StoredImages(self.files[index], self.side)
+        file = self.files[index]
+        try:
+            image = decode_image(file.read_bytes())
+        except (ImageError, OSError) as error:
+            raise PydreamError(f"{file}: {error}") from error
+        if tuple(image.shape) != (self.side, self.side, 3):
+            raise PydreamError(
+                f"{file}: the image is {image.shape[0]}x{image.shape[1]}, "
+                f"but those of its set are {self.side}x{self.side}"
+            )
+        return image
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images together, once they are read."""
+        return len(self) * 3 * self.side**2
+
+    def together(self) -> torch.Tensor:
+        """Read all images, (N, side, side, 3) uint8; raises as reading one does."""
+        with ThreadPoolExecutor(usable_processors()) as pool:
+            return torch.stack(list(pool.map(self.__getitem__, range(len(self)))))
+
+
+class HeldImages(Sequence[torch.Tensor]):
+    """The images of a set that are in memory already.
+
+    Parameters
+    ----------
+    pixels
+        (N, S, S, 3) uint8.
+    """
+
+    def __init__(self, pixels: torch.Tensor) -> None:
+        self.pixels = pixels
+        self.side = pixels.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @overload
+    def __getitem__(self, index: int) -> torch.Tensor: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> HeldImages: ...
+
+    def __getitem__(self, index: int | slice) -> torch.Tensor | HeldImages:
+        """Return an image, (side, side, 3) uint8, or some of the images."""
+        chosen = self.pixels[index]
+        return HeldImages(chosen) if isinstance(index, slice) else chosen
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images together."""
+        return self.pixels.nbytes
+
+    def together(self) -> torch.Tensor:
+        """Return all images, (N, side, side, 3) uint8; they are not copied."""
+        return self.pixels
+
+
+@dataclass(frozen=True)
+class DistilledSet:
+    """A distilled set; images on disk are read when they are asked for.
+
+    Attributes
+    ----------
+    path
+        Its folder or file.
+    manifest
+        The contents of ``manifest.json``, or as much of that as is known of another's set.
+    stored
+        Its images one by one, class by class.
+    labels
+        (N,) int64.
+    class_names
+        The names of the classes, in the order of the labels.
+    provenance
+        One row per cell: where its patch came from; None if the set has no such file.
+    soft_labels
+        (N, K) float32 logits that came with another's set; None where it has hard labels alone.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    stored: StoredImages | HeldImages
+    labels: torch.Tensor
+    class_names: tuple[str, ...]
+    provenance: pa.Table | None
+    soft_labels: torch.Tensor | None = None
+
+    @functools.cached_property
+    def images(self) -> torch.Tensor:
+        """All images, (N, S, S, 3) uint8; raises as ``stored`` does."""
+        return self.stored.together()
+
+    @functools.cached_property
+    def images_sha256(self) -> str:
+        """What the manifest says of the image files; of another's set, the hash of the pixels."""
+        if self.is_ours:
+            return str(self.manifest["images_sha256"])
+        return hashlib.sha256(self.images.numpy().tobytes()).hexdigest()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it lies in a folder as pydream writes it."""
+        return (self.path / "manifest.json").is_file()
+
+    @property
+    def images_bytes(self) -> int:
+        """Bytes of the image files; of the pixels, where images lie in a file of tensors."""
+        stored = self.stored
+        if isinstance(stored, HeldImages):
+            return stored.nbytes
+        files = image_files(self.path) if self.is_ours else stored.files
+        return sum(file.stat().st_size for file in files)
+
+    @property
+    def labels_bytes(self) -> int:
+        """Bytes of the set's own soft labels and of those that `pydream relabel` has stored."""
+        own = 0 if self.soft_labels is None else self.soft_labels.nbytes
+        files = self.beside("labels").rglob("*")
+        return own + sum(file.stat().st_size for file in files if file.is_file())
+
+    def beside(self, name: str) -> Path:
+        """Return where something made from the set lies: in its folder, if the set is ours."""
+        path = self.path
+        return path / name if self.is_ours else path.with_name(f"{path.stem}-{name}")
+
+
+def load_set(path: str | os.PathLike[str]) -> DistilledSet:
+    """Open a distilled set.
+
+    Parameters
+    ----------
+    path
+        The folder that holds ``manifest.json`` and ``images/``.
+
+    Raises
+    ------
+    PydreamError
+        If the folder holds no set, a set of a newer format, or other numbers of images than the
+        manifest says.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    files = image_files(path)
+    class_names = tuple(manifest["class_names"])
+    per_class = manifest["images_per_class"]
+    counts = [0] * len(class_names)
+    labels = []
+    for file in files:
+        if not file.parent.name.isdigit() or int(file.parent.name) >= len(class_names):
+            raise PydreamError(f"{file}: the manifest of {path} has no class of that number")
+        labels.append(int(file.parent.name))
+        counts[labels[-1]] += 1
+    if any(count != per_class for count in counts):
+        raise PydreamError(
+            f"{path}: the manifest promises {per_class} images in each of {len(class_names)} "
+            f"classes, but the folders hold {min(counts)} to {max(counts)}"
+        )
+    provenance = path / "provenance.parquet"
+    return DistilledSet(
+        path=path,
+        manifest=manifest,
+        stored=StoredImages(files, manifest["side"]),
+        labels=torch.tensor(labels, dtype=torch.int64),
+        class_names=class_names,
+        provenance=pq.read_table(provenance) if provenance.exists() else None,
+    )
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read and check ``manifest.json`` of a set."""
+    file = path / "manifest.json"
+    if not file.is_file():
+        raise PydreamError(f"{path}: no distilled set here (manifest.json is missing)")
+    try:
+        manifest = json.loads(file.read_text())
+        version = manifest["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise PydreamError(f"{file}: not a manifest of a distilled set ({error!r})") from error
+    if version > FORMAT_VERSION:
+        raise PydreamError(
+            f"{file}: format {version} is newer than the {FORMAT_VERSION} this version reads; "
+            "upgrade pydream-distill"
+        )
+    return dict(manifest)
+
+
+def image_files(path: Path) -> list[Path]:
+    """List the image files of a set, class by class."""
+    suffixes = set(SUFFIXES.values())
+    return sorted(file for file in (path / "images").glob("*/*") if file.suffix in suffixes)
+
+
+def hash_image_files(path: Path) -> str:
+    """Hash the image files of a set: their paths inside it and their bytes."""
+    digest = hashlib.sha256()
+    for file in image_files(path):
+        inner = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest.update(f"{file.relative_to(path).as_posix()}\0{inner}\n".encode())
+    return digest.hexdigest()

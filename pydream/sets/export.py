@@ -1,0 +1,238 @@
+"""A distilled set written as other tools read it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pydream import __version__
+from pydream.devices import announce_device, resolve_device
+from pydream.errors import PydreamError
+from pydream.files import ANOTHER_OUT, check_free, disk_errors
+from pydream.models import Observer, load_into, read_weights
+from pydream.models.registry import construct
+from pydream.sets import ddranking
+from pydream.sets.config import ExportConfig, Layout
+from pydream.sets.distilled import DistilledSet, image_files, load_set
+from pydream.sets.opening import class_order, load_set_observer
+from pydream.sets.tensor_files import read_tensors
+
+
+@dataclass(frozen=True)
+class ExportedSet:
+    """What `export_set` has written.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    to
+        The layout.
+    images
+        How many.
+    bytes
+        Of all files together.
+    """
+
+    path: Path
+    to: Layout
+    images: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Labeller:
+    """An observer, and which of its classes are the set's."""
+
+    observer: Observer
+    order: list[int]
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return (N, K) float32 of normalised images, on the CPU, in the order of the set."""
+        return self.observer.with_class_order(self.order).logits(images).cpu()
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Return images as the observer takes them."""
+        mean, std = (
+            torch.tensor(each).view(-1, 1, 1) for each in (self.observer.mean, self.observer.std)
+        )
+        return (images - mean) / std
+
+
+def export_set(config: ExportConfig) -> ExportedSet:
+    """Write a distilled set as other tools read it.
+
+    ``tensors``: ``images.pt`` is [images, labels], float32 (N, 3, S, S) in [0, 1] and int64 (N,);
+    with an observer, ``soft_labels.pt`` is float16 (N, K), its logits for these images;
+    ``info.json`` has class names, mean, std, method and hashes.
+
+    ``rded``: ``00000/class00000_id00000.png`` and so on, the files of the set byte for byte.
+
+    ``ddranking``: ``images.pt``, float32 (N, 3, S, S), normalised with the observer's mean and
+    std, since DD-Ranking trains on it as it is; ``labels.pt``, float32 (N, K), the observer's
+    logits for it; ``lr.pt``, a scalar; ``images/00000/…``, the files of the set; the observer's
+    weights where DD-Ranking looks for a teacher, below ``teacher_models``; ``config.json``, to
+    be used from inside the folder.
+
+    Images come class by class. They are those of the set's own ``images.pt`` where it has one.
+
+    Parameters
+    ----------
+    config
+        The settings.
+
+    Returns
+    -------
+    ExportedSet
+
+    Raises
+    ------
+    PydreamError
+        If the set, the observer or the folder cannot be used, or DD-Ranking has no network like
+        the observer. Nothing is then left at ``config.out``.
+    """
+    check_free(config.out)
+    distilled = load_set(config.set)
+    with _written_beside(config.out) as folder:
+        if config.to == "rded":
+            _copy_images(distilled, folder, "class{label:05d}_id{number:05d}")
+        elif config.to == "tensors":
+            _write_tensors(distilled, folder, _labeller(config, distilled))
+        else:
+            _write_ddranking(distilled, folder, config)
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return ExportedSet(config.out, config.to, len(distilled.labels), size)
+
+
+@contextmanager
+def _written_beside(out: Path) -> Iterator[Path]:
+    """Give a folder beside the place that is wanted; at the end it is put there, or removed."""
+    folder = out.with_name(f".{out.name}.{os.getpid()}.part")
+    with disk_errors(out, ANOTHER_OUT):
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+            check_free(out)
+            folder.rename(out)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # gone already where it was put in place
+
+
+def _write_tensors(distilled: DistilledSet, folder: Path, labeller: _Labeller | None) -> None:
+    manifest, images = distilled.manifest, _images(distilled)
+    _save([images, distilled.labels], folder / "images.pt")
+    info: dict[str, Any] = {
+        "class_names": list(distilled.class_names),
+        "images_per_class": manifest["images_per_class"],
+        "method": manifest["method"],
+        "factor": manifest["factor"],
+        "mean": manifest.get("mean"),
+        "std": manifest.get("std"),
+        "images_sha256": manifest["images_sha256"],
+        "package": {"name": "pydream-distill", "version": __version__},
+    }
+    if labeller is not None:
+        logits = labeller.logits(labeller.normalised(images))
+        _save(logits.half(), folder / "soft_labels.pt")
+        info["observer"] = {
+            "arch": labeller.observer.arch,
+            "side": labeller.observer.network_side,
+            "mean": list(labeller.observer.mean),
+            "std": list(labeller.observer.std),
+            "weights_sha256": labeller.observer.weights_sha256,
+        }
+    (folder / "info.json").write_text(json.dumps(info, indent=2) + "\n")
+
+
+def _write_ddranking(distilled: DistilledSet, folder: Path, config: ExportConfig) -> None:
+    labeller = _labeller(config, distilled)
+    assert labeller is not None  # as the settings promise
+    teacher = _teacher(config, labeller)
+    observer = labeller.observer
+    images = labeller.normalised(_images(distilled))
+    _save(images, folder / "images.pt")
+    _save(labeller.logits(images), folder / "labels.pt")
+    _save(torch.tensor(ddranking.LEARNING_RATE), folder / "lr.pt")
+    _copy_images(distilled, folder / "images", "{number:05d}")
+    settings = ddranking.settings(distilled.manifest, teacher, observer.mean, observer.std)
+    file = folder / ddranking.teacher_file(settings["dataset"], teacher.model_name)
+    file.parent.mkdir(parents=True)
+    _save(teacher.weights, file)
+    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def _images(distilled: DistilledSet) -> Tensor:
+    """Return all images, (N, 3, S, S) float32 in [0, 1]: in float as far as the set has them."""
+    file = distilled.path / "images.pt"
+    if not file.is_file():
+        return (distilled.images.float() / 255).movedim(-1, 1).contiguous()
+    held = read_tensors(file)
+    images, labels = held.images, held.labels
+    side = distilled.stored.side
+    fitting = images.shape == (len(distilled.labels), 3, side, side)
+    if not fitting or labels is None or not torch.equal(labels, distilled.labels):
+        raise PydreamError(
+            f"{file} does not hold the images and labels of {distilled.path}; remove it, and the "
+            "image files are taken"
+        )
+    return images.float()
+
+
+def _save(content: Any, file: Path) -> None:
+    """Write as torch.save does; a full disk is an OSError, which it would not be there."""
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    file.write_bytes(stream.getbuffer())
+
+
+def _copy_images(distilled: DistilledSet, folder: Path, name: str) -> None:
+    """Copy the image files into class folders of five digits."""
+    number = dict.fromkeys(range(len(distilled.class_names)), 0)
+    for file in image_files(distilled.path):
+        label = int(file.parent.name)
+        place = folder / f"{label:05d}"
+        place.mkdir(parents=True, exist_ok=True)
+        copy = name.format(label=label, number=number[label]) + file.suffix
+        shutil.copyfile(file, place / copy)
+        number[label] += 1
+
+
+def _labeller(config: ExportConfig, distilled: DistilledSet) -> _Labeller | None:
+    if config.observer is None:
+        return None
+    observer = load_set_observer(
+        config.observer,
+        distilled,
+        config,
+        arch=config.observer_arch,
+        precision="float32",
+        device=resolve_device(config.device),
+    )
+    labeller = _Labeller(observer, class_order(observer, distilled))
+    announce_device(config.device)
+    observer.announce()
+    return labeller
+
+
+def _teacher(config: ExportConfig, labeller: _Labeller) -> ddranking.Teacher:
+    """Read the observer's weights as DD-Ranking takes them."""
+    assert config.observer is not None
+    observer = labeller.observer
+    if observer.side != observer.network_side:
+        raise PydreamError(
+            f"DD-Ranking shows its teacher images of {observer.side} pixels a side as they are: "
+            "leave out --observer-side, or give an observer of that side"
+        )
+    model = construct(observer.arch, num_classes=observer.num_classes, side=observer.side)
+    load_into(model, config.observer, read_weights(config.observer)[0], observer.arch)
+    return ddranking.as_teacher(model, observer.arch, observer.side, labeller.order)

@@ -1,0 +1,336 @@
+"""Distilled sets of other tools, read as sets of ours: image folders and files of tensors."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pydream.data.class_folders import find_class_folders
+from pydream.data.decode import read_header
+from pydream.data.files import FolderTree
+from pydream.data.layout import Layout
+from pydream.errors import ImageError, PydreamError
+from pydream.sets.distilled import (
+    FORMAT_VERSION,
+    DistilledSet,
+    HeldImages,
+    StoredImages,
+    load_set,
+)
+from pydream.sets.tensor_files import LabelledTensors, read_soft_labels, read_tensors, to_pixels
+
+_NUMBERED = re.compile(r"\d{5}")  # RDED's and DD-Ranking's names of class folders
+_NUMBER = re.compile(r"\d+")
+_SUFFIXES = (".pt", ".pth")
+_KINDS = (
+    "a set of pydream, a folder of class folders, a .pt or .pth file of [images, labels], or "
+    "DD-Ranking's folder with images.pt"
+)
+
+
+def open_distilled(
+    path: str | os.PathLike[str],
+    *,
+    class_names: Sequence[str] | None = None,
+    classes: str | os.PathLike[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> DistilledSet:
+    """Open a distilled set, whoever made it.
+
+    Parameters
+    ----------
+    path
+        One of these:
+
+        - a set of pydream;
+        - a folder with one folder of images for each class, or with such a folder in ``images/``
+          (as RDED and DD-Ranking write them);
+        - a ``.pt`` or ``.pth`` file with ``[images, labels]``, or with ``images`` and ``labels``
+          in a dict (IDC, DREAM; ``data`` may stand for ``images``), or with a list
+          of such pairs as ``data`` in a dict, of which the first is taken (the results of DC, DSA
+          and DM);
+        - such a file with images alone, their labels beside it in a file of the same name with
+          ``labels`` for ``images`` (MTT, DATM); without any labels the images are taken class by
+          class;
+        - a folder with such an ``images.pt``.
+
+        Images in a file are (N, C, S, S), with one channel or three: uint8, or floating point in
+        [0, 1], or in [0, 255] and reaching 8; other values are undone with `mean` and `std` first.
+        Labels are class numbers, (N,); one-hot rows; or soft labels, (N, K) logits or
+        probabilities, which may also lie beside hard labels in a file with ``soft_labels`` for
+        ``images``, or under that name in the dict.
+    class_names
+        Names of the classes of the real images, in their order. They serve for labels in a file,
+        and for class folders that only number the classes (``00000``, ``new000``, ``0`` to
+        ``10``), which are matched by number. Folders with these very names come in this order.
+        Not looked at where the set itself names its classes, as ``info.json`` beside the tensors
+        of `pydream export` does.
+    classes
+        A text file with the name of each class of the set on a line of its own, in the order of
+        its numbers or, by natural order, of its folders. It goes before all other names.
+    mean, std
+        What the images of a file were normalised with, one number for each channel.
+
+    Returns
+    -------
+    DistilledSet
+        Its images class by class, in the order of the file or of the file names. With soft labels
+        alone the images of a file keep its order, and their class is the likeliest one; where
+        that would give classes unequal numbers of images, they are taken class by class, as
+        DD-Ranking takes them.
+
+    Raises
+    ------
+    PydreamError
+        If nothing of this kind is there, a file cannot be read or carries code, images are not
+        square or not of one side, classes have unequal numbers of images, or names, numbers or
+        soft labels do not fit.
+
+    Warns
+    -----
+    RuntimeWarning
+        If values lie beyond [0, 1] after `mean` and `std` are undone (they are clipped), if
+        folders are matched with `class_names` by number, or if soft labels are likeliest for
+        another class than an image is taken for.
+    """
+    path = Path(path)
+    if (path / "manifest.json").is_file():
+        return load_set(path)
+    given = None if classes is None else read_class_names(classes)
+    if path.is_dir():
+        for folder in (path, path / "images"):
+            if _has_numbered_folders(folder):
+                return _open_folders(path, folder, class_names, given)
+        if not (path / "images.pt").is_file():
+            return _open_folders(path, path, class_names, given)
+    file = path / "images.pt" if path.is_dir() else path
+    if not file.is_file():
+        raise PydreamError(f"{path} does not exist; give {_KINDS}")
+    if file.suffix.lower() not in _SUFFIXES:
+        raise PydreamError(f"{path} is no distilled set; give {_KINDS}")
+    own_names, factor = _exported_facts(file.with_name("info.json"))
+    names = given or own_names or class_names
+    held = read_tensors(file)
+    labels, order = _label(held, file, names)
+    pixels = to_pixels(held.images, file, mean, std)[order]
+    soft = None if held.soft_labels is None else held.soft_labels[order]
+    names = names or [str(label) for label in range(int(labels.max()) + 1)]
+    return _imported(path, HeldImages(pixels), labels, names, factor, soft)
+
+
+def read_class_names(file: str | os.PathLike[str]) -> list[str]:
+    """Read class names, one a line; empty lines at the end are left out.
+
+    Raises
+    ------
+    PydreamError
+        If the file cannot be read, is empty, or names a class twice or not at all.
+    """
+    file = Path(file)
+    try:
+        names = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise PydreamError(f"{file}: class names cannot be read: {reason}") from error
+    while names and not names[-1]:
+        names.pop()
+    if not names or not all(names) or len({*names}) < len(names):
+        raise PydreamError(f"{file} must hold one class name a line, each once and none empty")
+    return names
+
+
+def _label(
+    held: LabelledTensors, file: Path, class_names: Sequence[str] | None
+) -> tuple[Tensor, Tensor]:
+    """Return the class of every image, (N,) int64, and the order in which images are taken."""
+    soft, labels = held.soft_labels, held.labels
+    count = len(held.images)
+    if soft is not None and class_names is not None and soft.shape[1] != len(class_names):
+        raise PydreamError(
+            f"{file}: soft labels are of {soft.shape[1]} classes, but {len(class_names)} classes "
+            "are named"
+        )
+    num_classes = soft.shape[1] if soft is not None else len(class_names or ())
+    if labels is not None:
+        return _sort_by_class(labels, file, num_classes or int(labels.max()) + 1)
+    if not num_classes:
+        raise PydreamError(
+            f"{file} holds images without labels: give class names, if they come class by class, "
+            "or save [images, labels]"
+        )
+    if count % num_classes:
+        raise PydreamError(
+            f"{file}: {count} images do not divide evenly into {num_classes} classes"
+        )
+    in_turn = torch.arange(num_classes).repeat_interleave(count // num_classes)
+    if soft is None:
+        return in_turn, torch.arange(count)
+    likeliest = soft.argmax(dim=1)
+    counts = likeliest.bincount(minlength=num_classes)
+    if counts.min() == counts.max():
+        return likeliest, torch.arange(count)
+    others = soft.amax(dim=1) > soft.gather(1, in_turn[:, None])[:, 0]
+    if others.any():
+        warnings.warn(
+            f"{file}: images are taken class by class, though the soft labels of "
+            f"{int(others.sum())} of {count} are likeliest for another class",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return in_turn, torch.arange(count)
+
+
+def _exported_facts(file: Path) -> tuple[list[str] | None, int]:
+    """Read class names and factor from what `pydream export` wrote beside its tensors."""
+    if not file.is_file():
+        return None, 1
+    try:
+        info = json.loads(file.read_text())
+        if info["package"]["name"] != "pydream-distill":
+            return None, 1
+        return [str(name) for name in info["class_names"]], int(info["factor"])
+    except (ValueError, KeyError, TypeError):  # of somebody else
+        return None, 1
+
+
+def _imported(
+    path: Path,
+    stored: StoredImages | HeldImages,
+    labels: Tensor,
+    class_names: Sequence[str],
+    factor: int = 1,
+    soft_labels: Tensor | None = None,
+) -> DistilledSet:
+    """Return the set, with a manifest of what is known."""
+    manifest = {
+        "format": FORMAT_VERSION,
+        "method": "imported",
+        "class_names": list(class_names),
+        "class_to_idx": {name: index for index, name in enumerate(class_names)},
+        "images_per_class": len(labels) // len(class_names),
+        "factor": factor,
+        "side": stored.side,
+    }
+    names = tuple(class_names)
+    return DistilledSet(path, manifest, stored, labels, names, None, soft_labels)
+
+
+def _has_numbered_folders(folder: Path) -> bool:
+    return folder.is_dir() and any(
+        _NUMBERED.fullmatch(each.name) and each.is_dir() for each in folder.iterdir()
+    )
+
+
+def _open_folders(
+    path: Path, root: Path, class_names: Sequence[str] | None, given: Sequence[str] | None
+) -> DistilledSet:
+    """Open a folder of class folders."""
+    layout = find_class_folders(FolderTree(root), str(root)).open("train", str(root))
+    order, names = _name_folders(layout, root, class_names, given)
+    place = np.argsort(order)  # by class as the folders are sorted: its number in the set
+    rows = np.argsort(place[layout.labels], kind="stable")
+    labels = torch.from_numpy(place[layout.labels][rows])
+    _check_even(labels, len(names), str(root))
+    files = [root / layout.root / layout.keys[row] for row in rows]
+    try:
+        first = read_header(files[0].read_bytes())
+    except (ImageError, OSError) as error:
+        raise PydreamError(f"{files[0]}: {error}") from error
+    if first.height != first.width:
+        raise PydreamError(
+            f"{files[0]}: the image is {first.height}x{first.width}; images of a distilled set "
+            "must be square"
+        )
+    soft = None
+    if (path / "labels.pt").is_file() and root != path:  # DD-Ranking's
+        soft = read_soft_labels(path / "labels.pt", len(files))
+        if soft.shape[1] != len(names):
+            raise PydreamError(
+                f"{path / 'labels.pt'}: soft labels are of {soft.shape[1]} classes, but there are "
+                f"{len(names)} class folders"
+            )
+    return _imported(path, StoredImages(files, first.height), labels, names, soft_labels=soft)
+
+
+def _name_folders(
+    layout: Layout, root: Path, class_names: Sequence[str] | None, given: Sequence[str] | None
+) -> tuple[list[int], Sequence[str]]:
+    """Return the order of the class folders in the set, as indices into theirs, and the names."""
+    folders = layout.class_names
+    order = sorted(range(len(folders)), key=lambda index: natural_order(folders[index]))
+    natural = [folders[index] for index in order]
+    if given is not None:
+        if len(given) != len(folders):
+            raise PydreamError(
+                f"--classes names {len(given)} classes, but {root} has {len(folders)} class "
+                f"folders, {natural[0]} to {natural[-1]}"
+            )
+        return order, given
+    if class_names is not None and {*class_names} == {*folders}:
+        return [folders.index(name) for name in class_names], class_names
+    numbers = _numbers(natural)
+    if class_names is None or numbers is None:
+        return order, natural
+    count = len(class_names)
+    if numbers not in (list(range(count)), list(range(1, count + 1))):
+        raise PydreamError(
+            f"{root}: class folders {natural[0]} to {natural[-1]}, {len(natural)} of them, do not "
+            f"fit {count} class names; they must be numbered 0 to {count - 1} or 1 to {count}: "
+            "give --classes with a file that names the class of each, one a line"
+        )
+    if not _NUMBERED.fullmatch(natural[0]):  # a convention, which nobody need be told of
+        warnings.warn(
+            f"{root}: class folders are matched by number: {natural[0]} is {class_names[0]}, "
+            f"{natural[-1]} is {class_names[-1]}; --classes FILE names them otherwise",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return order, class_names
+
+
+def _numbers(names: Sequence[str]) -> list[int] | None:
+    """Return the number in each name, where the names differ in that alone (new000, new001)."""
+    found = [_NUMBER.findall(name) for name in names]
+    frames = {_NUMBER.sub("#", name) for name in names}
+    if len(frames) > 1 or any(len(each) != 1 for each in found):
+        return None
+    return [int(each[0]) for each in found]
+
+
+def natural_order(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Return a key that sorts names by the numbers in them: 2 before 10."""
+    parts = re.split(r"(\d+)", name)
+    key = [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+    return key, name
+
+
+def _sort_by_class(labels: Tensor, file: Path, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Check hard labels; return them sorted, and the order that sorts them, which is stable."""
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise PydreamError(
+            f"{file}: labels are {low} to {high}, but must lie in 0 to {num_classes - 1}, the "
+            "number of classes less one"
+        )
+    _check_even(labels, num_classes, str(file))
+    ordered, order = labels.sort(stable=True)
+    return ordered, order
+
+
+def _check_even(labels: Tensor, num_classes: int, where: str) -> None:
+    """Raise PydreamError unless all classes have as many images."""
+    counts = labels.bincount(minlength=num_classes)
+    if counts.min() != counts.max():
+        raise PydreamError(
+            f"{where}: classes must have equally many images, but {num_classes} classes have "
+            f"{int(counts.min())} to {int(counts.max())}"
+        )

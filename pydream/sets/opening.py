@@ -1,0 +1,197 @@
+"""What an evaluation is made of, opened and seen to fit together: set, observer, real images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from pydream.data import Source, open_source
+from pydream.errors import MissingSplitError, PydreamError
+from pydream.formatting import listed
+from pydream.models import Observer, ObserverSettings
+from pydream.models.class_outputs import class_outputs
+from pydream.models.loading import load_configured_observer
+from pydream.sets.config import SetSettings
+from pydream.sets.distilled import DistilledSet, hash_image_files
+from pydream.sets.imported import open_distilled
+
+
+def open_named_set(settings: SetSettings, class_names: Sequence[str] | None = None) -> DistilledSet:
+    """Open a distilled set, whoever made it; `class_names` serve where it has only numbers.
+
+    Raises
+    ------
+    PydreamError
+        If it cannot be read.
+    """
+    return open_distilled(
+        settings.set,
+        class_names=class_names,
+        classes=settings.classes,
+        mean=settings.image_mean,
+        std=settings.image_std,
+    )
+
+
+def open_set(settings: SetSettings, class_names: Sequence[str] | None = None) -> DistilledSet:
+    """Open a distilled set as `open_named_set` does, and check its image files.
+
+    Raises
+    ------
+    PydreamError
+        If it cannot be read, or its image files are not those that its manifest describes.
+    """
+    distilled = open_named_set(settings, class_names)
+    if distilled.is_ours and hash_image_files(distilled.path) != distilled.images_sha256:
+        raise PydreamError(
+            f"{distilled.path}: the image files are not those its manifest describes; "
+            "`pydream inspect` tells more"
+        )
+    return distilled
+
+
+def open_real(
+    named: str | None,
+    distilled: DistilledSet,
+    split: str,
+    exif: Literal["ignore", "apply"] | None = None,
+) -> Source:
+    """Open the real images that were named, or that the set was distilled from.
+
+    Their EXIF counts as is asked, by default as it did when the set was distilled.
+
+    Raises
+    ------
+    PydreamError
+        If there are none, without such a split, or with other classes than the set.
+    """
+    named = named or distilled.manifest.get("source", {}).get("description")
+    if named is None:
+        raise PydreamError(
+            f"{distilled.path} does not say what it was distilled from; "
+            "name real images with a test split with --source"
+        )
+    try:
+        source = open_source(named, split, exif=exif or exif_of(distilled))
+    except MissingSplitError as error:
+        raise PydreamError(f"{error}; name real images that have one with --source") from error
+    check_class_names(source, distilled)
+    return source
+
+
+def exif_of(distilled: DistilledSet) -> Literal["ignore", "apply"]:
+    """Return whether the EXIF of the real images counted when a set was distilled."""
+    config = distilled.manifest.get("config", {})
+    return "apply" if config.get("exif") == "apply" else "ignore"
+
+
+def check_class_names(source: Source, distilled: DistilledSet) -> None:
+    """Raise PydreamError unless the real images have the classes of the set, in their order."""
+    real, own = source.class_names, distilled.class_names
+    if real == own:
+        return
+    parts = [
+        f"only {where} has {listed(sorted(names))}"
+        for where, names in (
+            (source.description, {*real} - {*own}),
+            (str(distilled.path), {*own} - {*real}),
+        )
+        if names
+    ]
+    raise PydreamError(
+        f"the {source.split} images of {source.description} have other classes than the set: "
+        f"{'; '.join(parts) or 'they come in another order'}"
+    )
+
+
+def open_observer(
+    given: nn.Module | str,
+    distilled: DistilledSet,
+    settings: ObserverSettings,
+    *,
+    arch: str | None,
+    precision: str,
+    device: torch.device,
+) -> Observer:
+    """Load the observer as `load_set_observer` does, its classes in the order of the set's.
+
+    Raises
+    ------
+    PydreamError
+        If it cannot be loaded, or does not know the classes of the set.
+    """
+    observer = load_set_observer(
+        given, distilled, settings, arch=arch, precision=precision, device=device
+    )
+    return observer.with_class_order(class_order(observer, distilled))
+
+
+def load_set_observer(
+    given: nn.Module | str,
+    distilled: DistilledSet,
+    settings: ObserverSettings,
+    *,
+    arch: str | None,
+    precision: str,
+    device: str | torch.device,
+) -> Observer:
+    """Load an observer of the images of a set.
+
+    The observer that made the set keeps the side, mean and std that it had then, unless the
+    settings have others.
+
+    Raises
+    ------
+    PydreamError
+        If it cannot be loaded.
+    """
+    made_by = distilled.manifest.get("observer") or {}
+
+    def kept(weights_sha256: str) -> dict[str, Any]:
+        if made_by["weights_sha256"] != weights_sha256:
+            return {}
+        names = ("arch", "side", "mean", "std")
+        return {name: made_by[name] for name in names if made_by.get(name) is not None}
+
+    return load_configured_observer(
+        given,
+        settings,
+        arch=arch,
+        side=distilled.manifest["side"],
+        kept=kept if "weights_sha256" in made_by else None,
+        precision=precision,
+        device=device,
+    )
+
+
+def class_order(observer: Observer, distilled: DistilledSet) -> list[int]:
+    """Find the classes of a set among those of an observer.
+
+    The observer that made the set keeps the order found then; for another one see
+    `pydream.models.class_outputs.class_outputs`.
+
+    Parameters
+    ----------
+    observer
+        Its classes as its weights have them.
+    distilled
+        The set.
+
+    Returns
+    -------
+    list of int
+        By class of the set, the observer's class; for `Observer.with_class_order`.
+
+    Raises
+    ------
+    PydreamError
+        If the observer does not know a class, or has another number of classes and no names.
+    """
+    names = distilled.class_names
+    made_by = distilled.manifest.get("observer") or {}
+    if made_by.get("weights_sha256") == observer.weights_sha256 and "class_order" in made_by:
+        return list(made_by["class_order"])
+    return class_outputs(observer, names, str(distilled.path), measured=False)

@@ -1,0 +1,270 @@
+"""Files of tensors that hold a distilled set: its images, their labels, and what both may mean."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pydream.data.array_forms import HALF_LEVEL, levels_scale
+from pydream.errors import PydreamError, first_line
+
+_MOST_BEYOND = 0.5  # share of values beyond [0, 1] above which mean and std cannot be right
+# Probabilities that were rounded to float16 and summed up over a thousand classes.
+_SUM_TOLERANCE = 1e-3
+_LEAST_PROBABILITY = 1e-12  # stands for a probability of 0, whose logarithm is not finite
+# What the accuracies beside the images in DC's results are unpickled by: numbers come of it and
+# nothing else. NumPy 1 and 2 have the function at different places.
+_SCALAR = np.float64(0).__reduce__()[0]
+_NUMBERS_OF_NUMPY: list[Any] = [
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    np.dtypes.Float64DType,
+]
+
+
+@dataclass(frozen=True)
+class LabelledTensors:
+    """Images and labels as a file holds them.
+
+    Attributes
+    ----------
+    images
+        (N, C, S, S) floating point or uint8; C is 1 or 3.
+    labels
+        (N,) int64, not checked against a number of classes; None where only `soft_labels` or
+        nothing at all says what an image shows.
+    soft_labels
+        (N, K) float32 logits; None where the file has hard labels alone.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    soft_labels: Tensor | None
+
+
+def read_tensors(file: Path) -> LabelledTensors:
+    """Read images and labels from a file, or from two that lie beside each other.
+
+    Parameters
+    ----------
+    file
+        A file of ``torch.save``; `pydream.sets.imported.open_distilled` lists what it may hold.
+
+    Raises
+    ------
+    PydreamError
+        If a file cannot be read, carries code, or holds something else.
+    """
+    images, labels, soft = _parts(_load(file), file)
+    _check_images(images, file)
+    rows = None
+    if labels is not None and labels.dim() == 2:
+        labels, rows = _read_rows(labels, len(images), file)
+    if soft is None:
+        soft = _beside(file, "soft_labels")
+    if rows is not None:
+        if soft is not None:
+            raise PydreamError(
+                f"{file}: the labels are soft labels already, and there are soft_labels, too: "
+                "leave out one of them"
+            )
+        soft = rows
+    if soft is not None:
+        soft = as_logits(soft, len(images), file)
+    if labels is not None:
+        _check_labels(labels, len(images), file)
+        labels = labels.long()
+    return LabelledTensors(images, labels, soft)
+
+
+def read_soft_labels(file: Path, num_images: int) -> Tensor:
+    """Read soft labels, (N, K) float32 logits, from a file that holds them alone.
+
+    Raises
+    ------
+    PydreamError
+        If it cannot be read, or holds anything else than a row for each image.
+    """
+    content = _load(file)
+    if not isinstance(content, Tensor):
+        raise PydreamError(f"{file} must hold a tensor of soft labels, ({num_images}, K)")
+    return as_logits(content, num_images, file)
+
+
+def as_logits(soft: Tensor, num_images: int, file: Path) -> Tensor:
+    """Return soft labels as logits, (N, K) float32; the logarithms of rows of probabilities."""
+    shape = tuple(soft.shape)
+    if soft.dim() != 2 or shape[0] != num_images or not soft.is_floating_point():
+        raise PydreamError(
+            f"{file}: soft labels must be a row of floating point for each of {num_images} images, "
+            f"({num_images}, K), got {soft.dtype} of shape {shape}"
+        )
+    soft = soft.detach().float()
+    if not soft.isfinite().all():
+        raise PydreamError(f"{file}: soft labels hold values that are not finite")
+    if (soft >= 0).all() and ((soft.sum(dim=1) - 1).abs() <= _SUM_TOLERANCE).all():
+        return soft.clamp(min=_LEAST_PROBABILITY).log()
+    return soft
+
+
+def to_pixels(
+    images: Tensor, file: Path, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Tensor:
+    """Bring (N, C, S, S) to (N, S, S, 3) uint8, undoing what they were scaled with.
+
+    Values in [0, 1] and levels of 8 bits, which `levels_scale` tells apart, are taken as they are.
+    All others were normalised with `mean` and `std`, one number for each channel.
+    """
+    if images.dtype == torch.uint8:
+        levels = images
+    else:
+        images = images.detach().float()
+        low, high = (float(each) for each in images.aminmax())
+        scale = levels_scale(low, high)
+        if scale is None:
+            images = _undo(images, file, (low, high), mean, std)
+        elif scale == 1:
+            images = images / 255
+        levels = (images.clamp(0, 1) * 255).round().to(torch.uint8)
+    return levels.movedim(1, -1).expand(-1, -1, -1, 3).contiguous()
+
+
+def _undo(
+    images: Tensor,
+    file: Path,
+    found: tuple[float, float],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> Tensor:
+    """Take back the normalisation; warn where the result lies beyond [0, 1]."""
+    values = f"{file}: values are {found[0]:.4g} to {found[1]:.4g}, beyond [0, 1]"
+    channels = images.shape[1]
+    if mean is None or std is None:
+        raise PydreamError(
+            f"{values}: give the mean and std they were normalised with (--image-mean, "
+            f"--image-std), {channels} numbers each"
+        )
+    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+        raise PydreamError(
+            f"{values}: mean and std must be {channels} numbers each, std above 0, got "
+            f"{tuple(mean)} and {tuple(std)}"
+        )
+    scale, offset = (torch.tensor(list(each)).view(-1, 1, 1) for each in (std, mean))
+    images = images * scale + offset
+    beyond = ((images < -HALF_LEVEL) | (images > 1 + HALF_LEVEL)).float().mean().item()
+    if beyond > _MOST_BEYOND:
+        raise PydreamError(
+            f"{values}, and {beyond:.0%} of them are still beyond it when mean {tuple(mean)} and "
+            f"std {tuple(std)} are undone: they were normalised with others"
+        )
+    if beyond > 0:
+        warnings.warn(
+            f"{file}: {beyond:.2%} of the values lie beyond [0, 1] when mean and std are undone, "
+            "and are clipped",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return images
+
+
+def _parts(content: Any, file: Path) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Find images, labels and soft labels in what a file holds; what it lacks is None."""
+    if isinstance(content, Tensor):
+        return content, _beside(file, "labels"), None
+    parts: list[Any] = []
+    data = content.get("data") if isinstance(content, dict) else None
+    if isinstance(content, dict) and not (isinstance(data, (list, tuple)) and data):
+        parts = [content.get("images", data), content.get("labels"), content.get("soft_labels")]
+    else:
+        pair = content if data is None else _first_pair(data, file)
+        parts = [*pair, None] if isinstance(pair, (list, tuple)) else []
+    tensors = all(each is None or isinstance(each, Tensor) for each in parts)
+    if len(parts) != 3 or not tensors or parts[0] is None or parts[1] is parts[2]:
+        raise PydreamError(
+            f"{file} holds no distilled set: it must be [images, labels], or a dict with images "
+            "and labels, all of them tensors"
+        )
+    return parts[0], parts[1], parts[2]
+
+
+def _first_pair(pairs: Sequence[Any], file: Path) -> Any:
+    """Return the first of several experiments' sets."""
+    if len(pairs) > 1:
+        warnings.warn(
+            f"{file} holds the sets of {len(pairs)} experiments; the first is taken",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return pairs[0]
+
+
+def _beside(file: Path, kind: str) -> Tensor | None:
+    """Read the tensor in the file whose name has `kind` for images, if there is one."""
+    beside = file.with_name(file.name.replace("images", kind))
+    if beside == file or not beside.is_file():
+        return None
+    labels = _load(beside)
+    if not isinstance(labels, Tensor) or labels.dim() not in (1, 2):
+        raise PydreamError(f"{beside} must hold a tensor of labels, (N,), or soft labels, (N, K)")
+    return labels
+
+
+def _read_rows(labels: Tensor, num_images: int, file: Path) -> tuple[Tensor | None, Tensor | None]:
+    """Tell rows of labels apart: hard labels of (N, 1) or one-hot rows, else soft labels."""
+    integers = not (labels.is_floating_point() or labels.is_complex())
+    if labels.shape[1] == 1 and integers:
+        return labels[:, 0], None
+    one_hot = ((labels == 0) | (labels == 1)).all() and (labels.sum(dim=1) == 1).all()
+    if len(labels) == num_images and bool(one_hot):
+        return labels.to(torch.int64).argmax(dim=1), None
+    return None, labels
+
+
+def _check_labels(labels: Tensor, num_images: int, file: Path) -> None:
+    """Raise PydreamError unless hard labels are a class number for each image."""
+    integers = not (labels.is_floating_point() or labels.is_complex())
+    if labels.dim() != 1 or not integers or len(labels) != num_images:
+        raise PydreamError(
+            f"{file}: labels must be one class number for each of {num_images} images, got "
+            f"{labels.dtype} of shape {tuple(labels.shape)}"
+        )
+
+
+def _check_images(images: Tensor, file: Path) -> None:
+    """Raise PydreamError unless images are finite, (N, 1 or 3, S, S), floating point or uint8."""
+    shape = tuple(images.shape)
+    known = images.is_floating_point() or images.dtype == torch.uint8
+    if not known or len(shape) != 4 or shape[1] not in (1, 3) or not shape[0]:
+        raise PydreamError(
+            f"{file}: images must be floating point or uint8, of shape (N, 3, S, S) or "
+            f"(N, 1, S, S), got {images.dtype} of shape {shape}"
+        )
+    if shape[2] != shape[3]:
+        raise PydreamError(f"{file}: images must be square, they are {shape[2]}x{shape[3]}")
+    if not images.isfinite().all():
+        raise PydreamError(f"{file}: images hold values that are no finite numbers")
+
+
+def _load(file: Path) -> Any:
+    """Read a file of torch.save with the reader that runs no code."""
+    try:
+        with torch.serialization.safe_globals(_NUMBERS_OF_NUMPY):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise PydreamError(
+            f"{file} cannot be read: it is damaged, or carries objects that could run code; save "
+            "it again as torch.save([images, labels], file)"
+        ) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # bytes that are no such file fail in any way
+        raise PydreamError(f"{file} is no file of torch.save: {first_line(error)}") from error

@@ -1,0 +1,69 @@
+"""Top-1 and top-5 of a student on real test images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pydream.data.resized import LabelledImages
+from pydream.models import load_observer
+from pydream.ops import crop_resize
+
+_TOP = 5
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares of images, in [0, 1].
+
+    Attributes
+    ----------
+    top1
+        Where the right class got the highest logit.
+    top5
+        Where it was among the five highest (among all, with fewer than five classes).
+    """
+
+    top1: float
+    top5: float
+
+
+@torch.no_grad()
+def measure_accuracy(
+    student: nn.Module,
+    test: LabelledImages,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    precision: str,
+) -> Accuracy:
+    """Classify the test images with a copy of the student made ready for inference.
+
+    Parameters
+    ----------
+    student
+        Takes (B, 3, S, S) normalised images; its mode does not matter and is left as it is.
+    test
+        On the student's device.
+    mean, std
+        To normalise with, three numbers each, for pixels in [0, 1].
+    precision
+        As of `load_observer`.
+    """
+    side = test.images.shape[1]
+    device = test.images.device
+    network = load_observer(
+        student, side=side, mean=mean, std=std, precision=precision, device=device
+    )
+    whole = torch.tensor([0, 0, side, side], dtype=torch.int32, device=device)
+    right = torch.zeros(min(_TOP, network.num_classes), dtype=torch.int64, device=device)
+    for start in range(0, len(test), network.tile):
+        rows = test.images[start : start + network.tile]
+        boxes = whole.expand(len(rows), 4)
+        batch = crop_resize(rows, boxes, side, mean=mean, std=std, channels_last=True)
+        ranked = network.logits(batch).topk(len(right)).indices
+        right += (ranked == test.labels[start : start + network.tile, None]).sum(dim=0)
+    return Accuracy(int(right[0]) / len(test), int(right.sum()) / len(test))

@@ -1,0 +1,99 @@
+"""Where a student's targets come from, and how it is compared with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch.nn import functional
+
+from pydream.models import Observer
+from pydream.students.views import MixedBatch
+
+Targets: TypeAlias = Callable[[MixedBatch], torch.Tensor]
+"""Gives the class probabilities, (B, K) float32, that a student should have on a batch."""
+
+
+def online_targets(observer: Observer, temperature: float, batch_size: int) -> Targets:
+    """Ask the observer about each batch, as the student sees it: mixed.
+
+    Parameters
+    ----------
+    observer
+        Its classes in the order of the set's.
+    temperature
+        What its logits are divided by before the softmax.
+    batch_size
+        Images of a batch, at most. The observer's tiles are cut to fit, since a padded row costs
+        as much as an image.
+    """
+    fitting = observer.with_tile(batch_size)
+
+    def targets(batch: MixedBatch) -> torch.Tensor:
+        return torch.softmax(fitting.logits(batch.images) / temperature, dim=1)
+
+    return targets
+
+
+def hard_targets(labels: torch.Tensor, num_classes: int) -> Targets:
+    """Take the true classes of an image and of its partner, by their shares.
+
+    Parameters
+    ----------
+    labels
+        (R,) int64: of the rows that batches name, on the device where the student is trained.
+    num_classes
+        Number of classes.
+    """
+
+    def targets(batch: MixedBatch) -> torch.Tensor:
+        own, other = (
+            functional.one_hot(labels[rows], num_classes).float()
+            for rows in (batch.rows, batch.partners)
+        )
+        return torch.lerp(other, own, batch.share)
+
+    return targets
+
+
+def own_targets(soft_labels: torch.Tensor, temperature: float) -> Targets:
+    """Take the soft labels that came with a set, of an image and of its partner, by their shares.
+
+    Parameters
+    ----------
+    soft_labels
+        (R, K) float32 logits of the rows that batches name, on the device where the student is
+        trained.
+    temperature
+        What they are divided by before the softmax.
+    """
+    probabilities = torch.softmax(soft_labels / temperature, dim=1)
+
+    def targets(batch: MixedBatch) -> torch.Tensor:
+        return torch.lerp(probabilities[batch.partners], probabilities[batch.rows], batch.share)
+
+    return targets
+
+
+def soft_loss(logits: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Kullback-Leibler divergence of the softened prediction from the targets, batch mean.
+
+    RDED, section 4.3. There is no factor of temperature² to make up for the smaller gradients.
+
+    Parameters
+    ----------
+    logits
+        (B, K) floating point, of the student; taken to float32.
+    targets
+        (B, K) float32, rows sum to 1.
+    temperature
+        What the logits are divided by.
+
+    Returns
+    -------
+    Tensor
+        A scalar, float32.
+    """
+    predicted = torch.log_softmax(logits.float() / temperature, dim=1)
+    return functional.kl_div(predicted, targets, reduction="batchmean")

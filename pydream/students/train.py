@@ -1,0 +1,227 @@
+"""Trains a student from scratch on a few images that lie in memory."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pydream.allocator import keep_freed_memory
+from pydream.arithmetic import arithmetic_of
+from pydream.data.resized import LabelledImages
+from pydream.errors import PydreamError
+from pydream.models import build_model
+from pydream.progress import track
+from pydream.seeds import own_random_numbers
+from pydream.students.accuracy import measure_accuracy
+from pydream.students.labels import Targets, soft_loss
+from pydream.students.recipe import ResolvedRecipe
+from pydream.students.views import MixedBatch, steps_per_epoch, views
+from pydream.timeline import each_in_stage, stage
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """How far a student was after an epoch.
+
+    Attributes
+    ----------
+    epoch
+        Epochs done.
+    loss
+        Mean over the images of that epoch.
+    top1, top5
+        Shares of the test images.
+    """
+
+    epoch: int
+    loss: float
+    top1: float
+    top5: float
+
+
+@dataclass(frozen=True)
+class TrainedStudent:
+    """A student, and how it got there.
+
+    Attributes
+    ----------
+    model
+        In training mode, on the device of the images.
+    curve
+        The measurements; the last one is of the last epoch.
+    steps
+        Batches trained on.
+    train_seconds, test_seconds
+        Spent on training and on the measurements.
+    """
+
+    model: nn.Module
+    curve: tuple[Checkpoint, ...]
+    steps: int
+    train_seconds: float
+    test_seconds: float
+
+
+def train_student(
+    images: torch.Tensor,
+    targets: Targets,
+    test: LabelledImages,
+    recipe: ResolvedRecipe,
+    *,
+    student: str,
+    num_classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    seed: int,
+    eval_every: int,
+    labelled_every: int = 1,
+    precision: str = "float32",
+    description: str = "training",
+) -> TrainedStudent:
+    """Train a student and measure it on the way.
+
+    The initial weights, the views and whatever the student itself draws (dropout) follow from the
+    seed alone; torch's generators are left as they were.
+
+    Parameters
+    ----------
+    images
+        (N, S, S, 3) uint8, on the device to train on.
+    targets
+        Gives the targets of a batch.
+    test
+        On the same device.
+    recipe
+        How to train.
+    student
+        Architecture, as `build_model` takes it.
+    num_classes
+        Number of logits.
+    mean, std
+        To normalise with, three numbers each, for pixels in [0, 1].
+    seed
+        In [0, 2^63).
+    eval_every
+        Epochs between measurements; the last epoch is always measured.
+    labelled_every
+        Epochs that see the same views one after the other, those of the first of them.
+    precision
+        ``"float32"``, or ``"bfloat16"`` for mixed precision.
+    description
+        Shown beside the progress bar.
+
+    Raises
+    ------
+    PydreamError
+        If the student cannot be built, would get a single image as a batch and has batch norm, or
+        the loss is no longer a finite number.
+    """
+    side, device = images.shape[1], images.device
+    with own_random_numbers(seed, device), keep_freed_memory(), arithmetic_of(precision):
+        model = build_model(student, num_classes=num_classes, side=side)
+        model = model.to(memory_format=torch.channels_last).to(device)
+        _check_batches(model, student, len(images), recipe)
+        optimizer = make_optimizer(model, recipe)
+        curve: list[Checkpoint] = []
+        train_seconds = test_seconds = 0.0
+        with track(description, recipe.epochs, "epochs") as advance:
+            for epoch in range(recipe.epochs):
+                start = time.perf_counter()
+                seen = epoch - epoch % labelled_every
+                made = views(images, seen, seed, recipe, mean=mean, std=std)
+                batches = each_in_stage("views", made, device)
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.learning_rate_at(epoch)
+                total = _train_epoch(model, optimizer, batches, targets, recipe, precision)
+                loss = _finite(total / (len(images) * recipe.views_per_image), epoch, recipe)
+                trained = time.perf_counter()
+                train_seconds += trained - start
+                if (epoch + 1) % eval_every == 0 or epoch + 1 == recipe.epochs:
+                    with stage("test", device):
+                        accuracy = measure_accuracy(
+                            model, test, mean=mean, std=std, precision=precision
+                        )
+                    curve.append(Checkpoint(epoch + 1, loss, accuracy.top1, accuracy.top5))
+                    test_seconds += time.perf_counter() - trained
+                advance(1)
+    steps = recipe.epochs * steps_per_epoch(len(images), recipe)
+    return TrainedStudent(model, tuple(curve), steps, train_seconds, test_seconds)
+
+
+def _train_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[MixedBatch],
+    targets: Targets,
+    recipe: ResolvedRecipe,
+    precision: str,
+) -> float:
+    """Take one step for each batch; return the sum of the losses of all images."""
+    losses = []
+    for batch in batches:
+        device = batch.images.device
+        with stage("labels", device):
+            wanted = targets(batch)
+        with stage("forward", device):
+            mixed_precision = precision == "bfloat16"
+            with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision):
+                logits = model(batch.images)
+            loss = soft_loss(logits, wanted, recipe.temperature)
+        with stage("backward", device):
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+        with stage("optimiser", device):
+            optimizer.step()
+        losses.append(loss.detach() * len(batch.rows))
+    return float(torch.stack(losses).sum())  # the only wait for the device in an epoch
+
+
+def make_optimizer(model: nn.Module, recipe: ResolvedRecipe) -> torch.optim.Optimizer:
+    """Make SGD, or AdamW with weight decay on parameters with two dimensions or more alone."""
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            model.parameters(),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
+    parameters = [each for each in model.parameters() if each.requires_grad]
+    groups = [
+        {
+            "params": [each for each in parameters if each.dim() >= 2],
+            "weight_decay": recipe.weight_decay,
+        },
+        {"params": [each for each in parameters if each.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
+
+
+def _check_batches(model: nn.Module, student: str, num_images: int, recipe: ResolvedRecipe) -> None:
+    """Refuse batches of one image for a student that normalises over the batch."""
+    num_views = num_images * recipe.views_per_image
+    smallest = num_views // steps_per_epoch(num_images, recipe)
+    if smallest > 1 or not any(isinstance(each, _BATCH_NORMS) for each in model.modules()):
+        return
+    raise PydreamError(
+        f"{student} has batch norm, which cannot train on a batch of 1 image, and a batch size of "
+        f"{recipe.batch_size} leaves such a batch of {num_views} images: give another batch size"
+        if num_views > 1
+        else f"{student} has batch norm, which cannot train on a set of 1 image"
+    )
+
+
+def _finite(loss: float, epoch: int, recipe: ResolvedRecipe) -> float:
+    """Return the loss, unless training has failed."""
+    if not math.isfinite(loss):
+        raise PydreamError(
+            f"the loss became {loss} in epoch {epoch + 1} of {recipe.epochs}; "
+            f"give a learning rate below {recipe.learning_rate:g}"
+        )
+    return loss

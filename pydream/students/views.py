@@ -1,0 +1,294 @@
+"""What a student sees: shuffled patches, crops, flips and mixes, each drawn from a counter.
+
+Nothing here knows a model or a label, and nothing is remembered between calls: the batches of an
+epoch can be made again at any time, on any machine, so labels can be stored beside them.
+
+Where the random numbers come from: each kind of draw of each epoch has a 63-bit seed of its own,
+NumPy's ``SeedSequence(seed, spawn_key=(kind, epoch))``. Orders and crops take it to
+`random_keys` and `random_crop_boxes`, with the image's row in the set as its identity. Flips and
+patch orders are the raw words of ``Philox(seed)``, so many to a row, in the order of the rows;
+DSA's parameters are rows of `random_augment`.
+So shuffle, crop and flip of an image depend on (seed, row, epoch) and on nothing else: not on the
+batch size, nor on how many images come after it. Mixes are drawn per batch, from the spawn key
+``(kind, epoch, step)``: share, box and partners depend on the batch size too.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.special import betaincinv
+
+from pydream.ops import (
+    crop_resize,
+    diff_augment,
+    multi_formation,
+    random_augment,
+    random_crop_boxes,
+    random_keys,
+)
+from pydream.seeds import derived_seed, uniform
+from pydream.streams import to_device
+from pydream.students.recipe import ResolvedRecipe
+
+
+class _Draw(enum.IntEnum):
+    """The kinds of draws; the numbers are part of what a seed means."""
+
+    ORDER = 1
+    PATCHES = 2
+    CROP = 3
+    FLIP = 4
+    MIX = 5
+    AUGMENT = 6
+
+
+@dataclass(frozen=True)
+class MixedBatch:
+    """One batch of an epoch, ready for a model.
+
+    Attributes
+    ----------
+    images
+        (B, 3, S, S) float32, normalised, mixed, channels last.
+    rows
+        (B,) int64: which these are of the images of the set, or of their enlarged cells: row
+        k·N + i is cell k of image i of N.
+    partners
+        (B,) int64: the rows that each is mixed with.
+    share
+        The part of each image that is its own; the rest is its partner's.
+    epoch
+        Of which they are views.
+    """
+
+    images: torch.Tensor
+    rows: torch.Tensor
+    partners: torch.Tensor
+    share: float
+    epoch: int
+
+
+def views(
+    images: torch.Tensor,
+    epoch: int,
+    seed: int,
+    recipe: ResolvedRecipe,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Iterator[MixedBatch]:
+    """Make the batches of one epoch, in their order.
+
+    Parameters
+    ----------
+    images
+        (N, S, S, 3) uint8, the whole set, on the device where it is trained on.
+    epoch
+        The first is 0.
+    seed
+        In [0, 2^63).
+    recipe
+        Says how the images are dealt out, augmented and mixed.
+    mean, std
+        To normalise with, three numbers each, for pixels in [0, 1].
+
+    Yields
+    ------
+    MixedBatch
+        As few as the batch size allows, equal in size up to one view; each image comes once, or
+        each of its cells.
+    """
+    make = _augmented_cells if recipe.views == "dsa" else _crops
+    for step, (whole, chosen) in enumerate(make(images, epoch, seed, recipe, mean, std)):
+        mixed, partners, share = mix(whole, recipe, derived_seed(seed, _Draw.MIX, epoch, step))
+        yield MixedBatch(mixed, chosen, chosen[partners], share, epoch)
+
+
+def _crops(
+    images: torch.Tensor,
+    epoch: int,
+    seed: int,
+    recipe: ResolvedRecipe,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Make the batches of an epoch of random crops, and say of which rows they are."""
+    count, side = images.shape[:2]
+    rows, device = torch.arange(count), images.device
+    boxes = random_crop_boxes(
+        torch.full((count, 2), side),
+        1,
+        scale=recipe.crop_scale,
+        ratio=recipe.crop_ratio,
+        seed=derived_seed(seed, _Draw.CROP, epoch),
+        ids=rows,
+    )[:, 0]
+    flips = torch.zeros(count, dtype=torch.bool)
+    if recipe.horizontal_flip:
+        flips = torch.from_numpy(uniform(derived_seed(seed, _Draw.FLIP, epoch), count) < 0.5)
+    shuffle = patch_orders(count, recipe.factor, derived_seed(seed, _Draw.PATCHES, epoch))
+    # One upload an epoch: a GPU is not waited for in any step.
+    drawn = (_order(count, epoch, seed), boxes, flips, shuffle)
+    order, boxes, flips, shuffle = (to_device(each, device) for each in drawn)
+    for chosen in order.tensor_split(steps_per_epoch(count, recipe)):
+        pixels = images[chosen]
+        if recipe.factor > 1:
+            pixels = shuffle_patches(pixels, shuffle[chosen])
+        whole = crop_resize(
+            pixels,
+            boxes[chosen],
+            side,
+            flip=flips[chosen],
+            mean=mean,
+            std=std,
+            channels_last=True,
+        )
+        yield whole, chosen
+
+
+def _augmented_cells(
+    images: torch.Tensor,
+    epoch: int,
+    seed: int,
+    recipe: ResolvedRecipe,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Make the batches of an epoch of enlarged and augmented cells; and say of which rows."""
+    device, side = images.device, images.shape[1]
+    count = len(images) * recipe.views_per_image
+    strategy = "color_crop_cutout_scale_rotate" + ("_flip" if recipe.horizontal_flip else "")
+    augment = random_augment(count, side, strategy, seed=derived_seed(seed, _Draw.AUGMENT, epoch))
+    drawn = (_order(count, epoch, seed), augment)
+    order, augment = (to_device(each, device) for each in drawn)
+    scale = [torch.tensor(each, device=device).view(3, 1, 1) for each in (mean, std)]
+    for chosen in order.tensor_split(steps_per_epoch(len(images), recipe)):
+        pixels = images[chosen % len(images)].permute(0, 3, 1, 2).float() / 255
+        cells = multi_formation(pixels, recipe.factor, side)  # row k·B + i: cell k of image i
+        within = torch.arange(len(chosen), device=device)
+        cells = cells[chosen.div(len(images), rounding_mode="floor") * len(chosen) + within]
+        seen = diff_augment((cells - scale[0]) / scale[1], augment[chosen])
+        yield seen.contiguous(memory_format=torch.channels_last), chosen
+
+
+def _order(count: int, epoch: int, seed: int) -> torch.Tensor:
+    keys = random_keys(torch.arange(count), seed=derived_seed(seed, _Draw.ORDER, epoch))
+    return torch.argsort(keys, stable=True)
+
+
+def steps_per_epoch(num_images: int, recipe: ResolvedRecipe) -> int:
+    """Return the number of batches of an epoch."""
+    return -(-num_images * recipe.views_per_image // recipe.batch_size)
+
+
+def largest_batch(num_images: int, recipe: ResolvedRecipe) -> int:
+    """Return how many views the largest batch of an epoch has."""
+    return -(-num_images * recipe.views_per_image // steps_per_epoch(num_images, recipe))
+
+
+def patch_orders(count: int, factor: int, seed: int) -> torch.Tensor:
+    """Draw, for each image, an order of its rows of patches and one of its columns.
+
+    Returns
+    -------
+    Tensor
+        (count, 2, factor) int64, permutations of 0 to factor − 1.
+    """
+    drawn = uniform(seed, count * 2 * factor).reshape(count, 2, factor)
+    return torch.from_numpy(np.argsort(drawn, axis=2, kind="stable"))
+
+
+def shuffle_patches(images: torch.Tensor, orders: torch.Tensor) -> torch.Tensor:
+    """Reorder the rows of patches of each image, and the columns.
+
+    Where the factor does not divide the side, the first rows and columns of patches are one pixel
+    larger than the rest, as in the collages; they keep their sizes when they move.
+
+    Parameters
+    ----------
+    images
+        (B, S, S, 3) uint8.
+    orders
+        (B, 2, f) int64, from `patch_orders`, on the device of the images.
+
+    Returns
+    -------
+    Tensor
+        (B, S, S, 3) uint8: place i holds what was at ``orders[..., i]``.
+    """
+    side, factor = images.shape[1], orders.shape[2]
+    strips = torch.arange(side).tensor_split(factor)
+    strip_of = torch.cat([torch.full_like(each, place) for place, each in enumerate(strips)])
+    # Pixels go where their strip goes, and keep their order within it.
+    place_of = torch.argsort(orders, dim=2)[:, :, to_device(strip_of, images.device)]
+    down, across = torch.argsort(place_of, dim=2, stable=True).unbind(1)
+    within = torch.arange(len(images), device=images.device)
+    return images[within[:, None, None], down[:, :, None], across[:, None, :]]
+
+
+def mix(
+    images: torch.Tensor, recipe: ResolvedRecipe, seed: int
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Mix each image of a batch with another one (or itself), all with the same share and box.
+
+    Where the recipe mixes only some batches, and not this one, each is its own partner.
+
+    CutMix (arXiv 1905.04899) or MixUp (arXiv 1710.09412), as the recipe says.
+
+    Parameters
+    ----------
+    images
+        (B, 3, S, S) floating point; may be overwritten.
+    recipe
+        Gives the way of mixing and its concentration.
+    seed
+        Of this batch.
+
+    Returns
+    -------
+    Tensor
+        (B, 3, S, S), mixed.
+    Tensor
+        (B,) int64: the partner of each image, as a place in the batch.
+    float
+        The share of an image that is its own.
+    """
+    drawn = uniform(seed, 4 + len(images))
+    if drawn[-1] >= recipe.mix_probability:
+        return images, torch.arange(len(images), device=images.device), 1.0
+    share = float(betaincinv(recipe.mix_concentration, recipe.mix_concentration, drawn[0]))
+    order = torch.from_numpy(np.argsort(drawn[3:-1], kind="stable"))
+    partners = to_device(order, images.device)
+    if recipe.mix == "mixup":
+        return torch.lerp(images[partners], images, share), partners, share
+    side = images.shape[2]
+    top, bottom, left, right = cut_box(side, share, drawn[1], drawn[2])
+    images[:, :, top:bottom, left:right] = images[partners, :, top:bottom, left:right]
+    return images, partners, 1 - (bottom - top) * (right - left) / side**2
+
+
+def cut_box(side: int, share: float, down: float, across: float) -> tuple[int, int, int, int]:
+    """Place CutMix's box: √(1 − share) of the side long, its middle anywhere, cut at the border.
+
+    Parameters
+    ----------
+    side
+        Of the images, in pixels.
+    share
+        What an image keeps where the border cuts nothing off.
+    down, across
+        The middle, in [0, 1) of the side.
+
+    Returns
+    -------
+    tuple[int, int, int, int]
+        Top, bottom, left and right; bottom and right are the first pixels outside.
+    """
+    half = int(side * (1 - share) ** 0.5) // 2
+    y, x = int(down * side), int(across * side)
+    return max(y - half, 0), min(y + half, side), max(x - half, 0), min(x + half, side)

@@ -1,0 +1,140 @@
+"""Stages of a run by name: seconds of each, ranges for NVTX, figures for `pydream profile`.
+
+With neither asked for a stage costs about a microsecond, so it stands around work of a
+millisecond and more. ``PYDREAM_NVTX=1`` makes each an NVTX range, for Nsight.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+class StageRecorder(Protocol):
+    """Is told of every stage while it is installed by `recording`."""
+
+    def stage(
+        self, name: str, device: torch.device | None, nbytes: int
+    ) -> AbstractContextManager[None]:
+        """Watch a stage; may be called from any thread."""
+
+
+_recorder: StageRecorder | None = None
+
+
+@contextmanager
+def stage(name: str, device: torch.device | None = None, *, nbytes: int = 0) -> Iterator[None]:
+    """Mark the block as a stage of a run; stages may lie within each other.
+
+    Parameters
+    ----------
+    name
+        Of the stage.
+    device
+        Where the work is done that the block starts, if not on the CPU.
+    nbytes
+        What the stage must read and write at least: its inputs and outputs, each once.
+    """
+    recorder = _recorder
+    ranged = os.environ.get("PYDREAM_NVTX") == "1" and torch.cuda.is_available()
+    if recorder is None and not ranged:
+        yield
+        return
+    if ranged:
+        torch.cuda.nvtx.range_push(name)  # type: ignore[no-untyped-call]
+    try:
+        if recorder is None:
+            yield
+        else:
+            with recorder.stage(name, device, nbytes):
+                yield
+    finally:
+        if ranged:
+            torch.cuda.nvtx.range_pop()  # type: ignore[no-untyped-call]
+
+
+def each_in_stage(name: str, items: Iterable[T], device: torch.device | None = None) -> Iterator[T]:
+    """Give out the items; the making of each is a stage, what is done with it is not."""
+    source = iter(items)
+    while True:
+        with stage(name, device):
+            try:
+                item = next(source)
+            except StopIteration:
+                return
+        yield item
+
+
+@contextmanager
+def recording(recorder: StageRecorder) -> Iterator[None]:
+    """Tell a recorder of all stages, of all threads, while the block runs."""
+    global _recorder
+    before, _recorder = _recorder, recorder
+    try:
+        yield
+    finally:
+        _recorder = before
+
+
+class Stopwatch:
+    """Adds up seconds by the name of a stage: of the clock, or of a GPU's stream."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+        self._begun = time.perf_counter()
+
+    @contextmanager
+    def __call__(
+        self, name: str, device: torch.device | None = None, *, nbytes: int = 0
+    ) -> Iterator[None]:
+        """Count the seconds of the block towards a stage (`stage`).
+
+        Parameters
+        ----------
+        name
+            Of the stage; one thread at a time may count towards it.
+        device
+            Where the work is done that the block starts. On a GPU the seconds are those of the
+            current stream, and nothing waits for them before `report`.
+        nbytes
+            As of `stage`.
+        """
+        with stage(name, device, nbytes=nbytes), self._timed(name, device):
+            yield
+
+    @contextmanager
+    def _timed(self, name: str, device: torch.device | None) -> Iterator[None]:
+        if device is not None and device.type == "cuda":
+            first, last = (
+                torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+                for _ in range(2)
+            )
+            stream = torch.cuda.current_stream(device)
+            first.record(stream)
+            yield
+            last.record(stream)
+            self._events.append((name, first, last))
+            return
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - begun
+
+    def report(self) -> dict[str, float]:
+        """Return the seconds of every stage and of the whole, rounded to milliseconds."""
+        while self._events:
+            name, first, last = self._events.pop(0)
+            last.synchronize()
+            self.seconds[name] += first.elapsed_time(last) / 1e3
+        whole = time.perf_counter() - self._begun
+        return {name: round(value, 3) for name, value in {**self.seconds, "whole": whole}.items()}

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pydream.errors import PydreamError
+from pydream.inspection import image_origin, inspect_set, render_inspection, render_origin
+from pydream.sets.distilled import DistilledSet
+
+MakeSet = Callable[..., DistilledSet]
+
+# Scores are stored as float32.
+FLOAT32_ROUNDING = 1e-6
+
+
+def shown(facts: dict[str, object], *, per_class: bool = False) -> str:
+    console = Console(width=200, record=True, file=None, quiet=False)
+    with console.capture() as capture:
+        console.print(render_inspection(facts, per_class=per_class))
+    return capture.get()
+
+
+def test_facts_are_those_of_the_set(make_set: MakeSet) -> None:
+    distilled = make_set(ipc=2, factor=2)
+    facts = json.loads(json.dumps(inspect_set(distilled)))
+    files = sorted(distilled.path.glob("images/*/*"))
+    assert facts["bytes"] == sum(len(file.read_bytes()) for file in files)
+    assert (facts["format"], facts["method"], facts["seed"]) == (1, "rded", 7)
+    assert (facts["classes"], facts["images_per_class"], facts["images"]) == (2, 2, 4)
+    scores = [-(10.0 ** -(c + i + k)) for c in range(2) for i in range(2) for k in range(4)]
+    assert facts["scores"]["mean"] == pytest.approx(sum(scores) / 16, rel=FLOAT32_ROUNDING)
+    assert facts["scores"]["min"] == pytest.approx(min(scores), rel=FLOAT32_ROUNDING)
+    assert facts["scores"]["max"] == pytest.approx(max(scores), rel=FLOAT32_ROUNDING)
+    assert (facts["scores"]["cells"], facts["scores"]["distinct_sources"]) == (16, 4)
+    second = facts["per_class"][1]
+    assert (second["name"], second["cells"], second["distinct_sources"]) == ("bee", 8, 2)
+    assert second["mean"] == pytest.approx(sum(scores[8:]) / 8, rel=FLOAT32_ROUNDING)
+    assert second["min"] == pytest.approx(min(scores[8:]), rel=FLOAT32_ROUNDING)
+    assert second["max"] == pytest.approx(max(scores[8:]), rel=FLOAT32_ROUNDING)
+
+
+def test_integrity_follows_the_rule(make_set: MakeSet) -> None:
+    distilled = make_set()
+    digest = hashlib.sha256()
+    for name in sorted(
+        file.relative_to(distilled.path).as_posix() for file in distilled.path.glob("images/*/*")
+    ):
+        inner = hashlib.sha256((distilled.path / name).read_bytes()).hexdigest()
+        digest.update(name.encode() + b"\0" + inner.encode() + b"\n")
+    integrity = inspect_set(distilled)["integrity"]
+    assert integrity["images_sha256"] == digest.hexdigest()
+    assert integrity["intact"]
+
+
+@pytest.mark.parametrize("place", [0, 40, -1])
+def test_one_flipped_bit_is_seen(make_set: MakeSet, place: int) -> None:
+    distilled = make_set()
+    file = distilled.path / "images" / "00001" / "00002.png"
+    data = bytearray(file.read_bytes())
+    data[place] ^= 1
+    file.write_bytes(data)
+    facts = inspect_set(distilled)
+    assert not facts["integrity"]["intact"]
+    assert "not those the manifest describes" in shown(facts)
+
+
+def test_a_renamed_and_a_missing_file_are_seen(make_set: MakeSet) -> None:
+    for change in (lambda file: file.unlink(), lambda file: file.rename(file.with_stem("9"))):
+        distilled = make_set()
+        change(distilled.path / "images" / "00000" / "00000.png")
+        assert not inspect_set(distilled)["integrity"]["intact"]
+
+
+def test_without_provenance_there_are_no_scores(make_set: MakeSet) -> None:
+    facts = inspect_set(make_set(scores=False))
+    assert facts["scores"] is None
+    assert facts["per_class"] is None
+    assert "distinct source images" not in shown(facts, per_class=True)
+
+
+def test_the_terminal_shows_it(make_set: MakeSet) -> None:
+    facts = inspect_set(make_set(["[bold]ant", "bee"], skipped=[{"key": "a", "reason": "b"}]))
+    text = shown(facts)
+    for words in ("2 classes x 3", "insects.zip", "87.5% of 64", "1 source images", "intact"):
+        assert words in text
+    assert "bee" not in text
+    table = shown(facts, per_class=True)
+    assert "[bold]ant" in table
+    assert "bee" in table
+
+
+def test_measures_are_shown_as_given(make_set: MakeSet, measures: dict[str, Any]) -> None:
+    facts = inspect_set(make_set(), measures)
+    assert facts["measures"] == measures
+    lines = {line.split("  ")[0]: line.split() for line in shown(facts).splitlines()}
+    assert lines["realism"][1:3] == ["−0.051", "−0.77"]
+    assert lines["realism of patches"][3:4] == ["−0.42"]
+    assert lines["right class likeliest"][3:5] == ["97.5%", "81.2%"]
+    assert lines["distance from real images"][4:6] == ["12.25", "11.75"]
+    assert lines["effective sources"][2:3] == ["4.0"]
+    assert lines["bytes of labels"][3:5] == ["5.0", "MiB"]
+    assert "1200 real samples of 2 classes" in shown(facts)
+
+
+def test_measures_without_an_observer(make_set: MakeSet, measures: dict[str, Any]) -> None:
+    measures |= dict.fromkeys(("observer", "distilled", "random_real", "real"))
+    text = shown(inspect_set(make_set(scores=False), measures | {"effective_sources": None}))
+    assert "bytes of labels" in text
+    for words in ("realism", "random real", "effective sources", "None"):
+        assert words not in text
+
+
+def test_the_origin_of_an_image(make_set: MakeSet) -> None:
+    distilled = make_set(["ant", "bee/wasp"], factor=2)
+    origin = json.loads(json.dumps(image_origin(distilled, "bee/wasp/2")))
+    assert (origin["class"], origin["image"]) == ("bee/wasp", 2)
+    assert origin["file"] == str(distilled.path / "images" / "00001" / "00002.png")
+    assert [each["cell"] for each in origin["cells"]] == [0, 1, 2, 3]
+    assert [each["source"] for each in origin["cells"]] == ["1/0.jpg", "1/1.jpg"] * 2
+    scores = [each["score"] for each in origin["cells"]]
+    assert scores == pytest.approx([-1e-3, -1e-4, -1e-5, -1e-6], rel=FLOAT32_ROUNDING)
+    assert {"top", "left", "height", "width"} < origin["cells"][0].keys()
+    origin["cells"][0] |= {"top": 3, "left": 40, "height": 17, "width": 18, "source": "[red]"}
+    origin["cells"][1] |= dict.fromkeys(("top", "left", "height", "width", "score"))
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(render_origin(origin))
+    first, second = capture.get().splitlines()[-4:-2]
+    assert first.split() == ["0", "[red]", "18", "×", "17", "at", "40,", "3", "−0.001"]
+    assert second.split() == ["1", "1/1.jpg", "whole"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ant", "no class ''; give --image CLASS/INDEX, as ant/0"),
+        ("wasp/0", "no class 'wasp'"),
+        ("ant/3", "no image '3' of ant; give 0 to 2"),
+        ("ant/-1", "no image '-1'"),
+        ("ant/", "no image ''"),
+    ],
+)
+def test_an_image_that_is_not_there(make_set: MakeSet, name: str, words: str) -> None:
+    with pytest.raises(PydreamError, match=re.escape(words)):
+        image_origin(make_set(), name)
+
+
+def test_an_origin_that_is_not_known(make_set: MakeSet) -> None:
+    with pytest.raises(PydreamError, match="no provenance"):
+        image_origin(make_set(scores=False), "ant/0")

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.datasets import ImageFolder
+
+from pydream.errors import PydreamError
+from pydream.models import build_model, load_into, load_observer, read_weights, save_weights
+from pydream.sets import ExportConfig, export_set
+from pydream.sets.distilled import hash_image_files, load_set
+from pydream.sets.imported import open_distilled
+
+MEAN, STD = (0.3, 0.4, 0.5), (0.2, 0.3, 0.4)
+# The observer's batch norm is folded into its convolutions, and its layout is channels last.
+FOLDED = 1e-4
+NAMES = [str(label) for label in range(10)]
+
+
+@pytest.fixture(scope="module")
+def observer(tmp_path_factory) -> Path:
+    """A network that DD-Ranking has, with classes in the reverse order of the set's."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "observer.safetensors"
+    metadata = {
+        "arch": "convnet2",
+        "side": "8",
+        "classes": json.dumps(NAMES[::-1]),
+        "mean": ",".join(map(str, MEAN)),
+        "std": ",".join(map(str, STD)),
+    }
+    save_weights(build_model("convnet2", num_classes=10, side=8), path, metadata)
+    return path
+
+
+def pixels(folder: Path) -> np.ndarray:
+    """Pixels of a set's files, (N, S, S, 3), as Pillow reads them."""
+    files = sorted(folder.glob("images/*/*.png"))
+    return np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
+
+
+def logits_of(observer: Path, images: Tensor) -> Tensor:
+    """What the network says to images in [0, 1], by class of the set."""
+    model = build_model("convnet2", num_classes=10, side=8)
+    load_into(model, observer, read_weights(observer)[0], "convnet2")
+    mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (MEAN, STD))
+    with torch.no_grad():
+        return model.eval()((images - mean) / std).flip(1)
+
+
+def export(path: Path, to: str, out: Path, **settings: object) -> Path:
+    result = export_set(ExportConfig(path, to, out, **settings))
+    assert (result.path, result.to, result.images) == (out, to, 50)
+    assert result.bytes == sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    assert [each.name for each in out.parent.iterdir() if each.name.startswith(".")] == []
+    return out
+
+
+@pytest.mark.parametrize("to", ["tensors", "rded", "ddranking"])
+def test_what_is_written_reads_as_the_same_set(tmp_path, digits_set, observer, to):
+    given = {"observer": str(observer)} if to == "ddranking" else {}
+    before = {file: file.read_bytes() for file in digits_set.rglob("*") if file.is_file()}
+    out = export(digits_set, to, tmp_path / "deep" / "out", **given)
+    distilled = open_distilled(out, class_names=NAMES)
+    assert np.array_equal(distilled.images.numpy(), pixels(digits_set))
+    assert torch.equal(distilled.labels, load_set(digits_set).labels)
+    assert distilled.class_names == tuple(NAMES)
+    assert before == {file: file.read_bytes() for file in digits_set.rglob("*") if file.is_file()}
+
+
+def test_tensors(tmp_path, digits_set, observer):
+    out = export(digits_set, "tensors", tmp_path / "out", observer=str(observer))
+    images, labels = torch.load(out / "images.pt", weights_only=True)
+    assert (images.dtype, images.shape) == (torch.float32, (50, 3, 8, 8))
+    expected = pixels(digits_set).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(images.numpy(), expected.astype(np.float32) / np.float32(255))
+    assert (labels.dtype, labels.tolist()) == (torch.int64, [n // 5 for n in range(50)])
+    soft = torch.load(out / "soft_labels.pt", weights_only=True)
+    assert soft.dtype == torch.float16
+    torch.testing.assert_close(soft, logits_of(observer, images).half())
+    info = json.loads((out / "info.json").read_text())
+    assert (info["class_names"], info["method"]) == (NAMES, "rded")
+    assert info["images_sha256"] == hash_image_files(digits_set)
+    assert info["observer"] == {
+        "arch": "convnet2",
+        "side": 8,
+        "mean": list(MEAN),
+        "std": list(STD),
+        "weights_sha256": load_observer(observer).weights_sha256,
+    }
+
+
+def test_tensors_without_an_observer(tmp_path, digits_set):
+    out = export(digits_set, "tensors", tmp_path / "out")
+    assert sorted(each.name for each in out.iterdir()) == ["images.pt", "info.json"]
+
+
+def test_images_in_float_are_kept(tmp_path, digits_set):
+    """As DREAM+ leaves them beside the files: finer than 8 bits."""
+    labels = load_set(digits_set).labels
+    values = torch.rand(50, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.save([values, labels], digits_set / "images.pt")
+    out = export(digits_set, "tensors", tmp_path / "out")
+    assert torch.equal(torch.load(out / "images.pt", weights_only=True)[0], values)
+    torch.save([values, labels.flip(0)], digits_set / "images.pt")
+    with pytest.raises(PydreamError, match=r"images\.pt does not hold the images and labels of"):
+        export(digits_set, "tensors", tmp_path / "other")
+
+
+def test_rded_folders(tmp_path, digits_set):
+    out = export(digits_set, "rded", tmp_path / "out")
+    assert sorted(each.name for each in out.iterdir()) == [f"{label:05d}" for label in range(10)]
+    copy = out / "00007" / "class00007_id00004.png"
+    assert copy.read_bytes() == (digits_set / "images" / "00007" / "00004.png").read_bytes()
+    assert [label for _, label in ImageFolder(out)] == [n // 5 for n in range(50)]
+
+
+def test_ddranking_files(tmp_path, digits_set, observer):
+    out = export(digits_set, "ddranking", tmp_path / "out", observer=str(observer))
+    images = torch.load(out / "images.pt", weights_only=True)
+    plain = torch.from_numpy(pixels(digits_set).transpose(0, 3, 1, 2) / 255).float()
+    mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (MEAN, STD))
+    # Training takes them as they are, so they are as test images: normalised.
+    torch.testing.assert_close(images, (plain - mean) / std)
+    labels = torch.load(out / "labels.pt", weights_only=True)
+    assert labels.dtype == torch.float32
+    torch.testing.assert_close(labels, logits_of(observer, plain), atol=FOLDED, rtol=FOLDED)
+    assert torch.load(out / "lr.pt", weights_only=True).item() == pytest.approx(0.001)
+    assert [label for _, label in ImageFolder(out / "images")] == [n // 5 for n in range(50)]
+    settings = json.loads((out / "config.json").read_text())
+    assert (settings["dataset"], settings["ipc"], settings["im_size"]) == ("digits", 5, [8, 8])
+    normalise = settings["custom_val_trans"][-1]
+    assert normalise == {"name": "Normalize", "args": {"mean": list(MEAN), "std": list(STD)}}
+    teacher = out / settings["teacher_dir"] / "digits" / settings["model_name"] / "ckpt_best.pt"
+    own = read_weights(observer)[0]
+    theirs = torch.load(teacher, weights_only=True)
+    assert torch.equal(theirs["features.4.weight"], own["layers.conv.1.weight"])
+    assert torch.equal(theirs["classifier.bias"], own["classifier.bias"].flip(0))
+    # The tensors alone read as the same set, too.
+    (out / "images").rename(tmp_path / "away")
+    distilled = open_distilled(out, mean=MEAN, std=STD)
+    assert np.array_equal(distilled.images.numpy(), pixels(digits_set))
+
+
+def test_the_observer_of_the_set_keeps_its_order(tmp_path, digits_set, observer):
+    network = load_observer(observer)
+    manifest = json.loads((digits_set / "manifest.json").read_text())
+    order = [*range(5, 10), *range(5)]
+    manifest["observer"] = {"weights_sha256": network.weights_sha256, "class_order": order}
+    (digits_set / "manifest.json").write_text(json.dumps(manifest))
+    out = export(digits_set, "tensors", tmp_path / "out", observer=str(observer))
+    images, _ = torch.load(out / "images.pt", weights_only=True)
+    soft = torch.load(out / "soft_labels.pt", weights_only=True)
+    torch.testing.assert_close(soft, logits_of(observer, images).flip(1)[:, order].half())
+
+
+def test_an_observer_of_other_classes(tmp_path, digits_set):
+    paths = [tmp_path / name for name in ("named.safetensors", "nameless.safetensors")]
+    model = build_model("convnet2-w8", num_classes=9, side=8)
+    classes = {"classes": json.dumps([*NAMES[:8], "x"])}
+    save_weights(model, paths[0], {"arch": "convnet2-w8", "side": "8", **classes})
+    save_weights(model, paths[1], {"arch": "convnet2-w8", "side": "8"})
+    messages = ["does not know the classes 8, 9 of", r"has 9 classes, but .* has 10"]
+    for path, message in zip(paths, messages, strict=True):
+        with pytest.raises(PydreamError, match=message):
+            export(digits_set, "tensors", tmp_path / "out", observer=str(path))
+        assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_overwritten_or_left_half(tmp_path, digits_set, monkeypatch):
+    narrow = tmp_path / "narrow.safetensors"
+    model = build_model("convnet2-w32", num_classes=10, side=8)
+    save_weights(model, narrow, {"arch": "convnet2-w32", "side": "8"})
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("keep")
+    with pytest.raises(PydreamError, match="out exists and is not overwritten"):
+        export(digits_set, "rded", out)
+    assert [each.name for each in out.iterdir()] == ["mine.txt"]
+    there = {each.name for each in tmp_path.iterdir()}
+    with pytest.raises(PydreamError, match="no network like convnet2-w32"):
+        export(digits_set, "ddranking", tmp_path / "new", observer=str(narrow))
+    monkeypatch.setattr("shutil.copyfile", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export(digits_set, "rded", tmp_path / "new")
+    assert {each.name for each in tmp_path.iterdir()} == there
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, digits_set):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        PydreamError, match=r"out cannot be made, since .*file is no folder: give another --out"
+    ):
+        export(digits_set, "rded", tmp_path / "file" / "out")
+
+
+def test_settings_that_cannot_go_together(tmp_path):
+    config = ExportConfig(tmp_path, "tensors", tmp_path / "out")
+    with pytest.raises(PydreamError, match="give its weights with --observer"):
+        dataclasses.replace(config, to="ddranking")
+    with pytest.raises(PydreamError, match="leave out --observer"):
+        dataclasses.replace(config, to="rded", observer="weights.pt")
+
+
+def test_the_command(tmp_path, digits_set, monkeypatch, capsys):
+    pytest.importorskip("tyro", reason="the command line needs tyro")
+    from pydream.cli import main
+
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["pydream", "export", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    out = tmp_path / "out"
+    assert run(digits_set, "--to", "rded", "--out", out, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 50
+    assert run(digits_set, "--to", "tensors", "--out", tmp_path / "other") == 0
+    assert "other: 50 images for tensors" in capsys.readouterr().out
+    for arguments, message in (
+        ((digits_set, "--to", "rded", "--out", out), "exists and is not overwritten"),
+        ((tmp_path / "none", "--to", "rded", "--out", tmp_path / "x"), "no distilled set here"),
+        ((digits_set, "--to", "ddranking", "--out", tmp_path / "x"), "--observer"),
+    ):
+        assert run(*arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("pydream: ")
+        assert error.count("\n") == 1
+        assert message in error

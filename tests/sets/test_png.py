@@ -1,0 +1,35 @@
+"""Encoding of PNG, by torchvision and, where it has no encoder, by Pillow."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pydream.sets import writer
+
+
+@pytest.fixture(params=["torchvision", "Pillow"])
+def encoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "Pillow":
+        monkeypatch.setattr(writer, "_torchvision_png", None)
+    return str(request.param)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 1), (17, 31), (64, 64)])
+def test_pixels_come_back(encoder: str, height: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(height)
+    image = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, generator=generator)
+    picture = Image.open(io.BytesIO(writer.png(image)))
+    assert (picture.format, picture.mode) == ("PNG", "RGB")
+    assert np.array_equal(np.array(picture), image.numpy())
+
+
+def test_a_view_of_other_strides(encoder: str) -> None:
+    image = torch.arange(5 * 7 * 3, dtype=torch.uint8).reshape(3, 5, 7).permute(1, 2, 0)
+    assert np.array_equal(
+        np.array(Image.open(io.BytesIO(writer.png(image)))), image.contiguous().numpy()
+    )

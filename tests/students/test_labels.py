@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pydream.models import load_observer
+from pydream.students.labels import hard_targets, online_targets, own_targets, soft_loss
+from pydream.students.views import MixedBatch
+
+# float32 log-softmax of logits below 100 keeps six digits; the divergence is a difference of two.
+CLOSE = {"rtol": 1e-4, "atol": 1e-6}
+
+
+def random(*shape: int, scale: float = 1.0, seed: int = 0) -> torch.Tensor:
+    return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])
+@pytest.mark.parametrize("scale", [0.1, 5.0, 30.0])
+def test_loss_is_the_mean_divergence_from_the_targets(temperature: float, scale: float) -> None:
+    student, observer = random(19, 7, scale=scale), random(19, 7, scale=scale, seed=1)
+    targets = torch.softmax(observer / temperature, dim=1)
+    wanted = torch.distributions.kl_divergence(
+        torch.distributions.Categorical(logits=observer.double() / temperature),
+        torch.distributions.Categorical(logits=student.double() / temperature),
+    ).mean()
+    loss = soft_loss(student, targets, temperature)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), wanted, **CLOSE)
+
+
+def test_gradient_is_the_difference_of_the_softened_outputs() -> None:
+    # d/dz of the divergence is (q − p) / T per image; no T² makes up for it.
+    temperature = 20.0
+    student = random(5, 3, scale=4.0).requires_grad_()
+    targets = torch.softmax(random(5, 3, seed=1), dim=1)
+    soft_loss(student, targets, temperature).backward()
+    predicted = torch.softmax(student.detach().double() / temperature, dim=1)
+    wanted = (predicted - targets.double()) / temperature / 5
+    torch.testing.assert_close(student.grad.double(), wanted, **CLOSE)
+
+
+def test_loss_takes_certain_targets_and_half_precision() -> None:
+    logits = random(4, 6, scale=3.0)
+    classes = torch.tensor([0, 5, 2, 2])
+    wanted = nn.functional.cross_entropy(logits.bfloat16().double(), classes)
+    loss = soft_loss(logits.bfloat16(), torch.eye(6)[classes], 1.0)
+    torch.testing.assert_close(loss.double(), wanted, **CLOSE)
+
+
+def test_targets_of_labels_that_lie_there_are_shared_by_both_images() -> None:
+    soft, labels = random(4, 3, scale=3.0), torch.tensor([2, 0, 1, 1])
+    rows, partners = torch.tensor([3, 0, 2]), torch.tensor([1, 0, 3])
+    batch = MixedBatch(torch.empty(3, 3, 1, 1), rows, partners, 0.75, 0)
+    for targets, of_row in (
+        (own_targets(soft, 2.0), torch.softmax(soft.double() / 2, dim=1)),
+        (hard_targets(labels, 3), torch.eye(3).double()[labels]),
+    ):
+        wanted = 0.75 * of_row[rows] + 0.25 * of_row[partners]
+        torch.testing.assert_close(targets(batch).double(), wanted, **CLOSE)
+
+
+@pytest.mark.parametrize("count", [1, 5, 50, 70])
+def test_online_targets_are_the_observers_softened_output(count: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4)).eval()
+    observer = load_observer(model, side=8, precision="float32")
+    tile = observer.tile
+    images = random(count, 3, 8, 8)
+    batch = MixedBatch(images, torch.arange(count), torch.arange(count), 1.0, 0)
+    targets = online_targets(observer, 20.0, batch_size=count)(batch)
+    with torch.no_grad():
+        wanted = torch.softmax(model(images).double() / 20.0, dim=1)
+    torch.testing.assert_close(targets.double(), wanted, **CLOSE)
+    assert observer.tile == tile
