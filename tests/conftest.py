@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import copy
+import itertools
 import os
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +158,20 @@ def digits_set(tmp_path: Path) -> Path:
     from small_digits import write_digits
 
     return write_digits(tmp_path / "set")
+
+
+@pytest.fixture
+def make_set(tmp_path: Path) -> Callable[..., Any]:
+    """Write a distilled set of plain colours, another one with every call (`plain_sets`)."""
+    from plain_sets import write_set
+
+    numbers = itertools.count()
+    return lambda *args, **kwargs: write_set(tmp_path / f"set{next(numbers)}", *args, **kwargs)
+
+
+@pytest.fixture
+def measures() -> dict[str, Any]:
+    """What may have been measured of a set, with random real images beside."""
+    from plain_sets import MEASURES
+
+    return copy.deepcopy(MEASURES)

@@ -23,28 +23,29 @@ WITH_OBSERVER = ("rded", "evaluate", "relabel", "export", "inspect")
 # The commands that a module's messages are for; the longest beginning of its path counts.
 COMMANDS_OF = {
     "cli/": (),
-    "data/imported.py": OF_SETS,
-    "data/partial.py": ("rded", "dream", "observer"),
-    "data/tensor_files.py": OF_SETS,
-    "data/writer.py": ("rded", "dream"),
+    "data/resized.py": ("rded", "dream", "observer"),
+    "data/unreadable.py": ("rded", "dream", "observer", "evaluate"),
     "devices.py": (),
     "dream/": ("dream",),
     "dream/compare.py": ("dream-compare",),
     "evaluate/": ("evaluate",),
     "evaluate/config.py": (),  # of several commands
-    "evaluate/export.py": ("export",),
-    "evaluate/measures.py": ("inspect",),
-    "evaluate/opening.py": ("evaluate", "relabel"),
     "evaluate/relabel.py": ("relabel",),
     "files.py": ("rded", "dream", "dream-compare", "observer", "evaluate", "export", "demo"),
-    "data/unreadable.py": ("rded", "dream", "observer", "evaluate"),
+    "inspection/": ("inspect",),
     "models/": WITH_OBSERVER,
     "models/class_outputs.py": ("rded",),
     "models/train.py": ("observer",),
     "models/training_data.py": ("observer", "dream"),
+    "partial.py": ("rded", "dream", "observer"),
     "profiling/": ("profile",),
     "rded/": ("rded",),
-    "report/origins.py": ("inspect",),
+    "sets/": OF_SETS,
+    "sets/config.py": ("export",),
+    "sets/export.py": ("export",),
+    "sets/opening.py": ("evaluate", "relabel"),
+    "sets/writer.py": ("rded", "dream"),
+    "students/": ("evaluate", "relabel"),
 }
 # Style sheets, and words on the options of other programs.
 NO_MESSAGES = ("report/plots.py", "cli/usage.py", "lazy.py")

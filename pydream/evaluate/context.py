@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,18 @@ import torch
 from torch import nn
 
 from pydream import __version__
-from pydream.data import Source
+from pydream.data import Source, has_split, open_source
 from pydream.data.resized import LabelledImages, load_split
 from pydream.devices import resolve_device
 from pydream.errors import PydreamError
 from pydream.evaluate.config import EvaluateConfig
 from pydream.evaluate.results import FinishedStudents
+from pydream.files import check_place
 from pydream.models import Observer
 from pydream.models.inputs import IMAGENET_MEAN, IMAGENET_STD
 from pydream.models.loading import resolve_precision
 from pydream.sets.distilled import DistilledSet
-from pydream.sets.opening import open_observer
+from pydream.sets.opening import check_class_names, open_observer, open_real, open_set
 from pydream.timeline import stage
 
 _FORMAT_VERSION = 2
@@ -36,13 +38,13 @@ class EvaluationContext:
     observer: Observer | None
     students: tuple[str, ...]
     train: Source | None
-    test: LabelledImages
-    train_fingerprint: str | None
-    test_fingerprint: str
+    test: Source
+    test_images: LabelledImages
     device: torch.device
     precision: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    folder: Path
     finished: FinishedStudents
 
     @property
@@ -50,8 +52,18 @@ class EvaluationContext:
         """Height and width of the images, in pixels."""
         return int(self.distilled.manifest["side"])
 
+    @cached_property
+    def train_fingerprint(self) -> str | None:
+        """SHA-256 of the training images, which takes minutes on a network disk."""
+        return None if self.train is None else self.train.fingerprint()
 
-def check_observer(config: EvaluateConfig, given: nn.Module | None) -> None:
+    @cached_property
+    def test_fingerprint(self) -> str:
+        """SHA-256 of the test images."""
+        return self.test.fingerprint()
+
+
+def _check_observer(config: EvaluateConfig, given: nn.Module | None) -> None:
     """Raise PydreamError if an observer is needed and there is none."""
     if given is not None or config.observer is not None:
         return
@@ -68,40 +80,48 @@ def check_observer(config: EvaluateConfig, given: nn.Module | None) -> None:
         raise PydreamError(what)
 
 
-def prepare_context(
-    config: EvaluateConfig,
-    distilled: DistilledSet,
-    train: Source | None,
-    test: Source,
-    given: nn.Module | None,
+def open_evaluation(
+    config: EvaluateConfig, train: Source | None, test: Source | None, given: nn.Module | None
 ) -> EvaluationContext:
-    """Open what the students need; `given` is an observer that is no file."""
+    """Open the set, the real images and the observer, and check that they fit together.
+
+    Parameters
+    ----------
+    config
+        The settings.
+    train, test
+        Real images where they are no file or known set.
+    given
+        An observer that is no file.
+
+    Raises
+    ------
+    PydreamError
+        If something cannot be used, or the results cannot be written.
+    """
+    _check_observer(config, given)
+    distilled = open_set(config, _class_names(config, test))
+    folder = config.out or distilled.beside("results")
+    check_place(folder)
+    if "own" in config.labels and distilled.soft_labels is None:
+        raise PydreamError(
+            f"{distilled.path} came without soft labels; give --labels online, stored or hard"
+        )
+    if test is None:
+        test = open_real(config.source, distilled, "test", config.exif)
+    if train is None and config.baselines:
+        train = open_real(config.source, distilled, "train", config.exif)
+    for source in (train, test):
+        if source is not None:
+            check_class_names(source, distilled)
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
-    observer = None
-    network = given if given is not None else config.observer
-    if network is not None:
-        observer = open_observer(
-            network,
-            distilled,
-            config,
-            arch=config.observer_arch,
-            precision=precision,
-            device=device,
-        )
-    mean, std = (
-        (observer.mean, observer.std)
-        if observer is not None
-        else (
-            tuple(distilled.manifest.get("mean", IMAGENET_MEAN)),
-            tuple(distilled.manifest.get("std", IMAGENET_STD)),
-        )
-    )
-    side = distilled.manifest["side"]
+    observer = _open_observer(config, distilled, given, precision, device)
+    facts = distilled.manifest if observer is None else observer.input_facts()
     with stage("load test images"):
-        tested = load_split(
+        test_images = load_split(
             test,
-            side,
+            distilled.manifest["side"],
             workers=config.workers,
             device=device,
             allow_skipped=config.allow_skipped,
@@ -112,47 +132,64 @@ def prepare_context(
         observer=observer,
         students=config.students or ((observer.arch,) if observer is not None else ()),
         train=train,
-        test=tested,
-        train_fingerprint=None if train is None else train.fingerprint(),
-        test_fingerprint=test.fingerprint(),
+        test=test,
+        test_images=test_images,
         device=device,
         precision=precision,
-        mean=mean,
-        std=std,
-        finished=FinishedStudents(results_folder(config, distilled) / "students", config.resume),
+        mean=tuple(facts.get("mean", IMAGENET_MEAN)),
+        std=tuple(facts.get("std", IMAGENET_STD)),
+        folder=folder,
+        finished=FinishedStudents(folder / "students", config.resume),
     )
 
 
-def results_folder(config: EvaluateConfig, distilled: DistilledSet) -> Path:
-    """Return where the results go."""
-    return config.out or distilled.beside("results")
+def _open_observer(
+    config: EvaluateConfig,
+    distilled: DistilledSet,
+    given: nn.Module | None,
+    precision: str,
+    device: torch.device,
+) -> Observer | None:
+    network = given if given is not None else config.observer
+    if network is None:
+        return None
+    return open_observer(
+        network, distilled, config, arch=config.observer_arch, precision=precision, device=device
+    )
 
 
-def evaluation_facts(bench: EvaluationContext, test: Source) -> dict[str, Any]:
+def _class_names(config: EvaluateConfig, test: Source | None) -> tuple[str, ...] | None:
+    """Return the names that serve for a set which only numbers its classes."""
+    if test is None and config.source is not None and has_split(config.source, "test"):
+        test = open_source(config.source, "test")
+    return None if test is None else test.class_names
+
+
+def evaluation_facts(context: EvaluationContext) -> dict[str, Any]:
     """Say what was evaluated with what, as JSON takes it."""
-    manifest, observer = bench.distilled.manifest, bench.observer
-    settings = dataclasses.asdict(bench.config)
+    manifest, observer = context.distilled.manifest, context.observer
+    settings = dataclasses.asdict(context.config)
     return {
         "format": _FORMAT_VERSION,
         "package": {"name": "pydream-distill", "version": __version__},
         "torch": torch.__version__,
-        "device": str(bench.device),
-        "precision": bench.precision,
+        "device": str(context.device),
+        "precision": context.precision,
         "threads": torch.get_num_threads(),
         "set": {
-            "path": str(bench.distilled.path),
+            "path": str(context.distilled.path),
             "method": manifest.get("method"),
             "images_per_class": manifest["images_per_class"],
-            "images_bytes": bench.distilled.images_bytes,
-            "labels_bytes": bench.distilled.labels_bytes,
-            "images_sha256": bench.distilled.images_sha256,
+            "images_bytes": context.distilled.images_bytes,
+            "labels_bytes": context.distilled.labels_bytes,
+            "images_sha256": context.distilled.images_sha256,
         },
         "observer": None if observer is None else {**observer.facts(), **observer.input_facts()},
         "test": {
-            "description": test.description,
-            "images": len(bench.test.labels),
-            "skipped": len(test) - len(bench.test.labels),
-            "fingerprint": bench.test_fingerprint,
+            "description": context.test.description,
+            "images": len(context.test_images),
+            "skipped": len(context.test) - len(context.test_images),
+            "fingerprint": context.test_fingerprint,
         },
         "config": {
             name: str(value) if isinstance(value, Path) else value

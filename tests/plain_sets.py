@@ -1,14 +1,14 @@
+"""Distilled sets of plain colours on disk, and what an inspection may have measured of one."""
+
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 import torch
 
 from pydream.sets.distilled import (
@@ -18,8 +18,6 @@ from pydream.sets.distilled import (
     load_set,
 )
 from pydream.sets.writer import save_image
-
-MakeSet = Callable[..., DistilledSet]
 
 
 def write_set(
@@ -107,15 +105,3 @@ MEASURES: dict[str, Any] = {
     },
     "real": {"source": "insects.zip", "classes": 2, "samples": 1200},
 }
-
-
-@pytest.fixture
-def measures() -> dict[str, Any]:
-    """Return what an evaluation may have measured of a set, with random real images beside."""
-    return copy.deepcopy(MEASURES)
-
-
-@pytest.fixture
-def make_set(tmp_path: Path) -> MakeSet:
-    made = iter(range(1000))
-    return lambda *args, **kwargs: write_set(tmp_path / f"set{next(made)}", *args, **kwargs)

@@ -1,0 +1,221 @@
+"""The students of an evaluation, each settled whole before the first one is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pydream import __version__
+from pydream.data.resized import LabelledImages
+from pydream.evaluate.baselines import baseline_images
+from pydream.evaluate.config import EvaluateConfig
+from pydream.evaluate.context import EvaluationContext
+from pydream.models import Observer, build_model
+from pydream.sets.opening import exif_of
+from pydream.students.recipe import RECIPES, ResolvedRecipe, resolve
+from pydream.students.stored_labels import StoredLabels
+from pydream.students.views import steps_per_epoch
+from pydream.timeline import stage
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One student.
+
+    Attributes
+    ----------
+    student
+        Its architecture.
+    labels
+        Where its targets come from: ``"online"``, ``"stored"``, ``"own"`` or ``"hard"``.
+    images
+        Name of what it is trained on: ``"distilled"`` or a baseline.
+    trained_on
+        Those images.
+    recipe
+        How it is trained.
+    seed
+        All random numbers of its training follow from it.
+    stored
+        The labels that were stored for this seed, for ``"stored"``.
+    """
+
+    student: str
+    labels: str
+    images: str
+    trained_on: LabelledImages
+    recipe: ResolvedRecipe
+    seed: int
+    stored: StoredLabels | None
+
+    @property
+    def row(self) -> tuple[str, str, str]:
+        """What students of different seeds share: a row of the result."""
+        return self.student, self.labels, self.images
+
+
+def settle_plans(context: EvaluationContext) -> list[Plan]:
+    """Choose images, recipe and labels of every student, row by row, seed by seed.
+
+    Random images are drawn anew for each seed; what several rows share is made once.
+
+    Raises
+    ------
+    PydreamError
+        If a student cannot be built, stored labels do not fit, or a baseline cannot be made.
+    """
+    config = context.config
+    _check_students(context)
+    pairs = _combinations(config)
+    if "stored" in config.labels:
+        _check_stored(context)
+    held = {
+        (name, seed): _images(context, name, seed)
+        for name in dict.fromkeys(images for _, images in pairs)
+        for seed in (config.seeds if name == "random" else (0,))
+    }
+    plans = []
+    for student in context.students:
+        for labels, images in pairs:
+            for seed in config.seeds:
+                trained_on = held[images, seed if images == "random" else 0]
+                recipe = settle_recipe(context, student, labels, images, len(trained_on))
+                stored = _stored(context, recipe, seed) if labels == "stored" else None
+                plans.append(Plan(student, labels, images, trained_on, recipe, seed, stored))
+    return plans
+
+
+def _check_students(context: EvaluationContext) -> None:
+    """Build every student once, so that one that does not fit is known before any is trained."""
+    for student in context.students:
+        with torch.random.fork_rng(devices=[]):
+            build_model(student, num_classes=len(context.distilled.class_names), side=context.side)
+
+
+def _check_stored(context: EvaluationContext) -> None:
+    """Open the stored labels of every seed, before baselines are chosen."""
+    count = len(context.distilled.stored)
+    for student in context.students:
+        recipe = settle_recipe(context, student, "stored", "distilled", count)
+        for seed in context.config.seeds:
+            _stored(context, recipe, seed)
+
+
+def _combinations(config: EvaluateConfig) -> list[tuple[str, str]]:
+    """Return which labels go with which images; baselines have online labels for stored ones."""
+    pairs: list[tuple[str, str]] = []
+    for labels in config.labels:
+        pairs.append((labels, "distilled"))
+        of_the_set_alone = labels in ("stored", "own")
+        if not (of_the_set_alone and "online" in config.labels):
+            soft = "online" if of_the_set_alone else labels
+            pairs += [(soft, name) for name in config.baselines]
+    return list(dict.fromkeys(pairs))
+
+
+def _images(context: EvaluationContext, name: str, seed: int) -> LabelledImages:
+    if name == "distilled":
+        return LabelledImages(context.distilled.images, context.distilled.labels)
+    assert context.train is not None
+    with stage("choose baseline"):
+        return baseline_images(
+            name,
+            context.train,
+            context.distilled.manifest["images_per_class"],
+            context.side,
+            seed=seed,
+            observer=context.observer,
+            workers=context.config.workers,
+            allow_skipped=context.config.allow_skipped,
+        )
+
+
+def _stored(context: EvaluationContext, recipe: ResolvedRecipe, seed: int) -> StoredLabels:
+    """Open the stored labels of a seed, and check that they are of this set and these views."""
+    stored = StoredLabels(context.distilled, seed)
+    stored.check(recipe, context.mean, context.std)
+    return stored
+
+
+def settle_recipe(
+    context: EvaluationContext, student: str, labels: str, images: str, num_images: int
+) -> ResolvedRecipe:
+    """Settle the recipe for some images.
+
+    Hard labels are compared at temperature 1, and a set's own soft labels too unless a
+    temperature is given: those who make such labels train on them so (DATM, DD-Ranking).
+    """
+    config, distilled = context.config, context.distilled
+
+    def resolved(count: int, factor: int) -> ResolvedRecipe:
+        return resolve(
+            RECIPES[config.recipe],
+            student=student,
+            num_images=count,
+            num_classes=len(distilled.class_names),
+            side=context.side,
+            factor=factor,
+            overrides=config.overrides(),
+        )
+
+    own = config.factor if config.factor is not None else distilled.manifest.get("factor", 1)
+    recipe = resolved(num_images, own if images == "distilled" else 1)
+    if images == "full":
+        number = len(distilled.stored)
+        set_recipe = resolved(number, own)
+        steps = config.full_steps or set_recipe.epochs * steps_per_epoch(number, set_recipe)
+        epochs = max(1, round(steps / steps_per_epoch(num_images, recipe)))
+        recipe = dataclasses.replace(recipe, epochs=epochs)
+    at_one = labels == "hard" or (labels == "own" and config.temperature is None)
+    return dataclasses.replace(recipe, temperature=1.0) if at_one else recipe
+
+
+def identity(context: EvaluationContext, plan: Plan) -> dict[str, Any]:
+    """Return all that a student's measurements follow from, ready for JSON."""
+    observer, config = context.observer, context.config
+    asked = plan.labels == "online" or plan.images in ("herding", "k-centre")
+    # Only where it is applied, so that students of before there was a choice are found.
+    exif = config.exif or exif_of(context.distilled)
+    return {
+        **({"exif": exif} if exif == "apply" else {}),
+        "set": context.distilled.images_sha256,
+        "images": plan.images,
+        "train": None if plan.images == "distilled" else context.train_fingerprint,
+        "test": context.test_fingerprint,
+        "labels": plan.labels,
+        "stored": None if plan.stored is None else dataclasses.asdict(plan.stored.plan),
+        **({"own_labels": _own_labels_sha256(context)} if plan.labels == "own" else {}),
+        "observer": observer.weights_sha256 if observer is not None and asked else None,
+        **_resizing(observer if asked else None),
+        "student": plan.student,
+        "recipe": dataclasses.asdict(plan.recipe),
+        "mean": context.mean,
+        "std": context.std,
+        "seed": plan.seed,
+        "eval_every": eval_every(context, plan),
+        "precision": context.precision,
+        "device": context.device.type,
+        "versions": [__version__, str(torch.__version__)],
+    }
+
+
+def eval_every(context: EvaluationContext, plan: Plan) -> int:
+    """Return the epochs between two measurements; a tenth of all of them by default."""
+    return context.config.eval_every or max(1, plan.recipe.epochs // 10)
+
+
+def _own_labels_sha256(context: EvaluationContext) -> str:
+    """Hash the soft labels that came with the set."""
+    assert context.distilled.soft_labels is not None
+    return hashlib.sha256(context.distilled.soft_labels.numpy().tobytes()).hexdigest()
+
+
+def _resizing(observer: Observer | None) -> dict[str, int]:
+    """Return the side that an observer resizes images to, if it does."""
+    if observer is None or observer.side == observer.network_side:
+        return {}
+    return {"observer_side": observer.network_side}
