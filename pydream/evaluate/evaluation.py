@@ -10,7 +10,7 @@ from pydream.data import Source
 from pydream.devices import announce_device
 from pydream.evaluate.config import EvaluateConfig
 from pydream.evaluate.context import EvaluationContext, evaluation_facts, open_evaluation
-from pydream.evaluate.plans import Plan, eval_every, identity, settle_plans
+from pydream.evaluate.plans import Plan, check_plans, eval_every, identity, settle_plans
 from pydream.evaluate.results import EvaluationResult, EvaluationRow, StudentRun, write_results
 from pydream.files import disk_errors
 from pydream.students.labels import Targets, hard_targets, online_targets, own_targets
@@ -54,6 +54,7 @@ def evaluate_set(
         If something given cannot be used.
     """
     context = open_evaluation(config, train, test, observer)
+    check_plans(context)
     with disk_errors(context.folder):
         context.folder.mkdir(parents=True, exist_ok=True)
     announce_device(config.device)

@@ -58,6 +58,25 @@ class Plan:
         return self.student, self.labels, self.images
 
 
+def check_plans(context: EvaluationContext) -> None:
+    """Build every student, settle its recipe and open stored labels, before anything is written.
+
+    Raises
+    ------
+    PydreamError
+        If a student does not fit the images, a number of the recipe is out of its range, or stored
+        labels do not fit.
+    """
+    config, distilled = context.config, context.distilled
+    for student in context.students:
+        with torch.random.fork_rng(devices=[]):
+            build_model(student, num_classes=len(distilled.class_names), side=context.side)
+        for labels in config.labels:
+            recipe = settle_recipe(context, student, labels, "distilled", len(distilled.stored))
+            for seed in config.seeds if labels == "stored" else ():
+                _stored(context, recipe, seed)
+
+
 def settle_plans(context: EvaluationContext) -> list[Plan]:
     """Choose images, recipe and labels of every student, row by row, seed by seed.
 
@@ -66,13 +85,10 @@ def settle_plans(context: EvaluationContext) -> list[Plan]:
     Raises
     ------
     PydreamError
-        If a student cannot be built, stored labels do not fit, or a baseline cannot be made.
+        If a baseline cannot be made.
     """
     config = context.config
-    _check_students(context)
     pairs = _combinations(config)
-    if "stored" in config.labels:
-        _check_stored(context)
     held = {
         (name, seed): _images(context, name, seed)
         for name in dict.fromkeys(images for _, images in pairs)
@@ -87,22 +103,6 @@ def settle_plans(context: EvaluationContext) -> list[Plan]:
                 stored = _stored(context, recipe, seed) if labels == "stored" else None
                 plans.append(Plan(student, labels, images, trained_on, recipe, seed, stored))
     return plans
-
-
-def _check_students(context: EvaluationContext) -> None:
-    """Build every student once, so that one that does not fit is known before any is trained."""
-    for student in context.students:
-        with torch.random.fork_rng(devices=[]):
-            build_model(student, num_classes=len(context.distilled.class_names), side=context.side)
-
-
-def _check_stored(context: EvaluationContext) -> None:
-    """Open the stored labels of every seed, before baselines are chosen."""
-    count = len(context.distilled.stored)
-    for student in context.students:
-        recipe = settle_recipe(context, student, "stored", "distilled", count)
-        for seed in context.config.seeds:
-            _stored(context, recipe, seed)
 
 
 def _combinations(config: EvaluateConfig) -> list[tuple[str, str]]:
