@@ -9,13 +9,15 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc build_support -type f -not -name '*.pyc')
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
-.PHONY: help demo test lint format bench bench-report bench-scaling gpu-check gpu-rehearsal clean
+.PHONY: help demo test sanitize lint format docs bench bench-report bench-scaling gpu-check gpu-rehearsal clean
 
 help:
 	@echo "make demo    distil scikit-learn's digits and train on the result (2 minutes)"
-	@echo "make test    run the tests (OFFLINE=1: with what is installed, nothing fetched)"
-	@echo "make lint    check style and types"
+	@echo "make test    run the tests (OFFLINE=1: with what is installed; ONLY=tests/ops: a part)"
+	@echo "make sanitize  run the tests of the ops under the address and undefined-behaviour sanitizers"
+	@echo "make lint    check style, types, and that tables and charts fit the records"
 	@echo "make format  put the sources into house style"
+	@echo "make docs    build the documentation in build/site"
 	@echo "make bench   measure the kernels and the pipelines beside their peers (15 minutes)"
 	@echo "make bench-report   bring tables and figures up to the newest records"
 	@echo "make bench-scaling  measure how time and memory grow with size"
@@ -35,6 +37,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@
+
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	@touch $@
@@ -49,23 +55,43 @@ ifdef OFFLINE
 test:
 	$(PYTHON) setup.py -q egg_info
 	$(PYTHON) setup.py -q build_ext --inplace
-	$(PYTHON) -m pytest $(shell $(PYTHON) -c "import xdist" 2>/dev/null && echo "$(AT_ONCE)")
+	$(PYTHON) -m pytest $(shell $(PYTHON) -c "import xdist" 2>/dev/null && echo "$(AT_ONCE)") $(ONLY)
 else
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(AT_ONCE)
+	$(BIN)/python -m pytest $(AT_ONCE) $(ONLY)
 endif
 
-lint: $(VENV)/.installed-dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(CPP)
-	$(BIN)/python -m benchmarks.report --check
+# The checks of pre-commit, with fixes left to `make format`. TOOLS is where they are installed:
+# `make lint TOOLS=` takes those on PATH.
+TOOLS ?= $(BIN)/
+LINTED := $(if $(filter $(BIN)/,$(TOOLS)),$(VENV)/.installed-dev)
 
-format: $(VENV)/.installed-dev
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CPP)
+lint: $(LINTED)
+	$(TOOLS)ruff check .
+	$(TOOLS)ruff format --check .
+	$(TOOLS)mypy
+	$(TOOLS)clang-format --dry-run -Werror $(CPP)
+	$(TOOLS)python -m benchmarks.report --check
+
+format: $(LINTED)
+	$(TOOLS)ruff check --fix .
+	$(TOOLS)ruff format .
+	$(TOOLS)clang-format -i $(CPP)
+
+# A second module, in build/sanitize; the usual one stays as it is. Tests are run by `pytest`, since
+# `python -m pytest` would take the package from the working directory.
+sanitize: $(LINTED)
+	PYDREAM_CUDA=off PYDREAM_BUILD_TYPE=Debug \
+		CXXFLAGS="-O1 -fsanitize=address,undefined -fno-sanitize-recover=all" \
+		$(TOOLS)python setup.py -q build --build-base build/sanitize
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$$(echo build/sanitize/lib*)" \
+		$(TOOLS)pytest $(or $(ONLY),tests/ops)
+
+# A warning, such as a broken link, is an error.
+docs: $(if $(LINTED),$(VENV)/.installed-docs)
+	NO_MKDOCS_2_WARNING=1 $(TOOLS)mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
 
 # Real images: a folder with cifar10.zip, imagenet-sample-200.zip and observers/.
 PYDREAM_DATA ?= ../shared/data
