@@ -38,7 +38,7 @@ class KMeans(
 
     Called like scikit-learn's estimators, and like fast_pytorch_kmeans' ``KMeans`` in a program
     that uses that. Tensors are worked on where they are, and results are tensors there; for arrays
-    (and data frames, lists) they are arrays. :func:`pydream.ops.kmeans` clusters many problems in
+    (and data frames, lists) they are arrays. `pydream.ops.kmeans` clusters many problems in
     one call.
 
     Parameters
@@ -127,7 +127,7 @@ class KMeans(
             The first centroids, (k, D), instead of `init_method`.
         sample_weight
             (N,), how much each sample counts; by default 1. Without kernels, and so slower: see
-            :func:`pydream.ops.kmeans`.
+            `pydream.ops.kmeans`.
 
         Returns
         -------
@@ -137,7 +137,7 @@ class KMeans(
         Raises
         ------
         ValueError
-            For what :func:`pydream.ops.kmeans` refuses.
+            For what `pydream.ops.kmeans` refuses.
 
         Warns
         -----
@@ -216,7 +216,7 @@ class KMeans(
         Raises
         ------
         TypeError, ValueError
-            For samples that :func:`pydream.ops.kmeans` refuses, but for those that are only too
+            For samples that `pydream.ops.kmeans` refuses, but for those that are only too
             large for it.
         """
         samples = self._fitted_samples(X)

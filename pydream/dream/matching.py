@@ -195,7 +195,7 @@ def answer_distance(synthetic: Answers, real: Answers, match: Match, metric: str
     match
         Which of them count.
     metric
-        As of :func:`pydream.ops.gradient_distance`; rows of a layer, or the whole mean feature of
+        As of `pydream.ops.gradient_distance`; rows of a layer, or the whole mean feature of
         a class, are what ``cos`` and ``l1_mean`` go by.
     """
     pairs = []

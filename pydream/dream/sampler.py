@@ -56,7 +56,7 @@ class RepresentativeSampler:
     batch_size
         Images of one pass of the network.
     max_iter, tol
-        Of each k-means; see :func:`pydream.ops.kmeans`.
+        Of each k-means; see `pydream.ops.kmeans`.
     seed
         In [0, 2^63). The same seed gives the same choice for the same network.
 

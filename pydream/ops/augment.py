@@ -43,16 +43,16 @@ def random_augment(
     *,
     seed: int = 0,
 ) -> Tensor:
-    """Draw parameters for :func:`diff_augment`, as DSA's augmentations are drawn.
+    """Draw parameters for `diff_augment`, as DSA's augmentations are drawn.
 
-    ===========  =================================================================================
-    ``color``    brightness uniform in [−½, ½), saturation in [0, 2), contrast in [½, 1½)
-    ``crop``     a shift in x and y by whole pixels, up to an eighth of the side, zeros behind it
-    ``flip``     mirrored left and right, with probability ½
-    ``scale``    x and y each by a factor in [1/1.2, 1.2), about the centre of the image
-    ``rotate``   by an angle in [−15°, 15°), about the centre of the image
-    ``cutout``   half of each side, about a centre that is uniform over the pixels
-    ===========  =================================================================================
+    | word | effect |
+    |---|---|
+    | ``color`` | brightness uniform in [−½, ½), saturation in [0, 2), contrast in [½, 1½) |
+    | ``crop`` | a shift in x and y by whole pixels, up to an eighth of the side, zeros behind it |
+    | ``flip`` | mirrored left and right, with probability ½ |
+    | ``scale`` | x and y each by a factor in [1/1.2, 1.2), about the centre of the image |
+    | ``rotate`` | by an angle in [−15°, 15°), about the centre of the image |
+    | ``cutout`` | half of each side, about a centre that is uniform over the pixels |
 
     Of ``crop``, ``flip``, ``scale`` and ``rotate`` each row has exactly one, all of those named
     being equally likely. What is not named changes nothing. Row i depends on ``(seed, i)``, the
@@ -72,7 +72,7 @@ def random_augment(
     Returns
     -------
     Tensor
-        Float32, (M, 13), on the CPU; :func:`diff_augment` says what the columns are.
+        Float32, (M, 13), on the CPU; `diff_augment` says what the columns are.
 
     Raises
     ------
@@ -133,19 +133,17 @@ def _(count: int, *_: object) -> Tensor:
 def diff_augment(x: TensorLike, parameters: TensorLike) -> Tensor:
     """Augment images by explicit parameters: colour, an affine map, cutout, in one pass.
 
-    A row of `parameters`, with m the mean over the channels of a pixel and M that of the image:
+    The columns of `parameters`, with m the mean over the channels of a pixel and M that of the
+    image:
 
-    ======  ============================================================================
-    0       brightness b: added
-    1       saturation s: each pixel becomes s·(x − m) + m
-    2       contrast c: the image becomes c·(x − M) + M, after the two before
-    3 … 8   a, b, tx, c, d, ty: output pixel (x, y) is read at (a·x + b·y + tx,
-            c·x + d·y + ty), in pixels whose centres are whole numbers; bilinear, and zero
-            outside of the image
-    9, 10   top and left of the cutout, in pixels; it may begin outside of the image
-    11, 12  its height and width: pixels with top <= y < top + height and
-            left <= x < left + width become 0
-    ======  ============================================================================
+    - 0: brightness b, added
+    - 1: saturation s; each pixel becomes s·(x − m) + m
+    - 2: contrast c; the image becomes c·(x − M) + M, after brightness and saturation
+    - 3 to 8: a, b, tx, c, d, ty; output pixel (x, y) is read at (a·x + b·y + tx, c·x + d·y + ty),
+      in pixels whose centres are whole numbers; bilinear, and zero outside of the image
+    - 9, 10: top and left of the cutout, in pixels; it may begin outside of the image
+    - 11, 12: height and width of the cutout; pixels with top <= y < top + height and
+      left <= x < left + width become 0
 
     0, 1, 1, then 1, 0, 0, 0, 1, 0, then four zeros leave an image as it is. Shifts by whole pixels
     and mirrored images are exact copies.

@@ -39,7 +39,7 @@ def norm_relu_pool(
     each channel, or its ``batch_norm`` in training. Differentiable twice; on the CPU, in float32,
     every pass is one kernel that keeps nothing but its inputs and the statistics, and wants images
     in channels-last memory, which others are brought into. Elsewhere, for other
-    dtypes, and within :mod:`torch.func` and ``torch.compile``, PyTorch's operations run.
+    dtypes, and within `torch.func` and ``torch.compile``, PyTorch's operations run.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def normed_block(
     *,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what :func:`norm_relu_pool` does and, without derivatives, mean and 1 / deviation.
+    """Return what `norm_relu_pool` does and, without derivatives, mean and 1 / deviation.
 
     Raises
     ------

@@ -25,7 +25,7 @@ _TYPES = {
 def multi_formation(images: TensorLike, factor: int, size: int) -> Tensor:
     """Cut each image into factor x factor cells and upsample every cell to an image of its own.
 
-    The inverse of :func:`pydream.ops.collage`: image k·N + i of the result is cell k (row-major)
+    The inverse of `pydream.ops.collage`: image k·N + i of the result is cell k (row-major)
     of image i. Cells are resized bilinearly by the rule of torch's ``interpolate(mode="bilinear",
     align_corners=False)``, without antialiasing, in float32. Images whose height or width the
     factor does not divide are first padded with 0.5 on the right and at the bottom.

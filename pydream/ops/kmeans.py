@@ -219,14 +219,14 @@ def nearest_samples(
     ----------
     x
         float32, float16, bfloat16 or float64: (N, D), (B, N, D), or (total, D) with `offsets`.
-        Finite. float64 samples are centred first, as by :func:`kmeans`.
+        Finite. float64 samples are centred first, as by `kmeans`.
     centroids
         float32, float16, bfloat16 or, beside float64 samples, float64, on the same device: (k, D),
         (B, k, D) or, where `k` gives one number for each problem, (sum of k, D).
     count
         How many samples to each centroid, at least 1 and at most as many as a problem has.
     offsets
-        As of :func:`kmeans`.
+        As of `kmeans`.
     k
         Centroids of each problem, where that is not to be seen from the shape of `centroids`.
 
@@ -291,12 +291,12 @@ def representatives(
 ) -> Tensor:
     """Choose samples that represent each problem evenly: those nearest to its cluster centres.
 
-    The same as :func:`kmeans` and then :func:`nearest_samples` to its centroids.
+    The same as `kmeans` and then `nearest_samples` to its centroids.
 
     Parameters
     ----------
     x, k, offsets, init, max_iter, tol, metric, seed, precision
-        As of :func:`kmeans`.
+        As of `kmeans`.
     per_cluster
         How many samples to choose for each centroid.
 
@@ -304,7 +304,7 @@ def representatives(
     -------
     Tensor
         int64, (k, per_cluster), (B, k, per_cluster), or (sum of k, per_cluster) with a k for each
-        problem; see :func:`nearest_samples` for what the indices count. A sample that is nearest
+        problem; see `nearest_samples` for what the indices count. A sample that is nearest
         to two centroids is there twice.
 
     Raises

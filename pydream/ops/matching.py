@@ -36,14 +36,14 @@ def gradient_distance(
 
     For a layer x of `synthetic` and y of `real`, whose rows go by the first dimension:
 
-    ============  ============================================================
-    ``mse``       Σ (x − y)²
-    ``l1``        Σ abs(x − y)
-    ``l1_mean``   Σ over rows of the mean over the row of abs(x − y)
-    ``l2``        sqrt( Σ (x − y)² )
-    ``cos``       Σ over rows of 1 − ⟨x, y⟩ / (‖x‖·‖y‖ + 1e-6)
-    ``dc``        the same, without layers of one dimension (norm and bias)
-    ============  ============================================================
+    | metric | distance |
+    |---|---|
+    | ``mse`` | Σ (x − y)² |
+    | ``l1`` | Σ abs(x − y) |
+    | ``l1_mean`` | Σ over rows of the mean over the row of abs(x − y) |
+    | ``l2`` | sqrt( Σ (x − y)² ) |
+    | ``cos`` | Σ over rows of 1 − ⟨x, y⟩ / (‖x‖·‖y‖ + 1e-6) |
+    | ``dc`` | the same, without layers of one dimension (norm and bias) |
 
     Value and derivative are formed in one pass over the lists, so a backward pass behind it reads
     neither of them again. Differentiable in `synthetic`, twice; the second time by PyTorch's

@@ -135,7 +135,7 @@ def key_patches(
 ) -> KeyPatches:
     """Score all crops of all images and choose the key patches, reading the logits once.
 
-    The same as :func:`realism_scores` followed by :func:`select_key_patches`.
+    The same as `realism_scores` followed by `select_key_patches`.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ _WORD = 0xFFFFFFFF
 def random_augment(
     count: int, size: Sequence[int], color: bool, spatial: Sequence[str], cutout: bool, seed: int
 ) -> Tensor:
-    """See :func:`pydream.ops.random_augment`."""
+    """See `pydream.ops.random_augment`."""
     row = torch.arange(count, device="cpu")
     (b, s, c, choice), (first, second, down, across) = (
         philox4x32(seed, (row & _WORD, row >> 32, block, STREAM_AUGMENT << 16)) for block in (0, 1)
@@ -91,7 +91,7 @@ def _affine(name: str, size: Sequence[int], first: Tensor, second: Tensor) -> Te
 
 
 def diff_augment(x: Tensor, parameters: Tensor) -> Tensor:
-    """Compute :func:`pydream.ops.diff_augment`, in float32 or wider."""
+    """Compute `pydream.ops.diff_augment`, in float32 or wider."""
     if x.numel() == 0:
         return torch.empty_like(x, memory_format=torch.contiguous_format)
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

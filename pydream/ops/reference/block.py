@@ -10,7 +10,7 @@ from torch.nn import functional
 def norm_relu_pool(
     images: Tensor, weight: Tensor, bias: Tensor, over_batch: bool, eps: float
 ) -> Tensor:
-    """Compute :func:`pydream.ops.norm_relu_pool`."""
+    """Compute `pydream.ops.norm_relu_pool`."""
     if over_batch:
         normed = functional.batch_norm(images, None, None, weight, bias, training=True, eps=eps)
     else:

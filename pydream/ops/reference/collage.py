@@ -16,7 +16,7 @@ def _resize(patches: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def collage(patches: torch.Tensor, factor: int, size: int) -> torch.Tensor:
-    """Compute :func:`pydream.ops.collage` cell by cell with ``interpolate``."""
+    """Compute `pydream.ops.collage` cell by cell with ``interpolate``."""
     classes, ranked, channels, height, width = patches.shape
     images = ranked // factor**2
     cells = patches.view(classes, factor**2, images, channels, height, width)

@@ -59,7 +59,7 @@ def random_crop_boxes(
     seed: int,
     ids: Tensor,
 ) -> Tensor:
-    """See :func:`pydream.ops.random_crop_boxes`."""
+    """See `pydream.ops.random_crop_boxes`."""
     height, width = sizes.to(torch.int64)[:, None, :].expand(-1, num_crops, -1).unbind(-1)
     crop = torch.arange(num_crops, device=sizes.device)
     identity = ids.to(torch.int64)[:, None]
@@ -95,7 +95,7 @@ def _central_boxes(height: Tensor, width: Tensor, ratio: Sequence[float]) -> Ten
 
 
 def random_keys(ids: Tensor, seed: int, draw: int) -> Tensor:
-    """See :func:`pydream.ops.random_keys`."""
+    """See `pydream.ops.random_keys`."""
     counter = (ids & _WORD, ids >> 32 & _WORD, draw, STREAM_PERMUTATION << 16)
     high, low, _, _ = philox4x32(seed, counter)
     return high << 31 | low >> 1
@@ -146,7 +146,7 @@ def crop_resize(
     dtype: torch.dtype,
     channels_last: bool,
 ) -> Tensor:
-    """See :func:`pydream.ops.crop_resize`; `images` is a list of (H, W, C), or one batch in it."""
+    """See `pydream.ops.crop_resize`; `images` is a list of (H, W, C), or one batch in it."""
     pictures = list(images[0].unbind()) if images[0].dim() == 4 else list(images)
     channels = images[0].shape[-1]
     sizes = torch.tensor(

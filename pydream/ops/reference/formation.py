@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def multi_formation(images: Tensor, factor: int, size: int, padding: float) -> Tensor:
-    """Compute :func:`pydream.ops.multi_formation`: pad, slice, interpolate, concatenate."""
+    """Compute `pydream.ops.multi_formation`: pad, slice, interpolate, concatenate."""
     *batches, count, channels, height, width = images.shape
     result = (*batches, factor**2 * count, channels, size, size)
     if images.numel() == 0:

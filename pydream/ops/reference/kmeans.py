@@ -31,7 +31,7 @@ def kmeans(
     precision: str = "exact",
     weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute :func:`pydream.ops.kmeans`; float64 samples are worked on as such."""
+    """Compute `pydream.ops.kmeans`; float64 samples are worked on as such."""
     work = x.double() if x.dtype == torch.float64 else x.float()
     _check_finite(work)
     first = list(itertools.accumulate(k, initial=0))
@@ -58,7 +58,7 @@ def kmeans(
 def nearest_samples(
     x: Tensor, offsets: list[int], k: list[int], centroids: Tensor, count: int
 ) -> Tensor:
-    """Compute :func:`pydream.ops.nearest_samples` with a stable sort of all distances."""
+    """Compute `pydream.ops.nearest_samples` with a stable sort of all distances."""
     work = x.double() if x.dtype == torch.float64 else x.float()
     _check_finite(work)
     first = list(itertools.accumulate(k, initial=0))

@@ -31,7 +31,7 @@ def layer_distance(x: Tensor, y: Tensor, metric: str) -> Tensor:
 
 
 def gradient_distance(synthetic: Sequence[Tensor], real: Sequence[Tensor], metric: str) -> Tensor:
-    """Compute :func:`pydream.ops.gradient_distance` layer by layer; ``dc`` is ``cos`` here."""
+    """Compute `pydream.ops.gradient_distance` layer by layer; ``dc`` is ``cos`` here."""
     wide = bool(synthetic) and synthetic[0].dtype == torch.float64
     total = torch.zeros(
         (),

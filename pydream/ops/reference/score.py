@@ -27,7 +27,7 @@ def _check_rows(nan: torch.Tensor, what: str) -> None:
 
 
 def realism_scores(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Compute :func:`pydream.ops.realism_scores` with ``log_softmax``."""
+    """Compute `pydream.ops.realism_scores` with ``log_softmax``."""
     _check_labels(labels, logits.shape[1])
     log_probabilities = torch.log_softmax(logits.float(), dim=1)
     scores = log_probabilities.gather(1, labels.long()[:, None])[:, 0]
@@ -38,7 +38,7 @@ def realism_scores(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def select_key_patches(
     scores: torch.Tensor, labels: torch.Tensor, per_class: int, num_classes: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Compute :func:`pydream.ops.select_key_patches` with two stable sorts."""
+    """Compute `pydream.ops.select_key_patches` with two stable sorts."""
     _check_labels(labels, num_classes)
     _check_rows(scores.isnan().any(dim=1), "scores hold NaN")
     images, crops = scores.shape
@@ -66,7 +66,7 @@ def select_key_patches(
 def key_patches(
     logits: torch.Tensor, labels: torch.Tensor, num_crops: int, per_class: int, num_classes: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Compute :func:`pydream.ops.key_patches` as its two stages."""
+    """Compute `pydream.ops.key_patches` as its two stages."""
     _check_labels(labels, min(num_classes, logits.shape[1]))
     scores = realism_scores(logits, labels.repeat_interleave(num_crops))
     return select_key_patches(scores.view(-1, num_crops), labels, per_class, num_classes)
