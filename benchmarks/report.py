@@ -122,7 +122,7 @@ def _summary(shown: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         peer, times = min(_peers(row.case).items(), key=lambda item: item[1])
-        lines.append(f"| {row.label} | {_time(row.case)} | {peer}: **{times:.1f} ×** as long |\n")
+        lines.append(f"| {row.label} | {_time(row.case)} | {peer}: **{times:.1f}×** as long |\n")
     head = "| | pydream | fastest alternative |\n|---|---|---|\n"
     return f"\n{head}{''.join(lines)}\n*{_machine(rows[0].record)}; {_about(rows)}*\n\n"
 
@@ -160,7 +160,7 @@ def _table(rows: Sequence[Row]) -> str:
     lines = [heads, ["---"] * len(heads)]
     for row in rows:
         limit = row.case.get("fraction_of_limit")
-        told = ["" if limit is None else f"{limit:.0%}"] if bound else []
+        told = ["" if limit is None else f"{100 * limit:.0f} %"] if bound else []
         told += [_beside(row.case, peer) for peer in peers]
         lines.append([row.label, _time(row.case), *told])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -178,7 +178,7 @@ def _beside(case: Mapping[str, Any], peer: str) -> str:
     times = _peers(case).get(peer)
     if times is None:
         return str(case.get("remarks", {}).get(peer, ""))
-    return f"{_words(case['microseconds_per_item'][peer] / 1e6)}, **{times:.1f} ×**"
+    return f"{_words(case['microseconds_per_item'][peer] / 1e6)}, **{times:.1f}×**"
 
 
 def _about(rows: Sequence[Row]) -> str:
