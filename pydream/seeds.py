@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+
+class Draw(enum.IntEnum):
+    """What the random keys of real images are drawn for: `draw` of `pydream.ops.random_keys`.
+
+    Two purposes draw independently from one seed. The numbers are part of what a seed means; 0 is
+    the default of `random_keys`, with which the rows of a distilled set are put in order.
+    """
+
+    PRESELECTION = 1  # the images that RDED cuts patches from
+    PREFLIGHT = 2  # the images that an observer is tried on
+    RANDOM_BASELINE = 3  # the random images that a distilled set is compared with
+    HOLD_OUT = 4  # the training images on which a new observer is measured
+    REAL_SAMPLES = 5  # the real images that realism and diversity are compared with
 
 
 def derived_seed(seed: int, *purpose: int) -> int:

@@ -14,9 +14,9 @@ from pydream.evaluate.coresets import herding, k_centre
 from pydream.models import Observer
 from pydream.ops import crop_resize, random_keys
 from pydream.progress import track
+from pydream.seeds import Draw
 
 _MOST_BYTES = 16 << 30  # of all images together
-_DRAW = 3  # the purpose of the random keys of images; RDED draws with 1 and 2
 _AT_ONCE = 1024  # images decoded and embedded at a time
 
 
@@ -98,7 +98,7 @@ def random_real_images(
         If no image of some class can be read.
     """
     ids = torch.from_numpy(source.ids)
-    keys = random_keys(ids, seed=seed, draw=_DRAW).numpy()
+    keys = random_keys(ids, seed=seed, draw=Draw.RANDOM_BASELINE).numpy()
     unreadable = Unreadable(source, len(source), None)
     while True:
         chosen = np.concatenate(

@@ -24,9 +24,10 @@ from pydream.inspection.observation import Observed, cell_boxes, features_of, ob
 from pydream.models import Observer
 from pydream.ops import random_keys
 from pydream.processors import usable_processors
+from pydream.seeds import Draw
 from pydream.sets.distilled import DistilledSet
 
-_SEED, _DRAW = 0, 5  # of the real images that are drawn; the same ones for every set
+_SEED = 0  # of the real images that are drawn: the same ones for every set
 _BATCH = 256  # images that are decoded at a time
 
 
@@ -255,7 +256,7 @@ def _drawn(source: Source, name: str, used: set[str]) -> npt.NDArray[np.int64]:
     """Return the images of a class that the set was not made of, in a random order."""
     indices = source.class_indices(source.class_names.index(name))
     free = indices[[source.keys[index] not in used for index in indices]]
-    keys = random_keys(torch.from_numpy(source.ids[free]), seed=_SEED, draw=_DRAW)
+    keys = random_keys(torch.from_numpy(source.ids[free]), seed=_SEED, draw=Draw.REAL_SAMPLES)
     return free[np.argsort(keys.numpy(), kind="stable")]
 
 

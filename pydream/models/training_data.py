@@ -17,8 +17,8 @@ from pydream.data.unreadable import Unreadable
 from pydream.errors import PydreamError
 from pydream.models.inputs import IMAGENET_MEAN, IMAGENET_STD
 from pydream.ops import crop_resize, random_crop_boxes, random_keys
+from pydream.seeds import Draw
 
-_DRAW = 4  # the purpose of these random keys; RDED and evaluation draw with 1 to 3
 _MOST_PADDING = 4  # pixels on each side, for sides of 32 and more; an eighth of smaller sides
 _SCALE, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 _BUDGET = 256 << 20  # bytes of decoded images that wait
@@ -61,7 +61,7 @@ def hold_out(source: Source, test: Source | None, seed: int) -> tuple[Indices, I
                 f"{source.description}: class {name} has {len(members)} image; at least 2 are "
                 "needed, one to train on and one to measure on, where there is no test split"
             )
-        keys = random_keys(ids[torch.from_numpy(members)], seed=seed, draw=_DRAW)
+        keys = random_keys(ids[torch.from_numpy(members)], seed=seed, draw=Draw.HOLD_OUT)
         order = torch.argsort(keys, stable=True).numpy()
         aside.append(np.sort(members[order[: max(1, len(members) // 10)]]))
     held_out = np.concatenate(aside)

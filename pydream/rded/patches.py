@@ -21,9 +21,8 @@ from pydream.errors import PydreamError
 from pydream.models import Observer
 from pydream.ops import collage, crop_resize, random_crop_boxes, random_keys, select_key_patches
 from pydream.rded.config import RdedConfig
+from pydream.seeds import Draw
 from pydream.streams import to_device
-
-_DRAW = 1  # the purpose of the pre-selection's random keys; the preflight draws with 2
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def preselect(source: Source, count: int, seed: int) -> Preselection:
     chosen = []
     for label in range(len(source.class_names)):
         indices = source.class_indices(label)
-        keys = random_keys(torch.from_numpy(ids[indices]), seed=seed, draw=_DRAW)
+        keys = random_keys(torch.from_numpy(ids[indices]), seed=seed, draw=Draw.PRESELECTION)
         order = torch.argsort(keys, stable=True).numpy()
         chosen.append(np.sort(indices[order[:count]]))
     sizes = [len(indices) for indices in chosen]

@@ -22,8 +22,7 @@ from pydream.models import Observer
 from pydream.models.class_outputs import class_outputs
 from pydream.models.inputs import IMAGENET_MEAN, IMAGENET_STD, LARGEST_SMALL_STEM_SIDE
 from pydream.ops import random_keys
-
-_DRAW = 2  # the purpose of these random keys; the pre-selection draws with 1
+from pydream.seeds import Draw
 
 # Above chance with less than this probability of being there by luck.
 _SIGNIFICANCE = 1e-3
@@ -104,7 +103,7 @@ def draw_evenly(source: Source, among: npt.NDArray[np.int64], count: int, seed: 
     list[int]
         Indices, in rising order.
     """
-    keys = random_keys(torch.from_numpy(source.ids[among]), seed=seed, draw=_DRAW).numpy()
+    keys = random_keys(torch.from_numpy(source.ids[among]), seed=seed, draw=Draw.PREFLIGHT).numpy()
     labels = source.labels[among]
     by_class = np.lexsort((keys, labels))
     starts = np.searchsorted(labels[by_class], labels[by_class])
