@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydream import checks
 from pydream.errors import PydreamError
 from pydream.evaluate.config import EvaluateConfig
 from pydream.files import ANOTHER_OUT, check_place, disk_errors, expand_settings, first_free
@@ -38,10 +39,8 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         expand_settings(self, "out")
-        if self.ipc < 1:
-            raise PydreamError(f"ipc must be at least 1, got {self.ipc}")
-        if not 0 <= self.seed < 2**63:
-            raise PydreamError(f"seed must be 0 to 2**63 - 1, got {self.seed}")
+        checks.at_least(1, ipc=self.ipc)
+        checks.seed(self.seed)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from pydream.errors import first_line
 from pydream.formatting import byte_words
 from pydream.gpus import cuda_version, missing_kernels
 from pydream.processors import usable_processors
+from pydream.versions import PACKAGE
 
-_REQUIRED = ("pydream-distill", "torch", "torchvision", "numpy", "scipy", "pillow", "pyarrow")
+_REQUIRED = (PACKAGE, "torch", "torchvision", "numpy", "scipy", "pillow", "pyarrow")
 _OPTIONAL = ("timm",)
 _VARIABLES = (
     "PYDREAM_DATA",
@@ -243,7 +244,7 @@ def render_diagnosis(facts: dict[str, Any]) -> RenderableType:
 def _package_rows(versions: dict[str, str | None]) -> list[tuple[str, str]]:
     found = {name: number or "not installed" for name, number in versions.items()}
     return [
-        ("pydream", found.pop("pydream-distill")),
+        ("pydream", found.pop(PACKAGE)),
         ("packages", ", ".join(f"{name} {number}" for name, number in found.items())),
     ]
 

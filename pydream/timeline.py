@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeVar
 
@@ -84,12 +84,38 @@ def recording(recorder: StageRecorder) -> Iterator[None]:
         _recorder = before
 
 
+@contextmanager
+def stream_seconds(device: torch.device) -> Iterator[Callable[[], float]]:
+    """Measure what the block queues on the current stream of a GPU, without waiting for it.
+
+    Yields
+    ------
+    Callable[[], float]
+        Waits for the end of that work and returns its seconds; to be called after the block.
+    """
+    first, last = (
+        torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        for _ in range(2)
+    )
+
+    def seconds() -> float:
+        last.synchronize()
+        return float(first.elapsed_time(last)) / 1e3
+
+    stream = torch.cuda.current_stream(device)
+    first.record(stream)
+    try:
+        yield seconds
+    finally:
+        last.record(stream)
+
+
 class Stopwatch:
     """Adds up seconds by the name of a stage: of the clock, or of a GPU's stream."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
-        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+        self._queued: list[tuple[str, Callable[[], float]]] = []
         self._begun = time.perf_counter()
 
     @contextmanager
@@ -114,15 +140,9 @@ class Stopwatch:
     @contextmanager
     def _timed(self, name: str, device: torch.device | None) -> Iterator[None]:
         if device is not None and device.type == "cuda":
-            first, last = (
-                torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-                for _ in range(2)
-            )
-            stream = torch.cuda.current_stream(device)
-            first.record(stream)
-            yield
-            last.record(stream)
-            self._events.append((name, first, last))
+            with stream_seconds(device) as seconds:
+                yield
+            self._queued.append((name, seconds))
             return
         begun = time.perf_counter()
         try:
@@ -132,9 +152,8 @@ class Stopwatch:
 
     def report(self) -> dict[str, float]:
         """Return the seconds of every stage and of the whole, rounded to milliseconds."""
-        while self._events:
-            name, first, last = self._events.pop(0)
-            last.synchronize()
-            self.seconds[name] += first.elapsed_time(last) / 1e3
+        while self._queued:
+            name, seconds = self._queued.pop(0)
+            self.seconds[name] += seconds()
         whole = time.perf_counter() - self._begun
         return {name: round(value, 3) for name, value in {**self.seconds, "whole": whole}.items()}

@@ -13,7 +13,7 @@ PACKAGE = Path(pydream.__file__).parent
 # not know each other.
 FLOORS = (
     "_C errors lazy marks processors allocator arithmetic streams torch_state seeds gpus timeline",
-    "files formatting progress",
+    "checks files formatting progress versions",
     "ops partial doctor",
     "devices cluster data",
     "models",

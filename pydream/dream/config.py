@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydream import marks
+from pydream import checks, marks
 from pydream.errors import PydreamError
 from pydream.files import expand_settings
 from pydream.processors import usable_processors
@@ -193,20 +192,31 @@ class DreamConfig:
 
     def __post_init__(self) -> None:
         expand_settings(self, "source", "out")
-        for name in _AT_LEAST_ONE:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise PydreamError(f"{name} must be at least 1, got {value}")
-        for name in ("network_images", "network_epochs", "eval_every"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise PydreamError(f"{name} must be at least 0, got {value}")
-        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
-            raise PydreamError(f"learning_rate must be above 0, got {self.learning_rate}")
-        if not 0 <= self.allow_skipped <= 1:
-            raise PydreamError(f"allow_skipped must be 0 to 1, got {self.allow_skipped}")
-        if not 0 <= self.seed < 2**63:
-            raise PydreamError(f"seed must be 0 to 2**63 - 1, got {self.seed}")
+        checks.at_least(
+            1,
+            ipc=self.ipc,
+            factor=self.factor,
+            side=self.side,
+            iterations=self.iterations,
+            inner_loop=self.inner_loop,
+            batch_real=self.batch_real,
+            batch_synthetic=self.batch_synthetic,
+            per_cluster=self.per_cluster,
+            interval=self.interval,
+            checkpoint_every=self.checkpoint_every,
+            eval_epochs=self.eval_epochs,
+            eval_seeds=self.eval_seeds,
+            workers=self.workers,
+        )
+        checks.at_least(
+            0,
+            network_images=self.network_images,
+            network_epochs=self.network_epochs,
+            eval_every=self.eval_every,
+        )
+        checks.above_zero(learning_rate=self.learning_rate)
+        checks.share(allow_skipped=self.allow_skipped)
+        checks.seed(self.seed)
         if self.metric is not None:
             _check_metric(self.metric)
         if self.recipe != "auto" and self.recipe not in RECIPES:
@@ -277,14 +287,14 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         expand_settings(self, "source", "out")
-        if self.classes is not None and self.classes < 2:
-            raise PydreamError(f"classes must be at least 2, got {self.classes}")
-        for name in ("images_per_class", "eval_every", "seeds"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise PydreamError(f"{name} must be at least 1, got {value}")
-        if not 0 <= self.allow_skipped <= 1:
-            raise PydreamError(f"allow_skipped must be 0 to 1, got {self.allow_skipped}")
+        checks.at_least(2, classes=self.classes)
+        checks.at_least(
+            1,
+            images_per_class=self.images_per_class,
+            eval_every=self.eval_every,
+            seeds=self.seeds,
+        )
+        checks.share(allow_skipped=self.allow_skipped)
 
 
 @dataclass(frozen=True)
@@ -308,23 +318,6 @@ def _check_metric(metric: str) -> None:
 
     if metric not in METRICS:
         raise PydreamError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
-
-
-_AT_LEAST_ONE = (
-    "ipc",
-    "factor",
-    "side",
-    "iterations",
-    "inner_loop",
-    "batch_real",
-    "batch_synthetic",
-    "per_cluster",
-    "interval",
-    "checkpoint_every",
-    "eval_epochs",
-    "eval_seeds",
-    "workers",
-)
 
 
 def recipe_for(source: str, side: int, num_classes: int) -> str:

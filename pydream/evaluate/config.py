@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from pydream import checks
 from pydream.errors import PydreamError
 from pydream.files import expand_settings
 from pydream.processors import usable_processors
@@ -72,19 +73,14 @@ class EvaluateConfig(SetSettings, RecipeSettings):
         expand_settings(self, "set", "classes", "observer", "source", "out")
         names = [name for each in self.students for name in each.split(",") if name]
         object.__setattr__(self, "students", tuple(names))
-        _check_seeds(self.seeds)
+        checks.seeds(self.seeds)
         if not self.labels:
             raise PydreamError("labels must be online, stored, own or hard, got none")
-        for name in ("students", "labels", "baselines"):
-            values = getattr(self, name)
-            if len({*values}) < len(values):
-                raise PydreamError(f"{name} must differ, got {' '.join(values)}")
-        if not 0 <= self.allow_skipped <= 1:
-            raise PydreamError(f"allow_skipped must be 0 to 1, got {self.allow_skipped}")
-        for name in ("eval_every", "workers", "full_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise PydreamError(f"{name} must be at least 1, got {value}")
+        checks.different(students=self.students, labels=self.labels, baselines=self.baselines)
+        checks.share(allow_skipped=self.allow_skipped)
+        checks.at_least(
+            1, eval_every=self.eval_every, workers=self.workers, full_steps=self.full_steps
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,18 +112,5 @@ class RelabelConfig(SetSettings, RecipeSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         expand_settings(self, "set", "classes", "observer", "source")
-        _check_seeds(self.seeds)
-        for name in ("every", "top_k"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise PydreamError(f"{name} must be at least 1, got {value}")
-
-
-def _check_seeds(seeds: tuple[int, ...]) -> None:
-    if not seeds:
-        raise PydreamError("seeds must hold at least one number")
-    for seed in seeds:
-        if not 0 <= seed < 2**63:
-            raise PydreamError(f"seeds must be 0 to 2**63 - 1, got {seed}")
-    if len({*seeds}) < len(seeds):
-        raise PydreamError(f"seeds must differ, got {' '.join(map(str, seeds))}")
+        checks.seeds(self.seeds)
+        checks.at_least(1, every=self.every, top_k=self.top_k)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from pydream import __version__
 from pydream.data import Source, has_split, open_source
 from pydream.data.resized import LabelledImages, load_split
 from pydream.devices import resolve_device
@@ -25,6 +24,7 @@ from pydream.models.loading import resolve_precision
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.opening import check_class_names, open_observer, open_real, open_set
 from pydream.timeline import stage
+from pydream.versions import package_record
 
 _FORMAT_VERSION = 2
 
@@ -171,7 +171,7 @@ def evaluation_facts(context: EvaluationContext) -> dict[str, Any]:
     settings = dataclasses.asdict(context.config)
     return {
         "format": _FORMAT_VERSION,
-        "package": {"name": "pydream-distill", "version": __version__},
+        "package": package_record(),
         "torch": torch.__version__,
         "device": str(context.device),
         "precision": context.precision,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pydream.errors import PydreamError
+from pydream import checks
 from pydream.files import expand_settings
 from pydream.sets.config import SetSettings
 
@@ -29,5 +29,4 @@ class InspectConfig(SetSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         expand_settings(self, "set", "classes", "observer", "source")
-        if self.most_real < 1:
-            raise PydreamError(f"most_real must be at least 1, got {self.most_real}")
+        checks.at_least(1, most_real=self.most_real)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pydream import checks
 from pydream.data import Source
 from pydream.data.resized import whole_images
 from pydream.data.unreadable import Unreadable
@@ -175,8 +176,7 @@ def _check(
                 f"{source.description} lacks the classes {listed(missing)} of {distilled.path}; "
                 "give the images that it was distilled from"
             )
-    if most_real < 1:
-        raise PydreamError(f"most_real must be at least 1, got {most_real}")
+    checks.at_least(1, most_real=most_real)
 
 
 def _effective_sources(distilled: DistilledSet) -> float | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydream import marks
+from pydream import checks, marks
 from pydream.errors import PydreamError
 from pydream.files import expand_settings
 from pydream.processors import usable_processors
@@ -35,8 +35,7 @@ class ObserverSettings:
     the mean."""
 
     def __post_init__(self) -> None:
-        if self.observer_side is not None and self.observer_side < 1:
-            raise PydreamError(f"observer_side must be at least 1, got {self.observer_side}")
+        checks.at_least(1, observer_side=self.observer_side)
         for name in ("observer_mean", "observer_std"):
             values = getattr(self, name)
             if values is None:
@@ -97,18 +96,16 @@ class ObserverConfig:
 
     def __post_init__(self) -> None:
         expand_settings(self, "source", "out")
-        for name in ("epochs", "batch_size", "workers"):
-            if getattr(self, name) < 1:
-                raise PydreamError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.side is not None and self.side < 1:
-            raise PydreamError(f"side must be at least 1, got {self.side}")
-        if not 0 < self.learning_rate < math.inf:
-            raise PydreamError(f"learning_rate must be above 0, got {self.learning_rate}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise PydreamError(f"weight_decay must be at least 0, got {self.weight_decay}")
+        checks.at_least(
+            1,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            side=self.side,
+        )
+        checks.above_zero(learning_rate=self.learning_rate)
+        checks.at_least(0, weight_decay=self.weight_decay)
         if not 0 <= self.label_smoothing < 1:
             raise PydreamError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
-        if not 0 <= self.allow_skipped <= 1:
-            raise PydreamError(f"allow_skipped must be 0 to 1, got {self.allow_skipped}")
-        if not 0 <= self.seed < 2**63:
-            raise PydreamError(f"seed must be 0 to 2**63 - 1, got {self.seed}")
+        checks.share(allow_skipped=self.allow_skipped)
+        checks.seed(self.seed)

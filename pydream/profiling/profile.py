@@ -20,7 +20,7 @@ import torch
 from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity
 
-from pydream import __version__, dream, rded
+from pydream import dream, rded
 from pydream.allocator import peak_host_bytes
 from pydream.devices import announce_device, resolve_device
 from pydream.doctor import diagnose
@@ -33,6 +33,7 @@ from pydream.profiling.limits import Limits, measure_limits
 from pydream.profiling.recorder import BETWEEN, Recorder
 from pydream.rded import RdedConfig
 from pydream.timeline import recording
+from pydream.versions import check_format, package_record
 
 FORMAT_VERSION = 1
 _NEW_SAVE = "give --save the name of a new file"
@@ -112,7 +113,7 @@ def profile(config: MethodConfig, save: Path | None = None) -> Profile:
     recorder.finish()
     facts = {
         "format": FORMAT_VERSION,
-        "package": {"name": "pydream-distill", "version": __version__},
+        "package": package_record(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "method": method,
         "device": str(device),
@@ -166,11 +167,7 @@ def read_profile(path: Path) -> dict[str, Any]:
         raise PydreamError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise PydreamError(f"{path} is not what `pydream profile` writes ({error!r})") from error
-    if version > FORMAT_VERSION:
-        raise PydreamError(
-            f"{path}: format {version} is newer than the {FORMAT_VERSION} this version reads; "
-            "upgrade pydream-distill"
-        )
+    check_format(path, version, FORMAT_VERSION)
     return facts
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -12,6 +12,7 @@ import torch
 
 from pydream.profiling.operations import OperationCounter
 from pydream.streams import capturing
+from pydream.timeline import stream_seconds
 
 # What the ranges of stages begin with among the events of torch's profiler.
 PREFIX = "pydream: "
@@ -59,7 +60,7 @@ class Recorder:
         self.uncounted: set[str] = set()
         self._lock = threading.Lock()
         self._around = threading.local()
-        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+        self._queued: list[tuple[str, Callable[[], float]]] = []
 
     @contextmanager
     def stage(self, name: str, device: torch.device | None, nbytes: int) -> Iterator[None]:
@@ -112,22 +113,13 @@ class Recorder:
         elif capturing(device):
             yield  # it runs when the graph is replayed, within the stage around that
         else:
-            first, last = (
-                torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-                for _ in range(2)
-            )
-            stream = torch.cuda.current_stream(device)
-            first.record(stream)
-            try:
-                yield
-            finally:
-                last.record(stream)
+            with stream_seconds(device) as seconds:
                 with self._lock:
-                    self._events.append((path, first, last))
+                    self._queued.append((path, seconds))
+                yield
 
     def finish(self) -> None:
         """Wait for what a GPU has still to do, and add its seconds."""
-        for path, first, last in self._events:
-            last.synchronize()
-            self.totals[path].seconds += first.elapsed_time(last) / 1e3
-        self._events.clear()
+        for path, seconds in self._queued:
+            self.totals[path].seconds += seconds()
+        self._queued.clear()

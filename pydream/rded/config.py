@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydream import marks
-from pydream.errors import PydreamError
+from pydream import checks, marks
 from pydream.files import expand_settings
 from pydream.models.config import ObserverSettings
 from pydream.processors import usable_processors
@@ -101,17 +100,20 @@ class RdedConfig(ObserverSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         expand_settings(self, "source", "observer", "out")
-        for name in ("ipc", "preselect", "crops", "batch_size", "workers", "memory_budget"):
-            _at_least_one(name, getattr(self, name))
-        for name in ("factor", "side"):
-            if getattr(self, name) is not None:
-                _at_least_one(name, getattr(self, name))
-        if not 0 <= self.allow_skipped <= 1:
-            raise PydreamError(f"allow_skipped must be 0 to 1, got {self.allow_skipped}")
-        if not 1 <= self.quality <= 100:
-            raise PydreamError(f"quality must be 1 to 100, got {self.quality}")
-        if not 0 <= self.seed < 2**63:
-            raise PydreamError(f"seed must be 0 to 2**63 - 1, got {self.seed}")
+        checks.at_least(
+            1,
+            ipc=self.ipc,
+            preselect=self.preselect,
+            crops=self.crops,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            memory_budget=self.memory_budget,
+            factor=self.factor,
+            side=self.side,
+        )
+        checks.share(allow_skipped=self.allow_skipped)
+        checks.between(1, 100, quality=self.quality)
+        checks.seed(self.seed)
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the bytes of the set."""
@@ -122,8 +124,3 @@ class RdedConfig(ObserverSettings):
             if settings[name] is None:
                 del settings[name]
         return {name: value for name, value in settings.items() if name not in _EXECUTION}
-
-
-def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise PydreamError(f"{name} must be at least 1, got {value}")

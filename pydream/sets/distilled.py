@@ -20,6 +20,7 @@ from pydream.data.decode import decode_image
 from pydream.errors import ImageError, PydreamError
 from pydream.processors import usable_processors
 from pydream.sets.image_formats import SUFFIXES
+from pydream.versions import check_format
 
 FORMAT_VERSION = 1
 
@@ -253,11 +254,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         version = manifest["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise PydreamError(f"{file}: not a manifest of a distilled set ({error!r})") from error
-    if version > FORMAT_VERSION:
-        raise PydreamError(
-            f"{file}: format {version} is newer than the {FORMAT_VERSION} this version reads; "
-            "upgrade pydream-distill"
-        )
+    check_format(file, version, FORMAT_VERSION)
     return dict(manifest)
 
 

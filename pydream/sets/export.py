@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pydream import __version__
 from pydream.devices import announce_device, resolve_device
 from pydream.errors import PydreamError
 from pydream.files import ANOTHER_OUT, check_free, disk_errors
@@ -26,6 +25,7 @@ from pydream.sets.config import ExportConfig, Layout
 from pydream.sets.distilled import DistilledSet, image_files, load_set
 from pydream.sets.opening import class_order, load_set_observer
 from pydream.sets.tensor_files import read_tensors
+from pydream.versions import package_record
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _write_tensors(distilled: DistilledSet, folder: Path, labeller: _Labeller | 
         "mean": manifest.get("mean"),
         "std": manifest.get("std"),
         "images_sha256": manifest["images_sha256"],
-        "package": {"name": "pydream-distill", "version": __version__},
+        "package": package_record(),
     }
     if labeller is not None:
         logits = labeller.logits(labeller.normalised(images))

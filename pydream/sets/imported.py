@@ -26,6 +26,7 @@ from pydream.sets.distilled import (
     load_set,
 )
 from pydream.sets.tensor_files import LabelledTensors, read_soft_labels, read_tensors, to_pixels
+from pydream.versions import PACKAGE
 
 _NUMBERED = re.compile(r"\d{5}")  # RDED's and DD-Ranking's names of class folders
 _NUMBER = re.compile(r"\d+")
@@ -195,7 +196,7 @@ def _exported_facts(file: Path) -> tuple[list[str] | None, int]:
         return None, 1
     try:
         info = json.loads(file.read_text())
-        if info["package"]["name"] != "pydream-distill":
+        if info["package"]["name"] != PACKAGE:
             return None, 1
         return [str(name) for name in info["class_names"]], int(info["factor"])
     except (ValueError, KeyError, TypeError):  # of somebody else

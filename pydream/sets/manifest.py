@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydream import __version__
 from pydream.data.source import Source
 from pydream.sets.distilled import FORMAT_VERSION, hash_image_files
 from pydream.sets.image_formats import ImageFormat
+from pydream.versions import package_record
 
 
 def describe_set(
@@ -51,7 +51,7 @@ def describe_set(
     return {
         "format": FORMAT_VERSION,
         "method": method,
-        "package": {"name": "pydream-distill", "version": __version__},
+        "package": package_record(),
         "config": dict(identity),
         "seed": identity["seed"],
         "source": {

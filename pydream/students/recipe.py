@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from pydream import checks
 from pydream.errors import PydreamError
 
 Mix: TypeAlias = Literal["cutmix", "mixup"]
@@ -224,9 +225,7 @@ class ResolvedRecipe:
     temperature: float
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "factor"):
-            if getattr(self, name) < 1:
-                raise PydreamError(f"{name} must be at least 1, got {getattr(self, name)}")
+        checks.at_least(1, epochs=self.epochs, batch_size=self.batch_size, factor=self.factor)
         for name in ("learning_rate", "mix_concentration", "temperature"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):

@@ -19,6 +19,7 @@ from pydream.sets.distilled import DistilledSet
 from pydream.students.labels import Targets
 from pydream.students.recipe import ResolvedRecipe
 from pydream.students.views import MixedBatch
+from pydream.versions import check_format
 
 FORMAT_VERSION = 1
 # What decides the views, and with them what the observer was asked.
@@ -171,11 +172,7 @@ class StoredLabels:
                 "relabel`, or give --labels online"
             )
         content = _read(file)
-        if content["format"] > FORMAT_VERSION:
-            raise PydreamError(
-                f"{file}: format {content['format']} is newer than the {FORMAT_VERSION} this "
-                "version reads; upgrade pydream-distill"
-            )
+        check_format(file, content["format"], FORMAT_VERSION)
         self.plan = LabelPlan(**{k: v for k, v in content.items() if k != "format"})
         missing = [e for e in self.plan.stored_epochs() if not epoch_file(self.folder, e).exists()]
         if missing:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pydream import stopwatch as stopwatch_module
+from pydream import timeline as timeline_module
 from pydream.profiling import recorder as recorder_module
 from pydream.profiling.limits import Limits, measure_limits
 from pydream.profiling.recorder import Recorder
@@ -28,7 +28,7 @@ def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
     clock = SimpleNamespace(perf_counter=lambda: now)
     monkeypatch.setattr(recorder_module, "time", clock)
-    monkeypatch.setattr(stopwatch_module, "time", clock)
+    monkeypatch.setattr(timeline_module, "time", clock)
     return advance
 
 

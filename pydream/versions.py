@@ -1,0 +1,39 @@
+"""The version of the package in what it writes, and versions of formats in what it reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydream import __version__
+from pydream.errors import PydreamError
+
+PACKAGE = "pydream-distill"
+
+
+def package_record() -> dict[str, str]:
+    """Return what files say of the package that wrote them: its ``name`` and ``version``."""
+    return {"name": PACKAGE, "version": __version__}
+
+
+def check_format(file: Path, version: int, newest: int) -> None:
+    """See that a file is in a format that this version of the package knows.
+
+    Parameters
+    ----------
+    file
+        The file.
+    version
+        Of its format.
+    newest
+        The newest version that can be read.
+
+    Raises
+    ------
+    PydreamError
+        If the format is newer.
+    """
+    if version > newest:
+        raise PydreamError(
+            f"{file}: format {version} is newer than the {newest} this version reads; "
+            f"upgrade {PACKAGE}"
+        )
