@@ -1,4 +1,4 @@
-"""The whole way on a small set that comes along: scikit-learn's 1,797 handwritten digits."""
+"""The whole pipeline on a small data set: scikit-learn's 1,797 handwritten digits."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ class DemoConfig:
     """
 
     out: Path = Path("demo")
-    """Folder that gets a new folder for this run."""
+    """Folder that receives a new folder for this run."""
     ipc: int = 10
-    """Distilled images per class."""
+    """Number of distilled images per class."""
     seed: int = 0
-    """Everything random follows from it."""
+    """Random seed. The same seed gives the same result."""
     device: str = "auto"
-    """Where to compute: auto (a GPU that this build can use, else the CPU), cpu, cuda, cuda:1."""
+    """Device that does the computation: auto (a GPU that this build can use, else the CPU), cpu,
+    cuda or cuda:1."""
 
     def __post_init__(self) -> None:
         expand_settings(self, "out")
@@ -45,15 +46,15 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo shows.
+    """Results of the demo.
 
     Attributes
     ----------
     observer_top1, distilled_top1, random_top1
-        Accuracy on the test images: of the observer, and of students trained on the
-        distilled images and on as many random real ones.
+        Accuracy on the test images of the observer, of students trained on the distilled images,
+        and of students trained on as many random real images.
     train_images, distilled_images
-        How many images the observer and the students were trained on.
+        Number of images that the observer and the students were trained on.
     contact_sheet, report
         Pictures of the distilled set.
     """
@@ -68,7 +69,7 @@ class DemoResult:
 
 
 def run_demo(config: DemoConfig) -> DemoResult:
-    """Train an observer on the digits, distil them, and train a student on the result.
+    """Train an observer on the digits, distil them, and train students on the result.
 
     Parameters
     ----------
@@ -78,7 +79,7 @@ def run_demo(config: DemoConfig) -> DemoResult:
     Returns
     -------
     DemoResult
-        Three accuracies and where the pictures are.
+        Three accuracies and the paths of the pictures.
 
     Raises
     ------
@@ -86,7 +87,7 @@ def run_demo(config: DemoConfig) -> DemoResult:
         If a class has fewer images than ``config.ipc``, the device cannot be used, or the folder
         cannot be written.
     """
-    from pydream.data import open_source  # these need PyTorch, which the settings do not
+    from pydream.data import open_source  # imported here, since the settings need no PyTorch
     from pydream.devices import announce_device, resolve_device
     from pydream.evaluate import evaluate_set
     from pydream.models import train_observer

@@ -13,7 +13,7 @@ import pydream
 
 pytest.importorskip("tyro", reason="the command line needs tyro")
 from pydream.cli.commands import COMMANDS
-from pydream.cli.usage import options_of
+from pydream.cli.options import option_names
 
 PACKAGE = Path(pydream.__file__).parent
 OPTION = re.compile(r"--[a-z]+(?:-[a-z]+)*")
@@ -72,7 +72,7 @@ def messages(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def options(command: str) -> set[str]:
-    return {*options_of([command], COMMANDS)}
+    return {*option_names([command], COMMANDS)}
 
 
 def test_options_named_in_messages_are_options_of_their_commands():

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
+import functools
+import itertools
 import json
 import os
 import re
@@ -13,12 +16,15 @@ import pytest
 import torch
 from PIL import Image
 
+from pydream.dream.config import CompareConfig, DreamConfig
 from pydream.models import ObserverConfig, train_observer
 from pydream.ops import _dispatch
+from pydream.rded import RdedConfig
 
 pytest.importorskip("tyro", reason="the command line needs tyro")
 from pydream.cli import _show_warning, commands, main
-from pydream.cli.usage import options_of
+from pydream.cli.help import description, examples
+from pydream.cli.options import PROFILED, SPEED, Option, grouped_options, option_names, options_of
 
 COMMANDS = (
     "rded", "dream", "dream-compare", "observer", "relabel", "evaluate", "export", "inspect",
@@ -55,12 +61,6 @@ def tiny(tmp_path):
             picture = Image.fromarray(np.full((9, 9, 3), 40 * number, dtype=np.uint8))
             picture.save(tmp_path / "tiny" / name / f"{number}.png")
     return tmp_path / "tiny"
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help(monkeypatch, capsys, command):
-    assert run(monkeypatch, command, "--help") == 0
-    assert f"pydream {command}" in capsys.readouterr().out
 
 
 def test_the_module_runs_as_a_program():
@@ -211,6 +211,15 @@ def test_a_warning_of_ours_is_one_line_and_others_are_as_python_has_them(
             ("profile", "--ipc", "3", "rded", "x", "--observer", "y"),
             "profile rded: --ipc goes after rded; see ",
         ),
+        (
+            ("profile", "rdad", "src"),
+            "profile runs rded, dream, evaluate; got 'rdad'; the nearest is rded; see ",
+        ),
+        (("profile", "xyz"), "profile runs rded, dream, evaluate; got 'xyz'; see "),
+        (
+            ("profile", "--save", "dream", "rded", "x", "--observer", "y", "--ipcc", "3"),
+            "profile rded has no option --ipcc; the nearest is --ipc; see ",
+        ),
         (("rded", "--version"), "rded has no option --version; the nearest are --precision, "),
         (("rded", "--zzz"), "rded has no option --zzz; see "),
         (
@@ -239,9 +248,11 @@ def test_a_wrong_command_line_is_one_line_with_a_hint(monkeypatch, capsys, argum
     assert captured.out == ""
     assert captured.err.startswith(f"pydream: {message}") or message in captured.err
     assert captured.err.count("\n") == 1
-    words = arguments if arguments[:1] == ("profile",) else arguments[:1]
-    hint = [each for each in words if each in commands.COMMANDS]
-    assert captured.err.endswith(f"; see `{' '.join(['pydream', *hint, '--help'])}`\n")
+    words = [word for word in arguments[:1] if word in commands.COMMANDS]
+    if words == ["profile"]:
+        methods = [word for word in re.findall(r"profile (\w+)", message) if word in PROFILED]
+        words += methods
+    assert captured.err.endswith(f"; see `{' '.join(['pydream', *words, '--help'])}`\n")
 
 
 @pytest.mark.parametrize("command", sorted(commands.COMMANDS))
@@ -257,7 +268,7 @@ def test_ctrl_c_tells_how_to_continue_where_finished_work_is_kept(monkeypatch, c
     kept = {"rded", "dream", "dream-compare", "observer", "evaluate", "relabel"}
     assert ("finished work is kept" in printed) == (command in kept)
     resumed = {*re.findall("`(?:pydream )?([a-z-]+)`", printed)}
-    assert (command in resumed) == ("--resume" in options_of([command], commands.COMMANDS))
+    assert (command in resumed) == ("--resume" in option_names([command], commands.COMMANDS))
 
 
 def test_an_underscore_in_an_option_is_a_hyphen(monkeypatch, capsys):
@@ -265,17 +276,105 @@ def test_an_underscore_in_an_option_is_a_hyphen(monkeypatch, capsys):
     assert "nowhere" in capsys.readouterr().err
 
 
-def test_every_command_is_tried_and_its_options_are_those_of_its_help(monkeypatch, capsys):
+PAGES = [[], *([name] for name in commands.COMMANDS), *(["profile", name] for name in PROFILED)]
+# Options without a default: what they name is left out unless given.
+NO_DEFAULT = {"compare", "image", "report", "classes", "observer", "source", "baselines"}
+
+
+def all_options() -> list[tuple[str, Option]]:
+    return [
+        (name, option)
+        for name in commands.COMMANDS
+        for option in options_of(name, commands.COMMANDS)
+    ]
+
+
+def options_that_tyro_shows(text: str) -> list[str]:
+    """Find the options of tyro's own help, where each begins a line of a box."""
+    lines = re.findall(r"^\W (--[a-z].*)", text, re.MULTILINE)
+    return [name for line in lines for name in re.findall(r"(--[a-z-]+)(?=  |, -| [A-Z{[]| *│)", line)]
+
+
+def test_every_command_is_tried_and_its_options_are_those_that_tyro_parses(monkeypatch, capsys):
     assert {*COMMANDS, "profile"} == {*commands.COMMANDS}
-    starts = re.compile(r"^\W*--[a-z].*", re.MULTILINE)  # an option, and other names of it
+    monkeypatch.setattr(commands, "help_page", None)
     for command in commands.COMMANDS:
-        assert run(monkeypatch, command, "--help") == 0
-        lines = " ".join(starts.findall(capsys.readouterr().out))
-        known = {*options_of([command], commands.COMMANDS)} - {"--help"}
-        shown = {*re.findall(r"--[a-z]+(?:-[a-z]+)*", lines)} - {"--help"}
-        assert known <= shown, command
-        firsts = {*re.findall(r"(?:^|[^\w-]) ?(--[a-z]+(?:-[a-z]+)*) ", lines)}
-        assert firsts - {"--help"} <= known, command
+        monkeypatch.setattr(sys, "argv", ["pydream", command, "--help"])
+        with pytest.raises(SystemExit):
+            commands.parse()
+        shown = options_that_tyro_shows(capsys.readouterr().out)
+        known = option_names([command], commands.COMMANDS)
+        assert sorted({*shown, "--help"}) == sorted(known), command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=" ".join)
+def test_help_has_usage_groups_and_examples_within_the_width(monkeypatch, capsys, page):
+    monkeypatch.setenv("COLUMNS", "72")
+    assert run(monkeypatch, *page, "--help") == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("usage: pydream ")
+    options, _, shown = printed.rpartition("\n\nExample")
+    assert "\n  pydream " in shown
+    assert max(map(len, options.splitlines()[1:])) <= 72
+    if page:
+        groups = grouped_options(page[-1], commands.COMMANDS)
+        assert all(f"\n\n{title}\n" in options for title in groups)
+        for option in itertools.chain.from_iterable(groups.values()):
+            assert all(f" {name}" in options for name in option.names), option
+    else:
+        assert all(f"\n  {name} " in options for name in commands.COMMANDS)
+
+
+def test_descriptions_stand_alone_and_name_their_default_once():
+    for command, option in all_options():
+        text = description(option)
+        where = f"{command} {option.field}: {text}"
+        assert re.match(r"[A-Z]|auto ", text), where
+        assert re.search(r"[.)]$", text), where
+        assert "\n" not in text, where
+        assert "None" not in text or option.owner is CompareConfig, where
+        assert not re.match(r"Of |As of |Likewise|What |How |Whose ", text), where
+        count = len(re.findall(r"\bdefault", text))
+        if option.required or option.flag:
+            assert count == 0, where
+        elif not option.default and option.field in NO_DEFAULT:
+            assert count <= 1, where
+        else:
+            assert count == 1, where
+
+
+def test_a_setting_of_the_speed_group_is_no_part_of_the_identity_of_a_set():
+    configs = {
+        "rded": RdedConfig(source="digits", observer="x.pt"),
+        "dream": DreamConfig(source="digits"),
+    }
+    for command, config in configs.items():
+        for option in grouped_options(command, commands.COMMANDS)[SPEED]:
+            changed = dataclasses.replace(config, **{option.field: option.default + 1})
+            assert changed.identity() == config.identity(), option.field
+
+
+@pytest.mark.parametrize("command", sorted(commands.COMMANDS))
+def test_the_examples_in_help_are_valid_command_lines(monkeypatch, command):
+    called = []
+
+    def stand_in(function):
+        @functools.wraps(function)
+        def record(*values, **settings):
+            called.append(function)
+
+        return record
+
+    stand_ins = {name: stand_in(function) for name, function in commands.COMMANDS.items()}
+    monkeypatch.setattr(commands, "COMMANDS", stand_ins)
+    shown = examples(command, stand_ins)
+    assert shown
+    for line in shown:
+        program, *arguments = line.split()
+        assert program == "pydream"
+        assert arguments[0] == command
+        assert run(monkeypatch, *arguments) == 0, line
+    assert len(called) == len(shown)
 
 
 def test_a_closed_pipe_and_a_terminal_without_the_characters_end_quietly():

@@ -1,16 +1,18 @@
-"""The commands, one function each; they import what they run, so that help needs no PyTorch."""
+"""The commands, one function each, which imports what it runs so that help needs no PyTorch."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated
 
 import tyro
 
-from pydream.cli.options import Json, Whole
-from pydream.cli.usage import Commands, one_line_errors
+from pydream.cli.help import help_page
+from pydream.cli.options import Commands, Json, Whole, named_command
+from pydream.cli.usage import one_line_errors
 from pydream.demo import DemoConfig
 from pydream.dream.config import CompareConfig, DreamConfig
 from pydream.errors import PydreamError
@@ -26,7 +28,13 @@ _NEW_REPORT = "give --report the name of a new file"
 
 
 def rded_command(config: Annotated[RdedConfig, Whole], *, json: Json = False) -> None:
-    """Distil labelled images by RDED: the most realistic patches of real images, tiled."""
+    """Distil a data set with RDED, which tiles the most realistic patches of real images.
+
+    Examples
+    --------
+    pydream rded imagenette --observer resnet18.safetensors --ipc 10
+    pydream rded cifar10:data --observer convnet3.pt --factor 1 --out cifar10-rded
+    """
     from pydream.cli.tables import print_set
     from pydream.rded import distill
 
@@ -40,7 +48,13 @@ def rded_command(config: Annotated[RdedConfig, Whole], *, json: Json = False) ->
 
 
 def dream_command(config: Annotated[DreamConfig, Whole], *, json: Json = False) -> None:
-    """Distil labelled images by DREAM+: images optimised to match representative real ones."""
+    """Distil a data set with DREAM+, which optimises images to match representative real ones.
+
+    Examples
+    --------
+    pydream dream cifar10:data --ipc 10 --out cifar10-dream
+    pydream dream digits --eval-every 5
+    """
     from pydream.cli.tables import print_set
     from pydream.dream import distill
 
@@ -58,7 +72,12 @@ def dream_command(config: Annotated[DreamConfig, Whole], *, json: Json = False) 
 
 
 def dream_compare_command(config: Annotated[CompareConfig, Whole], *, json: Json = False) -> None:
-    """Compare random sampling, DREAM and DREAM+: accuracy of students against iteration."""
+    """Compare random sampling, DREAM and DREAM+ by the accuracy of students at each iteration.
+
+    Examples
+    --------
+    pydream dream-compare cifar10:data --out comparison
+    """
     from pydream.cli.tables import print_comparison, print_json
     from pydream.dream import compare
 
@@ -70,7 +89,13 @@ def dream_compare_command(config: Annotated[CompareConfig, Whole], *, json: Json
 
 
 def observer_command(config: Annotated[ObserverConfig, Whole], *, json: Json = False) -> None:
-    """Train an observer: a classifier of the images that will be distilled."""
+    """Train an observer, a classifier of the images to be distilled.
+
+    Examples
+    --------
+    pydream observer imagenette --arch resnet18 --out resnet18.safetensors
+    pydream observer digits --arch convnet2-w64 --no-horizontal-flip
+    """
     from pydream.cli.tables import print_result
     from pydream.models import train_observer
 
@@ -83,7 +108,13 @@ def observer_command(config: Annotated[ObserverConfig, Whole], *, json: Json = F
 
 
 def evaluate_command(config: Annotated[EvaluateConfig, Whole], *, json: Json = False) -> None:
-    """Train students on a distilled set and report their accuracy on real test images."""
+    """Train students on a distilled set and report their accuracy on real test images.
+
+    Examples
+    --------
+    pydream evaluate distilled --observer resnet18.safetensors
+    pydream evaluate distilled --labels hard --students convnet3 resnet18-modified --seeds 0 1 2
+    """
     from pydream.cli.tables import console, print_json
     from pydream.evaluate import evaluate_set, result_table
 
@@ -97,7 +128,12 @@ def evaluate_command(config: Annotated[EvaluateConfig, Whole], *, json: Json = F
 
 
 def relabel_command(config: Annotated[RelabelConfig, Whole], *, json: Json = False) -> None:
-    """Store an observer's labels of a distilled set, so that students train without it."""
+    """Store an observer's labels for a distilled set, so that students train without the observer.
+
+    Examples
+    --------
+    pydream relabel distilled --observer resnet18.safetensors --epochs 300 --every 10
+    """
     from pydream.cli.tables import print_result
     from pydream.evaluate import relabel
 
@@ -110,7 +146,13 @@ def relabel_command(config: Annotated[RelabelConfig, Whole], *, json: Json = Fal
 
 
 def export_command(config: Annotated[ExportConfig, Whole], *, json: Json = False) -> None:
-    """Write a distilled set as other tools read it."""
+    """Write a distilled set in the layout of another tool.
+
+    Examples
+    --------
+    pydream export distilled --to tensors --out tensors
+    pydream export distilled --to ddranking --observer resnet18.safetensors --out ddranking
+    """
     from pydream.cli.tables import print_result
     from pydream.sets import export_set
 
@@ -127,7 +169,7 @@ def inspect_command(
     report: Path | None = None,
     json: Json = False,
 ) -> None:
-    """Describe a distilled set, check its files, and measure it without training.
+    """Describe a distilled set, check its files, and measure its quality without training.
 
     Parameters
     ----------
@@ -136,11 +178,18 @@ def inspect_command(
     per_class
         Show the scores of every class.
     image
-        Show only which source images this distilled image was made of: CLASS/INDEX, from 0.
+        Show only the source images that this distilled image was made of, named CLASS/INDEX with
+        indices from 0.
     report
         Also write a page of the set, with its measures, to this new file.
     json
-        Print the facts as JSON, for machines.
+        Print the facts as JSON, for scripts.
+
+    Examples
+    --------
+    pydream inspect distilled
+    pydream inspect distilled --observer resnet18.safetensors --source imagenette
+    pydream inspect distilled --image n01440764/0
     """
     from pydream.cli.tables import console, print_json
     from pydream.inspection import image_origin, inspect, render_inspection, render_origin
@@ -178,20 +227,27 @@ def profile_command(
     save: Path | None = None,
     json: Json = False,
 ) -> None:
-    """Run a method whole and say where its time goes; or compare two such profiles.
+    """Run a command and show where its time goes, or compare two such profiles.
 
     Parameters
     ----------
     method
-        What to run, with the settings of that command. What it makes is dropped, unless --out is
-        given.
+        The run to profile, with the settings of that command. Its result is discarded, unless
+        --out is given.
     compare
-        Show these two saved profiles of one method side by side.
+        Two saved profiles of one method to show side by side.
     save
-        Name of the file to write; by default profile-METHOD-N.json. A Chrome trace for
-        ui.perfetto.dev lies beside it.
+        New file for the profile, by default profile-METHOD-N.json. A Chrome trace for
+        ui.perfetto.dev is written beside it.
     json
-        Print the profile as JSON, for machines.
+        Print the profile as JSON, for scripts.
+
+    Examples
+    --------
+    pydream profile rded digits --observer digits.safetensors
+    pydream profile --save before.json dream cifar10:data --iterations 2
+    pydream profile evaluate distilled --labels hard --epochs 10
+    pydream profile --compare before.json after.json
     """
     if compare is not None and (method is not None or save is not None or json):
         raise PydreamError("--compare A B goes alone")
@@ -205,7 +261,7 @@ def profile_command(
         names = str(compare[0]), str(compare[1])
         console().print(comparison_table(one, other, names=names))
         return
-    assert method is not None  # as seen above
+    assert method is not None  # checked above
     result = profile(method, None if save is None else expand_home(save))
     if json:
         print_json(result.facts)
@@ -215,7 +271,13 @@ def profile_command(
 
 
 def doctor_command(*, json: Json = False) -> None:
-    """Tell what was built, what was found, and what would be used."""
+    """Show what was built, what was found, and what pydream would use.
+
+    Examples
+    --------
+    pydream doctor
+    pydream doctor --json
+    """
     from pydream.cli.tables import console, print_json
     from pydream.doctor import diagnose, render_diagnosis
 
@@ -227,7 +289,13 @@ def doctor_command(*, json: Json = False) -> None:
 
 
 def demo_command(config: Annotated[DemoConfig, Whole], *, json: Json = False) -> None:
-    """Distil scikit-learn's digits to ten images a class, and train on them; two minutes."""
+    """Distil scikit-learn's digits to ten images per class and train on them, in about two minutes.
+
+    Examples
+    --------
+    pydream demo
+    pydream demo --ipc 1 --out try
+    """
     from pydream.cli.tables import print_demo, print_json
     from pydream.demo import run_demo
 
@@ -254,10 +322,20 @@ COMMANDS: Commands = {
 
 
 def run() -> None:
-    """Parse the arguments of this process and run the command that they name."""
+    """Parse the arguments of this process, and run the command that they name or show its help."""
+    arguments = sys.argv[1:]
+    command = named_command(arguments, COMMANDS)
+    if {"-h", "--help"} & {*arguments} and (command or arguments[0].startswith("-")):
+        print(help_page(command, COMMANDS), end="")
+    else:
+        parse()
+
+
+def parse() -> None:
+    """Let tyro parse the arguments and call the command."""
     app = tyro.extras.SubcommandApp()
-    for name, command in COMMANDS.items():
-        app.command(name=name)(command)
+    for name, function in COMMANDS.items():
+        app.command(name=name)(function)
     with one_line_errors(COMMANDS):
         app.cli(
             prog="pydream",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, get_type_hints
+from typing import TYPE_CHECKING
 
+from pydream.cli.options import PROFILED, Commands, named_command, option_names
 from pydream.errors import PydreamError
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from tyro._errors import ParseErrorEvent
 
 _NEAREST = 3
-Commands = Mapping[str, Callable[..., None]]
 
 
 @contextmanager
@@ -33,47 +32,13 @@ def one_line_errors(commands: Commands) -> Iterator[None]:
         return
 
     def refuse(event: ParseErrorEvent) -> None:
-        command = _command_of(sys.argv[1:], commands)
+        command = named_command(sys.argv[1:], commands)
         message = _message(event, command, commands)
         if message is not None:
             raise PydreamError(f"{message}; see `{' '.join(['pydream', *command, '--help'])}`")
 
     with on_parse_error(refuse):
         yield
-
-
-def options_of(command: Sequence[str], commands: Commands) -> list[str]:
-    """List the options of a command, as ``["rded"]``; of ``["profile", "rded"]`` those of both."""
-    hints = [hint for word in command for hint in get_type_hints(commands[word]).items()]
-    options = ["--help"]
-    for name, kind in hints:
-        if dataclasses.is_dataclass(kind):
-            for field in dataclasses.fields(kind):
-                if "Positional" not in str(field.type):
-                    options.append(_option(field.name, negated=field.default is True))
-            options += _aliases(kind)
-        elif name not in ("return", "method"):
-            options.append(_option(name))
-    return [*dict.fromkeys(options)]
-
-
-def _aliases(settings: object) -> list[str]:
-    """List other names of options that the annotations of settings give."""
-    hints = get_type_hints(settings, include_extras=True)
-    marks = [mark for hint in hints.values() for mark in getattr(hint, "__metadata__", ())]
-    return [alias for mark in marks for alias in getattr(mark, "aliases", None) or ()]
-
-
-def _option(name: str, *, negated: bool = False) -> str:
-    return ("--no-" if negated else "--") + name.replace("_", "-")
-
-
-def _command_of(arguments: Sequence[str], commands: Commands) -> list[str]:
-    """Return the command that the arguments name: one word, two of ``profile METHOD``, or none."""
-    command = [each for each in arguments[:1] if each in commands]
-    if command == ["profile"]:
-        command += [each for each in arguments[1:] if each in ("rded", "dream", "evaluate")][:1]
-    return command
 
 
 def _message(event: ParseErrorEvent, command: Sequence[str], commands: Commands) -> str | None:
@@ -113,7 +78,7 @@ def _unknown(event: ParseErrorEvent, command: Sequence[str], commands: Commands)
         if tokens[0].startswith("-"):
             return f"options come after the command; got {tokens[0]} before it"
         return f"there is no command {tokens[0]!r}{_nearest(tokens[0], commands)}"
-    words, options = " ".join(command), options_of(command, commands)
+    words, options = " ".join(command), option_names(command, commands)
     for argument in sys.argv[1:]:
         option = _name(argument)
         if option.startswith("--") and option not in options:
@@ -123,8 +88,11 @@ def _unknown(event: ParseErrorEvent, command: Sequence[str], commands: Commands)
         return None
     option = _name(tokens[0])
     if len(command) > 1 and option in options:
-        side = "before" if option in options_of(command[:1], commands) else "after"
+        side = "before" if option in option_names(command[:1], commands) else "after"
         return f"{words}: {option} goes {side} {command[1]}"
+    if command == ["profile"] and not tokens[0].startswith("-"):
+        near = _nearest(tokens[0], PROFILED)
+        return f"profile runs {', '.join(PROFILED)}; got {tokens[0]!r}{near}"
     return f"{words}: {tokens[0]!r} is one word too many"
 
 

@@ -1,4 +1,4 @@
-"""What a DREAM+ run is told, and the published numbers where it is told nothing."""
+"""Settings of a DREAM+ run, and the published numbers that fill in what is left open."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from pydream.files import expand_settings
 from pydream.processors import usable_processors
 
 Match: TypeAlias = Literal["bidirectional", "gradient", "feature"]
-"""What is matched: features and gradients (DREAM+), gradients (DREAM), features (DM)."""
+"""Quantities matched: features and gradients (DREAM+), gradients (DREAM) or features (DM)."""
 
-# What changes how a run goes, never what it makes: left out of the manifest, free on resume.
+# Settings that change how a run proceeds, never its result. They are not in the manifest, and may
+# differ on resume.
 _EXECUTION = (
     "out",
     "resume",
@@ -27,7 +28,7 @@ _EXECUTION = (
     "workers",
     "allow_skipped",
 )
-# The learning rate is given for ten images a class.
+# Recipes give the learning rate for ten images per class.
 _BASE_IPC = 10
 
 
@@ -38,26 +39,26 @@ class Recipe:
     Attributes
     ----------
     arch
-        Network whose answers are matched.
+        Network that images are matched in.
     metric
-        How far two answers lie apart.
+        Distance between the quantities matched.
     learning_rate
-        Of the images, for ten of a class and images of `base_side`; it grows in proportion to
-        images per class and to the area.
+        Learning rate of the images for ten images per class with sides of `base_side`; it grows
+        in proportion to the number of images per class and to their area.
     base_side
-        In pixels.
+        Side of the images that `learning_rate` is given for, in pixels.
     network_images
-        Real images that the network is trained on after each matching step.
+        Number of real images that the network is trained on after each matching step.
     batch_real
-        Real images of each class in a matching step.
+        Number of real images of each class in a matching step.
     iterations, inner_loop
-        Networks one after the other, and matching steps with each.
+        Number of networks, used one after another, and number of matching steps with each.
     many_classes
-        How representatives are chosen; see `pydream.dream.RepresentativeSampler`.
+        Method of selecting representatives; see `pydream.dream.RepresentativeSampler`.
     flip
-        Whether a mirrored image is still one of its class; digits are not.
+        Whether a mirrored image still belongs to its class, which is not so for digits.
     factor
-        Cells per side of a distilled image.
+        Number of cells along each side of a distilled image.
     """
 
     arch: str
@@ -82,7 +83,7 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     "imagenet10": Recipe("resnetap10", "l1", 3e-3, 224, 500),
     "imagenet100": Recipe("resnetap10", "l1", 1e-3, 224, 500),
-    # Ours, for scikit-learn's 8 x 8 digits: minutes on a laptop.
+    # Our own, for scikit-learn's 8 x 8 digits: a few minutes on a laptop.
     "digits": Recipe(
         "convnet2-w64-instance",
         "mse",
@@ -111,7 +112,7 @@ _FEW_CLASSES = 20  # between ImageNet-10 and ImageNet-100, nearer in ratio to ne
 class DreamConfig:
     """Settings of `pydream.dream.distill` (DREAM+, arXiv 2310.15052).
 
-    What is None follows from the recipe of the image set.
+    A setting that is None follows from the recipe of the image set.
 
     Raises
     ------
@@ -120,75 +121,85 @@ class DreamConfig:
     """
 
     source: Annotated[marks.Positional[str], marks.arg(metavar="SOURCE")]
-    """Labelled images: a folder of class folders, a .zip, .tar or .npz, or a set by name
-    (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT, fashion-mnist:ROOT, svhn:ROOT)."""
+    """Labelled images: a folder of class folders, a .zip, .tar or .npz file, or a data set by name
+    (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT, fashion-mnist:ROOT or svhn:ROOT)."""
     out: Path | None = None
-    """Folder for the distilled set; it must not exist. By default named after the source."""
+    """New folder for the distilled set, by default named after the source."""
     ipc: int = 10
-    """Distilled images per class."""
+    """Number of distilled images per class."""
     factor: int | None = None
-    """Cells per side of a distilled image: each is enlarged to an image to train on
-    (multi-formation). 2 as published, 1 for the tiny digits."""
+    """Number of cells along each side of a distilled image. Each cell is enlarged to a training
+    image of its own (multi-formation). By default the recipe's: 2 as published, and 1 for the small
+    digits."""
     recipe: str = "auto"
-    """Published settings: cifar, svhn, mnist, tiny-imagenet, imagenet10, imagenet100, or digits;
-    auto goes by the source's name, its side and its number of classes."""
+    """Published settings for a family of image sets: cifar, svhn, mnist, tiny-imagenet,
+    imagenet10, imagenet100 or digits; auto selects one by the source's name, image side and
+    number of classes."""
     match: Match = "bidirectional"
-    """What is matched: gradients and features (DREAM+), gradients alone (DREAM), or features."""
+    """Quantities to match: gradients and features (bidirectional, DREAM+), gradients (DREAM) or
+    features."""
     sampler: Literal["representative", "random"] = "representative"
-    """Which real images are matched: those nearest to the centres of clusters, or random ones."""
+    """Selection of real images: those nearest to the centres of clusters, or random ones."""
     metric: str | None = None
-    """Distance: mse, l1, l1_mean, l2, cos or dc."""
+    """Distance between the quantities matched: mse, l1, l1_mean, l2, cos or dc. By default the
+    recipe's."""
     arch: str | None = None
-    """Network whose answers are matched, e.g. convnet3-instance, resnetap10."""
+    """Network that images are matched in, for example convnet3-instance or resnetap10. By default
+    the recipe's."""
     side: int | None = None
-    """Side of the images in pixels; by default their own up to 64, and 224 for larger ones."""
+    """Side of the images in pixels. By default images keep their own side up to 64, and larger ones
+    are resized to 224."""
     iterations: int | None = None
-    """Networks that are matched one after the other."""
+    """Number of networks to match in, one after another. By default the recipe's."""
     inner_loop: int | None = None
-    """Matching steps with each network."""
+    """Number of matching steps per network. By default the recipe's."""
     learning_rate: float | None = None
-    """Of the images; the recipe's grows with images per class and with their area."""
+    """Learning rate of the images. By default the recipe's, which grows with the number of images
+    per class and with their area."""
     batch_real: int | None = None
-    """Real images of each class in a matching step."""
+    """Number of real images of each class in a matching step. By default the recipe's."""
     batch_synthetic: int = 128
-    """Synthetic images of each class in a matching step, drawn at random where there are more."""
+    """Largest number of synthetic images of each class in a matching step; of more, a random subset
+    is drawn."""
     per_cluster: int = 1
-    """Representatives of each cluster."""
+    """Number of representatives per cluster."""
     interval: int = 10
-    """Matching steps between two choices of representatives."""
+    """Number of matching steps between two selections of representatives."""
     network_images: int | None = None
-    """Real images that the network is trained on after each matching step."""
+    """Number of real images that the network is trained on after each matching step. By default the
+    recipe's."""
     network_epochs: int | None = None
-    """Epochs on all real images before a network is matched: by default 1 for bidirectional
-    matching (DREAM+), 0 for others."""
+    """Number of epochs that a network is trained for on all real images before it is used. By
+    default 1 for bidirectional matching (DREAM+), and 0 otherwise."""
     with_norm_and_bias: bool = False
-    """Match gradients of norms and biases, too."""
+    """Also match the gradients of normalisation layers and biases."""
     with_classifier: bool = False
-    """Match gradients of the classifier's weights, too."""
+    """Also match the gradients of the classifier's weights."""
     exact: bool = False
-    """One class after the other, representatives chosen by images as they are, as published."""
+    """Follow the published code exactly: update one class after another, and select representatives
+    by pixels that are not normalised."""
     seed: int = 0
-    """Everything random follows from it."""
+    """Random seed. The same seed gives the same set, byte for byte."""
     device: str = "auto"
-    """Where everything is kept and computed: auto (a GPU that this build can use, else the CPU),
-    cpu, cuda, cuda:1."""
+    """Device that stores the images and does the computation: auto (a GPU that this build can use,
+    else the CPU), cpu, cuda or cuda:1."""
     checkpoint_every: int = 10
-    """Iterations between two checkpoints; one more is written on Ctrl-C."""
+    """Number of iterations between checkpoints. Ctrl-C writes one more."""
     eval_every: int = 0
-    """Iterations between two quick measurements of students; 0 for none."""
+    """Number of iterations between quick evaluations of students; 0 for none."""
     eval_epochs: int = 100
-    """Epochs of such a student."""
+    """Number of epochs that each of these students is trained for."""
     eval_seeds: int = 1
-    """Students of each measurement."""
+    """Number of students in each evaluation."""
     exif: Literal["ignore", "apply"] = "ignore"
-    """Whether images are turned and mirrored as their EXIF asks. torchvision's ImageFolder, and so
-    most training code, ignores it."""
+    """Whether to rotate and mirror images according to their EXIF orientation. torchvision's
+    ImageFolder, and so most training code, ignores it."""
     allow_skipped: float = 0.01
-    """Share of the images that may be unreadable before the run is refused."""
+    """Largest share of the images that may be unreadable; a run with more is refused."""
     workers: int = dataclasses.field(default_factory=usable_processors)
-    """Threads that decode images; does not change the result."""
+    """Number of threads that decode images."""
     resume: bool = False
-    """Go on with a run that was stopped."""
+    """Continue an interrupted run. The result is byte-identical to that of an uninterrupted one."""
 
     def __post_init__(self) -> None:
         expand_settings(self, "source", "out")
@@ -227,7 +238,7 @@ class DreamConfig:
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the bytes of the set."""
         settings = dataclasses.asdict(self)
-        if self.exif == "ignore":  # what sets say that were made before there was a choice
+        if self.exif == "ignore":  # as in sets made before there was a choice
             del settings["exif"]
         return {name: value for name, value in settings.items() if name not in _EXECUTION}
 
@@ -236,7 +247,8 @@ class DreamConfig:
 class CompareConfig:
     """Settings of `compare`.
 
-    The numbers are for two cores and some minutes; None, or ``--full``, is what was published.
+    The defaults suit two cores and a few minutes. None stands for the published number, and
+    ``full`` for all of them.
 
     Raises
     ------
@@ -245,45 +257,47 @@ class CompareConfig:
     """
 
     source: Annotated[marks.Positional[str], marks.arg(metavar="SOURCE")]
-    """Labelled images with a test split, as of `pydream dream`."""
+    """Labelled images: a folder of class folders, a .zip, .tar or .npz file, or a data set by name
+    (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT, fashion-mnist:ROOT or svhn:ROOT). It must have
+    a test split."""
     out: Path = Path("dream-comparison")
-    """Folder for the distilled sets, figures and numbers; finished runs in it are not repeated."""
+    """Folder for the distilled sets, figures and numbers. Finished runs in it are not repeated."""
     full: bool = False
-    """All classes and images, and the recipe as published: days on a CPU."""
+    """Use all classes and images with the published recipe, which takes days on a CPU."""
     classes: int | None = 4
-    """The first classes of the source, two or more; None for all."""
+    """Number of classes, the first of the source; at least two, or None for all."""
     images_per_class: int | None = 500
-    """The first images of each class; None for all."""
+    """Number of images per class, the first of each; None for all."""
     ipc: int = 5
-    """Distilled images per class."""
+    """Number of distilled images per class."""
     factor: int = 2
-    """Cells per side of a distilled image."""
+    """Number of cells along each side of a distilled image."""
     arch: str | None = "convnet3-w32-instance"
-    """Network that is matched, and student."""
+    """Network that images are matched in, and that students use."""
     iterations: int | None = 8
-    """Networks that are matched one after the other."""
+    """Number of networks to match in, one after another."""
     inner_loop: int | None = 10
-    """Matching steps with each."""
+    """Number of matching steps per network."""
     batch_real: int | None = 64
-    """Real images of each class in a matching step."""
+    """Number of real images of each class in a matching step."""
     network_images: int | None = 250
-    """Real images that the network is trained on after each matching step."""
+    """Number of real images that the network is trained on after each matching step."""
     learning_rate: float | None = None
-    """Of the images."""
+    """Learning rate of the images. By default the recipe's."""
     eval_every: int = 2
-    """Iterations between two measurements."""
+    """Number of iterations between evaluations of students."""
     eval_epochs: int = 100
-    """Epochs of a student."""
+    """Number of epochs that each student is trained for."""
     seeds: int = 3
-    """Runs of each method, with seeds 0, 1, …"""
+    """Number of runs of each method, with seeds 0, 1, 2 and so on."""
     device: str = "auto"
-    """Where everything is computed: auto (a GPU that this build can use, else the CPU), cpu, cuda,
-    cuda:1."""
+    """Device that does the computation: auto (a GPU that this build can use, else the CPU), cpu,
+    cuda or cuda:1."""
     exif: Literal["ignore", "apply"] = "ignore"
-    """Whether images are turned and mirrored as their EXIF asks. torchvision's ImageFolder, and so
-    most training code, ignores it."""
+    """Whether to rotate and mirror images according to their EXIF orientation. torchvision's
+    ImageFolder, and so most training code, ignores it."""
     allow_skipped: float = 0.01
-    """Share of the images that may be unreadable before the run is refused."""
+    """Largest share of the images that may be unreadable; a run with more is refused."""
 
     def __post_init__(self) -> None:
         expand_settings(self, "source", "out")

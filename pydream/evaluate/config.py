@@ -1,4 +1,4 @@
-"""What an evaluation is told: shared by the API and the command line."""
+"""Settings of an evaluation, shared by the API and the command line."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pydream.sets.config import SetSettings
 from pydream.students.config import RecipeSettings
 
 LabelKind: TypeAlias = Literal["online", "stored", "own", "hard"]
-"""Where targets come from: the observer at every step, what `relabel` stored, the soft labels that
-came with another's set, or the classes."""
+"""Source of training targets: the observer at every step, the labels that `relabel` stored, soft
+labels that came with a set of another tool, or the classes."""
 Baseline: TypeAlias = Literal["random", "herding", "k-centre", "full"]
-"""Real images: drawn at random, two coresets, all."""
+"""Real images to compare with: a random subset, two coresets, or all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,46 +32,48 @@ class EvaluateConfig(SetSettings, RecipeSettings):
     """
 
     observer: str | None = None
-    """Weights of the observer that labels the images (.safetensors, .pt, .pth); needed for online
-    labels and for coresets."""
+    """Weights of the observer that labels the images (.safetensors, .pt or .pth); required for
+    online labels and for coresets."""
     students: tuple[str, ...] = ()
-    """Architectures to train, e.g. convnet3 resnet18-modified timm/NAME, with blanks or commas
-    between; by default the observer's."""
+    """Architectures to train, for example convnet3 resnet18-modified timm/NAME, separated by spaces
+    or commas. By default the observer's."""
     labels: tuple[LabelKind, ...] = ("online",)
-    """Where targets come from: the observer at every step, what `pydream relabel` stored, the soft
-    labels that came with a set made by another tool, or the classes; a row of the result for
-    each."""
+    """Sources of training targets, one row of the result for each: the observer at every step
+    (online), what `pydream relabel` stored (stored), soft labels that came with a set of another
+    tool (own), or the classes (hard)."""
     source: str | None = None
-    """Real images with a test split; by default what the set was distilled from."""
+    """Real images with a test split. By default those that the set was distilled from."""
     seeds: tuple[int, ...] = (0,)
-    """One student is trained from each."""
+    """Random seeds, one student for each."""
     baselines: tuple[Baseline, ...] = ()
-    """Also train on real images: as many of each class drawn at random, or chosen by herding or
-    k-centre on the observer's features; or on all there are."""
+    """Real images to train on for comparison: as many of each class as the set has, drawn at random
+    or chosen by herding or k-centre from the observer's features, or the full source."""
     full_steps: int | None = None
-    """Steps on all images, rounded to whole epochs, at least one; by default as many as on the
-    set."""
+    """Number of training steps on the full source, rounded to whole epochs but at least one. By
+    default as many as on the set."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Arithmetic; auto takes bfloat16 where the processor or the GPU has it."""
+    """Arithmetic of students and observer; auto selects bfloat16 if the processor or GPU supports
+    it natively."""
     eval_every: int | None = None
-    """Epochs between measurements on the test images; by default a tenth of the epochs."""
+    """Number of epochs between measurements on the test images. By default a tenth of the
+    epochs."""
     out: Path | None = None
-    """Folder for the results, each in a file of its own; by default results in the set's, or beside
-    a set that is not ours."""
+    """Folder for the results, each in a file of its own. By default the folder results in the set,
+    or beside a set that pydream did not write."""
     exif: Literal["ignore", "apply"] | None = None
-    """Whether real images are turned and mirrored as their EXIF asks; by default as they were when
-    the set was distilled."""
+    """Whether to rotate and mirror real images according to their EXIF orientation. By default as
+    when the set was distilled."""
     allow_skipped: float = 0.01
-    """Share of the real images that may be unreadable before the run is refused."""
+    """Largest share of the real images that may be unreadable; a run with more is refused."""
     resume: bool = False
-    """Take students that an evaluation with the same settings has finished before."""
+    """Reuse students that an evaluation with the same settings has finished before."""
     workers: int = dataclasses.field(default_factory=usable_processors)
-    """Threads that decode images; does not change the result."""
+    """Number of threads that decode images."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         expand_settings(self, "set", "classes", "observer", "source", "out")
-        names = [name for each in self.students for name in each.split(",") if name]
+        names = [name for words in self.students for name in words.split(",") if name]
         object.__setattr__(self, "students", tuple(names))
         checks.seeds(self.seeds)
         if not self.labels:
@@ -94,20 +96,22 @@ class RelabelConfig(SetSettings, RecipeSettings):
     """
 
     observer: str
-    """Weights of the observer that labels the images (.safetensors, .pt, .pth)."""
+    """Weights of the observer that labels the images (.safetensors, .pt or .pth)."""
     source: str | None = None
-    """Real images whose class names serve for a set that only numbers its classes."""
+    """Real images whose class names are used for a set that only numbers its classes."""
     student: str | None = None
-    """Architecture that will be trained, where the recipe's batch size depends on it; by default
+    """Architecture that will be trained, in case the recipe's batch size depends on it. By default
     the observer's."""
     seeds: tuple[int, ...] = (0,)
-    """Labels are stored for students trained from each."""
+    """Random seeds of the students that labels are stored for."""
     every: int = 1
-    """Epochs that share views and labels: 10 takes a tenth of the bytes."""
+    """Number of consecutive epochs that share views and labels: 10 needs a tenth of the space."""
     top_k: int | None = None
-    """Keep this many classes of each label; the others share what is left evenly."""
+    """Number of classes kept in each label; the others share the remainder evenly. By default all
+    are kept."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Arithmetic of the observer."""
+    """Arithmetic of the observer; auto selects bfloat16 if the processor or GPU supports it
+    natively."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

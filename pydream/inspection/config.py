@@ -1,4 +1,4 @@
-"""Settings of a look at a distilled set: shared by the API and the command line."""
+"""Settings of an inspection, shared by the API and the command line."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class InspectConfig(SetSettings):
     """
 
     observer: str | None = None
-    """Weights of a classifier of these classes, to measure realism and diversity with."""
+    """Weights of a classifier of these classes, with which realism and diversity are measured."""
     source: str | None = None
     """Real images to compare with, for example those that the set was distilled from."""
     most_real: int = 100
-    """Real samples of each class, at most, that are to be covered."""
+    """Largest number of real images of each class in the measure of coverage."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

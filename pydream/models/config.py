@@ -1,4 +1,4 @@
-"""Settings of observers: how one is read, and how one is trained."""
+"""Settings for reading an observer and for training one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydream.processors import usable_processors
 
 @dataclass(frozen=True, kw_only=True)
 class ObserverSettings:
-    """What images an observer takes, where its checkpoint does not say so.
+    """Input of an observer, in case its checkpoint does not describe it.
 
     Raises
     ------
@@ -25,14 +25,14 @@ class ObserverSettings:
     """
 
     observer_side: int | None = None
-    """Side of the images that the observer takes, in pixels; images of another side are resized to
-    it. By default the checkpoint, the architecture and the images decide."""
+    """Side of the observer's input in pixels; images of another side are resized. By default it
+    follows from the checkpoint, the architecture and the images."""
     observer_mean: tuple[float, float, float] | None = None
-    """Mean that the observer's images are normalised with, for pixels in [0, 1]; by default the
-    checkpoint's, else timm's or torchvision's for the architecture, else ImageNet's."""
+    """Mean that the observer's input is normalised with, for pixels in [0, 1]. By default the
+    checkpoint's, else that of timm or torchvision for the architecture, else ImageNet's."""
     observer_std: tuple[float, float, float] | None = None
-    """Standard deviation that the observer's images are normalised with; the defaults are those of
-    the mean."""
+    """Standard deviation that the observer's input is normalised with, for pixels in [0, 1]. By
+    default it comes from the same place as the mean."""
 
     def __post_init__(self) -> None:
         checks.at_least(1, observer_side=self.observer_side)
@@ -57,42 +57,47 @@ class ObserverConfig:
     """
 
     source: Annotated[marks.Positional[str], marks.arg(metavar="SOURCE")]
-    """Labelled images: a folder of class folders, a .zip, .tar or .npz, or a set by name
-    (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT, fashion-mnist:ROOT, svhn:ROOT)."""
+    """Labelled images: a folder of class folders, a .zip, .tar or .npz file, or a data set by name
+    (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT, fashion-mnist:ROOT or svhn:ROOT)."""
     arch: str = "convnet3"
-    """Architecture: convnet3 (any depth; convnet3-w64-instance sets width and norm),
-    resnetap10, resnet18-modified, any torchvision classifier, timm/NAME."""
+    """Architecture: convnet3 (of any depth; convnet3-w64-instance sets width and normalisation),
+    resnetap10, resnet18-modified, any torchvision classifier, or timm/NAME."""
     out: Path | None = None
-    """File for the weights; it must not exist. By default named after source and architecture."""
+    """New file for the weights, by default named after the source and the architecture."""
     epochs: int = 30
-    """Passes over the training images."""
+    """Number of passes over the training images."""
     side: int | None = None
-    """Side of the images in pixels; by default their own up to 64, and 224 for larger ones."""
+    """Side of the images in pixels. By default images keep their own side up to 64, and larger ones
+    are resized to 224."""
     batch_size: int = 128
-    """Images per step."""
+    """Number of images in a training step."""
     learning_rate: float = 0.1
-    """Highest learning rate of SGD: it rises to it in the first fifth, then falls to zero."""
+    """Peak learning rate of SGD, reached after the first fifth of the training and followed by a
+    decay to zero."""
     weight_decay: float = 5e-4
-    """Weight decay."""
+    """Weight decay of SGD."""
     label_smoothing: float = 0.1
     """Share of each target that is spread over all classes."""
     horizontal_flip: bool = True
-    """Mirror half of the images; wrong for digits and letters."""
+    """Random mirroring of half of the images, which is wrong for digits and letters."""
     seed: int = 0
-    """Everything random follows from it."""
+    """Random seed. The same seed gives the same weights, byte for byte."""
     precision: str = "auto"
-    """Arithmetic: auto, float32 or bfloat16; auto takes bfloat16 where the processor has it."""
+    """Arithmetic: auto, float32 or bfloat16; auto selects bfloat16 if the processor supports it
+    natively."""
     device: str = "auto"
-    """Where to train: auto (a GPU that this build can use, else the CPU), cpu, cuda, cuda:1."""
+    """Device to train on: auto (a GPU that this build can use, else the CPU), cpu, cuda or
+    cuda:1."""
     exif: Literal["ignore", "apply"] = "ignore"
-    """Whether images are turned and mirrored as their EXIF asks. torchvision's ImageFolder, and so
-    most training code, ignores it."""
+    """Whether to rotate and mirror images according to their EXIF orientation. torchvision's
+    ImageFolder, and so most training code, ignores it."""
     allow_skipped: float = 0.01
-    """Share of the images that may be unreadable before the run is refused."""
+    """Largest share of the images that may be unreadable; a run with more is refused."""
     workers: int = dataclasses.field(default_factory=usable_processors)
-    """Threads that decode images; does not change the result."""
+    """Number of threads that decode images."""
     resume: bool = False
-    """Go on with a training that was stopped."""
+    """Continue an interrupted training. The result is byte-identical to that of an uninterrupted
+    one."""
 
     def __post_init__(self) -> None:
         expand_settings(self, "source", "out")

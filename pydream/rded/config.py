@@ -1,4 +1,4 @@
-"""What an RDED run is told: shared by the API and the command line."""
+"""Settings of an RDED run, shared by the API and the command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pydream.models.config import ObserverSettings
 from pydream.processors import usable_processors
 from pydream.sets.image_formats import ImageFormat
 
-# What changes how a run goes, never what it makes: left out of the manifest, free on resume.
+# Settings that change how a run proceeds, never its result. They are not in the manifest, and may
+# differ on resume.
 _EXECUTION = (
     "out",
     "resume",
@@ -24,13 +25,15 @@ _EXECUTION = (
     "allow_weak_observer",
 )
 
-# Left out of the identity where they are not given: sets were made before these options were there.
+# Left out of the identity unless given, because sets exist that were made before these options.
 _OBSERVER = tuple(field.name for field in dataclasses.fields(ObserverSettings))
 
 
 @dataclass(frozen=True)
 class RdedConfig(ObserverSettings):
     """Settings of `pydream.rded.distill` (arXiv 2312.03526, section 4).
+
+    `batch_size`, `workers` and `memory_budget` change speed and memory, never the result.
 
     Raises
     ------
@@ -39,63 +42,68 @@ class RdedConfig(ObserverSettings):
     """
 
     source: Annotated[marks.Positional[str], marks.arg(metavar="SOURCE")]
-    """Labelled images: a folder of class folders, a .zip, .tar or .npz, or a set by name
-    (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT, fashion-mnist:ROOT, svhn:ROOT)."""
+    """Labelled images: a folder of class folders, a .zip, .tar or .npz file, or a data set by name
+    (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT, fashion-mnist:ROOT or svhn:ROOT)."""
     observer: str
-    """Weights of a classifier trained on these classes (.safetensors, .pt, .pth)."""
+    """Weights of a classifier trained on these classes (.safetensors, .pt or .pth)."""
     arch: Annotated[str | None, marks.arg(aliases=("--observer-arch",))] = None
-    """Architecture of the observer, e.g. convnet3, resnet18-modified, resnet18, timm/NAME;
-    read from the weights file where it is written there or its shapes show it."""
+    """Architecture of the observer, for example convnet3, resnet18-modified, resnet18 or timm/NAME.
+    By default it is read from the weights file or inferred from the shapes of the weights."""
     out: Path | None = None
-    """Folder for the distilled set; it must not exist. By default named after the source."""
+    """New folder for the distilled set, by default named after the source."""
     ipc: int = 10
-    """Distilled images per class."""
+    """Number of distilled images per class."""
     factor: int | None = None
-    """Patches per side of a distilled image. By default 1 up to 64 pixels a side, above that 2."""
+    """Number of patches along each side of a distilled image. By default 1 for sides of up to 64
+    pixels, and 2 for larger ones."""
     preselect: int = 300
-    """Real images looked at per class, drawn at random; all of them where a class has fewer."""
+    """Number of real images considered per class, drawn at random. A class with fewer images
+    contributes all of them."""
     crops: int = 5
-    """Random crops scored per real image."""
+    """Number of random crops scored per real image."""
     side: int | None = None
-    """Side of the distilled images in pixels; by default the observer's."""
+    """Side of the distilled images in pixels, by default that of the observer's input."""
     seed: int = 0
-    """Everything random follows from it."""
+    """Random seed. The same seed gives the same set, byte for byte."""
     canvas: Literal["pad", "native"] = "pad"
-    """What the observer sees: the patch on a canvas of full side (as published), or the patch
-    alone."""
+    """Input of the observer: pad puts each patch on a canvas of full size, as published; native is
+    the patch alone."""
     class_order: Literal["sorted", "infer"] = "sorted"
-    """How the observer's outputs map to classes: by name or sorted order, or inferred from data."""
+    """Order of the observer's outputs: sorted matches them with the classes by name or sorted
+    order, and infer determines the order from the images."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic of the observer; auto takes bfloat16 where the processor or the GPU has it."""
+    """Arithmetic of the observer; auto selects bfloat16 if the processor or GPU supports it
+    natively."""
     compile: bool = False
-    """Let torch.compile make kernels for the observer: worth its start in long runs."""
+    """Compile the observer with torch.compile, which pays off in long runs."""
     device: str = "auto"
-    """Where patches are cropped and scored: auto (a GPU that this build can use, else the CPU),
-    cpu, cuda, cuda:1. The CPU decodes the images and cuts the winning patches in any case. Scores
-    differ in their last bits from device to device."""
+    """Device that crops and scores patches: auto (a GPU that this build can use, else the CPU),
+    cpu, cuda or cuda:1. The winning patches are always cut on the CPU. Scores differ in their last
+    bits between devices."""
     decode: Literal["auto", "host", "device"] = "auto"
-    """Where JPEGs are decoded to be scored. A GPU rounds otherwise, so scores differ slightly; the
-    winners' pixels are always the CPU's. auto: on the GPU if it can and there are fewer than 8
-    processors, else on the host."""
+    """Processor that decodes JPEGs for scoring: host (the CPU), device (the GPU), or auto (the GPU
+    if it can and the machine has fewer than 8 processors, else the CPU). A GPU rounds differently,
+    so scores differ slightly; the pixels of the winning patches always come from the CPU."""
     exif: Literal["ignore", "apply"] = "ignore"
-    """Whether images are turned and mirrored as their EXIF asks. torchvision's ImageFolder, and so
-    most training code, ignores it."""
+    """Whether to rotate and mirror images according to their EXIF orientation. torchvision's
+    ImageFolder, and so most training code, ignores it."""
     allow_weak_observer: bool = False
-    """Go on with an observer whose accuracy is near chance."""
+    """Continue even if the observer's accuracy is close to chance."""
     allow_skipped: float = 0.01
-    """Share of the pre-selected images that may be unreadable before the run is refused."""
+    """Largest share of the preselected images that may be unreadable; a run with more is
+    refused."""
     image_format: ImageFormat = "png"
     """File format of the distilled images."""
     quality: int = 95
-    """Quality of WebP and JPEG, 1 to 100."""
+    """Quality of WebP and JPEG files, from 1 to 100."""
     batch_size: int = 1024
-    """Patches cropped and scored at a time; does not change the result."""
+    """Number of patches cropped and scored at a time."""
     workers: int = dataclasses.field(default_factory=usable_processors)
-    """Threads that decode images; does not change the result."""
+    """Number of threads that decode images."""
     memory_budget: int = 256
-    """MiB for decoded images and patches that wait; does not change the result."""
+    """Memory for decoded images and waiting patches, in MiB."""
     resume: bool = False
-    """Go on with a run that was stopped."""
+    """Continue an interrupted run. The result is byte-identical to that of an uninterrupted one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,7 +126,7 @@ class RdedConfig(ObserverSettings):
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the bytes of the set."""
         settings = dataclasses.asdict(self)
-        if self.exif == "ignore":  # what sets say that were made before there was a choice
+        if self.exif == "ignore":  # as in sets made before there was a choice
             del settings["exif"]
         for name in _OBSERVER:
             if settings[name] is None:

@@ -1,4 +1,4 @@
-"""Settings of what opens or exports a distilled set: shared by the API and the command line."""
+"""Settings for opening or exporting a distilled set, shared by the API and the command line."""
 
 from __future__ import annotations
 
@@ -13,35 +13,37 @@ from pydream.files import expand_settings
 from pydream.models.config import ObserverSettings
 
 Layout: TypeAlias = Literal["tensors", "rded", "ddranking"]
-"""Whose files are written."""
+"""Tool whose layout is written."""
 
 
 @dataclass(frozen=True)
 class SetSettings(ObserverSettings):
-    """A distilled set, whoever made it."""
+    """A distilled set, from pydream or another tool, and how to read it."""
 
     set: Annotated[marks.Positional[Path], marks.arg(metavar="SET")]
-    """The distilled set: a folder of ours, a folder of class folders, a .pt file of [images,
-    labels] as DC, IDC, DREAM and MTT write, or DD-Ranking's folder."""
+    """Distilled set: a folder that pydream wrote, a folder of class folders, a .pt file of [images,
+    labels] as DC, IDC, DREAM and MTT write it, or a folder of DD-Ranking."""
     _: dataclasses.KW_ONLY
     image_mean: tuple[float, ...] | None = None
-    """What the images of a .pt file were normalised with, where they are; a number a channel."""
+    """Mean that the images of a .pt file were normalised with, one number per channel. By default
+    they are taken to be unnormalised."""
     image_std: tuple[float, ...] | None = None
-    """Likewise."""
+    """Standard deviation that the images of a .pt file were normalised with, one number per
+    channel. By default they are taken to be unnormalised."""
     classes: Path | None = None
-    """Text file that names the classes of a set made by another tool, one a line in the order of
-    their numbers or, by natural order, of their folders."""
+    """Text file that names the classes of a set made by another tool, one per line, in the order of
+    their numbers or, in natural order, of their folders."""
     observer_arch: str | None = None
-    """Architecture of the observer; read from the weights file where it is written there
-    or its shapes show it."""
+    """Architecture of the observer. By default it is read from the weights file or inferred from
+    the shapes of the weights."""
     device: str = "auto"
-    """Where networks run and are trained: auto (a GPU that this build can use, else the CPU), cpu,
-    cuda, cuda:1. Random draws are the same on every device."""
+    """Device that runs and trains networks: auto (a GPU that this build can use, else the CPU),
+    cpu, cuda or cuda:1. Random draws are the same on every device."""
 
 
 @dataclass(frozen=True)
 class ExportConfig(ObserverSettings):
-    """Settings of `pydream.evaluate.export_set`.
+    """Settings of `pydream.sets.export_set`.
 
     Raises
     ------
@@ -52,18 +54,20 @@ class ExportConfig(ObserverSettings):
     set: Annotated[marks.Positional[Path], marks.arg(metavar="SET")]
     """Folder of the distilled set."""
     to: Layout
-    """tensors: images.pt with [images, labels], as DC, IDC and DREAM have it; rded: class folders
-    as RDED's code writes them; ddranking: DD-Ranking's tensors, folders, teacher and settings."""
+    """Layout to write: tensors is images.pt with [images, labels] as in DC, IDC and DREAM; rded is
+    class folders as RDED's code writes them; ddranking is DD-Ranking's tensors, folders, teacher
+    and settings."""
     out: Path
-    """Folder to make."""
+    """New folder for the exported set."""
     observer: str | None = None
-    """Weights of the observer that gives soft labels (.safetensors, .pt, .pth)."""
+    """Weights of the observer that gives soft labels (.safetensors, .pt or .pth); only for
+    ddranking and tensors, and required for ddranking."""
     observer_arch: str | None = None
-    """Architecture of the observer; read from the weights file where it is written there
-    or its shapes show it."""
+    """Architecture of the observer. By default it is read from the weights file or inferred from
+    the shapes of the weights."""
     device: str = "auto"
-    """Where the observer runs: auto (a GPU that this build can use, else the CPU), cpu, cuda,
-    cuda:1."""
+    """Device that runs the observer: auto (a GPU that this build can use, else the CPU), cpu, cuda
+    or cuda:1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Settings of how students are trained: shared by the API and the command line."""
+"""Settings of the training of students, shared by the API and the command line."""
 
 from __future__ import annotations
 
@@ -11,48 +11,55 @@ from pydream.students.recipe import Mix, Optimizer, Schedule, Views
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeSettings:
-    """A recipe, and numbers that take the place of its own."""
+    """A training recipe, and the numbers that replace its own."""
 
     recipe: Literal["rded", "idc"] = "rded"
-    """How students are trained; the following settings replace its numbers."""
+    """Training recipe of the students; the following settings replace its numbers."""
     epochs: int | None = None
-    """Passes over the set."""
+    """Number of passes over the set. By default the recipe's."""
     batch_size: int | None = None
-    """Images of a step, at most."""
+    """Largest number of images in a training step. By default the recipe's."""
     learning_rate: float | None = None
-    """Of the first epoch."""
+    """Learning rate of the first epoch. By default the recipe's."""
     optimizer: Optimizer | None = None
-    """How weights move."""
+    """Optimiser of the students. By default the recipe's."""
     schedule: Schedule | None = None
-    """How the learning rate falls: half of a half cosine, or to a fifth at 2/3 and at 5/6."""
+    """Learning-rate schedule: half-cosine follows the first half of a cosine decay, to half the
+    rate; steps divides the rate by 5 after 2/3 and again after 5/6 of the epochs. By default the
+    recipe's."""
     betas: tuple[float, float] | None = None
-    """Of AdamW."""
+    """AdamW's beta1 and beta2. By default the recipe's."""
     momentum: float | None = None
-    """Of SGD."""
+    """SGD's momentum. By default the recipe's."""
     weight_decay: float | None = None
-    """Of the weights with two dimensions or more; of SGD, of all."""
+    """Weight decay: AdamW applies it to weights of two or more dimensions, SGD to all. By default
+    the recipe's."""
     views: Views | None = None
-    """What a student sees: random crops of images with shuffled patches, or their enlarged cells
-    with DSA's augmentations."""
+    """Views that a student is trained on: crop takes random crops of images with shuffled patches,
+    and dsa takes enlarged cells with DSA's augmentations. By default the recipe's."""
     factor: int | None = None
-    """Patches or cells per side of an image; by default the set's. Baselines have one."""
+    """Number of patches or cells along each side of an image. By default the set's, and 1 for
+    baselines."""
     crop_scale: tuple[float, float] | None = None
-    """Least and greatest share of an image's area in a crop; by default 1/factor and 1."""
+    """Smallest and largest area of a crop, as shares of the image's area. By default 1/factor and
+    1."""
     crop_ratio: tuple[float, float] | None = None
-    """Least and greatest width by height of a crop."""
+    """Smallest and largest ratio of a crop's width to its height. By default the recipe's."""
     horizontal_flip: bool | None = None
-    """Whether half of the views are mirrored."""
+    """Whether to mirror half of the views at random. By default the recipe's choice."""
     mix: Mix | None = None
-    """How two images become one."""
+    """Method of mixing two images into one. By default the recipe's."""
     mix_probability: float | None = None
-    """Share of the batches that are mixed."""
+    """Share of the batches that are mixed. By default the recipe's."""
     mix_concentration: float | None = None
-    """Parameter of the beta distribution that an image's share is drawn from."""
+    """Parameter of the beta distribution that mixing ratios are drawn from. By default the
+    recipe's."""
     temperature: float | None = None
-    """What logits are divided by before student and observer are compared."""
+    """Temperature that the logits of student and observer are divided by before they are compared.
+    By default the recipe's."""
 
     def overrides(self) -> dict[str, Any]:
-        """Return the settings that take the place of the recipe's; `factor` goes by the images."""
+        """Return the numbers that replace the recipe's; `factor` depends on the images."""
         fields = [field.name for field in dataclasses.fields(RecipeSettings)]
         values = {name: getattr(self, name) for name in fields}
         return {
