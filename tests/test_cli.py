@@ -292,7 +292,8 @@ def all_options() -> list[tuple[str, Option]]:
 def options_that_tyro_shows(text: str) -> list[str]:
     """Find the options of tyro's own help, where each begins a line of a box."""
     lines = re.findall(r"^\W (--[a-z].*)", text, re.MULTILINE)
-    return [name for line in lines for name in re.findall(r"(--[a-z-]+)(?=  |, -| [A-Z{[]| *│)", line)]
+    name_and_more = re.compile(r"(--[a-z-]+)(?=  |, -| [A-Z{[]| *│)")
+    return [name for line in lines for name in name_and_more.findall(line)]
 
 
 def test_every_command_is_tried_and_its_options_are_those_that_tyro_parses(monkeypatch, capsys):

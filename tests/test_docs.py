@@ -100,9 +100,11 @@ def commands(page: str) -> Iterator[list[str]]:
 def test_commands_and_options_exist(page: str) -> None:
     pytest.importorskip("tyro", reason="the command line needs tyro")
     from pydream.cli.commands import COMMANDS
-    from pydream.cli.usage import options_of
+    from pydream.cli.options import option_names
 
-    everywhere = {option for name in COMMANDS for option in options_of([name], COMMANDS)} | BUILTIN
+    everywhere = {
+        option for name in COMMANDS for option in option_names([name], COMMANDS)
+    } | BUILTIN
     wrong = []
     for words in commands(page):
         if words[0] in BUILTIN or words[0].isupper():
@@ -110,7 +112,7 @@ def test_commands_and_options_exist(page: str) -> None:
         known = {*BUILTIN}
         for word in words:
             if word in COMMANDS:
-                known |= {*options_of([word], COMMANDS)}
+                known |= {*option_names([word], COMMANDS)}
         if words[0] not in COMMANDS:
             wrong.append(f"no command {words[0]}")
         wrong += [f"{words[0]} {word}" for word in words if OPTION.match(word) and

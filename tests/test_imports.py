@@ -31,11 +31,12 @@ print(config.source, callable(pydream.rded.distill), pydream.ops.collage.__name_
 PARSED_ONLY = """
 import contextlib, io, sys
 from pydream.cli import main
+from pydream.cli.commands import COMMANDS
 for arguments in (
     ["--version"],
     ["--help"],
-    ["profile", "rded", "--help"],
-    ["observer", "--help"],
+    *([name, "--help"] for name in COMMANDS),
+    *(["profile", name, "--help"] for name in ("rded", "dream", "evaluate")),
     ["nonsense"],
     ["rded"],
     ["rded", "x", "--observer", "y", "--nonsense"],
