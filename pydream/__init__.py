@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from pydream.lazy import lazy_members
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from pydream.data import open_source
     from pydream.inspection import inspect
     from pydream.sets import open_distilled
+    from pydream.versions import __version__
 
 __all__ = [
     "KMeans",
@@ -26,12 +26,11 @@ __all__ = [
     "rded",
 ]
 
-__version__ = version("pydream-distill")
-
 lazy_members(
     __name__,
     {
         "KMeans": "pydream.cluster",
+        "__version__": "pydream.versions",
         "dream": "pydream.dream",
         "evaluate": "pydream.evaluate",
         "inspect": "pydream.inspection",

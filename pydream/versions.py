@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 
-from pydream import __version__
 from pydream.errors import PydreamError
 
 PACKAGE = "pydream-distill"
+__version__ = version(PACKAGE)
 
 
 def package_record() -> dict[str, str]:
