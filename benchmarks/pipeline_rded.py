@@ -137,15 +137,26 @@ def run_observer(case: Case) -> dict[str, Any]:
     from pydream.data import open_source
     from pydream.models import load_observer
     from pydream.rded import RdedConfig
+    from pydream.rded.memory import MemoryShares
     from pydream.rded.patches import PatchMaker, preselect
-    from pydream.rded.scoring import batch_images
+    from pydream.rded.scoring import ScoringLimits, batch_images
 
     observer = load_observer(case.observer, arch=case.arch, device="cpu")
     config = RdedConfig(source=str(case.folder), observer=str(case.observer), device="cpu")
     source = open_source(case.folder)
-    maker = PatchMaker(source, config, observer, case.side, case.factor)
+    maker = PatchMaker(
+        source,
+        observer,
+        side=case.side,
+        factor=case.factor,
+        crops=config.crops,
+        canvas=config.canvas,
+        seed=config.seed,
+    )
     selection = preselect(source, case.preselect, 0)
-    step = batch_images(config, observer)
+    memory = MemoryShares.of(config.memory_budget, observer.device)
+    limits = ScoringLimits(config.batch_size, "host", config.workers, memory)
+    step = batch_images(maker, limits)
     batches = []
     for start in range(0, len(selection.indices), step):
         indices = selection.indices[start : start + step].tolist()

@@ -38,7 +38,7 @@ def write_set(
         folder.mkdir(parents=True)
         for number in range(ipc):
             colour = torch.randint(256, (3,), dtype=torch.uint8, generator=generator)
-            image = colour.expand(side, side, 3).contiguous()
+            image = colour[:, None, None].expand(3, side, side)
             save_image(image, folder / f"{number:05d}.png", 95)
             for cell in range(factor**2):
                 score = -(10.0 ** -(label + number + cell))

@@ -90,7 +90,7 @@ def write_set(path: Path, images: torch.Tensor, class_names: list[str]) -> Path:
     for number, image in enumerate(images):
         folder = path / "images" / f"{number // per_class:05d}"
         folder.mkdir(parents=True, exist_ok=True)
-        save_image(image, folder / f"{number % per_class:05d}.png", 95)
+        save_image(image.permute(2, 0, 1), folder / f"{number % per_class:05d}.png", 95)
     manifest = {
         "format": 1,
         "method": "rded",

@@ -19,7 +19,7 @@ from pydream.partial import PartialRun
 from pydream.sets.writer import SetWriter, finished_manifest
 
 IDENTITY = {"seed": 0, "mean": (0.5, 0.25)}
-IMAGES = torch.arange(2 * 4 * 4 * 3, dtype=torch.uint8).view(2, 4, 4, 3)
+IMAGES = torch.arange(2 * 4 * 4 * 3, dtype=torch.uint8).view(2, 3, 4, 4)
 MANIFEST = '{"config": {"seed": 0, "mean": [0.5, 0.25]}}'
 
 

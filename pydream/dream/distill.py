@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import math
-import platform
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -35,8 +34,8 @@ from pydream.models.registry import build_model, construct
 from pydream.progress import track
 from pydream.report import write_report
 from pydream.seeds import derived_seed
-from pydream.sets.distilled import load_set
 from pydream.sets.manifest import describe_set
+from pydream.sets.run import finish_run
 from pydream.sets.writer import SetWriter, check_place_of_set, finished_manifest
 from pydream.timeline import Stopwatch
 from pydream.torch_state import usual_torch_state
@@ -65,7 +64,7 @@ class DreamResult:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _DreamRun:
     config: ResolvedConfig
     source: Source
     real: ClassImages
@@ -162,7 +161,7 @@ def distill(
                 allow_skipped=settings.allow_skipped,
             )
         )
-    run = _Run(settings, source, real, skipped, seen, make_network, writer, watch)
+    run = _DreamRun(settings, source, real, skipped, seen, make_network, writer, watch)
     announce_device(named)
     with writer.begin():
         with repeatable_float32():
@@ -176,7 +175,7 @@ def _network_maker(config: ResolvedConfig, num_classes: int) -> Callable[[], nn.
     return lambda: construct(arch, num_classes=num_classes, side=side)
 
 
-def _optimise(run: _Run) -> Progress:
+def _optimise(run: _DreamRun) -> Progress:
     """Do the iterations that are left, writing checkpoints."""
     config = run.config
     loop = MatchingLoop(config, run.real, run.make_network)
@@ -213,7 +212,7 @@ def _words(history: list[dict[str, Any]]) -> str:
     return words + (f", students {fmean(measured[-1]):.1%}" if measured else "")
 
 
-def _iterate(run: _Run, loop: MatchingLoop, progress: Progress, kept: int) -> float:
+def _iterate(run: _DreamRun, loop: MatchingLoop, progress: Progress, kept: int) -> float:
     """Do one iteration; return its loss."""
     with run.watch("match", run.real.pixels.device):
         loss = loop.iterate(progress.synthetic, progress.iteration)
@@ -228,7 +227,7 @@ def _iterate(run: _Run, loop: MatchingLoop, progress: Progress, kept: int) -> fl
     return loss
 
 
-def _look(run: _Run, progress: Progress, loss: float | None) -> None:
+def _look(run: _DreamRun, progress: Progress, loss: float | None) -> None:
     """Write down how far the run is: its loss, pictures, and students where they are due."""
     config, at = run.config, progress.iteration
     last = at == config.iterations
@@ -251,21 +250,21 @@ def _look(run: _Run, progress: Progress, loss: float | None) -> None:
     progress.history.append(entry)
     # The start, the end, and powers of two between.
     if at == 0 or last or at & (at - 1) == 0:
-        progress.pictures[at] = _pixels(progress.synthetic.values[:_MOST_CLASSES_SHOWN, 0])
+        shown = _levels(progress.synthetic.values[:_MOST_CLASSES_SHOWN, 0])
+        progress.pictures[at] = shown.permute(0, 2, 3, 1).contiguous()
 
 
-def _pixels(images: Tensor) -> Tensor:
-    """Round (..., C, S, S) in [0, 1] to uint8 (..., S, S, C) on the CPU."""
-    levels = (images.clamp(0, 1) * 255).round().to(torch.uint8)
-    return levels.movedim(-3, -1).contiguous().cpu()
+def _levels(images: Tensor) -> Tensor:
+    """Round images in [0, 1] to uint8, on the CPU."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
-def _finish(run: _Run, identity: dict[str, Any], progress: Progress) -> DreamResult:
+def _finish(run: _DreamRun, identity: dict[str, Any], progress: Progress) -> DreamResult:
     writer, config, real = run.writer, run.config, run.real
     values = progress.synthetic.values.clamp(0, 1).cpu()
     rows: list[dict[str, Any]] = []
     with run.watch("write"):
-        for label, images in enumerate(_pixels(values)):
+        for label, images in enumerate(_levels(values)):
             writer.write_class(label, images, {}, image_format="png", quality=100)
             rows += _provenance(real, label, progress.origins[label].tolist())
         writer.write_provenance(rows)
@@ -290,17 +289,9 @@ def _finish(run: _Run, identity: dict[str, Any], progress: Progress) -> DreamRes
             "network": {"arch": config.arch},
             "history": progress.history,
         }
-        writer.write_text(writer.set / "manifest.json", json.dumps(manifest, indent=2) + "\n")
-    with run.watch("report"):
-        write_report(load_set(writer.set), writer.write_bytes, progress.pictures)
-    seconds = run.watch.report()
-    notes = {
-        "seconds": seconds,
-        "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
-    }
-    writer.write_text(writer.set / "run.json", json.dumps(notes, indent=2) + "\n")
-    return DreamResult(writer.finish(), manifest, seconds)
+    report = partial(write_report, pictures=progress.pictures)
+    path, seconds = finish_run(writer, manifest, run.watch, report)
+    return DreamResult(path, manifest, seconds)
 
 
 def _provenance(real: ClassImages, label: int, origins: list[list[int]]) -> list[dict[str, Any]]:

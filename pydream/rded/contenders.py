@@ -25,7 +25,7 @@ class Contenders:
     Parameters
     ----------
     maker, selection
-        The run's.
+        Those of the run.
     count
         Key patches of a class.
     """
@@ -42,32 +42,33 @@ class Contenders:
             return
         scores = scored.scores.numpy()
         crops, best = scores.argmax(axis=1), scores.max(axis=1)
-        labels = self._selection.labels[scored.places]
+        labels = self._selection.labels[scored.candidates]
         rows = [row for label in np.unique(labels) for row in self._enter(label, labels, best)]
         if not rows:
             return
         cut = self._maker.cut(
-            [int(self._selection.indices[scored.places[row]]) for row in rows],
+            [int(self._selection.indices[scored.candidates[row]]) for row in rows],
             [scored.images[row] for row in rows],
             crops[rows].tolist(),
         )
         for row, patch in zip(rows, cut, strict=True):
             contender = _Contender(float(best[row]), patch)
-            self._classes[int(labels[row])][scored.places[row]] = contender
+            self._classes[int(labels[row])][scored.candidates[row]] = contender
 
     def _enter(self, label: int, labels: np.ndarray, best: np.ndarray) -> list[int]:
         """Return the rows of this class that are among its best, and forget whom they beat."""
         held = self._classes.setdefault(int(label), {})
         rows = np.flatnonzero((labels == label) & np.isfinite(best))
         ranked = sorted(
-            [(-held[place].score, place, -1) for place in held]
+            [(-held[candidate].score, candidate, -1) for candidate in held]
             + [(-float(best[row]), np.iinfo(int).max, int(row)) for row in rows]
         )
-        for _, place, row in ranked[self._count :]:
+        for _, candidate, row in ranked[self._count :]:
             if row < 0:
-                del held[place]
+                del held[candidate]
         return [row for _, _, row in ranked[: self._count] if row >= 0]
 
     def take(self, label: int) -> dict[int, CutPatch]:
-        """Give the patches of a class away, by place in the pre-selection."""
-        return {place: contender.patch for place, contender in self._classes.pop(label, {}).items()}
+        """Give the patches of a class away, by candidate."""
+        contenders = self._classes.pop(label, {})
+        return {candidate: contender.patch for candidate, contender in contenders.items()}

@@ -1,14 +1,30 @@
-"""The stages of RDED as plain functions (arXiv 2312.03526, section 4; Algorithm 1).
+"""The stages of RDED but for the scores (arXiv 2312.03526, section 4; Algorithm 1).
 
-Random numbers are keyed by (seed, image identity, crop), and the rows of the observer's
-passes by an image's place in the run: what a class gets does not depend on batch size,
-workers, other classes, or where a run was taken up again.
+`preselect` is stage 1. `PatchMaker` draws the crops and makes patches of them (stages 2 and 3),
+which `pydream.rded.scoring` shows to the observer. `select` and `assemble` are stages 4 and 5.
+
+Random numbers are keyed by (seed, id, crop), and the rows of the observer's passes by candidate:
+what a class gets does not depend on batch size, workers, other classes, or where a run was resumed.
+
+An image has five coordinates:
+
+index
+    Its number in the `Source`, which reads images by it.
+candidate
+    Its number in the `Preselection`. Scores, errors and patches are kept by it.
+row
+    Its number in a batch, or among the candidates of one class.
+id
+    A hash of its key, 64 bits: decides which random numbers it gets.
+key
+    Its name in the source, such as a path: what provenance and messages call it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +36,6 @@ from pydream.data.decode import EncodedJpeg
 from pydream.errors import PydreamError
 from pydream.models import Observer
 from pydream.ops import collage, crop_resize, random_crop_boxes, random_keys, select_key_patches
-from pydream.rded.config import RdedConfig
 from pydream.seeds import Draw
 from pydream.streams import to_device
 
@@ -32,16 +47,20 @@ class Preselection:
     Attributes
     ----------
     indices
-        (n,) int64, places in the source, rising.
+        (n,) int64, by candidate; rising.
     labels
         (n,) int64, their classes.
     starts
-        (C + 1,) int64: class c has the places starts[c] to starts[c + 1].
+        (C + 1,) int64: class c has the candidates starts[c] to starts[c + 1].
     """
 
     indices: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     starts: npt.NDArray[np.int64]
+
+    def candidates(self, label: int) -> range:
+        """Return the candidates of a class."""
+        return range(int(self.starts[label]), int(self.starts[label + 1]))
 
 
 @dataclass(frozen=True)
@@ -50,15 +69,15 @@ class KeyPatch:
 
     Attributes
     ----------
-    place
-        Of its image in the pre-selection.
+    candidate
+        Its image.
     crop
         Which of the image's crops.
     score
         Log-probability of the true class.
     """
 
-    place: int
+    candidate: int
     crop: int
     score: float
 
@@ -109,10 +128,21 @@ class PatchMaker:
 
     Parameters
     ----------
-    source, config
-        The run's.
+    source
+        The real images.
     observer
-        Gives side, mean, std and arithmetic of the patches it is shown.
+        Decides side, mean, std and arithmetic of the patches it is shown.
+    side
+        Height and width of a distilled image, in pixels.
+    factor
+        Patches along each side of a distilled image.
+    crops
+        Random crops of an image, M.
+    canvas
+        What the observer sees: the patch on a canvas of its own side ("pad"), or the patch alone
+        ("native").
+    seed
+        In [0, 2^63).
 
     Raises
     ------
@@ -123,19 +153,28 @@ class PatchMaker:
     ----------
     observer
         The one that takes what `shown` makes.
-    side, factor
-        Of a distilled image, in pixels, and the patches along it.
+    patch_side
+        Height and width of a patch, in pixels.
     """
 
     def __init__(
-        self, source: Source, config: RdedConfig, observer: Observer, side: int, factor: int
+        self,
+        source: Source,
+        observer: Observer,
+        *,
+        side: int,
+        factor: int,
+        crops: int,
+        canvas: Literal["pad", "native"] = "pad",
+        seed: int = 0,
     ) -> None:
         self.source = source
-        self.seed = config.seed
-        self.crops = config.crops
+        self.seed = seed
+        self.crops = crops
+        self.side, self.factor = side, factor
         self.patch_side = side // factor
         self.observer = observer
-        if config.canvas == "native" and self.patch_side != observer.side:
+        if canvas == "native" and self.patch_side != observer.side:
             self.observer = observer.with_side(self.patch_side)
         self._ids = torch.from_numpy(source.ids)
 
@@ -192,15 +231,15 @@ class PatchMaker:
         return [CutPatch(*each) for each in zip(crops, pixels, boxes.tolist(), strict=True)]
 
 
-def select(scores: torch.Tensor, first_place: int, count: int) -> list[KeyPatch]:
+def select(scores: torch.Tensor, first: int, count: int) -> list[KeyPatch]:
     """Choose the best crop of every image, then the best images of the class (stage 4).
 
     Parameters
     ----------
     scores
         (n, M) float32, of one class.
-    first_place
-        Place of its first image in the pre-selection.
+    first
+        The first candidate of the class.
     count
         Key patches wanted.
 
@@ -212,11 +251,11 @@ def select(scores: torch.Tensor, first_place: int, count: int) -> list[KeyPatch]
     labels = torch.zeros(len(scores), dtype=torch.int64)
     chosen = select_key_patches(scores, labels, count, 1)
     return [
-        KeyPatch(first_place + image, crop, value)
-        for image, crop, value in zip(
+        KeyPatch(first + row, crop, value)
+        for row, crop, value in zip(
             chosen.image[0].tolist(), chosen.crop[0].tolist(), chosen.score[0].tolist(), strict=True
         )
-        if image >= 0
+        if row >= 0
     ]
 
 
@@ -227,8 +266,6 @@ def assemble(
     known: Mapping[int, CutPatch],
     *,
     ipc: int,
-    factor: int,
-    side: int,
     workers: int,
     budget: int,
 ) -> tuple[torch.Tensor, list[dict[str, object]]]:
@@ -236,36 +273,38 @@ def assemble(
 
     Parameters
     ----------
+    maker, selection
+        Those of the run.
     ranked
         IPC·f² key patches, best first.
     known
-        Patches at hand, by place in the pre-selection; those of other crops do not count.
-    ipc, factor, side
-        Of the distilled images.
+        Patches at hand, by candidate; those of other crops do not count.
+    ipc
+        Distilled images of the class.
     workers, budget
         Threads that decode, and bytes of decoded images that may wait.
 
     Returns
     -------
     tuple[torch.Tensor, list[dict[str, object]]]
-        (IPC, S, S, 3) uint8, and one provenance row per patch, by image and cell.
+        (IPC, 3, S, S) uint8, and one provenance row per patch, by image and cell.
     """
     have = {
-        key.place: known[key.place]
+        key.candidate: known[key.candidate]
         for key in ranked
-        if key.place in known and known[key.place].crop == key.crop
+        if key.candidate in known and known[key.candidate].crop == key.crop
     }
-    missing = [key for key in ranked if key.place not in have]
+    missing = [key for key in ranked if key.candidate not in have]
     have |= _cut_again(maker, selection, missing, workers=workers, budget=budget)
-    patches = torch.stack([have[key.place].pixels for key in ranked])
+    patches = torch.stack([have[key.candidate].pixels for key in ranked])
     rows = []
     for rank, key in enumerate(ranked):
-        top, left, height, width = have[key.place].box
+        top, left, height, width = have[key.candidate].box
         row = {
-            "class": int(selection.labels[key.place]),
+            "class": int(selection.labels[key.candidate]),
             "image": rank % ipc,
             "cell": rank // ipc,
-            "source": maker.source.keys[selection.indices[key.place]],
+            "source": maker.source.keys[selection.indices[key.candidate]],
             "top": top,
             "left": left,
             "height": height,
@@ -274,8 +313,7 @@ def assemble(
         }
         rows.append(row)
     rows.sort(key=lambda row: (row["image"], row["cell"]))
-    tiled = collage(patches[None], factor, side)[0]
-    return tiled.permute(0, 2, 3, 1).contiguous(), rows
+    return collage(patches[None], maker.factor, maker.side)[0], rows
 
 
 def _cut_again(
@@ -286,8 +324,8 @@ def _cut_again(
     workers: int,
     budget: int,
 ) -> dict[int, CutPatch]:
-    """Decode the images of key patches and cut these, by place."""
-    indices = [int(selection.indices[key.place]) for key in keys]
+    """Decode the images of key patches and cut these, by candidate."""
+    indices = [int(selection.indices[key.candidate]) for key in keys]
     images = decode_ahead(maker.source, indices, workers=workers, budget=budget)
     cut = {}
     for key, index, image in zip(keys, indices, images, strict=True):
@@ -296,5 +334,5 @@ def _cut_again(
                 f"{maker.source.description}: {maker.source.keys[index]} could be read when it "
                 f"was scored, and no longer: {image}"
             )
-        [cut[key.place]] = maker.cut([index], [image], [key.crop])
+        [cut[key.candidate]] = maker.cut([index], [image], [key.crop])
     return cut

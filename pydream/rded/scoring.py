@@ -15,11 +15,11 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,17 +30,13 @@ from pydream.data.decode import EncodedJpeg
 from pydream.data.device_jpeg import decode_on
 from pydream.data.prefetch import read_ahead
 from pydream.errors import PydreamError
-from pydream.models import Observer
 from pydream.ops import check_values, realism_scores
-from pydream.rded.config import RdedConfig
+from pydream.rded.memory import QUEUED, MemoryShares
 from pydream.rded.patches import PatchMaker, Preselection
 from pydream.streams import to_device
 from pydream.timeline import Stopwatch
 
 _Decoded: TypeAlias = torch.Tensor | EncodedJpeg | ImageError
-
-# Batches behind the one whose scores the host waits for; on the CPU there is nothing to wait for.
-_QUEUED = {"cpu": 0, "cuda": 2}
 
 
 @dataclass(frozen=True)
@@ -49,19 +45,19 @@ class ScoredImages:
 
     Attributes
     ----------
-    places
-        (g,) their places in the pre-selection, rising.
+    candidates
+        The g images, rising.
     scores
         (g, M) float32, on the CPU; minus infinity for an image that could not be used.
     errors
-        Why, by place in the pre-selection.
+        Why, by candidate.
     enlarged
-        Places of the images that are smaller than a patch.
+        Candidates that are smaller than a patch.
     images
-        The g images, (H, W, 3) uint8; None where the memory budget has no room for them.
+        Their pixels, (H, W, 3) uint8; None where the memory budget has no room for them.
     """
 
-    places: list[int]
+    candidates: list[int]
     scores: torch.Tensor
     errors: dict[int, str]
     enlarged: list[int]
@@ -73,17 +69,39 @@ def group_size(tile: int, crops: int) -> int:
     return tile // math.gcd(tile, crops)
 
 
-def batch_images(config: RdedConfig, observer: Observer) -> int:
-    """Return how many images to score at a time: whole groups, three batches in half the budget."""
-    group = group_size(observer.tile, config.crops)
+@dataclass(frozen=True)
+class ScoringLimits:
+    """What scoring may take at a time; no score depends on it, but for where JPEGs are decoded.
+
+    Attributes
+    ----------
+    batch_size
+        Patches cropped and scored at a time.
+    decode
+        Where JPEGs are decoded: by the CPU ("host") or by the observer's GPU ("device").
+    workers
+        Threads that read and decode.
+    memory
+        Bytes of patches and images.
+    """
+
+    batch_size: int
+    decode: Literal["host", "device"]
+    workers: int
+    memory: MemoryShares
+
+
+def batch_images(maker: PatchMaker, limits: ScoringLimits) -> int:
+    """Return how many images to score at a time: whole groups, within the limits."""
+    observer, crops = maker.observer, maker.crops
+    group = group_size(observer.tile, crops)
     patch_bytes = 3 * observer.side**2 * observer.dtype.itemsize
-    budget = config.memory_budget * 2**20 // 2 // 3
-    patches = min(config.batch_size, budget // patch_bytes)
-    return max(1, patches // (group * config.crops)) * group
+    patches = min(limits.batch_size, limits.memory.patches // patch_bytes)
+    return max(1, patches // (group * crops)) * group
 
 
 def needed_images(
-    selection: Preselection, observer: Observer, crops: int, finished: set[int]
+    maker: PatchMaker, selection: Preselection, finished: Collection[int]
 ) -> npt.NDArray[np.bool_]:
     """Mark the images to score when some classes are finished: (n,) bool.
 
@@ -91,7 +109,7 @@ def needed_images(
     may depend on the other rows of a pass. So a group is scored whole or not at all.
     """
     wanted = ~np.isin(selection.labels, list(finished))
-    group = group_size(observer.tile, crops)
+    group = group_size(maker.observer.tile, maker.crops)
     groups = np.arange(len(wanted)) // group
     return np.isin(groups, groups[wanted])
 
@@ -100,7 +118,7 @@ def score(
     maker: PatchMaker,
     selection: Preselection,
     needed: npt.NDArray[np.bool_],
-    config: RdedConfig,
+    limits: ScoringLimits,
     watch: Stopwatch,
 ) -> Iterator[ScoredImages]:
     """Score the crops of the images needed, in order (equation 7).
@@ -108,6 +126,17 @@ def score(
     Images are read and decoded on threads. Batches cross the borders of classes; they begin at
     whole groups. Where the observer's device has too little memory, batches are halved, and if
     that is not enough its passes; then the last bits of later scores may be others.
+
+    Parameters
+    ----------
+    maker, selection
+        Those of the run.
+    needed
+        (n,) bool: which candidates to score; see `needed_images`.
+    limits
+        What scoring may take at a time.
+    watch
+        Told of the seconds of each stage.
 
     Yields
     ------
@@ -119,11 +148,11 @@ def score(
     PydreamError
         If a score is not a number: names the image. If not one image fits the device.
     """
-    places = np.flatnonzero(needed)
-    while len(places):
+    candidates = np.flatnonzero(needed)
+    while len(candidates):
         try:
-            for scored in _Run(maker, selection, config, watch).scores(places):
-                places = places[len(scored.places) :]
+            for scored in _ScoringRun(maker, selection, limits, watch).scores(candidates):
+                candidates = candidates[len(scored.candidates) :]
                 yield scored
         except PydreamError:
             # What the batches still under way report is the same, and not the next op's to raise.
@@ -131,9 +160,9 @@ def score(
                 check_values(maker.observer.device)
             raise
         except torch.OutOfMemoryError as error:
-            images = batch_images(config, maker.observer)
-            if images > group_size(maker.observer.tile, config.crops):
-                config = replace(config, batch_size=max(1, images * config.crops // 2))
+            images = batch_images(maker, limits)
+            if images > group_size(maker.observer.tile, maker.crops):
+                limits = replace(limits, batch_size=max(1, images * maker.crops // 2))
             else:
                 maker.observer.halve_tile(error)
 
@@ -142,7 +171,7 @@ def score(
 class _Batch:
     """Images made into patches; `ready` is an event of the stream that made them."""
 
-    places: list[int]
+    candidates: list[int]
     patches: torch.Tensor  # [g·M, 3, S, S]
     errors: dict[int, str]
     enlarged: list[int]
@@ -158,18 +187,18 @@ class _Queued:
     arrived: torch.cuda.Event | None
 
 
-class _Run:
+class _ScoringRun:
     """Scores images in batches until it ends, or the device's memory does."""
 
     def __init__(
-        self, maker: PatchMaker, selection: Preselection, config: RdedConfig, watch: Stopwatch
+        self, maker: PatchMaker, selection: Preselection, limits: ScoringLimits, watch: Stopwatch
     ) -> None:
         self._maker = maker
         self._selection = selection
-        self._config = config
+        self._limits = limits
         self._watch = watch
         self._device = maker.observer.device
-        self._queued = _QUEUED.get(self._device.type, 0)
+        self._queued = QUEUED.get(self._device.type, 0)
         self._turn: threading.Event | None = None
         if self._device.type == "cpu":
             self._turn = threading.Event()
@@ -177,16 +206,11 @@ class _Run:
         self._stream: torch.cuda.Stream | None = None
         if self._device.type == "cuda":
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        # Half of the budget is for patches, a quarter each for images that wait for their batch and
-        # for those of the batches under way: one being prepared, one being scored, and the queue.
-        quarter = config.memory_budget * 2**20 // 4
-        self._waiting_bytes = quarter
-        self._batch_bytes = quarter // (self._queued + 2)
 
-    def scores(self, places: npt.NDArray[np.int64]) -> Iterator[ScoredImages]:
+    def scores(self, candidates: npt.NDArray[np.int64]) -> Iterator[ScoredImages]:
         queue: deque[_Queued] = deque()
-        with closing(self._decoded(places)) as decoded:
-            with closing(self._batches(places, decoded)) as batches:
+        with closing(self._decoded(candidates)) as decoded:
+            with closing(self._batches(candidates, decoded)) as batches:
                 try:
                     for batch in batches:
                         queue.append(self._launch(batch))
@@ -199,22 +223,22 @@ class _Run:
             while queue:
                 yield self._collect(queue.popleft())
 
-    def _decoded(self, places: npt.NDArray[np.int64]) -> Generator[_Decoded, None, None]:
-        source, workers = self._maker.source, self._config.workers
-        indices = self._selection.indices[places].tolist()
-        budget = self._waiting_bytes
-        if self._config.decode == "device":
+    def _decoded(self, candidates: npt.NDArray[np.int64]) -> Generator[_Decoded, None, None]:
+        source, workers = self._maker.source, self._limits.workers
+        indices = self._selection.indices[candidates].tolist()
+        budget = self._limits.memory.waiting
+        if self._limits.decode == "device":
             return read_ahead(source, indices, workers=workers, budget=budget)
         return decode_ahead(source, indices, workers=workers, budget=budget, turn=self._turn)
 
     def _batches(
-        self, places: npt.NDArray[np.int64], decoded: Iterator[_Decoded]
+        self, candidates: npt.NDArray[np.int64], decoded: Iterator[_Decoded]
     ) -> Generator[_Batch, None, None]:
         """Prepare the batches: for the CPU each when it is wanted, for a GPU one ahead."""
-        step = batch_images(self._config, self._maker.observer)
+        step = batch_images(self._maker, self._limits)
         groups = [
             group.tolist()
-            for group in np.split(places, np.flatnonzero(np.diff(places // step)) + 1)
+            for group in np.split(candidates, np.flatnonzero(np.diff(candidates // step)) + 1)
         ]
         if self._turn is not None:
             for group in groups:
@@ -228,54 +252,54 @@ class _Run:
                 yield batch
             yield prepared.result()
 
-    def _prepare(self, places: list[int], decoded: Iterator[_Decoded]) -> _Batch:
+    def _prepare(self, candidates: list[int], decoded: Iterator[_Decoded]) -> _Batch:
         """Decode and crop the images of a batch, no more of them at a time than the budget has."""
         maker, crops = self._maker, self._maker.crops
         errors: dict[int, str] = {}
         enlarged: list[int] = []
         images: list[torch.Tensor] | None = None
         with self._on_stream():
-            patches = maker.empty(len(places))
+            patches = maker.empty(len(candidates))
             done = 0
-            while done < len(places):
+            while done < len(candidates):
                 with self._watch("wait for decoding"):
-                    taken = self._take(places[done:], decoded, errors, enlarged)
+                    taken = self._take(candidates[done:], decoded, errors, enlarged)
                 piece, broken = decode_on(self._device, taken)
-                errors |= {places[done + row]: reason for row, reason in broken.items()}
-                indices = self._selection.indices[places[done : done + len(piece)]].tolist()
+                errors |= {candidates[done + row]: reason for row, reason in broken.items()}
+                indices = self._selection.indices[candidates[done : done + len(piece)]].tolist()
                 rows = slice(done * crops, (done + len(piece)) * crops)
                 read = sum(image.nbytes for image in piece)
                 with self._watch("crop", self._device, nbytes=read + patches[rows].nbytes):
                     maker.shown(indices, piece, out=patches[rows])
                 done += len(piece)
                 on_host = all(image.device.type == "cpu" for image in piece)
-                images = piece if on_host and len(piece) == len(places) else None
+                images = piece if on_host and len(piece) == len(candidates) else None
             ready = None if self._stream is None else self._stream.record_event()
-        return _Batch(places, patches, errors, enlarged, images, ready)
+        return _Batch(candidates, patches, errors, enlarged, images, ready)
 
     def _on_stream(self) -> AbstractContextManager[object]:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def _take(
         self,
-        places: list[int],
+        candidates: list[int],
         decoded: Iterator[_Decoded],
         errors: dict[int, str],
         enlarged: list[int],
     ) -> list[torch.Tensor | EncodedJpeg]:
-        """Take images, up to all of these places, until the budget is reached."""
+        """Take images, up to all of these candidates, until the budget is reached."""
         side = self._maker.patch_side
         images: list[torch.Tensor | EncodedJpeg] = []
         size = 0
-        for place, image in zip(places, decoded, strict=False):
+        for candidate, image in zip(candidates, decoded, strict=False):
             if isinstance(image, ImageError):
-                errors[place] = str(image)
+                errors[candidate] = str(image)
                 image = torch.zeros((side, side, 3), dtype=torch.uint8)
             elif self._maker.enlarges(image):
-                enlarged.append(place)
+                enlarged.append(candidate)
             images.append(image)  # an unusable image keeps its rows, so that no other moves
             size += image.nbytes
-            if size >= self._batch_bytes or len(images) == len(places):
+            if size >= self._limits.memory.images or len(images) == len(candidates):
                 break
         return images
 
@@ -289,10 +313,14 @@ class _Run:
         with self._watch("observer", self._device), self._observers_turn():
             logits = maker.observer.logits(batch.patches)
         with self._watch("score", self._device, nbytes=logits.nbytes):
-            good = [row for row, place in enumerate(batch.places) if place not in batch.errors]
-            labels = torch.from_numpy(self._selection.labels[batch.places])
-            if len(good) < len(batch.places):
-                logits = logits.reshape(len(batch.places), crops, -1)[good].flatten(0, 1)
+            good = [
+                row
+                for row, candidate in enumerate(batch.candidates)
+                if candidate not in batch.errors
+            ]
+            labels = torch.from_numpy(self._selection.labels[batch.candidates])
+            if len(good) < len(batch.candidates):
+                logits = logits.reshape(len(batch.candidates), crops, -1)[good].flatten(0, 1)
                 labels = labels[good]
             labels = to_device(labels.repeat_interleave(crops), logits.device)
             try:
@@ -300,14 +328,14 @@ class _Run:
             except ValueError as error:
                 bad = logits.logsumexp(1).isfinite().logical_not().nonzero()
                 if len(bad):
-                    place = batch.places[good[int(bad[0, 0]) // crops]]
-                    raise self._not_a_number(place) from error
+                    candidate = batch.candidates[good[int(bad[0, 0]) // crops]]
+                    raise self._not_a_number(candidate) from error
                 raise
-            if len(good) < len(batch.places):
-                found, scores = scores, scores.new_full((len(batch.places), crops), -math.inf)
+            if len(good) < len(batch.candidates):
+                found, scores = scores, scores.new_full((len(batch.candidates), crops), -math.inf)
                 scores[good] = found
             host, arrived = self._to_host(scores)
-        scored = ScoredImages(batch.places, host, batch.errors, batch.enlarged, batch.images)
+        scored = ScoredImages(batch.candidates, host, batch.errors, batch.enlarged, batch.images)
         return _Queued(scored, arrived)
 
     @contextmanager
@@ -337,13 +365,13 @@ class _Run:
         scored = replace(queued.scored, scores=queued.scored.scores.clone())
         bad = scored.scores.isnan().any(dim=1).nonzero()
         if len(bad):
-            raise self._not_a_number(scored.places[int(bad[0, 0])])
+            raise self._not_a_number(scored.candidates[int(bad[0, 0])])
         return scored
 
-    def _not_a_number(self, place: int) -> PydreamError:
+    def _not_a_number(self, candidate: int) -> PydreamError:
         source = self._maker.source
         return PydreamError(
             f"{source.description}: the observer's scores of "
-            f"{source.keys[self._selection.indices[place]]} are not numbers: its weights are "
+            f"{source.keys[self._selection.indices[candidate]]} are not numbers: its weights are "
             "damaged, or too large for this precision (try --precision float32)"
         )

@@ -73,7 +73,7 @@ def write_report(
     images = _images(distilled)
     sheet = contact_sheet(images, distilled.labels, distilled.class_names)
     with ThreadPoolExecutor(1) as beside:  # encoding does not need the GIL, the page does
-        encoded = beside.submit(png, torch.from_numpy(np.array(sheet)))
+        encoded = beside.submit(png, torch.from_numpy(np.array(sheet)).permute(2, 0, 1))
         write(distilled.path / "report.html", _render(distilled, images, pictures).encode())
         write(distilled.path / "contact_sheet.png", encoded.result())
 

@@ -108,7 +108,7 @@ class SetWriter(PartialRun):
         label
             The class.
         images
-            (IPC, S, S, 3) uint8.
+            (IPC, 3, S, S) uint8.
         record
             What `finished_class` shall return.
         image_format, quality
@@ -200,21 +200,23 @@ def check_free(out: Path) -> None:
 
 
 def png(image: torch.Tensor) -> bytes:
-    """Encode (H, W, 3) uint8 as PNG."""
-    if _torchvision_png is None:
-        stream = io.BytesIO()
-        Image.fromarray(image.numpy()).save(stream, "PNG", compress_level=_PNG_LEVEL)
-        return stream.getvalue()
-    return _torchvision_png(image.permute(2, 0, 1).contiguous(), _PNG_LEVEL).numpy().tobytes()
+    """Encode a (3, H, W) uint8 image as PNG."""
+    if _torchvision_png is not None:
+        return _torchvision_png(image.contiguous(), _PNG_LEVEL).numpy().tobytes()
+    stream = io.BytesIO()
+    _picture(image).save(stream, "PNG", compress_level=_PNG_LEVEL)
+    return stream.getvalue()
 
 
 def save_image(image: torch.Tensor, file: Path, quality: int) -> None:
-    """Store one (S, S, 3) uint8 image in the format its suffix names."""
+    """Store a (3, H, W) uint8 image in the format that the file's suffix names."""
     if file.suffix == ".png":
         file.write_bytes(png(image))
-        return
-    picture = Image.fromarray(image.numpy())
-    if file.suffix == ".webp":
-        picture.save(file, quality=quality, method=4)
+    elif file.suffix == ".webp":
+        _picture(image).save(file, quality=quality, method=4)
     else:
-        picture.save(file, quality=quality, subsampling=0)
+        _picture(image).save(file, quality=quality, subsampling=0)
+
+
+def _picture(image: torch.Tensor) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())

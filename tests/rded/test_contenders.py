@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from scoring_limits import limits
 
 from pydream.data import open_source
 from pydream.models import load_observer
-from pydream.rded import RdedConfig
 from pydream.rded.contenders import Contenders
 from pydream.rded.patches import PatchMaker, assemble, preselect, select
 from pydream.rded.scoring import ScoredImages, score
@@ -17,16 +17,16 @@ from pydream.timeline import Stopwatch
 
 @pytest.fixture
 def maker(folder, random_observer):
-    config = RdedConfig(source=str(folder), observer=str(random_observer), ipc=1, factor=2, crops=3)
-    return PatchMaker(open_source(folder), config, load_observer(random_observer), 32, 2)
+    observer = load_observer(random_observer)
+    return PatchMaker(open_source(folder), observer, side=32, factor=2, crops=3)
 
 
 def cut_of_all(maker, selection, scores, sizes, count):
     """Feed batches of these sizes, whole classes or not, and take every class."""
     contenders = Contenders(maker, selection, count)
-    for places in np.split(np.arange(len(scores)), np.cumsum(sizes)):
-        images = [maker.source.image(int(selection.indices[place])) for place in places]
-        contenders.add(ScoredImages(places.tolist(), scores[places], {}, [], images))
+    for batch in np.split(np.arange(len(scores)), np.cumsum(sizes)):
+        images = [maker.source.image(int(selection.indices[each])) for each in batch]
+        contenders.add(ScoredImages(batch.tolist(), scores[batch], {}, [], images))
     return {label: contenders.take(label) for label in range(4)}
 
 
@@ -42,28 +42,28 @@ def test_the_best_of_every_class_are_held_and_no_others(maker, sizes, count):
     for label in range(4):
         chosen = select(scores[label * 11 : label * 11 + 11], label * 11, count)
         wanted = [key for key in chosen if key.score > -torch.inf]
-        assert sorted(held[label]) == sorted(key.place for key in wanted)
+        assert sorted(held[label]) == sorted(key.candidate for key in wanted)
         for key in wanted:
-            index = int(selection.indices[key.place])
+            index = int(selection.indices[key.candidate])
             [again] = maker.cut([index], [maker.source.image(index)], [key.crop])
-            patch = held[label][key.place]
+            patch = held[label][key.candidate]
             assert (patch.crop, patch.box) == (again.crop, again.box)
             assert torch.equal(patch.pixels, again.pixels)
 
 
 def test_winners_at_hand_are_not_decoded_again(maker, monkeypatch):
     selection = preselect(maker.source, 300, 0)
-    config = RdedConfig(source="unused", observer="unused", crops=3)
     contenders = Contenders(maker, selection, 4)
     scores = torch.empty(44, 3)
-    for batch in score(maker, selection, np.ones(44, dtype=bool), config, Stopwatch()):
-        scores[batch.places] = batch.scores
+    for batch in score(maker, selection, np.ones(44, dtype=bool), limits(), Stopwatch()):
+        scores[batch.candidates] = batch.scores
         contenders.add(batch)
     ranked, known = select(scores[:11], 0, 4), contenders.take(0)
-    options = {"ipc": 1, "factor": 2, "side": 32, "workers": 1, "budget": 1 << 20}
+    options = {"ipc": 1, "workers": 1, "budget": 1 << 20}
     again, rows = assemble(maker, selection, ranked, {}, **options)
-    other_crop = dataclasses.replace(known[ranked[0].place], crop=known[ranked[0].place].crop + 1)
-    mended = assemble(maker, selection, ranked, {**known, ranked[0].place: other_crop}, **options)
+    first = ranked[0].candidate
+    other_crop = dataclasses.replace(known[first], crop=known[first].crop + 1)
+    mended = assemble(maker, selection, ranked, {**known, first: other_crop}, **options)
     assert torch.equal(mended[0], again)
     monkeypatch.setattr(maker.source, "read", None)
     kept, kept_rows = assemble(maker, selection, ranked, known, **options)

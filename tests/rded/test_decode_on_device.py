@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 from types import SimpleNamespace
 
@@ -12,7 +11,7 @@ from PIL import Image
 
 from pydream.data import device_jpeg
 from pydream.errors import PydreamError
-from pydream.rded import RdedConfig, distill
+from pydream.rded import RdedConfig, distill, opening
 
 
 def run(folder, observer, out, **changes):
@@ -42,8 +41,7 @@ def test_the_same_images_are_distilled(folder, random_observer, tmp_path, monkey
     waited = SimpleNamespace(synchronize=lambda: None)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: waited)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-    module = importlib.import_module("pydream.rded.distill")  # its name is the function's, too
-    monkeypatch.setattr(module, "decodes_jpeg", lambda device: True)
+    monkeypatch.setattr(opening, "decodes_jpeg", lambda device: True)
     damaged = folder / "bee" / "04.jpg"
     data = damaged.read_bytes()
     small = io.BytesIO()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scoring_limits import limits
 from torch import nn
 
 from pydream.data import open_source
@@ -57,15 +58,14 @@ def test_no_memory_for_one_image(random_observer):
 @pytest.mark.parametrize("patches", [3 * 8, 3 * 40])
 def test_batches_are_halved_where_patches_do_not_fit(folder, random_observer, monkeypatch, patches):
     source = open_source(folder)
-    config = RdedConfig(source=str(folder), observer="unused", factor=2, crops=3)
     selection = preselect(source, 300, 0)
 
     def scores(tile):
         observer = load_observer(random_observer)
         observer.tile = tile
-        maker = PatchMaker(source, config, observer, 32, 2)
-        found = list(score(maker, selection, np.ones(44, dtype=bool), config, Stopwatch()))
-        assert [place for batch in found for place in batch.places] == list(range(44))
+        maker = PatchMaker(source, observer, side=32, factor=2, crops=3)
+        found = list(score(maker, selection, np.ones(44, dtype=bool), limits(), Stopwatch()))
+        assert [each for batch in found for each in batch.candidates] == list(range(44))
         return torch.cat([batch.scores for batch in found])
 
     fitting = 32 if patches > 3 * 32 else 8

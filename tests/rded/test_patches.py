@@ -1,16 +1,14 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scoring_limits import limits
 from torchvision.transforms.v2 import functional as tvf
 
-from pydream.data import open_source
-from pydream.models import load_observer
-from pydream.rded import RdedConfig
+from pydream.data import Source, open_source
+from pydream.models import Observer, load_observer
 from pydream.rded.patches import PatchMaker, assemble, preselect, select
 from pydream.rded.scoring import batch_images, group_size, needed_images, score
 from pydream.timeline import Stopwatch
@@ -19,9 +17,11 @@ from pydream.timeline import Stopwatch
 SCORE_TOLERANCE = 2e-4
 
 
-def config_for(folder: Path, observer: Path, **changes: object) -> RdedConfig:
-    settings: dict[str, object] = {"ipc": 2, "factor": 2, "crops": 3, "preselect": 9, **changes}
-    return RdedConfig(source=str(folder), observer=str(observer), **settings)
+CROPS = 3
+
+
+def make_maker(source: Source, observer: Observer) -> PatchMaker:
+    return PatchMaker(source, observer, side=32, factor=2, crops=CROPS)
 
 
 def test_preselect_draws_without_replacement(folder):
@@ -63,11 +63,11 @@ def test_preselect_is_uniform(folder):
 
 
 def test_the_boxes_of_an_image_depend_on_nothing_else_in_the_source(folder, random_observer):
-    config, observer = config_for(folder, random_observer), load_observer(random_observer)
+    observer = load_observer(random_observer)
 
     def boxes_by_key() -> dict[str, list[list[int]]]:
         source = open_source(folder)
-        maker = PatchMaker(source, config, observer, 32, 2)
+        maker = make_maker(source, observer)
         indices = list(range(len(source)))
         boxes = maker.boxes(indices, [source.image(index) for index in indices])
         return dict(zip(source.keys, boxes.tolist(), strict=True))
@@ -80,10 +80,10 @@ def test_the_boxes_of_an_image_depend_on_nothing_else_in_the_source(folder, rand
     assert all(before[key] == boxes for key, boxes in after.items())
 
 
-def published_scores(maker, observer, selection, config):
+def published_scores(maker, observer, selection):
     """Stage 3 with torchvision's crop on float images and the network unbatched."""
     rows = []
-    for place, index in enumerate(selection.indices):
+    for candidate, index in enumerate(selection.indices):
         image = maker.source.image(int(index))
         boxes = maker.boxes([int(index)], [image])[0]
         float_image = image.permute(2, 0, 1).float() / 255
@@ -96,26 +96,25 @@ def published_scores(maker, observer, selection, config):
             pad = (observer.side - side) // 2
             patch = F.pad(patch, [pad, observer.side - side - pad] * 2)
             logits = observer.logits(patch[None])
-            label = torch.tensor([int(selection.labels[place])])
+            label = torch.tensor([int(selection.labels[candidate])])
             rows.append(-F.cross_entropy(logits, label).item())
-    return torch.tensor(rows).reshape(-1, config.crops)
+    return torch.tensor(rows).reshape(-1, CROPS)
 
 
-def run_scores(maker, selection, config, needed=None):
+def run_scores(maker, selection, how=None, needed=None):
     needed = np.ones(len(selection.indices), dtype=bool) if needed is None else needed
-    scores = torch.full((len(selection.indices), config.crops), torch.nan)
-    for batch in score(maker, selection, needed, config, Stopwatch()):
-        scores[batch.places] = batch.scores
+    scores = torch.full((len(selection.indices), CROPS), torch.nan)
+    for batch in score(maker, selection, needed, how or limits(), Stopwatch()):
+        scores[batch.candidates] = batch.scores
     return scores
 
 
 def test_scores_are_those_of_the_published_pipeline(folder, random_observer):
-    config = config_for(folder, random_observer)
     source, observer = open_source(folder), load_observer(random_observer)
-    maker = PatchMaker(source, config, observer, 32, 2)
-    selection = preselect(source, config.preselect, 0)
-    ours = run_scores(maker, selection, config)
-    published = published_scores(maker, observer, selection, config)
+    maker = make_maker(source, observer)
+    selection = preselect(source, 9, 0)
+    ours = run_scores(maker, selection)
+    published = published_scores(maker, observer, selection)
     torch.testing.assert_close(ours, published, rtol=0, atol=SCORE_TOLERANCE)
     assert published.std() > 10 * SCORE_TOLERANCE  # else the comparison would say nothing
 
@@ -125,12 +124,10 @@ def test_scores_are_those_of_the_published_pipeline(folder, random_observer):
 def test_scores_are_the_same_bits_whatever_the_batch(folder, random_observer, batch_size, finished):
     source, observer = open_source(folder), load_observer(random_observer)
     selection = preselect(source, 9, 0)
-    whole = config_for(folder, random_observer)
-    reference = run_scores(PatchMaker(source, whole, observer, 32, 2), selection, whole)
-    config = config_for(folder, random_observer, batch_size=batch_size, workers=1)
-    maker = PatchMaker(source, config, observer, 32, 2)
-    needed = needed_images(selection, observer, config.crops, finished)
-    scores = run_scores(maker, selection, config, needed)
+    maker = make_maker(source, observer)
+    reference = run_scores(maker, selection)
+    needed = needed_images(maker, selection, finished)
+    scores = run_scores(maker, selection, limits(batch_size=batch_size, workers=1), needed)
     assert torch.equal(scores[needed], reference[needed])
     unfinished = ~np.isin(selection.labels, list(finished))
     assert needed[unfinished].all()
@@ -146,12 +143,10 @@ def test_a_group_fills_whole_passes(tile, crops):
 @pytest.mark.parametrize(("precision", "bytes_of_one"), [("float32", 4), ("bfloat16", 2)])
 def test_the_memory_budget_bounds_a_batch(folder, random_observer, precision, bytes_of_one):
     observer = load_observer(random_observer, precision=precision)
+    maker = PatchMaker(open_source(folder), observer, side=32, factor=2, crops=5)
     patch_bytes = 3 * 32 * 32 * bytes_of_one
     for budget in (1, 16, 256):
-        config = config_for(
-            folder, random_observer, batch_size=10**6, memory_budget=budget, crops=5
-        )
-        images = batch_images(config, observer)
+        images = batch_images(maker, limits(batch_size=10**6, megabytes=budget))
         group = group_size(observer.tile, 5)
         assert images % group == 0
         assert images == group or 3 * images * 5 * patch_bytes <= budget * 2**20 / 2
@@ -159,8 +154,8 @@ def test_the_memory_budget_bounds_a_batch(folder, random_observer, precision, by
 
 def test_select_takes_the_best_crop_of_the_best_images():
     scores = torch.tensor([[-3.0, -1.0], [-0.5, -0.5], [-torch.inf, -torch.inf], [-1.0, -2.0]])
-    ranked = select(scores, first_place=10, count=4)
-    assert [(patch.place, patch.crop, patch.score) for patch in ranked] == [
+    ranked = select(scores, first=10, count=4)
+    assert [(patch.candidate, patch.crop, patch.score) for patch in ranked] == [
         (11, 0, -0.5),
         (10, 1, -1.0),  # the tie goes to the image that comes first
         (13, 0, -1.0),
@@ -168,16 +163,13 @@ def test_select_takes_the_best_crop_of_the_best_images():
 
 
 def test_cells_hold_the_patches_their_provenance_names(folder, random_observer):
-    config = config_for(folder, random_observer)
     source, observer = open_source(folder), load_observer(random_observer)
-    maker = PatchMaker(source, config, observer, 32, 2)
-    selection = preselect(source, config.preselect, 0)
-    scores = run_scores(maker, selection, config)
+    maker = make_maker(source, observer)
+    selection = preselect(source, 9, 0)
+    scores = run_scores(maker, selection)
     ranked = select(scores[:9], 0, 8)
-    images, rows = assemble(
-        maker, selection, ranked, {}, ipc=2, factor=2, side=32, workers=2, budget=2**20
-    )
-    assert images.shape == (2, 32, 32, 3)
+    images, rows = assemble(maker, selection, ranked, {}, ipc=2, workers=2, budget=2**20)
+    assert images.shape == (2, 3, 32, 32)
     assert images.dtype == torch.uint8
     keys = list(source.keys)
     for row in rows:
@@ -188,5 +180,5 @@ def test_cells_hold_the_patches_their_provenance_names(folder, random_observer):
             pixels, row["top"], row["left"], row["height"], row["width"], [16, 16], antialias=True
         )
         top, left = row["cell"] // 2 * 16, row["cell"] % 2 * 16
-        cell = images[row["image"], top : top + 16, left : left + 16].permute(2, 0, 1)
+        cell = images[row["image"], :, top : top + 16, left : left + 16]
         assert (cell.int() - patch.int()).abs().max() <= 1  # torchvision's rounding of uint8

@@ -7,11 +7,12 @@ import importlib
 import numpy as np
 import pytest
 import torch
+from scoring_limits import limits
 
 from pydream.data import open_source
 from pydream.errors import PydreamError
 from pydream.models import load_observer
-from pydream.rded import RdedConfig, distill
+from pydream.rded import RdedConfig, distill, memory
 from pydream.rded.patches import PatchMaker, preselect
 from pydream.rded.scoring import score
 from pydream.timeline import Stopwatch
@@ -21,27 +22,26 @@ scoring = importlib.import_module("pydream.rded.scoring")
 
 @pytest.fixture(params=[1, 2, 100])
 def queued(request, monkeypatch):
-    monkeypatch.setitem(scoring._QUEUED, "cpu", request.param)
+    monkeypatch.setitem(memory.QUEUED, "cpu", request.param)
     return request.param
 
 
 def batches(folder, observer_file, tile=16, crops=4, **settings):
-    config = RdedConfig(source=str(folder), observer="unused", factor=2, crops=crops, **settings)
     source, observer = open_source(folder), load_observer(observer_file)
     observer.tile = tile
-    maker = PatchMaker(source, config, observer, 32, 2)
+    maker = PatchMaker(source, observer, side=32, factor=2, crops=crops)
     selection = preselect(source, 300, 0)
-    return list(score(maker, selection, np.ones(44, dtype=bool), config, Stopwatch()))
+    return list(score(maker, selection, np.ones(44, dtype=bool), limits(**settings), Stopwatch()))
 
 
 def test_batches_come_in_order_and_complete(folder, random_observer, monkeypatch):
     settings = {"batch_size": 16}
-    monkeypatch.setitem(scoring._QUEUED, "cpu", 0)
+    monkeypatch.setitem(memory.QUEUED, "cpu", 0)
     wanted = batches(folder, random_observer, **settings)
     for depth in (1, 2, 100):
-        monkeypatch.setitem(scoring._QUEUED, "cpu", depth)
+        monkeypatch.setitem(memory.QUEUED, "cpu", depth)
         got = batches(folder, random_observer, **settings)
-        assert [batch.places for batch in got] == [batch.places for batch in wanted]
+        assert [batch.candidates for batch in got] == [batch.candidates for batch in wanted]
         for ours, theirs in zip(got, wanted, strict=True):
             assert torch.equal(ours.scores, theirs.scores)
             assert all(map(torch.equal, ours.images, theirs.images))
@@ -50,7 +50,7 @@ def test_batches_come_in_order_and_complete(folder, random_observer, monkeypatch
 def test_a_set_has_the_same_bytes(folder, random_observer, tmp_path, monkeypatch):
     hashes = set()
     for depth in (0, 2):
-        monkeypatch.setitem(scoring._QUEUED, "cpu", depth)
+        monkeypatch.setitem(memory.QUEUED, "cpu", depth)
         config = RdedConfig(
             source=str(folder),
             observer=str(random_observer),
@@ -112,7 +112,7 @@ def test_nothing_is_left_for_the_next_op_to_raise(folder, random_observer, queue
 @pytest.mark.parametrize("megabytes", [1, 4, 256])
 def test_images_are_kept_only_within_the_budget(folder, random_observer, megabytes):
     # 64 images fill whole passes, so all 44 make one batch whatever the budget.
-    found = batches(folder, random_observer, tile=64, crops=5, memory_budget=megabytes)
+    found = batches(folder, random_observer, tile=64, crops=5, megabytes=megabytes)
     wanted = batches(folder, random_observer, tile=64, crops=5)
     assert len(found) == 1
     scores = torch.cat([batch.scores for batch in found])

@@ -1,0 +1,94 @@
+"""Classes whose images are being scored."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from pydream.rded.contenders import Contenders
+from pydream.rded.patches import CutPatch, PatchMaker, Preselection
+from pydream.rded.scoring import ScoredImages
+
+
+@dataclass(frozen=True)
+class ScoredClass:
+    """A class all of whose candidates have been scored.
+
+    Attributes
+    ----------
+    label
+        The class.
+    candidates
+        Its n candidates.
+    scores
+        (n, M) float32, on the CPU; minus infinity for an image that could not be used.
+    errors
+        Why, by candidate.
+    enlarged
+        Number of images that are smaller than a patch.
+    cut
+        The patches that may win and were cut while their images were at hand, by candidate.
+    """
+
+    label: int
+    candidates: range
+    scores: torch.Tensor
+    errors: dict[int, str]
+    enlarged: int
+    cut: dict[int, CutPatch]
+
+
+class OpenClasses:
+    """Collects the scores of classes, batch by batch, until each class is complete.
+
+    Parameters
+    ----------
+    maker, selection
+        Those of the run.
+    count
+        Key patches of a class.
+    finished
+        Classes that an earlier run has written; they are not given out.
+    """
+
+    def __init__(
+        self, maker: PatchMaker, selection: Preselection, count: int, finished: Collection[int]
+    ) -> None:
+        self._selection = selection
+        self._contenders = Contenders(maker, selection, count)
+        self._scores: dict[int, torch.Tensor] = {}
+        self._errors: dict[int, str] = {}
+        self._enlarged: set[int] = set()
+        self._scored = 0  # candidates below this one are
+        self._pending = deque(
+            label for label in range(len(selection.starts) - 1) if label not in finished
+        )
+
+    def add(self, batch: ScoredImages) -> None:
+        """Take in the scores of a batch; batches come in the order of their candidates."""
+        self._scores.update(zip(batch.candidates, batch.scores, strict=True))
+        self._errors.update(batch.errors)
+        self._enlarged.update(batch.enlarged)
+        self._contenders.add(batch)
+        self._scored = batch.candidates[-1] + 1
+
+    def pop_complete(self) -> Iterator[ScoredClass]:
+        """Give out the classes whose last candidate has been scored, and forget them."""
+        while self._pending and self._selection.candidates(self._pending[0]).stop <= self._scored:
+            yield self._pop(self._pending.popleft())
+
+    def _pop(self, label: int) -> ScoredClass:
+        candidates = self._selection.candidates(label)
+        # A GPU may find only while it decodes that it cannot read an image whose size is known.
+        enlarged = self._enlarged.intersection(candidates) - self._errors.keys()
+        return ScoredClass(
+            label,
+            candidates,
+            torch.stack([self._scores.pop(candidate) for candidate in candidates]),
+            {each: self._errors.pop(each) for each in candidates if each in self._errors},
+            len(enlarged),
+            self._contenders.take(label),
+        )

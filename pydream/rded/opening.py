@@ -1,0 +1,103 @@
+"""What an RDED run is given, opened: real images and an observer that fit together."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from pydream.data import Source, check_classes, has_split, open_source
+from pydream.data.device_jpeg import decodes_jpeg
+from pydream.data.resized import side_of
+from pydream.errors import PydreamError
+from pydream.models import Observer
+from pydream.models.inputs import ARCH, IMAGENET_MEAN, IMAGENET_STD
+from pydream.models.loading import load_configured_observer
+from pydream.processors import usable_processors
+from pydream.rded.config import RdedConfig
+
+# A rule of thumb, not a measurement: with fewer, a GPU would wait for the host's decoding.
+_MANY_PROCESSORS = 8
+
+
+def open_sources(config: RdedConfig, source: Source | None) -> tuple[Source, Source | None]:
+    """Return the images to distil, and the test split where there is one beside them."""
+    held_out = None
+    if source is None:
+        source = open_source(config.source, exif=config.exif)
+        if has_split(config.source, "test"):
+            held_out = open_source(config.source, "test", exif=config.exif)
+    check_classes(source)
+    return source, held_out
+
+
+def open_observer(
+    config: RdedConfig, observer: nn.Module | None, source: Source, device: torch.device
+) -> Observer:
+    """Return the observer, as it is before the order of its outputs is known."""
+    return load_configured_observer(
+        observer if observer is not None else config.observer,
+        config,
+        arch=config.arch,
+        side=config.side,
+        likely_side=_side_of_images(source) if config.side is None else None,
+        precision=config.precision,
+        device=device,
+        compiled=config.compile,
+    )
+
+
+def _side_of_images(source: Source) -> int | None:
+    """Return the side of the images where the first one can be read."""
+    try:
+        return side_of(source)
+    except PydreamError:
+        return None
+
+
+def unusual_normalisation(observer: Observer) -> dict[str, Any]:
+    """Return mean and std for the identity where neither settings nor weights decide them."""
+    usual = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    return {
+        f"observer_{name}": list(getattr(observer, name))
+        for name, values in usual.items()
+        if observer.origins[name] == ARCH and getattr(observer, name) != values
+    }
+
+
+def where_to_decode(wanted: str, device: torch.device) -> Literal["host", "device"]:
+    """Return where JPEGs are decoded; raises PydreamError if the device cannot do it and should."""
+    able = decodes_jpeg(device)
+    if wanted == "device" and not able:
+        raise PydreamError(
+            f"--decode device: torchvision decodes no JPEG on {device} here; take --decode host"
+        )
+    few = usable_processors() < _MANY_PROCESSORS
+    return "device" if able and (wanted == "device" or (wanted == "auto" and few)) else "host"
+
+
+def check_sizes(source: Source, config: RdedConfig, factor: int, side: int) -> None:
+    """Raise PydreamError if a class has too few images for the distilled ones."""
+    ipc, needed = config.ipc, config.ipc * factor**2
+    if factor > side:
+        raise PydreamError(f"factor {factor} is above the side of the images, {side}")
+    counts = np.bincount(source.labels, minlength=len(source.class_names))
+    least = int(counts.argmin())
+    if counts[least] < needed:
+        fitting = [
+            f"--ipc {counts[least] // each**2} --factor {each}"
+            for each in range(factor, 0, -1)
+            if counts[least] >= each**2
+        ]
+        raise PydreamError(
+            f"{source.description}: class {source.class_names[least]} has {counts[least]} images, "
+            f"fewer than the {needed} that ipc {ipc} and factor {factor} take; "
+            f"what would fit: {' or '.join(fitting[:2])}"
+        )
+    if config.preselect < needed:
+        raise PydreamError(
+            f"preselect {config.preselect} looks at fewer images of a class than the {needed} that "
+            f"ipc {ipc} and factor {factor} take: give --preselect {needed} or more"
+        )
