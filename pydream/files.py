@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -158,6 +159,30 @@ def disk_errors(path: Path, remedy: str = KEPT) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def written_beside(place: Path, remedy: str = KEPT) -> Iterator[Path]:
+    """Give a path beside the place of a file or folder, where it is made whole or not at all.
+
+    What the block has made there is put in its place at the end, in place of a file or an empty
+    folder that is there, or removed after an error.
+
+    Raises
+    ------
+    PydreamError
+        If it cannot be written.
+    """
+    beside = place.with_name(f".{place.name}.{os.getpid()}.beside")
+    with disk_errors(place, remedy):
+        try:
+            yield beside
+            beside.replace(place)
+        finally:
+            if beside.is_dir():
+                shutil.rmtree(beside, ignore_errors=True)
+            with contextlib.suppress(OSError):  # never made, or renamed
+                beside.unlink()
+
+
 def write_whole(file: Path, data: bytes, remedy: str = KEPT) -> None:
     """Write a file whole or not at all; one that is there is replaced.
 
@@ -166,14 +191,8 @@ def write_whole(file: Path, data: bytes, remedy: str = KEPT) -> None:
     PydreamError
         If it cannot be written.
     """
-    beside = file.with_name(f".{file.name}.{os.getpid()}.beside")
-    with disk_errors(file, remedy):
-        try:
-            beside.write_bytes(data)
-            beside.replace(file)
-        finally:
-            with contextlib.suppress(OSError):  # never made, or renamed
-                beside.unlink()
+    with written_beside(file, remedy) as beside:
+        beside.write_bytes(data)
 
 
 def write_new(file: Path, data: bytes, remedy: str = ANOTHER_OUT) -> None:

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from pydream.files import (
     name_after,
     write_new,
     write_whole,
+    written_beside,
 )
 from pydream.inspection import InspectConfig
 from pydream.models import ObserverConfig, train_observer
@@ -240,3 +242,25 @@ def test_every_command_tries_the_place_of_its_output_before_it_opens_anything(
             run()
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
     assert Path("file").read_text() == "mine"
+
+
+def test_what_is_made_beside_its_place_is_put_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    def fail(make: Callable[[Path], None]) -> None:
+        with written_beside(tmp_path / "no") as beside:
+            make(beside)
+            raise ValueError("stopped")
+
+    for make, name in ((Path.touch, "file"), (Path.mkdir, "folder")):
+        with written_beside(tmp_path / name) as beside:
+            make(beside)
+            assert not (tmp_path / name).exists()
+        assert (tmp_path / name).exists()
+        with pytest.raises(ValueError, match="stopped"):
+            fail(make)
+    assert {each.name for each in tmp_path.iterdir()} == {"file", "folder"}
+
+
+def test_a_full_disk_beside_a_place_is_told_with_what_to_do(tmp_path: Path) -> None:
+    message = rf"cannot write {tmp_path}/x: No space left on device; another"
+    with pytest.raises(PydreamError, match=message), written_beside(tmp_path / "x", "another"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -13,7 +13,7 @@ from pydream.dream.real import ClassImages
 from pydream.ops import diff_augment, random_augment
 from pydream.seeds import derived_seed, drawn_order, own_random_numbers, uniform
 from pydream.streams import to_device
-from pydream.students.views import cut_box
+from pydream.students.mixing import cut_mix
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, BATCH = 0.01, 0.9, 5e-4, 64
 CUTMIX_SHARE = 0.5  # of batches that are mixed
@@ -89,10 +89,7 @@ def mixed_loss(network: nn.Module, images: Tensor, labels: Tensor, seed: int) ->
         return functional.cross_entropy(network(images), labels)
     order = np.argsort(drawn[4:], kind="stable")
     partners = to_device(torch.from_numpy(order), images.device)
-    side = images.shape[2]
-    top, bottom, left, right = cut_box(side, float(drawn[1]), drawn[2], drawn[3])
-    images[:, :, top:bottom, left:right] = images[partners, :, top:bottom, left:right]
-    share = 1 - (bottom - top) * (right - left) / side**2
+    share = cut_mix(images, partners, float(drawn[1]), drawn[2], drawn[3])
     logits = network(images)
     return torch.lerp(
         functional.cross_entropy(logits, labels[partners]),

@@ -1,4 +1,11 @@
-"""A student trained on synthetic images by IDC's recipe, to see how far a run has come."""
+"""A student trained on synthetic images by IDC's recipe, to see how far a run has come.
+
+`pydream.students.train` trains by the same recipe on the images of a finished set: uint8, as the
+files have them, with targets of any kind. Here the images are still being optimised: they are
+floating point, any number of channels, never rounded, and their labels are hard. Their order,
+augmentations and mixes are drawn as IDC draws those of the matched networks, so the accuracies in
+the history of a set would not stay what they are if both were one.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from pydream.data.unreadable import Unreadable
 from pydream.errors import PydreamError
 from pydream.evaluate.coresets import herding, k_centre
 from pydream.models import Observer
-from pydream.ops import crop_resize, random_keys
+from pydream.ops import random_keys
 from pydream.progress import track
 from pydream.seeds import Draw
 
@@ -154,7 +154,7 @@ def _coreset(
             rows=_AT_ONCE,
             advance=advance,
         ):
-            features.append(_embed(images, observer))
+            features.append(observer.features(observer.views(images.to(observer.device))))
             readable += places
     rows = order[np.asarray(readable, dtype=np.int64)]
     lengths = np.bincount(source.labels[rows], minlength=len(source.class_names))
@@ -166,21 +166,6 @@ def _coreset(
     chosen = torch.cat(choose(torch.cat(features), offsets, per_class)).cpu().numpy()
     picked: npt.NDArray[np.int64] = rows[chosen]
     return picked
-
-
-def _embed(images: torch.Tensor, observer: Observer) -> torch.Tensor:
-    """Return the features of whole images, (n, D), of (n, S, S, 3) uint8."""
-    side, device = images.shape[1], observer.device
-    whole = torch.tensor([0, 0, side, side], dtype=torch.int32, device=device)
-    batch = crop_resize(
-        images.to(device),
-        whole.expand(len(images), 4),
-        side,
-        mean=observer.mean,
-        std=observer.std,
-        channels_last=True,
-    )
-    return observer.features(batch)
 
 
 def _all_images(source: Source, side: int, workers: int, allow_skipped: float) -> LabelledImages:

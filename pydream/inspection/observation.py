@@ -11,7 +11,7 @@ import torch
 
 from pydream.errors import PydreamError
 from pydream.models import Observer
-from pydream.ops import crop_resize, realism_scores
+from pydream.ops import realism_scores
 
 
 def cell_boxes(side: int, factor: int) -> torch.Tensor:
@@ -71,7 +71,7 @@ def observe(images: torch.Tensor, labels: torch.Tensor, observer: Observer) -> O
     seen = []
     for start in range(0, len(images), observer.tile):
         rows, own = images[start : start + observer.tile], labels[start : start + observer.tile]
-        views = _views(rows, observer)
+        views = observer.views(rows)
         logits = observer.logits(views).cpu()
         seen.append(
             Observed(
@@ -93,7 +93,7 @@ def patch_scores(
     scores = []
     for start in range(0, len(boxes), observer.tile):
         rows = slice(start, start + observer.tile)
-        views = _views(images, observer, boxes[rows], image_index[rows])
+        views = observer.views(images, boxes[rows], image_index[rows])
         own = labels[image_index[rows]]
         scores.append(_scores(observer.logits(views).cpu(), own, observer))
     return torch.cat(scores)
@@ -103,30 +103,8 @@ def features_of(images: Iterator[torch.Tensor], observer: Observer) -> torch.Ten
     """Embed images as they come: (n, D) float32, on the CPU; (0, 0) where there are none."""
     parts = []
     while tile := list(islice(images, observer.tile)):
-        rows = torch.stack(tile)
-        parts.append(observer.features(_views(rows, observer)).cpu())
+        parts.append(observer.features(observer.views(torch.stack(tile))).cpu())
     return torch.cat(parts) if parts else torch.empty(0, 0)
-
-
-def _views(
-    images: torch.Tensor,
-    observer: Observer,
-    boxes: torch.Tensor | None = None,
-    image_index: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Bring images, or boxes of them, to what the observer takes."""
-    if boxes is None:
-        boxes = cell_boxes(images.shape[1], 1).expand(len(images), 4)
-    return crop_resize(
-        images,
-        boxes,
-        observer.side,
-        image_index=image_index,
-        mean=observer.mean,
-        std=observer.std,
-        dtype=observer.dtype,
-        channels_last=True,
-    )
 
 
 def _scores(logits: torch.Tensor, labels: torch.Tensor, observer: Observer) -> torch.Tensor:

@@ -14,8 +14,10 @@ from torch.nn import functional
 from pydream.arithmetic import arithmetic_of, ieee_float32
 from pydream.errors import PydreamError, first_line
 from pydream.models.inference import fold
+from pydream.ops import crop_resize
 from pydream.ops._checks import check_dtype, check_shape
 from pydream.progress import say
+from pydream.streams import to_device
 
 DTYPES = {
     "float32": torch.float32,
@@ -153,6 +155,41 @@ class Observer:
         self._check(images)
         empty = torch.zeros(1, 3, self.side, self.side, device=self.device, dtype=self.dtype)
         return self._in_tiles(images, self._embed, self._embed(empty).shape[1])
+
+    def views(
+        self,
+        images: torch.Tensor,
+        boxes: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Normalise images as `logits` and `features` take them, resized where need be.
+
+        Parameters
+        ----------
+        images
+            (n, H, W, 3) uint8, on any device.
+        boxes, image_index
+            Parts of the images to be taken, as `pydream.ops.crop_resize` has them; by default
+            each image whole.
+
+        Returns
+        -------
+        Tensor
+            (B, 3, side, side) float32, channels last, on the device of the images.
+        """
+        if boxes is None:
+            height, width = images.shape[1:3]
+            whole = torch.tensor([[0, 0, height, width]], dtype=torch.int32)
+            boxes = to_device(whole, images.device).expand(len(images), 4)
+        return crop_resize(
+            images,
+            boxes,
+            self.side,
+            image_index=image_index,
+            mean=self.mean,
+            std=self.std,
+            channels_last=True,
+        )
 
     def _check(self, images: torch.Tensor) -> None:
         check_shape(images, "images", ("B", 3, self.side, self.side))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import itertools
 import json
 import os
 import shutil
@@ -27,7 +26,7 @@ from pydream.doctor import diagnose
 from pydream.dream import DreamConfig
 from pydream.errors import PydreamError
 from pydream.evaluate import EvaluateConfig, evaluate_set
-from pydream.files import check_free, write_new
+from pydream.files import check_free, first_free, write_new, written_beside
 from pydream.models.loading import resolve_precision
 from pydream.profiling.limits import Limits, measure_limits
 from pydream.profiling.recorder import BETWEEN, Recorder
@@ -133,7 +132,7 @@ def profile(config: MethodConfig, save: Path | None = None) -> Profile:
     write_new(path, (json.dumps(facts, indent=2, default=str) + "\n").encode(), _NEW_SAVE)
     try:
         _write_trace(traced, trace)
-    except (OSError, RuntimeError) as error:
+    except RuntimeError as error:
         raise PydreamError(f"{trace} cannot be written: {error}") from error
     return Profile(path, trace, facts)
 
@@ -145,10 +144,10 @@ def _trace_beside(path: Path) -> Path:
 
 def _write_trace(traced: torch.profiler.profile, path: Path) -> None:
     """Write the Chrome trace, compressed; PyTorch does that line by line, five times as slowly."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, written_beside(path, _NEW_SAVE) as beside:
         plain = Path(folder) / "trace.json"
         traced.export_chrome_trace(str(plain))
-        with plain.open("rb") as source, gzip.open(path, "wb", compresslevel=1) as target:
+        with plain.open("rb") as source, gzip.open(beside, "wb", compresslevel=1) as target:
             shutil.copyfileobj(source, target, 1 << 20)
 
 
@@ -172,8 +171,13 @@ def read_profile(path: Path) -> dict[str, Any]:
 
 
 def _free_name(method: str) -> Path:
-    names = (Path(f"profile-{method}-{number}.json") for number in itertools.count(1))
-    return next(each for each in names if not (each.exists() or _trace_beside(each).exists()))
+    """Return the first free name; nothing is made there before the run has ended."""
+
+    def refuse_taken(path: Path) -> None:
+        if path.exists() or _trace_beside(path).exists():
+            raise FileExistsError(path)
+
+    return first_free(lambda number: Path(f"profile-{method}-{number}.json"), refuse_taken)
 
 
 def _arithmetic(config: MethodConfig, device: torch.device) -> torch.dtype:

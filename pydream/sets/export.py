@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ from torch import Tensor
 
 from pydream.devices import announce_device, resolve_device
 from pydream.errors import PydreamError
-from pydream.files import ANOTHER_OUT, check_free, disk_errors
+from pydream.files import ANOTHER_OUT, check_free, written_beside
 from pydream.models import Observer, load_into, read_weights
 from pydream.models.registry import construct
 from pydream.sets import ddranking
@@ -103,7 +100,8 @@ def export_set(config: ExportConfig) -> ExportedSet:
     """
     check_free(config.out)
     distilled = load_set(config.set)
-    with _written_beside(config.out) as folder:
+    with written_beside(config.out, ANOTHER_OUT) as folder:
+        folder.mkdir(parents=True)
         if config.to == "rded":
             _copy_images(distilled, folder, "class{label:05d}_id{number:05d}")
         elif config.to == "tensors":
@@ -111,21 +109,8 @@ def export_set(config: ExportConfig) -> ExportedSet:
         else:
             _write_ddranking(distilled, folder, config)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        check_free(config.out)
     return ExportedSet(config.out, config.to, len(distilled.labels), size)
-
-
-@contextmanager
-def _written_beside(out: Path) -> Iterator[Path]:
-    """Give a folder beside the place that is wanted; at the end it is put there, or removed."""
-    folder = out.with_name(f".{out.name}.{os.getpid()}.part")
-    with disk_errors(out, ANOTHER_OUT):
-        folder.mkdir(parents=True)
-        try:
-            yield folder
-            check_free(out)
-            folder.rename(out)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)  # gone already where it was put in place
 
 
 def _write_tensors(distilled: DistilledSet, folder: Path, labeller: _Labeller | None) -> None:

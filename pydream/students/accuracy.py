@@ -10,7 +10,6 @@ from torch import nn
 
 from pydream.data.resized import LabelledImages
 from pydream.models import load_observer
-from pydream.ops import crop_resize
 
 _TOP = 5
 
@@ -58,12 +57,9 @@ def measure_accuracy(
     network = load_observer(
         student, side=side, mean=mean, std=std, precision=precision, device=device
     )
-    whole = torch.tensor([0, 0, side, side], dtype=torch.int32, device=device)
     right = torch.zeros(min(_TOP, network.num_classes), dtype=torch.int64, device=device)
     for start in range(0, len(test), network.tile):
         rows = test.images[start : start + network.tile]
-        boxes = whole.expand(len(rows), 4)
-        batch = crop_resize(rows, boxes, side, mean=mean, std=std, channels_last=True)
-        ranked = network.logits(batch).topk(len(right)).indices
+        ranked = network.logits(network.views(rows)).topk(len(right)).indices
         right += (ranked == test.labels[start : start + network.tile, None]).sum(dim=0)
     return Accuracy(int(right[0]) / len(test), int(right.sum()) / len(test))

@@ -33,6 +33,7 @@ from pydream.ops import (
 )
 from pydream.seeds import derived_seed, uniform
 from pydream.streams import to_device
+from pydream.students.mixing import cut_mix
 from pydream.students.recipe import ResolvedRecipe
 
 
@@ -266,29 +267,5 @@ def mix(
     partners = to_device(order, images.device)
     if recipe.mix == "mixup":
         return torch.lerp(images[partners], images, share), partners, share
-    side = images.shape[2]
-    top, bottom, left, right = cut_box(side, share, drawn[1], drawn[2])
-    images[:, :, top:bottom, left:right] = images[partners, :, top:bottom, left:right]
-    return images, partners, 1 - (bottom - top) * (right - left) / side**2
-
-
-def cut_box(side: int, share: float, down: float, across: float) -> tuple[int, int, int, int]:
-    """Place CutMix's box: √(1 − share) of the side long, its middle anywhere, cut at the border.
-
-    Parameters
-    ----------
-    side
-        Of the images, in pixels.
-    share
-        What an image keeps where the border cuts nothing off.
-    down, across
-        The middle, in [0, 1) of the side.
-
-    Returns
-    -------
-    tuple[int, int, int, int]
-        Top, bottom, left and right; bottom and right are the first pixels outside.
-    """
-    half = int(side * (1 - share) ** 0.5) // 2
-    y, x = int(down * side), int(across * side)
-    return max(y - half, 0), min(y + half, side), max(x - half, 0), min(x + half, side)
+    own = cut_mix(images, partners, share, drawn[1], drawn[2])
+    return images, partners, own

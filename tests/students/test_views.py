@@ -10,10 +10,10 @@ import torch
 from scipy import stats
 
 from pydream.students import views as module
+from pydream.students.mixing import cut_box
 from pydream.students.recipe import IDC, RDED, ResolvedRecipe, resolve
 from pydream.students.views import (
     MixedBatch,
-    cut_box,
     mix,
     patch_orders,
     shuffle_patches,
