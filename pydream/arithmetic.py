@@ -1,4 +1,4 @@
-"""How a GPU multiplies float32: as float32, not TF32, and the same way on every run."""
+"""float32 products on a GPU: in float32, not TF32, and in the same way on every run."""
 
 from __future__ import annotations
 

@@ -44,9 +44,9 @@ class KMeans(
     Parameters
     ----------
     n_clusters
-        How many clusters, at most as many as samples.
+        Number of clusters, at most the number of samples.
     max_iter
-        How often centroids move at most.
+        Largest number of iterations.
     tol
         A fit ends when the squared movement of the centroids is at most this share of the mean
         variance of the dimensions.
@@ -74,7 +74,7 @@ class KMeans(
         Sum of squared distances to the own centroids; in ``"cosine"`` of 1 − cos. Each counts as
         its sample weighs.
     n_iter_ : int
-        How often centroids moved.
+        Number of iterations that were run.
     n_features_in_ : int
         D.
 

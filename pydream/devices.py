@@ -1,4 +1,4 @@
-"""Where a run computes: the CPU, or a GPU that this build of pydream can use."""
+"""Choice of the device of a run: the CPU, or a GPU that this build of pydream can use."""
 
 from __future__ import annotations
 

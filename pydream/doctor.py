@@ -1,4 +1,4 @@
-"""What was built, what was found, and what would be used: the first thing to look at in trouble."""
+"""Diagnosis of an installation: its build, the devices found, and what would be used."""
 
 from __future__ import annotations
 

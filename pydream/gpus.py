@@ -18,7 +18,7 @@ def missing_kernels(module: Any, index: int, name: str, capability: tuple[int, i
     module
         The compiled module, built with CUDA.
     index, name, capability
-        Of the GPU.
+        Number, name and compute capability of the GPU.
     """
     kernels = module.cuda
     if kernels.carries(index):

@@ -1,4 +1,4 @@
-"""What a run has finished, kept on disk beside its output until that is whole.
+"""Finished work of a run, kept on disk beside its output until that is whole.
 
 Beside ``<out>`` lies ``<out>.partial``: in ``identity.json`` the settings that the run was begun
 with, in ``state/`` what it has kept. Every file is written elsewhere in there and renamed.
@@ -22,19 +22,19 @@ _IDENTITY = "identity.json"
 
 
 class PartialRun:
-    """What a run keeps so that it can go on where it was killed.
+    """Files that let a killed run continue where it stopped.
 
     Parameters
     ----------
     out
-        Where the finished output shall lie.
+        Path of the finished output.
     identity
         What decides the bytes of the output. A run is gone on with only if its identity is the
         same.
     resume
         Whether to go on with a run that was begun. Without one, a new run is begun.
     what
-        What is made, in a word, for messages.
+        Kind of the output in one word, for messages.
     check
         Raises PydreamError if something lies at `out`.
 
@@ -162,7 +162,7 @@ def forget_finished(out: Path, identity: Mapping[str, Any]) -> None:
     out
         The finished output.
     identity
-        Of the run. What a run with another identity keeps is left alone.
+        Identity of the run. What a run with another identity keeps is left alone.
 
     Raises
     ------

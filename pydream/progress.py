@@ -98,13 +98,13 @@ def track(description: str, total: int, unit: str, *, done: int = 0) -> Iterator
     Parameters
     ----------
     description
-        What is going on, in two or three words.
+        Name of the activity, in two or three words.
     total
-        How many units the whole takes.
+        Number of units in the whole.
     unit
         The name of a unit, in the plural.
     done
-        How many of them were done before.
+        Number of units finished before.
 
     Yields
     ------

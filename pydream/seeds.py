@@ -1,4 +1,4 @@
-"""Random numbers that follow from a seed and from what they are for, and from nothing else."""
+"""Random numbers that depend on a seed and their purpose, and on nothing else."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def derived_seed(seed: int, *purpose: int) -> int:
     Parameters
     ----------
     seed
-        That all follows from.
+        Random seed of the run.
     purpose
-        Numbers that say what for; another purpose gives independent numbers.
+        Numbers that name the purpose; another purpose gives independent random numbers.
     """
     state = np.random.SeedSequence(seed, spawn_key=purpose).generate_state(1, np.uint64)
     return int(state[0]) >> 1

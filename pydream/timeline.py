@@ -37,11 +37,12 @@ def stage(name: str, device: torch.device | None = None, *, nbytes: int = 0) -> 
     Parameters
     ----------
     name
-        Of the stage.
+        Name of the stage.
     device
-        Where the work is done that the block starts, if not on the CPU.
+        Device that does the work started by the block, if not the CPU.
     nbytes
-        What the stage must read and write at least: its inputs and outputs, each once.
+        Number of bytes that the stage must read and write at least: its inputs and outputs, once
+        each.
     """
     recorder = _recorder
     ranged = os.environ.get("PYDREAM_NVTX") == "1" and torch.cuda.is_available()
@@ -127,12 +128,12 @@ class Stopwatch:
         Parameters
         ----------
         name
-            Of the stage; one thread at a time may count towards it.
+            Name of the stage; only one thread at a time may count towards it.
         device
             Where the work is done that the block starts. On a GPU the seconds are those of the
             current stream, and nothing waits for them before `report`.
         nbytes
-            As of `stage`.
+            The same as for `stage`.
         """
         with stage(name, device, nbytes=nbytes), self._timed(name, device):
             yield

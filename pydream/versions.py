@@ -24,7 +24,7 @@ def check_format(file: Path, version: int, newest: int) -> None:
     file
         The file.
     version
-        Of its format.
+        Version of its format.
     newest
         The newest version that can be read.
 

@@ -76,7 +76,7 @@ class _ArchiveTree(Tree):
     path
         The archive.
     names
-        Of all members, cleaned.
+        Names of all members, cleaned.
     named
         What the user named, for messages.
     left_out

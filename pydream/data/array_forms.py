@@ -105,7 +105,7 @@ def as_labels(
     name, description
         What they are called, and the source, for messages.
     names
-        Of the classes, where they are known; labels that are strings must be among them.
+        Names of the classes, if they are known; labels that are strings must be among them.
 
     Returns
     -------

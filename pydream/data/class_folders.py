@@ -56,7 +56,7 @@ def find_class_folders(
     Parameters
     ----------
     tree, description
-        As `pydream.data.files.find_splits` takes them.
+        The same as for `pydream.data.files.find_splits`.
     base
         The folder that holds the splits; by default they are looked for in the root and in the
         folders that it wraps.
@@ -189,7 +189,7 @@ def lay_out_class_folders(
     Parameters
     ----------
     tree, description
-        As `pydream.data.files.find_splits` takes them.
+        The same as for `pydream.data.files.find_splits`.
     root
         The folder of class folders.
     train

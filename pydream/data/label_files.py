@@ -171,7 +171,7 @@ def find_label_files(tree: Tree, description: str, table: str | None = None) -> 
     Parameters
     ----------
     tree, description, table
-        As `pydream.data.files.find_splits` takes them.
+        The same as for `pydream.data.files.find_splits`.
 
     Raises
     ------

@@ -93,7 +93,7 @@ def table_splits(files: LabelFiles, description: str, *, chosen: bool) -> Splits
     files
         The tables.
     description
-        As `pydream.data.files.find_splits` takes it.
+        Description for messages, as `pydream.data.files.find_splits` takes it.
     chosen
         Whether the user named the table itself, which then is the only one.
     """
@@ -234,7 +234,7 @@ class FoldersAndTables:
         train
             Lays out those of the train split.
         description
-            As `pydream.data.files.find_splits` takes it.
+            Description for messages, as `pydream.data.files.find_splits` takes it.
         """
         test = self.files.best("test", self.class_of, told=True)
         listed = self.files.best("train", self.class_of, told=True)

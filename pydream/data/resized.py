@@ -75,9 +75,9 @@ def whole_view_box(height: int, width: int, side: int) -> tuple[int, int, int, i
     Parameters
     ----------
     height, width
-        Of the image, in pixels.
+        Height and width of the image, in pixels.
     side
-        Of the view, in pixels.
+        Side of the view, in pixels.
 
     Returns
     -------
@@ -104,11 +104,11 @@ def whole_views(
     images
         n of (H, W, C) uint8, each of its own size.
     side
-        Of the views, in pixels.
+        Side of the views, in pixels.
     mean, std
-        To normalise with, per channel, on the scale of [0, 1].
+        Mean and standard deviation to normalise with, per channel, on the scale of [0, 1].
     dtype
-        Of the views; uint8 stays on the scale of 0 to 255.
+        Type of the views; uint8 stays on the scale of 0 to 255.
 
     Returns
     -------
@@ -144,7 +144,7 @@ def whole_images(
     source, indices
         The images, and which of them.
     side
-        In pixels. Up to 64 the whole image is resized, above that its central part.
+        Side in pixels. Up to 64 the whole image is resized, and above that its central part.
     workers
         Threads that decode.
     unreadable
@@ -201,7 +201,7 @@ def load_images(
     Parameters
     ----------
     source, indices, side, workers, unreadable
-        As in `whole_images`.
+        The same as for `whole_images`.
 
     Returns
     -------
@@ -230,7 +230,7 @@ def load_split(
     source
         The split of a set.
     side
-        In pixels. Up to 64 the whole image is resized, above that its central part.
+        Side in pixels. Up to 64 the whole image is resized, and above that its central part.
     workers
         Threads that decode.
     device

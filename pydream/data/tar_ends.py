@@ -52,7 +52,7 @@ def find_appended(file: IO[bytes], stopped: int, end: int) -> tuple[int | None, 
     Parameters
     ----------
     file, stopped, end
-        As in `check_whole`.
+        The same as for `check_whole`.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Where a run stands, in one file, so that a killed run goes on to the same bytes."""
+"""State of a run in one file, so that a killed run continues to the same bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PICTURE = "picture."
 
 @dataclass
 class Progress:
-    """Where a run stands between two iterations.
+    """State of a run between two iterations.
 
     Every random number follows from seed and iteration, so this is all that a run goes on from.
 
@@ -35,7 +35,7 @@ class Progress:
         One entry for each: ``iteration``, ``loss`` and, where students were trained, ``top1``, one
         number for each of them.
     pictures
-        By iteration, the first image of some classes as it was then: uint8 (k, S, S, 3).
+        Snapshots by iteration: the first image of some classes as it was then, uint8 (k, S, S, 3).
     """
 
     synthetic: SyntheticImages
@@ -81,11 +81,11 @@ def read_checkpoint(
     Parameters
     ----------
     writer
-        Of the partial set.
+        Writer of the partial set.
     learning_rate
-        Of the images.
+        Learning rate of the images.
     device
-        Where they are optimised.
+        Device that they are optimised on.
     """
     data = writer.kept_bytes(_FILE)
     if data is None:

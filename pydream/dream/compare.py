@@ -31,14 +31,14 @@ METHODS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found.
+    """Result of `compare`.
 
     Attributes
     ----------
     iterations
-        Where it was measured.
+        Iterations at which accuracy was measured.
     top1
-        By method: of each seed, the accuracies there, in [0, 1].
+        Accuracy by method, one list per seed with a value in [0, 1] for each iteration.
     path
         The folder with ``comparison.json``, ``comparison.svg`` and ``comparison.png``.
     """

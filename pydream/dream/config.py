@@ -354,9 +354,9 @@ def resolve(config: DreamConfig, side: int, num_classes: int) -> ResolvedConfig:
     config
         The settings.
     side
-        Of the images, in pixels.
+        Side of the images, in pixels.
     num_classes
-        Of the source.
+        Number of classes of the source.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What of a network's answer is matched, class by class, and how far two answers lie apart."""
+"""Quantities of a network's answer that are matched class by class, and their distances."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pydream.ops import gradient_distance
 
 
 class Answers(NamedTuple):
-    """What a network makes of one batch of each of K classes.
+    """Answer of a network to one batch of each of K classes.
 
     Attributes
     ----------
     gradients
-        Of the mean cross entropy, for each parameter that is matched: (K, *shape).
+        Gradients of the mean cross entropy, one for each parameter matched: (K, *shape).
     features
         Mean over the batch, (K, D).
     """
@@ -53,7 +53,7 @@ class Matcher:
         With a method ``features(images)`` that returns (B, D) and a module ``classifier`` or ``fc``
         that makes logits of them. It stays where it is: when its weights change, so do the answers.
     match
-        What is matched.
+        Quantities to match.
     with_norm_and_bias
         Whether parameters of one dimension are matched too.
     with_classifier
@@ -191,12 +191,12 @@ def answer_distance(synthetic: Answers, real: Answers, match: Match, metric: str
     Parameters
     ----------
     synthetic, real
-        Of the same network; the real ones are taken as constant.
+        Answers of the same network to synthetic and to real images; the real ones are constants.
     match
-        Which of them count.
+        Quantities that count.
     metric
-        As of `pydream.ops.gradient_distance`; rows of a layer, or the whole mean feature of
-        a class, are what ``cos`` and ``l1_mean`` go by.
+        Distance, one of those of `pydream.ops.gradient_distance`. ``cos`` and ``l1_mean`` take the
+        rows of a layer, or the whole mean feature of a class.
     """
     pairs = []
     if match != "feature":

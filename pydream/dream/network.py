@@ -82,7 +82,7 @@ def mixed_loss(network: nn.Module, images: Tensor, labels: Tensor, seed: int) ->
     labels
         int64 (B,).
     seed
-        Of this batch.
+        Random seed of this batch.
     """
     drawn = uniform(seed, 4 + len(images))
     if drawn[0] >= CUTMIX_SHARE:

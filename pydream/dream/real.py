@@ -29,9 +29,9 @@ class ClassImages:
     labels
         int64 (N,), never falling.
     offsets
-        Where each class begins among the images, and the end of the last.
+        First image of each class, and the end of the last.
     keys
-        Of each image, its name in the source.
+        Name of each image in the source.
     mean, std
         (C,) per channel, on the scale of [0, 1].
     """
@@ -77,9 +77,9 @@ def load_class_images(
     source
         The images.
     side
-        In pixels.
+        Side of the images, in pixels.
     device
-        Where they are kept.
+        Device that stores them.
     workers
         Threads that decode.
     allow_skipped
@@ -90,7 +90,7 @@ def load_class_images(
     ClassImages
         Those that can be read.
     list of dict
-        Of the others, ``key`` and ``reason``.
+        ``key`` and ``reason`` of each image that was skipped.
 
     Raises
     ------

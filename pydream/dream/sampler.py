@@ -1,4 +1,4 @@
-"""Which real images to match: those that represent their class evenly."""
+"""Selection of the real images to match: those that represent their class evenly."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ class RepresentativeSampler:
         Name of the module whose output is the embedding, flattened; by default the network's
         method ``features``.
     transform
-        What to do to a batch of images before the network, for example normalise them. uint8
+        Function applied to a batch of images before the network, for example a normalisation. uint8
         images are first scaled to [0, 1].
     dtype
-        Of the embeddings kept: float16 on a GPU and float32 on the CPU by default; take bfloat16
-        where features exceed 65504. On a GPU the network then computes in bfloat16, too.
+        Type of the embeddings kept, by default float16 on a GPU and float32 on the CPU; take
+        bfloat16 for features above 65504. On a GPU the network then computes in bfloat16, too.
     batch_size
         Images of one pass of the network.
     max_iter, tol
-        Of each k-means; see `pydream.ops.kmeans`.
+        Limits of each k-means; see `pydream.ops.kmeans`.
     seed
         In [0, 2^63). The same seed gives the same choice for the same network.
 

@@ -54,7 +54,7 @@ def student_accuracy(
     synthetic
         float32 (K, IPC, C, S, S), in [0, 1].
     test
-        On the same device.
+        Test images on the same device.
     factor
         Cells per side of an image.
     real

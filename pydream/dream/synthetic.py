@@ -23,9 +23,9 @@ class SyntheticImages:
     values
         float32 (K, IPC, C, S, S), in [0, 1]; optimised in place.
     learning_rate
-        Of SGD.
+        Learning rate of SGD.
     velocity
-        Of the same shape, where a run goes on; by default 0.
+        Momentum of the images, of the same shape, of a run that is continued; by default 0.
 
     Notes
     -----

@@ -42,9 +42,9 @@ def baseline_images(
     per_class
         Images of each class; all where it has fewer, or for ``"full"``.
     side
-        In pixels.
+        Side of the images, in pixels.
     seed
-        Of random images; the others do not depend on it.
+        Random seed of the baseline ``random``; the others do not depend on it.
     observer
         Gives the features that coresets are chosen by.
     workers
@@ -86,7 +86,7 @@ def random_real_images(
     per_class
         Images of each class.
     side
-        In pixels; as for `load_split`.
+        Side of the images, in pixels, the same as for `load_split`.
     seed
         In [0, 2^63).
     workers

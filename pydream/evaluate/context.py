@@ -1,4 +1,4 @@
-"""What all students of an evaluation share, and what is said of it."""
+"""The context that all students of an evaluation share, and how it is recorded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FORMAT_VERSION = 2
 
 @dataclass(frozen=True)
 class EvaluationContext:
-    """What all students of an evaluation share."""
+    """Context that all students of an evaluation share."""
 
     config: EvaluateConfig
     distilled: DistilledSet

@@ -68,7 +68,7 @@ def k_centre(features: Tensor, offsets: Sequence[int], count: int) -> list[Tenso
     Parameters
     ----------
     features, offsets, count
-        As for `herding`.
+        The same as for `herding`.
 
     Returns
     -------

@@ -31,13 +31,13 @@ class Plan:
     student
         Its architecture.
     labels
-        Where its targets come from: ``"online"``, ``"stored"``, ``"own"`` or ``"hard"``.
+        Source of its targets: ``"online"``, ``"stored"``, ``"own"`` or ``"hard"``.
     images
         Name of what it is trained on: ``"distilled"`` or a baseline.
     trained_on
         Those images.
     recipe
-        How it is trained.
+        Training recipe.
     seed
         All random numbers of its training follow from it.
     stored

@@ -34,17 +34,17 @@ from pydream.torch_state import usual_torch_state
 
 @dataclass(frozen=True)
 class RelabelResult:
-    """What `relabel` gives.
+    """Result of `relabel`.
 
     Attributes
     ----------
     path
         The folder of the labels: in that of the set, or beside a set that is not ours.
     images_bytes, labels_bytes
-        Of the files of the images (the pixels, where they lie in a file of tensors) and of all
-        stored labels.
+        Size of the image files (of the pixels, if they are in a file of tensors) and of all stored
+        labels.
     epochs
-        Whose labels are stored, for each seed.
+        Number of epochs that labels are stored for, with each seed.
     """
 
     path: Path

@@ -34,7 +34,7 @@ class StudentRun:
     Attributes
     ----------
     seed
-        What it followed from.
+        Random seed of the training.
     curve
         Its measurements; the last one is of the last epoch.
     steps
@@ -67,14 +67,14 @@ class EvaluationRow:
     Attributes
     ----------
     images
-        What they were trained on: ``"distilled"``, ``"random"``, ``"herding"``, ``"k-centre"`` or
+        Training images: ``"distilled"``, ``"random"``, ``"herding"``, ``"k-centre"`` or
         ``"full"``.
     labels
-        Where their targets came from: ``"online"``, ``"stored"`` or ``"hard"``.
+        Source of their targets: ``"online"``, ``"stored"`` or ``"hard"``.
     student
         Their architecture.
     image_count
-        How many images they were trained on.
+        Number of training images.
     recipe
         How.
     runs
@@ -134,16 +134,16 @@ class EvaluationRow:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What `evaluate_set` gives.
+    """Result of `evaluate_set`.
 
     Attributes
     ----------
     path
         The file that holds all of this as JSON.
     facts
-        What was evaluated with what: set, observer, test images, settings, versions.
+        Inputs of the evaluation: set, observer, test images, settings and versions.
     rows
-        By student and labels; the distilled set first, then the baselines.
+        Rows by student and labels: the distilled set first, then the baselines.
     """
 
     path: Path

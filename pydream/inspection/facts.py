@@ -1,4 +1,4 @@
-"""What a distilled set says of itself, and whether its files are those its manifest describes."""
+"""Facts of a distilled set, and a check of its files against its manifest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def inspect_set(
     distilled
         The set, as `pydream.sets.imported.open_distilled` opens it.
     measures
-        What `pydream.inspection.realism.measure_set` returned.
+        Result of `pydream.inspection.realism.measure_set`.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def render_inspection(facts: dict[str, Any], *, per_class: bool = False) -> Rend
     Parameters
     ----------
     facts
-        What `inspect_set` returned.
+        Result of `inspect_set`.
     per_class
         Whether to add a table of the scores of every class.
     """

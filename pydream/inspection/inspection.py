@@ -19,7 +19,7 @@ from pydream.torch_state import usual_torch_state
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found out about a distilled set.
+    """Findings about a distilled set.
 
     Attributes
     ----------

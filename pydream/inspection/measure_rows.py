@@ -46,12 +46,12 @@ def measure_rows(measures: Mapping[str, Any]) -> list[MeasureRow]:
     Parameters
     ----------
     measures
-        What `pydream.inspection.realism.measure_set` returned.
+        Result of `pydream.inspection.realism.measure_set`.
 
     Returns
     -------
     list[MeasureRow]
-        Of those measures that were taken.
+        One row for each measure that was taken.
     """
     rows = []
     of_set, of_random = measures["distilled"] or {}, measures["random_real"] or {}

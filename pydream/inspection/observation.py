@@ -1,4 +1,4 @@
-"""What an observer says of images: of whole ones, and of the cells of distilled ones."""
+"""An observer's answers to images: to whole ones and to the cells of distilled ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def cell_boxes(side: int, factor: int) -> torch.Tensor:
     Parameters
     ----------
     side
-        Of the image, in pixels; at least `factor`.
+        Side of the image, in pixels; at least `factor`.
     factor
         Cells per side.
 
@@ -53,7 +53,7 @@ def label_entropies(logits: torch.Tensor) -> torch.Tensor:
 
 
 class Observed(NamedTuple):
-    """What an observer says of n images, on the CPU."""
+    """An observer's answers to n images, on the CPU."""
 
     features: torch.Tensor  # (n, D) float32
     scores: torch.Tensor  # (n,) float32

@@ -1,4 +1,4 @@
-"""Which source images a distilled image was made of."""
+"""The source images that a distilled image was made of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How realistic and how diverse a distilled set is, without training on it.
+"""Realism and diversity of a distilled set, measured without training on it.
 
 RDED (Sun et al., arXiv 2312.03526, proposition 1) asks of a distilled set that it be diverse and
 realistic, as an observer sees it.
@@ -51,8 +51,8 @@ def measure_set(
     distilled
         The set.
     observer
-        Of images of the set's side, with the set's classes in its order, as
-        `pydream.sets.opening.open_observer` makes it.
+        Observer for images of the set's side, with the set's classes in its order, as
+        `pydream.sets.opening.open_observer` returns it.
     source
         Real images; must have all classes of the set.
     most_real
@@ -118,7 +118,7 @@ def effective_number(counts: Sequence[int]) -> float:
     Parameters
     ----------
     counts
-        How often each thing occurs, at least one of them above 0.
+        Number of occurrences of each thing; at least one is above 0.
     """
     weights = torch.tensor(counts, dtype=torch.float64)
     return float(torch.special.entr(weights / weights.sum()).sum().exp())

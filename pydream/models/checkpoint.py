@@ -98,7 +98,7 @@ def load_into(
     path
         Where they came from, for messages.
     weights
-        As ``read_weights`` returns them.
+        Weights as ``read_weights`` returns them.
     arch
         What the model is, in words, for messages.
 
@@ -140,7 +140,7 @@ def save_weights(
     Parameters
     ----------
     model
-        Whose parameters and buffers are written.
+        Model whose parameters and buffers are written.
     path
         The file to make, and its folders if need be.
     metadata

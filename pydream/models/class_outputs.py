@@ -38,7 +38,7 @@ def class_outputs(
     Returns
     -------
     list of int
-        By class, the output; for `Observer.with_class_order`.
+        The output of each class, for `Observer.with_class_order`.
 
     Raises
     ------

@@ -77,7 +77,7 @@ def find_inputs(
     where
         The checkpoint's name, for messages.
     side, mean, std
-        As given; None to find them.
+        Values given by the user; None to find them.
     likely_side
         The side of the images at hand, in pixels, taken where the network fits several sides and
         nothing says which.

@@ -87,7 +87,7 @@ def load_observer(
     checkpoint
         A safetensors or torch file, or a classifier of (B, 3, side, side); the module is copied.
     arch
-        As ``build_model`` takes it.
+        Name of the architecture as ``build_model`` takes it.
     num_classes
         Number of logits.
     side
@@ -235,12 +235,12 @@ def load_configured_observer(
     Parameters
     ----------
     checkpoint, arch, likely_side, precision, device, compiled
-        As `load_observer` takes them.
+        The arguments of `load_observer`.
     settings
         Side, mean and std as given to the command.
     side
-        Of the images that the observer will be asked about. If the settings have another, images
-        are resized to that.
+        Side of the images that the observer will be given. If the settings have another, images are
+        resized to that.
     kept
         Gives, by the sha256 of the weights, ``arch``, ``side``, ``mean`` and ``std`` as far as a
         set says that this observer had them; `arch` and the settings come first.
@@ -248,7 +248,7 @@ def load_configured_observer(
     Raises
     ------
     PydreamError
-        As `load_observer` raises it.
+        In the same cases as `load_observer`.
     """
     target = resolve_device(device)
     precision = resolve_precision(precision, target)

@@ -50,8 +50,8 @@ def canonical_arch(arch: str) -> str:
     Returns
     -------
     str
-        As ``build_model`` takes it; `arch` itself where it is known already, or where nothing or
-        more than one architecture is called so.
+        The name as ``build_model`` takes it; `arch` itself if it is such a name, or if no
+        architecture or more than one is called so.
     """
     if arch.startswith("timm/") or OWN.fullmatch(arch) or arch in torchvision_names():
         return arch

@@ -140,7 +140,7 @@ class Observer:
         Parameters
         ----------
         images
-            As for `logits`.
+            The same as for `logits`.
 
         Returns
         -------
@@ -150,7 +150,7 @@ class Observer:
         Raises
         ------
         TypeError, ValueError
-            As of `logits`.
+            For the same images as `logits`.
         """
         self._check(images)
         empty = torch.zeros(1, 3, self.side, self.side, device=self.device, dtype=self.dtype)

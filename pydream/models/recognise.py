@@ -39,13 +39,13 @@ def recognise_arch(weights: Weights) -> str | None:
     Parameters
     ----------
     weights
-        By name.
+        Weights by name.
 
     Returns
     -------
     str or None
-        As ``build_model`` takes it; None unless it is a ConvNet, a torchvision ResNet (also with
-        the stem for small images) or a ResNet-AP.
+        The name as ``build_model`` takes it; None unless it is a ConvNet, a torchvision ResNet
+        (also with the stem for small images) or a ResNet-AP.
     """
     weights = usual_names(weights)
     for name in _candidates(weights):
@@ -119,14 +119,14 @@ def recognise_side(
     arch
         The architecture.
     weights
-        By name.
+        Weights by name.
     likely
         The side of the images at hand, to choose by where several sides have the same shapes.
 
     Returns
     -------
     int or None
-        In pixels; None if the shapes do not depend on it.
+        Side in pixels; None if the shapes do not depend on it.
     str
         Where other sides have the same shapes: which.
     """

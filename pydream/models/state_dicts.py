@@ -101,7 +101,7 @@ def readings(weights: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
     Parameters
     ----------
     weights
-        As `find_weights` returns them.
+        Weights as `find_weights` returns them.
 
     Returns
     -------
@@ -120,7 +120,7 @@ def choose_reading(found: Sequence[dict[str, torch.Tensor]], own: Iterable[str])
     Parameters
     ----------
     found
-        As `readings` returns them.
+        Readings as `readings` returns them.
     own
         The names that the network here has.
 
@@ -167,7 +167,7 @@ def fit_names(
     Parameters
     ----------
     weights
-        As `find_weights` returns them.
+        Weights as `find_weights` returns them.
     own
         The names that the network here has.
 

@@ -59,7 +59,7 @@ class TrainedObserver:
     arch
         The architecture.
     side
-        Of the images, in pixels.
+        Side of the images, in pixels.
     top1
         Accuracy after the last epoch, in [0, 1].
     images

@@ -79,7 +79,7 @@ class TrainingImages:
     source, indices
         The images, and which of them.
     side
-        Of the batches, in pixels.
+        Side of the images in a batch, in pixels.
     batch_size
         Images of a batch; with fewer images in all, that many.
     horizontal_flip

@@ -1,4 +1,4 @@
-"""Which implementation of an op runs: compiled for CPU or CUDA, or the plain-PyTorch reference."""
+"""Choice of an op's implementation: compiled for CPU or CUDA, or the plain-PyTorch reference."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _TYPES = {
 _MOST_SIDE = 2**24
 """Float32 counts pixels as far as here."""
 _MOST_PIXELS = 2**31
-"""Of a plane with its margin of three rows and columns: what the kernels' indices hold."""
+"""Largest plane, with its margin of three rows and columns, that the kernels can index."""
 
 
 def random_augment(
@@ -54,9 +54,9 @@ def random_augment(
     | ``rotate`` | by an angle in [−15°, 15°), about the centre of the image |
     | ``cutout`` | half of each side, about a centre that is uniform over the pixels |
 
-    Of ``crop``, ``flip``, ``scale`` and ``rotate`` each row has exactly one, all of those named
-    being equally likely. What is not named changes nothing. Row i depends on ``(seed, i)``, the
-    size and the strategy, and nothing else. Drawn on the CPU, so that every device gets the same.
+    Each row has exactly one of ``crop``, ``flip``, ``scale`` and ``rotate``, and all of those named
+    are equally likely. An augmentation that is not named changes nothing. Row i depends on
+    ``(seed, i)``, the size and the strategy alone. The CPU draws it, so every device gets the same.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What follows the convolution in a block of ConvNet, as one op: norm, ReLU, average pool."""
+"""The rest of a ConvNet block after its convolution, as one op: norm, ReLU, average pool."""
 
 from __future__ import annotations
 
@@ -46,8 +46,9 @@ def norm_relu_pool(
     images
         Floating point (N, C, H, W), H and W at least 2: what a convolution made.
     weight, bias
-        Of the same dtype, (C,). Under autocast, where a convolution gives 16-bit images, images
-        take the dtype of `weight` instead, as norms run in float32 there.
+        Scale and shift of the norm, of the same dtype, (C,). Under autocast, where a convolution
+        gives 16-bit images, the images are converted to the dtype of `weight` instead, because
+        norms run in float32 there.
     statistics
         ``"instance"``: mean and variance of each image's channel; ``"batch"``: of a channel over
         all images.
@@ -89,7 +90,7 @@ def normed_block(
     Raises
     ------
     TypeError, ValueError
-        As it does.
+        In the same cases as `norm_relu_pool`.
     """
     images, weight, bias = _checked(images, weight, bias, statistics)
     eps = check_number(eps, "eps")

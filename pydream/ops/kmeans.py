@@ -102,7 +102,7 @@ def kmeans(
         ``"k-means++"``, ``"random"`` (samples without replacement), or the first centroids, shaped
         as those of the result: a warm start.
     max_iter
-        How often centroids move at most; with 0 samples only get the labels of `init`.
+        Largest number of times that centroids move; with 0 samples only get the labels of `init`.
     tol
         See above; 0 goes on until no label changes.
     metric
@@ -226,7 +226,7 @@ def nearest_samples(
     count
         How many samples to each centroid, at least 1 and at most as many as a problem has.
     offsets
-        As of `kmeans`.
+        The same as for `kmeans`.
     k
         Centroids of each problem, where that is not to be seen from the shape of `centroids`.
 
@@ -296,7 +296,7 @@ def representatives(
     Parameters
     ----------
     x, k, offsets, init, max_iter, tol, metric, seed, precision
-        As of `kmeans`.
+        The same as for `kmeans`.
     per_cluster
         How many samples to choose for each centroid.
 
@@ -310,7 +310,7 @@ def representatives(
     Raises
     ------
     TypeError, ValueError
-        As of the two.
+        In the same cases as the two.
 
     Notes
     -----

@@ -1,4 +1,4 @@
-"""Where the time of a run goes, stage by stage, beside what the machine could do."""
+"""Time of a run, stage by stage, compared with what the machine can do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a device can do at most: copy memory, multiply matrices."""
+"""Peak rates of a device: memory bandwidth and matrix products."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROUNDS = 7
 
 @dataclass(frozen=True)
 class Limits:
-    """What was measured of a device.
+    """Measured peak rates of a device.
 
     Attributes
     ----------
@@ -27,9 +27,9 @@ class Limits:
     matrix_operations
         A second, by a product of square matrices; a multiplication and an addition are two.
     dtype
-        Of the matrices.
+        Type of the matrices.
     threads
-        Of PyTorch, on a CPU.
+        Number of PyTorch's threads, on a CPU.
     """
 
     copy_bytes: float

@@ -20,7 +20,7 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Attributes
     ----------
     path
-        Of the stage that the thread is in; empty if in none.
+        Path of the stage that the thread is in; empty if there is none.
     by_stage
         Operations, a multiplication and an addition counted as two, by the path of the stage.
     uncounted

@@ -47,12 +47,12 @@ _METHODS: Mapping[type[Any], tuple[str, Callable[[Any], Any]]] = {
 
 @dataclass(frozen=True)
 class Profile:
-    """What a run took, as it was written.
+    """Profile of a run, as it was written.
 
     Attributes
     ----------
     path, trace
-        Of the JSON file, and of the Chrome trace beside it (for ui.perfetto.dev).
+        Paths of the JSON file, and of the Chrome trace beside it (for ui.perfetto.dev).
     facts
         The content of the JSON file.
     """

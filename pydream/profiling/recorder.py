@@ -1,4 +1,4 @@
-"""What stages took: seconds, calls, bytes and operations, by their path."""
+"""Costs of stages by their path: seconds, calls, bytes and operations."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ class StageTotal:
     Attributes
     ----------
     seconds
-        Of the clock, or of a GPU's stream; of all threads together.
+        Seconds of the clock, or of a GPU's stream, summed over all threads.
     calls
-        How often it was passed.
+        Number of calls.
     nbytes
-        What it had to read and write at least; 0 if it did not say.
+        Number of bytes that it had to read and write at least; 0 if it did not say.
     operations
-        Of convolutions and matrix products, a multiplication and an addition counted as two.
+        Number of operations in convolutions and matrix products; a multiplication and an addition
+        count as two.
     threads
-        Which passed it.
+        Threads that passed it.
     """
 
     seconds: float = 0.0
@@ -50,7 +51,7 @@ class Recorder:
     Attributes
     ----------
     totals
-        By path, in the order in which they began.
+        Totals by path, in the order in which the stages began.
     uncounted
         Names of products whose operations could not be counted.
     """

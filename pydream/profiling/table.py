@@ -22,7 +22,7 @@ def profile_table(facts: Mapping[str, Any]) -> RenderableType:
     Parameters
     ----------
     facts
-        Of `pydream.profiling.profile`.
+        Facts that `pydream.profiling.profile` recorded.
     """
     table = Table(box=None, pad_edge=False, title_justify="left")
     table.add_column("stage", overflow="fold")
@@ -45,9 +45,9 @@ def comparison_table(
     Parameters
     ----------
     one, other
-        Of `pydream.profiling.profile`.
+        Two results of `pydream.profiling.profile`.
     names
-        What to call them.
+        Names of the two in the table.
 
     Raises
     ------

@@ -125,8 +125,8 @@ def measure(
     Returns
     -------
     tuple[list of torch.Tensor, torch.Tensor]
-        By observer, log-probabilities (n, K) float32; and labels (n,) int64 of the images that can
-        be read.
+        For each observer, log-probabilities (n, K) float32; and the labels (n,) int64 of the
+        readable images.
     """
     logits: list[list[torch.Tensor]] = [[] for _ in observers]
     labels = []
@@ -218,7 +218,7 @@ def preflight(
     allow_weak
         Whether to go on near chance.
     seed, workers, budget
-        As in `RdedConfig`; the budget in bytes.
+        The settings of `RdedConfig`; the budget in bytes.
 
     Raises
     ------
@@ -280,7 +280,7 @@ def _better_inputs(
     Parameters
     ----------
     observer
-        As it was measured.
+        The observer that was measured.
     look
         Measures observers on the same images.
     order

@@ -67,8 +67,8 @@ def write_report(
     write
         Writes a file; told its path and its bytes.
     pictures
-        Of images that were optimised: by iteration, some of them as they were then, uint8
-        (k, S, S, 3).
+        Snapshots of optimised images by iteration: some of them as they were then, uint8 (k, S, S,
+        3).
     """
     images = _images(distilled)
     sheet = contact_sheet(images, distilled.labels, distilled.class_names)
@@ -88,7 +88,7 @@ def render_report(distilled: DistilledSet, measures: Mapping[str, Any] | None = 
     distilled
         The set, as `pydream.sets.distilled.load_set` reads it.
     measures
-        What `pydream.inspection.realism.measure_set` returned, to be shown too.
+        Result of `pydream.inspection.realism.measure_set`, to be shown too.
     """
     return _render(distilled, _images(distilled), measures=measures)
 

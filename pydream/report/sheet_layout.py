@@ -1,4 +1,4 @@
-"""Where the names and images of a contact sheet lie."""
+"""Positions of the names and images in a contact sheet."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SheetLayout:
     rows
         Rows of all blocks together: the classes shown.
     blocks
-        How many blocks.
+        Number of blocks.
     columns
         Images in a row.
     cell

@@ -24,7 +24,7 @@ _LAYERS = re.compile(r"layers\.(conv|norm)\.(\d+)\.")
 _LAYERS_OF_A_BLOCK = 4  # convolution, norm, ReLU, pool
 
 LEARNING_RATE = 0.001
-"""What DD-Ranking's own evaluation of RDED trains students with on distilled images."""
+"""Settings with which DD-Ranking's own evaluation of RDED trains students on distilled images."""
 
 
 def label_robust_score(
@@ -45,18 +45,18 @@ def label_robust_score(
     hard_real
         Accuracy of students of the full real set with hard labels, as a fraction.
     hard_distilled
-        Of students of the distilled set with hard labels.
+        Accuracy of students of the distilled set with hard labels.
     any_distilled
-        Of students of the distilled set with the labels its method uses.
+        Accuracy of students of the distilled set with the labels its method uses.
     any_random
-        Of students of as many random real images with such labels.
+        Accuracy of students of as many random real images with such labels.
     weight
-        Of the improvement over random, w.
+        Weight of the improvement over random, w.
 
     Returns
     -------
     float
-        From 0 (α = -1) to 1 (α = 1); higher is better.
+        The score, from 0 (α = -1) to 1 (α = 1); higher is better.
 
     Raises
     ------
@@ -86,7 +86,7 @@ class Teacher:
     Attributes
     ----------
     model_name
-        What it calls the architecture.
+        DD-Ranking's name of the architecture.
     use_torchvision
         Whether it takes the network from torchvision.
     weights
@@ -104,11 +104,11 @@ def as_teacher(model: nn.Module, arch: str, side: int, order: Sequence[int]) -> 
     Parameters
     ----------
     model
-        With trained weights.
+        Model with trained weights.
     arch
-        As `pydream.models.build_model` takes it.
+        Name of the architecture as `pydream.models.build_model` takes it.
     side
-        Of the images, in pixels.
+        Side of the images, in pixels.
     order
         Class j of the teacher is class ``order[j]`` of the model.
 
@@ -163,7 +163,7 @@ def settings(
     Parameters
     ----------
     manifest
-        Of the distilled set.
+        Manifest of the distilled set.
     teacher
         What gives soft labels, and the architecture of students.
     mean, std

@@ -27,7 +27,7 @@ from pydream.versions import package_record
 
 @dataclass(frozen=True)
 class ExportedSet:
-    """What `export_set` has written.
+    """Files that `export_set` has written.
 
     Attributes
     ----------
@@ -36,9 +36,9 @@ class ExportedSet:
     to
         The layout.
     images
-        How many.
+        Number of images.
     bytes
-        Of all files together.
+        Size of all files together, in bytes.
     """
 
     path: Path

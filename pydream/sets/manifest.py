@@ -1,4 +1,4 @@
-"""What every distilled set says about itself, whatever method made it."""
+"""The record that every distilled set keeps of itself, whatever method made it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def describe_set(
     folder
         The set, its images written.
     source
-        What it was distilled from.
+        Source that it was distilled from.
     method
         Name of the method.
     identity
@@ -41,9 +41,9 @@ def describe_set(
     ipc, factor, side
         Images per class, cells per side, pixels per side.
     mean, std
-        To normalise with, on the scale of [0, 1].
+        Mean and standard deviation to normalise with, on the scale of [0, 1].
     image_format
-        Of the files.
+        Format of the files.
     skipped
         Source images that could not be read: ``key`` and ``reason``.
     """

@@ -1,4 +1,4 @@
-"""What an evaluation is made of, opened and seen to fit together: set, observer, real images."""
+"""Open an evaluation's inputs and check that they match: set, observer, real images."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def class_order(observer: Observer, distilled: DistilledSet) -> list[int]:
     Returns
     -------
     list of int
-        By class of the set, the observer's class; for `Observer.with_class_order`.
+        The observer's class for each class of the set, for `Observer.with_class_order`.
 
     Raises
     ------

@@ -26,7 +26,7 @@ def finish_run(
     Parameters
     ----------
     writer
-        Of the set; images and provenance are written.
+        Writer of the set, which has written images and provenance.
     manifest
         The contents of ``manifest.json``.
     watch

@@ -48,7 +48,7 @@ class SetWriter(PartialRun):
     Parameters
     ----------
     out
-        Where the finished set shall lie. It must not exist, or be an empty folder.
+        Folder of the finished set. It must not exist, or be empty.
     identity
         What decides the bytes of the set: its configuration, source and observer. A partial
         set is gone on with only if its identity is the same.

@@ -21,9 +21,10 @@ class Accuracy:
     Attributes
     ----------
     top1
-        Where the right class got the highest logit.
+        Share of images whose right class has the highest logit.
     top5
-        Where it was among the five highest (among all, with fewer than five classes).
+        Share of images whose right class is among the five highest, or among all if there are
+        fewer than five classes.
     """
 
     top1: float
@@ -48,9 +49,9 @@ def measure_accuracy(
     test
         On the student's device.
     mean, std
-        To normalise with, three numbers each, for pixels in [0, 1].
+        Mean and standard deviation to normalise with, three numbers each, for pixels in [0, 1].
     precision
-        As of `load_observer`.
+        Arithmetic, one of those of `load_observer`.
     """
     side = test.images.shape[1]
     device = test.images.device

@@ -1,4 +1,4 @@
-"""Where a student's targets come from, and how it is compared with them."""
+"""Training targets of students, and the losses that compare students with them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def online_targets(observer: Observer, temperature: float, batch_size: int) -> T
     observer
         Its classes in the order of the set's.
     temperature
-        What its logits are divided by before the softmax.
+        Temperature that its logits are divided by before the softmax.
     batch_size
         Images of a batch, at most. The observer's tiles are cut to fit, since a padded row costs
         as much as an image.
@@ -66,7 +66,7 @@ def own_targets(soft_labels: torch.Tensor, temperature: float) -> Targets:
         (R, K) float32 logits of the rows that batches name, on the device where the student is
         trained.
     temperature
-        What they are divided by before the softmax.
+        Temperature that they are divided by before the softmax.
     """
     probabilities = torch.softmax(soft_labels / temperature, dim=1)
 
@@ -88,7 +88,7 @@ def soft_loss(logits: torch.Tensor, targets: torch.Tensor, temperature: float) -
     targets
         (B, K) float32, rows sum to 1.
     temperature
-        What the logits are divided by.
+        Temperature that the logits are divided by.
 
     Returns
     -------

@@ -14,26 +14,26 @@ from pydream.errors import PydreamError
 Mix: TypeAlias = Literal["cutmix", "mixup"]
 """How two images become one."""
 Views: TypeAlias = Literal["crop", "dsa"]
-"""What a student sees of an image: a random crop of it, its patches shuffled; or, of each of its
-cells enlarged to a whole image (multi-formation), one augmented as DSA does."""
+"""Views of an image: random crops with its patches shuffled, or each of its cells enlarged to a
+whole image (multi-formation) with DSA's augmentations."""
 Optimizer: TypeAlias = Literal["adamw", "sgd"]
 Schedule: TypeAlias = Literal["half-cosine", "steps"]
-"""Learning rate: half of a half cosine, down to a half; or a fifth of it from 2/3, and of that from
-5/6 of the epochs on."""
+"""Learning-rate schedule: the first half of a cosine decay, down to one half; or a division by 5
+after 2/3 and again after 5/6 of the epochs."""
 
 _FALLS, _FALL = (2 / 3, 5 / 6), 0.2  # of the schedule "steps"
 
 
 @dataclass(frozen=True)
 class MixRule:
-    """What goes with one way of mixing.
+    """Numbers that belong to one way of mixing.
 
     Attributes
     ----------
     concentration
         Both parameters of the beta distribution that the share of the first image is drawn from.
     temperature
-        What the logits of student and observer are divided by.
+        Temperature that the logits of student and observer are divided by.
     """
 
     concentration: float
@@ -63,39 +63,39 @@ class Recipe:
     Attributes
     ----------
     name
-        What the command line calls it.
+        Its name on the command line.
     epochs
         Passes over the set.
     batch_sizes
-        By images per class. In between, the entry nearest in ratio holds.
+        Batch size by images per class. Between two entries, the one nearest in ratio holds.
     batch_multiples
-        By number of classes, likewise nearest in ratio.
+        Factor of the batch size by number of classes, likewise nearest in ratio.
     learning_rate
-        Of students that `learning_rates` does not name.
+        Learning rate of students that `learning_rates` does not name.
     learning_rates
-        By the beginning of the student's name.
+        Learning rate by the beginning of the student's name.
     special_cases
         Image sets with numbers of their own.
     optimizer, schedule
-        How weights and learning rate move.
+        Optimiser, and schedule of the learning rate.
     betas
-        Of AdamW.
+        AdamW's beta1 and beta2.
     momentum
-        Of SGD.
+        SGD's momentum.
     weight_decay
-        Of AdamW on weights with two dimensions or more, of SGD on all.
+        Weight decay: AdamW applies it to weights of two or more dimensions, SGD to all.
     views
-        What is made of an image.
+        Views that a student is trained on.
     crop_ratio
         Least and greatest width by height of a random crop.
     horizontal_flip
         Whether half of the views are mirrored.
     mix
-        How images are mixed.
+        Method of mixing two images.
     mix_probability
         Share of the batches that are.
     mixes
-        What goes with each way of mixing.
+        Rule for each way of mixing.
     """
 
     name: str
@@ -185,10 +185,10 @@ class ResolvedRecipe:
     Attributes
     ----------
     name
-        Of the recipe it comes from.
+        Name of the recipe that it comes from.
     epochs, batch_size, learning_rate, optimizer, schedule, betas, momentum, weight_decay, views
-        As in `Recipe`. The batch size is the greatest: the views of an epoch are dealt evenly
-        over as few batches as that allows.
+        The same as in `Recipe`. The batch size is the largest: the views of an epoch are dealt
+        evenly over as few batches as it allows.
     factor
         Patches per side of an image, which are shuffled, or cells, which are enlarged; 1 leaves
         images as they are.
@@ -197,7 +197,7 @@ class ResolvedRecipe:
     horizontal_flip
         Whether half of the views are mirrored.
     mix, mix_probability, mix_concentration, temperature
-        As in `Recipe` and `MixRule`.
+        The same as in `Recipe` and `MixRule`.
 
     Raises
     ------
@@ -279,12 +279,12 @@ def resolve(
     Parameters
     ----------
     recipe
-        What was published.
+        Published recipe.
     student
         Architecture, as `build_model` takes it.
     num_images, num_classes, side, factor
-        Of the set: how many images, of how many classes, their side in pixels, and how many
-        patches lie along it.
+        Size of the set: number of images and of classes, side of the images in pixels, and number
+        of patches along it.
     overrides
         Values of fields of `ResolvedRecipe` that take the place of the recipe's.
 

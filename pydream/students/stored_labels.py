@@ -44,22 +44,22 @@ def view_settings(recipe: ResolvedRecipe) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class LabelPlan:
-    """What labels are stored: of which views, by whom, how much of them.
+    """Description of stored labels: their views, their observer and their extent.
 
     Attributes
     ----------
     images_sha256
-        Of the set's image files.
+        SHA-256 of the set's image files.
     class_names
         In the order of the columns.
     observer
         ``arch``, ``weights_sha256`` and ``precision``.
     mean, std
-        What the views were normalised with.
+        Mean and standard deviation that the views were normalised with.
     views
-        From `view_settings`.
+        Settings of the views, from `view_settings`.
     seed
-        Of the views.
+        Random seed of the views.
     epochs
         Stored are epochs 0, every, 2·every, … below this.
     every
@@ -125,14 +125,14 @@ def write_epoch(file: Path, logits: torch.Tensor, top_k: int | None, temperature
     Parameters
     ----------
     file
-        From `epoch_file`.
+        File of the epoch, from `epoch_file`.
     logits
         (R, K) float32, row by row of the set.
     top_k
         How many classes to keep of each row; of the others the logarithm of their summed
         exponentials at the temperature is kept, and they share it evenly when it is read.
     temperature
-        What logits are divided by.
+        Temperature that logits are divided by.
     """
     tensors = {"logits": logits.half()}
     if top_k is not None:
@@ -154,7 +154,7 @@ class StoredLabels:
     distilled
         The set.
     seed
-        Of the views.
+        Random seed of the views.
 
     Raises
     ------

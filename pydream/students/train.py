@@ -28,7 +28,7 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """How far a student was after an epoch.
+    """Measurement of a student after an epoch.
 
     Attributes
     ----------
@@ -97,15 +97,15 @@ def train_student(
     targets
         Gives the targets of a batch.
     test
-        On the same device.
+        Test images on the same device.
     recipe
-        How to train.
+        Training recipe.
     student
         Architecture, as `build_model` takes it.
     num_classes
         Number of logits.
     mean, std
-        To normalise with, three numbers each, for pixels in [0, 1].
+        Mean and standard deviation to normalise with, three numbers each, for pixels in [0, 1].
     seed
         In [0, 2^63).
     eval_every

@@ -1,4 +1,4 @@
-"""What a student sees: shuffled patches, crops, flips and mixes, each drawn from a counter.
+"""Training views of a student: shuffled patches, crops, flips and mixes, drawn from counters.
 
 Nothing here knows a model or a label, and nothing is remembered between calls: the batches of an
 epoch can be made again at any time, on any machine, so labels can be stored beside them.
@@ -64,7 +64,7 @@ class MixedBatch:
     share
         The part of each image that is its own; the rest is its partner's.
     epoch
-        Of which they are views.
+        Epoch that they are views of.
     """
 
     images: torch.Tensor
@@ -96,13 +96,13 @@ def views(
     recipe
         Says how the images are dealt out, augmented and mixed.
     mean, std
-        To normalise with, three numbers each, for pixels in [0, 1].
+        Mean and standard deviation to normalise with, three numbers each, for pixels in [0, 1].
 
     Yields
     ------
     MixedBatch
-        As few as the batch size allows, equal in size up to one view; each image comes once, or
-        each of its cells.
+        As few batches as the batch size allows, equal in size up to one view; each image, or each
+        of its cells, comes once.
     """
     make = _augmented_cells if recipe.views == "dsa" else _crops
     for step, (whole, chosen) in enumerate(make(images, epoch, seed, recipe, mean, std)):
@@ -248,7 +248,7 @@ def mix(
     recipe
         Gives the way of mixing and its concentration.
     seed
-        Of this batch.
+        Random seed of this batch.
 
     Returns
     -------

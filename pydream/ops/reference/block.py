@@ -1,4 +1,4 @@
-"""What follows the convolution in a block of ConvNet, in plain PyTorch."""
+"""The rest of a ConvNet block after its convolution, in plain PyTorch."""
 
 from __future__ import annotations
 
