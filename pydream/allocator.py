@@ -1,4 +1,4 @@
-"""How memory is taken: kept for the next step, in large pages for large tensors, and how much."""
+"""Settings of the memory allocator: reuse between steps, large pages, and the peak of memory."""
 
 from __future__ import annotations
 

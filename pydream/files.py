@@ -90,7 +90,7 @@ def check_place(path: Path, remedy: str = ANOTHER_OUT) -> None:
     path
         The file or folder; folders above it need not exist.
     remedy
-        What the user can do where nothing can be made there.
+        Advice for the user if nothing can be made there.
 
     Raises
     ------

@@ -16,7 +16,7 @@ def capture(
 ) -> tuple[torch.cuda.CUDAGraph, _Result]:
     """Make a call some times on a stream beside the current one, then put it in a CUDA graph.
 
-    Where the capture fails, the current stream is what it was, and the next capture can begin.
+    If the capture fails, the current stream is restored and another capture can begin.
     PyTorch alone leaves the captured stream current then, and its allocator goes on waiting for the
     end of the capture.
 
@@ -34,7 +34,7 @@ def capture(
     CUDAGraph
         Its replays repeat the call.
     object
-        What the captured call returned; a replay writes its tensors anew.
+        Result of the captured call; a replay writes its tensors anew.
 
     Raises
     ------

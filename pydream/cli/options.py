@@ -59,9 +59,9 @@ class Option:
     owner
         The function or dataclass that declares it.
     names
-        How it is written, the first name first; none for a positional argument.
+        Its spellings, the preferred one first; empty for a positional argument.
     metavar
-        What stands for its value; empty for a flag.
+        Placeholder of its value; empty for a flag.
     default
         The value without it; `inspect.Parameter.empty` if it is required.
     help

@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON for machines."""
+"""Output of commands: tables for people, JSON for scripts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def console() -> Console:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON; what JSON does not know as text."""
+    """Print a value as JSON; objects that JSON does not know become text."""
     print(jsonlib.dumps(value, indent=2, default=str))
 
 
@@ -37,7 +37,7 @@ def print_result(result: DataclassInstance, text: str, *, json: bool) -> None:
 
 
 def print_set(result: RdedResult | DreamResult, rows: Mapping[str, str], *, json: bool) -> None:
-    """Print what a method has made; `rows` is what it alone has to say."""
+    """Print the set that a method has made; `rows` hold the facts of this method alone."""
     manifest = result.manifest
     if json:
         print_json({"path": result.path, "manifest": manifest, "seconds": result.seconds})

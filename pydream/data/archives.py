@@ -78,7 +78,7 @@ class _ArchiveTree(Tree):
     names
         Names of all members, cleaned.
     named
-        What the user named, for messages.
+        Path or name that the user gave, for messages.
     left_out
         See `Tree`.
     """
@@ -232,7 +232,7 @@ class TarTree(_ArchiveTree):
     path
         The archive, not compressed.
     named
-        What the user named, for messages.
+        Path or name that the user gave, for messages.
     """
 
     def __init__(self, path: Path, named: Path) -> None:

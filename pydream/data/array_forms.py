@@ -16,7 +16,7 @@ _AT_ONCE = 4096  # images that are converted at a time
 _EXPECTED = "(N, H, W), (N, H, W, C) or (N, C, H, W) with 1, 3 or 4 channels"
 
 HALF_LEVEL = 0.5 / 255
-"""As far beyond [0, 1] a value still rounds to a level of 8 bits."""
+"""Distance beyond [0, 1] at which a value still rounds to a level of 8 bits."""
 
 
 def levels_scale(least: float, most: float) -> float | None:
@@ -50,7 +50,7 @@ def as_images(images: np.ndarray, name: str, description: str) -> np.ndarray:
         (N, H, W), (N, H, W, C) or (N, C, H, W): integers from 0 to 255, booleans, or floats as
         `levels_scale` knows them. Of four channels the last, alpha, is dropped.
     name, description
-        What they are called, and the source, for messages.
+        Name of the array and of the source, for messages.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def as_labels(
     labels
         (N,) or (N, 1): integers, whole floats, booleans or strings; or one-hot, (N, K).
     name, description
-        What they are called, and the source, for messages.
+        Name of the array and of the source, for messages.
     names
         Names of the classes, if they are known; labels that are strings must be among them.
 

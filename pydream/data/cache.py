@@ -29,7 +29,7 @@ COMPRESSED: dict[bytes, Callable[[Path], Any]] = {
     b"\xfd7zXZ": lzma.LZMAFile,
     b"(\xb5/\xfd": _zstd,
 }
-"""How a compressed file is opened, by its first bytes."""
+"""Functions that open compressed files, by their first bytes."""
 
 _AT_ONCE = 16 << 20
 

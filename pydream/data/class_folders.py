@@ -40,7 +40,7 @@ _PARTS = frozenset(
 
 
 class _Place(NamedTuple):
-    """Where splits were found."""
+    """Places of the splits found."""
 
     train: str | None
     test: str | None
@@ -197,7 +197,7 @@ def lay_out_class_folders(
     known
         The classes of the train split, which the labels then are of.
     above
-        What was left out around the folder.
+        Files left out around the folder.
 
     Raises
     ------

@@ -61,7 +61,7 @@ class EncodedJpeg(NamedTuple):
     data
         (n,) uint8, the file.
     shape
-        What it decodes to: height, width, 3.
+        Shape that it decodes to: height, width, 3.
     """
 
     data: torch.Tensor
@@ -78,7 +78,7 @@ class EncodedJpeg(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What is known of an image before it is decoded."""
+    """Facts about an image before it is decoded."""
 
     kind: str  # "jpeg", "png" or "other"
     height: int

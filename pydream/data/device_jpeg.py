@@ -42,7 +42,7 @@ def decode_on(
     Parameters
     ----------
     device
-        Where to.
+        GPU to decode on.
     images
         JPEGs, and images that are left as they are.
 
@@ -92,9 +92,9 @@ def _on_gpu(
 def _decode(data: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
     """Call torchvision's decoder, which works on a stream of its own and waits for no other.
 
-    Its memory comes from the current stream, where what is queued may still read what lay there
-    before; and when a call fails, that memory goes back while others of its JPEGs are decoded.
-    So the one is waited for before, and the other behind.
+    nvJPEG runs on its own stream, but allocates from the current one. Synchronise before the call,
+    because queued work may still read the recycled block; and after a failure, because the block is
+    freed while other JPEGs of the batch are still being decoded into it.
     """
     if _decode_jpegs is None:
         raise RuntimeError("this torchvision has no decoder of JPEGs for GPUs")

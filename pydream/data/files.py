@@ -29,7 +29,7 @@ class FileSource(Source):
     tree
         The files.
     description
-        What the user named.
+        Path or name that the user gave.
     split
         ``"train"`` or ``"test"``.
     table
@@ -76,7 +76,7 @@ def find_splits(tree: Tree, description: str, table: str | None = None) -> Split
     tree
         The files.
     description
-        What the user named, for messages.
+        Path or name that the user gave, for messages.
     table
         The file of labels to take, a path in the tree; by default it is looked for.
 

@@ -37,7 +37,7 @@ _SHIPPED = re.compile(r"\.(txt|csv|xml|mat|bin|gz|tar|md)|.*devkit.*|Annotations
 
 
 class _Base(NamedTuple):
-    """Where an ImageNet lies in a tree."""
+    """Place of an ImageNet in a tree."""
 
     path: str  # the folder that holds the splits
     above: tuple[str, ...]  # the folders above it, from the root down

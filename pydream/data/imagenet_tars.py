@@ -21,7 +21,7 @@ def join_shipped(folder: Tree, path: Path) -> Tree:
         The folder, whose files are listed beside them: the development kit has the labels of the
         validation images.
     path
-        Where it lies.
+        Path of the tar.
     """
     mounted = {"train": open_archive(path / TRAIN_TAR)}
     if (path / _VAL_TAR).is_file():

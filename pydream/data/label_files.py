@@ -54,7 +54,7 @@ class TableRows(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelFiles:
-    """What the tables beside images say.
+    """Tables beside images, and the images that they label.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class LabelFiles:
     images
         Keys of all images below it.
     ignored
-        What else lies there: how many of each kind.
+        Number of other files there, by kind.
     tables
         Rows that name images, one entry for each split of each table.
     problem

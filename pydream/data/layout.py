@@ -36,7 +36,7 @@ class Tree(ABC):
     Attributes
     ----------
     left_out : Mapping[str, int]
-        What an archive holds that cannot be listed: how many of each kind.
+        Number of members of an archive that cannot be listed, by kind.
     """
 
     left_out: Mapping[str, int] = {}

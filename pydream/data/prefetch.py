@@ -39,9 +39,9 @@ def decode_ahead(
     Parameters
     ----------
     source
-        Where the images come from.
+        Source of the images.
     indices
-        Which images, in the order wanted; repeats are allowed.
+        Indices of the images, in the order wanted; repeats are allowed.
     workers
         Number of threads that read and decode, at least 1.
     budget

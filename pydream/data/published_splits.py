@@ -28,7 +28,7 @@ LabelOf = Callable[[Row], str | None]
 
 @dataclass(frozen=True)
 class TableLayout:
-    """How a table's rows of one split are laid out when the split is asked for."""
+    """Layout of a table's rows of one split, made when the split is asked for."""
 
     description: str  # what the user named
     files: LabelFiles

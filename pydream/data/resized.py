@@ -150,7 +150,7 @@ def whole_images(
     unreadable
         Takes note of the images that cannot be read.
     rows
-        How many of `indices` a tensor is made of.
+        Number of `indices` that make up a tensor.
     advance
         Told how many of `indices` are done, readable or not, after each tensor.
 
@@ -234,7 +234,7 @@ def load_split(
     workers
         Threads that decode.
     device
-        Where the images are kept.
+        Device that stores the images.
     allow_skipped
         Share of the images that may be unreadable; these are left out, counted and named.
 

@@ -1,4 +1,4 @@
-"""What every source of images offers."""
+"""Interface of every source of images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Source(ABC):
     Attributes
     ----------
     description : str
-        What the user named, for example a path.
+        Path or name that the user gave, for example a path.
     split : str
         ``"train"`` or ``"test"``.
     class_names : tuple[str, ...]
@@ -33,11 +33,11 @@ class Source(ABC):
     labels : ndarray
         int64 (N,), non-decreasing, below ``len(class_names)``.
     ignored : int
-        How many files, folders and rows of tables were left out.
+        Number of files, folders and rows of tables that were left out.
     ignored_kinds : Mapping[str, int]
-        How many of each kind, for example ``{".txt": 3, "@eaDir/": 1}``.
+        Number of these by kind, for example ``{".txt": 3, "@eaDir/": 1}``.
     notes : tuple[str, ...]
-        What else is to be known of how the images were found, in sentences.
+        Remarks on how the images were found, in sentences.
     upright : bool
         Whether images are turned and mirrored as their EXIF asks.
     """

@@ -1,4 +1,4 @@
-"""From what a user names to a source of images."""
+"""Opening of the source that a user names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pydream.progress import say
 __all__ = ["Source", "SourceSpec", "check_classes", "has_split", "open_source"]
 
 SourceSpec = str | os.PathLike[str] | Source | tuple[Any, Any]
-"""What names a source; see `open_source`."""
+"""Anything that names a source; see `open_source`."""
 
 _KINDS = ", ".join(
     (

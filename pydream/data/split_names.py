@@ -1,4 +1,4 @@
-"""Which folders and files are named after a split, in any of the usual words."""
+"""Names of folders and files that stand for a split, in any of the usual words."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LISTS = ("split", "splits")  # in the name of a file that tells which image is 
 
 
 class SplitName(NamedTuple):
-    """What a name that contains a split's name says."""
+    """Meaning of a name that contains a split's name."""
 
     split: str  # train, test or unlabelled
     word: str  # the word that says so

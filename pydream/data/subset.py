@@ -18,9 +18,9 @@ class Subset(Source):
     source
         The whole.
     classes
-        How many of its classes, in their order.
+        Number of classes, the first in their order.
     per_class
-        How many images of each, in their order; None for all.
+        Number of images of each class, the first in their order; None for all.
     """
 
     def __init__(self, source: Source, classes: int, per_class: int | None = None) -> None:

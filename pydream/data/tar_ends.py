@@ -1,4 +1,4 @@
-"""Where a tar ends: `tarfile` takes a header that it cannot read for the end, without a word."""
+"""The end of a tar: `tarfile` silently takes a header that it cannot read for the end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_whole(
     Parameters
     ----------
     file
-        What the tar is read from.
+        File that the tar is read from.
     stopped, end
         Offsets in the file: where the next member would begin, and where the tar must end.
     last
@@ -57,9 +57,9 @@ def find_appended(file: IO[bytes], stopped: int, end: int) -> tuple[int | None, 
     Returns
     -------
     int or None
-        Where another tar begins, as ``cat`` puts them one behind the other.
+        Start of another tar, if several were joined by ``cat``.
     int
-        How many bytes follow that are no tar.
+        Number of bytes that follow and are no tar.
     """
     file.seek(stopped)
     place = stopped

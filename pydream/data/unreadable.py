@@ -16,9 +16,9 @@ class Unreadable:
     Parameters
     ----------
     source
-        Where the images are.
+        Source of the images.
     total
-        How many of its images the run asks for.
+        Number of its images that the run asks for.
     allowed
         Share of these that may be unreadable. None where others are drawn in their place, so that
         nothing is missing from the result.

@@ -18,7 +18,7 @@ def upload(images: Sequence[torch.Tensor], device: torch.device) -> list[torch.T
     images
         uint8 (H, W, C) each, of any sizes, on the CPU; those on a device already stay.
     device
-        Where to.
+        Device to copy them to.
 
     Returns
     -------

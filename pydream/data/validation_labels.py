@@ -28,7 +28,7 @@ class ValidationLabels:
     Attributes
     ----------
     path
-        Where they were read from.
+        File that they were read from.
     by_name
         ID of each image, by its name without extension.
     by_number
@@ -41,7 +41,7 @@ class ValidationLabels:
 
     @property
     def count(self) -> int:
-        """How many images have a label."""
+        """Number of images that have a label."""
         return len(self.by_name) or len(self.by_number)
 
     def of(self, name: str) -> str | None:

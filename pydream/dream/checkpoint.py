@@ -30,7 +30,7 @@ class Progress:
     origins
         int64 (K, IPC, f²): the row of the real image that each cell began as.
     iteration
-        How many are done.
+        Number of iterations done.
     history
         One entry for each: ``iteration``, ``loss`` and, where students were trained, ``top1``, one
         number for each of them.

@@ -139,7 +139,7 @@ class MatchingLoop:
         return float(total) / config.inner_loop
 
     def _renew_network(self, seed: int) -> NetworkTrainer:
-        """Draw the network's weights, and train it as long as it is before it is matched."""
+        """Reinitialise the network and pretrain it for `network_epochs` epochs."""
         fresh = fresh_network(self.make_network, derived_seed(seed, _NETWORK), self.device)
         self._network.load_state_dict(fresh.state_dict())
         self._sampler.restart()

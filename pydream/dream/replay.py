@@ -28,7 +28,7 @@ class Replayed:
     step
         Told its inputs, it changes `state` in place and returns a tensor. It waits for nothing.
     state
-        What it changes.
+        Tensors that it changes.
     """
 
     def __init__(self, step: Callable[[Inputs], Tensor], state: Sequence[Tensor]) -> None:

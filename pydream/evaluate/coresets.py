@@ -29,7 +29,7 @@ def herding(features: Tensor, offsets: Sequence[int], count: int) -> list[Tensor
     features
         float32 (R, D): the rows of every class side by side.
     offsets
-        Where each of K classes begins among the rows, and the end of the last; none is empty.
+        First row of each of K classes, and the end of the last; no class is empty.
     count
         Samples of each class; all of a class that has fewer.
 

@@ -54,7 +54,7 @@ class Plan:
 
     @property
     def row(self) -> tuple[str, str, str]:
-        """What students of different seeds share: a row of the result."""
+        """Facts that students of different seeds share: a row of the result."""
         return self.student, self.labels, self.images
 
 

@@ -29,12 +29,12 @@ _AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
 
 
 class Checkpoint(NamedTuple):
-    """What a file of weights holds."""
+    """Content of a file of weights."""
 
     weights: dict[str, torch.Tensor]
     metadata: dict[str, str]
     remark: str
-    """What was chosen among several state dicts; empty if there was no choice."""
+    """The state dict chosen among several; empty if there was no choice."""
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -94,13 +94,13 @@ def load_into(
     Parameters
     ----------
     model
-        What takes the weights.
+        Model that the weights are loaded into.
     path
-        Where they came from, for messages.
+        Origin of the weights, for messages.
     weights
         Weights as ``read_weights`` returns them.
     arch
-        What the model is, in words, for messages.
+        Architecture of the model, for messages.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Which output of an observer stands for which class of an image set."""
+"""Assignment of an observer's outputs to the classes of an image set."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def class_outputs(
     class_names
         Names of the classes, in order.
     where
-        What the classes are of, for messages.
+        Owner of the classes, for messages.
     measured
         Whether the observer's accuracy on these classes is measured afterwards, so that a wrong
         order is found out. Other names for as many classes are then taken to be in order.

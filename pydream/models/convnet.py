@@ -11,7 +11,7 @@ from pydream.errors import PydreamError
 from pydream.ops.block import norm_relu_pool, normed_block, takes_kernels
 
 Norm: TypeAlias = Literal["batch", "instance", "none"]
-"""What follows each convolution."""
+"""Normalisation after each convolution."""
 
 NORMS: tuple[Norm, ...] = get_args(Norm)
 

@@ -1,4 +1,4 @@
-"""What images a network takes: side, mean and standard deviation, and where these are from."""
+"""Input of a network: side, mean and standard deviation, and the origin of each."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ GIVEN, FILE, ARCH, SHAPES, DEFAULT = (
     "by the shapes of the weights",
     "ImageNet's",
 )
-"""Where a number is from, in words."""
+"""Origin of a number, in words."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What images a network takes.
+    """Input of a network.
 
     Attributes
     ----------
     side
         Height and width in pixels.
     mean, std
-        What the images are normalised with, a number for each channel, for pixels in [0, 1].
+        Mean and standard deviation of the input, a number per channel, for pixels in [0, 1].
     origins
-        Where ``side``, ``mean`` and ``std`` are from, in words.
+        Origin of ``side``, ``mean`` and ``std``, in words.
     """
 
     side: int

@@ -76,9 +76,9 @@ def load_observer(
 ) -> Observer:
     """Make an observer of a checkpoint, or of a trained model.
 
-    What is not given is taken from the metadata that ``save_weights`` wrote, then from the shapes
-    of the weights, then from what timm or torchvision say of the architecture's own pretrained
-    weights. The last resort is ImageNet's mean and std, and its side of 224; for the small-image
+    Values that are not given are taken from the metadata that ``save_weights`` wrote, then from the
+    shapes of the weights, then from timm's or torchvision's records of the architecture's own
+    pretrained weights. The last resort is ImageNet's mean and std, and its side of 224; for the small-image
     ResNets (``-modified``) it is the images' side if that is 64 at most, else 32.
     ``Observer.origins`` tells which it was.
 
@@ -101,8 +101,8 @@ def load_observer(
         processor or the GPU multiplies it natively, float32 elsewhere. float32 means IEEE
         float32: TF32 stays off during a GPU's passes.
     device
-        Where it runs: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"``: a GPU that this build of
-        pydream can use, else the CPU.
+        Device that it runs on: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"``: a GPU that this
+        build of pydream can use, else the CPU.
     compiled
         Whether ``torch.compile`` makes kernels for it: some of a minute once, then faster passes.
         The last bits of the logits are others.
@@ -135,7 +135,7 @@ def load_observer(
 
 @dataclass(frozen=True)
 class _Opened:
-    """What an observer is made of, read once: a file's content, or a model."""
+    """Source of an observer, read once: the content of a file, or a model."""
 
     model: nn.Module | None
     where: str
@@ -144,7 +144,7 @@ class _Opened:
 
     @cached_property
     def readings(self) -> list[dict[str, torch.Tensor]]:
-        """What of the weights may be the network; of a model, all."""
+        """The weights that may belong to the network; all, for a model."""
         weights = self.checkpoint.weights
         return readings(weights) if self.model is None else [weights]
 

@@ -20,7 +20,7 @@ KINDS = (
     "resnet18-modified (any torchvision ResNet with a 3×3 stem and no max-pool), "
     "any torchvision classifier such as resnet18, or timm/NAME"
 )
-"""What ``build_model`` takes, in words."""
+"""Names that ``build_model`` takes, in words."""
 
 OWN = re.compile(r"convnet\d+(-.+)?|resnetap\d+(-.+)?")
 """Names of ConvNets and ResNet-APs."""

@@ -50,10 +50,10 @@ class Observer:
     network_side
         Height and width of the images that the network takes: those of `side`, resized.
     mean, std
-        What the images are normalised with, per channel, for pixels in [0, 1].
+        Mean and standard deviation of the input, per channel, for pixels in [0, 1].
     origins
-        Where ``arch``, ``side``, ``mean`` and ``std`` are from, in words; under ``weights`` what
-        was chosen among several in the file, if there was a choice.
+        Origin of ``arch``, ``side``, ``mean`` and ``std``, in words; under ``weights``, the state
+        dict chosen among several in the file, if there was a choice.
     precision
         ``"float32"``, ``"bfloat16"`` or ``"float16"``: of weights and activations. With
         ``"float32"`` a GPU does not use TF32.
@@ -62,7 +62,7 @@ class Observer:
     weights_sha256
         Hash over names and bytes of the weights.
     device
-        Where the weights are and the passes run.
+        Device of the weights and of the forward passes.
     tile
         Rows of one forward pass.
     class_names

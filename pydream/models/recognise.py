@@ -1,4 +1,4 @@
-"""What the names and shapes of weights tell of a network: its architecture and its image side."""
+"""Recognition of a network's architecture and image side by the names and shapes of its weights."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def recognise_side(
     int or None
         Side in pixels; None if the shapes do not depend on it.
     str
-        Where other sides have the same shapes: which.
+        The other sides that have the same shapes, if there are any.
     """
     weights = usual_names(weights)
     depth = _convnet_depth(weights)

@@ -113,7 +113,7 @@ class ResNetAP(nn.Module):
 
 
 class _Stem(nn.Module):
-    """What comes before the stages."""
+    """Layers before the stages."""
 
     def __init__(self, channels: int, width: int, side: int, norm: Norm) -> None:
         super().__init__()

@@ -36,7 +36,7 @@ def find_weights(content: Any) -> tuple[dict[str, torch.Tensor], str]:
     Parameters
     ----------
     content
-        What ``torch.load`` returned.
+        Result of ``torch.load``.
 
     Returns
     -------

@@ -50,7 +50,7 @@ _EXECUTION = ("source", "out", "workers", "allow_skipped", "resume")
 
 @dataclass(frozen=True)
 class TrainedObserver:
-    """What `train_observer` made.
+    """Result of `train_observer`.
 
     Attributes
     ----------
@@ -63,9 +63,9 @@ class TrainedObserver:
     top1
         Accuracy after the last epoch, in [0, 1].
     images
-        How many images it was measured on.
+        Number of images it was measured on.
     held_out
-        Where these come from, in words.
+        Origin of these images, in words.
     skipped
         Training images that could not be read.
     loss
@@ -109,7 +109,7 @@ def train_observer(config: ObserverConfig, *, source: Source | None = None) -> T
     Returns
     -------
     TrainedObserver
-        Where the weights are, and how good they are.
+        Path and accuracy of the weights.
 
     Raises
     ------

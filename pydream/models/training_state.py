@@ -1,4 +1,4 @@
-"""Where the training of an observer stands, so that a killed one goes on to the same weights."""
+"""State of an observer's training, so that a killed one continues to the same weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SECONDS_BETWEEN = 30.0
 
 @dataclass
 class TrainingProgress:
-    """How far a training has come.
+    """Progress of a training.
 
     Attributes
     ----------
@@ -47,11 +47,11 @@ class TrainingState:
     Parameters
     ----------
     run
-        Where it is kept.
+        Run that keeps it on disk.
     model, optimizer, schedule, images
-        What is trained, how, and on what.
+        Model in training, and the objects that train it.
     device
-        Where it is trained.
+        Device that it is trained on.
     """
 
     def __init__(

@@ -208,7 +208,7 @@ def _numbers(values: list[float]) -> str:
 
 
 def _images(distilled: DistilledSet) -> torch.Tensor | StoredImages | HeldImages:
-    """Return all images where they are few, else those asked for as they are asked for."""
+    """Return all images of a small set; images of a large one are read when they are needed."""
     return distilled.images if distilled.stored.nbytes <= _AT_ONCE else distilled.stored
 
 

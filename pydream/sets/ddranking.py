@@ -165,9 +165,9 @@ def settings(
     manifest
         Manifest of the distilled set.
     teacher
-        What gives soft labels, and the architecture of students.
+        Network that gives soft labels, and the architecture of students.
     mean, std
-        What its images, and so test images, are normalised with.
+        Mean and standard deviation that its images, and so test images, are normalised with.
     """
     side, dataset = manifest["side"], dataset_name(manifest["source"]["description"])
     square = {"size": side}

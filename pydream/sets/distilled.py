@@ -170,7 +170,7 @@ class DistilledSet:
 
     @functools.cached_property
     def images_sha256(self) -> str:
-        """What the manifest says of the image files; of another's set, the hash of the pixels."""
+        """Hash of the image files by the manifest, or of the pixels of another tool's set."""
         if self.is_ours:
             return str(self.manifest["images_sha256"])
         return hashlib.sha256(self.images.numpy().tobytes()).hexdigest()

@@ -79,7 +79,7 @@ def open_distilled(
         A text file with the name of each class of the set on a line of its own, in the order of
         its numbers or, by natural order, of its folders. It goes before all other names.
     mean, std
-        What the images of a file were normalised with, one number for each channel.
+        Mean and standard deviation that the images of a file were normalised with, per channel.
 
     Returns
     -------

@@ -110,9 +110,9 @@ class SetWriter(PartialRun):
         images
             (IPC, 3, S, S) uint8.
         record
-            What `finished_class` shall return.
+            Value that `finished_class` will return.
         image_format, quality
-            How to store the images; the quality counts for WebP and JPEG only.
+            File format of the images, and its quality; the quality counts for WebP and JPEG only.
         """
         scratch = self._scratch / f"{label:05d}"
         place = self._images_of(label)

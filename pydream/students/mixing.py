@@ -17,7 +17,7 @@ def cut_mix(
     partners
         (B,) int64: the partner of each image, as its place in the batch.
     share
-        What an image keeps where the border cuts nothing off the box, in [0, 1].
+        Share of its area that an image keeps if the border does not cut the box, in [0, 1].
     down, across
         The middle of the box, in [0, 1) of the side.
 
@@ -38,9 +38,9 @@ def cut_box(side: int, share: float, down: float, across: float) -> tuple[int, i
     Parameters
     ----------
     side
-        Of the images, in pixels.
+        Side of the images, in pixels.
     share
-        What an image keeps where the border cuts nothing off.
+        Share of its area that an image keeps if the border does not cut the box.
     down, across
         The middle, in [0, 1) of the side.
 

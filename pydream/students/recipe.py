@@ -12,7 +12,7 @@ from pydream import checks
 from pydream.errors import PydreamError
 
 Mix: TypeAlias = Literal["cutmix", "mixup"]
-"""How two images become one."""
+"""Method of mixing two images."""
 Views: TypeAlias = Literal["crop", "dsa"]
 """Views of an image: random crops with its patches shuffled, or each of its cells enlarged to a
 whole image (multi-formation) with DSA's augmentations."""
@@ -249,7 +249,7 @@ class ResolvedRecipe:
 
     @property
     def views_per_image(self) -> int:
-        """How many views of an epoch come from one image: its cells, where they are enlarged."""
+        """Number of views of an epoch from one image: its cells, if they are enlarged, else 1."""
         return self.factor**2 if self.views == "dsa" else 1
 
     def learning_rate_at(self, epoch: int) -> float:

@@ -65,9 +65,9 @@ class LabelPlan:
     every
         Epochs that share views and labels.
     top_k
-        How many of the highest logits are kept; None for all.
+        Number of highest logits that are kept; None for all.
     temperature
-        What the logits of the classes beyond `top_k` were divided by before they were summed up.
+        Temperature that logits beyond `top_k` were divided by before they were summed up.
     """
 
     images_sha256: str
