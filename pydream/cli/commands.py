@@ -257,7 +257,7 @@ def profile_command(
     from pydream.profiling import comparison_table, profile, profile_table, read_profile
 
     if compare is not None:
-        one, other = (read_profile(expand_home(each)) for each in compare)
+        one, other = (read_profile(expand_home(file)) for file in compare)
         names = str(compare[0]), str(compare[1])
         console().print(comparison_table(one, other, names=names))
         return

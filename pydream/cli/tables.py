@@ -67,7 +67,7 @@ def print_comparison(result: Comparison, seeds: int) -> None:
         table.add_column(method, justify="right")
     means = [result.mean(method) for method in result.top1]
     for at, *row in zip(result.iterations, *means, strict=True):
-        table.add_row(str(at), *(f"{each:.1%}" for each in row))
+        table.add_row(str(at), *(f"{accuracy:.1%}" for accuracy in row))
     out = console()
     out.print(table)
     last = result.mean("random")[-1]

@@ -50,7 +50,7 @@ def _message(event: ParseErrorEvent, command: Sequence[str], commands: Commands)
         return unknown
     words = " ".join(command)
     if isinstance(event, _errors.MissingArgs):
-        names = [_shown(each.arg) for each in event.missing_arguments]
+        names = [_shown(missing.arg) for missing in event.missing_arguments]
         return f"{words} needs {' and '.join(names)}"
     if isinstance(event, _errors.MissingSubcommand):
         return f"name a command: {', '.join(event.subcommand_spec.parser_from_name)}"
@@ -125,4 +125,4 @@ def _shown(argument: ArgumentDefinition) -> str:
         return str(argument.lowered.metavar)
     names = argument.lowered.name_or_flags
     given = {_name(word) for word in sys.argv[1:]}
-    return next((each for each in names if each in given), names[0])
+    return next((name for name in names if name in given), names[0])

@@ -78,8 +78,8 @@ def load_observer(
 
     Values that are not given are taken from the metadata that ``save_weights`` wrote, then from the
     shapes of the weights, then from timm's or torchvision's records of the architecture's own
-    pretrained weights. The last resort is ImageNet's mean and std, and its side of 224; for the small-image
-    ResNets (``-modified``) it is the images' side if that is 64 at most, else 32.
+    pretrained weights. The last resort is ImageNet's mean and std, and its side of 224; for the
+    small-image ResNets (``-modified``) it is the images' side if that is 64 at most, else 32.
     ``Observer.origins`` tells which it was.
 
     Parameters
