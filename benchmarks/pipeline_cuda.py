@@ -123,8 +123,8 @@ def run(source: Path, observer: Path, device: str, **settings: Any) -> dict[str,
     scoring = last - first
     fixed = whole - scoring
     return {
-        "settings": {"decode": result.manifest["config"]["decode"], **settings},
-        "precision": result.manifest["observer"]["precision"],
+        "settings": {"decode": result.manifest.config["decode"], **settings},
+        "precision": result.manifest.observer["precision"],
         "images": files,
         "seconds": whole,
         "scoring_seconds": scoring,

@@ -128,7 +128,7 @@ def run_ours(case: Case, precision: str) -> dict[str, Any]:
             )
         )
         seconds = time.perf_counter() - begun
-    observer = result.manifest["observer"]
+    observer = result.manifest.observer
     return {"seconds": seconds, "stages": result.seconds, "precision": observer["precision"]}
 
 

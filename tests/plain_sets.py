@@ -14,9 +14,9 @@ import torch
 from pydream.sets.distilled import (
     PROVENANCE_SCHEMA,
     DistilledSet,
-    hash_image_files,
     load_set,
 )
+from pydream.sets.image_formats import hash_image_files
 from pydream.sets.writer import save_image
 
 

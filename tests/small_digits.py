@@ -12,7 +12,7 @@ from pydream.data import open_source
 from pydream.data.resized import LabelledImages, load_split
 from pydream.evaluate.baselines import random_real_images
 from pydream.models import save_weights
-from pydream.sets.distilled import hash_image_files
+from pydream.sets.image_formats import hash_image_files
 from pydream.sets.writer import save_image
 from pydream.students.recipe import RDED, resolve
 from pydream.students.train import train_student

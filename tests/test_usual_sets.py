@@ -95,9 +95,9 @@ def test_a_usual_set_passes_every_command(make, side: int, enlarged: int, tmp_pa
             source, str(observer.path), out=path, ipc=1, crops=1, allow_weak_observer=True
         )
     )
-    assert made.manifest["skipped"] == []
+    assert made.manifest.skipped == []
     # Up to 64 pixels a patch is a whole image; of the photographs it is a quarter, 112 pixels.
-    assert made.manifest["enlarged"] == enlarged
+    assert made.manifest.enlarged == enlarged
     matched = dream.distill(
         dream.DreamConfig(
             source,
@@ -111,7 +111,7 @@ def test_a_usual_set_passes_every_command(make, side: int, enlarged: int, tmp_pa
             network_images=2,
         )
     )
-    assert (matched.manifest["side"], matched.manifest["skipped"]) == (side, [])
+    assert (matched.manifest.side, matched.manifest.skipped) == (side, [])
     relabel(RelabelConfig(set=path, observer=str(observer.path), epochs=1))
     result = evaluate_set(
         EvaluateConfig(

@@ -39,7 +39,8 @@ def rded_command(config: Annotated[RdedConfig, Whole], *, json: Json = False) ->
     from pydream.rded import distill
 
     result = distill(config)
-    observer = result.manifest["observer"]
+    observer = result.manifest.observer
+    assert observer is not None  # as every set of RDED has one
     rows = {
         "observer": f"{observer['arch']}, right on {observer['top1']:.1%} of "
         f"{observer['images']} images ({observer['held_out']})"
@@ -59,7 +60,8 @@ def dream_command(config: Annotated[DreamConfig, Whole], *, json: Json = False) 
     from pydream.dream import distill
 
     result = distill(config)
-    settings, history = result.manifest["config"], result.manifest["history"]
+    settings, history = result.manifest.config, result.manifest.history
+    assert settings is not None and history is not None  # noqa: PT018  (as of every set of DREAM+)
     rows = {
         "matched": f"{settings['match']}, {settings['metric']}, {settings['arch']}, "
         f"{settings['sampler']} real images, recipe {settings['recipe']}",

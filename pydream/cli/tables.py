@@ -40,17 +40,17 @@ def print_set(result: RdedResult | DreamResult, rows: Mapping[str, str], *, json
     """Print the set that a method has made; `rows` hold the facts of this method alone."""
     manifest = result.manifest
     if json:
-        print_json({"path": result.path, "manifest": manifest, "seconds": result.seconds})
+        print_json({"path": result.path, "manifest": manifest.as_json(), "seconds": result.seconds})
         return
     table = Table(show_header=False, box=None)
-    classes, ipc = len(manifest["class_names"]), manifest["images_per_class"]
-    table.add_row("images", f"{classes} classes x {ipc}, {manifest['side']} pixels a side")
+    classes, ipc = len(manifest.class_names), manifest.images_per_class
+    table.add_row("images", f"{classes} classes x {ipc}, {manifest.side} pixels a side")
     for name, value in rows.items():
         table.add_row(name, value)
-    if manifest["skipped"]:
-        table.add_row("skipped", f"{len(manifest['skipped'])} images, listed in manifest.json")
-    if manifest.get("enlarged"):
-        table.add_row("enlarged", f"{manifest['enlarged']} images smaller than a patch")
+    if manifest.skipped:
+        table.add_row("skipped", f"{len(manifest.skipped)} images, listed in manifest.json")
+    if manifest.enlarged:
+        table.add_row("enlarged", f"{manifest.enlarged} images smaller than a patch")
     if result.seconds:
         stages = ", ".join(f"{name} {value:.1f}" for name, value in result.seconds.items())
         table.add_row("seconds", stages)

@@ -98,7 +98,9 @@ def compare(
     }
     announce_device(named)
     histories: dict[str, list[list[dict[str, Any]]]] = {
-        method: [distill(run, source=train, test=test).manifest["history"] for run in runs[method]]
+        method: [
+            distill(run, source=train, test=test).manifest.history or [] for run in runs[method]
+        ]
         for method in METHODS
     }
     measured = [each for each in histories["random"][0] if each.get("top1")]

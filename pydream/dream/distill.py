@@ -34,7 +34,7 @@ from pydream.models.registry import build_model, construct
 from pydream.progress import track
 from pydream.report import write_report
 from pydream.seeds import derived_seed
-from pydream.sets.manifest import describe_set
+from pydream.sets.manifest import Manifest, describe_set
 from pydream.sets.run import finish_run
 from pydream.sets.writer import SetWriter, check_place_of_set, finished_manifest
 from pydream.timeline import Stopwatch
@@ -53,13 +53,13 @@ class DreamResult:
     path
         The folder of the distilled set.
     manifest
-        Its description, as in ``manifest.json``.
+        Its description, which ``manifest.json`` holds.
     seconds
         Wall-clock seconds per stage, and of the whole.
     """
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     seconds: dict[str, float]
 
 
@@ -272,8 +272,8 @@ def _finish(run: _DreamRun, identity: dict[str, Any], progress: Progress) -> Dre
         labels = torch.arange(len(values)).repeat_interleave(config.ipc)
         torch.save([values.flatten(0, 1), labels], stream)
         writer.write_bytes(writer.set / "images.pt", stream.getvalue())
-        manifest = {
-            **describe_set(
+        manifest = dataclasses.replace(
+            describe_set(
                 writer.set,
                 run.source,
                 method="dream",
@@ -286,9 +286,9 @@ def _finish(run: _DreamRun, identity: dict[str, Any], progress: Progress) -> Dre
                 image_format="png",
                 skipped=run.skipped,
             ),
-            "network": {"arch": config.arch},
-            "history": progress.history,
-        }
+            network={"arch": config.arch},
+            history=progress.history,
+        )
     report = partial(write_report, pictures=progress.pictures)
     path, seconds = finish_run(writer, manifest, run.watch, report)
     return DreamResult(path, manifest, seconds)

@@ -50,7 +50,7 @@ class EvaluationContext:
     @property
     def side(self) -> int:
         """Height and width of the images, in pixels."""
-        return int(self.distilled.manifest["side"])
+        return self.distilled.manifest.side
 
     @cached_property
     def train_fingerprint(self) -> str | None:
@@ -117,11 +117,11 @@ def open_evaluation(
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     observer = _open_observer(config, distilled, given, precision, device)
-    facts = distilled.manifest if observer is None else observer.input_facts()
+    normalisation = distilled.manifest if observer is None else observer
     with stage("load test images"):
         test_images = load_split(
             test,
-            distilled.manifest["side"],
+            distilled.manifest.side,
             workers=config.workers,
             device=device,
             allow_skipped=config.allow_skipped,
@@ -136,8 +136,8 @@ def open_evaluation(
         test_images=test_images,
         device=device,
         precision=precision,
-        mean=tuple(facts.get("mean", IMAGENET_MEAN)),
-        std=tuple(facts.get("std", IMAGENET_STD)),
+        mean=normalisation.mean or IMAGENET_MEAN,
+        std=normalisation.std or IMAGENET_STD,
         folder=folder,
         finished=FinishedStudents(folder / "students", config.resume),
     )
@@ -178,8 +178,8 @@ def evaluation_facts(context: EvaluationContext) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "set": {
             "path": str(context.distilled.path),
-            "method": manifest.get("method"),
-            "images_per_class": manifest["images_per_class"],
+            "method": manifest.method,
+            "images_per_class": manifest.images_per_class,
             "images_bytes": context.distilled.images_bytes,
             "labels_bytes": context.distilled.labels_bytes,
             "images_sha256": context.distilled.images_sha256,

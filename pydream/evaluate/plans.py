@@ -125,7 +125,7 @@ def _images(context: EvaluationContext, name: str, seed: int) -> LabelledImages:
         return baseline_images(
             name,
             context.train,
-            context.distilled.manifest["images_per_class"],
+            context.distilled.manifest.images_per_class,
             context.side,
             seed=seed,
             observer=context.observer,
@@ -162,7 +162,7 @@ def settle_recipe(
             overrides=config.overrides(),
         )
 
-    own = config.factor if config.factor is not None else distilled.manifest.get("factor", 1)
+    own = config.factor if config.factor is not None else distilled.manifest.factor
     recipe = resolved(num_images, own if images == "distilled" else 1)
     if images == "full":
         number = len(distilled.stored)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,8 +96,8 @@ def relabel(config: RelabelConfig, *, observer: torch.nn.Module | None = None) -
         student=config.student or network.arch,
         num_images=len(distilled.stored),
         num_classes=len(distilled.class_names),
-        side=manifest["side"],
-        factor=config.factor if config.factor is not None else manifest.get("factor", 1),
+        side=manifest.side,
+        factor=config.factor if config.factor is not None else manifest.factor,
         overrides=config.overrides(),
     )
     announce_device(config.device)
@@ -180,10 +180,9 @@ def _note_bytes(distilled: DistilledSet) -> None:
             "top_k": plan.top_k,
             "observer": plan.observer,
         }
-    manifest = {
-        **distilled.manifest,
-        "labels_bytes": sum(each["bytes"] for each in stored.values()),
-        "labels": stored,
-    }
-    text = json.dumps(manifest, indent=2) + "\n"
-    write_whole(distilled.path / "manifest.json", text.encode())
+    manifest = dataclasses.replace(
+        distilled.manifest,
+        labels_bytes=sum(each["bytes"] for each in stored.values()),
+        labels=stored,
+    )
+    write_whole(distilled.path / "manifest.json", manifest.as_text().encode())

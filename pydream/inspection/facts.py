@@ -13,7 +13,8 @@ from rich.text import Text
 
 from pydream.formatting import byte_words, score_words
 from pydream.inspection.measure_rows import measure_rows
-from pydream.sets.distilled import DistilledSet, hash_image_files
+from pydream.sets.distilled import DistilledSet
+from pydream.sets.image_formats import hash_image_files
 
 
 def inspect_set(
@@ -45,19 +46,19 @@ def inspect_set(
     scored = provenance if has_scores(provenance) else None
     return {
         "path": str(distilled.path),
-        "format": manifest["format"],
-        "method": manifest["method"],
-        "package": manifest.get("package"),
+        "format": manifest.format,
+        "method": manifest.method,
+        "package": manifest.package,
         "classes": len(distilled.class_names),
-        "images_per_class": manifest["images_per_class"],
+        "images_per_class": manifest.images_per_class,
         "images": len(distilled.stored),
-        "side": manifest["side"],
-        "factor": manifest["factor"],
-        "seed": manifest.get("seed"),
-        "source": manifest.get("source"),
-        "observer": manifest.get("observer"),
-        "skipped": len(manifest.get("skipped", [])),
-        "enlarged": manifest.get("enlarged"),
+        "side": manifest.side,
+        "factor": manifest.factor,
+        "seed": manifest.seed,
+        "source": manifest.source,
+        "observer": manifest.observer,
+        "skipped": len(manifest.skipped or ()),
+        "enlarged": manifest.enlarged,
         "bytes": distilled.images_bytes,
         "integrity": _check_files(distilled) if distilled.is_ours else None,
         "scores": None if scored is None else overall_scores(scored),

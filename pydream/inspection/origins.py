@@ -12,7 +12,8 @@ from rich.text import Text
 
 from pydream.errors import PydreamError
 from pydream.formatting import score_words
-from pydream.sets.distilled import DistilledSet, image_files
+from pydream.sets.distilled import DistilledSet
+from pydream.sets.image_formats import image_files
 
 _OF_A_CELL = ("cell", "source", "top", "left", "height", "width", "score")
 
@@ -46,7 +47,7 @@ def image_origin(distilled: DistilledSet, name: str) -> dict[str, Any]:
             f"{distilled.path} has no class {class_name!r}; give --image CLASS/INDEX, "
             f"as {distilled.class_names[0]}/0"
         )
-    per_class = distilled.manifest["images_per_class"]
+    per_class = distilled.manifest.images_per_class
     if not index.isdecimal() or int(index) >= per_class:
         raise PydreamError(
             f"{distilled.path} has no image {index!r} of {class_name}; give 0 to {per_class - 1}"

@@ -188,7 +188,7 @@ def _effective_sources(distilled: DistilledSet) -> float | None:
 
 def _observe_set(distilled: DistilledSet, observer: Observer) -> tuple[Observed, torch.Tensor]:
     """Return what the observer says of all images, and the scores of all their cells."""
-    boxes = cell_boxes(distilled.stored.side, distilled.manifest["factor"])
+    boxes = cell_boxes(distilled.stored.side, distilled.manifest.factor)
     batch = max(_BATCH, observer.tile)
     seen, of_patches = [], []
     for start in range(0, len(distilled.stored), batch):
@@ -214,7 +214,7 @@ def _compare(
     """Draw as many real images as the set has, and samples that both have to cover."""
     provenance = distilled.provenance
     used = set() if provenance is None else {*provenance["source"].to_pylist()}
-    per_class = distilled.manifest["images_per_class"]
+    per_class = distilled.manifest.images_per_class
     parts = []
     unreadable = Unreadable(source, len(source), None)
     for label, name in enumerate(distilled.class_names):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,7 +36,7 @@ from pydream.rded.patches import PatchMaker, Preselection, assemble, preselect, 
 from pydream.rded.preflight import Preflight, preflight
 from pydream.rded.scoring import ScoringLimits, needed_images, score
 from pydream.report import write_report
-from pydream.sets.manifest import describe_set
+from pydream.sets.manifest import Manifest, describe_set
 from pydream.sets.run import finish_run
 from pydream.sets.writer import SetWriter, check_place_of_set, finished_manifest
 from pydream.timeline import Stopwatch
@@ -54,13 +55,13 @@ class RdedResult:
     path
         The folder of the distilled set.
     manifest
-        Its description, as in ``manifest.json``.
+        Its description, which ``manifest.json`` holds.
     seconds
         Wall-clock seconds per stage, and of the whole. Stages overlap.
     """
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     seconds: dict[str, float]
 
 
@@ -298,8 +299,8 @@ def _finish(run: _RdedRun, identity: dict[str, Any], measured: Preflight) -> Rde
         records.append(record)
     with run.watch("write"):
         writer.write_provenance([row for record in records for row in record["rows"]])
-        manifest = {
-            **describe_set(
+        manifest = dataclasses.replace(
+            describe_set(
                 writer.set,
                 run.source,
                 method="rded",
@@ -312,8 +313,8 @@ def _finish(run: _RdedRun, identity: dict[str, Any], measured: Preflight) -> Rde
                 image_format=config.image_format,
                 skipped=[image for record in records for image in record["skipped"]],
             ),
-            "enlarged": sum(record.get("enlarged", 0) for record in records),
-            "observer": {
+            enlarged=sum(record.get("enlarged", 0) for record in records),
+            observer={
                 **observer.facts(),
                 **observer.input_facts(),
                 "top1": measured.top1,
@@ -321,6 +322,6 @@ def _finish(run: _RdedRun, identity: dict[str, Any], measured: Preflight) -> Rde
                 "held_out": measured.held_out,
                 "class_order": list(measured.order),
             },
-        }
+        )
     path, seconds = finish_run(writer, manifest, run.watch, write_report)
     return RdedResult(path, manifest, seconds)

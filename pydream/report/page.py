@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from pydream.inspection.origins import box_words, class_origins
 from pydream.report.pictures import contact_sheet, data_uri, even_selection, indices_by_class
 from pydream.report.plots import history_curves, score_histogram
 from pydream.sets.distilled import DistilledSet, HeldImages, StoredImages
+from pydream.sets.manifest import Manifest
 from pydream.sets.writer import png
 
 # What a page shows, so that it stays below about 10 MB.
@@ -112,7 +113,7 @@ def _render(
     histogram = None
     if scored is not None:
         histogram = Markup(score_histogram(scored["score"].to_numpy()))
-    history = manifest.get("history", [])
+    history = manifest.history or ()
     stages = [
         _Stage(at, [data_uri(each) for each in shown]) for at, shown in (pictures or {}).items()
     ]
@@ -135,40 +136,42 @@ def _render(
     return page.encode("utf-8", "replace").decode()
 
 
-def _facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+def _facts(manifest: Manifest) -> list[tuple[str, str]]:
     """List what made the set, as (name, value)."""
     facts = []
-    if "source" in manifest:
-        source = manifest["source"]
+    if (source := manifest.source) is not None:
         facts = [
             ("Source", f"{source['description']}, {source['split']} split"),
             ("Source fingerprint", source["fingerprint"]),
         ]
-    if "observer" in manifest:
-        facts += _patch_facts(manifest)
-    elif "config" in manifest:
+    if manifest.observer is not None:
+        facts += _patch_facts(manifest, manifest.observer)
+    elif manifest.config is not None:
         facts += _matching_facts(manifest)
-    if "package" not in manifest:  # another's set
-        return [*facts, ("Cells per side (factor)", str(manifest["factor"]))]
+    if manifest.package is None:  # another's set
+        return [*facts, ("Cells per side (factor)", str(manifest.factor))]
     return [
         *facts,
-        ("Seed", str(manifest["seed"])),
-        ("Mean, standard deviation", f"{_numbers(manifest['mean'])}; {_numbers(manifest['std'])}"),
-        ("Image files", f"{manifest['image_format']}, {manifest['images_bytes']:,} bytes"),
-        ("Image files, SHA-256", manifest["images_sha256"]),
-        ("Made by", f"{manifest['package']['name']} {manifest['package']['version']}"),
+        ("Seed", str(manifest.seed)),
+        (
+            "Mean, standard deviation",
+            f"{_numbers(manifest.mean or ())}; {_numbers(manifest.std or ())}",
+        ),
+        ("Image files", f"{manifest.image_format}, {manifest.images_bytes:,} bytes"),
+        ("Image files, SHA-256", str(manifest.images_sha256)),
+        ("Made by", f"{manifest.package['name']} {manifest.package['version']}"),
     ]
 
 
-def _patch_facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+def _patch_facts(manifest: Manifest, observer: Mapping[str, Any]) -> list[tuple[str, str]]:
     """List what chose the patches (RDED)."""
-    config, observer = manifest["config"], manifest["observer"]
+    config = manifest.config or {}
     canvas = {
         "pad": "pad: patches are scored on a canvas of the full side",
         "native": "native: patches are scored at their own side",
     }
-    side = manifest["side"] // manifest["factor"]
-    enlarged = f"{manifest.get('enlarged', 0)} source images smaller than a patch ({side} pixels)"
+    side = manifest.side // manifest.factor
+    enlarged = f"{manifest.enlarged or 0} source images smaller than a patch ({side} pixels)"
     return [
         ("Observer", f"{observer['arch']}, {observer['precision']}"),
         (
@@ -176,23 +179,23 @@ def _patch_facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
             f"{observer['top1']:.1%} of {observer['images']} images ({observer['held_out']})",
         ),
         ("Observer’s weights, SHA-256", observer["weights_sha256"]),
-        ("Patches per side (factor)", str(manifest["factor"])),
+        ("Patches per side (factor)", str(manifest.factor)),
         ("Canvas", canvas[config["canvas"]]),
         ("Pre-selected images per class", str(config["preselect"])),
         ("Crops per image", str(config["crops"])),
-        *([("Enlarged", enlarged)] if manifest.get("enlarged") else []),
+        *([("Enlarged", enlarged)] if manifest.enlarged else []),
     ]
 
 
-def _matching_facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+def _matching_facts(manifest: Manifest) -> list[tuple[str, str]]:
     """List what the images were optimised by (DREAM)."""
-    config = manifest["config"]
+    config = manifest.config or {}
     return [
         ("Network", config["arch"]),
         ("Recipe", config["recipe"]),
         ("Matched", f"{config['match']}, by {config['metric']}"),
         ("Real images", f"{config['sampler']}, {config['batch_real']} of a class in a step"),
-        ("Cells per side (factor)", str(manifest["factor"])),
+        ("Cells per side (factor)", str(manifest.factor)),
         ("Iterations, steps in each", f"{config['iterations']}, {config['inner_loop']}"),
         ("Learning rate", f"{config['learning_rate']:.4g}"),
         (
@@ -203,7 +206,7 @@ def _matching_facts(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _numbers(values: list[float]) -> str:
+def _numbers(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.4g}" for value in values)
 
 

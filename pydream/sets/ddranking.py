@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pydream.errors import PydreamError
 from pydream.models import ConvNet
+from pydream.sets.manifest import Manifest
 
 _WIDTH = 128  # of every ConvNet there
 _RESNETS = ("resnet18", "resnet34", "resnet50")
@@ -153,7 +154,7 @@ def dataset_name(description: str) -> str:
 
 
 def settings(
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     teacher: Teacher,
     mean: Sequence[float],
     std: Sequence[float],
@@ -169,12 +170,13 @@ def settings(
     mean, std
         Mean and standard deviation that its images, and so test images, are normalised with.
     """
-    side, dataset = manifest["side"], dataset_name(manifest["source"]["description"])
+    described = (manifest.source or {}).get("description", "")
+    side, dataset = manifest.side, dataset_name(described)
     square = {"size": side}
     return {
         "dataset": dataset,
         "real_data_path": "./dataset",
-        "ipc": manifest["images_per_class"],
+        "ipc": manifest.images_per_class,
         "im_size": [side, side],
         "model_name": teacher.model_name,
         "stu_use_torchvision": teacher.use_torchvision,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,10 +18,8 @@ import torch
 from pydream.data.decode import decode_image
 from pydream.errors import ImageError, PydreamError
 from pydream.processors import usable_processors
-from pydream.sets.image_formats import SUFFIXES
-from pydream.versions import check_format
-
-FORMAT_VERSION = 1
+from pydream.sets.image_formats import image_files
+from pydream.sets.manifest import Manifest
 
 PROVENANCE_SCHEMA = pa.schema(
     [
@@ -142,7 +139,7 @@ class DistilledSet:
     path
         Its folder or file.
     manifest
-        The contents of ``manifest.json``, or as much of that as is known of another's set.
+        Its description, from ``manifest.json``; of another's set, as much as is known.
     stored
         Its images one by one, class by class.
     labels
@@ -156,7 +153,7 @@ class DistilledSet:
     """
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
     stored: StoredImages | HeldImages
     labels: torch.Tensor
     class_names: tuple[str, ...]
@@ -172,7 +169,7 @@ class DistilledSet:
     def images_sha256(self) -> str:
         """Hash of the image files by the manifest, or of the pixels of another tool's set."""
         if self.is_ours:
-            return str(self.manifest["images_sha256"])
+            return str(self.manifest.images_sha256)
         return hashlib.sha256(self.images.numpy().tobytes()).hexdigest()
 
     @property
@@ -217,10 +214,9 @@ def load_set(path: str | os.PathLike[str]) -> DistilledSet:
         manifest says.
     """
     path = Path(path)
-    manifest = read_manifest(path)
+    manifest = Manifest.read(path)
     files = image_files(path)
-    class_names = tuple(manifest["class_names"])
-    per_class = manifest["images_per_class"]
+    class_names, per_class = manifest.class_names, manifest.images_per_class
     counts = [0] * len(class_names)
     labels = []
     for file in files:
@@ -237,37 +233,8 @@ def load_set(path: str | os.PathLike[str]) -> DistilledSet:
     return DistilledSet(
         path=path,
         manifest=manifest,
-        stored=StoredImages(files, manifest["side"]),
+        stored=StoredImages(files, manifest.side),
         labels=torch.tensor(labels, dtype=torch.int64),
         class_names=class_names,
         provenance=pq.read_table(provenance) if provenance.exists() else None,
     )
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Read and check ``manifest.json`` of a set."""
-    file = path / "manifest.json"
-    if not file.is_file():
-        raise PydreamError(f"{path}: no distilled set here (manifest.json is missing)")
-    try:
-        manifest = json.loads(file.read_text())
-        version = manifest["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise PydreamError(f"{file}: not a manifest of a distilled set ({error!r})") from error
-    check_format(file, version, FORMAT_VERSION)
-    return dict(manifest)
-
-
-def image_files(path: Path) -> list[Path]:
-    """List the image files of a set, class by class."""
-    suffixes = set(SUFFIXES.values())
-    return sorted(file for file in (path / "images").glob("*/*") if file.suffix in suffixes)
-
-
-def hash_image_files(path: Path) -> str:
-    """Hash the image files of a set: their paths inside it and their bytes."""
-    digest = hashlib.sha256()
-    for file in image_files(path):
-        inner = hashlib.sha256(file.read_bytes()).hexdigest()
-        digest.update(f"{file.relative_to(path).as_posix()}\0{inner}\n".encode())
-    return digest.hexdigest()

@@ -19,7 +19,8 @@ from pydream.models import Observer, load_into, read_weights
 from pydream.models.registry import construct
 from pydream.sets import ddranking
 from pydream.sets.config import ExportConfig, Layout
-from pydream.sets.distilled import DistilledSet, image_files, load_set
+from pydream.sets.distilled import DistilledSet, load_set
+from pydream.sets.image_formats import image_files
 from pydream.sets.opening import class_order, load_set_observer
 from pydream.sets.tensor_files import read_tensors
 from pydream.versions import package_record
@@ -118,12 +119,12 @@ def _write_tensors(distilled: DistilledSet, folder: Path, labeller: _Labeller | 
     _save([images, distilled.labels], folder / "images.pt")
     info: dict[str, Any] = {
         "class_names": list(distilled.class_names),
-        "images_per_class": manifest["images_per_class"],
-        "method": manifest["method"],
-        "factor": manifest["factor"],
-        "mean": manifest.get("mean"),
-        "std": manifest.get("std"),
-        "images_sha256": manifest["images_sha256"],
+        "images_per_class": manifest.images_per_class,
+        "method": manifest.method,
+        "factor": manifest.factor,
+        "mean": manifest.mean,
+        "std": manifest.std,
+        "images_sha256": manifest.images_sha256,
         "package": package_record(),
     }
     if labeller is not None:

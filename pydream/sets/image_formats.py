@@ -1,9 +1,26 @@
-"""File formats that a distilled set's images are stored in."""
+"""The image files of a distilled set: their formats, where they lie, and their hash."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 ImageFormat: TypeAlias = Literal["png", "webp", "jpeg"]
 SUFFIXES: Mapping[ImageFormat, str] = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
+
+
+def image_files(path: Path) -> list[Path]:
+    """List the image files of a set, class by class."""
+    suffixes = set(SUFFIXES.values())
+    return sorted(file for file in (path / "images").glob("*/*") if file.suffix in suffixes)
+
+
+def hash_image_files(path: Path) -> str:
+    """Hash the image files of a set: their paths inside it and their bytes."""
+    digest = hashlib.sha256()
+    for file in image_files(path):
+        inner = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest.update(f"{file.relative_to(path).as_posix()}\0{inner}\n".encode())
+    return digest.hexdigest()

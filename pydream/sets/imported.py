@@ -19,12 +19,12 @@ from pydream.data.files import FolderTree
 from pydream.data.layout import Layout
 from pydream.errors import ImageError, PydreamError
 from pydream.sets.distilled import (
-    FORMAT_VERSION,
     DistilledSet,
     HeldImages,
     StoredImages,
     load_set,
 )
+from pydream.sets.manifest import FORMAT_VERSION, Manifest
 from pydream.sets.tensor_files import LabelledTensors, read_soft_labels, read_tensors, to_pixels
 from pydream.versions import PACKAGE
 
@@ -212,16 +212,15 @@ def _imported(
     soft_labels: Tensor | None = None,
 ) -> DistilledSet:
     """Return the set, with a manifest of what is known."""
-    manifest = {
-        "format": FORMAT_VERSION,
-        "method": "imported",
-        "class_names": list(class_names),
-        "class_to_idx": {name: index for index, name in enumerate(class_names)},
-        "images_per_class": len(labels) // len(class_names),
-        "factor": factor,
-        "side": stored.side,
-    }
     names = tuple(class_names)
+    manifest = Manifest(
+        format=FORMAT_VERSION,
+        method="imported",
+        class_names=names,
+        images_per_class=len(labels) // len(names),
+        factor=factor,
+        side=stored.side,
+    )
     return DistilledSet(path, manifest, stored, labels, names, None, soft_labels)
 
 

@@ -1,15 +1,167 @@
-"""The record that every distilled set keeps of itself, whatever method made it."""
+"""The record that every distilled set keeps of itself, whatever method made it: ``manifest.json``."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from pydream.data.source import Source
-from pydream.sets.distilled import FORMAT_VERSION, hash_image_files
-from pydream.sets.image_formats import ImageFormat
-from pydream.versions import package_record
+from pydream.errors import PydreamError
+from pydream.sets.image_formats import ImageFormat, hash_image_files
+from pydream.versions import check_format, package_record
+
+FORMAT_VERSION = 1
+_FILE = "manifest.json"
+
+
+class SourceRecord(TypedDict, total=False):
+    """The real images that a set was distilled from; ``ignored`` only if files were."""
+
+    description: str
+    split: str
+    fingerprint: str
+    ignored: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The description of a distilled set; None is what a set does not tell.
+
+    The fields come in the order of the file, under the names that they have there.
+
+    Attributes
+    ----------
+    format
+        Version of the file's format.
+    method
+        ``"rded"``, ``"dream"``; ``"imported"`` for another's set.
+    package
+        ``name`` and ``version`` of the package that made the set; another's set has none.
+    config
+        The settings that decide the bytes of the set, and hashes of what they name.
+    seed
+        The random seed.
+    source
+        The real images.
+    class_names
+        Names of the classes, in the order of the labels.
+    images_per_class
+        IPC.
+    factor
+        Patches or cells per side of an image.
+    side
+        Height and width of the images, in pixels.
+    mean, std
+        What the images are normalised with, per channel, on the scale of [0, 1].
+    image_format
+        Of the image files.
+    images_bytes, images_sha256
+        Of the image files together.
+    skipped
+        Source images that could not be read: ``key`` and ``reason`` of each.
+    enlarged
+        How many source images were smaller than a patch (RDED).
+    observer
+        The observer (RDED): ``arch``, ``weights_sha256``, ``precision``, what images it takes
+        (``side``, ``mean``, ``std`` and their ``origins``, which older sets lack), its accuracy on
+        real images (``top1``, ``images``, ``held_out``) and the order of its classes
+        (``class_order``).
+    network
+        ``arch`` of the networks that were matched (DREAM+).
+    history
+        Loss and accuracy by iteration (DREAM+).
+    labels_bytes, labels
+        Bytes of the stored labels, and what they are by seed (`pydream relabel`).
+    others
+        What else a file says.
+    """
+
+    format: int
+    method: str
+    package: Mapping[str, str] | None = None
+    config: Mapping[str, Any] | None = None
+    seed: int | None = None
+    source: SourceRecord | None = None
+    class_names: tuple[str, ...]
+    images_per_class: int
+    factor: int = 1
+    side: int
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    image_format: ImageFormat | None = None
+    images_bytes: int | None = None
+    images_sha256: str | None = None
+    skipped: Sequence[Mapping[str, str]] | None = None
+    enlarged: int | None = None
+    observer: Mapping[str, Any] | None = None
+    network: Mapping[str, str] | None = None
+    history: list[dict[str, Any]] | None = None
+    labels_bytes: int | None = None
+    labels: Mapping[str, Any] | None = None
+    others: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read ``manifest.json`` of a set.
+
+        Raises
+        ------
+        PydreamError
+            If there is none, it lacks what every set says, or its format is newer.
+        """
+        file = folder / _FILE
+        if not file.is_file():
+            raise PydreamError(f"{folder}: no distilled set here ({_FILE} is missing)")
+        try:
+            content = dict(json.loads(file.read_text()))
+            version = int(content["format"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise PydreamError(f"{file}: not a manifest of a distilled set ({error!r})") from error
+        check_format(file, version, FORMAT_VERSION)
+        try:
+            return cls.from_json(content)
+        except (KeyError, TypeError) as error:
+            raise PydreamError(f"{file}: not a manifest of a distilled set ({error!r})") from error
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Manifest:
+        """Make a manifest of the content of the file.
+
+        Raises
+        ------
+        KeyError
+            If it lacks what every set says.
+        """
+        values = {"method": "unknown", **content}
+        values.pop("class_to_idx", None)  # which follows from the names
+        for name in ("format", "class_names", "images_per_class", "side"):
+            values[name] = content[name]
+        for name in ("class_names", "mean", "std"):
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
+        known = {each.name for each in dataclasses.fields(cls)} - {"others"}
+        others = {name: values.pop(name) for name in [*values] if name not in known}
+        return cls(**values, others=others)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the content of the file; what is not told is left out."""
+        content: dict[str, Any] = {}
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if each.name == "others" or value is None:
+                continue
+            content[each.name] = list(value) if isinstance(value, tuple) else value
+            if each.name == "class_names":
+                content["class_to_idx"] = {name: index for index, name in enumerate(value)}
+        return {**content, **self.others}
+
+    def as_text(self) -> str:
+        """Return the text of the file."""
+        return json.dumps(self.as_json(), indent=2) + "\n"
 
 
 def describe_set(
@@ -25,8 +177,8 @@ def describe_set(
     std: Sequence[float],
     image_format: ImageFormat,
     skipped: Sequence[Mapping[str, str]],
-) -> dict[str, Any]:
-    """Return the part of a manifest that all methods share.
+) -> Manifest:
+    """Return the manifest of a set, as far as all methods share it.
 
     Parameters
     ----------
@@ -45,30 +197,31 @@ def describe_set(
     image_format
         Format of the files.
     skipped
-        Source images that could not be read: ``key`` and ``reason``.
+        Source images that could not be read: ``key`` and ``reason`` of each.
     """
     files = list((folder / "images").glob("*/*"))
-    return {
-        "format": FORMAT_VERSION,
-        "method": method,
-        "package": package_record(),
-        "config": dict(identity),
-        "seed": identity["seed"],
-        "source": {
-            "description": source.description,
-            "split": source.split,
-            "fingerprint": identity["source_fingerprint"],
-            **({"ignored": source.ignored_kinds} if source.ignored else {}),
-        },
-        "class_names": list(source.class_names),
-        "class_to_idx": {name: index for index, name in enumerate(source.class_names)},
-        "images_per_class": ipc,
-        "factor": factor,
-        "side": side,
-        "mean": list(mean),
-        "std": list(std),
-        "image_format": image_format,
-        "images_bytes": sum(file.stat().st_size for file in files),
-        "images_sha256": hash_image_files(folder),
-        "skipped": list(skipped),
+    described: SourceRecord = {
+        "description": source.description,
+        "split": source.split,
+        "fingerprint": identity["source_fingerprint"],
     }
+    if source.ignored:
+        described["ignored"] = source.ignored_kinds
+    return Manifest(
+        format=FORMAT_VERSION,
+        method=method,
+        package=package_record(),
+        config=dict(identity),
+        seed=identity["seed"],
+        source=described,
+        class_names=tuple(source.class_names),
+        images_per_class=ipc,
+        factor=factor,
+        side=side,
+        mean=tuple(mean),
+        std=tuple(std),
+        image_format=image_format,
+        images_bytes=sum(file.stat().st_size for file in files),
+        images_sha256=hash_image_files(folder),
+        skipped=list(skipped),
+    )

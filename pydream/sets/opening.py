@@ -15,7 +15,8 @@ from pydream.models import Observer, ObserverSettings
 from pydream.models.class_outputs import class_outputs
 from pydream.models.loading import load_configured_observer
 from pydream.sets.config import SetSettings
-from pydream.sets.distilled import DistilledSet, hash_image_files
+from pydream.sets.distilled import DistilledSet
+from pydream.sets.image_formats import hash_image_files
 from pydream.sets.imported import open_distilled
 
 
@@ -68,7 +69,7 @@ def open_real(
     PydreamError
         If there are none, without such a split, or with other classes than the set.
     """
-    named = named or distilled.manifest.get("source", {}).get("description")
+    named = named or (distilled.manifest.source or {}).get("description")
     if named is None:
         raise PydreamError(
             f"{distilled.path} does not say what it was distilled from; "
@@ -84,7 +85,7 @@ def open_real(
 
 def exif_of(distilled: DistilledSet) -> Literal["ignore", "apply"]:
     """Return whether the EXIF of the real images counted when a set was distilled."""
-    config = distilled.manifest.get("config", {})
+    config = distilled.manifest.config or {}
     return "apply" if config.get("exif") == "apply" else "ignore"
 
 
@@ -148,7 +149,7 @@ def load_set_observer(
     PydreamError
         If it cannot be loaded.
     """
-    made_by = distilled.manifest.get("observer") or {}
+    made_by = distilled.manifest.observer or {}
 
     def kept(weights_sha256: str) -> dict[str, Any]:
         if made_by["weights_sha256"] != weights_sha256:
@@ -160,7 +161,7 @@ def load_set_observer(
         given,
         settings,
         arch=arch,
-        side=distilled.manifest["side"],
+        side=distilled.manifest.side,
         kept=kept if "weights_sha256" in made_by else None,
         precision=precision,
         device=device,
@@ -191,7 +192,7 @@ def class_order(observer: Observer, distilled: DistilledSet) -> list[int]:
         If the observer does not know a class, or has another number of classes and no names.
     """
     names = distilled.class_names
-    made_by = distilled.manifest.get("observer") or {}
+    made_by = distilled.manifest.observer or {}
     if made_by.get("weights_sha256") == observer.weights_sha256 and "class_order" in made_by:
         return list(made_by["class_order"])
     return class_outputs(observer, names, str(distilled.path), measured=False)

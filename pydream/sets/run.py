@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from pydream.sets.distilled import DistilledSet, load_set
+from pydream.sets.manifest import Manifest
 from pydream.sets.writer import SetWriter
 from pydream.timeline import Stopwatch
 
 
 def finish_run(
     writer: SetWriter,
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     watch: Stopwatch,
     write_report: Callable[[DistilledSet, Callable[[Path, bytes], None]], None],
 ) -> tuple[Path, dict[str, float]]:
@@ -28,7 +28,7 @@ def finish_run(
     writer
         Writer of the set, which has written images and provenance.
     manifest
-        The contents of ``manifest.json``.
+        What ``manifest.json`` says.
     watch
         Counted the seconds of the run, which ``run.json`` tells.
     write_report
@@ -45,7 +45,7 @@ def finish_run(
         If something cannot be written, or something else lies in the place of the set by now.
     """
     with watch("write"):
-        writer.write_text(writer.set / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+        writer.write_text(writer.set / "manifest.json", manifest.as_text())
     with watch("report"):
         write_report(load_set(writer.set), writer.write_bytes)
     seconds = watch.report()

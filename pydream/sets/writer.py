@@ -29,6 +29,7 @@ from pydream.files import RESUME, check_place, disk_errors
 from pydream.partial import PartialRun, differences, forget_finished
 from pydream.sets.distilled import PROVENANCE_SCHEMA
 from pydream.sets.image_formats import SUFFIXES, ImageFormat
+from pydream.sets.manifest import Manifest
 
 # A quarter of the time of zlib's default, for files that are a sixteenth larger: forty collages of
 # 224 pixels take 0.18 s and 3.76 MB; at level 3, 0.25 s and 3.68; at 6, 0.64 s and 3.54.
@@ -149,7 +150,7 @@ class SetWriter(PartialRun):
         return self.out
 
 
-def finished_manifest(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+def finished_manifest(out: Path, identity: Mapping[str, Any]) -> Manifest | None:
     """Return the manifest of the set that a run would resume, where it is finished; else None.
 
     What the run had kept beside the set is removed, where it was killed before it did so itself.
@@ -159,11 +160,10 @@ def finished_manifest(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] 
     PydreamError
         If it was made with other settings, or the rest cannot be removed.
     """
-    file = out / "manifest.json"
-    if not file.is_file():
+    if not (out / "manifest.json").is_file():
         return None
-    manifest: dict[str, Any] = json.loads(file.read_text())
-    if differing := differences(manifest.get("config", {}), json.loads(json.dumps(identity))):
+    manifest = Manifest.read(out)
+    if differing := differences(dict(manifest.config or {}), json.loads(json.dumps(identity))):
         raise PydreamError(
             f"{out} holds a finished set made with other settings ({'; '.join(differing)}): "
             "choose another --out"

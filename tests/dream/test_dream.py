@@ -87,7 +87,7 @@ def test_a_set_on_disk(tmp_path: Path, digits: Source, other_digits: Source) -> 
     assert {row["source"] for row in rows} <= set(digits.keys)
     for row in rows:
         assert digits.labels[digits.keys.index(row["source"])] == row["class"]
-    history = result.manifest["history"]
+    history = result.manifest.history
     assert [each["iteration"] for each in history] == list(range(ITERATIONS + 1))
     assert history[0]["loss"] is None
     assert all(each["loss"] > 0 for each in history[1:])
@@ -126,7 +126,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     assert done == ([3, 4] if how == "interrupt" else [2, 3, 4])
     assert files(resumed) == files(whole)
     again = distill(config(tmp_path / "stopped", resume=True), source=digits)
-    assert again.manifest == json.loads((resumed.path / "manifest.json").read_text())
+    assert again.manifest.as_json() == json.loads((resumed.path / "manifest.json").read_text())
     assert done[-1] == 4
     assert len(done) <= 3
 
@@ -173,7 +173,7 @@ def test_own_networks(tmp_path: Path, digits: Source) -> None:
 
     made = config(tmp_path / "set", iterations=1, arch="small")
     result = distill(made, source=digits, make_network=Small)
-    assert result.manifest["network"] == {"arch": "small"}
+    assert result.manifest.network == {"arch": "small"}
     with pytest.raises(PydreamError, match="Linear yields no features"):
         distill(config(tmp_path / "other"), source=digits, make_network=lambda: nn.Linear(2, 2))
 

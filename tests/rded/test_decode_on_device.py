@@ -36,7 +36,7 @@ def test_the_same_images_are_distilled(folder, random_observer, tmp_path, monkey
         return [torch.ops.image.decode_jpeg(each, mode, False) for each in data]
 
     on_host = run(folder, random_observer, tmp_path / "host")
-    assert on_host.manifest["config"]["decode"] == "host"
+    assert on_host.manifest.config["decode"] == "host"
     monkeypatch.setattr(device_jpeg, "_decode_jpegs", decode)
     waited = SimpleNamespace(synchronize=lambda: None)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: waited)
@@ -51,14 +51,14 @@ def test_the_same_images_are_distilled(folder, random_observer, tmp_path, monkey
         folder, random_observer, tmp_path / "device", decode="device", allow_skipped=0.2
     )
     assert sum(calls) > 0
-    assert on_device.manifest["config"]["decode"] == "device"
-    assert [each["key"] for each in on_device.manifest["skipped"]] == ["bee/04.jpg"]
-    assert on_device.manifest["enlarged"] == 0  # it is in no count but that of the skipped
+    assert on_device.manifest.config["decode"] == "device"
+    assert [each["key"] for each in on_device.manifest.skipped] == ["bee/04.jpg"]
+    assert on_device.manifest.enlarged == 0  # it is in no count but that of the skipped
     damaged.write_bytes(data)
     calls.clear()
     whole = run(folder, random_observer, tmp_path / "whole", decode="device")
     assert sum(calls) == 4 * 6  # the JPEGs among eleven pictures
-    assert whole.manifest["images_sha256"] == on_host.manifest["images_sha256"]
+    assert whole.manifest.images_sha256 == on_host.manifest.images_sha256
 
 
 def test_without_a_decoder(folder, random_observer, tmp_path):

@@ -63,7 +63,7 @@ def test_a_set_is_whole_and_says_what_it_is(folder, random_observer, tmp_path):
     assert distilled.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert distilled.class_names == CLASSES
     assert distilled.provenance.num_rows == 8 * 4
-    assert distilled.manifest == json.loads((result.path / "manifest.json").read_text())
+    assert distilled.manifest.as_json() == json.loads((result.path / "manifest.json").read_text())
     assert sorted(file.name for file in result.path.iterdir()) == [
         "contact_sheet.png",
         "images",
@@ -196,7 +196,7 @@ def test_resume_does_not_score_finished_classes_again(folder, random_observer, t
     for label in range(3):
         name = f"images/{label:05d}/00000.png"
         assert again[name] == reference[name]
-    assert [each["key"] for each in result.manifest["skipped"]] == ["bee/00.jpg", "dog/00.jpg"]
+    assert [each["key"] for each in result.manifest.skipped] == ["bee/00.jpg", "dog/00.jpg"]
 
 
 def test_resume_with_other_settings_is_refused_with_the_difference(
@@ -241,8 +241,8 @@ def test_digits_with_a_good_observer(digits_observer, tmp_path):
             source="digits", observer=str(digits_observer), out=tmp_path / "set", preselect=40
         )
     )
-    assert result.manifest["observer"]["top1"] > 0.8
-    assert result.manifest["observer"]["held_out"] == "test split"
+    assert result.manifest.observer["top1"] > 0.8
+    assert result.manifest.observer["held_out"] == "test split"
     rows = pq.read_table(result.path / "provenance.parquet").to_pylist()
     # The best crops are those the observer is sure of: log p near 0, far above chance (-2.3).
     assert np.mean([row["score"] for row in rows]) > -0.3
@@ -274,7 +274,7 @@ def test_an_observer_with_its_classes_in_another_order(digits_observer, tmp_path
         distill(RdedConfig(**config))
     assert not (tmp_path / "set").exists()
     result = distill(RdedConfig(**{**config, "out": tmp_path / "inferred"}, class_order="infer"))
-    assert result.manifest["observer"]["class_order"] == [order.index(c) for c in range(10)]
+    assert result.manifest.observer["class_order"] == [order.index(c) for c in range(10)]
     straight = distill(
         RdedConfig(
             source="digits",
@@ -290,7 +290,7 @@ def test_an_observer_with_its_classes_in_another_order(digits_observer, tmp_path
 def test_an_unusable_image_is_skipped_counted_and_listed(folder, random_observer, tmp_path):
     (folder / "ant" / "00.jpg").write_bytes((folder / "ant" / "00.jpg").read_bytes()[:300])
     result = distill(settings(folder, random_observer, tmp_path / "set", allow_skipped=0.1))
-    assert [each["key"] for each in result.manifest["skipped"]] == ["ant/00.jpg"]
+    assert [each["key"] for each in result.manifest.skipped] == ["ant/00.jpg"]
     rows = pq.read_table(result.path / "provenance.parquet").to_pylist()
     assert "ant/00.jpg" not in {row["source"] for row in rows}
 
@@ -299,8 +299,8 @@ def test_images_smaller_than_a_patch_are_enlarged_and_counted(folder, random_obs
     for key, shape in (("bee/01.png", (5, 40, 3)), ("dog/02.jpg", (1, 1, 3))):
         Image.fromarray(np.full(shape, 99, dtype=np.uint8)).save(folder / key)
     result = distill(settings(folder, random_observer, tmp_path / "set", ipc=2))
-    assert result.manifest["skipped"] == []
-    assert result.manifest["enlarged"] == 2
+    assert result.manifest.skipped == []
+    assert result.manifest.enlarged == 2
     assert "2 source images smaller than a patch (16 pixels)" in (
         result.path / "report.html"
     ).read_text(encoding="utf-8")
@@ -321,7 +321,7 @@ def test_a_set_begun_by_a_version_that_refused_small_images_is_gone_on_with(
     older["config"]["upscale"] = False
     (made.path / "manifest.json").write_text(json.dumps(older))
     again = dataclasses.replace(config, resume=True)
-    assert distill(again).manifest == older
+    assert distill(again).manifest.as_json() == older
     with pytest.raises(PydreamError, match=r"other settings .*crops 5 then, 6 now.*another --out"):
         distill(dataclasses.replace(again, crops=6))
 
@@ -333,7 +333,7 @@ def test_the_native_canvas_scores_the_patch_alone(folder, tmp_path):
     save_weights(model, file, {"arch": "resnet18-modified", "side": "32"})
     native = distill(settings(folder, file, tmp_path / "native", canvas="native", preselect=8))
     padded = distill(settings(folder, file, tmp_path / "padded", preselect=8))
-    assert native.manifest["config"]["canvas"] == "native"
+    assert native.manifest.config["canvas"] == "native"
     scores = [
         pq.read_table(each.path / "provenance.parquet")["score"].to_numpy()
         for each in (native, padded)

@@ -66,13 +66,13 @@ def test_same_bytes_whatever_the_batch_and_the_budget(config):
     ]
     for each in changes:
         result, _ = run(config, **each)
-        assert result.manifest["images_sha256"] == first.manifest["images_sha256"]
+        assert result.manifest.images_sha256 == first.manifest.images_sha256
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision(config, precision):
     result, scores = run(config, precision=precision)
-    assert result.manifest["observer"]["precision"] == precision
+    assert result.manifest.observer["precision"] == precision
     assert all(np.isfinite(score) for score in scores.values())
 
 
@@ -81,7 +81,7 @@ def test_decoding_there(config):
         pytest.skip("this torchvision decodes no JPEG on the GPU")
     on_gpu, there = run(config, decode="device")
     _, here = run(config, decode="host", workers=2)
-    assert on_gpu.manifest["config"]["decode"] == "device"
+    assert on_gpu.manifest.config["decode"] == "device"
     assert len(there.keys() & here.keys()) >= 0.5 * len(here)  # pixels differ by some levels
 
 
@@ -119,7 +119,7 @@ def test_little_memory(config):
         result, _ = run(config, workers=1)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert result.manifest["images_per_class"] == reference.manifest["images_per_class"]
+    assert result.manifest.images_per_class == reference.manifest.images_per_class
 
 
 def test_an_evaluation(digits_observer, tmp_path):

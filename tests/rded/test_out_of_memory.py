@@ -89,4 +89,4 @@ def test_a_run_ends_well_on_a_device_that_is_too_small(folder, random_observer, 
     config = RdedConfig(out=tmp_path / "set", allow_weak_observer=True, **settings)
     with pytest.warns(RuntimeWarning, match="going on with 4 images"):
         result = distill(config, observer=model)
-    assert result.manifest["images_per_class"] == 2
+    assert result.manifest.images_per_class == 2

@@ -60,7 +60,7 @@ def test_a_set_has_the_same_bytes(folder, random_observer, tmp_path, monkeypatch
             batch_size=48,
             allow_weak_observer=True,
         )
-        hashes.add(distill(config).manifest["images_sha256"])
+        hashes.add(distill(config).manifest.images_sha256)
     assert len(hashes) == 1
 
 

@@ -97,7 +97,7 @@ def test_hostile_names_are_text(make_set: MakeSet) -> None:
     distilled = make_set(
         [hostile, "{{ 7 * 7 }}", "bad\udcffbyte"], skipped=[{"key": hostile, "reason": hostile}]
     )
-    distilled.manifest["source"]["description"] = hostile
+    distilled.manifest.source["description"] = hostile
     html = render_report(distilled)
     html.encode()
     page = Page(html)

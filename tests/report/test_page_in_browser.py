@@ -80,7 +80,7 @@ def broad_set(make_set: MakeSet, factor: int) -> DistilledSet:
     """Make a set whose names are long and cannot be broken at spaces."""
     reason = {"key": "k" * 200, "reason": "r" * 200}
     distilled = make_set(["n" * 150, "bee"], ipc=12, side=96, factor=factor, skipped=[reason])
-    distilled.manifest["source"]["description"] = "/" + "d" * 150
+    distilled.manifest.source["description"] = "/" + "d" * 150
     assert distilled.provenance is not None
     keys = pa.array(["s" * 200] * distilled.provenance.num_rows)
     place = distilled.provenance.schema.get_field_index("source")

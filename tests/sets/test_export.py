@@ -15,7 +15,8 @@ from torchvision.datasets import ImageFolder
 from pydream.errors import PydreamError
 from pydream.models import build_model, load_into, load_observer, read_weights, save_weights
 from pydream.sets import ExportConfig, export_set
-from pydream.sets.distilled import hash_image_files, load_set
+from pydream.sets.distilled import load_set
+from pydream.sets.image_formats import hash_image_files
 from pydream.sets.imported import open_distilled
 
 MEAN, STD = (0.3, 0.4, 0.5), (0.2, 0.3, 0.4)

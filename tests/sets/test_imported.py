@@ -11,6 +11,7 @@ from PIL import Image
 
 from pydream.errors import PydreamError
 from pydream.sets.imported import open_distilled
+from pydream.sets.manifest import Manifest
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # of CIFAR-10, as MTT has them
 SIDE = 5
@@ -57,7 +58,7 @@ def test_a_file_of_images_and_labels(tmp_path, container):
     assert distilled.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert distilled.class_names == ("ant", "bee", "cat")
     assert distilled.provenance is None
-    assert distilled.manifest == {
+    assert distilled.manifest.as_json() == {
         "format": 1,
         "method": "imported",
         "class_names": ["ant", "bee", "cat"],
@@ -66,7 +67,6 @@ def test_a_file_of_images_and_labels(tmp_path, container):
         "factor": 1,
         "side": SIDE,
     }
-    assert json.loads(json.dumps(distilled.manifest)) == distilled.manifest
 
 
 @pytest.mark.parametrize("experiments", [1, 3])
@@ -96,7 +96,7 @@ def test_names_beside_exported_tensors(tmp_path, info, names, factor):
     for place in (tmp_path, tmp_path / "images.pt"):
         distilled = open_distilled(place, class_names=["c", "d"])
         assert distilled.class_names == tuple(names)
-        assert distilled.manifest["factor"] == factor
+        assert distilled.manifest.factor == factor
 
 
 def test_what_is_made_of_anothers_set_lies_beside_it(tmp_path):
@@ -297,7 +297,7 @@ def test_folders_name_the_classes(tmp_path):
     distilled = open_distilled(tmp_path, class_names=["x", "y"])  # theirs count
     assert distilled.class_names == ("ape", "newt")
     assert np.array_equal(distilled.images.numpy(), as_numpy(pixels)[[2, 3, 0, 1]])
-    assert distilled.manifest["images_per_class"] == 2
+    assert distilled.manifest.images_per_class == 2
 
 
 def test_numbered_folders_take_names(tmp_path):
@@ -362,7 +362,8 @@ def test_a_set_of_pydream(tmp_path):
     manifest = {"format": 1, "class_names": ["a", "b"], "images_per_class": 1, "side": SIDE}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     distilled = open_distilled(tmp_path)
-    assert distilled.manifest == manifest
+    assert distilled.manifest == Manifest.from_json(manifest)
+    assert (distilled.class_names, distilled.manifest.images_per_class) == (("a", "b"), 1)
     assert np.array_equal(distilled.images.numpy(), as_numpy(pixels))
 
 
