@@ -1,4 +1,4 @@
-"""The record that every distilled set keeps of itself, whatever method made it: ``manifest.json``."""
+"""``manifest.json``: the record that a distilled set keeps of itself, whatever method made it."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ class Manifest:
     mean, std
         What the images are normalised with, per channel, on the scale of [0, 1].
     image_format
-        Of the image files.
+        Format of the image files.
     images_bytes, images_sha256
-        Of the image files together.
+        Bytes and SHA-256 of the image files together.
     skipped
         Source images that could not be read: ``key`` and ``reason`` of each.
     enlarged
