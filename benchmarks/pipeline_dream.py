@@ -25,7 +25,7 @@ from benchmarks.records import RESULTS, GrowingRecord
 from pydream.arithmetic import repeatable_float32
 from pydream.data import open_source
 from pydream.data.subset import Subset
-from pydream.dream.config import DreamConfig, ResolvedConfig, resolve
+from pydream.dream.config import DreamConfig, ResolvedConfig, fill_in
 from pydream.dream.loop import MatchingLoop
 from pydream.dream.real import ClassImages, load_class_images
 from pydream.dream.synthetic import SyntheticImages
@@ -38,7 +38,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[ResolvedConfig, ClassImages]
     source = Subset(
         open_source(arguments.data / "cifar10.zip"), arguments.classes, arguments.images_per_class
     )
-    config = resolve(
+    config = fill_in(
         DreamConfig(
             "cifar10.zip",
             ipc=arguments.ipc,

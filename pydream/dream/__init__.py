@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydream.dream.config import RECIPES, CompareConfig, DreamConfig
+from pydream.dream.config import PRESETS, CompareConfig, DreamConfig
 from pydream.lazy import lazy_members
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pydream.dream.sampler import RepresentativeSampler
 
 __all__ = [
-    "RECIPES",
+    "PRESETS",
     "CompareConfig",
     "Comparison",
     "DreamConfig",

@@ -33,8 +33,10 @@ _BASE_IPC = 10
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Published settings of a family of image sets (arXiv 2310.15052, section 4.1; IDC).
+class Preset:
+    """Published settings of a family of image sets, by the name that `recipe` gives them.
+
+    Sources: arXiv 2310.15052, section 4.1; IDC (Kim et al., ICML 2022).
 
     Attributes
     ----------
@@ -74,17 +76,17 @@ class Recipe:
     factor: int = 2
 
 
-RECIPES: Mapping[str, Recipe] = {
-    "cifar": Recipe("convnet3-instance", "mse", 5e-3, 32, 2000),
-    "svhn": Recipe("convnet3-instance", "mse", 5e-3, 32, 500, flip=False),
-    "mnist": Recipe("convnet3-instance", "l1", 1e-4, 28, 500, flip=False),
-    "tiny-imagenet": Recipe(
+PRESETS: Mapping[str, Preset] = {
+    "cifar": Preset("convnet3-instance", "mse", 5e-3, 32, 2000),
+    "svhn": Preset("convnet3-instance", "mse", 5e-3, 32, 500, flip=False),
+    "mnist": Preset("convnet3-instance", "l1", 1e-4, 28, 500, flip=False),
+    "tiny-imagenet": Preset(
         "convnet4-instance", "mse", 5e-3, 32, 1000, batch_real=64, many_classes=True
     ),
-    "imagenet10": Recipe("resnetap10", "l1", 3e-3, 224, 500),
-    "imagenet100": Recipe("resnetap10", "l1", 1e-3, 224, 500),
+    "imagenet10": Preset("resnetap10", "l1", 3e-3, 224, 500),
+    "imagenet100": Preset("resnetap10", "l1", 1e-3, 224, 500),
     # Our own, for scikit-learn's 8 x 8 digits: a few minutes on a laptop.
-    "digits": Recipe(
+    "digits": Preset(
         "convnet2-w64-instance",
         "mse",
         2e-2,
@@ -230,9 +232,9 @@ class DreamConfig:
         checks.seed(self.seed)
         if self.metric is not None:
             _check_metric(self.metric)
-        if self.recipe != "auto" and self.recipe not in RECIPES:
+        if self.recipe != "auto" and self.recipe not in PRESETS:
             raise PydreamError(
-                f"recipe must be auto or one of {', '.join(RECIPES)}, got {self.recipe!r}"
+                f"recipe must be auto or one of {', '.join(PRESETS)}, got {self.recipe!r}"
             )
 
     def identity(self) -> dict[str, Any]:
@@ -313,7 +315,7 @@ class CompareConfig:
 
 @dataclass(frozen=True)
 class ResolvedConfig(DreamConfig):
-    """Settings with nothing left to a recipe; see `resolve`."""
+    """Settings with nothing left to a preset; see `fill_in`."""
 
     factor: int = 2
     metric: str = "mse"
@@ -334,8 +336,8 @@ def _check_metric(metric: str) -> None:
         raise PydreamError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
 
 
-def recipe_for(source: str, side: int, num_classes: int) -> str:
-    """Return the name of the recipe for a source: by its name, else by its images."""
+def preset_for(source: str, side: int, num_classes: int) -> str:
+    """Return the name of the preset for a source: by its name, else by its images."""
     named = _BY_NAME.get(source.partition(":")[0])
     if named is not None:
         return named
@@ -346,8 +348,8 @@ def recipe_for(source: str, side: int, num_classes: int) -> str:
     return "imagenet10" if num_classes <= _FEW_CLASSES else "imagenet100"
 
 
-def resolve(config: DreamConfig, side: int, num_classes: int) -> ResolvedConfig:
-    """Return the settings with everything filled in that was left to the recipe.
+def fill_in(config: DreamConfig, side: int, num_classes: int) -> ResolvedConfig:
+    """Return the settings with everything filled in that was left to a preset.
 
     Parameters
     ----------
@@ -365,20 +367,20 @@ def resolve(config: DreamConfig, side: int, num_classes: int) -> ResolvedConfig:
     """
     name = config.recipe
     if name == "auto":
-        name = recipe_for(config.source, side, num_classes)
-    recipe = RECIPES[name]
-    learning_rate = recipe.learning_rate * config.ipc / _BASE_IPC * (side / recipe.base_side) ** 2
+        name = preset_for(config.source, side, num_classes)
+    preset = PRESETS[name]
+    learning_rate = preset.learning_rate * config.ipc / _BASE_IPC * (side / preset.base_side) ** 2
     if name == "tiny-imagenet" and config.ipc >= 50:
         learning_rate = 1e-6  # as published, whatever the scale
     known: dict[str, Any] = {
-        "factor": recipe.factor,
-        "metric": recipe.metric,
-        "arch": recipe.arch,
-        "iterations": recipe.iterations,
-        "inner_loop": recipe.inner_loop,
+        "factor": preset.factor,
+        "metric": preset.metric,
+        "arch": preset.arch,
+        "iterations": preset.iterations,
+        "inner_loop": preset.inner_loop,
         "learning_rate": learning_rate,
-        "batch_real": recipe.batch_real,
-        "network_images": recipe.network_images,
+        "batch_real": preset.batch_real,
+        "network_images": preset.network_images,
         "network_epochs": 1 if config.match == "bidirectional" else 0,
     }
     given = {each.name: getattr(config, each.name) for each in dataclasses.fields(config)}

@@ -21,7 +21,7 @@ from pydream.data import Source, check_classes, has_split, open_source
 from pydream.data.resized import LabelledImages, load_split, side_of
 from pydream.devices import announce_device, resolve_device
 from pydream.dream.checkpoint import Progress, read_checkpoint, write_checkpoint
-from pydream.dream.config import RECIPES, DreamConfig, ResolvedConfig, resolve
+from pydream.dream.config import PRESETS, DreamConfig, ResolvedConfig, fill_in
 from pydream.dream.loop import MatchingLoop
 from pydream.dream.matching import check_features
 from pydream.dream.network import fresh_network
@@ -127,7 +127,7 @@ def distill(
                 "--eval-every 0"
             )
         side = config.side or side_of(source)
-        settings = resolve(config, side, len(source.class_names))
+        settings = fill_in(config, side, len(source.class_names))
         make_network = make_network or _network_maker(settings, len(source.class_names))
         check_features(fresh_network(make_network, settings.seed, device))
     if side % settings.factor:
@@ -241,7 +241,7 @@ def _look(run: _DreamRun, progress: Progress, loss: float | None) -> None:
                     factor=config.factor,
                     real=run.real,
                     make_network=run.make_network,
-                    flip=RECIPES[config.recipe].flip,
+                    flip=PRESETS[config.recipe].flip,
                     epochs=config.eval_epochs,
                     seed=derived_seed(config.seed, _STUDENT, number),
                 )

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pydream.allocator import keep_freed_memory
-from pydream.dream.config import RECIPES, ResolvedConfig
+from pydream.dream.config import PRESETS, ResolvedConfig
 from pydream.dream.matching import Matcher, answer_distance
 from pydream.dream.network import STRATEGY, NetworkTrainer, fresh_network
 from pydream.dream.real import ClassImages
 from pydream.dream.replay import Replayed
 from pydream.dream.sampler import RepresentativeSampler
-from pydream.dream.synthetic import SyntheticImages
+from pydream.dream.synthetic import LossAndSlope, SyntheticImages
 from pydream.ops import collage, diff_augment, multi_formation, random_augment
 from pydream.seeds import derived_seed, drawn_order
 from pydream.streams import to_device
@@ -27,6 +28,27 @@ _INITIAL, _NETWORK, _EPOCH, _AUGMENT, _REAL, _SYNTHETIC, _TRAIN = range(7)
 _PIXELS_TOGETHER = 1 << 20
 
 Rows = tuple[Tensor, Tensor | None]
+
+
+class StepInputs(NamedTuple):
+    """What a matching step reads beside the synthetic images and the network.
+
+    Attributes
+    ----------
+    rows
+        int64 (K, B): the real images to match, of each class.
+    weights
+        float32 (K, B): how much each of them counts; None where all count alike.
+    formations
+        int64 (K, Y): which of the IPC · f² images of a multi-formation are matched; None for all.
+    augmentation
+        float32 (K, 13): one draw for each class.
+    """
+
+    rows: Tensor
+    weights: Tensor | None
+    formations: Tensor | None
+    augmentation: Tensor
 
 
 class MatchingLoop:
@@ -63,8 +85,8 @@ class MatchingLoop:
             with_norm_and_bias=config.with_norm_and_bias,
             with_classifier=config.with_classifier,
         )
-        self._replayed: tuple[SyntheticImages, Replayed] | None = None
-        self._many_classes = RECIPES[config.recipe].many_classes and config.per_cluster == 1
+        self._replayed: tuple[SyntheticImages, Replayed[StepInputs]] | None = None
+        self._many_classes = PRESETS[config.recipe].many_classes and config.per_cluster == 1
         self._sampler = self._representatives(config.batch_real, config.per_cluster)
 
     def _representatives(self, count: int, per_cluster: int) -> RepresentativeSampler:
@@ -132,7 +154,7 @@ class MatchingLoop:
                 rows, weights = self._real_rows(seed, step)
             formations = self._formations(seed, step)
             with stage("step", self.device):
-                total += step_on((rows, weights, formations, augmentation))
+                total += step_on(StepInputs(rows, weights, formations, augmentation))
             if config.network_images:
                 with stage("train network", self.device):
                     trainer.train(config.network_images, derived_seed(seed, _TRAIN, step))
@@ -148,59 +170,37 @@ class MatchingLoop:
             trainer.train(len(self.real.labels), derived_seed(seed, _EPOCH, epoch))
         return trainer
 
-    def _replayed_step(self, synthetic: SyntheticImages) -> Replayed:
+    def _replayed_step(self, synthetic: SyntheticImages) -> Replayed[StepInputs]:
         """Return the step of these images, which is captured once where it can be."""
         if self._replayed is None or self._replayed[0] is not synthetic:
-            step = Replayed(
-                lambda inputs: self._step(synthetic, *inputs),
+            step = Replayed[StepInputs](
+                lambda inputs: self._step(synthetic, inputs),
                 (synthetic.values, synthetic.velocity),
             )
             self._replayed = synthetic, step
         return self._replayed[1]
 
-    def _step(
-        self,
-        synthetic: SyntheticImages,
-        rows: Tensor | None,
-        weights: Tensor | None,
-        formations: Tensor | None,
-        augmentation: Tensor | None,
-    ) -> Tensor:
-        """Move the images of every class once; return the sum of the classes' losses.
+    def _step(self, synthetic: SyntheticImages, inputs: StepInputs) -> Tensor:
+        """Move the images of every class once; return the sum of the classes' losses."""
+        if not self.config.exact:
+            return synthetic.step_together(lambda images: self._gradient_in_parts(images, inputs))
 
-        Shapes: rows of the real images (K, B), their weights (K, B) or None, which of IPC · f²
-        images of a multi-formation (K, Y) or None for all, augmentation (K, 13).
-        """
-        assert rows is not None
-        assert augmentation is not None
-        losses = []
+        def of_class(label: int, images: Tensor) -> LossAndSlope:
+            classes = slice(label, label + 1)
+            loss, slope = self._gradient(images[None], classes, inputs, together=False)
+            return loss, slope[0]
 
-        def gradient(classes: slice, images: Tensor, together: bool) -> Tensor:
-            loss, found = self._gradient(
-                images,
-                self._labels[classes],
-                self.real.take(rows[classes]),
-                None if weights is None else weights[classes],
-                None if formations is None else formations[classes],
-                augmentation[classes],
-                together,
-            )
-            losses.append(loss)
-            return found
+        return synthetic.step_in_turn(of_class)
 
-        if self.config.exact:
-            synthetic.step_in_turn(
-                lambda label, images: gradient(slice(label, label + 1), images[None], False)[0]
-            )
-        else:
-            per_pass = self._classes_together(rows.shape[1])
-            parts = [
-                slice(first, first + per_pass) for first in range(0, len(self._labels), per_pass)
-            ]
-            synthetic.step_together(
-                lambda images: torch.cat([gradient(each, images[each], True) for each in parts])
-            )
-        return torch.stack(losses).sum()
+    def _gradient_in_parts(self, images: Tensor, inputs: StepInputs) -> LossAndSlope:
+        """Return the loss of all classes and its slope, some classes at a time."""
+        per_pass = self._classes_together(inputs.rows.shape[1])
+        parts = [slice(first, first + per_pass) for first in range(0, len(images), per_pass)]
+        losses, slopes = zip(
+            *(self._gradient(images[part], part, inputs, together=True) for part in parts),
+            strict=True,
+        )
+        return torch.stack(losses).sum(), torch.cat(slopes)
 
     def _classes_together(self, batch_real: int) -> int:
         config = self.config
@@ -208,21 +208,17 @@ class MatchingLoop:
         return max(1, _PIXELS_TOGETHER // (max(batch_real, batch_synthetic) * self.real.side**2))
 
     def _gradient(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        real: Tensor,
-        weights: Tensor | None,
-        formations: Tensor | None,
-        augmentation: Tensor,
-        together: bool,
-    ) -> tuple[Tensor, Tensor]:
+        self, images: Tensor, classes: slice, inputs: StepInputs, *, together: bool
+    ) -> LossAndSlope:
         """Return the loss of some classes, and its derivative with respect to their images.
 
-        Shapes: images (k, IPC, C, S, S), real (k, B, C, S, S), formations (k, Y) of the
-        IPC · f² images of a multi-formation, augmentation (k, 13), one draw for a class.
+        Shapes: images (k, IPC, C, S, S) of the k classes.
         """
         config, side = self.config, self.real.side
+        labels, real = self._labels[classes], self.real.take(inputs.rows[classes])
+        weights = None if inputs.weights is None else inputs.weights[classes]
+        formations = None if inputs.formations is None else inputs.formations[classes]
+        augmentation = inputs.augmentation[classes]
         # A class at a time keeps a CPU busy; under vmap the gradients of ConvNet-3's weights, width
         # 128, take 3 times as long there for real images and 1.5 times for synthetic ones.
         together = together and self.device.type == "cuda"

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pydream.errors import first_line
 from pydream.streams import capture
 
 _WARM_UP = 3  # calls before a capture, for what libraries set up at first
 
-Inputs = tuple[Tensor | None, ...]
+Inputs = TypeVar("Inputs")
 
 
-class Replayed:
+class Replayed(Generic[Inputs]):
     """A step on tensors that stay where they are: on a GPU captured once, replayed from then on.
 
     A matching step is some hundred kernels for each part of the classes, most of them shorter than
@@ -26,7 +28,8 @@ class Replayed:
     Parameters
     ----------
     step
-        Told its inputs, it changes `state` in place and returns a tensor. It waits for nothing.
+        Told its inputs, tensors in a tuple or any pytree, it changes `state` in place and returns a
+        tensor. It waits for nothing.
     state
         Tensors that it changes.
     """
@@ -39,13 +42,13 @@ class Replayed:
         self._result = torch.empty(0)
 
     def __call__(self, inputs: Inputs) -> Tensor:
-        """Do the step; inputs have the shapes of the first call, and are None where those were."""
+        """Do the step; inputs have the structure and the shapes of the first call."""
         if self._captures and self._graph is None:
             self._capture(inputs)
         if self._graph is None or self._inputs is None:
             return self._step(inputs)
-        for fixed, given in zip(self._inputs, inputs, strict=True):
-            if fixed is not None and given is not None:
+        for fixed, given in zip(tree_leaves(self._inputs), tree_leaves(inputs), strict=True):
+            if isinstance(fixed, Tensor):
                 fixed.copy_(given, non_blocking=True)
         self._graph.replay()
         return self._result.clone()
@@ -53,7 +56,7 @@ class Replayed:
     def _capture(self, inputs: Inputs) -> None:
         """Run the step some times, capture it, and put back what these runs changed."""
         kept = [each.clone() for each in self._state]
-        fixed = tuple(None if each is None else each.clone() for each in inputs)
+        fixed = tree_map_only(Tensor, torch.clone, inputs)
         self._inputs = fixed
         try:
             self._graph, self._result = capture(

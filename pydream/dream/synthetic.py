@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 MOMENTUM = 0.5
+
+LossAndSlope: TypeAlias = tuple[Tensor, Tensor]
+"""A loss, and its derivatives with respect to the images."""
 
 
 class SyntheticImages:
@@ -52,33 +56,50 @@ class SyntheticImages:
         self._moved_after = of_classes(1 + sums[count - 1 - turn])
         self._decay_after = of_classes(powers[count - 1 - turn])
 
-    def step_together(self, gradient: Callable[[Tensor], Tensor]) -> None:
+    def step_together(self, gradient: Callable[[Tensor], LossAndSlope]) -> Tensor:
         """Step once for each class, with the gradients of all classes taken as one batch.
 
         Parameters
         ----------
         gradient
-            Told the images of all classes, each as they are at their class's turn, it returns the
-            derivatives of each class's loss with respect to them.
+            Told the images of all classes, (K, IPC, C, S, S), each as they are at their class's
+            turn, it returns the sum of the classes' losses, and the derivatives with respect to
+            the images.
+
+        Returns
+        -------
+        Tensor
+            The sum of the losses.
         """
         at_turn = self.values - self.learning_rate * self._moved_before * self.velocity
-        velocity = self._decay_before * self.velocity + gradient(at_turn)
+        loss, slope = gradient(at_turn)
+        velocity = self._decay_before * self.velocity + slope
         self.values.copy_(at_turn - self.learning_rate * self._moved_after * velocity)
         self.velocity.copy_(self._decay_after * velocity)
+        return loss
 
-    def step_in_turn(self, gradient: Callable[[int, Tensor], Tensor]) -> None:
+    def step_in_turn(self, gradient: Callable[[int, Tensor], LossAndSlope]) -> Tensor:
         """Step once for each class, one after the other.
 
         Parameters
         ----------
         gradient
-            Told a class and its images, (IPC, C, S, S), it returns the derivatives of its loss.
+            Told a class and its images, (IPC, C, S, S), it returns the loss, and its derivatives
+            with respect to the images.
+
+        Returns
+        -------
+        Tensor
+            The sum of the losses.
         """
+        losses = []
         for label in range(len(self.values)):
-            found = gradient(label, self.values[label])
+            loss, slope = gradient(label, self.values[label])
             self.velocity.mul_(MOMENTUM)
-            self.velocity[label] += found
+            self.velocity[label] += slope
             self.values.sub_(self.velocity, alpha=self.learning_rate)
+            losses.append(loss)
+        return torch.stack(losses).sum()
 
     def clamp(self) -> None:
         """Bring the images back to [0, 1]."""

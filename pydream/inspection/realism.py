@@ -192,7 +192,7 @@ def _observe_set(distilled: DistilledSet, observer: Observer) -> tuple[Observed,
     batch = max(_BATCH, observer.tile)
     seen, of_patches = [], []
     for start in range(0, len(distilled.stored), batch):
-        images = distilled.stored[start : start + batch].together()
+        images = distilled.stored[start : start + batch].stack()
         labels = distilled.labels[start : start + batch]
         seen.append(observe(images, labels, observer))
         of_patches.append(patch_scores(images, labels, boxes, observer))

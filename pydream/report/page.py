@@ -19,7 +19,7 @@ from pydream.inspection.measure_rows import measure_rows
 from pydream.inspection.origins import box_words, class_origins
 from pydream.report.pictures import contact_sheet, data_uri, even_selection, indices_by_class
 from pydream.report.plots import history_curves, score_histogram
-from pydream.sets.distilled import DistilledSet, HeldImages, StoredImages
+from pydream.sets.distilled import DistilledSet, ImagesInMemory, StoredImages
 from pydream.sets.manifest import Manifest
 from pydream.sets.writer import png
 
@@ -96,7 +96,7 @@ def render_report(distilled: DistilledSet, measures: Mapping[str, Any] | None = 
 
 def _render(
     distilled: DistilledSet,
-    images: torch.Tensor | StoredImages | HeldImages,
+    images: torch.Tensor | StoredImages | ImagesInMemory,
     pictures: Mapping[int, torch.Tensor] | None = None,
     measures: Mapping[str, Any] | None = None,
 ) -> str:
@@ -210,13 +210,13 @@ def _numbers(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.4g}" for value in values)
 
 
-def _images(distilled: DistilledSet) -> torch.Tensor | StoredImages | HeldImages:
+def _images(distilled: DistilledSet) -> torch.Tensor | StoredImages | ImagesInMemory:
     """Return all images of a small set; images of a large one are read when they are needed."""
     return distilled.images if distilled.stored.nbytes <= _AT_ONCE else distilled.stored
 
 
 def _gallery(
-    distilled: DistilledSet, images: torch.Tensor | StoredImages | HeldImages
+    distilled: DistilledSet, images: torch.Tensor | StoredImages | ImagesInMemory
 ) -> list[_Row]:
     """Choose pictures for the page, evenly over the classes and over the images of each."""
     by_class = indices_by_class(distilled.labels, len(distilled.class_names))

@@ -87,13 +87,13 @@ class StoredImages(Sequence[torch.Tensor]):
         """Bytes of all images together, once they are read."""
         return len(self) * 3 * self.side**2
 
-    def together(self) -> torch.Tensor:
+    def stack(self) -> torch.Tensor:
         """Read all images, (N, side, side, 3) uint8; raises as reading one does."""
         with ThreadPoolExecutor(usable_processors()) as pool:
             return torch.stack(list(pool.map(self.__getitem__, range(len(self)))))
 
 
-class HeldImages(Sequence[torch.Tensor]):
+class ImagesInMemory(Sequence[torch.Tensor]):
     """The images of a set that are in memory already.
 
     Parameters
@@ -113,19 +113,19 @@ class HeldImages(Sequence[torch.Tensor]):
     def __getitem__(self, index: int) -> torch.Tensor: ...
 
     @overload
-    def __getitem__(self, index: slice) -> HeldImages: ...
+    def __getitem__(self, index: slice) -> ImagesInMemory: ...
 
-    def __getitem__(self, index: int | slice) -> torch.Tensor | HeldImages:
+    def __getitem__(self, index: int | slice) -> torch.Tensor | ImagesInMemory:
         """Return an image, (side, side, 3) uint8, or some of the images."""
         chosen = self.pixels[index]
-        return HeldImages(chosen) if isinstance(index, slice) else chosen
+        return ImagesInMemory(chosen) if isinstance(index, slice) else chosen
 
     @property
     def nbytes(self) -> int:
         """Bytes of all images together."""
         return self.pixels.nbytes
 
-    def together(self) -> torch.Tensor:
+    def stack(self) -> torch.Tensor:
         """Return all images, (N, side, side, 3) uint8; they are not copied."""
         return self.pixels
 
@@ -154,7 +154,7 @@ class DistilledSet:
 
     path: Path
     manifest: Manifest
-    stored: StoredImages | HeldImages
+    stored: StoredImages | ImagesInMemory
     labels: torch.Tensor
     class_names: tuple[str, ...]
     provenance: pa.Table | None
@@ -163,7 +163,7 @@ class DistilledSet:
     @functools.cached_property
     def images(self) -> torch.Tensor:
         """All images, (N, S, S, 3) uint8; raises as ``stored`` does."""
-        return self.stored.together()
+        return self.stored.stack()
 
     @functools.cached_property
     def images_sha256(self) -> str:
@@ -181,7 +181,7 @@ class DistilledSet:
     def images_bytes(self) -> int:
         """Bytes of the image files; of the pixels, where images lie in a file of tensors."""
         stored = self.stored
-        if isinstance(stored, HeldImages):
+        if isinstance(stored, ImagesInMemory):
             return stored.nbytes
         files = image_files(self.path) if self.is_ours else stored.files
         return sum(file.stat().st_size for file in files)

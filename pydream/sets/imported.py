@@ -20,7 +20,7 @@ from pydream.data.layout import Layout
 from pydream.errors import ImageError, PydreamError
 from pydream.sets.distilled import (
     DistilledSet,
-    HeldImages,
+    ImagesInMemory,
     StoredImages,
     load_set,
 )
@@ -125,7 +125,7 @@ def open_distilled(
     pixels = to_pixels(held.images, file, mean, std)[order]
     soft = None if held.soft_labels is None else held.soft_labels[order]
     names = names or [str(label) for label in range(int(labels.max()) + 1)]
-    return _imported(path, HeldImages(pixels), labels, names, factor, soft)
+    return _imported(path, ImagesInMemory(pixels), labels, names, factor, soft)
 
 
 def read_class_names(file: str | os.PathLike[str]) -> list[str]:
@@ -205,7 +205,7 @@ def _exported_facts(file: Path) -> tuple[list[str] | None, int]:
 
 def _imported(
     path: Path,
-    stored: StoredImages | HeldImages,
+    stored: StoredImages | ImagesInMemory,
     labels: Tensor,
     class_names: Sequence[str],
     factor: int = 1,

@@ -13,8 +13,8 @@ from torch import nn
 from torch_states import all_states
 
 from pydream.data import Source
-from pydream.dream import RECIPES, DreamConfig, DreamResult, distill
-from pydream.dream.config import recipe_for, resolve
+from pydream.dream import PRESETS, DreamConfig, DreamResult, distill
+from pydream.dream.config import fill_in, preset_for
 from pydream.dream.loop import MatchingLoop
 from pydream.errors import PydreamError
 from pydream.inspection import inspect_set, render_inspection
@@ -236,21 +236,21 @@ def test_a_side_that_the_factor_does_not_divide(tmp_path: Path, digits: Source) 
     ],
 )
 def test_recipes_by_source(source: str, side: int, classes: int, recipe: str) -> None:
-    assert recipe_for(source, side, classes) == recipe
+    assert preset_for(source, side, classes) == recipe
 
 
 def test_recipes_as_published() -> None:
     """The table of learning rates, scaled by images per class and by area."""
-    settings = resolve(DreamConfig("cifar10:data", ipc=50), 32, 10)
+    settings = fill_in(DreamConfig("cifar10:data", ipc=50), 32, 10)
     assert settings.learning_rate == pytest.approx(5e-3 * 5)
     assert (settings.metric, settings.network_images, settings.network_epochs) == ("mse", 2000, 1)
-    large = resolve(DreamConfig("x.zip", ipc=10, match="gradient"), 112, 10)
+    large = fill_in(DreamConfig("x.zip", ipc=10, match="gradient"), 112, 10)
     assert large.learning_rate == pytest.approx(3e-3 / 4)
     assert (large.arch, large.metric, large.network_epochs) == ("resnetap10", "l1", 0)
-    tiny = resolve(DreamConfig("x.zip", ipc=50), 64, 200)
+    tiny = fill_in(DreamConfig("x.zip", ipc=50), 64, 200)
     assert (tiny.learning_rate, tiny.batch_real) == (1e-6, 64)
-    digits = resolve(DreamConfig("digits", metric="cos"), 8, 10)
+    digits = fill_in(DreamConfig("digits", metric="cos"), 8, 10)
     assert (digits.metric, digits.factor, settings.factor) == ("cos", 1, 2)
-    assert set(RECIPES) == {
+    assert set(PRESETS) == {
         "cifar", "svhn", "mnist", "tiny-imagenet", "imagenet10", "imagenet100", "digits"
     }  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pydream.data import Source
-from pydream.dream.config import DreamConfig, resolve
+from pydream.dream.config import DreamConfig, fill_in
 from pydream.dream.loop import MatchingLoop
 from pydream.dream.matching import Match
 from pydream.dream.real import ClassImages, load_class_images
@@ -46,7 +46,7 @@ def make_network() -> nn.Module:
 
 
 def run(real: ClassImages, iterations: int = 2, **changes: object) -> torch.Tensor:
-    config = resolve(dataclasses.replace(SETTINGS, **changes), 8, 3)  # type: ignore[arg-type]
+    config = fill_in(dataclasses.replace(SETTINGS, **changes), 8, 3)  # type: ignore[arg-type]
     loop = MatchingLoop(config, real, make_network)
     values, _ = loop.initial()
     synthetic = SyntheticImages(values, config.learning_rate)
@@ -61,7 +61,7 @@ def test_classes_in_turn_and_together_make_the_same_images(
 ) -> None:
     """Random real images, since only --exact embeds them as they are."""
     start, _ = MatchingLoop(
-        resolve(dataclasses.replace(SETTINGS, sampler="random"), 8, 3), real, make_network
+        fill_in(dataclasses.replace(SETTINGS, sampler="random"), 8, 3), real, make_network
     ).initial()
     in_turn = run(real, sampler="random", match=match, exact=True)
     together = run(real, sampler="random", match=match)
@@ -93,7 +93,7 @@ def test_global_random_numbers_are_left_alone(real: ClassImages) -> None:
 
 @pytest.mark.parametrize("sampler", ["representative", "random"])
 def test_starts_from_real_images_of_the_class(real: ClassImages, sampler: str) -> None:
-    config = resolve(dataclasses.replace(SETTINGS, sampler=sampler), 8, 3)  # type: ignore[arg-type]
+    config = fill_in(dataclasses.replace(SETTINGS, sampler=sampler), 8, 3)  # type: ignore[arg-type]
     values, origins = MatchingLoop(config, real, make_network).initial()
     assert values.shape == (3, 2, 3, 8, 8)
     assert origins.shape == (3, 2, 4)
@@ -114,7 +114,7 @@ def test_at_most_so_many_synthetic_images_a_step(real: ClassImages) -> None:
 
 def test_loss_falls(real: ClassImages) -> None:
     """One network all along, no augmentation to speak of: what is matched comes nearer."""
-    config = resolve(
+    config = fill_in(
         dataclasses.replace(
             SETTINGS,
             network_images=0,

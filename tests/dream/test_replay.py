@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import pytest
 import torch
 
 from pydream.dream.replay import Replayed
 from pydream.streams import capture
+
+
+class Inputs(NamedTuple):
+    factor: torch.Tensor
+    extra: torch.Tensor | None
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -13,39 +21,72 @@ def test_a_step_moves_its_state_once_a_call(device: str) -> None:
         pytest.skip("needs a GPU")
     state = torch.zeros(3, device=device)
 
-    def step(inputs: tuple[torch.Tensor | None, ...]) -> torch.Tensor:
-        factor, extra = inputs
-        assert factor is not None
-        assert extra is None
-        state.add_(factor)
+    def step(inputs: Inputs) -> torch.Tensor:
+        assert inputs.extra is None
+        state.add_(inputs.factor)
         return state.sum()
 
     replayed = Replayed(step, [state])
     total = 0.0
     for number in (1.0, 2.0, 5.0):
         total += number
-        result = replayed((torch.tensor(number, device=device), None))
+        result = replayed(Inputs(torch.tensor(number, device=device), None))
         assert state.tolist() == [total] * 3
         assert float(result) == 3 * total
+
+
+class PlayedGraph:
+    """A graph that calls its step, which reads the tensors that it was captured with."""
+
+    def __init__(self, step: Callable[[], torch.Tensor]) -> None:
+        self.step, self.result = step, torch.empty(())
+
+    def replay(self) -> None:
+        self.result.copy_(self.step())
+
+
+def test_what_is_replayed_reads_the_inputs_of_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Played on the CPU: inputs are copied to where the graph reads, and the warm-up undone."""
+    state = torch.zeros(3)
+    structures = set()
+
+    def step(inputs: Inputs) -> torch.Tensor:
+        structures.add((type(inputs), inputs.extra))
+        state.add_(inputs.factor)
+        return state.sum()
+
+    def played(step: Callable[[], torch.Tensor], device: torch.device, warm_up: int) -> Any:
+        for _ in range(warm_up):
+            step()
+        graph = PlayedGraph(step)
+        return graph, graph.result
+
+    monkeypatch.setattr("pydream.dream.replay.capture", played)
+    replayed = Replayed(step, [state])
+    replayed._captures = True
+    given = [torch.tensor(number) for number in (1.0, 2.0, 5.0)]
+    results = [replayed(Inputs(number, None)) for number in given]
+    assert [float(result) for result in results] == [3.0, 9.0, 24.0]
+    assert state.tolist() == [8.0] * 3
+    assert [float(number) for number in given] == [1.0, 2.0, 5.0]
+    assert structures == {(Inputs, None)}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_step_that_cannot_be_captured_runs_without_a_graph_on_the_same_stream() -> None:
     state = torch.zeros(3, device="cuda")
 
-    def step(inputs: tuple[torch.Tensor | None, ...]) -> torch.Tensor:
-        (factor,) = inputs
-        assert factor is not None
+    def step(factor: torch.Tensor) -> torch.Tensor:
         state.add_(float(factor))  # waits, which a capture forbids
         return state.sum()
 
     replayed = Replayed(step, [state])
     stream = torch.cuda.current_stream()
     with pytest.warns(UserWarning, match="matching runs without a CUDA graph"):
-        result = replayed((torch.tensor(2.0, device="cuda"),))
+        result = replayed(torch.tensor(2.0, device="cuda"))
     assert torch.cuda.current_stream() == stream
     assert float(result) == 6
-    assert float(replayed((torch.tensor(1.0, device="cuda"),))) == 9
+    assert float(replayed(torch.tensor(1.0, device="cuda"))) == 9
     graph, total = capture(state.sum, state.device)  # one that can be made
     graph.replay()
     assert float(total) == 9
@@ -55,13 +96,11 @@ def test_a_step_that_cannot_be_captured_runs_without_a_graph_on_the_same_stream(
 def test_a_step_is_captured_on_the_device_of_its_state() -> None:
     state = torch.zeros(3, device="cuda:1")
 
-    def step(inputs: tuple[torch.Tensor | None, ...]) -> torch.Tensor:
-        (factor,) = inputs
-        assert factor is not None
+    def step(factor: torch.Tensor) -> torch.Tensor:
         state.add_(factor)
         return state.sum()
 
     replayed = Replayed(step, [state])
     for number in (1, 2, 3):
-        assert float(replayed((torch.ones((), device="cuda:1"),))) == 3 * number
+        assert float(replayed(torch.ones((), device="cuda:1"))) == 3 * number
     assert torch.cuda.current_device() == 0

@@ -26,7 +26,7 @@ from pydream.inspection.realism import (
 )
 from pydream.models import Observer, build_model, load_observer
 from pydream.models.config import ObserverSettings
-from pydream.sets.distilled import PROVENANCE_SCHEMA, DistilledSet, HeldImages, load_set
+from pydream.sets.distilled import PROVENANCE_SCHEMA, DistilledSet, ImagesInMemory, load_set
 from pydream.sets.opening import open_observer
 
 NAMES = [str(label) for label in range(10)]
@@ -174,7 +174,7 @@ def test_realism_agreement_and_spread_are_those_of_the_formulas(
 def test_images_in_memory_are_measured_alike(digits: Digits, digits_set: Path) -> None:
     distilled = load_set(digits_set)
     observer = observer_of(digits, distilled)
-    held = dataclasses.replace(distilled, stored=HeldImages(distilled.images))
+    held = dataclasses.replace(distilled, stored=ImagesInMemory(distilled.images))
     wanted = measure_set(distilled, observer) | {"images_bytes": distilled.images.nbytes}
     assert measure_set(held, observer) == wanted
 
