@@ -237,7 +237,7 @@ def render_diagnosis(facts: dict[str, Any]) -> RenderableType:
         *_machine_rows(facts),
     ):
         table.add_row(name, Text(value))
-    problems = [Text(f"problem: {each}", style="bold red") for each in facts["problems"]]
+    problems = [Text(f"problem: {problem}", style="bold red") for problem in facts["problems"]]
     return Group(table, Text(), _op_table(facts["ops"]), *problems)
 
 

@@ -100,7 +100,9 @@ def check_place(path: Path, remedy: str = ANOTHER_OUT) -> None:
     if path.name in ("", ".."):
         raise PydreamError(f"{str(path)!r} does not name a new file or folder: {remedy}")
     try:
-        folder = next(each for each in (path, *path.absolute().parents) if _is_there(each))
+        folder = next(
+            ancestor for ancestor in (path, *path.absolute().parents) if _is_there(ancestor)
+        )
         if not folder.is_dir():
             raise PydreamError(f"{path} cannot be made, since {folder} is no folder: {remedy}")
         with tempfile.TemporaryFile(dir=folder):

@@ -190,11 +190,11 @@ def _is_empty_folder(path: Path) -> bool:
 def _remove(partial: Path) -> None:
     """Remove the folder, its identity last: without one, nobody would know what the rest is."""
     with disk_errors(partial, RESUME):
-        for each in partial.iterdir():
-            if each.is_dir() and not each.is_symlink():
-                shutil.rmtree(each)
-            elif each.name != _IDENTITY:
-                each.unlink()
+        for entry in partial.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != _IDENTITY:
+                entry.unlink()
         shutil.rmtree(partial)
 
 

@@ -71,12 +71,13 @@ def print_comparison(result: Comparison, seeds: int) -> None:
     out = console()
     out.print(table)
     last = result.mean("random")[-1]
+    out.print(f"final accuracy of random sampling: {last:.1%}")
     for method in ("DREAM", "DREAM+"):
         at = result.first_reaching(method, last)
         out.print(
-            f"{method} is at the last accuracy of random sampling, {last:.1%}, "
-            + (f"in iteration {at}" if at is not None else "in none of these iterations")
-            + f"; random sampling in {result.iterations[-1]}"
+            f"{method} "
+            + (f"reaches it in iteration {at}" if at is not None else "does not reach it")
+            + f"; random sampling takes {result.iterations[-1]}"
         )
     out.print(f"figure: {result.path / 'comparison.png'}", soft_wrap=True)
 

@@ -139,7 +139,7 @@ def as_labels(
 
 def _are_strings(labels: np.ndarray) -> bool:
     """Return whether objects, as pandas keeps its columns, are all strings."""
-    return labels.dtype.kind in "OT" and all(isinstance(each, str) for each in labels.tolist())
+    return labels.dtype.kind in "OT" and all(isinstance(label, str) for label in labels.tolist())
 
 
 def _from_one_hot(labels: np.ndarray, name: str, description: str) -> np.ndarray:
@@ -164,8 +164,8 @@ def _from_strings(
         except UnicodeDecodeError as error:
             raise PydreamError(f"{description}: {name} are not valid UTF-8") from error
     known = sorted({*labels.tolist()}) if names is None else list(names)
-    places = {each: place for place, each in enumerate(known)}
+    places = {label: place for place, label in enumerate(known)}
     strange = sorted({*labels.tolist()} - {*known})
     if strange:
         raise PydreamError(f"{description}: {name} hold {strange[0]!r}, which is no class")
-    return np.array([places[each] for each in labels.tolist()], dtype=np.int64), known
+    return np.array([places[label] for label in labels.tolist()], dtype=np.int64), known

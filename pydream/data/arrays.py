@@ -228,7 +228,7 @@ def torchvision_spec(path: Path) -> str | None:
         return f"svhn:{path.parent}"
     if not path.is_dir():
         return None
-    folders = tuple(each.name for each in path.iterdir() if each.is_dir())
+    folders = tuple(member.name for member in path.iterdir() if member.is_dir())
     for name, (_, folder, pattern, _) in TORCHVISION_SETS.items():
         inner = Path(folder).parts
         if folders == inner[:1] and _holds(path / folder, pattern):
@@ -239,7 +239,7 @@ def torchvision_spec(path: Path) -> str | None:
 
 
 def _holds(folder: Path, pattern: str) -> bool:
-    return any(each.is_file() for each in folder.glob(pattern))
+    return any(file.is_file() for file in folder.glob(pattern))
 
 
 def open_torchvision(name: str, root: Path, split: str) -> Source:

@@ -106,7 +106,7 @@ def _find_place(
                 "test, or name one of them as the source"
             )
         return _Place(path, None, _beside(tree, levels[:-1], (path,)), (path,))
-    path, splits = next((each for each in marked if len(each[1]) == 2), marked[0])
+    path, splits = next((mark for mark in marked if len(mark[1]) == 2), marked[0])
     train = None
     if "train" in splits:
         train = _unwrapped(tree, join(path, splits["train"][0]), ())
@@ -171,7 +171,7 @@ def _beside(tree: Tree, levels: Sequence[str], used: Sequence[str]) -> Counter[s
             ignored.update(
                 f"folder {name}/"
                 for name in folders
-                if not any(f"{each}/".startswith(join(level, name) + "/") for each in used)
+                if not any(f"{place}/".startswith(join(level, name) + "/") for place in used)
             )
     return ignored
 
@@ -255,7 +255,7 @@ def _labels_of(
     twice = Counter(_normal(name) for name in names)
     for name in names:
         if twice[_normal(name)] > 1:
-            same = [each for each in names if _normal(each) == _normal(name)]
+            same = [other for other in names if _normal(other) == _normal(name)]
             raise PydreamError(
                 f"{where}: the class folders {' and '.join(map(ascii, same))} have the same name, "
                 "encoded in two ways (Unicode NFC and NFD); join them"

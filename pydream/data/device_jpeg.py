@@ -78,15 +78,15 @@ def _on_gpu(
     if not encoded:
         return []
     try:
-        planes = _decode([each.data for each in encoded], device)
+        planes = _decode([jpeg.data for jpeg in encoded], device)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError:  # one that nvJPEG refuses fails the call
         return [None] * len(encoded)
-    sizes = [tuple(each.shape[1:]) for each in planes]
-    if sizes != [each.shape[:2] for each in encoded]:
+    sizes = [tuple(plane.shape[1:]) for plane in planes]
+    if sizes != [jpeg.shape[:2] for jpeg in encoded]:
         return [None] * len(encoded)
-    return [each.permute(1, 2, 0).contiguous() for each in planes]
+    return [plane.permute(1, 2, 0).contiguous() for plane in planes]
 
 
 def _decode(data: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:

@@ -117,7 +117,7 @@ def _with_test_folder(
     assert isinstance(train, TableLayout)
     folders = find_class_folders(tree, description, classes=train.names)
     tests = folders.places[1:]
-    if not any(places_of(visible(tree, each)[0], train.names) for each in tests):
+    if not any(places_of(visible(tree, test)[0], train.names) for test in tests):
         return splits
     lay_out = {**splits.lay_out, "test": folders.lay_out["test"]}
     return replace(splits, lay_out=lay_out, places=(*splits.places, *tests))

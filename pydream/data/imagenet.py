@@ -87,7 +87,7 @@ def find_imagenet(tree: Tree, description: str) -> Splits | None:
         ways["test"] = partial(
             _lay_out_flat, tree, base.flat, f"{description}: {base.flat}", labels, wnids
         )
-    places = tuple(each for each in (base.train, base.flat) if each is not None)
+    places = tuple(place for place in (base.train, base.flat) if place is not None)
     return Splits(ways, places, {"test": note} if note else {})
 
 

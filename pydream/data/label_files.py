@@ -105,9 +105,9 @@ class LabelFiles:
             Those of test before those of validation, and then those that label most images.
         """
         counts = {
-            number: sum(bool(row.key and label_of(row)) for row in each.rows)
-            for number, each in enumerate(self.tables)
-            if each.split == split and (each.told or not told)
+            number: sum(bool(row.key and label_of(row)) for row in table.rows)
+            for number, table in enumerate(self.tables)
+            if table.split == split and (table.told or not told)
         }
         used = [number for number, count in counts.items() if count]
         if not used:
@@ -143,15 +143,15 @@ class _Images:
                 return exact
         path = path.casefold()
         paths = [path, _stem(path)] if is_image(path) else [path]
-        for each in paths:
+        for spelling in paths:
             for folder in folders:
-                found = self._by_path.get(join(folder.casefold(), each), [])
+                found = self._by_path.get(join(folder.casefold(), spelling), [])
                 if len(found) == 1:
                     return found[0]
-        for each in paths:
-            named = self._by_name.get(each.rpartition("/")[2], [])
+        for spelling in paths:
+            named = self._by_name.get(spelling.rpartition("/")[2], [])
             if len(named) > 1:  # as cat/1.png, in a table that does not lie beside cat/
-                named = [key for key in named if _ends_with(key, each)] or named
+                named = [key for key in named if _ends_with(key, spelling)] or named
             if len(named) > 1:
                 named = [key for key in named if key.startswith(tuple(f"{f}/" for f in folders))]
             if len(named) == 1:
@@ -162,7 +162,7 @@ class _Images:
 def _ends_with(key: str, path: str) -> bool:
     """Whether the last parts of a key, with or without extension, are a path in lower case."""
     key = key.casefold()
-    return any(f"/{each}".endswith(f"/{path}") for each in (key, _stem(key)))
+    return any(f"/{spelling}".endswith(f"/{path}") for spelling in (key, _stem(key)))
 
 
 def find_label_files(tree: Tree, description: str, table: str | None = None) -> LabelFiles:

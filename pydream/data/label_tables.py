@@ -135,10 +135,10 @@ def _json_rows(text: str) -> list[list[str]]:
         records = [json.loads(line) for line in text.splitlines() if line.strip()]
     except json.JSONDecodeError:
         return []
-    if not records or not all(isinstance(each, dict) for each in records):
+    if not records or not all(isinstance(record, dict) for record in records):
         return []
     header = list(records[0])
-    return [header, *([str(each.get(name, "")) for name in header] for each in records)]
+    return [header, *([str(record.get(name, "")) for name in header] for record in records)]
 
 
 def _labels(

@@ -169,7 +169,9 @@ def ignored_words(ignored: Mapping[str, int]) -> str:
         words.append(f"{sum(count for _, count in rest):,} of {len(rest)} more kinds")
     # Names that are no text, or break the line, are shown escaped.
     text = ", ".join(words).encode("utf-8", "backslashreplace").decode()
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1] for character in text
+    )
 
 
 def _clutter_kind(name: str) -> str:

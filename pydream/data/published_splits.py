@@ -179,7 +179,7 @@ class FoldersAndTables:
             label: next(iter(found & self._places)) for label, found in folders.items()
             if len(found) == len(found & self._places) == 1
         }  # fmt: skip
-        pure = sum(len(each) == 1 for each in labels.values()) >= _PURE * len(labels)
+        pure = sum(len(distinct) == 1 for distinct in labels.values()) >= _PURE * len(labels)
         other = not pure or len(folders) < len(labels)
         self.differs = spoken[0].path if other and labelled else ""
         below = sum(self._folder(key) is not None for key in files.images)
@@ -207,7 +207,7 @@ class FoldersAndTables:
 
     def _test_keys(self) -> frozenset[str]:
         """Images that any table keeps for testing."""
-        tested = (_keys(each) for each in self.files.tables if each.split == "test")
+        tested = (_keys(table) for table in self.files.tables if table.split == "test")
         return frozenset[str]().union(*tested)
 
     def _in_classes(self, keys: Iterable[str]) -> frozenset[str]:
@@ -246,7 +246,7 @@ class FoldersAndTables:
             kept = (in_list or self._in_classes(self.files.images)) - held_out
             used = {self._folder(key) for key in kept}
             names = [name for name in self.names if name in used or "test" in folders.lay_out]
-        tables = [each for each in (listed if in_list and kept else None, test) if each]
+        tables = [table for table in (listed if in_list and kept else None, test) if table]
         notes = [self._differing_note()] if not kept else [_splits_note(tables)]
         ways = dict(folders.lay_out)
         missing = {}
@@ -265,7 +265,7 @@ class FoldersAndTables:
         paths = {join(self.files.level, key) for key in kept} if kept is not None else None
         held = {join(self.files.level, key) for key in held_out}
         ways["train"] = partial(_keep, train, paths, held, names, notes, description)
-        return Splits(ways, (*folders.places, *(each.path for each in tables)), missing)
+        return Splits(ways, (*folders.places, *(table.path for table in tables)), missing)
 
     def _differing_note(self) -> str:
         return self.differs and (
@@ -351,5 +351,5 @@ def _labels_note(table: TableRows) -> str:
 
 
 def _splits_note(tables: Sequence[TableRows]) -> str:
-    paths = dict.fromkeys(each.path for each in tables)
+    paths = dict.fromkeys(table.path for table in tables)
     return f"the splits of the class folders are read from {' and '.join(paths)}"

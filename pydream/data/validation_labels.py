@@ -105,7 +105,7 @@ def find_validation_labels(
 def _candidates(tree: Tree, levels: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Files that may hold labels, by name in lower case."""
     found: dict[str, list[str]] = {}
-    waiting = list(dict.fromkeys(level for each in levels for level in _with_parent(each)))
+    waiting = list(dict.fromkeys(level for start in levels for level in _with_parent(start)))
     while waiting:
         path = waiting.pop(0)
         folders, files = visible(tree, path)

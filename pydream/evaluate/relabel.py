@@ -182,7 +182,7 @@ def _note_bytes(distilled: DistilledSet) -> None:
         }
     manifest = dataclasses.replace(
         distilled.manifest,
-        labels_bytes=sum(each["bytes"] for each in stored.values()),
+        labels_bytes=sum(entry["bytes"] for entry in stored.values()),
         labels=stored,
     )
     write_whole(distilled.path / "manifest.json", manifest.as_text().encode())

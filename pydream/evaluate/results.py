@@ -57,7 +57,7 @@ class StudentRun:
     @property
     def best(self) -> Checkpoint:
         """The measurement with the highest top-1; the first of them."""
-        return max(self.curve, key=lambda each: each.top1)
+        return max(self.curve, key=lambda checkpoint: checkpoint.top1)
 
 
 @dataclass(frozen=True)
@@ -295,7 +295,7 @@ class FinishedStudents:
         if not (self._resume and file.is_file()):
             return None
         run = json.loads(file.read_text())["run"]
-        curve = tuple(Checkpoint(**each) for each in run.pop("curve"))
+        curve = tuple(Checkpoint(**point) for point in run.pop("curve"))
         return StudentRun(curve=curve, **run)
 
     def keep(self, identity: Mapping[str, Any], run: StudentRun) -> None:

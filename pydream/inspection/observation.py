@@ -30,7 +30,7 @@ def cell_boxes(side: int, factor: int) -> torch.Tensor:
         (factor², 4) int32: top, left, height, width.
     """
     pixels = np.array_split(np.arange(side), factor)  # the first ones get a pixel more
-    parts = [(int(each[0]), len(each)) for each in pixels]
+    parts = [(int(batch[0]), len(batch)) for batch in pixels]
     boxes = [(top, left, height, width) for top, height in parts for left, width in parts]
     return torch.tensor(boxes, dtype=torch.int32)
 
@@ -63,7 +63,7 @@ class Observed(NamedTuple):
     @classmethod
     def joined(cls, parts: Sequence[Observed]) -> Observed:
         """Put those of several batches behind each other."""
-        return cls(*(torch.cat(each) for each in zip(*parts, strict=True)))
+        return cls(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
 def observe(images: torch.Tensor, labels: torch.Tensor, observer: Observer) -> Observed:

@@ -77,7 +77,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if foreign is not None:
         raise PydreamError(f"checkpoint {path} {foreign}")
     checkpoint = _read_safetensors(path) if is_safetensors else _read_torch(path)
-    empty = [name for name, each in checkpoint.weights.items() if not each.numel()]
+    empty = [name for name, tensor in checkpoint.weights.items() if not tensor.numel()]
     if empty:
         raise PydreamError(
             f"checkpoint {path} has no values for {listed(empty)}: it is one shard of a network "
@@ -110,8 +110,8 @@ def load_into(
     """
     own = model.state_dict()
     given = {
-        name: each
-        for name, each in fit_names(weights, own).items()
+        name: tensor
+        for name, tensor in fit_names(weights, own).items()
         if name in own or not name.startswith(_AUXILIARY_HEADS)
     }
     # Old torch files lack the counters of batch norm, which evaluation does not use.
@@ -154,8 +154,8 @@ def save_weights(
     path = Path(path)
     check_free(path)
     tensors = {
-        name: each.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, each in model.state_dict().items()
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
     }
     try:
         content = _serialize(tensors, metadata)
@@ -263,8 +263,8 @@ def _check_values(weights: Mapping[str, torch.Tensor], path: str | os.PathLike[s
     """Raise PydreamError if a weight is no finite number."""
     broken = [
         name
-        for name, each in weights.items()
-        if each.is_floating_point() and not bool(each.isfinite().all())
+        for name, tensor in weights.items()
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all())
     ]
     if broken:
         raise PydreamError(
@@ -290,5 +290,5 @@ def _shape_error(
 
 def _classifier_names(model: nn.Module) -> str:
     """Return the name of the last layer with weights."""
-    names = [name for name, each in model.named_parameters() if each.dim() > 1]
+    names = [name for name, parameter in model.named_parameters() if parameter.dim() > 1]
     return names[-1].rpartition(".")[0] + "." if names else "."

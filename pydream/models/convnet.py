@@ -98,7 +98,7 @@ class ConvNet(nn.Module):
         blocks = [self.layers[name] for name in ("conv", "norm", "relu", "pool")]
         for conv, norm, relu, pool in zip(*blocks, strict=True):
             images = conv(images)
-            watched = any(_has_hooks(each) for each in (norm, relu, pool))
+            watched = any(_has_hooks(layer) for layer in (norm, relu, pool))
             finished = None if watched else fused(norm, images)
             images = pool(relu(norm(images))) if finished is None else finished
         return images.flatten(1)

@@ -88,7 +88,7 @@ def foreign_folder(path: Path) -> str:
     if (path / "saved_model.pb").is_file():
         return f"is a TensorFlow model: {_CONVERT}"
     inside = sorted(
-        each.name for each in path.iterdir() if each.suffix in (".safetensors", ".pt", ".pth")
+        file.name for file in path.iterdir() if file.suffix in (".safetensors", ".pt", ".pth")
     )
     if inside:
         return f"is a folder; give a file, for example {path / inside[0]}"

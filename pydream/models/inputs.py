@@ -161,7 +161,7 @@ def _of_timm(name: str) -> dict[str, Any]:
 def _three_numbers(name: str, values: Sequence[float | str], where: str) -> tuple[float, ...]:
     """Return mean or std as three numbers."""
     try:
-        numbers = tuple(float(each) for each in values)
+        numbers = tuple(float(value) for value in values)
     except ValueError:
         numbers = ()
     usable = len(numbers) == 3 and all(map(math.isfinite, numbers))

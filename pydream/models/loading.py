@@ -335,9 +335,9 @@ def _check_family(
     """Raise PydreamError if the weights are those of another architecture that is known by them."""
     differing = [
         name
-        for name, each in model.state_dict().items()
+        for name, tensor in model.state_dict().items()
         if not name.endswith(".num_batches_tracked")
-        and (name not in weights or (each.dim() == 4 and weights[name].shape != each.shape))
+        and (name not in weights or (tensor.dim() == 4 and weights[name].shape != tensor.shape))
     ]
     recognised = recognise_arch(weights) if differing else None
     if recognised not in (None, arch):
@@ -349,8 +349,8 @@ def _check_family(
 
 def _count_classes(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> int | None:
     """Count the rows of the weights that have ``_MARK`` of them in a model for so many classes."""
-    for name, each in model.named_parameters():
-        if each.shape[0] == _MARK and name in weights and weights[name].dim() > 0:
+    for name, parameter in model.named_parameters():
+        if parameter.shape[0] == _MARK and name in weights and weights[name].dim() > 0:
             return weights[name].shape[0]
     return None
 
@@ -382,7 +382,7 @@ def _class_names(
         names = json.loads(metadata.get("classes", ""))
     except json.JSONDecodeError:
         return None
-    if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None
     if len(names) != num_classes:
         raise PydreamError(f"{where} names {len(names)} classes but its model has {num_classes}")

@@ -246,7 +246,7 @@ class Observer:
         ValueError
             If a class is out of range or comes twice, or none is left.
         """
-        order = [int(each) for each in order]
+        order = [int(output) for output in order]
         if not order or len(set(order)) < len(order):
             raise ValueError(f"order must hold at least one class and none twice, got {order}")
         if min(order) < 0 or max(order) >= self.num_classes:
@@ -256,7 +256,7 @@ class Observer:
         other._order = chosen if self._order is None else self._order[chosen]
         other.num_classes = len(order)
         if self.class_names is not None:
-            other.class_names = tuple(self.class_names[each] for each in order)
+            other.class_names = tuple(self.class_names[output] for output in order)
         return other
 
     def with_side(self, side: int) -> Observer:
@@ -343,7 +343,7 @@ class Observer:
         ]
         if self.side != self.network_side:
             words.append(f"images resized to it from {self.side}")
-        mean, std = (" ".join(f"{each:g}" for each in values) for values in (self.mean, self.std))
+        mean, std = (" ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
         if origins["mean"] == origins["std"]:
             words.append(f"mean {mean}, std {std} ({origins['mean']})")
         else:
@@ -377,7 +377,7 @@ class Observer:
     def _embed(self, images: torch.Tensor) -> torch.Tensor:
         """Return what goes into the linear layer that is called last, or else the logits."""
         entered: list[torch.Tensor] = []
-        layers = [each for each in self._model.modules() if isinstance(each, nn.Linear)]
+        layers = [module for module in self._model.modules() if isinstance(module, nn.Linear)]
         hooks = [
             layer.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
             for layer in layers

@@ -68,7 +68,7 @@ def _candidates(weights: Weights) -> Iterable[str]:
         depth = _RESNET_APS.get(blocks)
         batch = any(name.endswith("running_mean") for name in weights)
         suffixes = ("-batch",) if batch else ("", "-none")
-        return () if depth is None else [f"resnetap{depth}{each}" for each in suffixes]
+        return () if depth is None else [f"resnetap{depth}{suffix}" for suffix in suffixes]
     names = _RESNETS.get((blocks, "layer1.0.conv3.weight" in weights), ())
     stem = weights["conv1.weight"] if "conv1.weight" in weights else torch.empty(0)
     small = tuple(stem.shape[2:]) == (3, 3)
@@ -98,9 +98,11 @@ def _fits(arch: str, weights: Weights) -> bool:
             own = construct(arch, num_classes=classes, side=side).state_dict()
     except PydreamError:
         return False
-    needed = {name: each for name, each in own.items() if not name.endswith("num_batches_tracked")}
+    needed = {
+        name: tensor for name, tensor in own.items() if not name.endswith("num_batches_tracked")
+    }
     return all(
-        name in weights and weights[name].shape == each.shape for name, each in needed.items()
+        name in weights and weights[name].shape == tensor.shape for name, tensor in needed.items()
     )
 
 
@@ -138,7 +140,11 @@ def recognise_side(
     if last is not None and head is not None and head.dim() == 2 and len(last):
         least = math.isqrt(head.shape[1] // len(last)) << depth
         most = least + (1 << depth) - 1
-        usual = [each for each in (likely, *_USUAL_SIDES) if each and least <= each <= most]
+        usual = [
+            usual_side
+            for usual_side in (likely, *_USUAL_SIDES)
+            if usual_side and least <= usual_side <= most
+        ]
         return (usual[0] if usual else least), f"{least} to {most} have the same shapes"
     return _transformer_side(weights), ""
 

@@ -125,8 +125,8 @@ def _parse_convnet(arch: str) -> tuple[int, int, Norm]:
     """Read depth, width and norm out of a name such as convnet4-w64-instance."""
     head, *suffixes = arch.split("-")
     number = re.fullmatch(r"convnet(\d+)", head)
-    widths = [int(each[1:]) for each in suffixes if re.fullmatch(r"w\d+", each)]
-    norms: list[Norm] = [norm for each in suffixes for norm in NORMS if norm == each]
+    widths = [int(suffix[1:]) for suffix in suffixes if re.fullmatch(r"w\d+", suffix)]
+    norms: list[Norm] = [norm for suffix in suffixes for norm in NORMS if norm == suffix]
     if (
         number is None
         or len(widths) > 1
@@ -166,7 +166,7 @@ def _timm_model(arch: str, num_classes: int, side: int, channels: int) -> nn.Mod
     except ImportError as error:
         raise PydreamError(f'{arch} needs timm: pip install "pydream-distill[timm]"') from error
     if not timm.is_model(name):
-        raise unknown_arch(arch, [f"timm/{each}" for each in timm.list_models()])
+        raise unknown_arch(arch, [f"timm/{listed}" for listed in timm.list_models()])
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels}
     settings = timm.get_pretrained_cfg(name)
     if settings is not None and settings.fixed_input_size:

@@ -72,9 +72,9 @@ def _state_dict(content: Any) -> tuple[dict[str, torch.Tensor], str | None, str 
     if averaged is not None:
         return _state_dict(content[averaged])[0], averaged, None
     bare = {
-        name: each
-        for name, each in content.items()
-        if isinstance(name, str) and isinstance(each, torch.Tensor)
+        name: tensor
+        for name, tensor in content.items()
+        if isinstance(name, str) and isinstance(tensor, torch.Tensor)
     }
     return bare, None, None
 
@@ -133,8 +133,8 @@ def choose_reading(found: Sequence[dict[str, torch.Tensor]], own: Iterable[str])
     """
     names = {*own}
     chosen = max(reversed(range(len(found))), key=lambda place: len(names & found[place].keys()))
-    kept = {id(each) for each in found[chosen].values()}
-    outside = [name for name, each in found[0].items() if id(each) not in kept]
+    kept = {id(tensor) for tensor in found[chosen].values()}
+    outside = [name for name, tensor in found[0].items() if id(tensor) not in kept]
     remark = f"without {listed(outside)}, which is outside the network" if outside else ""
     return chosen, remark
 
@@ -142,14 +142,16 @@ def choose_reading(found: Sequence[dict[str, torch.Tensor]], own: Iterable[str])
 def _below(weights: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     """Return the weights with this prefix, without it."""
     return {
-        name.removeprefix(prefix): each for name, each in weights.items() if name.startswith(prefix)
+        name.removeprefix(prefix): tensor
+        for name, tensor in weights.items()
+        if name.startswith(prefix)
     }
 
 
 def _main_prefix(weights: Iterable[str]) -> str | None:
     """Return the prefix of wrappers that most names have, if there is one."""
     names = list(weights)
-    counts = {each: sum(name.startswith(each) for name in names) for each in _PREFIXES}
+    counts = {wrapper: sum(name.startswith(wrapper) for name in names) for wrapper in _PREFIXES}
     prefix, count = max(counts.items(), key=lambda item: item[1])
     return prefix if 2 * count > len(names) else None
 
@@ -196,8 +198,8 @@ def _torchvision_resnet(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.
     if "layer1.0.conv1.weight" not in weights:
         return dict(weights)
     return {
-        re.sub(r"^(linear|classifier)\.", "fc.", name.replace(".shortcut.", ".downsample.")): each
-        for name, each in weights.items()
+        re.sub(r"^(linear|classifier)\.", "fc.", name.replace(".shortcut.", ".downsample.")): tensor
+        for name, tensor in weights.items()
     }
 
 
@@ -215,6 +217,6 @@ def _convnet(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     layers = {place: f"layers.conv.{number}" for number, place in enumerate(convs)}
     layers |= {place: f"layers.norm.{number}" for number, place in enumerate(norms)}
     return {
-        name if name in heads else f"{layers[places[name]]}.{name.rpartition('.')[2]}": each
-        for name, each in weights.items()
+        name if name in heads else f"{layers[places[name]]}.{name.rpartition('.')[2]}": tensor
+        for name, tensor in weights.items()
     }

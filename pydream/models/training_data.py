@@ -217,7 +217,7 @@ class TrainingImages:
     def _split(self, *columns: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
         """Cut columns of the same length into batches, from the first one that is not done."""
         start = self._done * self.batch_size
-        parts = [torch.split(each[start:], self.batch_size) for each in columns]
+        parts = [torch.split(column[start:], self.batch_size) for column in columns]
         return zip(*parts, strict=True) if start < len(columns[0]) else iter(())
 
     def _crop(

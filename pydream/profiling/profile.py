@@ -92,8 +92,8 @@ def profile(config: MethodConfig, save: Path | None = None) -> Profile:
     """
     method, run = _METHODS[type(config)]
     path = save or _free_name(method)
-    for each in (path, _trace_beside(path)):
-        check_free(each, _NEW_SAVE)
+    for file in (path, _trace_beside(path)):
+        check_free(file, _NEW_SAVE)
     device = resolve_device(config.device)
     announce_device(config.device)
     config = dataclasses.replace(config, device=str(device))

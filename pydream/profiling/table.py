@@ -65,7 +65,7 @@ def comparison_table(
         table.add_column(label, justify="right", no_wrap=True)
     by_path = [{row["path"]: row for row in facts["stages"]} for facts in (one, other)]
     for path in dict.fromkeys([*by_path[0], *by_path[1]]):
-        rows = [each.get(path) for each in by_path]
+        rows = [stages.get(path) for stages in by_path]
         cells = [cell for row in rows for cell in _cells(row)]
         shown = rows[0] or rows[1]
         assert shown is not None

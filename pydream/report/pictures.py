@@ -101,7 +101,7 @@ def indices_by_class(labels: torch.Tensor, classes: int) -> dict[int, list[int]]
 def even_selection(count: int, wanted: int) -> list[int]:
     """Choose up to `wanted` of range(count), evenly spread, the first and the last among them."""
     chosen = np.linspace(0, count - 1, min(count, wanted)).round()
-    return [int(each) for each in chosen]
+    return [int(index) for index in chosen]
 
 
 def data_uri(image: torch.Tensor) -> str:

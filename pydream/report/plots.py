@@ -76,9 +76,9 @@ def history_curves(history: Sequence[Mapping[str, Any]]) -> str:
         Entries with ``iteration``, ``loss`` (None before the first) and perhaps ``top1``, one share
         of each student.
     """
-    losses = [(each["iteration"], each["loss"]) for each in history if each["loss"] is not None]
+    losses = [(entry["iteration"], entry["loss"]) for entry in history if entry["loss"] is not None]
     measured = [
-        (each["iteration"], 100 * np.mean(each["top1"])) for each in history if each.get("top1")
+        (entry["iteration"], 100 * np.mean(entry["top1"])) for entry in history if entry.get("top1")
     ]
     curves = [("loss of a step", losses)]
     if measured:

@@ -118,11 +118,11 @@ def as_teacher(model: nn.Module, arch: str, side: int, order: Sequence[int]) -> 
     PydreamError
         If DD-Ranking has no such network.
     """
-    weights = {name: each.detach().cpu() for name, each in model.state_dict().items()}
+    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     base = arch.removesuffix("-modified")
     if isinstance(model, ConvNet) and model.width == _WIDTH and model.norm != "none":
         name = f"ConvNet-{model.depth}" + ("-BN" if model.norm == "batch" else "")
-        weights = {_LAYERS.sub(_in_sequence, key): each for key, each in weights.items()}
+        weights = {_LAYERS.sub(_in_sequence, key): tensor for key, tensor in weights.items()}
         head, use_torchvision = "classifier", False
     elif base in _RESNETS and (base != arch) == (side in _SMALL_SIDES):
         name, head, use_torchvision = f"ResNet-{base[6:]}-BN", "fc", True

@@ -62,7 +62,8 @@ class _Labeller:
     def normalised(self, images: Tensor) -> Tensor:
         """Return images as the observer takes them."""
         mean, std = (
-            torch.tensor(each).view(-1, 1, 1) for each in (self.observer.mean, self.observer.std)
+            torch.tensor(values).view(-1, 1, 1)
+            for values in (self.observer.mean, self.observer.std)
         )
         return (images - mean) / std
 

@@ -143,19 +143,19 @@ class Manifest:
         for name in ("class_names", "mean", "std"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
-        known = {each.name for each in dataclasses.fields(cls)} - {"others"}
+        known = {setting.name for setting in dataclasses.fields(cls)} - {"others"}
         others = {name: values.pop(name) for name in [*values] if name not in known}
         return cls(**values, others=others)
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of the file; what is not told is left out."""
         content: dict[str, Any] = {}
-        for each in dataclasses.fields(self):
-            value = getattr(self, each.name)
-            if each.name == "others" or value is None:
+        for setting in dataclasses.fields(self):
+            value = getattr(self, setting.name)
+            if setting.name == "others" or value is None:
                 continue
-            content[each.name] = list(value) if isinstance(value, tuple) else value
-            if each.name == "class_names":
+            content[setting.name] = list(value) if isinstance(value, tuple) else value
+            if setting.name == "class_names":
                 content["class_to_idx"] = {name: index for index, name in enumerate(value)}
         return {**content, **self.others}
 

@@ -128,7 +128,7 @@ def to_pixels(
         levels = images
     else:
         images = images.detach().float()
-        low, high = (float(each) for each in images.aminmax())
+        low, high = (float(value) for value in images.aminmax())
         scale = levels_scale(low, high)
         if scale is None:
             images = _undo(images, file, (low, high), mean, std)
@@ -187,7 +187,7 @@ def _parts(content: Any, file: Path) -> tuple[Tensor, Tensor | None, Tensor | No
     else:
         pair = content if data is None else _first_pair(data, file)
         parts = [*pair, None] if isinstance(pair, (list, tuple)) else []
-    tensors = all(each is None or isinstance(each, Tensor) for each in parts)
+    tensors = all(part is None or isinstance(part, Tensor) for part in parts)
     if len(parts) != 3 or not tensors or parts[0] is None or parts[1] is parts[2]:
         raise PydreamError(
             f"{file} holds no distilled set: it must be [images, labels], or a dict with images "

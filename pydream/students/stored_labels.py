@@ -143,7 +143,7 @@ def write_epoch(file: Path, logits: torch.Tensor, top_k: int | None, temperature
             "classes": highest.indices.to(torch.int32),
             "others": torch.logsumexp(others, dim=1),
         }
-    write_whole(file, save({name: each.cpu().contiguous() for name, each in tensors.items()}))
+    write_whole(file, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
 
 
 class StoredLabels:
@@ -214,7 +214,7 @@ class StoredLabels:
             if batch.epoch not in held:
                 held.clear()
                 held[batch.epoch] = self._load(batch.epoch, device)
-            rows = {name: each[batch.rows] for name, each in held[batch.epoch].items()}
+            rows = {name: tensor[batch.rows] for name, tensor in held[batch.epoch].items()}
             return probabilities(rows, classes, temperature)
 
         return targets
@@ -226,7 +226,7 @@ class StoredLabels:
     def _load(self, epoch: int, device: torch.device) -> dict[str, torch.Tensor]:
         file = epoch_file(self.folder, epoch)
         try:
-            return {name: each.to(device) for name, each in load_file(file).items()}
+            return {name: tensor.to(device) for name, tensor in load_file(file).items()}
         except (SafetensorError, OSError) as error:
             raise PydreamError(f"{file}: cannot be read: {error}") from error
 

@@ -192,13 +192,16 @@ def make_optimizer(model: nn.Module, recipe: ResolvedRecipe) -> torch.optim.Opti
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
         )
-    parameters = [each for each in model.parameters() if each.requires_grad]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {
-            "params": [each for each in parameters if each.dim() >= 2],
+            "params": [parameter for parameter in parameters if parameter.dim() >= 2],
             "weight_decay": recipe.weight_decay,
         },
-        {"params": [each for each in parameters if each.dim() < 2], "weight_decay": 0.0},
+        {
+            "params": [parameter for parameter in parameters if parameter.dim() < 2],
+            "weight_decay": 0.0,
+        },
     ]
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
 
@@ -207,7 +210,7 @@ def _check_batches(model: nn.Module, student: str, num_images: int, recipe: Reso
     """Refuse batches of one image for a student that normalises over the batch."""
     num_views = num_images * recipe.views_per_image
     smallest = num_views // steps_per_epoch(num_images, recipe)
-    if smallest > 1 or not any(isinstance(each, _BATCH_NORMS) for each in model.modules()):
+    if smallest > 1 or not any(isinstance(module, _BATCH_NORMS) for module in model.modules()):
         return
     raise PydreamError(
         f"{student} has batch norm, which cannot train on a batch of 1 image, and a batch size of "

@@ -135,7 +135,7 @@ def _crops(
     shuffle = patch_orders(count, recipe.factor, derived_seed(seed, _Draw.PATCHES, epoch))
     # One upload an epoch: a GPU is not waited for in any step.
     drawn = (_order(count, epoch, seed), boxes, flips, shuffle)
-    order, boxes, flips, shuffle = (to_device(each, device) for each in drawn)
+    order, boxes, flips, shuffle = (to_device(array, device) for array in drawn)
     for chosen in order.tensor_split(steps_per_epoch(count, recipe)):
         pixels = images[chosen]
         if recipe.factor > 1:
@@ -166,8 +166,8 @@ def _augmented_cells(
     strategy = "color_crop_cutout_scale_rotate" + ("_flip" if recipe.horizontal_flip else "")
     augment = random_augment(count, side, strategy, seed=derived_seed(seed, _Draw.AUGMENT, epoch))
     drawn = (_order(count, epoch, seed), augment)
-    order, augment = (to_device(each, device) for each in drawn)
-    scale = [torch.tensor(each, device=device).view(3, 1, 1) for each in (mean, std)]
+    order, augment = (to_device(array, device) for array in drawn)
+    scale = [torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std)]
     for chosen in order.tensor_split(steps_per_epoch(len(images), recipe)):
         pixels = images[chosen % len(images)].permute(0, 3, 1, 2).float() / 255
         cells = multi_formation(pixels, recipe.factor, side)  # row k·B + i: cell k of image i
@@ -224,7 +224,7 @@ def shuffle_patches(images: torch.Tensor, orders: torch.Tensor) -> torch.Tensor:
     """
     side, factor = images.shape[1], orders.shape[2]
     strips = torch.arange(side).tensor_split(factor)
-    strip_of = torch.cat([torch.full_like(each, place) for place, each in enumerate(strips)])
+    strip_of = torch.cat([torch.full_like(strip, place) for place, strip in enumerate(strips)])
     # Pixels go where their strip goes, and keep their order within it.
     place_of = torch.argsort(orders, dim=2)[:, :, to_device(strip_of, images.device)]
     down, across = torch.argsort(place_of, dim=2, stable=True).unbind(1)
