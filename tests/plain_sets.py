@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from pydream.inspection.realism import ImageMeasures, RealSamples, SetMeasures
 from pydream.sets.distilled import (
     PROVENANCE_SCHEMA,
     DistilledSet,
@@ -82,26 +82,26 @@ def write_set(
     return load_set(path)
 
 
-MEASURES: dict[str, Any] = {
-    "images_bytes": 2048,
-    "labels_bytes": 5 * 2**20,
-    "effective_sources": 3.96,
-    "observer": {"arch": "resnet18", "weights_sha256": "b" * 64},
-    "distilled": {
-        "realism": -0.051,
-        "patch_realism": -0.42,
-        "agreement": 0.975,
-        "entropy": 0.25,
-        "pairwise_distance": 13.5,
-        "coverage_distance": 12.25,
-    },
-    "random_real": {
-        "realism": -0.77,
-        "patch_realism": None,
-        "agreement": 0.8125,
-        "entropy": 0.5,
-        "pairwise_distance": 14.5,
-        "coverage_distance": 11.75,
-    },
-    "real": {"source": "insects.zip", "classes": 2, "samples": 1200},
-}
+MEASURES = SetMeasures(
+    images_bytes=2048,
+    labels_bytes=5 * 2**20,
+    effective_sources=3.96,
+    observer={"arch": "resnet18", "weights_sha256": "b" * 64},
+    distilled=ImageMeasures(
+        realism=-0.051,
+        patch_realism=-0.42,
+        agreement=0.975,
+        entropy=0.25,
+        pairwise_distance=13.5,
+        coverage_distance=12.25,
+    ),
+    random_real=ImageMeasures(
+        realism=-0.77,
+        patch_realism=None,
+        agreement=0.8125,
+        entropy=0.5,
+        pairwise_distance=14.5,
+        coverage_distance=11.75,
+    ),
+    real=RealSamples(source="insects.zip", classes=2, samples=1200),
+)

@@ -133,4 +133,4 @@ def test_a_usual_set_passes_every_command(make, side: int, enlarged: int, tmp_pa
         device=torch.device("cpu"),
     )
     measures = measure_set(distilled, network, open_source(source))
-    assert inspect_set(distilled, measures)["enlarged"] == enlarged
+    assert inspect_set(distilled, measures).enlarged == enlarged

@@ -214,7 +214,7 @@ def inspect_command(
     if page is not None:
         write_new(page, render_report(found.distilled, found.measures).encode(), _NEW_REPORT)
     if json:
-        print_json(found.facts)
+        print_json(found.facts.as_json())
     else:
         console().print(render_inspection(found.facts, per_class=per_class))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -13,13 +14,124 @@ from rich.text import Text
 
 from pydream.formatting import byte_words, score_words
 from pydream.inspection.measure_rows import measure_rows
+from pydream.inspection.realism import SetMeasures
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.image_formats import hash_image_files
+from pydream.sets.manifest import SourceRecord
 
 
-def inspect_set(
-    distilled: DistilledSet, measures: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ScoreSummary:
+    """Realism scores of the cells of a set, or of one of its classes.
+
+    Attributes
+    ----------
+    mean, min, max
+        Mean, lowest and highest score.
+    cells
+        Number of cells.
+    distinct_sources
+        Number of source images that they were cut from.
+    """
+
+    mean: float
+    min: float
+    max: float
+    cells: int
+    distinct_sources: int
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Realism scores of the cells of a class.
+
+    Attributes
+    ----------
+    label, name
+        Number and name of the class.
+    scores
+        Scores of its cells.
+    """
+
+    label: int
+    name: str
+    scores: ScoreSummary
+
+    def as_json(self) -> dict[str, Any]:
+        """Return one level of names, with ``class`` for the number."""
+        return {"class": self.label, "name": self.name, **asdict(self.scores)}
+
+
+@dataclass(frozen=True)
+class Integrity:
+    """The image files compared with the manifest.
+
+    Attributes
+    ----------
+    images_sha256, expected
+        Hash of the files, and the manifest's.
+    intact
+        Whether the two agree.
+    """
+
+    images_sha256: str
+    expected: str
+    intact: bool
+
+
+@dataclass(frozen=True)
+class SetFacts:
+    """Description of a distilled set; None is what the set does not tell.
+
+    Attributes
+    ----------
+    path
+        Folder or file of the set.
+    format, method, package, images_per_class, side, factor, seed, source, observer
+        Fields of its `pydream.sets.manifest.Manifest`.
+    classes, images
+        Number of classes and of images.
+    skipped, enlarged
+        Number of source images that could not be read, and of those smaller than a patch.
+    bytes
+        Bytes of the image files.
+    integrity
+        The image files compared with the manifest; None for another's set.
+    scores, per_class
+        Realism scores of the set and of every class; None where patches were not chosen by them.
+    measures
+        Realism and diversity, as given.
+    """
+
+    path: str
+    format: int
+    method: str
+    package: Mapping[str, str] | None
+    classes: int
+    images_per_class: int
+    images: int
+    side: int
+    factor: int
+    seed: int | None
+    source: SourceRecord | None
+    observer: Mapping[str, Any] | None
+    skipped: int
+    enlarged: int | None
+    bytes: int
+    integrity: Integrity | None
+    scores: ScoreSummary | None
+    per_class: list[ClassScores] | None
+    measures: SetMeasures | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it as JSON has it."""
+        facts = asdict(self)
+        if self.per_class is not None:
+            facts["per_class"] = [row.as_json() for row in self.per_class]
+        return facts
+
+
+def inspect_set(distilled: DistilledSet, measures: SetMeasures | None = None) -> SetFacts:
     """Describe a distilled set, and check its image files against its manifest.
 
     Parameters
@@ -28,49 +140,37 @@ def inspect_set(
         The set, as `pydream.sets.imported.open_distilled` opens it.
     measures
         Result of `pydream.inspection.realism.measure_set`.
-
-    Returns
-    -------
-    dict
-        Ready for JSON: ``path``, ``format``, ``method``, ``package``, ``classes``,
-        ``images_per_class``, ``images``, ``side``, ``factor``, ``seed``, ``source``,
-        ``observer``, ``skipped`` and ``enlarged`` (how many source images), ``bytes`` (of the
-        image files), ``integrity`` (``images_sha256``, ``expected``, ``intact``), ``scores``
-        (``mean``, ``min``, ``max`` of the realism scores, ``cells``, ``distinct_sources``),
-        ``per_class`` (the same for every class, with ``class`` and ``name``), ``measures`` (as
-        given). ``scores`` and ``per_class`` are None for a set without provenance; so is all that
-        another's set does not tell.
     """
     manifest = distilled.manifest
     provenance = distilled.provenance
     scored = provenance if has_scores(provenance) else None
-    return {
-        "path": str(distilled.path),
-        "format": manifest.format,
-        "method": manifest.method,
-        "package": manifest.package,
-        "classes": len(distilled.class_names),
-        "images_per_class": manifest.images_per_class,
-        "images": len(distilled.stored),
-        "side": manifest.side,
-        "factor": manifest.factor,
-        "seed": manifest.seed,
-        "source": manifest.source,
-        "observer": manifest.observer,
-        "skipped": len(manifest.skipped or ()),
-        "enlarged": manifest.enlarged,
-        "bytes": distilled.images_bytes,
-        "integrity": _check_files(distilled) if distilled.is_ours else None,
-        "scores": None if scored is None else overall_scores(scored),
-        "per_class": None if scored is None else class_scores(scored, distilled.class_names),
-        "measures": measures,
-    }
+    return SetFacts(
+        path=str(distilled.path),
+        format=manifest.format,
+        method=manifest.method,
+        package=manifest.package,
+        classes=len(distilled.class_names),
+        images_per_class=manifest.images_per_class,
+        images=len(distilled.stored),
+        side=manifest.side,
+        factor=manifest.factor,
+        seed=manifest.seed,
+        source=manifest.source,
+        observer=manifest.observer,
+        skipped=len(manifest.skipped or ()),
+        enlarged=manifest.enlarged,
+        bytes=distilled.images_bytes,
+        integrity=_check_files(distilled) if distilled.is_ours else None,
+        scores=None if scored is None else overall_scores(scored),
+        per_class=None if scored is None else class_scores(scored, distilled.class_names),
+        measures=measures,
+    )
 
 
-def _check_files(distilled: DistilledSet) -> dict[str, Any]:
-    """Compare the image files with what the manifest says of them."""
+def _check_files(distilled: DistilledSet) -> Integrity:
+    """Compare the image files with the manifest."""
     found, expected = hash_image_files(distilled.path), distilled.images_sha256
-    return {"images_sha256": found, "expected": expected, "intact": found == expected}
+    return Integrity(found, expected, found == expected)
 
 
 def has_scores(provenance: pa.Table | None) -> bool:
@@ -78,19 +178,19 @@ def has_scores(provenance: pa.Table | None) -> bool:
     return provenance is not None and provenance["score"].null_count == 0
 
 
-def overall_scores(provenance: pa.Table) -> dict[str, Any]:
+def overall_scores(provenance: pa.Table) -> ScoreSummary:
     """Summarise the realism scores of all cells of a set."""
     scores = provenance["score"].cast(pa.float64())
-    return {
-        "mean": pc.mean(scores).as_py(),
-        "min": pc.min(scores).as_py(),
-        "max": pc.max(scores).as_py(),
-        "cells": provenance.num_rows,
-        "distinct_sources": pc.count_distinct(provenance["source"]).as_py(),
-    }
+    return ScoreSummary(
+        mean=pc.mean(scores).as_py(),
+        min=pc.min(scores).as_py(),
+        max=pc.max(scores).as_py(),
+        cells=provenance.num_rows,
+        distinct_sources=pc.count_distinct(provenance["source"]).as_py(),
+    )
 
 
-def class_scores(provenance: pa.Table, class_names: Sequence[str]) -> list[dict[str, Any]]:
+def class_scores(provenance: pa.Table, class_names: Sequence[str]) -> list[ClassScores]:
     """Summarise the realism scores of every class that has cells, in the order of the labels."""
     summary = (
         provenance.group_by("class", use_threads=False)
@@ -106,20 +206,22 @@ def class_scores(provenance: pa.Table, class_names: Sequence[str]) -> list[dict[
         .sort_by("class")
     )
     return [
-        {
-            "class": row["class"],
-            "name": class_names[row["class"]],
-            "mean": row["score_mean"],
-            "min": row["score_min"],
-            "max": row["score_max"],
-            "cells": row["score_count"],
-            "distinct_sources": row["source_count_distinct"],
-        }
+        ClassScores(
+            row["class"],
+            class_names[row["class"]],
+            ScoreSummary(
+                mean=row["score_mean"],
+                min=row["score_min"],
+                max=row["score_max"],
+                cells=row["score_count"],
+                distinct_sources=row["source_count_distinct"],
+            ),
+        )
         for row in summary.to_pylist()
     ]
 
 
-def render_inspection(facts: dict[str, Any], *, per_class: bool = False) -> RenderableType:
+def render_inspection(facts: SetFacts, *, per_class: bool = False) -> RenderableType:
     """Lay out what `inspect_set` returned for a terminal.
 
     Parameters
@@ -130,73 +232,71 @@ def render_inspection(facts: dict[str, Any], *, per_class: bool = False) -> Rend
         Whether to add a table of the scores of every class.
     """
     parts: list[RenderableType] = [_overview(facts)]
-    if facts["measures"] is not None:
-        parts += [Text(), _measure_table(facts["measures"])]
-    if per_class and facts["per_class"] is not None:
-        parts += [Text(), _class_table(facts["per_class"])]
+    if facts.measures is not None:
+        parts += [Text(), _measure_table(facts.measures)]
+    if per_class and facts.per_class is not None:
+        parts += [Text(), _class_table(facts.per_class)]
     return Group(*parts)
 
 
-def _overview(facts: dict[str, Any]) -> Table:
+def _overview(facts: SetFacts) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    source, observer, package = facts["source"], facts["observer"], facts["package"]
-    made_by = facts["method"]
+    source, observer, package = facts.source, facts.observer, facts.package
+    made_by = facts.method
     if package is not None:
-        made_by += f", {package['name']} {package['version']}, format {facts['format']}"
-    rows = {
-        "set": facts["path"],
+        made_by += f", {package['name']} {package['version']}, format {facts.format}"
+    rows: dict[str, str] = {
+        "set": facts.path,
         "made by": made_by,
-        "images": f"{facts['images']}: {facts['classes']} classes x {facts['images_per_class']}, "
-        f"{facts['side']} pixels a side, factor {facts['factor']}",
-        "bytes": f"{facts['bytes']:,} ({byte_words(facts['bytes'])})",
+        "images": f"{facts.images}: {facts.classes} classes x {facts.images_per_class}, "
+        f"{facts.side} pixels a side, factor {facts.factor}",
+        "bytes": f"{facts.bytes:,} ({byte_words(facts.bytes)})",
     }
     if source is not None:
         rows["source"] = f"{source['description']}, {source['split']} split"
         rows["fingerprint"] = source["fingerprint"]
-    if facts["seed"] is not None:
-        rows["seed"] = str(facts["seed"])
+    if facts.seed is not None:
+        rows["seed"] = str(facts.seed)
     if observer is not None:
         rows["observer"] = (
             f"{observer['arch']}, {observer['precision']}, right on "
             f"{observer['top1']:.1%} of {observer['images']} images"
         )
-    if facts["skipped"]:
-        rows["skipped"] = f"{facts['skipped']} source images, listed in manifest.json"
-    if facts["enlarged"]:
-        rows["enlarged"] = f"{facts['enlarged']} source images smaller than a patch"
-    if facts["scores"] is not None:
-        scores = facts["scores"]
+    if facts.skipped:
+        rows["skipped"] = f"{facts.skipped} source images, listed in manifest.json"
+    if facts.enlarged:
+        rows["enlarged"] = f"{facts.enlarged} source images smaller than a patch"
+    if facts.scores is not None:
+        scores = facts.scores
         rows["scores"] = (
-            f"mean {score_words(scores['mean'])}, lowest {score_words(scores['min'])}, "
-            f"highest {score_words(scores['max'])}"
+            f"mean {score_words(scores.mean)}, lowest {score_words(scores.min)}, "
+            f"highest {score_words(scores.max)}"
         )
-        rows["patches"] = (
-            f"{scores['cells']} from {scores['distinct_sources']} distinct source images"
-        )
+        rows["patches"] = f"{scores.cells} from {scores.distinct_sources} distinct source images"
     for name, value in rows.items():
         table.add_row(name, Text(value))
-    if facts["integrity"] is not None:
-        table.add_row("integrity", _integrity(facts["integrity"]))
+    if facts.integrity is not None:
+        table.add_row("integrity", _integrity(facts.integrity))
     return table
 
 
-def _integrity(integrity: dict[str, Any]) -> Text:
-    if integrity["intact"]:
-        return Text(f"intact, sha256 {integrity['images_sha256']}", style="green")
+def _integrity(integrity: Integrity) -> Text:
+    if integrity.intact:
+        return Text(f"intact, sha256 {integrity.images_sha256}", style="green")
     return Text(
         "the image files are not those the manifest describes: sha256 "
-        f"{integrity['images_sha256']}, expected {integrity['expected']}",
+        f"{integrity.images_sha256}, expected {integrity.expected}",
         style="bold red",
     )
 
 
-def _measure_table(measures: Mapping[str, Any]) -> Table:
+def _measure_table(measures: SetMeasures) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("measure", overflow="fold")
     table.add_column("this set", justify="right")
-    real = measures["real"]
+    real = measures.real
     if real is not None:
         table.add_column("random real images", justify="right")
     table.add_column("what", style="dim", overflow="fold")
@@ -204,21 +304,21 @@ def _measure_table(measures: Mapping[str, Any]) -> Table:
         compared = [] if real is None else [row.random_real or ""]
         table.add_row(row.name, row.distilled, *compared, row.note)
     if real is not None:
-        table.caption = f"{real['samples']} real samples of {real['classes']} classes to be covered"
+        table.caption = f"{real.samples} real samples of {real.classes} classes to be covered"
         table.caption_justify = "left"
     return table
 
 
-def _class_table(rows: list[dict[str, Any]]) -> Table:
+def _class_table(rows: list[ClassScores]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("class", overflow="fold")
     for name in ("mean score", "lowest", "highest", "patches", "distinct sources"):
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(
-            Text(row["name"]),
-            *(score_words(row[key]) for key in ("mean", "min", "max")),
-            str(row["cells"]),
-            str(row["distinct_sources"]),
+            Text(row.name),
+            *map(score_words, (row.scores.mean, row.scores.min, row.scores.max)),
+            str(row.scores.cells),
+            str(row.scores.distinct_sources),
         )
     return table

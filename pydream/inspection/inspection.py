@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
 from pydream.data import Source, open_source
 from pydream.devices import announce_device, resolve_device
 from pydream.inspection.config import InspectConfig
-from pydream.inspection.facts import inspect_set
-from pydream.inspection.realism import measure_set
+from pydream.inspection.facts import SetFacts, inspect_set
+from pydream.inspection.realism import SetMeasures, measure_set
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.opening import exif_of, open_named_set, open_observer
 from pydream.torch_state import usual_torch_state
@@ -28,13 +27,12 @@ class Inspection:
     measures
         Realism and diversity, as `pydream.inspection.measure_set` returns them.
     facts
-        Description, integrity and measures, ready for JSON, as `pydream.inspection.inspect_set`
-        returns them.
+        Description, integrity and measures, as `pydream.inspection.inspect_set` returns them.
     """
 
     distilled: DistilledSet
-    measures: dict[str, Any]
-    facts: dict[str, Any]
+    measures: SetMeasures
+    facts: SetFacts
 
 
 @usual_torch_state()

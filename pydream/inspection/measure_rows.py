@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from pydream.formatting import byte_words, score_words
+from pydream.inspection.realism import SetMeasures
 
 
 class MeasureRow(NamedTuple):
@@ -40,7 +41,7 @@ _OF_IMAGES: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
 )
 
 
-def measure_rows(measures: Mapping[str, Any]) -> list[MeasureRow]:
+def measure_rows(measures: SetMeasures) -> list[MeasureRow]:
     """Put measures into words.
 
     Parameters
@@ -54,18 +55,21 @@ def measure_rows(measures: Mapping[str, Any]) -> list[MeasureRow]:
         One row for each measure that was taken.
     """
     rows = []
-    of_set, of_random = measures["distilled"] or {}, measures["random_real"] or {}
     for key, name, note, words in _OF_IMAGES:
-        value, other = of_set.get(key), of_random.get(key)
+        value = getattr(measures.distilled, key, None)
+        other = getattr(measures.random_real, key, None)
         if value is not None:
             rows.append(
                 MeasureRow(name, note, words(value), None if other is None else words(other))
             )
-    if measures["effective_sources"] is not None:
-        count = f"{measures['effective_sources']:.1f}"
+    if measures.effective_sources is not None:
+        count = f"{measures.effective_sources:.1f}"
         rows.append(
             MeasureRow("effective sources", "exp of the entropy of the cells’ sources", count, None)
         )
-    for key, name in (("images_bytes", "bytes of images"), ("labels_bytes", "bytes of labels")):
-        rows.append(MeasureRow(name, "in files", byte_words(measures[key]), None))
+    for name, size in (
+        ("bytes of images", measures.images_bytes),
+        ("bytes of labels", measures.labels_bytes),
+    ):
+        rows.append(MeasureRow(name, "in files", byte_words(size), None))
     return rows

@@ -6,10 +6,11 @@ realistic, as an observer sees it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,13 +33,90 @@ _SEED = 0  # of the real images that are drawn: the same ones for every set
 _BATCH = 256  # images that are decoded at a time
 
 
+@dataclass(frozen=True)
+class ImageMeasures:
+    """Realism and diversity of images, as an observer sees them.
+
+    Attributes
+    ----------
+    realism
+        Mean log probability of the true class.
+    patch_realism
+        The same of the cells, each resized to a whole image; None for real images.
+    agreement
+        Share of images whose likeliest class is theirs.
+    entropy
+        Mean entropy of the soft labels at temperature 1, in nats.
+    pairwise_distance
+        Mean distance of the features of two images of a class, averaged over classes; None for
+        one image per class.
+    coverage_distance
+        Mean distance from the features of a real sample to the nearest of the images of its
+        class; None without real samples.
+    """
+
+    realism: float | None
+    patch_realism: float | None
+    agreement: float | None
+    entropy: float | None
+    pairwise_distance: float | None
+    coverage_distance: float | None
+
+
+@dataclass(frozen=True)
+class RealSamples:
+    """The real images that a set was compared with.
+
+    Attributes
+    ----------
+    source
+        Description of the source.
+    classes, samples
+        How many classes and images were looked at.
+    """
+
+    source: str
+    classes: int
+    samples: int
+
+
+@dataclass(frozen=True)
+class SetMeasures:
+    """What was measured of a distilled set; None is what was not.
+
+    Attributes
+    ----------
+    images_bytes
+        Bytes of the image files, or of pixels that lie in a file of tensors.
+    labels_bytes
+        Bytes of the labels.
+    effective_sources
+        Number of equally frequent source images that are as diverse (`effective_number`); None
+        without provenance.
+    observer
+        ``arch`` and ``weights_sha256`` of the observer.
+    distilled, random_real
+        Measures of the set, and of as many random real images.
+    real
+        The real images that both were compared with.
+    """
+
+    images_bytes: int
+    labels_bytes: int
+    effective_sources: float | None
+    observer: Mapping[str, str] | None = None
+    distilled: ImageMeasures | None = None
+    random_real: ImageMeasures | None = None
+    real: RealSamples | None = None
+
+
 def measure_set(
     distilled: DistilledSet,
     observer: Observer | None = None,
     source: Source | None = None,
     *,
     most_real: int = 100,
-) -> dict[str, Any]:
+) -> SetMeasures:
     """Measure realism and diversity of a distilled set (arXiv 2312.03526, proposition 1).
 
     Everything but bytes and sources needs an observer. With real images too, as many of them as
@@ -58,58 +136,39 @@ def measure_set(
     most_real
         Real samples of each class, at most; drawn with a fixed seed.
 
-    Returns
-    -------
-    dict
-        Ready for JSON: ``images_bytes`` (of files, or of pixels that lie in a file of tensors),
-        ``labels_bytes``; ``effective_sources`` (see
-        `effective_number`; None without provenance); ``observer`` (``arch``,
-        ``weights_sha256``), ``distilled``, ``random_real`` (None where they were not measured) and
-        ``real`` (``source``; ``classes`` and ``samples`` that were looked at), None likewise.
-
-        ``distilled`` and ``random_real`` hold ``realism`` (mean log probability of the true
-        class), ``patch_realism`` (the same of the cells; None for real images), ``agreement``
-        (share of images whose likeliest class is theirs), ``entropy`` (mean, in nats, of the soft
-        labels at temperature 1), ``pairwise_distance`` (mean distance of the features of two
-        images of a class, averaged over classes; None for one image per class),
-        ``coverage_distance`` (mean distance from the features of a real sample to the nearest of
-        the images of its class; None without real samples).
-
     Raises
     ------
     PydreamError
         If the observer takes images of another side or has other classes, the source lacks a
         class or has too few images, or there is a source without an observer.
     """
-    measures: dict[str, Any] = {
-        "images_bytes": distilled.images_bytes,
-        "labels_bytes": distilled.labels_bytes,
-        "effective_sources": _effective_sources(distilled),
-        "observer": None,
-        "distilled": None,
-        "random_real": None,
-        "real": None,
-    }
+    measures = SetMeasures(
+        distilled.images_bytes, distilled.labels_bytes, _effective_sources(distilled)
+    )
     if observer is None:
         if source is not None:
             raise PydreamError("real images are compared by an observer; give one with --observer")
         return measures
     _check(distilled, observer, source, most_real)
-    measures["observer"] = {"arch": observer.arch, "weights_sha256": observer.weights_sha256}
     images, of_patches = _observe_set(distilled, observer)
-    measures["distilled"] = _summary(images, distilled.labels)
-    measures["distilled"]["patch_realism"] = _mean(of_patches)
-    if source is not None:
-        compared = _compare(images, distilled, observer, source, most_real)
-        measures["distilled"]["coverage_distance"] = _mean(compared.by_set)
-        measures["random_real"] = _summary(compared.random, compared.labels)
-        measures["random_real"]["coverage_distance"] = _mean(compared.by_random)
-        measures["real"] = {
-            "source": source.description,
-            "classes": len({*compared.labels.tolist()}),
-            "samples": len(compared.by_set),
-        }
-    return measures
+    of_set = _summary(images, distilled.labels, patch_realism=_mean(of_patches))
+    known = {"arch": observer.arch, "weights_sha256": observer.weights_sha256}
+    measures = replace(measures, observer=known, distilled=of_set)
+    if source is None:
+        return measures
+    compared = _compare(images, distilled, observer, source, most_real)
+    return replace(
+        measures,
+        distilled=replace(of_set, coverage_distance=_mean(compared.by_set)),
+        random_real=_summary(
+            compared.random, compared.labels, coverage_distance=_mean(compared.by_random)
+        ),
+        real=RealSamples(
+            source=source.description,
+            classes=len({*compared.labels.tolist()}),
+            samples=len(compared.by_set),
+        ),
+    )
 
 
 def effective_number(counts: Sequence[int]) -> float:
@@ -260,19 +319,25 @@ def _drawn(source: Source, name: str, used: set[str]) -> npt.NDArray[np.int64]:
     return free[np.argsort(keys.numpy(), kind="stable")]
 
 
-def _summary(images: Observed, labels: torch.Tensor) -> dict[str, float | None]:
+def _summary(
+    images: Observed,
+    labels: torch.Tensor,
+    *,
+    patch_realism: float | None = None,
+    coverage_distance: float | None = None,
+) -> ImageMeasures:
     """Average over images, and over classes what is measured within each."""
     classes = sorted({*labels.tolist()})
     distances = [pairwise_distance(images.features[labels == label]) for label in classes]
     spreads = [each for each in distances if each is not None]
-    return {
-        "realism": _mean(images.scores),
-        "patch_realism": None,
-        "agreement": _mean(images.right),
-        "entropy": _mean(images.entropies),
-        "pairwise_distance": fmean(spreads) if spreads else None,
-        "coverage_distance": None,
-    }
+    return ImageMeasures(
+        realism=_mean(images.scores),
+        patch_realism=patch_realism,
+        agreement=_mean(images.right),
+        entropy=_mean(images.entropies),
+        pairwise_distance=fmean(spreads) if spreads else None,
+        coverage_distance=coverage_distance,
+    )
 
 
 def _mean(values: torch.Tensor) -> float | None:

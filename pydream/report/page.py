@@ -17,6 +17,7 @@ from pydream.formatting import byte_words, score_words
 from pydream.inspection.facts import class_scores, has_scores, overall_scores
 from pydream.inspection.measure_rows import measure_rows
 from pydream.inspection.origins import box_words, class_origins
+from pydream.inspection.realism import SetMeasures
 from pydream.report.pictures import contact_sheet, data_uri, even_selection, indices_by_class
 from pydream.report.plots import history_curves, score_histogram
 from pydream.sets.distilled import DistilledSet, ImagesInMemory, StoredImages
@@ -79,7 +80,7 @@ def write_report(
         write(distilled.path / "contact_sheet.png", encoded.result())
 
 
-def render_report(distilled: DistilledSet, measures: Mapping[str, Any] | None = None) -> str:
+def render_report(distilled: DistilledSet, measures: SetMeasures | None = None) -> str:
     """Render the page of a distilled set: HTML that needs nothing beside it, and no network.
 
     The same set gives the same bytes: the page tells neither the time nor where the set lies.
@@ -98,7 +99,7 @@ def _render(
     distilled: DistilledSet,
     images: torch.Tensor | StoredImages | ImagesInMemory,
     pictures: Mapping[int, torch.Tensor] | None = None,
-    measures: Mapping[str, Any] | None = None,
+    measures: SetMeasures | None = None,
 ) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pydream.report"),

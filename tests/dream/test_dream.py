@@ -93,8 +93,8 @@ def test_a_set_on_disk(tmp_path: Path, digits: Source, other_digits: Source) -> 
     assert all(each["loss"] > 0 for each in history[1:])
     assert [len(each.get("top1", [])) for each in history] == [2, 0, 2, 0, 2, 2]
     facts = inspect_set(distilled)
-    assert facts["integrity"]["intact"]
-    assert facts["scores"] is None
+    assert facts.integrity.intact
+    assert facts.scores is None
     render_inspection(facts)
     page = (result.path / "report.html").read_text()
     for words in ("DREAM: 3 classes × 2 images", "The optimisation", "bidirectional, by mse"):

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from rich.console import Console
 
 from pydream.errors import PydreamError
 from pydream.inspection import image_origin, inspect_set, render_inspection, render_origin
+from pydream.inspection.facts import SetFacts
+from pydream.inspection.realism import SetMeasures
 from pydream.sets.distilled import DistilledSet
 
 MakeSet = Callable[..., DistilledSet]
@@ -19,7 +21,7 @@ MakeSet = Callable[..., DistilledSet]
 FLOAT32_ROUNDING = 1e-6
 
 
-def shown(facts: dict[str, object], *, per_class: bool = False) -> str:
+def shown(facts: SetFacts, *, per_class: bool = False) -> str:
     console = Console(width=200, record=True, file=None, quiet=False)
     with console.capture() as capture:
         console.print(render_inspection(facts, per_class=per_class))
@@ -28,7 +30,7 @@ def shown(facts: dict[str, object], *, per_class: bool = False) -> str:
 
 def test_facts_are_those_of_the_set(make_set: MakeSet) -> None:
     distilled = make_set(ipc=2, factor=2)
-    facts = json.loads(json.dumps(inspect_set(distilled)))
+    facts = json.loads(json.dumps(inspect_set(distilled).as_json()))
     files = sorted(distilled.path.glob("images/*/*"))
     assert facts["bytes"] == sum(len(file.read_bytes()) for file in files)
     assert (facts["format"], facts["method"], facts["seed"]) == (1, "rded", 7)
@@ -53,9 +55,9 @@ def test_integrity_follows_the_rule(make_set: MakeSet) -> None:
     ):
         inner = hashlib.sha256((distilled.path / name).read_bytes()).hexdigest()
         digest.update(name.encode() + b"\0" + inner.encode() + b"\n")
-    integrity = inspect_set(distilled)["integrity"]
-    assert integrity["images_sha256"] == digest.hexdigest()
-    assert integrity["intact"]
+    integrity = inspect_set(distilled).integrity
+    assert integrity.images_sha256 == digest.hexdigest()
+    assert integrity.intact
 
 
 @pytest.mark.parametrize("place", [0, 40, -1])
@@ -66,7 +68,7 @@ def test_one_flipped_bit_is_seen(make_set: MakeSet, place: int) -> None:
     data[place] ^= 1
     file.write_bytes(data)
     facts = inspect_set(distilled)
-    assert not facts["integrity"]["intact"]
+    assert not facts.integrity.intact
     assert "not those the manifest describes" in shown(facts)
 
 
@@ -74,13 +76,13 @@ def test_a_renamed_and_a_missing_file_are_seen(make_set: MakeSet) -> None:
     for change in (lambda file: file.unlink(), lambda file: file.rename(file.with_stem("9"))):
         distilled = make_set()
         change(distilled.path / "images" / "00000" / "00000.png")
-        assert not inspect_set(distilled)["integrity"]["intact"]
+        assert not inspect_set(distilled).integrity.intact
 
 
 def test_without_provenance_there_are_no_scores(make_set: MakeSet) -> None:
     facts = inspect_set(make_set(scores=False))
-    assert facts["scores"] is None
-    assert facts["per_class"] is None
+    assert facts.scores is None
+    assert facts.per_class is None
     assert "distinct source images" not in shown(facts, per_class=True)
 
 
@@ -95,9 +97,10 @@ def test_the_terminal_shows_it(make_set: MakeSet) -> None:
     assert "bee" in table
 
 
-def test_measures_are_shown_as_given(make_set: MakeSet, measures: dict[str, Any]) -> None:
+def test_measures_are_shown_as_given(make_set: MakeSet, measures: SetMeasures) -> None:
     facts = inspect_set(make_set(), measures)
-    assert facts["measures"] == measures
+    assert facts.measures == measures
+    assert facts.as_json()["measures"] == dataclasses.asdict(measures)
     lines = {line.split("  ")[0]: line.split() for line in shown(facts).splitlines()}
     assert lines["realism"][1:3] == ["−0.051", "−0.77"]
     assert lines["realism of patches"][3:4] == ["−0.42"]
@@ -108,9 +111,9 @@ def test_measures_are_shown_as_given(make_set: MakeSet, measures: dict[str, Any]
     assert "1200 real samples of 2 classes" in shown(facts)
 
 
-def test_measures_without_an_observer(make_set: MakeSet, measures: dict[str, Any]) -> None:
-    measures |= dict.fromkeys(("observer", "distilled", "random_real", "real"))
-    text = shown(inspect_set(make_set(scores=False), measures | {"effective_sources": None}))
+def test_measures_without_an_observer(make_set: MakeSet, measures: SetMeasures) -> None:
+    only_bytes = SetMeasures(measures.images_bytes, measures.labels_bytes, None)
+    text = shown(inspect_set(make_set(scores=False), only_bytes))
     assert "bytes of labels" in text
     for words in ("realism", "random real", "effective sources", "None"):
         assert words not in text

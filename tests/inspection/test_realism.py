@@ -19,6 +19,7 @@ from pydream.data.subset import Subset
 from pydream.errors import ImageError, PydreamError
 from pydream.inspection.observation import cell_boxes, label_entropies
 from pydream.inspection.realism import (
+    RealSamples,
     effective_number,
     measure_set,
     nearest_distances,
@@ -131,11 +132,11 @@ def test_without_an_observer_only_bytes_and_sources(digits_set: Path) -> None:
     (digits_set / "labels" / "deep" / "b.json").write_bytes(b"y" * 11)
     measures = measure_set(load_set(digits_set))
     files = list(digits_set.glob("images/*/*.png"))
-    assert measures.pop("images_bytes") == sum(len(file.read_bytes()) for file in files)
-    assert measures.pop("labels_bytes") == 111
-    assert set(measures.values()) == {None}
+    assert measures.images_bytes == sum(len(file.read_bytes()) for file in files)
+    assert measures.labels_bytes == 111
+    assert {*dataclasses.astuple(measures)[2:]} == {None}
     with_provenance(digits_set, {0: ["a", "a", "a", "b"]})
-    sources = measure_set(load_set(digits_set))["effective_sources"]
+    sources = measure_set(load_set(digits_set)).effective_sources
     assert sources == pytest.approx(4 / 3**0.75)
 
 
@@ -160,22 +161,23 @@ def test_realism_agreement_and_spread_are_those_of_the_formulas(
         "entropy": -(np.exp(log_p) * log_p).sum(axis=1).mean(),
         "pairwise_distance": np.mean(spreads),
     }
-    found = measures["distilled"]
+    found = measures.distilled
     for name, value in wanted.items():
-        assert found[name] == pytest.approx(value, rel=THROUGH_A_NETWORK), name
+        assert getattr(found, name) == pytest.approx(value, rel=THROUGH_A_NETWORK), name
     # One patch per image: the whole of it.
-    assert found["patch_realism"] == pytest.approx(found["realism"])
-    assert found["coverage_distance"] is None
-    assert measures["random_real"] is measures["real"] is None
-    assert measures["observer"]["weights_sha256"] == observer.weights_sha256
-    json.dumps(measures)
+    assert found.patch_realism == pytest.approx(found.realism)
+    assert found.coverage_distance is None
+    assert measures.random_real is measures.real is None
+    assert measures.observer["weights_sha256"] == observer.weights_sha256
+    json.dumps(dataclasses.asdict(measures))
 
 
 def test_images_in_memory_are_measured_alike(digits: Digits, digits_set: Path) -> None:
     distilled = load_set(digits_set)
     observer = observer_of(digits, distilled)
     held = dataclasses.replace(distilled, stored=ImagesInMemory(distilled.images))
-    wanted = measure_set(distilled, observer) | {"images_bytes": distilled.images.nbytes}
+    wanted = measure_set(distilled, observer)
+    wanted = dataclasses.replace(wanted, images_bytes=distilled.images.nbytes)
     assert measure_set(held, observer) == wanted
 
 
@@ -192,7 +194,7 @@ def test_patches_are_scored_at_the_full_side(digits: Digits, digits_set: Path) -
                 grown = functional.resize(cell.float(), [SIDE, SIDE], antialias=True)
                 logits = observer.logits(normalised(grown.permute(1, 2, 0)[None], observer))
                 scores.append(float(torch.log_softmax(logits.double(), dim=1)[0, label]))
-    found = measure_set(distilled, observer)["distilled"]["patch_realism"]
+    found = measure_set(distilled, observer).distilled.patch_realism
     assert found == pytest.approx(np.mean(scores), rel=THROUGH_A_NETWORK)
 
 
@@ -207,7 +209,7 @@ def test_coverage_is_by_the_nearest_of_the_class(
     observer = observer_of(digits, distilled)
     measures = measure_set(distilled, observer, source, most_real=99)
     # Of 11 images two are sources of the set and five the random ones: four remain.
-    assert measures["real"] == {"source": "digits", "classes": 10, "samples": 40}
+    assert measures.real == RealSamples("digits", 10, 40)
     embedded = observer.features(normalised(distilled.images, observer))
     real = torch.stack([source.image(index) for index in range(len(source))])
     bounds = [0.0, 0.0]
@@ -218,19 +220,19 @@ def test_coverage_is_by_the_nearest_of_the_class(
         nearest.append(distances(found, embedded[distilled.labels == label]).min(axis=1))
         bounds[0] += np.sort(nearest[-1])[:4].sum() / 40
         bounds[1] += np.sort(nearest[-1])[-4:].sum() / 40
-    covered = measures["distilled"]["coverage_distance"]
+    covered = measures.distilled.coverage_distance
     assert bounds[0] <= covered * (1 + THROUGH_A_NETWORK)
     assert covered <= bounds[1] * (1 + THROUGH_A_NETWORK)
-    random = measures["random_real"]
-    assert random["coverage_distance"] > 0  # a sample is none of the random images
-    assert random["patch_realism"] is None
-    assert random["pairwise_distance"] > 0
-    assert 0 < random["agreement"] <= 1
+    random = measures.random_real
+    assert random.coverage_distance > 0  # a sample is none of the random images
+    assert random.patch_realism is None
+    assert random.pairwise_distance > 0
+    assert 0 < random.agreement <= 1
     again = measure_set(distilled, observer, source, most_real=99)
     assert again == measures
     few = measure_set(distilled, observer, source, most_real=3)
-    assert few["real"]["samples"] == 30
-    assert few["random_real"]["realism"] == random["realism"]
+    assert few.real.samples == 30
+    assert few.random_real.realism == random.realism
 
 
 def test_coverage_of_a_class_of_equal_images(digits: Digits, digits_set: Path) -> None:
@@ -243,19 +245,19 @@ def test_coverage_of_a_class_of_equal_images(digits: Digits, digits_set: Path) -
     found = observer.features(normalised(real, observer))
     own = observer.features(normalised(distilled.images, observer))
     wanted = [distances(found[c : c + 1], own[distilled.labels == c]).min() for c in range(10)]
-    covered = measures["distilled"]["coverage_distance"]
+    covered = measures.distilled.coverage_distance
     assert covered == pytest.approx(np.mean(wanted), rel=THROUGH_A_NETWORK)
-    assert measures["random_real"]["coverage_distance"] == 0
-    assert measures["random_real"]["pairwise_distance"] == 0
-    assert measures["real"]["samples"] == 20
+    assert measures.random_real.coverage_distance == 0
+    assert measures.random_real.pairwise_distance == 0
+    assert measures.real.samples == 20
 
 
 def test_one_image_per_class_has_no_spread(digits: Digits, tmp_path: Path) -> None:
     distilled = load_set(write_set(tmp_path / "set", digits.train.images[:10], NAMES))
     found = measure_set(distilled, observer_of(digits, distilled), open_source("digits"))
-    for images in ("distilled", "random_real"):
-        assert found[images]["pairwise_distance"] is None
-        assert found[images]["coverage_distance"] > 0
+    for images in (found.distilled, found.random_real):
+        assert images.pairwise_distance is None
+        assert images.coverage_distance > 0
 
 
 class Damaged(Subset):
@@ -274,11 +276,11 @@ def test_unreadable_and_scarce_real_images(digits: Digits, digits_set: Path) -> 
     with pytest.raises(PydreamError, match=r"digits has too few images .* more than 5"):
         measure_set(distilled, observer, Subset(whole, 10, 5))
     six_of_seven = measure_set(distilled, observer, Damaged(whole, 10, 7))
-    assert six_of_seven["real"]["samples"] == 10
+    assert six_of_seven.real.samples == 10
     every = {label: [whole.keys[i] for i in whole.class_indices(label)] for label in range(9)}
     with_provenance(digits_set, every)
     found = measure_set(load_set(digits_set), observer, whole, most_real=7)
-    assert found["real"] == {"source": "digits", "classes": 1, "samples": 7}
+    assert found.real == RealSamples("digits", 1, 7)
 
 
 def test_what_does_not_fit_is_one_line(digits: Digits, digits_set: Path) -> None:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 from PIL import Image
 
 from pydream.formatting import byte_words, score_words
+from pydream.inspection.realism import SetMeasures
 from pydream.report import render_report, write_report
 from pydream.report.plots import score_histogram
 from pydream.sets.distilled import DistilledSet
@@ -130,7 +130,7 @@ def test_a_set_without_provenance_has_no_scores(make_set: MakeSet) -> None:
 
 
 def test_measures_stand_beside_those_of_random_images(
-    make_set: MakeSet, measures: dict[str, Any]
+    make_set: MakeSet, measures: SetMeasures
 ) -> None:
     distilled = make_set()
     assert "Realism and diversity" not in Page(render_report(distilled)).text
@@ -144,8 +144,8 @@ def test_measures_stand_beside_those_of_random_images(
         "5.0 MiB",
     ):
         assert words in text, words
-    measures |= dict.fromkeys(("random_real", "real"))
-    text = Page(render_report(distilled, measures)).text
+    alone = dataclasses.replace(measures, random_real=None, real=None)
+    text = Page(render_report(distilled, alone)).text
     assert "0 is best −0.051 Realism of patches" in text
     assert "Measure This set Realism" in text
 

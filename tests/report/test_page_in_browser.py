@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from pydream.inspection.realism import SetMeasures
 from pydream.report import render_report
 from pydream.sets.distilled import DistilledSet
 
@@ -90,10 +91,13 @@ def broad_set(make_set: MakeSet, factor: int) -> DistilledSet:
 
 @pytest.mark.parametrize("width", [320, PHONE, 1300])
 def test_a_page_fits_and_asks_for_nothing(
-    make_set: MakeSet, measures: dict[str, Any], tmp_path: Path, width: int
+    make_set: MakeSet, measures: SetMeasures, tmp_path: Path, width: int
 ) -> None:
-    measures["real"]["source"] = "/" + "d" * 150
-    measures["observer"]["arch"] = "a" * 100
+    measures = dataclasses.replace(
+        measures,
+        real=dataclasses.replace(measures.real, source="/" + "d" * 150),
+        observer={"arch": "a" * 100, "weights_sha256": ""},
+    )
     found = seen(render_report(broad_set(make_set, 2), measures), tmp_path, width)
     assert found["width"] == width
     assert found["closed"] <= width

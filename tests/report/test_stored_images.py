@@ -39,7 +39,7 @@ def test_a_damaged_image_is_named_when_it_is_read(make_set: MakeSet) -> None:
     for read in (lambda: distilled.stored[3], lambda: distilled.images):
         with pytest.raises(PydreamError, match=r"00001.00000\.png"):
             read()
-    assert not inspect_set(distilled)["integrity"]["intact"]
+    assert not inspect_set(distilled).integrity.intact
 
 
 def test_an_image_of_another_size_is_refused(make_set: MakeSet) -> None:
