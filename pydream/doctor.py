@@ -7,6 +7,7 @@ import inspect
 import os
 import platform
 import resource
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -32,41 +33,154 @@ _VARIABLES = (
     "OMP_WAIT_POLICY",
     "CUDA_VISIBLE_DEVICES",
 )
+_NO_MODULE = "pydream._C cannot be imported"
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
 
 
-def diagnose() -> dict[str, Any]:
-    """Look at the installation and the machine; what is missing is reported, never raised.
+@dataclass(frozen=True)
+class CompiledModule:
+    """The module with the C++ kernels.
 
-    Returns
-    -------
-    dict
-        Ready for JSON. ``versions``: of Python and of every package, None where one is
-        missing. ``module``: the compiled module (``path``, ``compiler``, instruction sets
-        ``available`` and ``active``, ``native_bfloat16``), or why there is none (``error``).
-        ``threads``: of torch, of the machine, and those this process may use. ``memory``: bytes
-        of the machine, and the limit of this process or None. ``cuda``: what torch was built
-        for, its ``devices``, and the ``architectures`` this build has kernels for, or None;
-        versions of the ``driver`` and of the ``runtime`` in the build. ``ops``: for every op,
-        what runs on each device. ``environment``: variables that are heeded.
-        ``problems``: what needs mending, one line each.
+    Attributes
+    ----------
+    path
+        File of the module.
+    compiler
+        Compiler that built it.
+    available
+        Instruction sets that it has kernels for and that the processor knows.
+    native_bfloat16
+        Whether the processor multiplies bfloat16 itself.
+    active
+        Instruction set in use; None where ``PYDREAM_ISA`` names one that is not available.
     """
+
+    path: str | None
+    compiler: str
+    available: list[str]
+    native_bfloat16: bool
+    active: str | None
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Threads: those that torch uses, of the machine, and those this process may use."""
+
+    torch: int | None
+    machine: int | None
+    allowed: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory in bytes: of the machine, and the limit of this process or None."""
+
+    machine: int | None
+    limit: int | None
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as torch sees it; ``kernels`` tells whether this build has kernels for it."""
+
+    name: str
+    capability: str
+    memory: int
+    kernels: bool
+
+
+@dataclass(frozen=True)
+class Cuda:
+    """CUDA, as torch sees it and as this build has kernels for it.
+
+    Attributes
+    ----------
+    torch_built_for
+        Version of CUDA that torch was built for; None for a torch without it.
+    devices
+        The GPUs.
+    architectures
+        Architectures that this build has kernels for; None without CUDA kernels.
+    driver, runtime
+        Versions of the driver, and of the runtime in the build.
+    error
+        Error of a driver that does not work.
+    """
+
+    torch_built_for: str | None
+    devices: list[Gpu]
+    architectures: str | None
+    driver: str | None
+    runtime: str | None
+    error: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the facts; versions only of kernels that there are, and no error if none was."""
+        facts = asdict(self)
+        if self.architectures is None:
+            del facts["driver"], facts["runtime"]
+        if self.error is None:
+            del facts["error"]
+        return facts
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The installation and the machine.
+
+    Attributes
+    ----------
+    versions
+        Versions of Python and of every package; None where one is missing.
+    module
+        The compiled module; None if it cannot be imported.
+    threads, memory, cuda
+        Processor, memory and GPUs.
+    ops
+        For every op, what runs on each device.
+    environment
+        Environment variables that are heeded.
+    problems
+        Lines that each say what needs mending.
+    """
+
+    versions: dict[str, str | None]
+    module: CompiledModule | None
+    threads: Threads
+    memory: Memory
+    cuda: Cuda
+    ops: dict[str, dict[str, str]]
+    environment: dict[str, str | None]
+    problems: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it as JSON has it."""
+        module = {"error": _NO_MODULE} if self.module is None else asdict(self.module)
+        return {**asdict(self), "module": module, "cuda": self.cuda.as_json()}
+
+
+def diagnose() -> Diagnosis:
+    """Look at the installation and the machine; what is missing is reported, never raised."""
     problems: list[str] = []
     torch = _attempt("torch", problems)
     compiled = _attempt("pydream._C", problems)
     module = _module(compiled, problems)
     cuda = _cuda(torch, compiled, problems)
-    return {
-        "versions": _versions(problems),
-        "module": module,
-        "threads": _threads(torch),
-        "memory": {"machine": _physical_memory(), "limit": _memory_limit()},
-        "cuda": cuda,
-        "ops": _ops(_attempt("pydream.ops", problems), module, cuda),
-        "environment": _environment(problems),
-        "problems": problems,
-    }
+    return Diagnosis(
+        versions=_versions(problems),
+        module=module,
+        threads=Threads(
+            torch=None if torch is None else torch.get_num_threads(),
+            machine=os.cpu_count(),
+            allowed=usable_processors(),
+        ),
+        memory=Memory(machine=_physical_memory(), limit=_memory_limit()),
+        cuda=cuda,
+        ops=_ops(_attempt("pydream.ops", problems), module, cuda),
+        environment=_environment(problems),
+        problems=problems,
+    )
 
 
 def _attempt(name: str, problems: list[str]) -> ModuleType | None:
@@ -90,29 +204,21 @@ def _versions(problems: list[str]) -> dict[str, str | None]:
     return found
 
 
-def _module(module: ModuleType | None, problems: list[str]) -> dict[str, Any]:
+def _module(module: ModuleType | None, problems: list[str]) -> CompiledModule | None:
     if module is None:
-        return {"error": "pydream._C cannot be imported"}
-    facts: dict[str, Any] = {
-        "path": module.__file__,
-        "compiler": module.compiler,
-        "available": module.available_isas(),
-        "native_bfloat16": module.native_bfloat16(),
-    }
+        return None
     try:
-        facts["active"] = module.active_isa()
+        active = module.active_isa()
     except ValueError as error:  # PYDREAM_ISA names one that is not there
-        facts["active"] = None
+        active = None
         problems.append(f"PYDREAM_ISA: {error}")
-    return facts
-
-
-def _threads(torch: ModuleType | None) -> dict[str, int | None]:
-    return {
-        "torch": None if torch is None else torch.get_num_threads(),
-        "machine": os.cpu_count(),
-        "allowed": usable_processors(),
-    }
+    return CompiledModule(
+        path=module.__file__,
+        compiler=module.compiler,
+        available=module.available_isas(),
+        native_bfloat16=module.native_bfloat16(),
+        active=active,
+    )
 
 
 def _physical_memory() -> int | None:
@@ -159,30 +265,23 @@ def _cgroup_files() -> list[Path]:
     return files
 
 
-def _cuda(
-    torch: ModuleType | None, module: ModuleType | None, problems: list[str]
-) -> dict[str, Any]:
+def _cuda(torch: ModuleType | None, module: ModuleType | None, problems: list[str]) -> Cuda:
     """Say what torch sees, and what this build has kernels for."""
-    facts: dict[str, Any] = {"torch_built_for": None, "devices": [], "architectures": None}
-    kernels = None
-    if module is not None and module.cuda_architectures:
-        kernels = module.cuda
-        facts["architectures"] = module.cuda_architectures
-        facts["driver"] = cuda_version(kernels.driver_version())
-        facts["runtime"] = cuda_version(kernels.runtime_version())
-    if torch is None:
-        return facts
-    facts["torch_built_for"] = torch.version.cuda
+    architectures = (module and module.cuda_architectures) or None
+    kernels = module.cuda if module is not None and architectures is not None else None
+    devices: list[Gpu] = []
+    failure = None
     try:
-        for index in range(torch.cuda.device_count()):
+        for index in range(0 if torch is None else torch.cuda.device_count()):
+            assert torch is not None
             properties = torch.cuda.get_device_properties(index)
-            facts["devices"].append(
-                {
-                    "name": properties.name,
-                    "capability": f"{properties.major}.{properties.minor}",
-                    "memory": properties.total_memory,
-                    "kernels": kernels is not None and kernels.carries(index),
-                }
+            devices.append(
+                Gpu(
+                    name=properties.name,
+                    capability=f"{properties.major}.{properties.minor}",
+                    memory=properties.total_memory,
+                    kernels=kernels is not None and kernels.carries(index),
+                )
             )
             if kernels is not None:
                 capability = (properties.major, properties.minor)
@@ -190,22 +289,31 @@ def _cuda(
                 if reason is not None:
                     problems.append(reason)
     except RuntimeError as error:  # a driver that does not work
-        facts["error"] = first_line(error)
-    return facts
+        failure = first_line(error)
+    return Cuda(
+        torch_built_for=None if torch is None else torch.version.cuda,
+        devices=devices,
+        architectures=architectures,
+        driver=None if kernels is None else cuda_version(kernels.driver_version()),
+        runtime=None if kernels is None else cuda_version(kernels.runtime_version()),
+        error=failure,
+    )
 
 
 def _ops(
-    ops: ModuleType | None, module: dict[str, Any], cuda: dict[str, Any]
+    ops: ModuleType | None, module: CompiledModule | None, cuda: Cuda
 ) -> dict[str, dict[str, str]]:
     """Say for every op what runs on the CPU and on CUDA devices."""
     if ops is None:
         return {}
-    on_cpu = f"compiled ({module['active']})" if module.get("active") else "not usable"
+    on_cpu = "not usable"
+    if module is not None and module.active is not None:
+        on_cpu = f"compiled ({module.active})"
     on_cuda = "no device"
-    if cuda["devices"]:
-        everywhere = all(device["kernels"] for device in cuda["devices"])
-        on_cuda = f"compiled ({cuda['architectures']})" if everywhere else "not usable"
-        if cuda["architectures"] is None:
+    if cuda.devices:
+        everywhere = all(device.kernels for device in cuda.devices)
+        on_cuda = f"compiled ({cuda.architectures})" if everywhere else "not usable"
+        if cuda.architectures is None:
             on_cuda = "reference"
     names = [
         name
@@ -226,19 +334,19 @@ def _environment(problems: list[str]) -> dict[str, str | None]:
     return {name: os.environ.get(name) for name in _VARIABLES}
 
 
-def render_diagnosis(facts: dict[str, Any]) -> RenderableType:
+def render_diagnosis(diagnosis: Diagnosis) -> RenderableType:
     """Lay out what `diagnose` returned for a terminal."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in (
-        *_package_rows(facts["versions"]),
-        *_module_rows(facts["module"]),
-        *_machine_rows(facts),
+        *_package_rows(diagnosis.versions),
+        *_module_rows(diagnosis.module),
+        *_machine_rows(diagnosis),
     ):
         table.add_row(name, Text(value))
-    problems = [Text(f"problem: {problem}", style="bold red") for problem in facts["problems"]]
-    return Group(table, Text(), _op_table(facts["ops"]), *problems)
+    problems = [Text(f"problem: {problem}", style="bold red") for problem in diagnosis.problems]
+    return Group(table, Text(), _op_table(diagnosis.ops), *problems)
 
 
 def _package_rows(versions: dict[str, str | None]) -> list[tuple[str, str]]:
@@ -249,45 +357,44 @@ def _package_rows(versions: dict[str, str | None]) -> list[tuple[str, str]]:
     ]
 
 
-def _module_rows(module: dict[str, Any]) -> list[tuple[str, str]]:
-    if "error" in module:
-        return [("kernels", module["error"])]
-    native = "native" if module["native_bfloat16"] else "not native, slower than float32"
+def _module_rows(module: CompiledModule | None) -> list[tuple[str, str]]:
+    if module is None:
+        return [("kernels", _NO_MODULE)]
+    native = "native" if module.native_bfloat16 else "not native, slower than float32"
     return [
-        ("kernels", f"{module['path']}, built by {module['compiler']}"),
-        ("instructions", f"{module['active']}, of {', '.join(module['available'])}"),
+        ("kernels", f"{module.path}, built by {module.compiler}"),
+        ("instructions", f"{module.active}, of {', '.join(module.available)}"),
         ("bfloat16", native),
     ]
 
 
-def _machine_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    threads, memory, cuda = facts["threads"], facts["memory"], facts["cuda"]
-    limit = "no limit" if memory["limit"] is None else f"limit {byte_words(memory['limit'])}"
-    size = "unknown" if memory["machine"] is None else byte_words(memory["machine"])
+def _machine_rows(diagnosis: Diagnosis) -> list[tuple[str, str]]:
+    threads, memory, cuda = diagnosis.threads, diagnosis.memory, diagnosis.cuda
+    limit = "no limit" if memory.limit is None else f"limit {byte_words(memory.limit)}"
+    size = "unknown" if memory.machine is None else byte_words(memory.machine)
     devices = "; ".join(
-        f"{device['name']}, capability {device['capability']}, {byte_words(device['memory'])}"
-        for device in cuda["devices"]
+        f"{device.name}, capability {device.capability}, {byte_words(device.memory)}"
+        for device in cuda.devices
     )
-    built = f"torch built for CUDA {cuda['torch_built_for']}"
-    if cuda["torch_built_for"] is None:
+    built = f"torch built for CUDA {cuda.torch_built_for}"
+    if cuda.torch_built_for is None:
         built = "torch built without CUDA"
     kernels = "no CUDA kernels built"
-    if cuda["architectures"] is not None:
-        driver = f"driver {cuda['driver']}" if cuda["driver"] else "no driver"
+    if cuda.architectures is not None:
+        driver = f"driver {cuda.driver}" if cuda.driver else "no driver"
         kernels = (
-            f"kernels for architectures {cuda['architectures']}, "
-            f"runtime {cuda['runtime']}, {driver}"
+            f"kernels for architectures {cuda.architectures}, runtime {cuda.runtime}, {driver}"
         )
     return [
         (
             "threads",
-            f"{threads['torch']} used by torch, {threads['allowed']} allowed, "
-            f"{threads['machine']} in the machine",
+            f"{threads.torch} used by torch, {threads.allowed} allowed, "
+            f"{threads.machine} in the machine",
         ),
         ("memory", f"{size}, {limit}"),
-        ("cuda", f"{built}; {devices or cuda.get('error', 'no device')}"),
+        ("cuda", f"{built}; {devices or cuda.error or 'no device'}"),
         ("cuda kernels", kernels),
-        *((name, value) for name, value in facts["environment"].items() if value is not None),
+        *((name, value) for name, value in diagnosis.environment.items() if value is not None),
     ]
 
 

@@ -16,19 +16,20 @@ from rich.console import Console
 
 import pydream
 from pydream import _C, doctor, ops
-from pydream.doctor import diagnose, render_diagnosis
+from pydream.doctor import Diagnosis, diagnose, render_diagnosis
 
 
-def shown(facts: dict[str, Any]) -> str:
+def shown(diagnosis: Diagnosis) -> str:
     console = Console(width=200)
     with console.capture() as capture:
-        console.print(render_diagnosis(facts))
+        console.print(render_diagnosis(diagnosis))
     return capture.get()
 
 
 def test_a_working_installation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYDREAM_DATA", raising=False)
-    facts = json.loads(json.dumps(diagnose()))
+    diagnosis = diagnose()
+    facts = json.loads(json.dumps(diagnosis.as_json()))
     assert facts["versions"]["pydream-distill"] == pydream.__version__
     assert facts["versions"]["numpy"] == np.__version__
     assert facts["versions"]["python"] == sys.version.split()[0]
@@ -41,13 +42,13 @@ def test_a_working_installation(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(facts["cuda"]["devices"]) == torch.cuda.device_count()
     assert facts["cuda"]["architectures"] == (_C.cuda_architectures or None)
     assert facts["problems"] == []
-    text = shown(facts)
+    text = shown(diagnosis)
     for words in (_C.compiler, _C.active_isa(), pydream.__version__, "collage"):
         assert words in text
 
 
 def test_every_op_is_listed(isa: str) -> None:
-    found = diagnose()["ops"]
+    found = diagnose().ops
     functions = {name for name in ops.__all__ if inspect.isfunction(getattr(ops, name))}
     functions.remove("check_values")
     assert set(found) == functions
@@ -68,9 +69,9 @@ def test_what_cannot_be_imported_is_a_problem(
         return real(name)
 
     monkeypatch.setattr(importlib, "import_module", failing)
-    facts = diagnose()
-    assert f"{missing} cannot be imported: undefined symbol: _ZN3c10" in facts["problems"]
-    assert "undefined symbol" in shown(facts)
+    diagnosis = diagnose()
+    assert f"{missing} cannot be imported: undefined symbol: _ZN3c10" in diagnosis.problems
+    assert "undefined symbol" in shown(diagnosis)
 
 
 def test_a_missing_package_is_a_problem_unless_optional(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,14 +79,14 @@ def test_a_missing_package_is_a_problem_unless_optional(monkeypatch: pytest.Monk
         raise doctor.PackageNotFoundError(name)
 
     monkeypatch.setattr(doctor, "version", no_version)
-    facts = diagnose()
-    assert "torchvision is not installed" in facts["problems"]
-    assert not any("timm" in problem for problem in facts["problems"])
-    assert "timm not installed" in shown(facts)
+    diagnosis = diagnose()
+    assert "torchvision is not installed" in diagnosis.problems
+    assert not any("timm" in problem for problem in diagnosis.problems)
+    assert "timm not installed" in shown(diagnosis)
 
 
 def test_an_unknown_instruction_set_and_data_folder_are_problems(tmp_path: Path) -> None:
-    command = "import json, pydream.doctor as d; print(json.dumps(d.diagnose()))"
+    command = "import json, pydream.doctor as d; print(json.dumps(d.diagnose().as_json()))"
     environment = {"PYDREAM_ISA": "mmx", "PYDREAM_DATA": str(tmp_path / "nowhere")}
     done = subprocess.run(
         [sys.executable, "-c", command],
@@ -118,8 +119,8 @@ def test_the_least_memory_limit_counts(tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setattr(doctor, "_OWN_GROUPS", file)
 
     groups("0::/slice/job\n")
-    assert diagnose()["memory"]["limit"] == 3000000
+    assert diagnose().memory.limit == 3000000
     groups("4:cpu,memory:/old\n0::/slice/job\n")
-    assert diagnose()["memory"]["limit"] == 2000000
+    assert diagnose().memory.limit == 2000000
     groups("0::/\n1:cpu:/slice\n")
-    assert diagnose()["memory"]["limit"] is None
+    assert diagnose().memory.limit is None

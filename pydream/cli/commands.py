@@ -283,11 +283,11 @@ def doctor_command(*, json: Json = False) -> None:
     from pydream.cli.tables import console, print_json
     from pydream.doctor import diagnose, render_diagnosis
 
-    facts = diagnose()
+    diagnosis = diagnose()
     if json:
-        print_json(facts)
+        print_json(diagnosis.as_json())
     else:
-        console().print(render_diagnosis(facts))
+        console().print(render_diagnosis(diagnosis))
 
 
 def demo_command(config: Annotated[DemoConfig, Whole], *, json: Json = False) -> None:

@@ -125,7 +125,7 @@ def profile(config: MethodConfig, save: Path | None = None) -> Profile:
             name: str(value) if isinstance(value, Path) else value
             for name, value in dataclasses.asdict(config).items()
         },
-        "machine": diagnose(),
+        "machine": diagnose().as_json(),
     }
     path = save or _free_name(method)  # another process may have taken the name in the meantime
     trace = _trace_beside(path)
