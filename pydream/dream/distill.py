@@ -150,23 +150,24 @@ def distill(
             allow_skipped=settings.allow_skipped,
         )
         check_enough(real, source.class_names, settings.ipc, settings.factor)
-        seen = (
-            None
-            if test is None
-            else load_split(
-                test,
-                side,
-                workers=settings.workers,
-                device=device,
-                allow_skipped=settings.allow_skipped,
-            )
-        )
+        seen = None if test is None else _load_test(test, settings, device)
     run = _DreamRun(settings, source, real, skipped, seen, make_network, writer, watch)
     announce_device(named)
     with writer.begin():
         with repeatable_float32():
             progress = _optimise(run)
         return _finish(run, identity, progress)
+
+
+def _load_test(test: Source, config: ResolvedConfig, device: torch.device) -> LabelledImages:
+    """Decode the images that students are tested on."""
+    return load_split(
+        test,
+        config.side,
+        workers=config.workers,
+        device=device,
+        allow_skipped=config.allow_skipped,
+    )
 
 
 def _network_maker(config: ResolvedConfig, num_classes: int) -> Callable[[], nn.Module]:
