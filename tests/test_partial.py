@@ -16,11 +16,21 @@ import torch
 from pydream.errors import PydreamError
 from pydream.files import check_free
 from pydream.partial import PartialRun
+from pydream.sets.manifest import Manifest
 from pydream.sets.writer import SetWriter, finished_manifest
 
 IDENTITY = {"seed": 0, "mean": (0.5, 0.25)}
 IMAGES = torch.arange(2 * 4 * 4 * 3, dtype=torch.uint8).view(2, 3, 4, 4)
-MANIFEST = '{"config": {"seed": 0, "mean": [0.5, 0.25]}}'
+
+
+def manifest_of(config: dict[str, Any]) -> str:
+    """Return the text of a manifest that says little else than the settings of its run."""
+    return Manifest(
+        format=1, method="rded", class_names=("a",), images_per_class=1, side=8, config=config
+    ).as_text()
+
+
+MANIFEST = manifest_of({"seed": 0, "mean": [0.5, 0.25]})
 
 
 class KilledError(BaseException):
@@ -135,7 +145,7 @@ def test_a_run_killed_while_it_forgets_is_finished_by_the_next(tmp_path):
                     break
         made = files(out)
         kept = shutil.copytree(run.partial, tmp_path / f"{number}" / "kept")
-        assert finished_manifest(out, IDENTITY) == {"config": {"seed": 0, "mean": [0.5, 0.25]}}
+        assert finished_manifest(out, IDENTITY).as_text() == MANIFEST
         assert not run.partial.exists()
         # With the set out of the way, a run goes on from what is left, and makes all images.
         kept.rename(run.partial)
@@ -155,7 +165,7 @@ def test_what_another_run_keeps_beside_a_finished_set_is_left_alone(tmp_path):
     other = tmp_path / "other"
     begin_and_die(other)
     (tmp_path / "other.partial").rename(tmp_path / "set.partial")
-    (out / "manifest.json").write_text('{"config": {"seed": 7}}')
+    (out / "manifest.json").write_text(manifest_of({"seed": 7}))
     kept = files(tmp_path / "set.partial")
     assert finished_manifest(out, {"seed": 7}) is not None
     assert files(tmp_path / "set.partial") == kept
