@@ -57,16 +57,15 @@ def run_cuda_on_cpu(patch: pytest.MonkeyPatch) -> Any:
     """Let the CUDA path of the ops take tensors of the CPU, with the kernels run there too."""
     module = load_cuda_on_cpu(os.environ["PYDREAM_CUDA_ON_CPU"])
     faults = _dispatch.no_faults(pin=False)
+    launch = _dispatch.Launch(module, faults.data_ptr(), 0, 0)
 
     def launch_on(device: torch.device) -> _dispatch.Launch | None:
-        if device.type != "cpu":
-            return None
-        return _dispatch.Launch(module, faults.data_ptr(), 0, 0)
+        return launch if device.type == "cpu" else None
 
     def check_values() -> None:
         if module.any_fault(faults.data_ptr()):
             taken = _dispatch.no_faults(pin=False)
-            module.take_faults(faults.data_ptr(), taken.data_ptr(), 0, 0)
+            module.take_faults(taken.data_ptr(), launch)
             _dispatch.raise_faults(taken, torch.device("cpu"))
 
     patch.setattr(_dispatch, "launch_on", launch_on)

@@ -1,17 +1,14 @@
-// The augmentations of DSA, their adjoint and their draws: what all devices share. See
-// pydream/ops/augment.py for the contract.
+// The augmentations of DSA and their adjoint: what all devices share. See pydream/ops/augment.py
+// for the contract.
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
-#include "common/float_type.h"
-#include "common/philox.h"
+#include "common/host_device.h"
+#include "common/view.h"
+#include "draws/draws.h"
 
 namespace pydream {
-
-// Columns of a row of parameters, as pydream/ops/reference/augment.py names them.
-constexpr int kAugmentColumns = 13;
 
 // A pixel's colour is mixed of its own value, the mean over its channels, and the mean of the
 // image: saturation, then contrast. The mix is its own adjoint; the brightness is added to it.
@@ -51,7 +48,7 @@ struct Augment {
   const void* from;         // [N, C, H, W]
   const float* parameters;  // [N / together, 13]
   void* to;                 // [N, C, H, W]
-  FloatType type;
+  Dtype type;
   int64_t images;
   int64_t together;  // images with one row of parameters
   int64_t channels;
@@ -59,8 +56,16 @@ struct Augment {
   int64_t width;
 };
 
+inline Augment augment_task(const View& x, const View& parameters, const View& result) {
+  return {x.data,     parameters.as<const float>(),     result.data, x.dtype,
+          x.shape[0], x.shape[0] / parameters.shape[0], x.shape[1],  x.shape[2],
+          x.shape[3]};
+}
+
+// Fills result [N, C, H, W] from x [N, C, H, W], both contiguous, by parameters [M, 13].
 // `adjoint`: of the linear part, with respect to the images.
-void diff_augment_cpu(const Augment& task, bool adjoint, int threads);
+void diff_augment_cpu(const View& x, const View& parameters, const View& result, bool adjoint,
+                      int threads);
 
 // One image per call, from augment_kernel.cpp; `scratch` has as many floats as augment_scratch
 // says and is zero before the first of them.
@@ -88,19 +93,5 @@ inline int64_t augment_scratch(const Augment& task) {
   return (task.channels + kAugmentTogether) * augment_plane(task) + 6 * augment_row_values(task) +
          values;
 }
-
-enum class Spatial : int { crop, flip, scale, rotate };
-
-// What random_augment draws, for images of one size.
-struct AugmentStrategy {
-  bool color;
-  bool cutout;
-  std::vector<Spatial> spatial;  // one of them for each row
-  int64_t height;
-  int64_t width;
-};
-
-// Fills rows [count, 13], each a function of the seed and its number.
-void random_augment_cpu(const AugmentStrategy& strategy, int64_t count, uint64_t seed, float* rows);
 
 }  // namespace pydream

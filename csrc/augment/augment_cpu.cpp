@@ -16,7 +16,9 @@ constexpr int64_t kTogether = 65536;
 
 }  // namespace
 
-void diff_augment_cpu(const Augment& task, bool adjoint, int threads) {
+void diff_augment_cpu(const View& x, const View& parameters, const View& result, bool adjoint,
+                      int threads) {
+  const Augment task = augment_task(x, parameters, result);
   const auto one = adjoint ? augment_kernels().adjoint : augment_kernels().forward;
   const int64_t values = std::max<int64_t>(task.channels * task.height * task.width, 1);
   const int64_t grain = std::max<int64_t>(kTogether / values, 1);

@@ -277,15 +277,17 @@ void launch_augment(const Augment& task, bool adjoint, cudaStream_t stream) {
 
 }  // namespace
 
-void diff_augment_cuda(const Augment& task, bool adjoint, int device, cudaStream_t stream) {
-  const DeviceGuard guard(device);
+void diff_augment_cuda(const View& x, const View& parameters, const View& result, bool adjoint,
+                       const Launch& where) {
+  const DeviceGuard guard(where.device);
+  const Augment task = augment_task(x, parameters, result);
   switch (task.type) {
-    case FloatType::float16:
-      return launch_augment<Half>(task, adjoint, stream);
-    case FloatType::bfloat16:
-      return launch_augment<BFloat16>(task, adjoint, stream);
+    case Dtype::float16:
+      return launch_augment<Half>(task, adjoint, where.stream);
+    case Dtype::bfloat16:
+      return launch_augment<BFloat16>(task, adjoint, where.stream);
     default:
-      return launch_augment<float>(task, adjoint, stream);
+      return launch_augment<float>(task, adjoint, where.stream);
   }
 }
 

@@ -6,7 +6,8 @@
 
 namespace pydream {
 
-// `adjoint`: of the linear part, with respect to the images.
-void diff_augment_cuda(const Augment& task, bool adjoint, int device, CudaStream stream);
+// As diff_augment_cpu.
+void diff_augment_cuda(const View& x, const View& parameters, const View& result, bool adjoint,
+                       const Launch& where);
 
 }  // namespace pydream

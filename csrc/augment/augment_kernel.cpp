@@ -82,10 +82,10 @@ Scratch lay_out(const Augment& task, float* memory) {
 const float* load_image(const Augment& task, int64_t image, float* values) {
   const int64_t count = task.channels * task.height * task.width;
   switch (task.type) {
-    case FloatType::float16:
+    case Dtype::float16:
       widen(static_cast<const Half*>(task.from) + image * count, count, values);
       return values;
-    case FloatType::bfloat16:
+    case Dtype::bfloat16:
       widen(static_cast<const BFloat16*>(task.from) + image * count, count, values);
       return values;
     default:
@@ -96,15 +96,15 @@ const float* load_image(const Augment& task, int64_t image, float* values) {
 // Where float32 results go: to their place, or to `values`, from where store_image narrows them.
 float* result_of(const Augment& task, int64_t image, float* values) {
   const int64_t count = task.channels * task.height * task.width;
-  if (task.type != FloatType::float32) return values;
+  if (task.type != Dtype::float32) return values;
   return static_cast<float*>(task.to) + image * count;
 }
 
 void store_image(const Augment& task, int64_t image, const float* values) {
   const int64_t count = task.channels * task.height * task.width;
-  if (task.type == FloatType::float16) {
+  if (task.type == Dtype::float16) {
     narrow(values, count, static_cast<Half*>(task.to) + image * count);
-  } else if (task.type == FloatType::bfloat16) {
+  } else if (task.type == Dtype::bfloat16) {
     narrow(values, count, static_cast<BFloat16*>(task.to) + image * count);
   }
 }

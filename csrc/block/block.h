@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/view.h"
+
 namespace pydream {
 
 // Channels-last: images [N, H, W, C], pooled [N, H / 2, W / 2, C], halves rounded down.
@@ -20,9 +22,9 @@ struct BlockShape {
   int64_t groups() const { return over_batch ? 1 : images; }
 };
 
-// From (N, C, H, W), as tensors have it.
-inline BlockShape block_shape(const std::vector<int64_t>& shape, bool over_batch) {
-  return {shape.at(0), shape.at(2), shape.at(3), shape.at(1), over_batch};
+// Of images (N, C, H, W), as tensors have it.
+inline BlockShape block_shape(const View& images, bool over_batch) {
+  return {images.shape[0], images.shape[2], images.shape[3], images.shape[1], over_batch};
 }
 
 // What the norm knows.
@@ -33,28 +35,24 @@ struct BlockNorm {
   float* rstd;          // [groups, C], 1 / sqrt(variance + eps), filled likewise
 };
 
-// Fills mean, rstd and the pooled values, [N, H / 2, W / 2, C].
-void block_forward_cpu(const BlockShape& shape, const float* images, double eps,
-                       const BlockNorm& norm, float* pooled, int threads);
+// Images, pooled values and their slopes are float32 and channels-last.
 
-// Slopes of a loss: with respect to the pooled values it is given, [N, H / 2, W / 2, C]; those
-// with respect to the images [N, H, W, C], the weight and the bias [C] it fills.
-void block_backward_cpu(const BlockShape& shape, const float* images, const BlockNorm& norm,
-                        const float* pooled_slope, float* image_slope, float* weight_slope,
-                        float* bias_slope, int threads);
+// Fills pooled [N, C, H / 2, W / 2], mean and rstd [groups, C] from images [N, C, H, W], weight and
+// bias [C].
+void norm_relu_pool_cpu(const View& images, const View& weight, const View& bias, bool over_batch,
+                        double eps, const View& pooled, const View& mean, const View& rstd,
+                        int threads);
 
-// The slopes of what depends on the results of block_backward.
-struct SecondSlopes {
-  const float* image;   // [N, H, W, C], with respect to image_slope
-  const float* weight;  // [C], with respect to weight_slope
-  const float* bias;    // [C], with respect to bias_slope
-};
+// Slopes of a loss. `kept` are images, weight, bias, mean, rstd, and the slope with respect to the
+// pooled values; `results` those with respect to images, weight and bias.
+void norm_relu_pool_backward_cpu(const std::vector<View>& kept, bool over_batch,
+                                 const std::vector<View>& results, int threads);
 
-// Fills the slopes with respect to pooled_slope, the images and the weight.
-void block_second_backward_cpu(const BlockShape& shape, const float* images, const BlockNorm& norm,
-                               const float* pooled_slope, const SecondSlopes& second,
-                               float* pooled_result, float* image_result, float* weight_result,
-                               int threads);
+// The same of what depends on those results, whose slopes are `second`; `results` are the slopes
+// with respect to the slope of the pooled values, the images and the weight.
+void norm_relu_pool_second_backward_cpu(const std::vector<View>& kept,
+                                        const std::vector<View>& second, bool over_batch,
+                                        const std::vector<View>& results, int threads);
 
 // Pixels of one image, and what the kernels are told of each channel: [C] behind every pointer.
 struct BlockImage {

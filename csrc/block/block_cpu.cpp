@@ -129,10 +129,9 @@ double total(const Table& sums, int64_t from, int64_t to, int64_t channel) {
   return sum;
 }
 
-}  // namespace
-
-void block_forward_cpu(const BlockShape& shape, const float* images, double eps,
-                       const BlockNorm& norm, float* pooled, int threads) {
+// Fills mean, rstd and the pooled values, [N, H / 2, W / 2, C].
+void forward(const BlockShape& shape, const float* images, double eps, const BlockNorm& norm,
+             float* pooled, int threads) {
   Images all(shape, images, nullptr, norm);
   Table means(shape.images, shape.channels), squares(shape.images, shape.channels);
   const double pixels = static_cast<double>(shape.pixels());
@@ -160,9 +159,11 @@ void block_forward_cpu(const BlockShape& shape, const float* images, double eps,
       });
 }
 
-void block_backward_cpu(const BlockShape& shape, const float* images, const BlockNorm& norm,
-                        const float* pooled_slope, float* image_slope, float* weight_slope,
-                        float* bias_slope, int threads) {
+// From the slope of the pooled values [N, H / 2, W / 2, C] those of the images [N, H, W, C], the
+// weight and the bias [C].
+void backward(const BlockShape& shape, const float* images, const BlockNorm& norm,
+              const float* pooled_slope, float* image_slope, float* weight_slope, float* bias_slope,
+              int threads) {
   Images all(shape, images, pooled_slope, norm);
   all.set_scales();
   Table g(shape.images, shape.channels), g_d(shape.images, shape.channels);
@@ -198,10 +199,17 @@ void block_backward_cpu(const BlockShape& shape, const float* images, const Bloc
   }
 }
 
-void block_second_backward_cpu(const BlockShape& shape, const float* images, const BlockNorm& norm,
-                               const float* pooled_slope, const SecondSlopes& second,
-                               float* pooled_result, float* image_result, float* weight_result,
-                               int threads) {
+// The slopes of what depends on the results of backward.
+struct SecondSlopes {
+  const float* image;   // [N, H, W, C], with respect to image_slope
+  const float* weight;  // [C], with respect to weight_slope
+  const float* bias;    // [C], with respect to bias_slope
+};
+
+// Fills the slopes with respect to pooled_slope, the images and the weight.
+void second_backward(const BlockShape& shape, const float* images, const BlockNorm& norm,
+                     const float* pooled_slope, const SecondSlopes& second, float* pooled_result,
+                     float* image_result, float* weight_result, int threads) {
   Images all(shape, images, pooled_slope, norm);
   all.set_scales();
   const auto table = [&](int64_t rows) { return Table(rows, shape.channels); };
@@ -254,6 +262,39 @@ void block_second_backward_cpu(const BlockShape& shape, const float* images, con
   for (int64_t channel = 0; channel < shape.channels; ++channel) {
     weight_result[channel] = static_cast<float>(total(by_weight, 0, shape.groups(), channel));
   }
+}
+
+// Of weight, bias, mean and rstd.
+BlockNorm norm_of(const View& weight, const View& bias, const View& mean, const View& rstd) {
+  return {weight.as<const float>(), bias.as<const float>(), mean.as<float>(), rstd.as<float>()};
+}
+
+}  // namespace
+
+void norm_relu_pool_cpu(const View& images, const View& weight, const View& bias, bool over_batch,
+                        double eps, const View& pooled, const View& mean, const View& rstd,
+                        int threads) {
+  forward(block_shape(images, over_batch), images.as<const float>(), eps,
+          norm_of(weight, bias, mean, rstd), pooled.as<float>(), threads);
+}
+
+void norm_relu_pool_backward_cpu(const std::vector<View>& kept, bool over_batch,
+                                 const std::vector<View>& results, int threads) {
+  backward(block_shape(kept.at(0), over_batch), kept[0].as<const float>(),
+           norm_of(kept.at(1), kept.at(2), kept.at(3), kept.at(4)), kept.at(5).as<const float>(),
+           results.at(0).as<float>(), results.at(1).as<float>(), results.at(2).as<float>(),
+           threads);
+}
+
+void norm_relu_pool_second_backward_cpu(const std::vector<View>& kept,
+                                        const std::vector<View>& second, bool over_batch,
+                                        const std::vector<View>& results, int threads) {
+  second_backward(
+      block_shape(kept.at(0), over_batch), kept[0].as<const float>(),
+      norm_of(kept.at(1), kept.at(2), kept.at(3), kept.at(4)), kept.at(5).as<const float>(),
+      {second.at(0).as<const float>(), second.at(1).as<const float>(),
+       second.at(2).as<const float>()},
+      results.at(0).as<float>(), results.at(1).as<float>(), results.at(2).as<float>(), threads);
 }
 
 }  // namespace pydream

@@ -4,11 +4,12 @@
 
 #include <cstdint>
 
-#include "common/philox.h"
+#include "common/host_device.h"
+#include "common/view.h"
 
 namespace pydream {
 
-// [C, n * f^2, ch, h, w] patches to [C, n, ch, S, S] images, of `element` bytes a pixel.
+// [C, n * f^2, ch, h, w] patches to [C, n, ch, S, S] images.
 struct Collage {
   int64_t classes;
   int64_t images;  // n, of each class
@@ -18,6 +19,11 @@ struct Collage {
   int64_t width;
   int64_t size;
 };
+
+inline Collage collage_of(const View& patches, int64_t factor, const View& images) {
+  return {images.shape[0],  images.shape[1],  factor,         images.shape[2],
+          patches.shape[3], patches.shape[4], images.shape[4]};
+}
 
 // First row (or column) of cell k along one side; cell k ends where k + 1 begins. The
 // remainder of size / factor goes to the first cells, one pixel each.
@@ -36,6 +42,7 @@ PYDREAM_HOST_DEVICE inline int64_t nearest_source(int64_t i, int64_t from, int64
   return source < from - 1 ? source : from - 1;
 }
 
-void collage(const Collage& shape, int64_t element, const void* patches, void* images, int threads);
+// Fills images [C, n, ch, S, S] from patches [C, n * f^2, ch, h, w], both contiguous, f = factor.
+void collage_cpu(const View& patches, int64_t factor, const View& images, int threads);
 
 }  // namespace pydream

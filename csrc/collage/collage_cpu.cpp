@@ -82,18 +82,15 @@ void collage_typed(const Collage& shape, const T* patches, T* images, int thread
 
 }  // namespace
 
-void collage(const Collage& shape, int64_t element, const void* patches, void* images,
-             int threads) {
-  switch (element) {
+void collage_cpu(const View& patches, int64_t factor, const View& images, int threads) {
+  const Collage shape = collage_of(patches, factor, images);
+  switch (bytes_of(images.dtype)) {
     case 1:
-      return collage_typed(shape, static_cast<const uint8_t*>(patches),
-                           static_cast<uint8_t*>(images), threads);
+      return collage_typed(shape, patches.as<const uint8_t>(), images.as<uint8_t>(), threads);
     case 2:
-      return collage_typed(shape, static_cast<const uint16_t*>(patches),
-                           static_cast<uint16_t*>(images), threads);
+      return collage_typed(shape, patches.as<const uint16_t>(), images.as<uint16_t>(), threads);
     default:
-      return collage_typed(shape, static_cast<const uint32_t*>(patches),
-                           static_cast<uint32_t*>(images), threads);
+      return collage_typed(shape, patches.as<const uint32_t>(), images.as<uint32_t>(), threads);
   }
 }
 

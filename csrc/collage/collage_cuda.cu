@@ -73,16 +73,16 @@ void launch_collage(const Collage& shape, const void* patches, void* images, cud
 
 }  // namespace
 
-void collage_cuda(const Collage& shape, int64_t element, const void* patches, void* images,
-                  int device, cudaStream_t stream) {
-  const DeviceGuard guard(device);
-  switch (element) {
+void collage_cuda(const View& patches, int64_t factor, const View& images, const Launch& where) {
+  const DeviceGuard guard(where.device);
+  const Collage shape = collage_of(patches, factor, images);
+  switch (bytes_of(images.dtype)) {
     case 1:
-      return launch_collage<uint8_t>(shape, patches, images, stream);
+      return launch_collage<uint8_t>(shape, patches.data, images.data, where.stream);
     case 2:
-      return launch_collage<uint16_t>(shape, patches, images, stream);
+      return launch_collage<uint16_t>(shape, patches.data, images.data, where.stream);
     default:
-      return launch_collage<uint32_t>(shape, patches, images, stream);
+      return launch_collage<uint32_t>(shape, patches.data, images.data, where.stream);
   }
 }
 

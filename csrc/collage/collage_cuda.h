@@ -6,7 +6,7 @@
 
 namespace pydream {
 
-void collage_cuda(const Collage& shape, int64_t element, const void* patches, void* images,
-                  int device, CudaStream stream);
+// Fills images [C, n, ch, S, S] from patches [C, n * f^2, ch, h, w], both contiguous, f = factor.
+void collage_cuda(const View& patches, int64_t factor, const View& images, const Launch& where);
 
 }  // namespace pydream

@@ -19,9 +19,8 @@ enum class Fault : int {
 };
 constexpr int kFaultKinds = 8;
 
-// [kFaultKinds, 2]: how many, and the lowest place; a place of all ones is none. Page-locked
-// host memory, which is fast where nothing is written.
-using Faults = unsigned long long*;
+// Faults are [kFaultKinds, 2]: how many, and the lowest place; a place of all ones is none. They
+// lie in page-locked host memory, which is fast where nothing is written.
 
 // Whether a kernel has counted anything; waits for nothing. It costs a tenth of a microsecond,
 // and every op asks.
@@ -33,10 +32,10 @@ inline bool any_fault(const unsigned long long* faults) {
   return false;
 }
 
-// Moves what was counted to `taken`, page-locked and laid out like `faults`, and clears it. The
+// Moves what was counted to `taken`, page-locked and laid out alike, and clears it. The
 // device does it, in its stream: kernels of other streams may count meanwhile, and a store of the
 // host could undo what they add. Nothing that is counted is lost; a place may be told with an
 // earlier count of its kind, whose own count then comes without a place.
-void take_faults_cuda(Faults faults, Faults taken, int device, CudaStream stream);
+void take_faults_cuda(Faults taken, const Launch& where);
 
 }  // namespace pydream

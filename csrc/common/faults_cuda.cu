@@ -19,9 +19,9 @@ __global__ void take_kernel(Faults faults /* [kFaultKinds, 2] */,
 
 }  // namespace
 
-void take_faults_cuda(Faults faults, Faults taken, int device, CudaStream stream) {
-  const DeviceGuard guard(device);
-  launch(take_kernel, dim3(1), dim3(kFaultKinds), 0, stream, faults, taken);
+void take_faults_cuda(Faults taken, const Launch& where) {
+  const DeviceGuard guard(where.device);
+  launch(take_kernel, dim3(1), dim3(kFaultKinds), 0, where.stream, where.faults, taken);
 }
 
 }  // namespace pydream

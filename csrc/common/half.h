@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "common/philox.h"
+#include "common/host_device.h"
 
 namespace pydream {
 

@@ -1,16 +1,12 @@
 // Philox 4x32-10, the counter-based generator of Salmon et al., "Parallel random
 // numbers: as easy as 1, 2, 3" (SC 2011): four random words from (key, counter),
-// with no state. One definition for CPU and CUDA; pydream/ops/reference.py holds
-// the same in PyTorch, and the tests hold both against the authors' known answers.
+// with no state. One definition for CPU and CUDA; pydream/ops/reference/crop.py has the
+// same in PyTorch, and the tests hold both against the authors' known answers.
 #pragma once
 
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define PYDREAM_HOST_DEVICE __host__ __device__
-#else
-#define PYDREAM_HOST_DEVICE
-#endif
+#include "common/host_device.h"
 
 namespace pydream {
 

@@ -53,6 +53,22 @@ void check(const CropResize& task) {
   }
 }
 
+// The images of a list, or of one batch.
+std::vector<Image> table_of(const std::vector<View>& images) {
+  std::vector<Image> table;
+  const auto add = [&table](const View& image, int64_t number) {
+    const int64_t* shape = image.shape + image.rank - 3;  // height, width, channels
+    const int64_t stride = image.rank == 4 ? image.stride[0] : 0;
+    const int64_t address = reinterpret_cast<int64_t>(image.data) + number * stride;
+    table.push_back({address, shape[0], shape[1], image.stride[image.rank - 3]});
+  };
+  for (const View& image : images) {
+    const int64_t count = image.rank == 4 ? image.shape[0] : 1;
+    for (int64_t number = 0; number < count; ++number) add(image, number);
+  }
+  return table;
+}
+
 }  // namespace
 
 float* thread_scratch(int64_t floats) {
@@ -68,7 +84,14 @@ float* thread_scratch(int64_t floats) {
   return scratch.memory.get();
 }
 
-void crop_resize_cpu(const CropResize& task, int threads) {
+void crop_resize_cpu(const std::vector<View>& images, const View& boxes, const View& image_index,
+                     const View& flip, std::pair<int64_t, int64_t> size, const Scaling& scaling,
+                     const View& out, int threads) {
+  const std::vector<Image> table = table_of(images);
+  CropResize task = crop_task(static_cast<int64_t>(table.size()), flip, size, scaling, out);
+  task.images = table.data();
+  task.boxes = boxes.as<const Box>();
+  task.image_index = image_index.as<const int64_t>();
   check(task);
   auto* kernel = plain::crop_resize;
 #ifdef PYDREAM_X86

@@ -7,17 +7,13 @@
 
 namespace pydream {
 
-// sizes [N, 2] height, width; ids [N]; out [N, num_crops, 4] top, left, height, width.
-void random_crop_boxes_cpu(const int64_t* sizes, const int64_t* ids, int64_t count,
-                           int64_t num_crops, const BoxRange& range, uint64_t seed, int32_t* out,
-                           int threads);
-
-// ids [N]; out [N], one number in [0, 2^63) for each id, `draw` choosing among independent ones.
-void random_keys_cpu(const int64_t* ids, int64_t count, uint64_t seed, uint32_t draw, int64_t* out,
-                     int threads);
-
-// Throws std::invalid_argument for a box that is empty or not inside its image, and for an
-// image index out of range, before anything is written.
-void crop_resize_cpu(const CropResize& task, int threads);
+// Fills out [P, C, canvas height, canvas width], contiguous or channels-last, with patches of
+// `size`. `images` are [H, W, C] each, or one batch [N, H, W, C], of bytes; boxes [P, 4] and
+// image_index [P] (or null) are int64, flip [P] (or null) is bool. Throws std::invalid_argument for
+// a box that is empty or not inside its image, and for an image index out of range, before anything
+// is written.
+void crop_resize_cpu(const std::vector<View>& images, const View& boxes, const View& image_index,
+                     const View& flip, std::pair<int64_t, int64_t> size, const Scaling& scaling,
+                     const View& out, int threads);
 
 }  // namespace pydream

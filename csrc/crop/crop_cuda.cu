@@ -282,9 +282,13 @@ void launch_channels(const CropOnDevice& crop, cudaStream_t stream) {
 
 }  // namespace
 
-void crop_resize_cuda(const CropOnDevice& crop, int device, cudaStream_t stream) {
+void crop_resize_cuda(const View& images, const View& boxes, const View& image_index,
+                      const View& flip, std::pair<int64_t, int64_t> size, const Scaling& scaling,
+                      const View& out, const Launch& where) {
   constexpr int64_t kMostPatches = 0x7FFFFFFF;
   constexpr int64_t kMostBlocks = 65535;
+  CropOnDevice crop{};
+  crop.task = crop_task(images.shape[0], flip, size, scaling, out);
   const CropResize& task = crop.task;
   if (task.num_patches == 0) return;
   if (task.num_patches > kMostPatches || pieces(task.canvas_height, kRows) > kMostBlocks ||
@@ -292,16 +296,28 @@ void crop_resize_cuda(const CropOnDevice& crop, int device, cudaStream_t stream)
     throw std::invalid_argument(
         "crop_resize makes at most 2^31 - 1 patches of 524280 rows at once");
   }
-  const DeviceGuard guard(device);
+  if (images.rank == 4) {
+    const int64_t address = reinterpret_cast<int64_t>(images.data);
+    crop.first = {address, images.shape[1], images.shape[2], images.stride[1]};
+    crop.image_stride = images.stride[0];
+  } else {
+    crop.task.images = images.as<const Image>();
+  }
+  crop.boxes = boxes.data;
+  crop.image_index = image_index.data;
+  crop.wide_boxes = boxes.dtype == Dtype::int64;
+  crop.wide_index = image_index.dtype == Dtype::int64;
+  crop.faults = where.faults;
+  const DeviceGuard guard(where.device);
   switch (task.dtype) {
-    case PixelType::float32:
-      return launch_channels<float>(crop, stream);
-    case PixelType::float16:
-      return launch_channels<Half>(crop, stream);
-    case PixelType::bfloat16:
-      return launch_channels<BFloat16>(crop, stream);
-    case PixelType::uint8:
-      return launch_channels<uint8_t>(crop, stream);
+    case Dtype::float16:
+      return launch_channels<Half>(crop, where.stream);
+    case Dtype::bfloat16:
+      return launch_channels<BFloat16>(crop, where.stream);
+    case Dtype::uint8:
+      return launch_channels<uint8_t>(crop, where.stream);
+    default:
+      return launch_channels<float>(crop, where.stream);
   }
 }
 

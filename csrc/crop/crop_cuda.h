@@ -20,7 +20,11 @@ struct CropOnDevice {
   Faults faults;
 };
 
-// A patch of a bad box or image index is all zeros, and reported.
-void crop_resize_cuda(const CropOnDevice& crop, int device, CudaStream stream);
+// As crop_resize_cpu, but `images` is one batch [N, H, W, C], or a table of Image rows, int64 [N,
+// 4] on the device; boxes and image_index are int32 or int64. A patch of a bad box or image index
+// is all zeros, and reported.
+void crop_resize_cuda(const View& images, const View& boxes, const View& image_index,
+                      const View& flip, std::pair<int64_t, int64_t> size, const Scaling& scaling,
+                      const View& out, const Launch& where);
 
 }  // namespace pydream

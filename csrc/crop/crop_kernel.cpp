@@ -307,14 +307,14 @@ void make_patches(const CropResize& task, int64_t begin, int64_t end) {
 
 void crop_resize(const CropResize& task, int64_t begin, int64_t end) {
   switch (task.dtype) {
-    case PixelType::float32:
-      return make_patches<AsFloat32>(task, begin, end);
-    case PixelType::float16:
+    case Dtype::float16:
       return make_patches<AsFloat16>(task, begin, end);
-    case PixelType::bfloat16:
+    case Dtype::bfloat16:
       return make_patches<AsBFloat16>(task, begin, end);
-    case PixelType::uint8:
+    case Dtype::uint8:
       return make_patches<AsUint8>(task, begin, end);
+    default:
+      return make_patches<AsFloat32>(task, begin, end);
   }
 }
 

@@ -2,22 +2,13 @@
 #pragma once
 
 #include <cstdint>
-#include <stdexcept>
-#include <string>
+#include <utility>
+#include <vector>
 
+#include "common/view.h"
 #include "crop/crop.h"
 
 namespace pydream {
-
-enum class PixelType { float32, float16, bfloat16, uint8 };
-
-inline PixelType parse_pixel_type(const std::string& name) {
-  if (name == "float32") return PixelType::float32;
-  if (name == "float16") return PixelType::float16;
-  if (name == "bfloat16") return PixelType::bfloat16;
-  if (name == "uint8") return PixelType::uint8;
-  throw std::invalid_argument("dtype must be float32, float16, bfloat16 or uint8, got " + name);
-}
 
 struct CropResize {
   const Image* images;         // [N]
@@ -32,7 +23,7 @@ struct CropResize {
   int64_t canvas_height, canvas_width;
   float scale[4];  // an output value is scale[c] * (the byte's scale, 0 to 255) + shift[c]
   float shift[4];
-  PixelType dtype;
+  Dtype dtype;
   bool channels_last;
   void* out;  // [P, C, canvas_height, canvas_width], or [P, canvas_height, canvas_width, C]
 
@@ -40,6 +31,33 @@ struct CropResize {
     return image_index != nullptr ? image_index[patch] : patch / patches_per_image;
   }
 };
+
+// Of each channel, the scale and the shift of a byte's value.
+using Scaling = std::pair<std::vector<float>, std::vector<float>>;
+
+// The part of a task that is alike on all devices: patches of `size` (height, width), from
+// num_images images, on the canvases of out [P, C, canvas_height, canvas_width].
+inline CropResize crop_task(int64_t num_images, const View& flip, std::pair<int64_t, int64_t> size,
+                            const Scaling& scaling, const View& out) {
+  CropResize task{};
+  task.flip = flip.as<const bool>();
+  task.num_images = num_images;
+  task.num_patches = out.shape[0];
+  task.patches_per_image = num_images > 0 ? out.shape[0] / num_images : 1;
+  task.channels = out.shape[1];
+  task.height = size.first;
+  task.width = size.second;
+  task.canvas_height = out.shape[2];
+  task.canvas_width = out.shape[3];
+  for (int64_t c = 0; c < task.channels; ++c) {
+    task.scale[c] = scaling.first.at(static_cast<size_t>(c));
+    task.shift[c] = scaling.second.at(static_cast<size_t>(c));
+  }
+  task.dtype = out.dtype;
+  task.channels_last = out.stride[1] == 1;  // with one channel or one pixel all the same
+  task.out = out.data;
+  return task;
+}
 
 // Memory of the calling thread, aligned to 64 bytes, good until its next call; zeroed when fresh.
 float* thread_scratch(int64_t floats);

@@ -4,14 +4,14 @@
 
 #include <cstdint>
 
-#include "common/float_type.h"
-#include "common/philox.h"
+#include "common/host_device.h"
+#include "common/view.h"
 
 namespace pydream {
 
 // [B, N, C, H, W] images to [B, f^2 * N, C, S, S]; or, for derivatives, back.
 struct Formation {
-  FloatType type;
+  Dtype type;
   int64_t batches;
   int64_t images;  // N, of each batch
   int64_t channels;
@@ -20,6 +20,14 @@ struct Formation {
   int64_t factor;
   int64_t size;
 };
+
+// Of images [B, N, C, H, W] and the result [B, f^2 * N, C, S, S], or of both without B.
+inline Formation formation_of(const View& images, int64_t factor, const View& result) {
+  const int64_t* shape = images.shape + images.rank - 4;
+  return {
+      images.dtype, images.rank == 5 ? images.shape[0] : 1, shape[0], shape[1], shape[2], shape[3],
+      factor,       result.shape[result.rank - 1]};
+}
 
 // Side of a cell: the last ones reach over the image where the factor does not divide its side.
 PYDREAM_HOST_DEVICE inline int64_t cell_side(int64_t side, int64_t factor) {
@@ -67,11 +75,11 @@ PYDREAM_HOST_DEVICE inline int64_t first_from(int64_t low, int64_t from, int64_t
 }
 
 // Fills result [B, f^2 * N, C, S, S] from images [B, N, C, H, W], with `padding` beside them.
-void multi_formation_cpu(const Formation& shape, float padding, const void* images, void* result,
+void multi_formation_cpu(const View& images, int64_t factor, float padding, const View& result,
                          int threads);
 
 // Fills images [B, N, C, H, W] with the derivative by them, from that by the result.
-void multi_formation_backward_cpu(const Formation& shape, const void* gradient, void* images,
+void multi_formation_backward_cpu(const View& gradient, int64_t factor, const View& images,
                                   int threads);
 
 // Tables of one side for the kernels of an instruction set: of each pixel of the result,
@@ -106,11 +114,11 @@ constexpr int64_t kSlack = 32;
 // One per instruction set, from formation_kernel.cpp; a plane of the result each.
 struct FormationKernels {
   // scratch: [2 * columns.to + columns.from + kSlack]
-  void (*upsample)(const Stretch& rows, const Stretch& columns, const Inside& cell, FloatType type,
+  void (*upsample)(const Stretch& rows, const Stretch& columns, const Inside& cell, Dtype type,
                    float padding, const void* images, int64_t result_offset, void* result,
                    float* scratch);
   // scratch: [rows.to * columns.to + columns.to + columns.most + kSlack + columns.from]
-  void (*gather)(const Readers& rows, const Readers& columns, const Inside& cell, FloatType type,
+  void (*gather)(const Readers& rows, const Readers& columns, const Inside& cell, Dtype type,
                  const void* gradient, int64_t gradient_offset, void* images, float* scratch);
 };
 

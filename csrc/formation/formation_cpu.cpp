@@ -85,26 +85,28 @@ void over_planes(const Formation& shape, int64_t scratch, int threads, const Wor
 
 }  // namespace
 
-void multi_formation_cpu(const Formation& shape, float padding, const void* images, void* result,
+void multi_formation_cpu(const View& images, int64_t factor, float padding, const View& result,
                          int threads) {
+  const Formation shape = formation_of(images, factor, result);
   const StretchTable rows(cell_side(shape.height, shape.factor), shape.size);
   const StretchTable columns(cell_side(shape.width, shape.factor), shape.size);
   const int64_t scratch = 2 * shape.size + cell_side(shape.width, shape.factor) + kSlack;
   over_planes(shape, scratch, threads, [&](const Inside& cell, int64_t offset, float* own) {
-    formation_kernels().upsample(rows.view(), columns.view(), cell, shape.type, padding, images,
-                                 offset, result, own);
+    formation_kernels().upsample(rows.view(), columns.view(), cell, shape.type, padding,
+                                 images.data, offset, result.data, own);
   });
 }
 
-void multi_formation_backward_cpu(const Formation& shape, const void* gradient, void* images,
+void multi_formation_backward_cpu(const View& gradient, int64_t factor, const View& images,
                                   int threads) {
+  const Formation shape = formation_of(images, factor, gradient);
   const ReadersTable rows(cell_side(shape.height, shape.factor), shape.size);
   const ReadersTable columns(cell_side(shape.width, shape.factor), shape.size);
   const int64_t scratch = shape.size * shape.size + shape.size + columns.view().most + kSlack +
                           cell_side(shape.width, shape.factor);
   over_planes(shape, scratch, threads, [&](const Inside& cell, int64_t offset, float* own) {
-    formation_kernels().gather(rows.view(), columns.view(), cell, shape.type, gradient, offset,
-                               images, own);
+    formation_kernels().gather(rows.view(), columns.view(), cell, shape.type, gradient.data, offset,
+                               images.data, own);
   });
 }
 

@@ -185,29 +185,31 @@ void launch_adjoint(const Formation& shape, const void* gradient, void* images,
 
 }  // namespace
 
-void multi_formation_cuda(const Formation& shape, float padding, const void* images, void* result,
-                          int device, cudaStream_t stream) {
-  const DeviceGuard guard(device);
+void multi_formation_cuda(const View& images, int64_t factor, float padding, const View& result,
+                          const Launch& where) {
+  const DeviceGuard guard(where.device);
+  const Formation shape = formation_of(images, factor, result);
   switch (shape.type) {
-    case FloatType::float16:
-      return launch_formation<Half>(shape, padding, images, result, stream);
-    case FloatType::bfloat16:
-      return launch_formation<BFloat16>(shape, padding, images, result, stream);
+    case Dtype::float16:
+      return launch_formation<Half>(shape, padding, images.data, result.data, where.stream);
+    case Dtype::bfloat16:
+      return launch_formation<BFloat16>(shape, padding, images.data, result.data, where.stream);
     default:
-      return launch_formation<float>(shape, padding, images, result, stream);
+      return launch_formation<float>(shape, padding, images.data, result.data, where.stream);
   }
 }
 
-void multi_formation_backward_cuda(const Formation& shape, const void* gradient, void* images,
-                                   int device, cudaStream_t stream) {
-  const DeviceGuard guard(device);
+void multi_formation_backward_cuda(const View& gradient, int64_t factor, const View& images,
+                                   const Launch& where) {
+  const DeviceGuard guard(where.device);
+  const Formation shape = formation_of(images, factor, gradient);
   switch (shape.type) {
-    case FloatType::float16:
-      return launch_adjoint<Half>(shape, gradient, images, stream);
-    case FloatType::bfloat16:
-      return launch_adjoint<BFloat16>(shape, gradient, images, stream);
+    case Dtype::float16:
+      return launch_adjoint<Half>(shape, gradient.data, images.data, where.stream);
+    case Dtype::bfloat16:
+      return launch_adjoint<BFloat16>(shape, gradient.data, images.data, where.stream);
     default:
-      return launch_adjoint<float>(shape, gradient, images, stream);
+      return launch_adjoint<float>(shape, gradient.data, images.data, where.stream);
   }
 }
 

@@ -6,10 +6,10 @@
 
 namespace pydream {
 
-void multi_formation_cuda(const Formation& shape, float padding, const void* images, void* result,
-                          int device, CudaStream stream);
+void multi_formation_cuda(const View& images, int64_t factor, float padding, const View& result,
+                          const Launch& where);
 
-void multi_formation_backward_cuda(const Formation& shape, const void* gradient, void* images,
-                                   int device, CudaStream stream);
+void multi_formation_backward_cuda(const View& gradient, int64_t factor, const View& images,
+                                   const Launch& where);
 
 }  // namespace pydream

@@ -184,18 +184,18 @@ void gather_typed(const Readers& rows, const Readers& columns, const Inside& cel
 
 // Calls work(a value of the type).
 template <class Work>
-void by_type(FloatType type, const Work& work) {
+void by_type(Dtype type, const Work& work) {
   switch (type) {
-    case FloatType::float16:
+    case Dtype::float16:
       return work(Half{});
-    case FloatType::bfloat16:
+    case Dtype::bfloat16:
       return work(BFloat16{});
     default:
       return work(0.0f);
   }
 }
 
-void upsample(const Stretch& rows, const Stretch& columns, const Inside& cell, FloatType type,
+void upsample(const Stretch& rows, const Stretch& columns, const Inside& cell, Dtype type,
               float padding, const void* images, int64_t result_offset, void* result,
               float* scratch) {
   by_type(type, [&](auto value) {
@@ -205,7 +205,7 @@ void upsample(const Stretch& rows, const Stretch& columns, const Inside& cell, F
   });
 }
 
-void gather(const Readers& rows, const Readers& columns, const Inside& cell, FloatType type,
+void gather(const Readers& rows, const Readers& columns, const Inside& cell, Dtype type,
             const void* gradient, int64_t gradient_offset, void* images, float* scratch) {
   by_type(type, [&](auto value) {
     using T = decltype(value);

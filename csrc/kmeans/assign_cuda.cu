@@ -290,15 +290,15 @@ void launch_assign(const KmeansOnDevice& k, cudaStream_t stream) {
 
 void assign_cuda(const KmeansOnDevice& k, CudaStream stream) {
   switch (k.x.type) {
-    case FloatType::float32:
-      return k.fast ? launch_assign<float, Tf32, 1>(k, stream)
-                    : launch_assign<float, Tf32, 3>(k, stream);
-    case FloatType::float16:
+    case Dtype::float16:
       return k.fast ? launch_assign<Half, Fp16, 1>(k, stream)
                     : launch_assign<Half, Tf32, 2>(k, stream);
-    case FloatType::bfloat16:
+    case Dtype::bfloat16:
       return k.fast ? launch_assign<BFloat16, Bf16, 1>(k, stream)
                     : launch_assign<BFloat16, Tf32, 2>(k, stream);
+    default:
+      return k.fast ? launch_assign<float, Tf32, 1>(k, stream)
+                    : launch_assign<float, Tf32, 3>(k, stream);
   }
 }
 

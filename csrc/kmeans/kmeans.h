@@ -6,17 +6,19 @@
 #include <string>
 #include <vector>
 
-#include "common/float_type.h"
+#include "common/view.h"
 
 namespace pydream {
 
 // Samples of one problem, side by side.
 struct Samples {
   const void* data;  // [N, D]
-  FloatType type;
+  Dtype type;
   int64_t count;
   int64_t dim;
 };
+
+inline Samples samples_of(const View& x) { return {x.data, x.dtype, x.shape[0], x.shape[1]}; }
 
 enum class Seeding { plusplus, random, given };
 
@@ -37,8 +39,14 @@ struct KmeansProblem {
   int64_t* n_iter;
 };
 
-// Throws std::invalid_argument for samples that are not finite or too large for float32 distances.
-void kmeans_cpu(const std::vector<KmeansProblem>& problems, const KmeansSettings& settings,
+// Clusters problems that share one buffer: samples offsets[b] .. offsets[b + 1] of x [T, D] are
+// those of problem b, and its k[b] centroids follow those of the problem before. Fills centroids
+// [C, D], labels [T], inertia (float64) and n_iter [B]; `init` is k-means++, random or given, the
+// latter with the first centroids in place. Throws std::invalid_argument for samples and centroids
+// that are not finite or too large for float32 distances.
+void kmeans_cpu(const View& x, const std::vector<int64_t>& offsets, const std::vector<int64_t>& k,
+                const std::string& init, int max_iter, double tol, bool spherical, uint64_t seed,
+                const View& centroids, const View& labels, const View& inertia, const View& n_iter,
                 int threads);
 
 struct NearestProblem {
@@ -48,27 +56,32 @@ struct NearestProblem {
   int64_t* nearest;       // [k, count]
 };
 
-// Problems that share one buffer: samples offsets[b] .. offsets[b + 1] are those of problem b, and
-// its k[b] centres follow those of the problem before.
-std::vector<KmeansProblem> kmeans_problems(const Samples& all, const std::vector<int64_t>& offsets,
-                                           const std::vector<int64_t>& k, float* centroids,
-                                           int64_t* labels, double* inertia, int64_t* n_iter);
-std::vector<NearestProblem> nearest_problems(const Samples& all,
-                                             const std::vector<int64_t>& offsets,
-                                             const std::vector<int64_t>& k, const float* centroids,
-                                             int64_t count, int64_t* nearest);
+// Such problems, taken apart.
+std::vector<KmeansProblem> kmeans_problems(const View& x, const std::vector<int64_t>& offsets,
+                                           const std::vector<int64_t>& k, const View& centroids,
+                                           const View& labels, const View& inertia,
+                                           const View& n_iter);
+std::vector<NearestProblem> nearest_problems(const View& x, const std::vector<int64_t>& offsets,
+                                             const std::vector<int64_t>& k, const View& centroids,
+                                             const View& nearest);
 
-// Throws std::invalid_argument that names the first row of [rows, D] that is not finite, or whose
-// squared length is above an eighth of float32's largest.
-void check_finite(const float* centroids, int64_t rows, int64_t dim, const std::string& what);
+// Throws std::invalid_argument that names the first row of centroids [C, D] that is not finite, or
+// whose squared length is above an eighth of float32's largest.
+void check_finite(const View& centroids, const std::string& what);
 
 Seeding parse_seeding(const std::string& name);
 
 // Draws k of `count` samples without replacement.
 void random_samples(int64_t count, int64_t k, uint64_t seed, int64_t* chosen);
 
-// The `count` samples of a problem that lie nearest to each centre, nearest first.
-void nearest_samples_cpu(const std::vector<NearestProblem>& problems, int64_t count, int threads);
+// The same, as many as `chosen` [k] has room for.
+void random_samples_cpu(int64_t count, uint64_t seed, const View& chosen);
+
+// Fills nearest [C, n] with the n samples of a problem that lie nearest to each centroid [C, D],
+// nearest first.
+void nearest_samples_cpu(const View& x, const std::vector<int64_t>& offsets,
+                         const std::vector<int64_t>& k, const View& centroids, const View& nearest,
+                         int threads);
 
 // How many candidates a step of greedy k-means++ tries, as scikit-learn does.
 inline int seeding_trials(int64_t k) {

@@ -53,17 +53,16 @@ struct KmeansOnDevice {
 int64_t kmeans_workspace(KmeansOnDevice* k, unsigned char* memory);
 
 // Lengths of samples, origins, checks of the values; forgets all labels.
-void kmeans_begin_cuda(const KmeansOnDevice& k, Faults faults, int device, CudaStream stream);
+void kmeans_begin_cuda(const KmeansOnDevice& k, const Launch& where);
 
 // First labels, of the centroids given.
-void kmeans_start_cuda(const KmeansOnDevice& k, Faults faults, int device, CudaStream stream);
+void kmeans_start_cuda(const KmeansOnDevice& k, const Launch& where);
 
 // Moves the centroids once and labels anew, in problems that have not ended.
-void kmeans_iterate_cuda(const KmeansOnDevice& k, double tol, bool spherical, int device,
-                         CudaStream stream);
+void kmeans_iterate_cuda(const KmeansOnDevice& k, double tol, bool spherical, const Launch& where);
 
 // Labels and inertia out.
-void kmeans_finish_cuda(const KmeansOnDevice& k, int device, CudaStream stream);
+void kmeans_finish_cuda(const KmeansOnDevice& k, const Launch& where);
 
 // Greedy k-means++: working memory of its own.
 struct SeedingOnDevice {
@@ -77,7 +76,7 @@ struct SeedingOnDevice {
 };
 int64_t seeding_workspace(SeedingOnDevice* s, const KmeansOnDevice& k, unsigned char* memory);
 void seed_plusplus_cuda(const KmeansOnDevice& k, const SeedingOnDevice& s, uint64_t seed,
-                        int device, CudaStream stream);
+                        const Launch& where);
 
 struct NearestOnDevice {
   Samples x;                          // [T, D]
@@ -89,6 +88,10 @@ struct NearestOnDevice {
   int64_t* nearest;  // [C, count]
 };
 constexpr int64_t kTogether = 8;
-void nearest_samples_cuda(const NearestOnDevice& n, Faults faults, int device, CudaStream stream);
+
+// Fills nearest [C, n] (int64) with the n samples of x [T, D] that lie nearest to each of centroids
+// [C, D]; table [B + 1, 3] has the groups as its tiles, distance is working memory [C, n].
+void nearest_samples_cuda(const View& x, const View& table, int64_t groups, const View& centroids,
+                          const View& distance, const View& nearest, const Launch& where);
 
 }  // namespace pydream

@@ -67,20 +67,19 @@ __device__ inline double units(const KmeansOnDevice& k, int64_t problem) {
 // Runs what is written for samples of type T.
 #define PYDREAM_BY_TYPE(type, ...) \
   switch (type) {                  \
-    case FloatType::float32: {     \
-      using T = float;             \
-      __VA_ARGS__;                 \
-      break;                       \
-    }                              \
-    case FloatType::float16: {     \
+    case Dtype::float16: {         \
       using T = Half;              \
       __VA_ARGS__;                 \
       break;                       \
     }                              \
-    case FloatType::bfloat16: {    \
+    case Dtype::bfloat16: {        \
       using T = BFloat16;          \
       __VA_ARGS__;                 \
       break;                       \
+    }                              \
+    default: {                     \
+      using T = float;             \
+      __VA_ARGS__;                 \
     }                              \
   }
 

@@ -281,9 +281,9 @@ const float* widen_row(const T* row, int64_t dim, float* scratch) {
 const float* widen(const Samples& samples, int64_t index, float* scratch) {
   const int64_t at = index * samples.dim;
   switch (samples.type) {
-    case FloatType::float16:
+    case Dtype::float16:
       return widen_row(static_cast<const Half*>(samples.data) + at, samples.dim, scratch);
-    case FloatType::bfloat16:
+    case Dtype::bfloat16:
       return widen_row(static_cast<const BFloat16*>(samples.data) + at, samples.dim, scratch);
     default:
       return static_cast<const float*>(samples.data) + at;

@@ -96,7 +96,7 @@ class Lloyd {
     const int64_t rows = tile_rows();
     const int64_t tiles = (x_.count + rows - 1) / rows;
     parallel_for(tiles, 1, threads_, [&](int64_t first, int64_t last) {
-      Tile tile(rows, x_.dim, x_.type == FloatType::float32);
+      Tile tile(rows, x_.dim, x_.type == Dtype::float32);
       for (int64_t each = first; each < last; ++each) {
         tile.begin = each * rows;
         tile.end = std::min(tile.begin + rows, x_.count);
@@ -110,7 +110,7 @@ class Lloyd {
     const float*& at = tile.row[sample - tile.begin];
     if (at == nullptr) {
       float* scratch = tile.widened.data();
-      if (x_.type != FloatType::float32) scratch += (sample - tile.begin) * x_.dim;
+      if (x_.type != Dtype::float32) scratch += (sample - tile.begin) * x_.dim;
       at = kernels_.widen(x_, sample, scratch);
     }
     return at;

@@ -125,7 +125,12 @@ class PanelSearch {
 
 }  // namespace
 
-void nearest_samples_cpu(const std::vector<NearestProblem>& problems, int64_t count, int threads) {
+void nearest_samples_cpu(const View& x, const std::vector<int64_t>& offsets,
+                         const std::vector<int64_t>& k, const View& centroids, const View& nearest,
+                         int threads) {
+  check_finite(centroids, "centroids");
+  const std::vector<NearestProblem> problems = nearest_problems(x, offsets, k, centroids, nearest);
+  const int64_t count = nearest.shape[1];
   const KmeansKernels& kernels = kmeans_kernels();
   const int64_t total = static_cast<int64_t>(problems.size());
   const auto search = [&](const NearestProblem& problem, int inside) {

@@ -122,14 +122,24 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void nearest_samples_cuda(const NearestOnDevice& n, Faults faults, int device, CudaStream stream) {
-  const DeviceGuard guard(device);
+void nearest_samples_cuda(const View& x, const View& table, int64_t groups, const View& centroids,
+                          const View& distance, const View& nearest, const Launch& where) {
+  const DeviceGuard guard(where.device);
+  const NearestOnDevice n = {samples_of(x),
+                             table.as<const ProblemEntry>(),
+                             table.shape[0] - 1,
+                             centroids.shape[0],
+                             groups,
+                             centroids.as<const float>(),
+                             nearest.shape[1],
+                             distance.as<float>(),
+                             nearest.as<int64_t>()};
   KmeansOnDevice tables{};
   tables.table = n.table;
   tables.problems = n.problems;
-  PYDREAM_BY_TYPE(n.x.type,
-                  launch(nearest_kernel<T>, dim3(static_cast<unsigned>(n.groups)), dim3(kThreads),
-                         kTogether * kBatch * sizeof(float), stream, n, tables, faults));
+  PYDREAM_BY_TYPE(
+      n.x.type, launch(nearest_kernel<T>, dim3(static_cast<unsigned>(n.groups)), dim3(kThreads),
+                       kTogether * kBatch * sizeof(float), where.stream, n, tables, where.faults));
 }
 
 }  // namespace pydream

@@ -2,15 +2,14 @@
 #include <limits>
 #include <stdexcept>
 
-#include "common/half.h"
 #include "kmeans/kmeans.h"
 
 namespace pydream {
 namespace {
 
 Samples part(const Samples& all, int64_t begin, int64_t end) {
-  const int64_t size = all.type == FloatType::float32 ? sizeof(float) : sizeof(Half);
-  const auto* data = static_cast<const unsigned char*>(all.data) + begin * all.dim * size;
+  const auto* data =
+      static_cast<const unsigned char*>(all.data) + begin * all.dim * bytes_of(all.type);
   return {data, all.type, end - begin, all.dim};
 }
 
@@ -23,10 +22,11 @@ Seeding parse_seeding(const std::string& name) {
   throw std::invalid_argument("init cannot be " + name);
 }
 
-void check_finite(const float* centroids, int64_t rows, int64_t dim, const std::string& what) {
+void check_finite(const View& centroids, const std::string& what) {
   constexpr double kMost = std::numeric_limits<float>::max() / 8;
-  for (int64_t row = 0; row < rows; ++row) {
-    const float* centroid = centroids + row * dim;
+  const int64_t dim = centroids.shape[1];
+  for (int64_t row = 0; row < centroids.shape[0]; ++row) {
+    const float* centroid = centroids.as<const float>() + row * dim;
     double squares = 0.0;
     for (int64_t d = 0; d < dim; ++d) squares += static_cast<double>(centroid[d]) * centroid[d];
     if (squares <= kMost) continue;
@@ -37,29 +37,34 @@ void check_finite(const float* centroids, int64_t rows, int64_t dim, const std::
   }
 }
 
-std::vector<KmeansProblem> kmeans_problems(const Samples& all, const std::vector<int64_t>& offsets,
-                                           const std::vector<int64_t>& k, float* centroids,
-                                           int64_t* labels, double* inertia, int64_t* n_iter) {
+std::vector<KmeansProblem> kmeans_problems(const View& x, const std::vector<int64_t>& offsets,
+                                           const std::vector<int64_t>& k, const View& centroids,
+                                           const View& labels, const View& inertia,
+                                           const View& n_iter) {
+  const Samples all = samples_of(x);
+  float* centroid = centroids.as<float>();
   std::vector<KmeansProblem> problems;
   for (size_t b = 0; b < k.size(); ++b) {
     const int64_t begin = offsets.at(b);
-    problems.push_back({part(all, begin, offsets.at(b + 1)), k[b], centroids, labels + begin,
-                        inertia + b, n_iter + b});
-    centroids += k[b] * all.dim;
+    problems.push_back({part(all, begin, offsets.at(b + 1)), k[b], centroid,
+                        labels.as<int64_t>() + begin, inertia.as<double>() + b,
+                        n_iter.as<int64_t>() + b});
+    centroid += k[b] * all.dim;
   }
   return problems;
 }
 
-std::vector<NearestProblem> nearest_problems(const Samples& all,
-                                             const std::vector<int64_t>& offsets,
-                                             const std::vector<int64_t>& k, const float* centroids,
-                                             int64_t count, int64_t* nearest) {
+std::vector<NearestProblem> nearest_problems(const View& x, const std::vector<int64_t>& offsets,
+                                             const std::vector<int64_t>& k, const View& centroids,
+                                             const View& nearest) {
+  const Samples all = samples_of(x);
+  const float* centroid = centroids.as<const float>();
+  int64_t* row = nearest.as<int64_t>();
   std::vector<NearestProblem> problems;
   for (size_t b = 0; b < k.size(); ++b) {
-    const int64_t begin = offsets.at(b);
-    problems.push_back({part(all, begin, offsets.at(b + 1)), k[b], centroids, nearest});
-    centroids += k[b] * all.dim;
-    nearest += k[b] * count;
+    problems.push_back({part(all, offsets.at(b), offsets.at(b + 1)), k[b], centroid, row});
+    centroid += k[b] * all.dim;
+    row += k[b] * nearest.shape[1];
   }
   return problems;
 }

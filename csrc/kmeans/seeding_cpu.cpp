@@ -202,6 +202,10 @@ void random_samples(int64_t count, int64_t k, uint64_t seed, int64_t* chosen) {
   for (int64_t j = 0; j < k; ++j) chosen[j] = keys[j].second;
 }
 
+void random_samples_cpu(int64_t count, uint64_t seed, const View& chosen) {
+  random_samples(count, chosen.shape[0], seed, chosen.as<int64_t>());
+}
+
 void seed_random(const KmeansProblem& problem, uint64_t seed) {
   const Samples& x = problem.x;
   std::vector<int64_t> chosen(static_cast<size_t>(problem.k));

@@ -175,8 +175,9 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 void seed_plusplus_cuda(const KmeansOnDevice& k, const SeedingOnDevice& s, uint64_t seed,
-                        int device, CudaStream stream) {
-  const DeviceGuard guard(device);
+                        const Launch& where) {
+  const DeviceGuard guard(where.device);
+  const CudaStream stream = where.stream;
   const dim3 problems(static_cast<unsigned>(k.problems)), tiles(static_cast<unsigned>(k.tiles));
   for (int64_t step = 0; step <= k.most_centres; ++step) {
     PYDREAM_BY_TYPE(k.x.type, {

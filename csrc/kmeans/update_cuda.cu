@@ -246,30 +246,32 @@ __global__ void __launch_bounds__(kThreads) forget_kernel(const KmeansOnDevice k
 
 }  // namespace
 
-void kmeans_begin_cuda(const KmeansOnDevice& k, Faults faults, int device, CudaStream stream) {
-  const DeviceGuard guard(device);
+void kmeans_begin_cuda(const KmeansOnDevice& k, const Launch& where) {
+  const DeviceGuard guard(where.device);
+  const CudaStream stream = where.stream;
   const auto grid = [](int64_t count) { return blocks((count + kThreads - 1) / kThreads); };
   launch(clear_kernel, grid(k.centres * k.x.dim), dim3(kThreads), 0, stream, k.sum,
          k.centres * k.x.dim);
   launch(forget_kernel, grid(k.centres), dim3(kThreads), 0, stream, k);
   PYDREAM_BY_TYPE(k.x.type, {
     launch(origin_kernel<T>, blocks(k.problems), dim3(kThreads), kSumBytes, stream, k);
-    launch(length_kernel<T>, blocks(k.tiles), dim3(kThreads), 0, stream, k, faults);
+    launch(length_kernel<T>, blocks(k.tiles), dim3(kThreads), 0, stream, k, where.faults);
   });
 }
 
-void kmeans_start_cuda(const KmeansOnDevice& k, Faults faults, int device, CudaStream stream) {
-  const DeviceGuard guard(device);
+void kmeans_start_cuda(const KmeansOnDevice& k, const Launch& where) {
+  const DeviceGuard guard(where.device);
+  const CudaStream stream = where.stream;
   PYDREAM_BY_TYPE(k.x.type, launch(prepare_kernel<T>, blocks(k.centres), dim3(kThreads), kSumBytes,
-                                   stream, k, faults));
+                                   stream, k, where.faults));
   assign_cuda(k, stream);
   move_cuda(k, stream);
   launch(variance_kernel, blocks(k.problems), dim3(kThreads), kSumBytes, stream, k);
 }
 
-void kmeans_iterate_cuda(const KmeansOnDevice& k, double tol, bool spherical, int device,
-                         CudaStream stream) {
-  const DeviceGuard guard(device);
+void kmeans_iterate_cuda(const KmeansOnDevice& k, double tol, bool spherical, const Launch& where) {
+  const DeviceGuard guard(where.device);
+  const CudaStream stream = where.stream;
   fill_cuda(k, stream);
   PYDREAM_BY_TYPE(k.x.type, {
     launch(update_kernel<T>, blocks(k.centres), dim3(kThreads), kSumBytes, stream, k, spherical);
@@ -279,8 +281,9 @@ void kmeans_iterate_cuda(const KmeansOnDevice& k, double tol, bool spherical, in
   launch(judge_kernel, blocks(k.problems), dim3(kThreads), kSumBytes, stream, k, tol);
 }
 
-void kmeans_finish_cuda(const KmeansOnDevice& k, int device, CudaStream stream) {
-  const DeviceGuard guard(device);
+void kmeans_finish_cuda(const KmeansOnDevice& k, const Launch& where) {
+  const DeviceGuard guard(where.device);
+  const CudaStream stream = where.stream;
   PYDREAM_BY_TYPE(k.x.type,
                   launch(finish_kernel<T>, blocks(k.tiles), dim3(kThreads), kSumBytes, stream, k));
   launch(inertia_kernel, blocks(k.problems), dim3(kThreads), kSumBytes, stream, k);

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "common/float_type.h"
+#include "common/view.h"
 
 namespace pydream {
 
@@ -26,13 +26,32 @@ struct Layer {
   const void* synthetic;  // [rows, columns]
   const void* real;       // [rows, columns]
   void* gradient;         // [rows, columns], of the layer's distance, or null
-  FloatType type;
+  Dtype type;
   int64_t rows;
   int64_t columns;
 };
 
+// Two lists of contiguous gradients and a third for derivatives, or none, as layers. The lists are
+// alike in everything but their memory, so of the other two their addresses are enough.
+inline std::vector<Layer> layers_of(const std::vector<View>& synthetic,
+                                    const std::vector<uintptr_t>& real,
+                                    const std::vector<uintptr_t>& gradients) {
+  std::vector<Layer> layers;
+  for (size_t i = 0; i < synthetic.size(); ++i) {
+    const View& view = synthetic[i];
+    int64_t columns = 1;
+    for (int axis = 1; axis < view.rank; ++axis) columns *= view.shape[axis];
+    layers.push_back({view.data, reinterpret_cast<const void*>(real.at(i)),
+                      gradients.empty() ? nullptr : reinterpret_cast<void*>(gradients.at(i)),
+                      view.dtype, view.rank > 0 ? view.shape[0] : 1, columns});
+  }
+  return layers;
+}
+
 // Returns the sum of the layers' distances; fills the gradients with respect to `synthetic`.
-double gradient_distance_cpu(const std::vector<Layer>& layers, Metric metric, int threads);
+double gradient_distance_cpu(const std::vector<View>& synthetic, const std::vector<uintptr_t>& real,
+                             const std::vector<uintptr_t>& gradients, const std::string& metric,
+                             int threads);
 
 // What is added to the product of two lengths before a cosine is divided by it.
 constexpr double kCosineFloor = 1e-6;
@@ -42,7 +61,7 @@ struct Span {
   const void* synthetic;
   const void* real;
   void* gradient;
-  FloatType type;
+  Dtype type;
   int64_t count;  // values, or rows
   int64_t columns;
 };
@@ -53,7 +72,7 @@ struct MatchingKernels {
   double (*squared)(const Span& span, float scale);
   double (*absolute)(const Span& span, float scale);
   double (*cosine)(const Span& span);
-  void (*multiply)(void* values, FloatType type, int64_t count, float factor);
+  void (*multiply)(void* values, Dtype type, int64_t count, float factor);
 };
 
 }  // namespace pydream

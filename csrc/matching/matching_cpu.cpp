@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "common/half.h"
 #include "common/isa.h"
 #include "common/parallel.h"
 #include "matching/matching.h"
@@ -24,11 +23,10 @@ struct Piece {
 
 // `from` moved on by some values; null stays null.
 template <class Pointer>
-Pointer moved(Pointer from, FloatType type, int64_t values) {
+Pointer moved(Pointer from, Dtype type, int64_t values) {
   using Bytes = std::conditional_t<std::is_const_v<std::remove_pointer_t<Pointer>>,
                                    const unsigned char, unsigned char>;
-  const int64_t size = type == FloatType::float32 ? sizeof(float) : sizeof(Half);
-  return from == nullptr ? from : static_cast<Bytes*>(from) + values * size;
+  return from == nullptr ? from : static_cast<Bytes*>(from) + values * bytes_of(type);
 }
 
 std::vector<Piece> cut(const std::vector<Layer>& layers, bool by_rows) {
@@ -69,7 +67,11 @@ double measure(const Span& span, Metric metric) {
 
 }  // namespace
 
-double gradient_distance_cpu(const std::vector<Layer>& layers, Metric metric, int threads) {
+double gradient_distance_cpu(const std::vector<View>& synthetic, const std::vector<uintptr_t>& real,
+                             const std::vector<uintptr_t>& gradients, const std::string& name,
+                             int threads) {
+  const std::vector<Layer> layers = layers_of(synthetic, real, gradients);
+  const Metric metric = parse_metric(name);
   std::vector<Piece> pieces = cut(layers, metric == Metric::cos);
   const int64_t count = static_cast<int64_t>(pieces.size());
   const auto over_pieces = [&](const auto& work) {

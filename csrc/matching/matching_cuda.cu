@@ -30,6 +30,13 @@ struct Layers {
 };
 static_assert(sizeof(Layers) < 3800, "arguments of a kernel take 4 KiB at most");
 
+struct MatchingMemory {
+  double* partial;         // [blocks]
+  double* distance;        // [layers]
+  unsigned int* finished;  // [1], 0
+  float* value;            // []
+};
+
 struct MatchingTask {
   MatchingMemory memory;
   int64_t all_blocks;    // of all launches
@@ -126,15 +133,14 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t part = block - layers.first_block[number];
   double value = 0.0;
   switch (layer.type) {
-    case FloatType::float32:
-      value = measure<float>(layer, part, task.metric, shared);
-      break;
-    case FloatType::float16:
+    case Dtype::float16:
       value = measure<Half>(layer, part, task.metric, shared);
       break;
-    case FloatType::bfloat16:
+    case Dtype::bfloat16:
       value = measure<BFloat16>(layer, part, task.metric, shared);
       break;
+    default:
+      value = measure<float>(layer, part, task.metric, shared);
   }
   if (threadIdx.x == 0) task.memory.partial[task.block_before + block] = value;
   if (task.metric == Metric::l2 || !last_of_all(task, shared)) return;
@@ -187,12 +193,12 @@ __global__ void __launch_bounds__(kThreads)
     }
   };
   switch (layer.type) {
-    case FloatType::float32:
-      return scale(static_cast<float*>(layer.gradient));
-    case FloatType::float16:
+    case Dtype::float16:
       return scale(static_cast<Half*>(layer.gradient));
-    case FloatType::bfloat16:
+    case Dtype::bfloat16:
       return scale(static_cast<BFloat16*>(layer.gradient));
+    default:
+      return scale(static_cast<float*>(layer.gradient));
   }
 }
 
@@ -230,9 +236,13 @@ int64_t matching_blocks(const std::vector<Layer>& layers, Metric metric) {
   return blocks;
 }
 
-void gradient_distance_cuda(const std::vector<Layer>& all, Metric metric,
-                            const MatchingMemory& memory, int device, CudaStream stream) {
-  const DeviceGuard guard(device);
+void gradient_distance_cuda(const std::vector<Layer>& all, Metric metric, const View& partial,
+                            const View& distance, const View& finished, const View& value,
+                            const Launch& where) {
+  const DeviceGuard guard(where.device);
+  const CudaStream stream = where.stream;
+  const MatchingMemory memory = {partial.as<double>(), distance.as<double>(),
+                                 finished.as<unsigned int>(), value.as<float>()};
   constexpr size_t kShared = kWarps * sizeof(double);
   const MatchingTask first = {memory, matching_blocks(all, metric), 0, 0, metric};
   const auto grid = [](int64_t blocks) { return dim3(static_cast<unsigned>(blocks)); };

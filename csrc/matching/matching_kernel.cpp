@@ -173,9 +173,9 @@ double in_pieces(const Span& span, int64_t count, int64_t piece, const Work& wor
 template <class Work>
 double by_type(const Span& span, int64_t count, int64_t piece, const Work& work) {
   switch (span.type) {
-    case FloatType::float16:
+    case Dtype::float16:
       return in_pieces<Half>(span, count, piece, work);
-    case FloatType::bfloat16:
+    case Dtype::bfloat16:
       return in_pieces<BFloat16>(span, count, piece, work);
     default:
       return in_pieces<float>(span, count, piece, work);
@@ -203,11 +203,11 @@ void multiply_values(T* values, int64_t count, float factor) {
   for (int64_t i = 0; i < count; ++i) from_float(to_float(values[i]) * factor, values + i);
 }
 
-void multiply(void* values, FloatType type, int64_t count, float factor) {
+void multiply(void* values, Dtype type, int64_t count, float factor) {
   switch (type) {
-    case FloatType::float16:
+    case Dtype::float16:
       return multiply_values(static_cast<Half*>(values), count, factor);
-    case FloatType::bfloat16:
+    case Dtype::bfloat16:
       return multiply_values(static_cast<BFloat16*>(values), count, factor);
     default:
       return multiply_values(static_cast<float*>(values), count, factor);

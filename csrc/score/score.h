@@ -4,36 +4,54 @@
 #include <cstdint>
 #include <string>
 
-#include "common/float_type.h"
+#include "common/view.h"
 
 namespace pydream {
 
 // Rows of logits: columns lie side by side, rows `stride` elements apart.
 struct Logits {
   const void* data;  // [R, K]
-  FloatType type;
+  Dtype type;
   int64_t rows;
   int64_t classes;
   int64_t stride;
 };
 
+inline Logits logits_of(const View& logits) {
+  return {logits.data, logits.dtype, logits.shape[0], logits.shape[1], logits.stride[0]};
+}
+
 // The selection's output; -1, -1 and -inf where a class has too few images.
 struct KeyPatches {
-  int64_t* image;  // [C, n]
-  int64_t* crop;   // [C, n]
-  float* score;    // [C, n]
+  int64_t classes;    // C
+  int64_t per_class;  // n
+  int64_t* image;     // [C, n]
+  int64_t* crop;      // [C, n]
+  float* score;       // [C, n]
 };
 
-// scores[r] = log p(labels[r / rows_per_label] | row r).
-// Throws std::invalid_argument for a label out of range and for rows without a score.
-void realism_scores(const Logits& logits, const int64_t* labels, int64_t rows_per_label,
-                    float* scores, int threads);
+inline KeyPatches key_patches_of(const View& image, const View& crop, const View& score) {
+  return {image.shape[0], image.shape[1], image.as<int64_t>(), crop.as<int64_t>(),
+          score.as<float>()};
+}
 
-// The best crop of every image, then the best images of every class.
-// Throws std::invalid_argument for a label out of range and for NaN among the scores.
-void select_key_patches(const float* scores /* [N, M] */, int64_t stride, int64_t images,
-                        int64_t crops, const int64_t* labels /* [N] */, int64_t per_class,
-                        int64_t classes, const KeyPatches& result, int threads);
+// scores [R] = log p(labels [R]) of each row of logits [R, K].
+// Throws std::invalid_argument for a label out of range and for rows without a score.
+void realism_scores_cpu(const View& logits, const View& labels, const View& scores, int threads);
+
+// The best crop of every image by scores [N, M], then the best images of every class by labels [N]:
+// image, crop and score [C, n]. Throws std::invalid_argument for a label out of range and for NaN
+// among the scores.
+void select_key_patches_cpu(const View& scores, const View& labels, const View& image,
+                            const View& crop, const View& score, int threads);
+
+// Both in one: logits [N * M, K], labels [N], M = crops; image, crop and score [C, n].
+void key_patches_cpu(const View& logits, const View& labels, int64_t crops, const View& image,
+                     const View& crop, const View& score, int threads);
+
+// scores[r] = log p(labels[r / rows_per_label] | row r). Throws for rows without a score.
+void score_logits(const Logits& logits, const int64_t* labels, int64_t rows_per_label,
+                  float* scores, int threads);
 
 // Throws std::invalid_argument unless all labels lie in 0 .. classes - 1.
 void check_labels(const int64_t* labels, int64_t count, int64_t classes);

@@ -65,8 +65,8 @@ void throw_nan_rows(const float* values, int64_t rows, int64_t columns, int64_t 
                               (count > kShown ? ", ..." : ""));
 }
 
-void realism_scores(const Logits& logits, const int64_t* labels, int64_t rows_per_label,
-                    float* scores, int threads) {
+void score_logits(const Logits& logits, const int64_t* labels, int64_t rows_per_label,
+                  float* scores, int threads) {
   if (logits.rows == 0) return;
   const auto score_rows = score_rows_variant();
   std::atomic<bool> complete{true};
@@ -82,6 +82,12 @@ void realism_scores(const Logits& logits, const int64_t* labels, int64_t rows_pe
     throw_nan_rows(scores, logits.rows, 1, 1,
                    "logits hold NaN, +inf or nothing but -inf, so there is no score,");
   }
+}
+
+void realism_scores_cpu(const View& logits, const View& labels, const View& scores, int threads) {
+  const Logits given = logits_of(logits);
+  check_labels(labels.as<const int64_t>(), given.rows, given.classes);
+  score_logits(given, labels.as<const int64_t>(), 1, scores.as<float>(), threads);
 }
 
 }  // namespace pydream

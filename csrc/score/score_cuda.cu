@@ -229,37 +229,47 @@ __global__ void best_crops(const float* scores, int64_t stride, int64_t images, 
 
 }  // namespace
 
-void realism_scores_cuda(const Logits& logits, const int64_t* labels, int64_t images, int64_t crops,
-                         const CropScores& result, Faults faults, int device, cudaStream_t stream) {
+void realism_scores_cuda(const View& logits, const View& labels, const View& score,
+                         const View& best, const View& crop, const Launch& where) {
   // A block's scores of one image lie in shared memory, beside kWarps partial sums.
   constexpr int64_t kMostCrops = 10000;
   constexpr int64_t kMostRows = 0x7FFFFFFF;
+  const Logits given = logits_of(logits);
+  const int64_t images = labels.shape[0];
   if (images == 0) return;
-  if (crops > kMostCrops || images * crops > kMostRows) {
+  const int64_t crops = given.rows / images;
+  if (crops > kMostCrops || given.rows > kMostRows) {
     throw std::invalid_argument("logits may have at most 10000 crops an image and 2^31 - 1 rows");
   }
   const int64_t together = crops < kWarps ? kWarps / crops : 1;
-  const ScoreTask task = {
-      logits.data, labels, images, crops, logits.classes, logits.stride, static_cast<int>(together),
-      result,      faults};
-  const DeviceGuard guard(device);
-  switch (logits.type) {
-    case FloatType::float32:
-      return launch_scores<float>(task, stream);
-    case FloatType::float16:
-      return launch_scores<Half>(task, stream);
-    case FloatType::bfloat16:
-      return launch_scores<BFloat16>(task, stream);
+  const ScoreTask task = {given.data,
+                          labels.as<const int64_t>(),
+                          images,
+                          crops,
+                          given.classes,
+                          given.stride,
+                          static_cast<int>(together),
+                          {score.as<float>(), best.as<float>(), crop.as<int64_t>()},
+                          where.faults};
+  const DeviceGuard guard(where.device);
+  switch (given.type) {
+    case Dtype::float16:
+      return launch_scores<Half>(task, where.stream);
+    case Dtype::bfloat16:
+      return launch_scores<BFloat16>(task, where.stream);
+    default:
+      return launch_scores<float>(task, where.stream);
   }
 }
 
-void best_crops_cuda(const float* scores, int64_t stride, int64_t images, int64_t crops,
-                     float* best, int64_t* crop, Faults faults, int device, cudaStream_t stream) {
+void best_crops_cuda(const View& scores, const View& best, const View& crop, const Launch& where) {
+  const int64_t images = scores.shape[0];
   if (images == 0) return;
-  const DeviceGuard guard(device);
+  const DeviceGuard guard(where.device);
   const int64_t blocks = (images + kWarps - 1) / kWarps;
-  launch(best_crops, dim3(static_cast<unsigned>(blocks)), dim3(kWarps * 32), 0, stream, scores,
-         stride, images, crops, best, crop, faults);
+  launch(best_crops, dim3(static_cast<unsigned>(blocks)), dim3(kWarps * 32), 0, where.stream,
+         scores.as<const float>(), scores.stride[0], images, scores.shape[1], best.as<float>(),
+         crop.as<int64_t>(), where.faults);
 }
 
 }  // namespace pydream

@@ -14,20 +14,18 @@ struct CropScores {
   int64_t* crop;  // [N]
 };
 
-// The rows of logits are those of images x crops. Bad labels and rows without a score are reported.
-void realism_scores_cuda(const Logits& logits, const int64_t* labels /* [N] */, int64_t images,
-                         int64_t crops, const CropScores& result, Faults faults, int device,
-                         CudaStream stream);
+// Scores of logits [N * M, K] with labels [N]: score [N, M], or best [N] and crop [N], the others
+// being of no data. Bad labels and rows without a score are reported.
+void realism_scores_cuda(const View& logits, const View& labels, const View& score,
+                         const View& best, const View& crop, const Launch& where);
 
-// The best crop of each image; NaN is reported.
-void best_crops_cuda(const float* scores /* [N, M] */, int64_t stride, int64_t images,
-                     int64_t crops, float* best /* [N] */, int64_t* crop /* [N] */, Faults faults,
-                     int device, CudaStream stream);
+// The best crop of each image, best [N] and crop [N], by scores [N, M]; NaN is reported.
+void best_crops_cuda(const View& scores, const View& best, const View& crop, const Launch& where);
 
-// The best images of every class; labels out of range are reported.
-void top_images_cuda(const float* best /* [N] */, const int64_t* crop /* [N] */,
-                     const int64_t* labels /* [N] */, int64_t images, int64_t per_class,
-                     int64_t classes, uint64_t* scratch /* [C, n] */, const KeyPatches& result,
-                     Faults faults, int device, CudaStream stream);
+// The best images of every class by best, crop and labels [N]: scratch of int64, image, out_crop
+// and score [C, n]. Labels out of range are reported.
+void top_images_cuda(const View& best, const View& crop, const View& labels, const View& scratch,
+                     const View& image, const View& out_crop, const View& score,
+                     const Launch& where);
 
 }  // namespace pydream

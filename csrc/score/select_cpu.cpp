@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <stdexcept>
 #include <vector>
 
@@ -55,11 +56,10 @@ Best best_crops(const float* scores, int64_t stride, int64_t images, int64_t cro
   return best;
 }
 
-}  // namespace
-
-void select_key_patches(const float* scores, int64_t stride, int64_t images, int64_t crops,
-                        const int64_t* labels, int64_t per_class, int64_t classes,
-                        const KeyPatches& result, int threads) {
+// scores [N, M], rows `stride` apart; labels [N].
+void select(const float* scores, int64_t stride, int64_t images, int64_t crops,
+            const int64_t* labels, const KeyPatches& result, int threads) {
+  const int64_t classes = result.classes, per_class = result.per_class;
   check_labels(labels, images, classes);
   if (images > int64_t{0xFFFFFFFF}) {
     throw std::invalid_argument("scores may have at most 2^32 - 1 rows, got " +
@@ -98,6 +98,26 @@ void select_key_patches(const float* scores, int64_t stride, int64_t images, int
       }
     }
   });
+}
+
+}  // namespace
+
+void select_key_patches_cpu(const View& scores, const View& labels, const View& image,
+                            const View& crop, const View& score, int threads) {
+  select(scores.as<const float>(), scores.stride[0], scores.shape[0], scores.shape[1],
+         labels.as<const int64_t>(), key_patches_of(image, crop, score), threads);
+}
+
+void key_patches_cpu(const View& logits, const View& labels, int64_t crops, const View& image,
+                     const View& crop, const View& score, int threads) {
+  const Logits given = logits_of(logits);
+  const KeyPatches result = key_patches_of(image, crop, score);
+  const int64_t images = labels.shape[0];
+  const int64_t* label = labels.as<const int64_t>();
+  check_labels(label, images, std::min(given.classes, result.classes));
+  const std::unique_ptr<float[]> scores(new float[static_cast<size_t>(given.rows)]);
+  score_logits(given, label, crops, scores.get(), threads);
+  select(scores.get(), crops, images, crops, label, result, threads);
 }
 
 }  // namespace pydream

@@ -24,7 +24,7 @@ struct SelectTask {
   const float* best;      // [N]
   const int64_t* crop;    // [N]
   const int64_t* labels;  // [N]
-  int64_t images, per_class, classes;
+  int64_t images;
   unsigned long long* chosen;  // [C, n], the keys of those selected
   KeyPatches result;
   Faults faults;
@@ -79,8 +79,8 @@ __device__ void find_bin(unsigned int rank, Shared& shared) {
 // The key of the n-th best image, or of the last if there are fewer.
 __device__ unsigned long long last_key(const SelectTask& task, int64_t label, Shared& shared) {
   constexpr unsigned long long kAll = ~0ULL;
-  if (task.per_class >= task.images) return kAll;
-  unsigned int rank = static_cast<unsigned int>(task.per_class);
+  if (task.result.per_class >= task.images) return kAll;
+  unsigned int rank = static_cast<unsigned int>(task.result.per_class);
   unsigned long long prefix = 0;
   for (int shift = 56; shift >= 0; shift -= 8) {
     count(task, label, prefix, shift, shared);
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kThreads) select_kernel(const SelectTask task)
   const int64_t label = blockIdx.x;
   if (label == 0) {
     for (int64_t image = thread; image < task.images; image += kThreads) {
-      if (task.labels[image] < 0 || task.labels[image] >= task.classes) {
+      if (task.labels[image] < 0 || task.labels[image] >= task.result.classes) {
         report(task.faults, Fault::label, image);
       }
     }
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kThreads) select_kernel(const SelectTask task)
   const unsigned long long last = last_key(task, label, shared);
   if (thread == 0) shared.gathered = 0;
   __syncthreads();
-  unsigned long long* chosen = task.chosen + label * task.per_class;
+  unsigned long long* chosen = task.chosen + label * task.result.per_class;
   for (int64_t image = thread; image < task.images; image += kThreads) {
     if (!belongs(task, image, label)) continue;
     const unsigned long long key = pack(task.best[image], image);
@@ -115,8 +115,8 @@ __global__ void __launch_bounds__(kThreads) select_kernel(const SelectTask task)
   }
   __syncthreads();
   const int64_t gathered = shared.gathered;
-  for (int64_t at = thread; at < task.per_class; at += kThreads) {
-    const int64_t start = label * task.per_class;
+  for (int64_t at = thread; at < task.result.per_class; at += kThreads) {
+    const int64_t start = label * task.result.per_class;
     if (at >= gathered) {
       task.result.image[start + at] = -1;
       task.result.crop[start + at] = -1;
@@ -135,25 +135,24 @@ __global__ void __launch_bounds__(kThreads) select_kernel(const SelectTask task)
 
 }  // namespace
 
-void top_images_cuda(const float* best, const int64_t* crop, const int64_t* labels, int64_t images,
-                     int64_t per_class, int64_t classes, uint64_t* scratch,
-                     const KeyPatches& result, Faults faults, int device, cudaStream_t stream) {
+void top_images_cuda(const View& best, const View& crop, const View& labels, const View& scratch,
+                     const View& image, const View& out_crop, const View& score,
+                     const Launch& where) {
+  const int64_t images = best.shape[0];
   if (images > int64_t{0xFFFFFFFF}) {
     throw std::invalid_argument("scores may have at most 2^32 - 1 rows, got " +
                                 std::to_string(images));
   }
-  const SelectTask task = {best,
-                           crop,
-                           labels,
+  const SelectTask task = {best.as<const float>(),
+                           crop.as<const int64_t>(),
+                           labels.as<const int64_t>(),
                            images,
-                           per_class,
-                           classes,
-                           reinterpret_cast<unsigned long long*>(scratch),
-                           result,
-                           faults};
-  const DeviceGuard guard(device);
-  launch(select_kernel, dim3(static_cast<unsigned>(classes)), dim3(kThreads), sizeof(Shared),
-         stream, task);
+                           scratch.as<unsigned long long>(),
+                           key_patches_of(image, out_crop, score),
+                           where.faults};
+  const DeviceGuard guard(where.device);
+  launch(select_kernel, dim3(static_cast<unsigned>(task.result.classes)), dim3(kThreads),
+         sizeof(Shared), where.stream, task);
 }
 
 }  // namespace pydream

@@ -35,7 +35,7 @@ _making_reports = threading.Lock()
 
 
 class Launch(NamedTuple):
-    """CUDA kernels, and where a call of them runs."""
+    """CUDA kernels, and where a call of them runs. Passed whole, as their last argument."""
 
     module: Any
     faults: int
@@ -92,7 +92,8 @@ def check_values(device: torch.device | str | None = None) -> None:
     if _C.cuda.any_fault(faults.data_ptr()):
         taken = no_faults(pin=True)
         stream = torch.cuda.current_stream(index)
-        _C.cuda.take_faults(faults.data_ptr(), taken.data_ptr(), index, stream.cuda_stream)
+        launch = Launch(_C.cuda, faults.data_ptr(), index, stream.cuda_stream)
+        _C.cuda.take_faults(taken.data_ptr(), launch)
         stream.synchronize()
         raise_faults(taken, torch.device("cuda", index))
 
@@ -162,6 +163,13 @@ def warn_reference_once(device: torch.device) -> None:
     )
 
 
+def _device_of(first: torch.Tensor | list[torch.Tensor] | int) -> torch.device:
+    if isinstance(first, torch.Tensor):
+        return first.device
+    return first[0].device if isinstance(first, list) else _CPU
+
+
+_CPU = torch.device("cpu")
 _LIBRARY = cast(Any, torch.library.Library)("pydream", "FRAGMENT")
 
 
@@ -176,8 +184,9 @@ def register(
 ) -> None:
     """Register an op: compiled where there are kernels, else the reference.
 
-    `cuda` takes a `Launch` before the op's own arguments. Where it is None the op has no kernels
-    for GPUs in any build, and the reference runs there without a warning.
+    The op runs on the device of its first argument, a tensor or a list of tensors; on the CPU if
+    that is a number. `cuda` takes a `Launch` before the op's own arguments. Where it is None the op
+    has no kernels for GPUs in any build, and `other` runs there without a warning.
 
     `gradient` holds what an op with derivatives keeps, and its backward pass, as
     torch.library.register_autograd takes them.
@@ -186,8 +195,8 @@ def register(
     autograd, 40 us a call when the caches are full of logits, a fifth of the whole.
     """
 
-    def run(first: torch.Tensor | list[torch.Tensor], *arguments: Any) -> Any:
-        device = (first if isinstance(first, torch.Tensor) else first[0]).device
+    def run(first: Any, *arguments: Any) -> Any:
+        device = _device_of(first)
         if cuda is not None and (launch := launch_on(device)) is not None:
             return cuda(launch, first, *arguments)
         if device.type == "cpu":

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pydream import _C
 from pydream.ops import _dispatch
-from pydream.ops._problems import SAMPLE_TYPES, check_weight_values, send_sizes
+from pydream.ops._problems import check_weight_values, send_sizes
+from pydream.ops._view import view
 from pydream.ops.reference import kmeans as reference
 from pydream.streams import capturing, to_device
 
@@ -42,13 +43,11 @@ def _cpu_kmeans(
     seed: int,
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    centroids, labels, inertia, n_iter = _empty_result(x, offsets, k)
+    result = _empty_result(x, offsets, k)
     if given is not None:
-        centroids.copy_(given)
+        result[0].copy_(given)
     _C.kmeans_cpu(
-        x.data_ptr(),
-        SAMPLE_TYPES[x.dtype],
-        x.shape[1],
+        view(x),
         offsets,
         k,
         init,
@@ -56,13 +55,10 @@ def _cpu_kmeans(
         tol,
         spherical,
         seed,
-        centroids.data_ptr(),
-        labels.data_ptr(),
-        inertia.data_ptr(),
-        n_iter.data_ptr(),
+        *(view(each) for each in result),
         torch.get_num_threads(),
     )
-    return centroids, labels, inertia, n_iter
+    return result
 
 
 def _weighted(
@@ -83,17 +79,8 @@ def _cpu_nearest_samples(
     x: Tensor, offsets: list[int], k: list[int], centroids: Tensor, count: int
 ) -> Tensor:
     nearest = x.new_empty((sum(k), count), dtype=torch.int64)
-    _C.nearest_samples_cpu(
-        x.data_ptr(),
-        SAMPLE_TYPES[x.dtype],
-        x.shape[1],
-        offsets,
-        k,
-        centroids.data_ptr(),
-        count,
-        nearest.data_ptr(),
-        torch.get_num_threads(),
-    )
+    threads = torch.get_num_threads()
+    _C.nearest_samples_cpu(view(x), offsets, k, view(centroids), view(nearest), threads)
     return nearest
 
 
@@ -123,34 +110,22 @@ def _cuda_kmeans(
     if init == "random":
         centroids.copy_(_random_start(x, offsets, k, seed))
     table, tiles = _table(offsets, k, launch.module.tile_rows, x.device, rows=True)
-    run = launch.module.KmeansRun(
-        x.data_ptr(),
-        SAMPLE_TYPES[x.dtype],
-        x.shape[0],
-        x.shape[1],
-        table.data_ptr(),
-        len(k),
-        sum(k),
-        max(k),
-        tiles,
-        precision == "fast",
-    )
+    run = launch.module.KmeansRun(view(x), view(table), sum(k), max(k), tiles, precision == "fast")
     workspace = x.new_empty(run.workspace_bytes(), dtype=torch.uint8)
     unfinished = x.new_empty(1, dtype=torch.int32)
-    run.give(workspace.data_ptr(), *(each.data_ptr() for each in result), unfinished.data_ptr())
-    where = (launch.device, launch.stream)
-    run.begin(launch.faults, *where)
+    run.give(view(workspace), *(view(each) for each in result), view(unfinished))
+    run.begin(launch)
     if init == "k-means++":
         seeding = x.new_empty(run.seeding_bytes(), dtype=torch.uint8)
-        run.seed(seeding.data_ptr(), seed, *where)
+        run.seed(view(seeding), seed, launch)
         del seeding  # goes back to the allocator, which keeps to the order of the stream
-    run.start(launch.faults, *where)
+    run.start(launch)
     captured = capturing(x.device)
     for iteration in range(1, max_iter + 1):
-        run.iterate(tol, spherical, *where)
+        run.iterate(tol, spherical, launch)
         if iteration % _LOOK == 0 and not captured and int(unfinished) == 0:
             break
-    run.finish(*where)
+    run.finish(launch)
     return result
 
 
@@ -168,19 +143,7 @@ def _cuda_nearest_samples(
     table, groups = _table(offsets, k, launch.module.centres_together, x.device, rows=False)
     distance = x.new_empty(nearest.shape, dtype=torch.float32)
     launch.module.nearest_samples(
-        x.data_ptr(),
-        SAMPLE_TYPES[x.dtype],
-        x.shape[0],
-        x.shape[1],
-        table.data_ptr(),
-        len(k),
-        sum(k),
-        groups,
-        centroids.data_ptr(),
-        count,
-        distance.data_ptr(),
-        nearest.data_ptr(),
-        *launch[1:],
+        view(x), view(table), groups, view(centroids), view(distance), view(nearest), launch
     )
     return nearest
 
@@ -218,7 +181,7 @@ def _random_rows(offsets: list[int], k: list[int], seed: int) -> Tensor:
     first = 0
     for (begin, end), each in zip(itertools.pairwise(offsets), k, strict=True):
         part = chosen[first : first + each]
-        _C.random_samples_cpu(end - begin, each, seed, part.data_ptr())
+        _C.random_samples_cpu(end - begin, seed, view(part))
         part += begin
         first += each
     return chosen

@@ -19,14 +19,8 @@ from pydream.ops._checks import (
     check_no_gradient,
     check_shape,
 )
+from pydream.ops._view import FLOATS
 from pydream.streams import capturing, to_device
-
-SAMPLE_TYPES = {
-    torch.float32: "float32",
-    torch.float16: "float16",
-    torch.bfloat16: "bfloat16",
-}
-"""What the kernels take; float64 samples become float32 around their own origin."""
 
 Counts: TypeAlias = int | Sequence[int]
 """One number for all problems, or one for each."""
@@ -45,7 +39,7 @@ def check_samples(value: TensorLike, offsets: Sequence[int] | TensorLike | None)
     x = as_tensor(value, "x")
     if not x.dtype.is_floating_point:
         raise ValueError(f"x must be floating point, got {str(x.dtype).removeprefix('torch.')}")
-    check_dtype(x, "x", *SAMPLE_TYPES, torch.float64)
+    check_dtype(x, "x", *FLOATS, torch.float64)
     check_no_gradient(x, "x")
     if offsets is not None:
         check_shape(x, "x", ("total", "D"))
@@ -129,7 +123,7 @@ def check_centroids(
     centroids = as_tensor(value, name)
     check_shape(centroids, name, shape)
     wide = problems.x.dtype == torch.float64
-    check_dtype(centroids, name, *SAMPLE_TYPES, *[torch.float64] * wide)
+    check_dtype(centroids, name, *FLOATS, *[torch.float64] * wide)
     check_no_gradient(centroids, name)
     check_device(centroids, name, problems.x.device, "x")
     centroids = centroids.double() if wide else centroids.float()
@@ -140,7 +134,7 @@ def check_weights(value: TensorLike, problems: Problems) -> Tensor:
     """Return (total,) weights in float64."""
     weights = as_tensor(value, "weights")
     check_shape(weights, "weights", problems.shape)
-    check_dtype(weights, "weights", *SAMPLE_TYPES, torch.float64)
+    check_dtype(weights, "weights", *FLOATS, torch.float64)
     check_no_gradient(weights, "weights")
     check_device(weights, "weights", problems.x.device, "x")
     return weights.double().reshape(-1).contiguous()

@@ -22,14 +22,10 @@ from pydream.ops._checks import (
     check_seed,
     check_shape,
 )
+from pydream.ops._view import FLOATS, view
 from pydream.ops.reference import augment as reference
 
 WORDS = ("color", *reference.SPATIAL[:1], "cutout", *reference.SPATIAL[1:])
-_TYPES = {
-    torch.float32: "float32",
-    torch.float16: "float16",
-    torch.bfloat16: "bfloat16",
-}
 _MOST_SIDE = 2**24
 """Float32 counts pixels as far as here."""
 _MOST_PIXELS = 2**31
@@ -110,24 +106,26 @@ def random_augment(
     return parameters
 
 
-@torch.library.custom_op(
-    "pydream::random_augment",
-    mutates_args=(),
-    schema="(SymInt count, SymInt[] size, bool color, int[] spatial, bool cutout, SymInt seed)"
-    " -> Tensor",
-)
 def _random_augment(
     count: int, size: Sequence[int], color: bool, spatial: Sequence[int], cutout: bool, seed: int
 ) -> Tensor:
     rows = torch.empty(count, reference.COLUMNS, dtype=torch.float32, device="cpu")
-    height, width = size
-    _C.random_augment_cpu(color, cutout, spatial, height, width, count, seed, rows.data_ptr())
+    _C.random_augment_cpu(color, cutout, spatial, tuple(size), seed, view(rows))
     return rows
 
 
-@_random_augment.register_fake
-def _(count: int, *_: object) -> Tensor:
+def _fake_random_augment(count: int, *_: object) -> Tensor:
     return torch.empty(count, reference.COLUMNS, dtype=torch.float32, device="cpu")
+
+
+_dispatch.register(
+    "random_augment(SymInt count, SymInt[] size, bool color, int[] spatial, bool cutout,"
+    " SymInt seed) -> Tensor",
+    _random_augment,
+    None,
+    _random_augment,
+    _fake_random_augment,
+)
 
 
 def diff_augment(x: TensorLike, parameters: TensorLike) -> Tensor:
@@ -179,7 +177,7 @@ def diff_augment(x: TensorLike, parameters: TensorLike) -> Tensor:
     2021.
     """
     x = as_tensor(x, "x")
-    check_dtype(x, "x", *_TYPES, torch.float64)
+    check_dtype(x, "x", *FLOATS, torch.float64)
     check_shape(x, "x", ("N", "C", "H", "W"))
     parameters = as_tensor(parameters, "parameters")
     wide = x.dtype == torch.float64
@@ -201,22 +199,11 @@ def _result(x: Tensor, parameters: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _run(
-    kernel: Callable[..., None], x: Tensor, parameters: Tensor, adjoint: bool, *where: int
-) -> Tensor:
+def _run(kernel: Callable[..., None], x: Tensor, parameters: Tensor, *rest: Any) -> Tensor:
     x, parameters = x.contiguous(), parameters.contiguous()
     result = in_large_pages(_result(x, parameters))
     if x.numel() > 0:
-        kernel(
-            x.data_ptr(),
-            parameters.data_ptr(),
-            result.data_ptr(),
-            _TYPES[x.dtype],
-            list(x.shape),
-            x.shape[0] // parameters.shape[0],
-            adjoint,
-            *where,
-        )
+        kernel(view(x), view(parameters), view(result), *rest)
     return result
 
 
@@ -225,8 +212,7 @@ def _on_cpu(x: Tensor, parameters: Tensor, *, adjoint: bool) -> Tensor:
 
 
 def _on_cuda(launch: _dispatch.Launch, x: Tensor, parameters: Tensor, *, adjoint: bool) -> Tensor:
-    kernel = launch.module.diff_augment
-    return _run(kernel, x, parameters, adjoint, launch.device, launch.stream)
+    return _run(launch.module.diff_augment, x, parameters, adjoint, launch)
 
 
 def _keep_parameters(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:

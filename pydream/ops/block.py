@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -19,6 +20,7 @@ from pydream.ops._checks import (
     check_number,
     check_shape,
 )
+from pydream.ops._view import View, view
 from pydream.ops.reference import block as reference
 
 Statistics: TypeAlias = Literal["instance", "batch"]
@@ -215,8 +217,8 @@ def _fake_second_backward(
     return of_slope, _empty(images, height, width), torch.empty_like(weight)
 
 
-def _pointers(*tensors: Tensor) -> list[int]:
-    return [each.data_ptr() for each in tensors]
+def _views(tensors: Sequence[Tensor]) -> list[View]:
+    return [view(tensor) for tensor in tensors]
 
 
 def _cpu_forward(
@@ -225,15 +227,9 @@ def _cpu_forward(
     images, weight, bias = _channels_last(images), weight.contiguous(), bias.contiguous()
     pooled, mean, rstd = _fake_forward(images, weight, bias, over_batch, eps)
     in_large_pages(pooled)
-    _C.norm_relu_pool_cpu(
-        images.data_ptr(),
-        images.shape,
-        over_batch,
-        eps,
-        _pointers(weight, bias, mean, rstd),
-        pooled.data_ptr(),
-        torch.get_num_threads(),
-    )
+    norm = _views((weight, bias))
+    found = _views((pooled, mean, rstd))
+    _C.norm_relu_pool_cpu(view(images), *norm, over_batch, eps, *found, torch.get_num_threads())
     return pooled, mean, rstd
 
 
@@ -244,37 +240,23 @@ def _as_kernels_read(tensors: list[Tensor]) -> list[Tensor]:
 def _cpu_backward(
     kept: list[Tensor], over_batch: bool, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    images, *norm, slope = _as_kernels_read(kept)
+    kept = _as_kernels_read(kept)
     found = _fake_backward(kept, over_batch, eps)
     in_large_pages(found[0])
-    _C.norm_relu_pool_backward_cpu(
-        images.data_ptr(),
-        images.shape,
-        over_batch,
-        _pointers(*norm),
-        slope.data_ptr(),
-        _pointers(*found),
-        torch.get_num_threads(),
-    )
+    threads = torch.get_num_threads()
+    _C.norm_relu_pool_backward_cpu(_views(kept), over_batch, _views(found), threads)
     return found
 
 
 def _cpu_second_backward(
     kept: list[Tensor], second: list[Tensor], over_batch: bool, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    images, *norm, slope = _as_kernels_read(kept)
-    given = _as_kernels_read(second)
+    kept, second = _as_kernels_read(kept), _as_kernels_read(second)
     found = _fake_second_backward(kept, second, over_batch, eps)
     in_large_pages(found[1])
+    threads = torch.get_num_threads()
     _C.norm_relu_pool_second_backward_cpu(
-        images.data_ptr(),
-        images.shape,
-        over_batch,
-        _pointers(*norm),
-        slope.data_ptr(),
-        _pointers(*given),
-        _pointers(*found),
-        torch.get_num_threads(),
+        _views(kept), _views(second), over_batch, _views(found), threads
     )
     return found
 

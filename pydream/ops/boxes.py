@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pydream import _C
+from pydream.ops import _dispatch
 from pydream.ops._checks import (
     TensorLike,
     as_tensor,
@@ -19,6 +20,7 @@ from pydream.ops._checks import (
     check_seed,
     check_shape,
 )
+from pydream.ops._view import view
 
 
 def random_crop_boxes(
@@ -128,12 +130,6 @@ def _check_range(value: Sequence[float], name: str) -> list[float]:
     return pair
 
 
-@torch.library.custom_op(
-    "pydream::random_crop_boxes",
-    mutates_args=(),
-    schema="(Tensor sizes, SymInt num_crops, float[] scale, float[] ratio, SymInt seed, "
-    "Tensor? ids) -> Tensor",
-)
 def _random_crop_boxes(
     sizes: Tensor,
     num_crops: int,
@@ -147,47 +143,42 @@ def _random_crop_boxes(
     count = extent.shape[0]
     identities = torch.arange(count, device="cpu") if ids is None else ids.cpu().contiguous()
     boxes = torch.empty((count, num_crops, 4), dtype=torch.int32, device="cpu")
+    threads = torch.get_num_threads()
     _C.random_crop_boxes_cpu(
-        extent.data_ptr(),
-        identities.data_ptr(),
-        count,
-        num_crops,
-        scale[0],
-        scale[1],
-        ratio[0],
-        ratio[1],
-        seed,
-        boxes.data_ptr(),
-        torch.get_num_threads(),
-    )
+        view(extent), view(identities), (scale[0], scale[1]), (ratio[0], ratio[1]), seed,
+        view(boxes), threads,
+    )  # fmt: skip
     return boxes.to(sizes.device)
 
 
-@_random_crop_boxes.register_fake
-def _(sizes: Tensor, num_crops: int, *_: Any) -> Tensor:
+def _fake_random_crop_boxes(sizes: Tensor, num_crops: int, *_: Any) -> Tensor:
     return sizes.new_empty((sizes.shape[0], num_crops, 4), dtype=torch.int32)
 
 
-@torch.library.custom_op(
-    "pydream::random_keys",
-    mutates_args=(),
-    schema="(Tensor ids, SymInt seed, SymInt draw) -> Tensor",
-)
 def _random_keys(ids: Tensor, seed: int, draw: int) -> Tensor:
     """Draw on the CPU, return on the device of `ids`."""
     identities = ids.cpu().contiguous()
     keys = torch.empty_like(identities)
-    _C.random_keys_cpu(
-        identities.data_ptr(),
-        identities.shape[0],
-        seed,
-        draw,
-        keys.data_ptr(),
-        torch.get_num_threads(),
-    )
+    _C.random_keys_cpu(view(identities), seed, draw, view(keys), torch.get_num_threads())
     return keys.to(ids.device)
 
 
-@_random_keys.register_fake
-def _(ids: Tensor, seed: int, draw: int) -> Tensor:
+def _fake_random_keys(ids: Tensor, seed: int, draw: int) -> Tensor:
     return torch.empty_like(ids, memory_format=torch.contiguous_format)
+
+
+_dispatch.register(
+    "random_crop_boxes(Tensor sizes, SymInt num_crops, float[] scale, float[] ratio, SymInt seed,"
+    " Tensor? ids) -> Tensor",
+    _random_crop_boxes,
+    None,
+    _random_crop_boxes,
+    _fake_random_crop_boxes,
+)
+_dispatch.register(
+    "random_keys(Tensor ids, SymInt seed, SymInt draw) -> Tensor",
+    _random_keys,
+    None,
+    _random_keys,
+    _fake_random_keys,
+)

@@ -15,6 +15,7 @@ from pydream.ops._checks import (
     check_no_gradient,
     check_shape,
 )
+from pydream.ops._view import FLOATS, view
 from pydream.ops.reference import collage as reference
 
 
@@ -56,7 +57,7 @@ def collage(patches: TensorLike, factor: int, size: int) -> torch.Tensor:
     """
     patches = as_tensor(patches, "patches")
     check_shape(patches, "patches", ("C", "n * factor**2", "channels", "height", "width"))
-    check_dtype(patches, "patches", torch.float32, torch.float16, torch.bfloat16, torch.uint8)
+    check_dtype(patches, "patches", *FLOATS, torch.uint8)
     check_no_gradient(patches, "patches")
     factor = check_at_least(factor, "factor", 1)
     size = check_at_least(size, "size", 1)
@@ -83,34 +84,26 @@ def _empty_images(patches: torch.Tensor, factor: int, size: int) -> torch.Tensor
     return patches.new_empty((classes, ranked // factor**2, channels, size, size))
 
 
-@torch.library.custom_op("pydream::collage", mutates_args=())
-def _collage(patches: torch.Tensor, factor: int, size: int) -> torch.Tensor:
-    launch = _dispatch.launch_on(patches.device)
-    if launch is None and not patches.is_cpu:
-        _dispatch.warn_reference_once(patches.device)
-        return reference.collage(patches, factor, size)
+def _cpu_collage(patches: torch.Tensor, factor: int, size: int) -> torch.Tensor:
     images = in_large_pages(_empty_images(patches, factor, size))
-    if images.numel() == 0:
-        return images
-    arguments = (
-        patches.data_ptr(),
-        images.shape[0],
-        images.shape[1],
-        factor,
-        patches.shape[2],
-        patches.shape[3],
-        patches.shape[4],
-        size,
-        patches.element_size(),
-        images.data_ptr(),
-    )
-    if launch is not None:
-        launch.module.collage(*arguments, launch.device, launch.stream)
-    else:
-        _C.collage_cpu(*arguments, torch.get_num_threads())
+    if images.numel() > 0:
+        _C.collage_cpu(view(patches), factor, view(images), torch.get_num_threads())
     return images
 
 
-@_collage.register_fake
-def _(patches: torch.Tensor, factor: int, size: int) -> torch.Tensor:
-    return _empty_images(patches, factor, size)
+def _cuda_collage(
+    launch: _dispatch.Launch, patches: torch.Tensor, factor: int, size: int
+) -> torch.Tensor:
+    images = _empty_images(patches, factor, size)
+    if images.numel() > 0:
+        launch.module.collage(view(patches), factor, view(images), launch)
+    return images
+
+
+_dispatch.register(
+    "collage(Tensor patches, SymInt factor, SymInt size) -> Tensor",
+    _cpu_collage,
+    _cuda_collage,
+    reference.collage,
+    _empty_images,
+)

@@ -22,15 +22,14 @@ from pydream.ops._checks import (
     check_pair,
     check_shape,
 )
+from pydream.ops._view import FLOATS, view, view_or_none
 from pydream.ops.reference import crop as reference
 from pydream.streams import capturing, to_device
 
-# Channels, size, canvas, scale and shift of each channel, dtype, channels_last, address.
-_Output: TypeAlias = tuple[
-    int, Sequence[int], Sequence[int], Sequence[float], Sequence[float], str, bool, int
-]
+# The scale and the shift of a byte's value, for each channel.
+_Scaling: TypeAlias = tuple[list[float], list[float]]
 
-OUTPUT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)
+OUTPUT_DTYPES = (*FLOATS, torch.uint8)
 MAX_CHANNELS = 4
 
 
@@ -240,20 +239,6 @@ _CROP_RESIZE_ARGUMENTS = (
 )
 
 
-@torch.library.custom_op(
-    "pydream::crop_resize", mutates_args=(), schema=f"({_CROP_RESIZE_ARGUMENTS}) -> Tensor"
-)
-def _crop_resize(images: list[Tensor], boxes: Tensor, *arguments: Any) -> Tensor:
-    out = in_large_pages(_empty_patches(images, boxes, *arguments))
-    _crop_resize_into(images, boxes, out, *arguments)
-    return out
-
-
-@_crop_resize.register_fake
-def _fake_patches(images: list[Tensor], boxes: Tensor, *arguments: Any) -> Tensor:
-    return _empty_patches(images, boxes, *arguments)
-
-
 def _empty_patches(
     images: list[Tensor],
     boxes: Tensor,
@@ -275,22 +260,16 @@ def _empty_patches(
     )
 
 
-@torch.library.custom_op(
-    "pydream::crop_resize_out",
-    mutates_args=("out",),
-    schema=f"({_CROP_RESIZE_ARGUMENTS}, Tensor(a!) out) -> ()",
-)
-def _crop_resize_out(images: list[Tensor], boxes: Tensor, *arguments: Any) -> None:
-    *others, out = arguments
-    _crop_resize_into(images, boxes, out, *others)
+def _scaling(
+    channels: int, mean: Sequence[float] | None, std: Sequence[float] | None, dtype: torch.dtype
+) -> _Scaling:
+    if mean is None or std is None:
+        return [1.0 if dtype == torch.uint8 else 1 / 255] * channels, [0.0] * channels
+    shift = [-each / spread for each, spread in zip(mean, std, strict=True)]
+    return [1 / (255 * each) for each in std], shift
 
 
-@_crop_resize_out.register_fake
-def _(images: list[Tensor], boxes: Tensor, *arguments: Any) -> None:
-    return None
-
-
-def _crop_resize_into(
+def _crop_on_cpu(
     images: list[Tensor],
     boxes: Tensor,
     out: Tensor,
@@ -303,53 +282,17 @@ def _crop_resize_into(
     dtype: torch.dtype,
     channels_last: bool,
 ) -> None:
-    """Run the kernel of the device, or the reference where there is none."""
-    launch = _dispatch.launch_on(boxes.device)
-    if launch is None and boxes.device.type != "cpu":
-        _dispatch.warn_reference_once(boxes.device)
-        patches, count = boxes.shape[0], _count(images)
-        if image_index is None:
-            image_index = torch.arange(patches, device="cpu") // max(patches // max(count, 1), 1)
-        out.copy_(
-            reference.crop_resize(
-                images, boxes, size, image_index, flip, canvas, mean, std, dtype, channels_last
-            )
-        )
-        return
-    channels = images[0].shape[-1]
-    if mean is not None and std is not None:
-        scale = [1 / (255 * each) for each in std]
-        shift = [-each / spread for each, spread in zip(mean, std, strict=True)]
-    else:
-        scale = [1.0 if dtype == torch.uint8 else 1 / 255] * channels
-        shift = [0.0] * channels
-    name = str(dtype).removeprefix("torch.")
-    output = (channels, size, canvas, scale, shift, name, channels_last, out.data_ptr())
-    if launch is not None:
-        _crop_on_cuda(launch, images, boxes, image_index, flip, output)
-    else:
-        _crop_on_cpu(images, boxes, image_index, flip, output)
-
-
-def _crop_on_cpu(
-    images: list[Tensor],
-    boxes: Tensor,
-    image_index: Tensor | None,
-    flip: Tensor | None,
-    output: _Output,
-) -> None:
-    table = _image_table(images)
-    places = boxes.to(torch.int64).contiguous()
-    sources = None if image_index is None else image_index.to(torch.int64).contiguous()
-    mirrored = None if flip is None else flip.contiguous()
+    boxes = boxes.to(torch.int64).contiguous()
+    image_index = None if image_index is None else image_index.to(torch.int64).contiguous()
+    flip = None if flip is None else flip.contiguous()
     _C.crop_resize_cpu(
-        table.data_ptr(),
-        table.shape[0],
-        places.data_ptr(),
-        _address(sources),
-        _address(mirrored),
-        boxes.shape[0],
-        *output,
+        [view(image) for image in images],
+        view(boxes),
+        view_or_none(image_index),
+        view_or_none(flip),
+        (size[0], size[1]),
+        _scaling(images[0].shape[-1], mean, std, dtype),
+        view(out),
         torch.get_num_threads(),
     )
 
@@ -358,66 +301,100 @@ def _crop_on_cuda(
     launch: _dispatch.Launch,
     images: list[Tensor],
     boxes: Tensor,
+    out: Tensor,
+    size: Sequence[int],
     image_index: Tensor | None,
     flip: Tensor | None,
-    output: _Output,
+    canvas: Sequence[int],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    dtype: torch.dtype,
+    channels_last: bool,
 ) -> None:
-    # A batch is told by its first image; the table of a list has to be sent to the device.
-    table, first, stride = None, [0, 0, 0, 0], 0
-    if images[0].dim() == 4:
-        batch = images[0]
-        first = [batch.data_ptr(), batch.shape[1], batch.shape[2], batch.stride(1)]
-        stride = batch.stride(0)
-    else:
-        table = _send_table(images, boxes.device)
+    # The kernel finds the images of a batch by itself; the table of a list has to be sent.
+    found = images[0] if images[0].dim() == 4 else _send_table(images, boxes.device)
     boxes = boxes.contiguous()
     image_index = None if image_index is None else image_index.contiguous()
     flip = None if flip is None else flip.contiguous()
     launch.module.crop_resize(
-        _address(table),
-        first,
-        stride,
-        _count(images),
-        boxes.data_ptr(),
-        boxes.dtype == torch.int64,
-        _address(image_index),
-        image_index is not None and image_index.dtype == torch.int64,
-        _address(flip),
-        boxes.shape[0],
-        *output,
-        launch.faults,
-        launch.device,
-        launch.stream,
+        view(found),
+        view(boxes),
+        view_or_none(image_index),
+        view_or_none(flip),
+        (size[0], size[1]),
+        _scaling(images[0].shape[-1], mean, std, dtype),
+        view(out),
+        launch,
     )
 
 
 def _send_table(images: list[Tensor], device: torch.device) -> Tensor:
-    """Bring the table of images to their device, without waiting for it."""
+    """Bring address, height, width and bytes between rows of each image to their device: (N, 4)."""
     if capturing(device):  # a replay would send what lies there by then
         raise ValueError(
             "images is a list, and its addresses cannot be sent from within a CUDA graph: pass "
             "one batch (N, H, W, C)"
         )
-    return to_device(_image_table(images), device)
+    rows = [(each.data_ptr(), *each.shape[:2], each.stride(0)) for each in images]
+    return to_device(torch.tensor(rows, dtype=torch.int64, device="cpu"), device)
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+def _reference(
+    images: list[Tensor],
+    boxes: Tensor,
+    size: Sequence[int],
+    image_index: Tensor | None,
+    *arguments: Any,
+) -> Tensor:
+    """Run the reference, which wants an image index."""
+    if image_index is None:
+        patches = boxes.shape[0]
+        count = images[0].shape[0] if images[0].dim() == 4 else len(images)
+        image_index = torch.arange(patches, device="cpu") // max(patches // max(count, 1), 1)
+    return reference.crop_resize(images, boxes, size, image_index, *arguments)
 
 
-def _count(images: list[Tensor]) -> int:
-    """Return how many images there are, in a list or in one batch."""
-    return images[0].shape[0] if images[0].dim() == 4 else len(images)
+def _made_on_cpu(images: list[Tensor], boxes: Tensor, *arguments: Any) -> Tensor:
+    out = in_large_pages(_empty_patches(images, boxes, *arguments))
+    _crop_on_cpu(images, boxes, out, *arguments)
+    return out
 
 
-def _image_table(images: list[Tensor]) -> Tensor:
-    """Return int64 (N, 4): address, height, width and bytes between rows of each image."""
-    if images[0].dim() == 3:
-        rows = [(each.data_ptr(), *each.shape[:2], each.stride(0)) for each in images]
-        return torch.tensor(rows, dtype=torch.int64, device="cpu")
-    batch = images[0]
-    table = torch.empty((batch.shape[0], 4), dtype=torch.int64, device="cpu")
-    number = torch.arange(batch.shape[0], device="cpu")
-    table[:, 0] = batch.data_ptr() + batch.stride(0) * number
-    table[:, 1], table[:, 2], table[:, 3] = batch.shape[1], batch.shape[2], batch.stride(1)
-    return table
+def _made_on_cuda(
+    launch: _dispatch.Launch, images: list[Tensor], boxes: Tensor, *arguments: Any
+) -> Tensor:
+    out = _empty_patches(images, boxes, *arguments)
+    _crop_on_cuda(launch, images, boxes, out, *arguments)
+    return out
+
+
+_ARGUMENTS = (
+    "Tensor[] images, Tensor boxes, SymInt[] size, Tensor? image_index, Tensor? flip, "
+    "SymInt[] canvas, float[]? mean, float[]? std, ScalarType dtype, bool channels_last"
+)
+_dispatch.register(
+    f"crop_resize({_ARGUMENTS}) -> Tensor", _made_on_cpu, _made_on_cuda, _reference, _empty_patches
+)
+
+
+# The only op by custom_op, because it writes to an argument: custom_op tells autograd so.
+@torch.library.custom_op(
+    "pydream::crop_resize_out",
+    mutates_args=("out",),
+    schema=f"({_ARGUMENTS}, Tensor(a!) out) -> ()",
+)
+def _crop_resize_out(images: list[Tensor], boxes: Tensor, *arguments: Any) -> None:
+    *others, out = arguments
+    launch = _dispatch.launch_on(boxes.device)
+    if launch is not None:
+        _crop_on_cuda(launch, images, boxes, out, *others)
+    elif boxes.device.type == "cpu":
+        _crop_on_cpu(images, boxes, out, *others)
+    else:
+        _dispatch.warn_reference_once(boxes.device)
+        out.copy_(_reference(images, boxes, *others))
+
+
+@_crop_resize_out.register_fake
+def _(images: list[Tensor], boxes: Tensor, *arguments: Any) -> None:
+    return None

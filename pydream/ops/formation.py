@@ -11,15 +11,11 @@ from pydream import _C
 from pydream.allocator import in_large_pages
 from pydream.ops import _dispatch
 from pydream.ops._checks import TensorLike, as_tensor, check_at_least, check_dtype
+from pydream.ops._view import FLOATS, view
 from pydream.ops.reference import formation as reference
 
 # What an image is padded with on the right and at the bottom, as published.
 _PADDING = 0.5
-_TYPES = {
-    torch.float32: "float32",
-    torch.float16: "float16",
-    torch.bfloat16: "bfloat16",
-}
 
 
 def multi_formation(images: TensorLike, factor: int, size: int) -> Tensor:
@@ -67,7 +63,7 @@ def multi_formation(images: TensorLike, factor: int, size: int) -> Tensor:
             "images must have shape (N, channels, height, width) or (B, N, channels, height, "
             f"width), got {tuple(images.shape)}"
         )
-    check_dtype(images, "images", *_TYPES, torch.float64)
+    check_dtype(images, "images", *FLOATS, torch.float64)
     factor = check_at_least(factor, "factor", 1)
     size = check_at_least(size, "size", 1)
     side = min(images.shape[-2:])
@@ -120,45 +116,23 @@ def _empty_slope(gradient: Tensor, factor: int, height: int, width: int) -> Tens
     return gradient.new_empty((*batches, count // factor**2, channels, height, width))
 
 
-def _with_batches(images: Tensor) -> tuple[int, ...]:
-    """Return the shape as a kernel takes it, (B, N, C, H, W)."""
-    return tuple(images.shape) if images.dim() == 5 else (1, *images.shape)
-
-
 def _form(
-    kernel: Any, images: Tensor, factor: int, size: int, padding: float, *where: int
+    kernel: Any, images: Tensor, factor: int, size: int, padding: float, where: Any
 ) -> Tensor:
     images = images.contiguous()
     result = in_large_pages(_empty_result(images, factor, size, padding))
     if result.numel() > 0:
-        kernel(
-            images.data_ptr(),
-            _TYPES[images.dtype],
-            _with_batches(images),
-            factor,
-            size,
-            padding,
-            result.data_ptr(),
-            *where,
-        )
+        kernel(view(images), factor, padding, view(result), where)
     return result
 
 
 def _gather(
-    kernel: Any, gradient: Tensor, factor: int, height: int, width: int, *where: int
+    kernel: Any, gradient: Tensor, factor: int, height: int, width: int, where: Any
 ) -> Tensor:
     gradient = gradient.contiguous()
     slope = in_large_pages(_empty_slope(gradient, factor, height, width))
     if slope.numel() > 0:
-        kernel(
-            gradient.data_ptr(),
-            _TYPES[gradient.dtype],
-            _with_batches(slope),
-            factor,
-            gradient.shape[-1],
-            slope.data_ptr(),
-            *where,
-        )
+        kernel(view(gradient), factor, view(slope), where)
     return slope
 
 
@@ -167,7 +141,7 @@ def _cpu_multi_formation(*arguments: Any) -> Tensor:
 
 
 def _cuda_multi_formation(launch: _dispatch.Launch, *arguments: Any) -> Tensor:
-    return _form(launch.module.multi_formation, *arguments, launch.device, launch.stream)
+    return _form(launch.module.multi_formation, *arguments, launch)
 
 
 def _cpu_multi_formation_backward(*arguments: Any) -> Tensor:
@@ -175,8 +149,7 @@ def _cpu_multi_formation_backward(*arguments: Any) -> Tensor:
 
 
 def _cuda_multi_formation_backward(launch: _dispatch.Launch, *arguments: Any) -> Tensor:
-    kernel = launch.module.multi_formation_backward
-    return _gather(kernel, *arguments, launch.device, launch.stream)
+    return _gather(launch.module.multi_formation_backward, *arguments, launch)
 
 
 _dispatch.register(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,14 +19,10 @@ from pydream.ops._checks import (
     check_device,
     check_dtype,
 )
+from pydream.ops._view import FLOATS, MOST_DIMENSIONS, View, contiguous_view, view
 from pydream.ops.reference import matching as reference
 
 METRICS = ("mse", "l1", "l1_mean", "l2", "cos", "dc")
-_TYPES = {
-    torch.float32: "float32",
-    torch.float16: "float16",
-    torch.bfloat16: "bfloat16",
-}
 
 
 def gradient_distance(
@@ -109,9 +105,9 @@ def _pairs(synthetic: list[Any], real: list[Any]) -> tuple[list[Tensor], list[Te
     x = [_layer(each, f"synthetic[{i}]") for i, each in enumerate(synthetic)]
     y = [_layer(each, f"real[{i}]") for i, each in enumerate(real)]
     # The kernels take a dtype for each layer, but none takes float64, which all have or none.
-    allowed = (torch.float64,) if x and x[0].dtype == torch.float64 else tuple(_TYPES)
+    allowed = (torch.float64,) if x and x[0].dtype == torch.float64 else FLOATS
     for i, (a, b) in enumerate(zip(x, y, strict=True)):
-        check_dtype(a, f"synthetic[{i}]", *(allowed if i else (*_TYPES, torch.float64)))
+        check_dtype(a, f"synthetic[{i}]", *(allowed if i else (*FLOATS, torch.float64)))
         check_dtype(b, f"real[{i}]", a.dtype)
         if a.shape != b.shape:
             raise ValueError(
@@ -166,32 +162,20 @@ class _Distance(torch.autograd.Function):
         return (None, None, *gradients, *[None] * count)
 
 
-def _rows(x: Tensor) -> tuple[int, int]:
-    rows = x.shape[0] if x.dim() > 0 else 1
-    return rows, x.numel() // max(rows, 1)
-
-
-class _Lists(NamedTuple):
-    """What a kernel is told of two lists and of a third for derivatives."""
-
-    synthetic: list[int]
-    real: list[int]
-    gradients: list[int]
-    types: list[str]
-    rows: list[int]
-    columns: list[int]
-
-
-def _lists(x: list[Tensor], y: list[Tensor], gradients: list[Tensor]) -> _Lists:
-    sizes = [_rows(each) for each in x]
-    return _Lists(
-        [each.data_ptr() for each in x],
+def _lists(
+    x: list[Tensor], y: list[Tensor], gradients: list[Tensor]
+) -> tuple[list[View], list[int], list[int]]:
+    """Return what a kernel is told of two lists and of a third for derivatives."""
+    return (
+        [contiguous_view(_few_dimensions(each)) for each in x],
         [each.data_ptr() for each in y],
         [each.data_ptr() for each in gradients],
-        [_TYPES[each.dtype] for each in x],
-        [rows for rows, _ in sizes],
-        [columns for _, columns in sizes],
     )
+
+
+def _few_dimensions(tensor: Tensor) -> Tensor:
+    """Return a contiguous tensor as a view can hold it, with the same rows."""
+    return tensor if tensor.dim() <= MOST_DIMENSIONS else tensor.flatten(1)
 
 
 def _prepare(
@@ -224,14 +208,7 @@ def _cuda_gradient_distance(
     distance = x[0].new_zeros(len(x), dtype=torch.float64)
     finished = x[0].new_zeros(1, dtype=torch.int32)
     launch.module.gradient_distance(
-        layers,
-        metric,
-        partial.data_ptr(),
-        distance.data_ptr(),
-        finished.data_ptr(),
-        value.data_ptr(),
-        launch.device,
-        launch.stream,
+        layers, metric, view(partial), view(distance), view(finished), view(value), launch
     )
     return value, gradients
 

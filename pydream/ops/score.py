@@ -17,13 +17,8 @@ from pydream.ops._checks import (
     check_no_gradient,
     check_shape,
 )
+from pydream.ops._view import FLOATS, view
 from pydream.ops.reference import score as reference
-
-_LOGIT_TYPES = {
-    torch.float32: "float32",
-    torch.float16: "float16",
-    torch.bfloat16: "bfloat16",
-}
 
 _Selection: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -204,7 +199,7 @@ def _check_columns(tensor: torch.Tensor, name: str) -> None:
 def _check_logits(value: TensorLike) -> torch.Tensor:
     logits = as_tensor(value, "logits")
     check_shape(logits, "logits", ("R", "K"))
-    check_dtype(logits, "logits", *_LOGIT_TYPES)
+    check_dtype(logits, "logits", *FLOATS)
     check_no_gradient(logits, "logits")
     _check_columns(logits, "logits")
     rows, columns = logits.shape
@@ -233,91 +228,40 @@ def _long(labels: torch.Tensor) -> torch.Tensor:
 
 
 def _cpu_realism_scores(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    rows, classes = logits.shape
     labels = _long(labels)
-    scores = torch.empty(rows, dtype=torch.float32, device="cpu")
-    _C.realism_scores_cpu(
-        logits.data_ptr(),
-        _LOGIT_TYPES[logits.dtype],
-        rows,
-        classes,
-        logits.stride(0),
-        labels.data_ptr(),
-        scores.data_ptr(),
-        torch.get_num_threads(),
-    )
+    scores = torch.empty(logits.shape[0], dtype=torch.float32, device="cpu")
+    _C.realism_scores_cpu(view(logits), view(labels), view(scores), torch.get_num_threads())
     return scores
 
 
 def _cpu_select_key_patches(
     scores: torch.Tensor, labels: torch.Tensor, per_class: int, num_classes: int
 ) -> _Selection:
-    images, crops = scores.shape
     labels = _long(labels)
-    image = torch.empty((num_classes, per_class), dtype=torch.int64, device="cpu")
-    crop = torch.empty_like(image)
-    score = torch.empty((num_classes, per_class), dtype=torch.float32, device="cpu")
-    _C.select_key_patches_cpu(
-        scores.data_ptr(),
-        scores.stride(0),
-        images,
-        crops,
-        labels.data_ptr(),
-        per_class,
-        num_classes,
-        image.data_ptr(),
-        crop.data_ptr(),
-        score.data_ptr(),
-        torch.get_num_threads(),
-    )
-    return image, crop, score
+    result = _fake_select_key_patches(scores, labels, per_class, num_classes)
+    chosen = (view(each) for each in result)
+    _C.select_key_patches_cpu(view(scores), view(labels), *chosen, torch.get_num_threads())
+    return result
 
 
 def _cpu_key_patches(
     logits: torch.Tensor, labels: torch.Tensor, num_crops: int, per_class: int, num_classes: int
 ) -> _Selection:
     labels = _long(labels)
-    image = torch.empty((num_classes, per_class), dtype=torch.int64, device="cpu")
-    crop = torch.empty_like(image)
-    score = torch.empty((num_classes, per_class), dtype=torch.float32, device="cpu")
-    _C.key_patches_cpu(
-        logits.data_ptr(),
-        _LOGIT_TYPES[logits.dtype],
-        labels.shape[0],
-        num_crops,
-        logits.shape[1],
-        logits.stride(0),
-        labels.data_ptr(),
-        per_class,
-        num_classes,
-        image.data_ptr(),
-        crop.data_ptr(),
-        score.data_ptr(),
-        torch.get_num_threads(),
-    )
-    return image, crop, score
+    result = _fake_select_key_patches(logits, labels, per_class, num_classes)
+    chosen = (view(each) for each in result)
+    _C.key_patches_cpu(view(logits), view(labels), num_crops, *chosen, torch.get_num_threads())
+    return result
 
 
 def _cuda_realism_scores(
     launch: _dispatch.Launch, logits: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
-    rows, classes = logits.shape
     labels = _long(labels)
-    scores = logits.new_empty(rows, dtype=torch.float32)
-    launch.module.realism_scores(
-        logits.data_ptr(),
-        _LOGIT_TYPES[logits.dtype],
-        rows,
-        1,
-        classes,
-        logits.stride(0),
-        labels.data_ptr(),
-        scores.data_ptr(),
-        0,
-        0,
-        *launch[1:],
-    )
-    return scores
+    score = logits.new_empty(logits.shape[0], dtype=torch.float32)
+    best = crop = None  # of several crops of an image
+    launch.module.realism_scores(view(logits), view(labels), view(score), best, crop, launch)
+    return score
 
 
 def _cuda_select_key_patches(
@@ -327,18 +271,9 @@ def _cuda_select_key_patches(
     per_class: int,
     num_classes: int,
 ) -> _Selection:
-    images, crops = scores.shape
-    best = scores.new_empty(images)
-    crop = scores.new_empty(images, dtype=torch.int64)
-    launch.module.best_crops(
-        scores.data_ptr(),
-        scores.stride(0),
-        images,
-        crops,
-        best.data_ptr(),
-        crop.data_ptr(),
-        *launch[1:],
-    )
+    best = scores.new_empty(scores.shape[0])
+    crop = torch.empty_like(best, dtype=torch.int64)
+    launch.module.best_crops(view(scores), view(best), view(crop), launch)
     return _top_images(launch, best, crop, _long(labels), per_class, num_classes)
 
 
@@ -351,22 +286,10 @@ def _cuda_key_patches(
     num_classes: int,
 ) -> _Selection:
     labels = _long(labels)
-    images = labels.shape[0]
-    best = logits.new_empty(images, dtype=torch.float32)
-    crop = logits.new_empty(images, dtype=torch.int64)
-    launch.module.realism_scores(
-        logits.data_ptr(),
-        _LOGIT_TYPES[logits.dtype],
-        images,
-        num_crops,
-        logits.shape[1],
-        logits.stride(0),
-        labels.data_ptr(),
-        0,
-        best.data_ptr(),
-        crop.data_ptr(),
-        *launch[1:],
-    )
+    best = logits.new_empty(labels.shape[0], dtype=torch.float32)
+    crop = torch.empty_like(best, dtype=torch.int64)
+    score = None  # of all crops
+    launch.module.realism_scores(view(logits), view(labels), score, view(best), view(crop), launch)
     return _top_images(launch, best, crop, labels, per_class, num_classes)
 
 
@@ -378,22 +301,11 @@ def _top_images(
     per_class: int,
     num_classes: int,
 ) -> _Selection:
-    image, out_crop, score = _fake_select_key_patches(best, labels, per_class, num_classes)
-    scratch = torch.empty_like(image)
-    launch.module.top_images(
-        best.data_ptr(),
-        crop.data_ptr(),
-        labels.data_ptr(),
-        best.shape[0],
-        per_class,
-        num_classes,
-        scratch.data_ptr(),
-        image.data_ptr(),
-        out_crop.data_ptr(),
-        score.data_ptr(),
-        *launch[1:],
-    )
-    return image, out_crop, score
+    result = _fake_select_key_patches(best, labels, per_class, num_classes)
+    scratch = torch.empty_like(result[0])
+    chosen = (view(each) for each in result)
+    launch.module.top_images(view(best), view(crop), view(labels), view(scratch), *chosen, launch)
+    return result
 
 
 def _fake_realism_scores(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from pydream import _C
+from pydream.ops._view import view
 from pydream.ops.reference import crop as reference
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -52,7 +53,7 @@ def test_children_forked_while_the_pool_works(tmp_path):
 
 def keys(ids: torch.Tensor, seed: int, threads: int) -> torch.Tensor:
     out = torch.empty_like(ids)
-    _C.random_keys_cpu(ids.data_ptr(), len(ids), seed, 0, out.data_ptr(), threads)
+    _C.random_keys_cpu(view(ids), seed, 0, view(out), threads)
     return out
 
 

@@ -81,7 +81,7 @@ def test_what_was_counted_is_taken_and_nothing_else(kernels):
     faults[1], faults[7] = torch.tensor([2, 9]), torch.tensor([5, 0])
     faults[3, 1] = 4  # of a kernel that has not counted it yet
     before = faults.clone()
-    kernels.take_faults(faults.data_ptr(), taken.data_ptr(), 0, 0)
+    kernels.take_faults(taken.data_ptr(), _dispatch.Launch(kernels, faults.data_ptr(), 0, 0))
     before[3, 1] = -1
     assert taken.equal(before)
     left = _dispatch.no_faults(pin=False)
@@ -138,10 +138,10 @@ def counted(gpu_of_tomorrow, monkeypatch):
         done.append("device")
         faults[1] = torch.tensor([2, 7])
 
-    def take_faults(address, taken, device, stream):
-        done.append(("taken", device, stream))
-        words(taken)[:] = words(address)[:]
-        words(address)[:] = unpinned(pin=False).flatten().tolist()
+    def take_faults(taken, launch):
+        done.append(("taken", launch.device, launch.stream))
+        words(taken)[:] = words(launch.faults)[:]
+        words(launch.faults)[:] = unpinned(pin=False).flatten().tolist()
 
     gpu_of_tomorrow.any_fault = lambda address: any(words(address)[::2])
     gpu_of_tomorrow.take_faults = take_faults

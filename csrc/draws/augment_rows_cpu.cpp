@@ -3,7 +3,8 @@
 // Shapes: rows [count, 13]. Limit: arithmetic, two Philox blocks a row; some 50 ns.
 #include <cmath>
 
-#include "augment/augment.h"
+#include "common/philox.h"
+#include "draws/draws.h"
 
 namespace pydream {
 namespace {
@@ -15,6 +16,14 @@ constexpr double kScale = 1.2;
 constexpr double kDegrees = 15.0;
 constexpr double kCutoutShare = 0.5;
 constexpr double kRadian = 0.017453292519943295;
+
+struct AugmentStrategy {
+  bool color;
+  bool cutout;
+  std::vector<Spatial> spatial;  // one of them for each row
+  int64_t height;
+  int64_t width;
+};
 
 int64_t share_of(int64_t side, double share) {
   return static_cast<int64_t>(static_cast<double>(side) * share + 0.5);
@@ -95,10 +104,13 @@ void draw_row(const AugmentStrategy& strategy, uint64_t seed, uint64_t number, f
 
 }  // namespace
 
-void random_augment_cpu(const AugmentStrategy& strategy, int64_t count, uint64_t seed,
-                        float* rows) {
-  for (int64_t number = 0; number < count; ++number) {
-    draw_row(strategy, seed, static_cast<uint64_t>(number), rows + number * kAugmentColumns);
+void random_augment_cpu(bool color, bool cutout, const std::vector<int>& spatial,
+                        std::pair<int64_t, int64_t> size, uint64_t seed, const View& rows) {
+  AugmentStrategy strategy{color, cutout, {}, size.first, size.second};
+  for (const int kind : spatial) strategy.spatial.push_back(static_cast<Spatial>(kind));
+  for (int64_t number = 0; number < rows.shape[0]; ++number) {
+    draw_row(strategy, seed, static_cast<uint64_t>(number),
+             rows.as<float>() + number * kAugmentColumns);
   }
 }
 

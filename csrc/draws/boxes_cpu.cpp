@@ -7,7 +7,8 @@
 #include <string>
 
 #include "common/parallel.h"
-#include "crop/crop_cpu.h"
+#include "draws/box.h"
+#include "draws/draws.h"
 
 namespace pydream {
 namespace {
@@ -29,9 +30,14 @@ void check_sizes(const int64_t* sizes, int64_t count) {
 
 }  // namespace
 
-void random_crop_boxes_cpu(const int64_t* sizes, const int64_t* ids, int64_t count,
-                           int64_t num_crops, const BoxRange& range, uint64_t seed, int32_t* out,
-                           int threads) {
+void random_crop_boxes_cpu(const View& sizes_view, const View& ids_view,
+                           std::pair<double, double> scale, std::pair<double, double> ratio,
+                           uint64_t seed, const View& boxes, int threads) {
+  const int64_t count = boxes.shape[0], num_crops = boxes.shape[1];
+  const int64_t* sizes = sizes_view.as<const int64_t>();  // [N, 2]
+  const int64_t* ids = ids_view.as<const int64_t>();      // [N]
+  int32_t* out = boxes.as<int32_t>();                     // [N, M, 4]
+  const BoxRange range = {scale.first, scale.second, ratio.first, ratio.second};
   check_sizes(sizes, count);
   parallel_for(count * num_crops, kGrain, threads, [&](int64_t begin, int64_t end) {
     for (int64_t at = begin; at < end; ++at) {
@@ -46,9 +52,11 @@ void random_crop_boxes_cpu(const int64_t* sizes, const int64_t* ids, int64_t cou
   });
 }
 
-void random_keys_cpu(const int64_t* ids, int64_t count, uint64_t seed, uint32_t draw, int64_t* out,
+void random_keys_cpu(const View& ids_view, uint64_t seed, uint32_t draw, const View& keys,
                      int threads) {
-  parallel_for(count, kGrain, threads, [&](int64_t begin, int64_t end) {
+  const int64_t* ids = ids_view.as<const int64_t>();  // [N]
+  int64_t* out = keys.as<int64_t>();                  // [N]
+  parallel_for(ids_view.shape[0], kGrain, threads, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const uint64_t id = static_cast<uint64_t>(ids[row]);
       const Philox4 random =
