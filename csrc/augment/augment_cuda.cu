@@ -17,8 +17,8 @@
 namespace pydream {
 namespace {
 
-constexpr int kThreads = 512;
-constexpr int kWarps = kThreads / 32;
+constexpr int kImageThreads = 512;
+constexpr int kImageWarps = kImageThreads / 32;
 constexpr int kBlocks = 2;  // on a multiprocessor: 64 registers a thread, next to no spills
 constexpr int64_t kStaged = 16384;
 constexpr int kTogether = 4;  // channels that are summed at once, in registers
@@ -199,7 +199,7 @@ __device__ void make_pixel(const T* image, const Shape& shape, const Neighbours&
 template <class T, bool kAdjoint>
 __device__ double stage(const T* image, const Shape& shape, const AugmentRow& row, float* staged) {
   float sum = 0.0f;
-  for (uint32_t pixel = threadIdx.x; pixel < shape.area; pixel += kThreads) {
+  for (uint32_t pixel = threadIdx.x; pixel < shape.area; pixel += kImageThreads) {
     float channels = 0.0f;
     for (int c = 0; c < shape.channels; ++c) {
       const float value = widen(image[c * shape.area + pixel]);
@@ -220,7 +220,7 @@ template <class T, class Out, bool kAdjoint>
 __device__ void make_image(const T* image, const Shape& shape, const AugmentRow& row, float mean,
                            Out* out) {
   const Inverse inverse(row.map);
-  for (uint32_t pixel = threadIdx.x; pixel < shape.area; pixel += kThreads) {
+  for (uint32_t pixel = threadIdx.x; pixel < shape.area; pixel += kImageThreads) {
     const auto [x, y] = place_of(pixel, shape);
     if constexpr (kAdjoint) {
       make_pixel(image, shape, Readers(row, inverse, shape, x, y), row.mix, mean, out + pixel);
@@ -235,10 +235,10 @@ __device__ void make_image(const T* image, const Shape& shape, const AugmentRow&
 }
 
 template <class T, bool kAdjoint>
-__global__ void __launch_bounds__(kThreads, kBlocks)
+__global__ void __launch_bounds__(kImageThreads, kBlocks)
     augment_kernel(const Augment task, const Shape shape, bool in_shared) {
-  double* sums = shared_memory<double>();                                         // [kWarps]
-  float* staged = in_shared ? reinterpret_cast<float*>(sums + kWarps) : nullptr;  // [C, H, W]
+  double* sums = shared_memory<double>();  // [kImageWarps]
+  float* staged = in_shared ? reinterpret_cast<float*>(sums + kImageWarps) : nullptr;  // [C, H, W]
   const int64_t number = blockIdx.x;
   const AugmentRow row = augment_row(task.parameters + number / task.together * kAugmentColumns);
   const int64_t values = shape.channels * shape.area;
@@ -264,8 +264,8 @@ void launch_augment(const Augment& task, cudaStream_t stream) {
                        static_cast<int>(task.width), task.height * task.width};
   const int64_t values = task.channels * shape.area;
   const bool in_shared = values <= kStaged;
-  const size_t shared = kWarps * sizeof(double) + (in_shared ? values * sizeof(float) : 0);
-  launch(augment_kernel<T, kAdjoint>, dim3(static_cast<unsigned>(task.images)), dim3(kThreads),
+  const size_t shared = kImageWarps * sizeof(double) + (in_shared ? values * sizeof(float) : 0);
+  launch(augment_kernel<T, kAdjoint>, dim3(static_cast<unsigned>(task.images)), dim3(kImageThreads),
          shared, stream, task, shape, in_shared);
 }
 

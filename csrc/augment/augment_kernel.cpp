@@ -11,31 +11,11 @@
 #include <cstring>
 
 #include "augment/augment.h"
-#include "common/half.h"
-
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
+#include "common/simd.h"
 
 namespace pydream {
 namespace PYDREAM_ISA {
 namespace {
-
-#include "common/half_rows.h"
-#include "common/vectors.h"
-
-inline Floats splat(float value) { return value - Floats{}; }
-
-inline Floats load(const float* from) {
-  Floats values;
-  std::memcpy(&values, from, sizeof values);
-  return values;
-}
-
-template <class Value, class Vector>
-inline void store(Value* to, Vector values) {
-  std::memcpy(to, &values, sizeof values);
-}
 
 struct Shape {
   int64_t channels;
@@ -292,9 +272,7 @@ void spread_pixels(const Planes<const float>& from, int64_t channel, const Scrat
   const int64_t stride = scratch.padded.row, quarter = (shape.width + 3) / 4;
   std::fill_n(scratch.pixels, scratch.padded.plane * kAugmentTogether, 0.0f);
   const auto add = [](float* to, float weight, Pixel value) {
-    Pixel sum;
-    std::memcpy(&sum, to, sizeof sum);
-    store(to, sum + weight * value);
+    store(to, load_as<Pixel>(to) + weight * value);
   };
   for (int64_t y = 0; y < shape.height; ++y) {
     find_taps(map, shape, y, scratch);

@@ -9,30 +9,15 @@
 //
 // Up to kBlock vectors of channels are taken side by side, their sums in registers. Whatever the
 // width, a channel's sums run over the pixels in one order.
-#include <cstring>
-
 #include "block/block.h"
+#include "common/simd.h"
 
 namespace pydream {
 namespace PYDREAM_ISA {
 namespace {
 
-#include "common/vectors.h"
-
 // As many as leave room for two sums and four constants of each in the registers.
 constexpr int kBlock = kWidth == 16 ? 4 : 2;
-
-template <class V>
-inline V load(const float* from) {
-  V values;
-  std::memcpy(&values, from, sizeof values);
-  return values;
-}
-
-template <class V>
-inline void store(float* to, V values) {
-  std::memcpy(to, &values, sizeof values);
-}
 
 // B vectors of channels, [B * lanes] where they are loaded from.
 template <class V, int B>
@@ -43,7 +28,7 @@ struct Lanes {
 
   static Lanes at(const float* from) {
     Lanes lanes;
-    for (int b = 0; b < B; ++b) lanes.value[b] = load<V>(from + b * kStep);
+    for (int b = 0; b < B; ++b) lanes.value[b] = load_as<V>(from + b * kStep);
     return lanes;
   }
 
@@ -123,7 +108,7 @@ struct Moments {
         L sum = {};
         for (int64_t at = y * row; at < (y + 1) * row; at += image.channels) {
           for (int b = 0; b < B; ++b) {
-            sum.value[b] += term(load<V>(images + at + b * L::kStep), b);
+            sum.value[b] += term(load_as<V>(images + at + b * L::kStep), b);
           }
         }
         for (int b = 0; b < B; ++b) total.value[b] += sum.value[b];
@@ -152,7 +137,7 @@ struct Channels {
         bias(L::at(image.bias + channel)) {}
 
   V deviation(const float* images, int b) const {
-    return load<V>(images + b * L::kStep) - mean.value[b];
+    return load_as<V>(images + b * L::kStep) - mean.value[b];
   }
 
   // `value` where the ReLU of deviation d let pass, else 0; NaN lets pass, as in PyTorch.
@@ -206,7 +191,8 @@ struct Sums {
     const auto add = [&](int64_t pixel, int64_t cell) {
       const Cell pixels(image, pixel);
       for (int b = 0; b < B; ++b) {
-        const V upstream = load<V>(image.pooled_slope + channel + cell + b * L::kStep) * kQuarter;
+        const V upstream =
+            load_as<V>(image.pooled_slope + channel + cell + b * L::kStep) * kQuarter;
         for (const int64_t place : pixels.places) {
           const V d = channels.deviation(images + place, b);
           const V masked = channels.masked(d, upstream, b);
@@ -247,7 +233,8 @@ struct Backward {
     const auto inside = [&](int64_t pixel, int64_t cell) {
       const Cell pixels(image, pixel);
       for (int b = 0; b < B; ++b) {
-        const V upstream = load<V>(image.pooled_slope + channel + cell + b * L::kStep) * kQuarter;
+        const V upstream =
+            load_as<V>(image.pooled_slope + channel + cell + b * L::kStep) * kQuarter;
         for (const int64_t place : pixels.places) {
           const V d = channels.deviation(images + place, b);
           put(place, d, channels.masked(d, upstream, b), b);
@@ -276,14 +263,15 @@ struct SecondSummed {
     const auto add = [&](int64_t place, V masked, int b) {
       const V d = channels.deviation(images + place, b);
       const V g = channels.masked(d, masked, b);
-      const V v = load<V>(slope + channel + place + b * L::kStep);
+      const V v = load_as<V>(slope + channel + place + b * L::kStep);
       const V terms[kSums] = {v, v * d, g, g * d, v * g};
       for (int sum = 0; sum < kSums; ++sum) of_row[sum].value[b] += terms[sum];
     };
     const auto inside = [&](int64_t pixel, int64_t cell) {
       const Cell pixels(image, pixel);
       for (int b = 0; b < B; ++b) {
-        const V upstream = load<V>(image.pooled_slope + channel + cell + b * L::kStep) * kQuarter;
+        const V upstream =
+            load_as<V>(image.pooled_slope + channel + cell + b * L::kStep) * kQuarter;
         for (const int64_t place : pixels.places) add(place, upstream, b);
       }
     };
@@ -320,7 +308,7 @@ struct SecondBackward {
     const auto put = [&](int64_t place, V upstream, int b) {
       const V d = channels.deviation(images + place, b);
       const V g = channels.masked(d, upstream, b);
-      const V v = load<V>(v_slope + channel + place + b * L::kStep);
+      const V v = load_as<V>(v_slope + channel + place + b * L::kStep);
       store(slope + channel + place + b * L::kStep,
             g * factor.value[b] - v * v_factor.value[b] - d * linear.value[b] - constant.value[b]);
       const V part = v * channels.scale.value[b] + d * factor.value[b] + offset.value[b];
@@ -330,7 +318,7 @@ struct SecondBackward {
       const Cell pixels(image, pixel);
       for (int b = 0; b < B; ++b) {
         const int64_t at = channel + cell + b * L::kStep;
-        const V upstream = load<V>(image.pooled_slope + at) * kQuarter;
+        const V upstream = load_as<V>(image.pooled_slope + at) * kQuarter;
         V sum = {};
         for (const int64_t place : pixels.places) sum += put(place, upstream, b);
         store(pooled + at, sum * kQuarter);

@@ -8,12 +8,11 @@
 
 #include "collage/collage_cuda.h"
 #include "common/launch.h"
+#include "common/threads.h"
 
 namespace pydream {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
 constexpr int kColumns = 1024;
 constexpr int64_t kMostBlocks = 8192;
 

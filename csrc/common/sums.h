@@ -4,10 +4,9 @@
 #include <cstdint>
 
 #include "common/launch.h"
+#include "common/threads.h"
 
 namespace pydream {
-
-constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 
 // The sum of a value of each lane, to every lane.
 template <class T>

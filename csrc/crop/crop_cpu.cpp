@@ -11,6 +11,9 @@
 #include "common/parallel.h"
 
 namespace pydream {
+
+PYDREAM_KERNELS(CropKernels, crop_kernels)
+
 namespace {
 
 constexpr size_t kAlignment = 64;
@@ -93,11 +96,7 @@ void crop_resize_cpu(const std::vector<View>& images, const View& boxes, const V
   task.boxes = boxes.as<const Box>();
   task.image_index = image_index.as<const int64_t>();
   check(task);
-  auto* kernel = plain::crop_resize;
-#ifdef PYDREAM_X86
-  if (active_isa() == Isa::avx2) kernel = avx2::crop_resize;
-  if (active_isa() == Isa::avx512) kernel = avx512::crop_resize;
-#endif
+  const auto kernel = crop_kernels().crop_resize;
   // Small patches go out by the dozen, few ones one by one.
   const int64_t grain = std::clamp<int64_t>(task.num_patches / (16 * threads), 1, 32);
   parallel_for(task.num_patches, grain, threads,

@@ -11,12 +11,12 @@
 // Down first, as on the CPU: a thread sums four neighbouring bytes down the taps of each row, and
 // leaves the sums in shared memory; then a thread sums one output pixel across.
 #include "common/report.h"
+#include "common/threads.h"
 #include "crop/crop_cuda.h"
 
 namespace pydream {
 namespace {
 
-constexpr int kThreads = 256;
 constexpr int kRows = 8;
 constexpr int kColumns = 128;
 constexpr int kRowsPerThread = kRows * kColumns / kThreads;

@@ -16,15 +16,11 @@
 
 #include <cstring>
 
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
+#include "crop/vectors.h"
 
 namespace pydream {
 namespace PYDREAM_ISA {
 namespace {
-
-#include "crop/vectors.h"
 
 // For each output pixel of an axis the source pixels under it and their weights.
 struct Taps {
@@ -111,7 +107,7 @@ void sum_down(const uint8_t* source, int64_t row_stride, const Taps& taps, Strip
     Floats sums[Vectors] = {};
     for (int32_t tap = 0; tap < taps.count[index]; ++tap, bytes += row_stride) {
       __builtin_prefetch(bytes + kAhead);
-      const Floats weight = broadcast(weights[tap]);
+      const Floats weight = splat(weights[tap]);
 #pragma GCC unroll 4
       for (int k = 0; k < Vectors; ++k) sums[k] += weight * load_bytes(bytes + k * kLanes);
     }
@@ -122,7 +118,7 @@ void sum_down(const uint8_t* source, int64_t row_stride, const Taps& taps, Strip
     Floats block[kLanes];
 #pragma GCC unroll 16
     for (int row = 0; row < kLanes; ++row) {
-      block[row] = load<Floats>(tile + (row * Vectors + k) * kLanes);
+      block[row] = load_as<Floats>(tile + (row * Vectors + k) * kLanes);
     }
     transpose(block);
 #pragma GCC unroll 16
@@ -158,9 +154,9 @@ void sum_across(const CropResize& task, const Workspace& work, int64_t channel_s
     const float* weights = taps.weights + x * taps.stride;
     Floats sums[Channels] = {};
     for (int32_t tap = 0; tap < taps.count[x]; ++tap, column += Channels * kLanes) {
-      const Floats weight = broadcast(weights[tap]);
+      const Floats weight = splat(weights[tap]);
 #pragma GCC unroll 4
-      for (int c = 0; c < Channels; ++c) sums[c] += weight * load<Floats>(column + c * kLanes);
+      for (int c = 0; c < Channels; ++c) sums[c] += weight * load_as<Floats>(column + c * kLanes);
     }
 #pragma GCC unroll 4
     for (int c = 0; c < Channels; ++c) {
@@ -180,7 +176,7 @@ void store_rows(const float* source, int64_t length, int64_t rows, typename Pixe
     Floats block[kLanes];
 #pragma GCC unroll 16
     for (int column = 0; column < kLanes; ++column) {
-      block[column] = load<Floats>(source + (at + column) * kLanes);
+      block[column] = load_as<Floats>(source + (at + column) * kLanes);
     }
     transpose(block);
     typename Pixel::Value* corner = out + at;
@@ -303,8 +299,6 @@ void make_patches(const CropResize& task, int64_t begin, int64_t end) {
   for (int64_t patch = begin; patch < end; ++patch) make_patch<Pixel>(task, place, patch);
 }
 
-}  // namespace
-
 void crop_resize(const CropResize& task, int64_t begin, int64_t end) {
   switch (task.dtype) {
     case Dtype::float16:
@@ -317,6 +311,11 @@ void crop_resize(const CropResize& task, int64_t begin, int64_t end) {
       return make_patches<AsFloat32>(task, begin, end);
   }
 }
+
+}  // namespace
+
+extern const CropKernels crop_kernels_table;
+const CropKernels crop_kernels_table = {crop_resize};
 
 }  // namespace PYDREAM_ISA
 }  // namespace pydream

@@ -62,15 +62,10 @@ inline CropResize crop_task(int64_t num_images, const View& flip, std::pair<int6
 // Memory of the calling thread, aligned to 64 bytes, good until its next call; zeroed when fresh.
 float* thread_scratch(int64_t floats);
 
-// Makes patches [begin, end). Boxes and indices must have been checked.
-namespace plain {
-void crop_resize(const CropResize& task, int64_t begin, int64_t end);
-}
-namespace avx2 {
-void crop_resize(const CropResize& task, int64_t begin, int64_t end);
-}
-namespace avx512 {
-void crop_resize(const CropResize& task, int64_t begin, int64_t end);
-}
+// One per instruction set, from crop_kernel.cpp: makes patches [begin, end). Boxes and indices must
+// have been checked.
+struct CropKernels {
+  void (*crop_resize)(const CropResize& task, int64_t begin, int64_t end);
+};
 
 }  // namespace pydream

@@ -1,32 +1,21 @@
 // Vectors of kLanes floats for the kernel of crop_resize: loads from bytes, a transpose in
-// registers, and stores with a cast. Included by one *_kernel.cpp, inside its namespace of
-// the instruction set; GCC and Clang turn these vectors into whatever the set has.
-#include "common/vectors.h"
+// registers, and stores with a cast.
+#pragma once
+
+#include "common/simd.h"
+
+namespace pydream {
+namespace PYDREAM_ISA {
+namespace {
 
 constexpr int kLanes = static_cast<int>(kWidth);
 
-typedef uint32_t Words __attribute__((vector_size(kLanes * 4)));
 typedef uint16_t Shorts __attribute__((vector_size(kLanes * 2)));
 typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
 
-template <class Vector>
-static inline Vector load(const void* address) {
-  Vector value;
-  __builtin_memcpy(&value, address, sizeof value);
-  return value;
-}
-
-template <class Vector>
-static inline void store(void* address, Vector value) {
-  __builtin_memcpy(address, &value, sizeof value);
-}
-
-// Subtracting zero changes no number, so compilers make one broadcast of this.
-static inline Floats broadcast(float value) { return value - Floats{}; }
-
 // GCC 12 takes a vector of bytes apart to widen it (four times slower in all), hence the
 // instructions by name, and bytes zipped with zeros where there are no such instructions.
-static inline Floats load_bytes(const uint8_t* address) {
+inline Floats load_bytes(const uint8_t* address) {
 #if defined(__AVX512F__)
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(address));
   return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
@@ -36,7 +25,7 @@ static inline Floats load_bytes(const uint8_t* address) {
 #else
   typedef uint8_t Bytes16 __attribute__((vector_size(16)));
   typedef uint16_t Shorts8 __attribute__((vector_size(16)));
-  const Bytes16 bytes = (Bytes16)Ints{load<int32_t>(address)};
+  const Bytes16 bytes = (Bytes16)Ints{load_as<int32_t>(address)};
   const Shorts8 shorts = (Shorts8)__builtin_shufflevector(bytes, Bytes16{}, 0, 16, 1, 17, 2, 18, 3,
                                                           19, 4, 20, 5, 21, 6, 22, 7, 23);
   const Ints ints = (Ints)__builtin_shufflevector(shorts, Shorts8{}, 0, 8, 1, 9, 2, 10, 3, 11);
@@ -54,12 +43,12 @@ struct IndicesTo<0, I...> {
 };
 
 template <class Pattern, int... I>
-static inline Floats shuffle(Floats a, Floats b, Indices<I...>) {
+inline Floats shuffle(Floats a, Floats b, Indices<I...>) {
   return __builtin_shufflevector(a, b, Pattern::at(I)...);
 }
 
 template <class Pattern>
-static inline Floats shuffle(Floats a, Floats b) {
+inline Floats shuffle(Floats a, Floats b) {
   return shuffle<Pattern>(a, b, typename IndicesTo<kLanes>::type());
 }
 
@@ -84,7 +73,7 @@ struct Quarters {
 };
 
 // rows[i][j] becomes rows[j][i]; kLanes / 4 * 16 single shuffles at 16 lanes and 8.
-static inline __attribute__((always_inline)) void transpose(Floats (&rows)[kLanes]) {
+inline __attribute__((always_inline)) void transpose(Floats (&rows)[kLanes]) {
   constexpr int kGroups = kLanes / 4;
   Floats quarters[kGroups][4];
 #pragma GCC unroll 4
@@ -120,19 +109,19 @@ static inline __attribute__((always_inline)) void transpose(Floats (&rows)[kLane
 }
 
 template <class Vector>
-static inline Vector choose(Ints mask, Vector yes, Vector no) {
+inline Vector choose(Ints mask, Vector yes, Vector no) {
   return (Vector)(((Words)mask & (Words)yes) | (~(Words)mask & (Words)no));
 }
 
 // The pixel types: kLanes values cast, to nearest, ties to even, and stored.
 struct AsFloat32 {
   using Value = float;
-  static inline void put(void* out, Floats values) { store(out, values); }
+  static void put(void* out, Floats values) { store(out, values); }
 };
 
 struct AsBFloat16 {
   using Value = uint16_t;
-  static inline void put(void* out, Floats values) {
+  static void put(void* out, Floats values) {
     const Words bits = (Words)values;
     store(out, __builtin_convertvector((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, Shorts));
   }
@@ -140,7 +129,7 @@ struct AsBFloat16 {
 
 struct AsFloat16 {
   using Value = uint16_t;
-  static inline void put(void* out, Floats values) {
+  static void put(void* out, Floats values) {
     const Words sign = ((Words)values >> 16) & 0x8000;
     const Words size = (Words)values & 0x7FFFFFFF;
     // From 2^-14 on: the exponent's bias goes from 127 to 15, 13 bits are rounded away.
@@ -157,10 +146,14 @@ struct AsFloat16 {
 // On bytes the tie goes up, as PyTorch and Pillow have it.
 struct AsUint8 {
   using Value = uint8_t;
-  static inline void put(void* out, Floats values) {
+  static void put(void* out, Floats values) {
     const Ints whole = __builtin_convertvector(values + 0.5f, Ints);
     const Ints least = choose((Ints)(whole < 0), Ints{}, whole);
     const Ints clamped = choose((Ints)(least > 255), Ints{} + 255, least);
     store(out, __builtin_convertvector((Words)clamped, Bytes));
   }
 };
+
+}  // namespace
+}  // namespace PYDREAM_ISA
+}  // namespace pydream

@@ -11,12 +11,12 @@
 #include <algorithm>
 
 #include "common/launch.h"
+#include "common/threads.h"
 #include "formation/formation_cuda.h"
 
 namespace pydream {
 namespace {
 
-constexpr int kThreads = 256;
 constexpr int64_t kRows = 8;
 
 // The rows of the result that this block makes, found once for all of its columns.

@@ -7,42 +7,21 @@
 // Both go row by row, along the rows and across them apart: forward every row of a cell is
 // stretched once, and two neighbours are blended for each row of the result; backward the rows of
 // the result that a row of a cell has a part in are added up, and that sum is shrunk.
-#include <cstring>
 #include <type_traits>
 
-#include "common/half.h"
+#include "common/simd.h"
 #include "formation/formation.h"
-
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
 
 namespace pydream {
 namespace PYDREAM_ISA {
 namespace {
-
-#include "common/vectors.h"
-
-inline Floats load(const float* from) {
-  Floats values;
-  std::memcpy(&values, from, sizeof values);
-  return values;
-}
-
-inline void store(float* to, Floats values) { std::memcpy(to, &values, sizeof values); }
-
-#include "common/half_rows.h"
 
 // Places of a row that lie near each other are picked out of one register or two, instead of value
 // by value: the way back of 100 images of 32 x 32 takes half the time or less. Plain x86 has no
 // such shuffle; and Clang has none by variable places for its vector types, hence the instructions
 // by name.
 #ifdef __AVX2__
-inline Ints places_from(const int32_t* places, int32_t first) {
-  Ints found;
-  std::memcpy(&found, places, sizeof found);
-  return found - first;
-}
+inline Ints places_from(const int32_t* places, int32_t first) { return load(places) - first; }
 
 #ifdef __AVX512F__
 inline Floats pick(Floats values, Ints places) {

@@ -15,10 +15,11 @@
 // a point near the samples, so that what is compared is small where the samples are close together
 // (kmeans_kernel.h has the formula). Unless `fast`, the second least score is kept, too: where both
 // are closer than their rounding, the sample is marked, and distances settle it (move_cuda.cu).
-#include <limits>
 #include <type_traits>
 
+#include "common/host_device.h"
 #include "common/matrix.h"
+#include "common/threads.h"
 #include "kmeans/kmeans_device.h"
 
 namespace pydream {
@@ -30,7 +31,6 @@ constexpr int kStride = kWords + 4;  // rows start in different banks
 constexpr int kPiece = kTileRows * kStride;
 constexpr int kMostResident = 3;                // pieces of the samples that stay
 constexpr int kRowTiles = 4, kColumnTiles = 4;  // of 16 x 8, of a warp
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // A word of a row of samples, 0 behind its end.
 template <class T, class Format>

@@ -3,12 +3,10 @@
 
 #include "common/report.h"
 #include "common/sums.h"
+#include "common/threads.h"
 #include "kmeans/kmeans_cuda.h"
 
 namespace pydream {
-
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
 
 // The problem that a tile, a centre or another running number falls to: `first` says where each
 // problem's begin, in the table's entries.

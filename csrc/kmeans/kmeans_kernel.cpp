@@ -9,75 +9,27 @@
 // Sums are kept by parts of 256 dimensions, which bounds their rounding (score_slack).
 #include "kmeans/kmeans_kernel.h"
 
-#include <cstring>
 #include <limits>
 
-#include "common/half.h"
-
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
+#include "common/simd.h"
 
 namespace pydream {
 namespace PYDREAM_ISA {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int64_t kWidth = 16;
 constexpr int kRows = 12;    // 24 sums, 2 vectors of the panel, 1 broadcast: of 32 registers
 constexpr int kFewRows = 4;  // to 6 points at a time: 24 sums, 4 rows, 1 point
 #elif defined(__AVX2__)
-constexpr int64_t kWidth = 8;
 constexpr int kRows = 6;  // 12 sums, of 16 registers
 constexpr int kFewRows = 2;
 #else
-constexpr int64_t kWidth = 4;
 constexpr int kRows = 6;
 constexpr int kFewRows = 2;
 #endif
 constexpr int64_t kColumns = 2 * kWidth;
 constexpr int64_t kPart = 256;
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 static_assert(kRows <= kMostRows && kColumns <= kMostColumns);
-
-typedef float Floats __attribute__((vector_size(kWidth * 4)));
-typedef int32_t Ints __attribute__((vector_size(kWidth * 4)));
-
-inline Floats splat(float value) { return value - Floats{}; }
-
-inline Floats load(const float* from) {
-  Floats values;
-  std::memcpy(&values, from, sizeof values);
-  return values;
-}
-
-inline Ints load_ints(const int32_t* from) {
-  Ints values;
-  std::memcpy(&values, from, sizeof values);
-  return values;
-}
-
-inline void store(float* to, Floats values) { std::memcpy(to, &values, sizeof values); }
-
-// a * b + c. Spelled out: in standard C++ the compiler may not fuse the two by itself.
-inline Floats multiply_add(Floats a, Floats b, Floats c) {
-#if defined(__AVX512F__)
-  return _mm512_fmadd_ps(a, b, c);
-#elif defined(__FMA__)
-  return _mm256_fmadd_ps(a, b, c);
-#else
-  return a * b + c;
-#endif
-}
-
-inline float sum_lanes(Floats v) {
-  float lane[kWidth];
-  store(lane, v);
-  for (int64_t half = kWidth / 2; half > 0; half /= 2) {
-    for (int64_t i = 0; i < half; ++i) lane[i] += lane[i + half];
-  }
-  return lane[0];
-}
 
 // Products of kCount rows with a panel: [kCount][2].
 template <int kCount>
@@ -111,13 +63,12 @@ inline void products(const float* const* rows, int64_t dim, const float* panel,
 inline void take(Floats score, Ints centre, Minimum* minimum) {
   const Floats best = load(minimum->best);
   const Floats second = load(minimum->second);
-  const Ints at = load_ints(minimum->centre);
+  const Ints at = load(minimum->centre);
   const Ints wins = (score < best) | ((score == best) & (centre < at));
   const Floats loser = wins ? best : score;
   store(minimum->best, wins ? score : best);
   store(minimum->second, loser < second ? loser : second);
-  const Ints where = wins ? centre : at;
-  std::memcpy(minimum->centre, &where, sizeof where);
+  store(minimum->centre, wins ? centre : at);
 }
 
 template <int kCount>
@@ -127,7 +78,7 @@ void score_rows(const float* const* rows, int64_t dim, const Panel& panel, Minim
   for (int r = 0; r < kCount; ++r) {
     for (int half = 0; half < 2; ++half) {
       const int64_t at = half * kWidth;
-      take(load(panel.bias + at) - total[r][half], load_ints(panel.centre + at), minima[r]);
+      take(load(panel.bias + at) - total[r][half], load(panel.centre + at), minima[r]);
     }
   }
 }

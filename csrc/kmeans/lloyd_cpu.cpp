@@ -7,16 +7,15 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <limits>
 #include <numeric>
 
+#include "common/host_device.h"
 #include "common/parallel.h"
 #include "kmeans/lloyd.h"
 
 namespace pydream {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kUp = 1.0f + 0x1p-22f;    // a rounding or two
 constexpr float kDown = 1.0f - 0x1p-22f;  // the same, downwards
 

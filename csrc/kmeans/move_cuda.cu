@@ -10,14 +10,13 @@
 // Sums are integers: values in a unit so small that N of the largest just fit in 63 bits, which
 // for a million samples is 2^-42 of the largest. So they are exact and do not depend on the order
 // of the additions, and taking a sample out again leaves no trace.
-#include <limits>
 
+#include "common/host_device.h"
+#include "common/threads.h"
 #include "kmeans/kmeans_device.h"
 
 namespace pydream {
 namespace {
-
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // The centre nearest to a row by distances, the first of those as near; by a warp.
 template <class T>

@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <numeric>
 
+#include "common/host_device.h"
 #include "common/parallel.h"
 #include "kmeans/lloyd.h"
 
@@ -41,7 +41,7 @@ class Closest {
 
  private:
   size_t most_;
-  float limit_ = std::numeric_limits<float>::infinity();
+  float limit_ = kInfinity;
   std::vector<Candidate> heap_;
 };
 

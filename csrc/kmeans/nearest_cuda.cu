@@ -9,13 +9,14 @@
 // cache.
 #include <limits>
 
+#include "common/host_device.h"
+#include "common/threads.h"
 #include "kmeans/kmeans_device.h"
 
 namespace pydream {
 namespace {
 
 constexpr int kBatch = kThreads;  // samples measured before the nearest are sorted in
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kMostLength = std::numeric_limits<float>::max() / 8;
 constexpr float kMostValue = 6.5e18f;  // its root
 static_assert(kTogether == kWarps, "a warp sorts for a centre");

@@ -3,6 +3,7 @@
 #include <limits>
 #include <stdexcept>
 
+#include "common/host_device.h"
 #include "common/isa.h"
 #include "common/parallel.h"
 #include "kmeans/lloyd.h"
@@ -58,8 +59,7 @@ void Panels::pack_one(const float* centroid, const int32_t* order, const float* 
   }
   double longest = 0.0;
   for (int64_t j = 0; j < columns; ++j) {
-    bias_[panel * columns + j] = j < here ? static_cast<float>(half[j] / 2 + across[j])
-                                          : std::numeric_limits<float>::infinity();
+    bias_[panel * columns + j] = j < here ? static_cast<float>(half[j] / 2 + across[j]) : kInfinity;
     longest = std::max(longest, half[j]);
   }
   length_[panel] = static_cast<float>(std::sqrt(longest)) * 1.000001f;

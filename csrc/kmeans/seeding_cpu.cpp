@@ -3,6 +3,7 @@
 #include <limits>
 #include <numeric>
 
+#include "common/host_device.h"
 #include "common/parallel.h"
 #include "common/philox.h"
 #include "kmeans/lloyd.h"
@@ -36,8 +37,8 @@ class PlusPlus {
   void run() {
     const Philox4 words = philox4x32(seed_, 0, 0, 0, kPurpose);
     candidates_ = {below(words.word[0], x_.count)};
-    std::fill_n(standing_.own.data(), x_.count, std::numeric_limits<float>::infinity());
-    std::fill_n(second_.data(), x_.count, std::numeric_limits<float>::infinity());
+    std::fill_n(standing_.own.data(), x_.count, kInfinity);
+    std::fill_n(second_.data(), x_.count, kInfinity);
     for (int64_t step = 0; step < problem_.k; ++step) {
       if (step > 0) draw(static_cast<uint32_t>(step));
       measure();

@@ -6,9 +6,10 @@
 // both; a draw reads the sums of a problem's tiles one after the other, by a thread for each
 // candidate: with a million samples, 7813 of them.
 // Limit: for each centre one read of the samples, and 3 * candidates operations a value.
-#include <limits>
 
+#include "common/host_device.h"
 #include "common/philox.h"
+#include "common/threads.h"
 #include "kmeans/kmeans_device.h"
 
 namespace pydream {
@@ -18,7 +19,6 @@ constexpr int kMostTrials = 16;
 constexpr int kAtOnce = 4;
 constexpr int32_t kChosen = -2;  // in `label`, which holds -1 otherwise
 constexpr uint32_t kPurpose = static_cast<uint32_t>(Stream::kmeans) << 16;
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 __device__ int trials_of(int64_t k) { return 2 + static_cast<int>(log(static_cast<double>(k))); }
 

@@ -13,13 +13,12 @@
 
 #include "common/launch.h"
 #include "common/sums.h"
+#include "common/threads.h"
 #include "matching/matching_cuda.h"
 
 namespace pydream {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
 constexpr int64_t kChunk = 8192;
 constexpr int kMostLayers = 64;
 

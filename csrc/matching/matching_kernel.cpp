@@ -5,43 +5,20 @@
 // second-level cache with both lists (K up to some 10^5), as they are read twice there.
 // Limit: bandwidth, the three lists once. Where no derivative is wanted, two.
 #include <cmath>
-#include <cstring>
 
-#include "common/half.h"
+#include "common/simd.h"
 #include "matching/matching.h"
-
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
 
 namespace pydream {
 namespace PYDREAM_ISA {
 namespace {
 
-#include "common/half_rows.h"
-#include "common/vectors.h"
 constexpr int64_t kBlock = 4096;  // values summed in float32 before they are added in float64
 constexpr int64_t kChains = 4;
-
-inline Floats splat(float value) { return value - Floats{}; }
-
-inline Floats load(const float* from) {
-  Floats values;
-  std::memcpy(&values, from, sizeof values);
-  return values;
-}
-
-inline void store(float* to, Floats values) { std::memcpy(to, &values, sizeof values); }
 
 inline Floats magnitude(Floats values) {
   const Ints bits = reinterpret_cast<Ints>(values) & 0x7FFFFFFF;
   return reinterpret_cast<Floats>(bits);
-}
-
-inline double sum_lanes(Floats v) {
-  double sum = 0.0;
-  for (int64_t i = 0; i < kWidth; ++i) sum += static_cast<double>(v[i]);
-  return sum;
 }
 
 // The squares or magnitudes of differences, and their derivatives.
@@ -86,7 +63,7 @@ double differences(const float* x, const float* y, float* gradient, int64_t coun
       rest += static_cast<double>(Kind::value(x[i] - y[i]));
       if (gradient != nullptr) gradient[i] = Kind::slope(x[i] - y[i]) * scale;
     }
-    total += sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest;
+    total += sum_lanes_in_double((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest;
   }
   return total;
 }
@@ -116,9 +93,9 @@ Products products(const float* x, const float* y, int64_t count) {
       total.xy += a * b;
       total.yy += b * b;
     }
-    total.xx += sum_lanes(xx[0] + xx[1]);
-    total.xy += sum_lanes(xy[0] + xy[1]);
-    total.yy += sum_lanes(yy[0] + yy[1]);
+    total.xx += sum_lanes_in_double(xx[0] + xx[1]);
+    total.xy += sum_lanes_in_double(xy[0] + xy[1]);
+    total.yy += sum_lanes_in_double(yy[0] + yy[1]);
   }
   return total;
 }

@@ -53,6 +53,12 @@ void key_patches_cpu(const View& logits, const View& labels, int64_t crops, cons
 void score_logits(const Logits& logits, const int64_t* labels, int64_t rows_per_label,
                   float* scores, int threads);
 
+// One per instruction set, from score_kernel.cpp: the scores of rows [begin, end).
+struct ScoreKernels {
+  void (*score_rows)(const Logits& logits, const int64_t* labels, int64_t rows_per_label,
+                     int64_t begin, int64_t end, float* scores);
+};
+
 // Throws std::invalid_argument unless all labels lie in 0 .. classes - 1.
 void check_labels(const int64_t* labels, int64_t count, int64_t classes);
 

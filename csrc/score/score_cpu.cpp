@@ -10,35 +10,7 @@
 
 namespace pydream {
 
-// One per instruction set, from score_kernel.cpp.
-#define PYDREAM_DECLARE(isa)                                                           \
-  namespace isa {                                                                      \
-  void score_rows(const Logits& logits, const int64_t* labels, int64_t rows_per_label, \
-                  int64_t begin, int64_t end, float* scores);                          \
-  }
-PYDREAM_DECLARE(plain)
-#ifdef PYDREAM_X86
-PYDREAM_DECLARE(avx2)
-PYDREAM_DECLARE(avx512)
-#endif
-#undef PYDREAM_DECLARE
-
-namespace {
-
-auto score_rows_variant() {
-  switch (active_isa()) {
-#ifdef PYDREAM_X86
-    case Isa::avx512:
-      return avx512::score_rows;
-    case Isa::avx2:
-      return avx2::score_rows;
-#endif
-    default:
-      return plain::score_rows;
-  }
-}
-
-}  // namespace
+PYDREAM_KERNELS(ScoreKernels, score_kernels)
 
 void check_labels(const int64_t* labels, int64_t count, int64_t classes) {
   for (int64_t i = 0; i < count; ++i) {
@@ -68,7 +40,7 @@ void throw_nan_rows(const float* values, int64_t rows, int64_t columns, int64_t 
 void score_logits(const Logits& logits, const int64_t* labels, int64_t rows_per_label,
                   float* scores, int threads) {
   if (logits.rows == 0) return;
-  const auto score_rows = score_rows_variant();
+  const auto score_rows = score_kernels().score_rows;
   std::atomic<bool> complete{true};
   // Pieces of about 10 us: long beside the taking of a piece, short beside the whole.
   const int64_t grain = std::max<int64_t>(65536 / logits.classes, 1);

@@ -12,16 +12,15 @@
 // what scales a whole sum is exact to the last bits.
 #include <limits>
 
+#include "common/host_device.h"
 #include "common/report.h"
+#include "common/threads.h"
 #include "score/score_cuda.h"
 
 namespace pydream {
 namespace {
 
-constexpr int kWarps = 8;
-constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 constexpr int64_t kLongRow = 8192;
-constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr float kNotANumber = std::numeric_limits<float>::quiet_NaN();
 constexpr float kLog2E = 1.44269504f;
 
@@ -32,7 +31,7 @@ struct Partial {
 };
 
 // What exponents are taken relative to: where there is only -inf yet, exp(-inf - 0) is 0.
-__device__ float reference_of(float maximum) { return maximum == kMinusInfinity ? 0.0f : maximum; }
+__device__ float reference_of(float maximum) { return maximum == -kInfinity ? 0.0f : maximum; }
 
 __device__ Partial merge(Partial a, Partial b) {
   const float maximum = fmaxf(a.maximum, b.maximum);
@@ -70,19 +69,19 @@ template <class T>
 __device__ Partial sum_part(const T* row, int64_t columns, int64_t label, int start, int step) {
   constexpr int kPack = 16 / sizeof(T);
   const bool aligned = reinterpret_cast<uintptr_t>(row) % 16 == 0;
-  Partial total = {kMinusInfinity, 0.0f};
+  Partial total = {-kInfinity, 0.0f};
   for (int64_t pack = start; pack < columns / kPack; pack += step) {
     T loaded[kPack];
     load_pack(row + pack * kPack, aligned, loaded);
     float values[kPack];
 #pragma unroll
     for (int i = 0; i < kPack; ++i) {
-      values[i] = pack * kPack + i == label ? kMinusInfinity : widen(loaded[i]);
+      values[i] = pack * kPack + i == label ? -kInfinity : widen(loaded[i]);
     }
     total = add(total, values);
   }
   for (int64_t column = columns / kPack * kPack + start; column < columns; column += step) {
-    const float value[1] = {column == label ? kMinusInfinity : widen(row[column])};
+    const float value[1] = {column == label ? -kInfinity : widen(row[column])};
     total = add(total, value);
   }
   return total;
@@ -133,7 +132,7 @@ __device__ float score_row(const ScoreTask& task, int64_t row, bool whole) {
   if (whole) {
     if (lane == 0) parts[warp] = part;
     __syncthreads();
-    part = {kMinusInfinity, 0.0f};
+    part = {-kInfinity, 0.0f};
     for (int each = 0; each < threads / 32; ++each) part = merge(part, parts[each]);
     __syncthreads();  // before the next row's parts
   }
@@ -168,7 +167,7 @@ __global__ void __launch_bounds__(kWarps * 32) score_kernel(const ScoreTask task
   if (task.result.best == nullptr) return;
   __syncthreads();
   for (int64_t image = threadIdx.x; image < images; image += blockDim.x) {
-    float best = kMinusInfinity;
+    float best = -kInfinity;
     int64_t crop = 0;
     for (int64_t each = 0; each < task.crops; ++each) {
       const float score = scores[image * task.crops + each];
@@ -200,7 +199,7 @@ __global__ void best_crops(const float* scores, int64_t stride, int64_t images, 
   const int64_t image = blockIdx.x * static_cast<int64_t>(kWarps) + threadIdx.x / 32;
   const int lane = static_cast<int>(threadIdx.x % 32);
   if (image >= images) return;
-  float score = kMinusInfinity;
+  float score = -kInfinity;
   int64_t crop = 0;
   bool complete = true;
   for (int64_t each = lane; each < crops; each += 32) {

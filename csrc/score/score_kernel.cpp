@@ -9,50 +9,17 @@
 // observer) keeps its relative accuracy: log p = -log1p(sum of the others).
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 
-#include "common/half.h"
+#include "common/simd.h"
 #include "score/score.h"
-
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
 
 namespace pydream {
 namespace PYDREAM_ISA {
 namespace {
 
-#include "common/vectors.h"
-
-typedef uint32_t Words __attribute__((vector_size(kWidth * 4)));
-
-// Not every instruction set needs all of these.
-[[maybe_unused]] inline float minus_infinity(const float*) {
-  return -std::numeric_limits<float>::infinity();
-}
-inline Half minus_infinity(const Half*) { return {0xFC00u}; }
-inline BFloat16 minus_infinity(const BFloat16*) { return {0xFF80u}; }
-
-inline Floats splat(float value) { return value - Floats{}; }
-
-inline Floats as_floats(Words bits) { return reinterpret_cast<Floats>(bits); }
-[[maybe_unused]] inline Words as_words(Floats values) { return reinterpret_cast<Words>(values); }
-
-// a * b + c. Spelled out: in standard C++ the compiler may not fuse the two by itself.
-inline Floats multiply_add(Floats a, Floats b, Floats c) {
-#if defined(__AVX512F__)
-  return _mm512_fmadd_ps(a, b, c);
-#elif defined(__FMA__)
-  return _mm256_fmadd_ps(a, b, c);
-#else
-  return a * b + c;
-#endif
-}
-
 // a > b ? a : b, so b where one is NaN. GCC finds the processor's instruction for this by
-// itself in some places only. The masks here and below are full: GCC 12 takes the unset
-// operand of the unmasked forms for an uninitialised variable.
+// itself in some places only.
 inline Floats larger(Floats a, Floats b) {
 #if defined(__AVX512F__)
   return _mm512_maskz_max_ps(0xFFFF, a, b);
@@ -63,18 +30,9 @@ inline Floats larger(Floats a, Floats b) {
 #endif
 }
 
-inline float sum_lanes(Floats v) {
-  float lane[kWidth];
-  std::memcpy(lane, &v, sizeof v);
-  for (int64_t half = kWidth / 2; half > 0; half /= 2) {
-    for (int64_t i = 0; i < half; ++i) lane[i] += lane[i + half];
-  }
-  return lane[0];
-}
-
 inline float largest_lane(Floats v) {
   float lane[kWidth];
-  std::memcpy(lane, &v, sizeof v);
+  store(lane, v);
   for (int64_t half = kWidth / 2; half > 0; half /= 2) {
     for (int64_t i = 0; i < half; ++i)
       lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
@@ -82,77 +40,12 @@ inline float largest_lane(Floats v) {
   return lane[0];
 }
 
-template <class Vector, class T>
-inline Vector load_bits(const T* from) {
-  Vector bits;
-  std::memcpy(&bits, from, sizeof bits);
-  return bits;
-}
-
-#if defined(__AVX512F__)
-typedef __m256i Narrow;
-inline Floats widen(Narrow bits, const BFloat16*) {
-  return as_floats(reinterpret_cast<Words>(_mm512_maskz_cvtepu16_epi32(0xFFFF, bits)) << 16);
-}
-inline Floats widen(Narrow bits, const Half*) { return _mm512_maskz_cvtph_ps(0xFFFF, bits); }
-#elif defined(__AVX2__)
-typedef __m128i Narrow;
-inline Floats widen(Narrow bits, const BFloat16*) {
-  return as_floats(reinterpret_cast<Words>(_mm256_cvtepu16_epi32(bits)) << 16);
-}
-inline Floats widen(Narrow bits, const Half*) { return _mm256_cvtph_ps(bits); }
-#else
-typedef uint16_t Narrow __attribute__((vector_size(kWidth * 2)));
-inline Floats widen(Narrow bits, const BFloat16*) {
-  return as_floats(__builtin_convertvector(bits, Words) << 16);
-}
-// to_float(Half) in vectors: the comparisons give words of all ones.
-inline Floats widen(Narrow bits, const Half*) {
-  const Words half = __builtin_convertvector(bits, Words);
-  const Words magnitude = (half & 0x7FFFu) << 13;
-  const Words special = reinterpret_cast<Words>(magnitude >= 0x0F800000u);
-  const Words subnormal = reinterpret_cast<Words>(magnitude < 0x00800000u);
-  const Words rebias = magnitude + (112u << 23);
-  const Words small = as_words(as_floats(rebias + (1u << 23)) - splat(0x1p-14f));
-  const Words magnitudes = (subnormal & small) | (~subnormal & (rebias + (special & (112u << 23))));
-  return as_floats(magnitudes | ((half & 0x8000u) << 16));
-}
-#endif
-
-inline Floats load(const float* from) { return load_bits<Floats>(from); }
-
-template <class T>
-inline Floats load(const T* from) {
-  return widen(load_bits<Narrow>(from), from);
-}
-
-// The first `count` of a vector, and -inf behind them.
-#if defined(__AVX512F__)
-inline Floats load_partial(const float* from, int64_t count) {
-  const __m512 filler = splat(-std::numeric_limits<float>::infinity());
-  return _mm512_mask_loadu_ps(filler, static_cast<__mmask16>((1u << count) - 1), from);
-}
-template <class T>
-inline Floats load_partial(const T* from, int64_t count) {
-  const __m256i filler = _mm256_set1_epi16(static_cast<int16_t>(minus_infinity(from).bits));
-  return widen(_mm256_mask_loadu_epi16(filler, static_cast<__mmask16>((1u << count) - 1), from),
-               from);
-}
-#else
-template <class T>
-inline Floats load_partial(const T* from, int64_t count) {
-  T padded[kWidth];
-  for (int64_t i = 0; i < kWidth; ++i) padded[i] = i < count ? from[i] : minus_infinity(from);
-  return load(padded);
-}
-#endif
-
 // The same vector, with -inf in one lane; a lane outside of it changes nothing.
 inline Floats without_lane(Floats values, int64_t lane) {
   static constexpr uint32_t kLanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   const Words skipped =
-      reinterpret_cast<Words>(load_bits<Words>(kLanes) == (static_cast<uint32_t>(lane) - Words{}));
-  return skipped ? splat(-std::numeric_limits<float>::infinity()) : values;
+      reinterpret_cast<Words>(load_as<Words>(kLanes) == (static_cast<uint32_t>(lane) - Words{}));
+  return skipped ? splat(-kInfinity) : values;
 }
 
 // sum + exp(x) for x <= 0; 0 where that is no normal number, NaN for NaN. The polynomials
@@ -285,8 +178,6 @@ void score_typed(const Logits& logits, const int64_t* labels, int64_t rows_per_l
   }
 }
 
-}  // namespace
-
 void score_rows(const Logits& logits, const int64_t* labels, int64_t rows_per_label, int64_t begin,
                 int64_t end, float* scores) {
   switch (logits.type) {
@@ -298,6 +189,11 @@ void score_rows(const Logits& logits, const int64_t* labels, int64_t rows_per_la
       return score_typed<float>(logits, labels, rows_per_label, begin, end, scores);
   }
 }
+
+}  // namespace
+
+extern const ScoreKernels score_kernels_table;
+const ScoreKernels score_kernels_table = {score_rows};
 
 }  // namespace PYDREAM_ISA
 }  // namespace pydream

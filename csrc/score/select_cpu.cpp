@@ -4,19 +4,17 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <limits>
 #include <memory>
 #include <stdexcept>
 #include <vector>
 
 #include "common/half.h"
+#include "common/host_device.h"
 #include "common/parallel.h"
 #include "score/score.h"
 
 namespace pydream {
 namespace {
-
-constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 // Sorts upwards as: higher score first, then lower image. Both are read back from it.
 uint64_t pack(float score, int64_t image) {
@@ -39,7 +37,7 @@ Best best_crops(const float* scores, int64_t stride, int64_t images, int64_t cro
   parallel_for(images, grain, threads, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const float* row = scores + i * stride;
-      float score = kMinusInfinity;
+      float score = -kInfinity;
       int64_t crop = 0;
       for (int64_t m = 0; m < crops; ++m) {
         if (std::isnan(row[m])) complete = false;
@@ -70,13 +68,13 @@ void select(const float* scores, int64_t stride, int64_t images, int64_t crops,
   // A counting sort by class: the keys of class c lie in start[c] .. end[c].
   std::vector<int64_t> start(classes + 1, 0);
   for (int64_t i = 0; i < images; ++i) {
-    if (best.score[i] > kMinusInfinity) ++start[labels[i] + 1];
+    if (best.score[i] > -kInfinity) ++start[labels[i] + 1];
   }
   for (int64_t c = 0; c < classes; ++c) start[c + 1] += start[c];
   std::vector<int64_t> end(start.begin(), start.end() - 1);
   std::vector<uint64_t> keys(start[classes]);
   for (int64_t i = 0; i < images; ++i) {
-    if (best.score[i] > kMinusInfinity) keys[end[labels[i]]++] = pack(best.score[i], i);
+    if (best.score[i] > -kInfinity) keys[end[labels[i]]++] = pack(best.score[i], i);
   }
 
   // Pieces of some 8192 images: sorting fewer costs less than waking a thread.
@@ -94,7 +92,7 @@ void select(const float* scores, int64_t stride, int64_t images, int64_t crops,
         const int64_t image = there ? unpack_image(from[rank]) : -1;
         result.image[at] = image;
         result.crop[at] = there ? best.crop[image] : -1;
-        result.score[at] = there ? best.score[image] : kMinusInfinity;
+        result.score[at] = there ? best.score[image] : -kInfinity;
       }
     }
   });

@@ -8,17 +8,16 @@
 // Keys of score and image differ, so the n-th smallest is found byte by byte, from the highest:
 // a histogram of the keys that begin as it does, eight times. Then the keys up to it are gathered
 // in any order, and each goes to the place that the number of smaller ones tells.
-#include <limits>
 
+#include "common/host_device.h"
 #include "common/report.h"
+#include "common/threads.h"
 #include "score/score_cuda.h"
 
 namespace pydream {
 namespace {
 
-constexpr int kThreads = 256;
 constexpr int kBins = 256;
-constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 struct SelectTask {
   const float* best;      // [N]
@@ -38,7 +37,7 @@ __device__ unsigned long long pack(float score, int64_t image) {
 }
 
 __device__ bool belongs(const SelectTask& task, int64_t image, int64_t label) {
-  return task.labels[image] == label && task.best[image] > kMinusInfinity;
+  return task.labels[image] == label && task.best[image] > -kInfinity;
 }
 
 struct Shared {
@@ -120,7 +119,7 @@ __global__ void __launch_bounds__(kThreads) select_kernel(const SelectTask task)
     if (at >= gathered) {
       task.result.image[start + at] = -1;
       task.result.crop[start + at] = -1;
-      task.result.score[start + at] = kMinusInfinity;
+      task.result.score[start + at] = -kInfinity;
       continue;
     }
     const unsigned long long key = chosen[at];

@@ -43,9 +43,9 @@ def _cpu_kmeans(
     seed: int,
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    result = _empty_result(x, offsets, k)
+    centroids, labels, inertia, n_iter = _empty_result(x, offsets, k)
     if given is not None:
-        result[0].copy_(given)
+        centroids.copy_(given)
     _C.kmeans_cpu(
         view(x),
         offsets,
@@ -55,10 +55,13 @@ def _cpu_kmeans(
         tol,
         spherical,
         seed,
-        *(view(each) for each in result),
+        view(centroids),
+        view(labels),
+        view(inertia),
+        view(n_iter),
         torch.get_num_threads(),
     )
-    return result
+    return centroids, labels, inertia, n_iter
 
 
 def _weighted(

@@ -109,8 +109,9 @@ def random_augment(
 def _random_augment(
     count: int, size: Sequence[int], color: bool, spatial: Sequence[int], cutout: bool, seed: int
 ) -> Tensor:
+    height, width = size
     rows = torch.empty(count, reference.COLUMNS, dtype=torch.float32, device="cpu")
-    _C.random_augment_cpu(color, cutout, spatial, tuple(size), seed, view(rows))
+    _C.random_augment_cpu(color, cutout, spatial, (height, width), seed, view(rows))
     return rows
 
 

@@ -227,9 +227,17 @@ def _cpu_forward(
     images, weight, bias = _channels_last(images), weight.contiguous(), bias.contiguous()
     pooled, mean, rstd = _fake_forward(images, weight, bias, over_batch, eps)
     in_large_pages(pooled)
-    norm = _views((weight, bias))
-    found = _views((pooled, mean, rstd))
-    _C.norm_relu_pool_cpu(view(images), *norm, over_batch, eps, *found, torch.get_num_threads())
+    _C.norm_relu_pool_cpu(
+        view(images),
+        view(weight),
+        view(bias),
+        over_batch,
+        eps,
+        view(pooled),
+        view(mean),
+        view(rstd),
+        torch.get_num_threads(),
+    )
     return pooled, mean, rstd
 
 

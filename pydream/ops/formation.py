@@ -117,7 +117,7 @@ def _empty_slope(gradient: Tensor, factor: int, height: int, width: int) -> Tens
 
 
 def _form(
-    kernel: Any, images: Tensor, factor: int, size: int, padding: float, where: Any
+    kernel: Any, where: Any, images: Tensor, factor: int, size: int, padding: float
 ) -> Tensor:
     images = images.contiguous()
     result = in_large_pages(_empty_result(images, factor, size, padding))
@@ -127,7 +127,7 @@ def _form(
 
 
 def _gather(
-    kernel: Any, gradient: Tensor, factor: int, height: int, width: int, where: Any
+    kernel: Any, where: Any, gradient: Tensor, factor: int, height: int, width: int
 ) -> Tensor:
     gradient = gradient.contiguous()
     slope = in_large_pages(_empty_slope(gradient, factor, height, width))
@@ -137,19 +137,19 @@ def _gather(
 
 
 def _cpu_multi_formation(*arguments: Any) -> Tensor:
-    return _form(_C.multi_formation_cpu, *arguments, torch.get_num_threads())
+    return _form(_C.multi_formation_cpu, torch.get_num_threads(), *arguments)
 
 
 def _cuda_multi_formation(launch: _dispatch.Launch, *arguments: Any) -> Tensor:
-    return _form(launch.module.multi_formation, *arguments, launch)
+    return _form(launch.module.multi_formation, launch, *arguments)
 
 
 def _cpu_multi_formation_backward(*arguments: Any) -> Tensor:
-    return _gather(_C.multi_formation_backward_cpu, *arguments, torch.get_num_threads())
+    return _gather(_C.multi_formation_backward_cpu, torch.get_num_threads(), *arguments)
 
 
 def _cuda_multi_formation_backward(launch: _dispatch.Launch, *arguments: Any) -> Tensor:
-    return _gather(launch.module.multi_formation_backward, *arguments, launch)
+    return _gather(launch.module.multi_formation_backward, launch, *arguments)
 
 
 _dispatch.register(

@@ -238,20 +238,24 @@ def _cpu_select_key_patches(
     scores: torch.Tensor, labels: torch.Tensor, per_class: int, num_classes: int
 ) -> _Selection:
     labels = _long(labels)
-    result = _fake_select_key_patches(scores, labels, per_class, num_classes)
-    chosen = (view(each) for each in result)
-    _C.select_key_patches_cpu(view(scores), view(labels), *chosen, torch.get_num_threads())
-    return result
+    image, crop, score = _fake_select_key_patches(scores, labels, per_class, num_classes)
+    threads = torch.get_num_threads()
+    _C.select_key_patches_cpu(
+        view(scores), view(labels), view(image), view(crop), view(score), threads
+    )
+    return image, crop, score
 
 
 def _cpu_key_patches(
     logits: torch.Tensor, labels: torch.Tensor, num_crops: int, per_class: int, num_classes: int
 ) -> _Selection:
     labels = _long(labels)
-    result = _fake_select_key_patches(logits, labels, per_class, num_classes)
-    chosen = (view(each) for each in result)
-    _C.key_patches_cpu(view(logits), view(labels), num_crops, *chosen, torch.get_num_threads())
-    return result
+    image, crop, score = _fake_select_key_patches(logits, labels, per_class, num_classes)
+    threads = torch.get_num_threads()
+    _C.key_patches_cpu(
+        view(logits), view(labels), num_crops, view(image), view(crop), view(score), threads
+    )
+    return image, crop, score
 
 
 def _cuda_realism_scores(
@@ -301,11 +305,19 @@ def _top_images(
     per_class: int,
     num_classes: int,
 ) -> _Selection:
-    result = _fake_select_key_patches(best, labels, per_class, num_classes)
-    scratch = torch.empty_like(result[0])
-    chosen = (view(each) for each in result)
-    launch.module.top_images(view(best), view(crop), view(labels), view(scratch), *chosen, launch)
-    return result
+    image, out_crop, score = _fake_select_key_patches(best, labels, per_class, num_classes)
+    scratch = torch.empty_like(image)
+    launch.module.top_images(
+        view(best),
+        view(crop),
+        view(labels),
+        view(scratch),
+        view(image),
+        view(out_crop),
+        view(score),
+        launch,
+    )
+    return image, out_crop, score
 
 
 def _fake_realism_scores(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
