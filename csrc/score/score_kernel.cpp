@@ -181,12 +181,14 @@ void score_typed(const Logits& logits, const int64_t* labels, int64_t rows_per_l
 void score_rows(const Logits& logits, const int64_t* labels, int64_t rows_per_label, int64_t begin,
                 int64_t end, float* scores) {
   switch (logits.type) {
+    case Dtype::float32:
+      return score_typed<float>(logits, labels, rows_per_label, begin, end, scores);
     case Dtype::float16:
       return score_typed<Half>(logits, labels, rows_per_label, begin, end, scores);
     case Dtype::bfloat16:
       return score_typed<BFloat16>(logits, labels, rows_per_label, begin, end, scores);
     default:
-      return score_typed<float>(logits, labels, rows_per_label, begin, end, scores);
+      return;  // no other comes here
   }
 }
 
