@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import torch
@@ -52,12 +53,25 @@ def capture(
         # The outer block restores the stream where the inner one fails to.
         with torch.cuda.stream(beside):
             try:
-                with torch.cuda.graph(graph, pool=pool, stream=beside):
+                with _nothing_freed(), torch.cuda.graph(graph, pool=pool, stream=beside):
                     result = call()
             except BaseException:
                 _abandon(pool)
                 raise
     return graph, result
+
+
+@contextmanager
+def _nothing_freed() -> Iterator[None]:
+    """Keep Python's collector from freeing an older graph in the block: that ends a capture."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _abandon(pool: tuple[int, int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
@@ -120,3 +121,21 @@ def test_a_failed_capture_leaves_the_stream_and_lets_the_next_begin(
     assert result == [(0, 1)]
     assert gpu.stream == "usual"
     assert gpu.recording == []
+
+
+def test_the_collector_frees_nothing_within_a_capture(gpu: SimpleNamespace) -> None:
+    freed: list[bool] = []
+    enabled: list[bool] = []
+
+    class Old:
+        def __init__(self) -> None:
+            self.itself = self  # left to the collector, as an older graph in a cycle is
+
+        def __del__(self) -> None:
+            freed.append(bool(gpu.recording))
+
+    Old()
+    streams.capture(lambda: enabled.append(gc.isenabled()), torch.device("cuda", 0))
+    assert freed == [False]
+    assert enabled == [True, False]  # to warm up, and in the capture
+    assert gc.isenabled()

@@ -263,7 +263,8 @@ def nearest_samples(
     shape = centroid_shape(k, counts, problems)
     given = check_centroids(centres, "centroids", shape, problems)
     count = check_at_least(count, "count", 1)
-    least = min((b - a for a, b in itertools.pairwise(problems.offsets)), default=count)
+    lengths = [b - a for a, b in itertools.pairwise(problems.offsets)]
+    least = min(lengths) if lengths else count  # torch.compile knows no min with a default
     if count > least:
         raise ValueError(f"count must be at most the samples of each problem, {least}, got {count}")
     samples, places, _ = _for_kernels(problems, given, counts, cosine=False)

@@ -40,7 +40,7 @@ def test_same_seed_same_bytes_and_a_graph_is_captured(tmp_path: Path, digits: So
         # Of pydream's own warnings only: PyTorch and its libraries have others.
         warnings.filterwarnings("error", "matching runs without|pydream has no compiled kernels")
         first, images = run(tmp_path / "first", digits)
-    second, again = run(tmp_path / "second", digits)
+        second, again = run(tmp_path / "second", digits)  # with the first one's graph to be freed
     assert images.equal(again)
     assert first.manifest == second.manifest
 

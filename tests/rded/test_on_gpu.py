@@ -92,13 +92,13 @@ def test_stages_are_timed_on_the_device(config):
     assert result.seconds["observer"] < result.seconds["whole"]
 
 
-def test_weights_that_are_no_numbers_are_named(config, tmp_path):
+def test_scores_that_are_no_numbers_are_named(config, tmp_path):
     from pydream.errors import PydreamError
     from pydream.models import build_model, save_weights
 
     model = build_model("convnet2-w16", num_classes=4, side=32)
     with torch.no_grad():
-        model.classifier.weight[0, 0] = torch.nan
+        model.classifier.weight.fill_(3e38)  # finite, but no product with it is
     file = tmp_path / "damaged.safetensors"
     save_weights(model, file, {"arch": "convnet2-w16", "side": "32"})
     with pytest.raises(PydreamError, match="are not numbers"):
@@ -138,13 +138,13 @@ def test_an_evaluation(digits_observer, tmp_path):
             EvaluateConfig(
                 set=distilled.path,
                 observer=str(digits_observer),
-                epochs=60,
+                epochs=200,
                 horizontal_flip=False,
                 device=device,
                 out=tmp_path / device,
             )
         )
         accuracy[device] = result.rows[0].runs[0].curve[-1].top1
-    # The same views from the same seed: what differs is rounding, over 60 epochs.
+    # The same views from the same seed: what differs is rounding, over 200 epochs.
     assert accuracy["cuda"] > 0.8
     assert abs(accuracy["cuda"] - accuracy["cpu"]) < 0.05

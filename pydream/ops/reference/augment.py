@@ -102,12 +102,14 @@ def diff_augment(x: Tensor, parameters: Tensor) -> Tensor:
 
 def diff_augment_adjoint(upstream: Tensor, parameters: Tensor) -> Tensor:
     """Compute the derivative with respect to the images."""
-    x = torch.zeros_like(upstream, memory_format=torch.contiguous_format)
-    # vjp works where gradients are switched off, as they are within an op.
-    pull: Callable[[Tensor], tuple[Tensor]] = torch.func.vjp(
-        lambda x: diff_augment(x, parameters), x
-    )[1]
-    return pull(upstream)[0]
+    # vjp works where gradients are switched off, as they are within an op. Inference mode switches
+    # more off, and its tensors cannot be saved for a derivative; their clones can.
+    with torch.inference_mode(False):
+        rows, slope = parameters.clone(), upstream.clone(memory_format=torch.contiguous_format)
+        pull: Callable[[Tensor], tuple[Tensor]] = torch.func.vjp(
+            lambda x: diff_augment(x, rows), torch.zeros_like(slope)
+        )[1]
+        return pull(slope)[0]
 
 
 def _colour(x: Tensor, rows: Tensor) -> Tensor:
