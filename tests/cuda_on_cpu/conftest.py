@@ -25,7 +25,11 @@ SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-o
 OPTIONS = ["-std=c++17", "-O1", "-g", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing"]
 # Products and sums fused as nvcc fuses them, where the processor can: GCC does so behind -O1 only
 # with expensive optimizations.
-FUSED = ["-mfma", "-ffp-contract=fast", "-fexpensive-optimizations"] if "avx2" in _C.available_isas() else []
+FUSED = (
+    ["-mfma", "-ffp-contract=fast", "-fexpensive-optimizations"]
+    if "avx2" in _C.available_isas()
+    else []
+)
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 
 # The families of ops whose tests run with CUDA kernels, those first that take longest.
