@@ -35,7 +35,7 @@ def cuda_options() -> list[str]:
         if mode == "on":
             raise SystemExit(
                 "PYDREAM_CUDA=on, but there is no nvcc: put it on PATH, set CUDA_HOME, or "
-                f"pip install {' '.join(repr(each) for each in cuda_toolkit.WHEELS)}"
+                f"pip install {' '.join(repr(wheel) for wheel in cuda_toolkit.WHEELS)}"
             )
         return WITHOUT_CUDA
     return [

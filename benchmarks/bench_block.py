@@ -29,7 +29,7 @@ def measure(side: int, statistics: str, passes: str, rounds: int) -> dict[str, A
     images, slope, second = drawn(side), drawn(side // 2), drawn(side)
     leaves = [images, torch.ones(WIDTH), torch.zeros(WIDTH)]
     if passes != "forward":
-        leaves = [each.requires_grad_() for each in leaves]
+        leaves = [leaf.requires_grad_() for leaf in leaves]
     upstream = slope.requires_grad_()
 
     def run_by(block: Callable[..., Tensor]) -> Callable[[], tuple[Tensor, ...]]:

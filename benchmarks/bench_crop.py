@@ -106,7 +106,7 @@ def opencv_rival(case: Case, threads: int) -> Callable[[], Tensor]:
     import cv2
 
     cv2.setNumThreads(threads)
-    mean, std = (np.array(each, dtype=np.float32) for each in (MEAN, STD))
+    mean, std = (np.array(values, dtype=np.float32) for values in (MEAN, STD))
     factor, offset = 1 / (255 * std), mean / std
 
     def cut(image: Any, top: int, left: int, height: int, width: int) -> Tensor:

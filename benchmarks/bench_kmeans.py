@@ -57,7 +57,7 @@ def cifar_features(root: Path, classes: int) -> Tensor:
     features = []
     with torch.inference_mode():
         for label in range(classes):
-            images = torch.stack([source.image(each) for each in source.class_indices(label)])
+            images = torch.stack([source.image(index) for index in source.class_indices(label)])
             pixels = images.permute(0, 3, 1, 2) / 255 - torch.tensor(IMAGENET_MEAN)[:, None, None]
             pixels = pixels / torch.tensor(IMAGENET_STD)[:, None, None]
             features.append(torch.cat([model.features(part) for part in pixels.split(250)]))
@@ -114,7 +114,7 @@ def peers(x: Tensor, start: Tensor) -> Rivals:
 
 def inertia(x: Tensor, centroids: Any) -> float:
     """The sum of squared distances to someone's centroids."""
-    given = torch.as_tensor(np.stack([np.asarray(each) for each in centroids]))
+    given = torch.as_tensor(np.stack([np.asarray(centroid) for centroid in centroids]))
     problems = x.view(-1, *x.shape[-2:])
     return float(ops.kmeans(problems, given.shape[1], init=given, max_iter=0).inertia.sum())
 

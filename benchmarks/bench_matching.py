@@ -23,13 +23,13 @@ SAME_SLOPES = 1e-4
 
 def shapes(name: str) -> list[torch.Size]:
     model = resnet18() if name == "ResNet-18" else ConvNet(10, side=32, norm="instance")
-    return [each.shape for each in model.parameters()]
+    return [parameter.shape for parameter in model.parameters()]
 
 
 def lists(name: str) -> tuple[list[Tensor], list[Tensor]]:
     generator = torch.Generator().manual_seed(0)
-    x = [torch.randn(each, generator=generator).requires_grad_() for each in shapes(name)]
-    return x, [torch.randn(each, generator=generator) for each in shapes(name)]
+    x = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes(name)]
+    return x, [torch.randn(shape, generator=generator) for shape in shapes(name)]
 
 
 def measure(name: str, metric: str, rounds: int) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def measure(name: str, metric: str, rounds: int) -> dict[str, Any]:
             continue  # rows of one value: what is left is the rounding of two equal parts
         scale = float(theirs.abs().max())
         torch.testing.assert_close(mine, theirs, rtol=SAME_VALUE, atol=SAME_SLOPES * scale)
-    size = sum(each.numel() for each in x)
+    size = sum(tensor.numel() for tensor in x)
     source, target = torch.randn(3 * size // 2), torch.empty(3 * size // 2)
     limit = "a copy of as many bytes as three lists have"
     rivals: dict[str, Callable[[], object]] = {

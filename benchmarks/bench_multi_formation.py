@@ -63,7 +63,7 @@ def measure(name: str, backward: bool, rounds: int) -> dict[str, Any]:
         limit: lambda: in_large_pages(torch.empty_like(expected)).fill_(0.5),
     }
     timings = compare(
-        {key: repeated(each) for key, each in rivals.items()}, rounds=rounds, threads=2
+        {key: repeated(rival) for key, rival in rivals.items()}, rounds=rounds, threads=2
     )
     passes = CALLS * (2 if backward else 1)
     work = Work(passes * (images.nbytes + expected.nbytes), passes * OPERATIONS * expected.numel())

@@ -123,15 +123,15 @@ def compared(
         "items": items,
         "unit": unit,
         "work": asdict(work),
-        "device_seconds": {name: asdict(each) for name, (each, _) in taken.items()},
+        "device_seconds": {name: asdict(timing) for name, (timing, _) in taken.items()},
         "items_of_a_call": counts,
         "not_in_a_graph": [
             name for name in taken if not {"pydream": ours, **rivals}[name].captured
         ],
         "microseconds_per_item": {
-            name: each.median / counts[name] * 1e6 for name, (each, _) in taken.items()
+            name: timing.median / counts[name] * 1e6 for name, (timing, _) in taken.items()
         },
-        "microseconds_per_call": {name: each * 1e6 for name, (_, each) in taken.items()},
+        "microseconds_per_call": {name: seconds * 1e6 for name, (_, seconds) in taken.items()},
         "times_as_fast": {name: taken[name][0].median / counts[name] / own for name in others},
         "times_as_fast_per_call": {
             name: taken[name][1] / counts[name] / own_call for name in others
@@ -253,15 +253,15 @@ def _shown(name: str, case: Case) -> str:
     if "failed" in case:
         return f"{name}: {case['failed']}"
     if "microseconds_per_item" not in case:
-        return f"{name}: " + ", ".join(f"{key} {each}" for key, each in case.items())
+        return f"{name}: " + ", ".join(f"{key} {value}" for key, value in case.items())
     limit = case.get("fraction_of_limit")
     lines = [name if limit is None else f"{name}: {limit:.0%} of the limit"]
-    for rival, each in case["microseconds_per_item"].items():
+    for rival, microseconds in case["microseconds_per_item"].items():
         times = case["times_as_fast"].get(rival)
         more = f"   pydream is {times:.1f} times as fast" if times else ""
         host = " (calls, no graph)" if rival in case["not_in_a_graph"] else ""
         lines.append(
-            f"  {rival:34s} {each:12.3f} us per {case['unit']}{host}; "
+            f"  {rival:34s} {microseconds:12.3f} us per {case['unit']}{host}; "
             f"a call {case['microseconds_per_call'][rival]:,.0f} us{more}"
         )
     lines += [f"  {rival:34s} {remark}" for rival, remark in case["remarks"].items()]

@@ -50,14 +50,14 @@ def device_seconds(
     """Seconds of the device for one call: of rounds that take `least` seconds in all."""
 
     def work() -> None:
-        for each in inputs:
-            call(each)
+        for value in inputs:
+            call(value)
 
     run = capture(work, device)[0].replay if captured else work
     once = between_events(run, 1)[0]
     fewest = _LEAST_ROUNDS if once < least else _SLOW_ROUNDS
     taken = between_events(run, min(max(int(least / once) + 1, fewest), _MOST_ROUNDS))
-    return timing([each / len(inputs) for each in taken])
+    return timing([seconds / len(inputs) for seconds in taken])
 
 
 def between_events(run: Callable[[], object], rounds: int) -> list[float]:

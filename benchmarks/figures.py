@@ -28,7 +28,7 @@ def draw_ratios(rows: Sequence[dict[str, Any]], file: Path, digest: str) -> None
     digest
         Of what is drawn; kept in the file.
     """
-    rows = [each for each in rows if each["times"]]
+    rows = [row for row in rows if row["times"]]
     of_machines = _by_machine(rows)
     heights = [1.1 + _ROW * len(own) for own in of_machines.values()]
     figure = Figure(figsize=(9.5, sum(heights)), layout="constrained")
@@ -74,12 +74,12 @@ def draw_roofline(points: Sequence[dict[str, Any]], file: Path, digest: str) -> 
     figure = Figure(figsize=(7.5, 4.8 * len(of_machines)), layout="constrained")
     panels = figure.subplots(len(of_machines), squeeze=False)
     for axes, (machine, own) in zip(panels[:, 0], of_machines.items(), strict=True):
-        names = list(dict.fromkeys(each["op"] for each in own))
+        names = list(dict.fromkeys(point["op"] for point in own))
         for colour, name in zip(_COLOURS, names, strict=False):
-            of_op = [each for each in own if each["op"] == name]
+            of_op = [point for point in own if point["op"] == name]
             axes.scatter(
-                [each["operations"] / each["nbytes"] for each in of_op],
-                [each["operations"] / each["seconds"] / 1e9 for each in of_op],
+                [point["operations"] / point["nbytes"] for point in of_op],
+                [point["operations"] / point["seconds"] / 1e9 for point in of_op],
                 s=18, color=colour, label=name, zorder=3,
             )  # fmt: skip
         _draw_roofs(axes, own)
@@ -94,9 +94,9 @@ def draw_roofline(points: Sequence[dict[str, Any]], file: Path, digest: str) -> 
 def _draw_roofs(axes: Axes, points: Sequence[dict[str, Any]]) -> None:
     """Draw what the machine can do at most: a roof for each type of numbers that it multiplies."""
     roofs: dict[str, dict[str, Any]] = {}
-    for each in points:
-        roofs.setdefault(each["limits"]["dtype"], each["limits"])
-    intensities = [each["operations"] / each["nbytes"] for each in points]
+    for point in points:
+        roofs.setdefault(point["limits"]["dtype"], point["limits"])
+    intensities = [point["operations"] / point["nbytes"] for point in points]
     edges = [roof["matrix_operations"] / roof["copy_bytes"] for roof in roofs.values()]
     least, most = min(intensities) / 2, 2 * max(*intensities, *edges)
     for roof, edge in zip(roofs.values(), edges, strict=True):
@@ -122,27 +122,27 @@ def draw_curves(curves: Sequence[dict[str, Any]], file: Path) -> None:
     rows = -(-len(curves) // columns)
     figure = Figure(figsize=(11, 2.9 * rows), layout="constrained")
     all_axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, each in zip(all_axes, curves, strict=False):
-        for colour, (name, values) in zip(_COLOURS, each["lines"].items(), strict=False):
-            axes.plot(each["at"], values, "o-", markersize=3.5, color=colour, label=name)
-        axes.set_title(each["title"], fontsize=9)
+    for axes, curve in zip(all_axes, curves, strict=False):
+        for colour, (name, values) in zip(_COLOURS, curve["lines"].items(), strict=False):
+            axes.plot(curve["at"], values, "o-", markersize=3.5, color=colour, label=name)
+        axes.set_title(curve["title"], fontsize=9)
         axes.set(xscale="log", yscale="log")
-        axes.set_xticks(each["at"], [f"{at:g}" for at in each["at"]])
+        axes.set_xticks(curve["at"], [f"{at:g}" for at in curve["at"]])
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_minor_locator(NullLocator())
-        axes.set_xlabel(each["x"], fontsize=8)
-        axes.set_ylabel(each["y"], fontsize=8)
+        axes.set_xlabel(curve["x"], fontsize=8)
+        axes.set_ylabel(curve["y"], fontsize=8)
         axes.grid(color="#e6e6ea", linewidth=0.6)
         axes.tick_params(labelsize=7)
-        if "peak_mib" in each:
+        if "peak_mib" in curve:
             memory = axes.twinx()
-            memory.plot(each["at"], each["peak_mib"], "s--", markersize=3.5, color=FAINT)
-            memory.set_ylim(0, 1.25 * max(each["peak_mib"]))
+            memory.plot(curve["at"], curve["peak_mib"], "s--", markersize=3.5, color=FAINT)
+            memory.set_ylim(0, 1.25 * max(curve["peak_mib"]))
             memory.set_ylabel("peak memory, MiB (dashed)", fontsize=8, color=FAINT)
             memory.tick_params(labelsize=7)
-        elif len(each["lines"]) > 1:
+        elif len(curve["lines"]) > 1:
             axes.legend(fontsize=7, frameon=False)
     for axes in all_axes[len(curves) :]:
         axes.set_visible(False)
@@ -151,8 +151,8 @@ def draw_curves(curves: Sequence[dict[str, Any]], file: Path) -> None:
 
 def _by_machine(items: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
-    for each in items:
-        found.setdefault(each["machine"], []).append(each)
+    for item in items:
+        found.setdefault(item["machine"], []).append(item)
     return found
 
 

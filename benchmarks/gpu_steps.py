@@ -265,7 +265,7 @@ def _pipelines(out: Path, given: Path | None, rehearse: bool) -> list[Step]:
 def find_folder(file: str, given: Path | None) -> Path | None:
     """Return the folder that has a file: the given one, `data` in the checkout, or beside it."""
     folders = [*([] if given is None else [given]), REPOSITORY / "data", BESIDE]
-    return next((each.resolve() for each in folders if (each / file).is_file()), None)
+    return next((folder.resolve() for folder in folders if (folder / file).is_file()), None)
 
 
 def make_data(folder: Path) -> None:

@@ -111,11 +111,11 @@ def summary(
         What was run, in words.
     """
     finished = {name: of for name, of in runs.items() if of}
-    timings = {name: timing([each["seconds"] for each in of]) for name, of in finished.items()}
+    timings = {name: timing([run["seconds"] for run in of]) for name, of in finished.items()}
     return {
         "label": label,
         **report(timings, ours=ours, limit=limit if limit in finished else None, unit=unit),
-        "peak_mib": {name: max(each["peak_mib"] for each in of) for name, of in finished.items()},
+        "peak_mib": {name: max(run["peak_mib"] for run in of) for name, of in finished.items()},
         "runs": runs,
         "remarks": {name: "did not finish" for name in runs if name not in finished},
     }

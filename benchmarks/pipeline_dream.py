@@ -136,7 +136,7 @@ def main() -> None:
         f"DREAM+, one iteration: {arguments.classes} classes of {arguments.images_per_class} "
         f"CIFAR-10 images, {arguments.arch}, {arguments.inner_loop} steps"
     )
-    settings = {name: str(each) for name, each in vars(arguments).items() if name not in LEFT_OUT}
+    settings = {name: str(value) for name, value in vars(arguments).items() if name not in LEFT_OUT}
     device = torch.device(arguments.device)
     record = GrowingRecord("dream", arguments.out, device if device.type == "cuda" else None)
 

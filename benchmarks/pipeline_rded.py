@@ -43,7 +43,7 @@ class Case:
     preselect: int = 300
 
     def classes(self) -> list[list[Path]]:
-        return [sorted(each.iterdir()) for each in sorted(self.folder.iterdir())]
+        return [sorted(folder.iterdir()) for folder in sorted(self.folder.iterdir())]
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def measure(name: str, arguments: Arguments) -> dict[str, Any]:
     setting = {"side": case.side, "ipc": case.ipc, "factor": case.factor}
     label = case.label
     if runs.get(IN_FLOAT32):
-        seconds = median(each["seconds"] for each in runs[IN_FLOAT32])
+        seconds = median(run["seconds"] for run in runs[IN_FLOAT32])
         label += f", observer in bfloat16 (in float32 {seconds:.3g} s)"
     found = summary(runs, ours=OURS, limit=LIMIT, label=label)
     return {"setting": {**setting, "preselect": case.preselect}, **found}

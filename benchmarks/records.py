@@ -194,7 +194,7 @@ def _processor() -> dict[str, str]:
         except OSError:
             told = {}
     name = told.pop("processor", None) or platform.processor() or platform.machine()
-    return {"processor": name, **{key: each for key, each in told.items() if each}}
+    return {"processor": name, **{key: value for key, value in told.items() if value}}
 
 
 def read_cpuinfo(text: str) -> dict[str, str]:
@@ -234,7 +234,7 @@ def newest_records(folder: Path = RESULTS) -> Iterator[dict[str, Any]]:
     MixedRecordsError
         Where one folder has records of machines that differ in what decides speed.
     """
-    for place in sorted(each for each in folder.iterdir() if each.is_dir()):
+    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
         records = []
         for file in sorted(place.glob("*.json")):
             record = json.loads(file.read_text(encoding="utf-8"))
@@ -252,7 +252,7 @@ def newest_records(folder: Path = RESULTS) -> Iterator[dict[str, Any]]:
 def _check_one_machine(records: list[dict[str, Any]]) -> None:
     """Refuse records of different machines, naming the files and what differs."""
     for record in records[1:]:
-        first, other = (decisive(each["machine"]) for each in (records[0], record))
+        first, other = (decisive(entry["machine"]) for entry in (records[0], record))
         if first != other:
             differs = [
                 f"{name} is {first.get(name)} and {other.get(name)}"

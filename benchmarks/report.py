@@ -229,7 +229,7 @@ def _slower(records: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     several = len({_machine(record) for record in records}) > 1
     for record in records:
-        if record["name"] not in {*ALL_SHOWN, *(each.record for each in HEADLINES)}:
+        if record["name"] not in {*ALL_SHOWN, *(headline.record for headline in HEADLINES)}:
             continue
         for name, case in _cases(record).items():
             where = name if record["name"] in OF_MANY_OPS else f"{_op(record, name)}, {name}"
@@ -244,7 +244,7 @@ def _slower(records: Sequence[Mapping[str, Any]]) -> str:
                 for than, found, least in _against_targets(record["name"], name, case)
                 if found < least
             ]
-            lines += [f"| {where} | {each} |\n" for each in slower + missed]
+            lines += [f"| {where} | {line} |\n" for line in slower + missed]
     head = "\n| case | result |\n|---|---|\n"
     return head + "".join(lines) + "\n" if lines else "\nNothing.\n\n"
 

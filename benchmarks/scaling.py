@@ -69,7 +69,7 @@ def curve(title: str, axis: str, points: Iterator[tuple[float, Rivals]]) -> Curv
         found["at"].append(at)
         for name, timed in compare(rivals, rounds=ROUNDS, threads=THREADS).items():
             found["lines"].setdefault(name, []).append(timed.median * 1e3)
-        print(title, at, {name: round(each[-1], 2) for name, each in found["lines"].items()})
+        print(title, at, {name: round(values[-1], 2) for name, values in found["lines"].items()})
     return found
 
 
@@ -161,8 +161,8 @@ def whole_runs(title: str, axis: str, at: Sequence[int], names: Sequence[str], d
     runs = run_in_turns("benchmarks.scaling", names, ["--data", str(data)], RUNS)
     return {
         "title": title, "x": axis, "y": "s", "at": list(at),
-        "lines": {"pydream": [median(each["seconds"] for each in runs[name]) for name in names]},
-        "peak_mib": [max(each["peak_mib"] for each in runs[name]) for name in names],
+        "lines": {"pydream": [median(run["seconds"] for run in runs[name]) for name in names]},
+        "peak_mib": [max(run["peak_mib"] for run in runs[name]) for name in names],
         "runs": runs,
     }  # fmt: skip
 
@@ -170,8 +170,8 @@ def whole_runs(title: str, axis: str, at: Sequence[int], names: Sequence[str], d
 def pipeline_curves(data: Path) -> Iterator[Curve]:
     """Measure RDED and DREAM+, each run in a process of its own."""
     for axis, sizes in RDED.items():
-        images = [classes * each for classes, each in sizes]
-        names = [f"rded {classes} {each}" for classes, each in sizes]
+        images = [classes * images_per_class for classes, images_per_class in sizes]
+        names = [f"rded {classes} {images_per_class}" for classes, images_per_class in sizes]
         yield whole_runs(f"RDED, {axis}", "images", images, names, data)
     names = [f"dream {classes}" for classes in DREAM_CLASSES]
     yield whole_runs("DREAM+, one iteration of 5 steps", "classes", DREAM_CLASSES, names, data)
@@ -190,7 +190,7 @@ def main() -> None:
         print_run(run(arguments.data, *map(int, numbers)))
         return
     curves = [*op_curves(), *pipeline_curves(arguments.data)]
-    print(write_record("scaling", {each["title"]: each for each in curves}, arguments.out))
+    print(write_record("scaling", {curve["title"]: curve for curve in curves}, arguments.out))
     draw_curves(curves, OUT)
     print(OUT)
 

@@ -152,10 +152,10 @@ def report(
 def table(title: str, record: Mapping[str, Any]) -> str:
     """Lay a record of :func:`report` out for reading."""
     lines = [title]
-    for name, each in record["microseconds_per_item"].items():
+    for name, microseconds in record["microseconds_per_item"].items():
         timing = record["seconds"][name]
         spread = (timing["upper_quartile"] - timing["lower_quartile"]) / timing["median"]
         ratio = record["times_as_fast"].get(name)
         times = f"   pydream is {ratio:.1f} times as fast" if ratio else ""
-        lines.append(f"  {name:44s} {each:9.2f} us   spread {spread:4.0%}{times}")
+        lines.append(f"  {name:44s} {microseconds:9.2f} us   spread {spread:4.0%}{times}")
     return "\n".join(lines)

@@ -53,4 +53,7 @@ def architectures() -> str:
     except (OSError, subprocess.SubprocessError):
         return DEFAULT_ARCHITECTURES
     here = sorted({line.strip().replace(".", "") for line in answer.splitlines() if line.strip()})
-    return ";".join(f"{each}-real" for each in here if each.isdigit()) or DEFAULT_ARCHITECTURES
+    return (
+        ";".join(f"{architecture}-real" for architecture in here if architecture.isdigit())
+        or DEFAULT_ARCHITECTURES
+    )

@@ -28,7 +28,7 @@ def load() -> tuple[Tensor, Tensor, Tensor]:
     images = torch.tensor(pixels * 15, dtype=torch.uint8).view(-1, 8, 8, 1).expand(-1, -1, -1, 3)
     keys = [f"{label}/{number:08d}" for number, label in enumerate(labels)]
     hashes = [hashlib.blake2b(key.encode()).digest()[:8] for key in keys]
-    ids = torch.tensor([int.from_bytes(each, "little", signed=True) for each in hashes])
+    ids = torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in hashes])
     return images.contiguous(), torch.tensor(labels), ids
 
 

@@ -41,7 +41,7 @@ def network() -> ConvNet:
 def gradients(model: nn.Module, images: Tensor, label: int, **options: bool) -> list[Tensor]:
     """Return the gradients of the loss on images of one class."""
     loss = F.cross_entropy(model(images), torch.full((len(images),), label))
-    weights = [each for each in model.parameters() if each.dim() > 1]
+    weights = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     return list(torch.autograd.grad(loss, weights, **options))
 
 
@@ -88,8 +88,8 @@ def main() -> None:
             torch.manual_seed(seed)
             synthetic = distil(images, choose, choose(network()), steps=40)
             found.append(accuracy(synthetic, test_images, test_labels))
-        each = ", ".join(f"{value:.1%}" for value in found)
-        print(f"{name:15s} {sum(found) / SEEDS:.1%} ({each})")
+        shares = ", ".join(f"{value:.1%}" for value in found)
+        print(f"{name:15s} {sum(found) / SEEDS:.1%} ({shares})")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class Arguments:
 def load_class(path: Path, label: int) -> tuple[Tensor, str]:
     """Return the images of a class, uint8 (N, 3, 32, 32), and its name."""
     source = open_source(path)
-    images = torch.stack([source.image(each) for each in source.class_indices(label)])
+    images = torch.stack([source.image(index) for index in source.class_indices(label)])
     return images.permute(0, 3, 1, 2), source.class_names[label]
 
 
@@ -94,7 +94,10 @@ def main() -> None:
     ]
     ways = {
         "representative": (chosen, evenness(features, chosen)),
-        "random": (random[0], torch.stack([evenness(features, each) for each in random]).mean(0)),
+        "random": (
+            random[0],
+            torch.stack([evenness(features, chosen) for chosen in random]).mean(0),
+        ),
     }
     for way, (_, (middle, largest)) in ways.items():
         print(f"{way:15s} mean {middle:.3f}, largest {largest:.3f}")

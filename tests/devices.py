@@ -129,7 +129,7 @@ def faulty_place(pattern: str) -> str:
 def _to_cuda(value: Any) -> Any:
     """Move tensors with their strides and offset, since these are what some tests are about."""
     if isinstance(value, (list, tuple)):
-        return type(value)(_to_cuda(each) for each in value)
+        return type(value)(_to_cuda(item) for item in value)
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(value.copy())
     if not isinstance(value, torch.Tensor) or value.device.type != "cpu":
@@ -150,7 +150,7 @@ def _moved(op: Callable[..., Any]) -> Callable[..., Any]:
             options["out"].copy_(there["out"])
             return options["out"]
         if isinstance(result, tuple):
-            return type(result)(*(each.cpu() for each in result))
+            return type(result)(*(tensor.cpu() for tensor in result))
         return result.cpu()
 
     return run

@@ -65,7 +65,7 @@ def messages(tree: ast.AST) -> Iterator[tuple[int, str]]:
             if isinstance(node, ast.Expr) or id(child) in parts:
                 continue
             if isinstance(child, ast.JoinedStr):
-                written = [each.value for each in child.values if isinstance(each, ast.Constant)]
+                written = [part.value for part in child.values if isinstance(part, ast.Constant)]
                 yield child.lineno, "".join(map(str, written))
             elif isinstance(child, ast.Constant) and isinstance(child.value, str):
                 yield child.lineno, child.value
@@ -85,19 +85,19 @@ def test_options_named_in_messages_are_options_of_their_commands():
         for line, text in messages(ast.parse(file.read_text())):
             named = {*OPTION.findall(OTHER_PROGRAM.sub("", text))} - {"--help", "--version"}
             seen += len(named)
-            prefix = max((each for each in COMMANDS_OF if module.startswith(each)), key=len,
+            prefix = max((prefix for prefix in COMMANDS_OF if module.startswith(prefix)), key=len,
                          default=None)  # fmt: skip
             known = everywhere
             if prefix is None and named:
                 wrong.append(f"{module}:{line}: add the module's commands to COMMANDS_OF")
             elif prefix is not None and COMMANDS_OF[prefix] and "`pydream " not in text:
                 known = set.intersection(*map(options, COMMANDS_OF[prefix]))
-            wrong += [f"{module}:{line}: {each}" for each in sorted(named - known)]
+            wrong += [f"{module}:{line}: {option}" for option in sorted(named - known)]
     assert not wrong, "\n".join(wrong)
     assert seen > 40
 
 
 def test_the_search_finds_options_in_plain_and_formatted_strings_but_in_no_docstring():
     tree = ast.parse('"""--a"""\nraise E(f"{x}: give --b {y} or --c-d" "; --e")\nz = "--f"')
-    found = [each for _, text in messages(tree) for each in OPTION.findall(text)]
+    found = [option for _, text in messages(tree) for option in OPTION.findall(text)]
     assert sorted(found) == ["--b", "--c-d", "--e", "--f"]

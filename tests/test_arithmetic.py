@@ -158,11 +158,11 @@ def test_an_observer_in_float32_takes_no_tf32(convolutions: list[Convolution], p
     observer = load(precision="float32")
     convolutions.clear()
     getattr(observer, passes)(images)
-    assert {(each.tf32, each.cudnn) for each in convolutions} == {(False, True)}
+    assert {(call.tf32, call.cudnn) for call in convolutions} == {(False, True)}
     observer = load(precision="bfloat16")
     convolutions.clear()
     getattr(observer, passes)(images)
-    assert {(each.tf32, each.cudnn) for each in convolutions} == {(True, True)}  # left as it was
+    assert {(call.tf32, call.cudnn) for call in convolutions} == {(True, True)}  # left as it was
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -196,7 +196,7 @@ def test_observers_and_students_trained_in_float32_take_no_tf32(
         eval_every=1,
         precision=precision,
     )
-    found = {(each.tf32, each.cudnn) for each in convolutions if each.training}
+    found = {(call.tf32, call.cudnn) for call in convolutions if call.training}
     assert found == {(precision != "float32", True)}
 
 
@@ -220,5 +220,5 @@ def test_distilling_by_matching_takes_no_tf32_and_is_repeatable(
         eval_epochs=1,
     )
     distill(config, source=some_images(), test=some_images(), make_network=network)
-    assert {each[1:] for each in convolutions} == {(False, True, True)}
-    assert {each.training for each in convolutions} == {True, False}  # students measured, too
+    assert {call[1:] for call in convolutions} == {(False, True, True)}
+    assert {call.training for call in convolutions} == {True, False}  # students measured, too

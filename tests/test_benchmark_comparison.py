@@ -82,7 +82,7 @@ def test_a_rival_without_a_figure_says_why_and_the_others_have_theirs(
 
 def test_a_rival_of_fewer_items_is_compared_by_the_item(comparison: ModuleType) -> None:
     case = compare(comparison, {"a tenth": lambda x: 2 * x[:100]}, items=100)
-    seconds = {name: each["median"] for name, each in case["device_seconds"].items()}
+    seconds = {name: timing["median"] for name, timing in case["device_seconds"].items()}
     per_item = seconds["a tenth"] / 100 / (seconds["pydream"] / 1000)
     assert case["times_as_fast"]["a tenth"] == pytest.approx(per_item)
     assert case["items_of_a_call"] == {"pydream": 1000, "a tenth": 100}

@@ -30,11 +30,16 @@ def case(ours: float, limit: float = 0.5, **others: float) -> dict[str, Any]:
         "items": 10,
         "unit": "iteration",
         "seconds": {
-            name: {"median": each, "lower_quartile": each, "upper_quartile": each, "rounds": 3}
-            for name, each in seconds.items()
+            name: {
+                "median": median,
+                "lower_quartile": median,
+                "upper_quartile": median,
+                "rounds": 3,
+            }
+            for name, median in seconds.items()
         },
-        "microseconds_per_item": {name: each / 10 * 1e6 for name, each in seconds.items()},
-        "times_as_fast": {name: each / ours for name, each in others.items()},
+        "microseconds_per_item": {name: median / 10 * 1e6 for name, median in seconds.items()},
+        "times_as_fast": {name: median / ours for name, median in others.items()},
         "fraction_of_limit": limit,
         "work": {"nbytes": 1000, "operations": 4000},
     }
@@ -140,7 +145,7 @@ def test_targets_and_machines(report: ModuleType, repository: Path) -> None:
     write(repository, "matching", "2026-02-02", cases, machine="Difference Engine")
     dict(report.update(repository, write=True))
     behind = (repository / PAGE).read_text()
-    (line,) = [each for each in behind.splitlines() if "gradient_distance, ResNet-18, l1" in each]
+    (line,) = [line for line in behind.splitlines() if "gradient_distance, ResNet-18, l1" in line]
     assert "1.50 times as fast as eager, layer by layer; target 2" in line
     assert "of its bound" not in behind
     text = (repository / PAGE).read_text()
@@ -188,7 +193,7 @@ def test_a_gpu_is_described_as_one_and_its_cases_are_held_to_targets(
         ]
     )
     points = report._points(list(report.newest_records(repository / "benchmarks" / "results")))
-    own = {each["op"]: each["limits"] for each in points if each["machine"] == "Jacquard"}
+    own = {point["op"]: point["limits"] for point in points if point["machine"] == "Jacquard"}
     assert own["crop_resize"]["dtype"] == "float32"
     figure = (repository / ROOFLINE).read_text()
     assert figure.count(">float16<") == figure.count(">float32<") == 1
@@ -290,7 +295,7 @@ def test_every_result_is_in_the_record_at_once(tmp_path: Path) -> None:
         record.add(f"case {number}", {"seconds": number})
         (file,) = tmp_path.glob("*/*")
         results = json.loads(file.read_text())["results"]
-        assert results == {f"case {each}": {"seconds": each} for each in range(number + 1)}
+        assert results == {f"case {count}": {"seconds": count} for count in range(number + 1)}
     second = records.GrowingRecord("counting", tmp_path)
     second.add("case", {})
     assert second.path != record.path
@@ -343,7 +348,7 @@ def test_pipelines_run_in_turns(
     found = pipeline.summary(runs, ours="ours", label="a race")
     assert found["times_as_fast"] == {"theirs": 2.5, "slow": 4.5}
     assert found["remarks"] == {"fails": "did not finish"}
-    rounds = {name: each["rounds"] for name, each in found["seconds"].items()}
+    rounds = {name: timing["rounds"] for name, timing in found["seconds"].items()}
     assert rounds == {"ours": 2, "theirs": 2, "slow": 1}
     # What a rival holds itself, in MiB, beside at most as much of Python and PyTorch.
     assert all(1024 < peak < 2048 for peak in found["peak_mib"].values())

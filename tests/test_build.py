@@ -111,13 +111,13 @@ def test_warnings_are_errors_only_where_that_is_asked_for(tmp_path: Path) -> Non
         configure = ["cmake", "-S", str(REPOSITORY), "-B", str(tmp_path), *options]
         subprocess.run(configure, check=True, capture_output=True)
         entries = json.loads((tmp_path / "compile_commands.json").read_text())
-        return {Path(each["file"]).name: each["command"].split() for each in entries}
+        return {Path(entry["file"]).name: entry["command"].split() for entry in entries}
 
     plain = commands(
         "-G", "Ninja", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON",
         f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
     )  # fmt: skip
-    assert {each.name for each in REPOSITORY.glob("csrc/*/*.cpp")} <= plain.keys()
+    assert {path.name for path in REPOSITORY.glob("csrc/*/*.cpp")} <= plain.keys()
     assert all("-Wall" in words and "-Werror" not in words for words in plain.values())
     strict = commands("-DPYDREAM_WERROR=on")
     assert strict.keys() == plain.keys()

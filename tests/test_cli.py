@@ -128,7 +128,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     monkeypatch.chdir(tmp_path)
     names = {"TINY": tiny, "OBSERVER": observer}
     before = sorted(tmp_path.rglob("*"))
-    assert run(monkeypatch, *(names.get(each, each) for each in arguments)) == 2
+    assert run(monkeypatch, *(names.get(argument, argument) for argument in arguments)) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("pydream: ")

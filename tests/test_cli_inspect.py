@@ -126,7 +126,7 @@ def test_bad_input_is_one_line(
     path, observer = made
     monkeypatch.chdir(tmp_path)
     names = {"OBSERVER": str(observer), "SET": str(path)}
-    given = [re.sub("OBSERVER|SET", lambda found: names[found[0]], each) for each in options]
+    given = [re.sub("OBSERVER|SET", lambda found: names[found[0]], option) for option in options]
     assert run(monkeypatch, path, *given) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

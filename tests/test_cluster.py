@@ -114,7 +114,7 @@ def test_far_from_the_origin_as_scikit_learn(kind, convert):
 
 def test_a_fit_in_float64_predicts_float32_and_the_other_way_round():
     x = clumps()
-    wide, narrow = (pydream.KMeans(3, random_state=0).fit(each) for each in (x.double(), x))
+    wide, narrow = (pydream.KMeans(3, random_state=0).fit(samples) for samples in (x.double(), x))
     assert wide.predict(x).equal(narrow.predict(x.double()))
     assert wide.transform(x).dtype == torch.float64
     assert narrow.transform(x).dtype == torch.float32
@@ -193,7 +193,7 @@ def test_more_fits_are_as_good_as_the_best_of_them():
     x = torch.randn(120, 2, generator=torch.Generator().manual_seed(0))
     options = {"n_clusters": 9, "init_method": "random", "random_state": 5}
     alone = [pydream.KMeans(**{**options, "random_state": 5 + i}).fit(x) for i in range(10)]
-    best = min(alone, key=lambda each: each.inertia_)
+    best = min(alone, key=lambda model: model.inertia_)
     for n_init in (10, "auto"):
         together = pydream.KMeans(n_init=n_init, **options).fit(x)
         assert together.centroids.equal(best.centroids)

@@ -68,7 +68,9 @@ def test_python_examples_run_or_at_least_call_what_exists(page: str) -> None:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 called = known.get(node.func.id)
                 if called is not None:
-                    keywords = {each.arg: None for each in node.keywords if each.arg is not None}
+                    keywords = {
+                        keyword.arg: None for keyword in node.keywords if keyword.arg is not None
+                    }
                     inspect.signature(called).bind(*node.args, **keywords)
 
 

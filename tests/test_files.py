@@ -240,7 +240,7 @@ def test_every_command_tries_the_place_of_its_output_before_it_opens_anything(
     ):
         with pytest.raises(PydreamError, match=message):
             run()
-    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert Path("file").read_text() == "mine"
 
 
@@ -257,7 +257,7 @@ def test_what_is_made_beside_its_place_is_put_there_whole_or_not_at_all(tmp_path
         assert (tmp_path / name).exists()
         with pytest.raises(ValueError, match="stopped"):
             fail(make)
-    assert {each.name for each in tmp_path.iterdir()} == {"file", "folder"}
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder"}
 
 
 def test_a_full_disk_beside_a_place_is_told_with_what_to_do(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_log_is_whole_and_an_earlier_one_is_kept(gpu_check, tmp_path):
     count = "for number in range(500): print(number)"
     first = gpu_check.run(python(gpu_check, count), tmp_path)
     second = gpu_check.run(python(gpu_check, "print('again')"), tmp_path)
-    assert (tmp_path / first["log"]).read_text().split() == [str(each) for each in range(500)]
+    assert (tmp_path / first["log"]).read_text().split() == [str(number) for number in range(500)]
     assert (first["log"], second["log"]) == ("step.log", "step-2.log")
     assert first["last_lines"][-1] == "499"
 
@@ -141,7 +141,7 @@ def test_a_check_that_is_stopped_shows_its_table_and_records_the_step(
     outcomes = {"before": "passed", "hangs": gpu_check.STOPPED}
     (file,) = tmp_path.glob("*/*-gpu-check.json")
     results = json.loads(file.read_text())["results"]
-    assert {name: each["outcome"] for name, each in results.items()} == outcomes
+    assert {name: result["outcome"] for name, result in results.items()} == outcomes
     table = capsys.readouterr().out.partition("=== outcome")[2]
     assert re.search(rf"hangs .*{gpu_check.STOPPED}", table)
     assert "after" not in table

@@ -61,9 +61,9 @@ def finish(run: SetWriter) -> None:
 
 def files(folder: Path) -> dict[str, bytes]:
     return {
-        each.relative_to(folder).as_posix(): each.read_bytes()
-        for each in folder.rglob("*")
-        if each.is_file()
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
     }
 
 
@@ -101,14 +101,14 @@ def test_a_run_leaves_nothing_where_another_has_finished_in_the_meantime(tmp_pat
     finish(writer(out))
     with pytest.raises(PydreamError, match="already holds a distilled set"):
         enter(late)
-    assert [each.name for each in tmp_path.iterdir()] == ["set"]
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def test_an_empty_folder_is_no_run(tmp_path):
     """As of a run killed before it wrote what it is."""
     (tmp_path / "set.partial").mkdir()
     finish(writer(tmp_path / "set", resume=False))
-    assert [each.name for each in tmp_path.iterdir()] == ["set"]
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def kill_at_removal(monkeypatch: pytest.MonkeyPatch, number: int) -> None:

@@ -115,7 +115,7 @@ def test_a_failed_capture_leaves_the_stream_and_lets_the_next_begin(
     with pytest.raises(type(error)):
         streams.capture(fails, device, warm_up=2)
     assert gpu.stream == "usual"
-    assert [each.name for each in on] == ["a"] * 3
+    assert [stream.name for stream in on] == ["a"] * 3
     assert gpu.released == ([(0, 0)] if isinstance(error, RuntimeError) else [])
     _, result = streams.capture(lambda: gpu.recording[:], device)
     assert result == [(0, 1)]

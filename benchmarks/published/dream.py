@@ -49,7 +49,9 @@ def representatives(images: Tensor, network: nn.Module, count: int) -> Tensor:
 
 
 def normalised(images: Tensor) -> Tensor:
-    mean, std = (torch.tensor(each, device=images.device)[:, None, None] for each in (MEAN, STD))
+    mean, std = (
+        torch.tensor(values, device=images.device)[:, None, None] for values in (MEAN, STD)
+    )
     return (images - mean) / std
 
 
@@ -67,7 +69,7 @@ def multi_formation(images: Tensor, factor: int) -> Tensor:
 
 def matching_loss(network: nn.Module, real: Tensor, synthetic: Tensor, label: int) -> Tensor:
     """Squared distances of mean features and of the gradients of convolutions."""
-    weights = [each for each in network.parameters() if each.dim() == 4]
+    weights = [parameter for parameter in network.parameters() if parameter.dim() == 4]
 
     def answers(images: Tensor, create_graph: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         features = network.features(images)
@@ -138,7 +140,9 @@ def outer_iteration(
         The numbers.
     """
     everything = torch.cat(list(classes))
-    labels = torch.cat([torch.full((len(each),), label) for label, each in enumerate(classes)])
+    labels = torch.cat(
+        [torch.full((len(members),), label) for label, members in enumerate(classes)]
+    )
     labels = labels.to(everything.device)
     trainer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
     if settings.pretrain:

@@ -24,7 +24,7 @@ def shifted(x: Tensor, rows: Tensor) -> Tensor:
     """DSA's rand_crop: padding, and a gather by indices."""
     size = x.shape[2]
     image, down, across = torch.meshgrid(
-        *(torch.arange(each, device=x.device) for each in (len(x), size, size)), indexing="ij"
+        *(torch.arange(length, device=x.device) for length in (len(x), size, size)), indexing="ij"
     )
     down = torch.clamp(down + rows[:, 8].long().view(-1, 1, 1) + 1, 0, size + 1)
     across = torch.clamp(across + rows[:, 5].long().view(-1, 1, 1) + 1, 0, size + 1)
@@ -45,7 +45,8 @@ def erased(x: Tensor, rows: Tensor) -> Tensor:
     """DSA's rand_cutout: a mask filled by indices."""
     size, extent = x.shape[2], x.shape[2] // 2
     image, down, across = torch.meshgrid(
-        *(torch.arange(each, device=x.device) for each in (len(x), extent, extent)), indexing="ij"
+        *(torch.arange(length, device=x.device) for length in (len(x), extent, extent)),
+        indexing="ij",
     )
     down = torch.clamp(down + rows[:, 9].long().view(-1, 1, 1), 0, size - 1)
     across = torch.clamp(across + rows[:, 10].long().view(-1, 1, 1), 0, size - 1)

@@ -103,5 +103,5 @@ def _collage(patches: torch.Tensor, ipc: int, factor: int, side: int) -> torch.T
     tiled = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
     if tiled.shape[-1] != side:
         tiled = F.interpolate(tiled, (side, side), mode="nearest")
-    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (MEAN, STD))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     return ((tiled * std + mean).clamp(0, 1) * 255).to(torch.uint8)

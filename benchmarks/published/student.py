@@ -82,8 +82,8 @@ def train(folder: Path, student: nn.Module, observer: nn.Module, settings: Setti
         shuffle=True,
         num_workers=settings.workers,
     )
-    decayed = [each for each in student.parameters() if each.dim() > 1]
-    others = [each for each in student.parameters() if each.dim() <= 1]
+    decayed = [parameter for parameter in student.parameters() if parameter.dim() > 1]
+    others = [parameter for parameter in student.parameters() if parameter.dim() <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
         lr=settings.learning_rate,

@@ -120,7 +120,7 @@ def _find_place(
         if names and not unlabelled and (test is None or not _shares(tree, test, classes)):
             test = folder
     above = levels[: levels.index(path) + 1]
-    used = tuple(each for each in (train, test) if each is not None)
+    used = tuple(folder for folder in (train, test) if folder is not None)
     return _Place(train, test, _beside(tree, above, used), tuple(places))
 
 

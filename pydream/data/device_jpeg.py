@@ -55,7 +55,7 @@ def decode_on(
     """
     out: list[torch.Tensor] = []
     errors: dict[int, str] = {}
-    decoded = iter(_on_gpu(device, [each for each in images if isinstance(each, EncodedJpeg)]))
+    decoded = iter(_on_gpu(device, [image for image in images if isinstance(image, EncodedJpeg)]))
     for place, image in enumerate(images):
         if isinstance(image, torch.Tensor):
             out.append(image)

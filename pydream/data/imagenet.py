@@ -190,7 +190,7 @@ def _lay_out_flat(
         found = {name: labels.of(name) for name in images}
     except PydreamError as error:
         raise PydreamError(f"{where}: {error}") from error
-    names = list(wnids) or sorted({each for each in found.values() if each})
+    names = list(wnids) or sorted({wnid for wnid in found.values() if wnid})
     places = {name: place for place, name in enumerate(names)}
     kept = {name: places[wnid] for name, wnid in found.items() if wnid in places}
     missing = sum(wnid is None for wnid in found.values())

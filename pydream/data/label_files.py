@@ -189,14 +189,14 @@ def find_label_files(tree: Tree, description: str, table: str | None = None) -> 
         unread += [
             path
             for path in _lists_at(tree, level)
-            if not any(each.path == path and each.told for each in found)
+            if not any(listing.path == path and listing.told for listing in found)
         ]
         problem = "; ".join(f"{path} {why}" for path, why in problems)
         files = LabelFiles(level, images.keys, ignored, found, problem, unread)
         if table and not files.has_labels:
             why = "gives no image a label" if found else "has no column that names images beside it"
             raise PydreamError(f"{description} {problems[0][1] if problems else why}")
-        if files.has_labels or any(each.told for each in found):
+        if files.has_labels or any(listing.told for listing in found):
             return files
     return LabelFiles(problem=problem, unread=unread)
 
@@ -268,12 +268,12 @@ def _read_tables(
         if table.problem:
             problems.append((path, table.problem))
         by_word: dict[str, list[Row]] = defaultdict(list)
-        for cell, label, each in table.rows:
-            by_word[each].append(Row(cell, label, images.find(cell, folders)))
+        for cell, label, word in table.rows:
+            by_word[word].append(Row(cell, label, images.find(cell, folders)))
         found += [
-            TableRows(path, each, bool(told) or table.has_splits, table.column, rows)
-            for each, rows in by_word.items()
-            if split_of(each) != "unlabelled"
+            TableRows(path, word, bool(told) or table.has_splits, table.column, rows)
+            for word, rows in by_word.items()
+            if split_of(word) != "unlabelled"
         ]
     return found, problems
 

@@ -106,7 +106,7 @@ def _read_rows(path: str, content: bytes, names_file: Callable[[str], bool]) -> 
     if path.lower().endswith(".jsonl"):
         rows = _json_rows(text)
     elif path.lower().endswith(".txt") and not any(
-        each in text.partition("\n")[0] for each in _DELIMITERS
+        delimiter in text.partition("\n")[0] for delimiter in _DELIMITERS
     ):
         lines = [line.strip() for line in text.splitlines()]
         rows = [[line] if names_file(line) else line.rsplit(maxsplit=1) for line in lines if line]

@@ -109,7 +109,7 @@ def table_splits(files: LabelFiles, description: str, *, chosen: bool) -> Splits
     test = files.best("test", label_of)
     train = files.best("train", label_of, told=True) if test else None
     train = train or files.best("train", label_of)
-    used = {split: each for split, each in (("train", train), ("test", test)) if each}
+    used = {split: table for split, table in (("train", train), ("test", test)) if table}
     held_out = _keys(test)
     names = _sorted_names(
         label
@@ -117,9 +117,9 @@ def table_splits(files: LabelFiles, description: str, *, chosen: bool) -> Splits
         if row.key and (train is None or row.key not in held_out) and (label := label_of(row))
     )
     ignored = files.ignored.copy()
-    for path in {each.path for each in used.values()}:
+    for path in {table.path for table in used.values()}:
         ignored[file_kind(path)] -= 1
-    in_split = {row.key for each in used.values() for row in each.rows if row.key}
+    in_split = {row.key for table in used.values() for row in table.rows if row.key}
     others = set(files.images) - in_split
     ignored["images without a label"] = len(others - set(given))
     ignored["images of no split"] = len(others & set(given))
@@ -133,7 +133,7 @@ def table_splits(files: LabelFiles, description: str, *, chosen: bool) -> Splits
         )
         for split, table in used.items()
     }  # fmt: skip
-    return Splits(ways, tuple(each.path for each in used.values()))
+    return Splits(ways, tuple(table.path for table in used.values()))
 
 
 class FoldersAndTables:
@@ -161,7 +161,7 @@ class FoldersAndTables:
         self.names = names
         self.files = files
         self._places = frozenset(names)
-        spoken = [each for each in files.tables if each.told and each.column]
+        spoken = [table for table in files.tables if table.told and table.column]
         if not spoken and (best := files.best("train", lambda row: row.label)):
             spoken = [best]
         labels: dict[str, set[str]] = defaultdict(set)  # of each folder

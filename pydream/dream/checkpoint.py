@@ -68,7 +68,7 @@ def write_checkpoint(writer: SetWriter, progress: Progress) -> None:
         "iteration": str(progress.iteration),
         "history": json.dumps(progress.history),
     }
-    host = {name: each.cpu().contiguous() for name, each in tensors.items()}
+    host = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     # safetensors keeps metadata in its header; it is read back from there.
     writer.keep_bytes(_FILE, save(host, metadata))
 
@@ -97,8 +97,8 @@ def read_checkpoint(
         tensors["values"].to(device), learning_rate, tensors["velocity"].to(device)
     )
     pictures = {
-        int(name.removeprefix(_PICTURE)): each
-        for name, each in tensors.items()
+        int(name.removeprefix(_PICTURE)): tensor
+        for name, tensor in tensors.items()
         if name.startswith(_PICTURE)
     }
     return Progress(

@@ -103,12 +103,12 @@ def compare(
         ]
         for method in METHODS
     }
-    measured = [each for each in histories["random"][0] if each.get("top1")]
+    measured = [entry for entry in histories["random"][0] if entry.get("top1")]
     result = Comparison(
-        [each["iteration"] for each in measured],
+        [entry["iteration"] for entry in measured],
         {
             method: [
-                [fmean(each["top1"]) for each in history if each.get("top1")] for history in runs
+                [fmean(entry["top1"]) for entry in history if entry.get("top1")] for history in runs
             ]
             for method, runs in histories.items()
         },
@@ -131,8 +131,8 @@ def _settings(config: CompareConfig, matched: dict[str, Any], name: str, seed: i
     reduced: dict[str, Any] = {}
     if not config.full:
         reduced = {
-            each: getattr(config, each)
-            for each in (
+            name: getattr(config, name)
+            for name in (
                 "arch",
                 "iterations",
                 "inner_loop",
@@ -164,9 +164,9 @@ def _draw(result: Comparison) -> None:
         figure = Figure(figsize=(5.6, 3.6), layout="constrained")
         axes = figure.add_subplot()
         for method, runs in result.top1.items():
-            mean = [100 * each for each in result.mean(method)]
-            spread = [100 * stdev(each) if len(runs) > 1 else 0.0
-                      for each in zip(*runs, strict=True)]  # fmt: skip
+            mean = [100 * value for value in result.mean(method)]
+            spread = [100 * stdev(values) if len(runs) > 1 else 0.0
+                      for values in zip(*runs, strict=True)]  # fmt: skip
             axes.errorbar(
                 result.iterations, mean, spread, label=method, marker="o", markersize=3, capsize=2
             )

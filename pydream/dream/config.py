@@ -383,7 +383,7 @@ def fill_in(config: DreamConfig, side: int, num_classes: int) -> ResolvedConfig:
         "network_images": preset.network_images,
         "network_epochs": 1 if config.match == "bidirectional" else 0,
     }
-    given = {each.name: getattr(config, each.name) for each in dataclasses.fields(config)}
+    given = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     missing = {key: value for key, value in known.items() if given[key] is None}
     settings = ResolvedConfig(**{**given, **missing, "recipe": name, "side": side})
     if settings.per_cluster > settings.batch_real:

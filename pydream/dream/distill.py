@@ -209,7 +209,7 @@ def _optimise(run: _DreamRun) -> Progress:
 def _words(history: list[dict[str, Any]]) -> str:
     """Say how far a run has come, for its progress bar."""
     words = f"loss {history[-1]['loss']:.3g}"
-    measured = [each["top1"] for each in history if each.get("top1")]
+    measured = [entry["top1"] for entry in history if entry.get("top1")]
     return words + (f", students {fmean(measured[-1]):.1%}" if measured else "")
 
 

@@ -118,7 +118,7 @@ class MatchingLoop:
         if config.sampler == "representative":
             self._renew_network(seed)
             chosen = torch.stack(
-                [each[:count] for each in self._representatives(count, 1)(self._network)]
+                [chosen[:count] for chosen in self._representatives(count, 1)(self._network)]
             )
         else:
             chosen = self._random_rows(seed, 0, count)[0]
@@ -272,7 +272,9 @@ class MatchingLoop:
             drawn_order(derived_seed(seed, _SYNTHETIC, step, label), count)
             for label in range(self.real.num_classes)
         ]
-        rows = torch.stack([torch.from_numpy(each[: config.batch_synthetic]) for each in drawn])
+        rows = torch.stack(
+            [torch.from_numpy(class_rows[: config.batch_synthetic]) for class_rows in drawn]
+        )
         return to_device(rows, self.device)
 
 
@@ -286,11 +288,16 @@ def _padded(rows: list[Tensor]) -> Rows:
     Tensor or None
         float32 (K, B): 1 / length within each list; None where all are as long.
     """
-    lengths = [len(each) for each in rows]
+    lengths = [len(class_rows) for class_rows in rows]
     longest = max(lengths)
     if min(lengths) == longest:
         return torch.stack(rows), None
-    padded = torch.stack([torch.cat([each, each[:1].expand(longest - len(each))]) for each in rows])
+    padded = torch.stack(
+        [
+            torch.cat([class_rows, class_rows[:1].expand(longest - len(class_rows))])
+            for class_rows in rows
+        ]
+    )
     place = torch.arange(longest, device=padded.device)
     length = torch.tensor(lengths, device=padded.device)[:, None]
     return padded, (place < length) / length

@@ -89,15 +89,17 @@ class Matcher:
         }
         parameters = dict(self._both.named_parameters())
         self._matched = {
-            name: each for name, each in parameters.items() if not left_out.get(each.dim(), False)
+            name: parameter
+            for name, parameter in parameters.items()
+            if not left_out.get(parameter.dim(), False)
         }
         self._batch_norm = any(
-            isinstance(each, nn.modules.batchnorm._BatchNorm) for each in network.modules()
+            isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()
         )
         # PyTorch 2.15 differentiates the gradient of a batch norm's weight wrongly under vmap.
         self._apart = with_norm_and_bias and self._batch_norm
         # As constants, they share the memory of the network's parameters.
-        self._constants = {name: each.detach() for name, each in parameters.items()}
+        self._constants = {name: parameter.detach() for name, parameter in parameters.items()}
         if match != "feature" and not self._matched:
             raise PydreamError(
                 f"{type(network).__name__} has no convolution whose gradient could be matched; "
@@ -130,8 +132,8 @@ class Matcher:
                 weights = images.new_full(images.shape[:2], 1 / images.shape[1])
             with torch.set_grad_enabled(images.requires_grad):
                 buffers = {
-                    name: each.expand(len(images), *each.shape).clone()
-                    for name, each in self._buffers.items()
+                    name: buffer.expand(len(images), *buffer.shape).clone()
+                    for name, buffer in self._buffers.items()
                 }
                 features, *gradients = vmap(self._answer)(buffers, images, labels, weights)
             return Answers(gradients, features)
@@ -160,7 +162,7 @@ class Matcher:
 
     def _plain_answer(self, images: Tensor, label: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
         """Return the same by plain autograd."""
-        buffers = {name: each.clone() for name, each in self._buffers.items()}
+        buffers = {name: buffer.clone() for name, buffer in self._buffers.items()}
         wanted = images.requires_grad
         if self.match == "feature":
             with torch.set_grad_enabled(wanted):
@@ -204,7 +206,7 @@ def answer_distance(synthetic: Answers, real: Answers, match: Match, metric: str
     if match != "gradient":
         pairs.append((synthetic.features[:, None], real.features[:, None]))
     if metric == "l2":  # a root for each class
-        pairs = [each for x, y in pairs for each in zip(x, y, strict=True)]
+        pairs = [gradient for x, y in pairs for gradient in zip(x, y, strict=True)]
     else:
         pairs = [(x.flatten(0, 1), y.flatten(0, 1)) for x, y in pairs]
     return gradient_distance([x for x, _ in pairs], [y for _, y in pairs], metric)

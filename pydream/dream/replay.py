@@ -55,7 +55,7 @@ class Replayed(Generic[Inputs]):
 
     def _capture(self, inputs: Inputs) -> None:
         """Run the step some times, capture it, and put back what these runs changed."""
-        kept = [each.clone() for each in self._state]
+        kept = [tensor.clone() for tensor in self._state]
         fixed = tree_map_only(Tensor, torch.clone, inputs)
         self._inputs = fixed
         try:
@@ -66,5 +66,5 @@ class Replayed(Generic[Inputs]):
             reason = first_line(error)
             warnings.warn(f"matching runs without a CUDA graph: {reason}", stacklevel=2)
             self._captures = False
-        for each, before in zip(self._state, kept, strict=True):
-            each.copy_(before)
+        for tensor, before in zip(self._state, kept, strict=True):
+            tensor.copy_(before)

@@ -163,7 +163,7 @@ class RepresentativeSampler:
     @torch.no_grad()
     def embed(self, network: nn.Module) -> Tensor:
         """Return the embeddings of all images, (N, D), on the network's device."""
-        device = next((each.device for each in network.parameters()), self.images.device)
+        device = next((parameter.device for parameter in network.parameters()), self.images.device)
         dtype = self.dtype or (torch.float32 if device.type == "cpu" else torch.float16)
         half = device.type == "cuda" and dtype != torch.float32
         features = _feature_function(network, self.layer)

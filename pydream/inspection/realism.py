@@ -308,7 +308,7 @@ def _compare(
             f"needs more than {per_class} that can be read and are no sources of the set"
         )
     randoms, *others = zip(*parts, strict=True)
-    return _Comparison(Observed.joined(randoms), *(torch.cat(each) for each in others))
+    return _Comparison(Observed.joined(randoms), *(torch.cat(values) for values in others))
 
 
 def _drawn(source: Source, name: str, used: set[str]) -> npt.NDArray[np.int64]:
@@ -329,7 +329,7 @@ def _summary(
     """Average over images, and over classes what is measured within each."""
     classes = sorted({*labels.tolist()})
     distances = [pairwise_distance(images.features[labels == label]) for label in classes]
-    spreads = [each for each in distances if each is not None]
+    spreads = [distance for distance in distances if distance is not None]
     return ImageMeasures(
         realism=_mean(images.scores),
         patch_realism=patch_realism,

@@ -74,7 +74,9 @@ class ConvNet(nn.Module):
         inputs = [channels] + [width] * (depth - 1)
         self.layers = nn.ModuleDict(
             {
-                "conv": nn.ModuleList(nn.Conv2d(each, width, 3, padding=1) for each in inputs),
+                "conv": nn.ModuleList(
+                    nn.Conv2d(channels, width, 3, padding=1) for channels in inputs
+                ),
                 "norm": nn.ModuleList(norm_layer(norm, width) for _ in inputs),
                 "relu": nn.ModuleList(nn.ReLU() for _ in inputs),
                 "pool": nn.ModuleList(nn.AvgPool2d(2) for _ in inputs),

@@ -83,7 +83,11 @@ def _without_common_prefixes(weights: dict[str, torch.Tensor]) -> dict[str, torc
     """Remove the prefixes of wrappers that all names have."""
     while weights:
         prefix = next(
-            (each for each in _WHOLE_PREFIXES if all(name.startswith(each) for name in weights)),
+            (
+                prefix
+                for prefix in _WHOLE_PREFIXES
+                if all(name.startswith(prefix) for name in weights)
+            ),
             None,
         )
         if prefix is None:

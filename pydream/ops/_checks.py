@@ -102,7 +102,7 @@ def check_shape(tensor: torch.Tensor, name: str, shape: Sequence[int | str]) -> 
             if not isinstance(want, str) and size != want:
                 fits = False
     if not fits:
-        wanted = "(" + ", ".join(str(each) for each in shape) + ")"
+        wanted = "(" + ", ".join(str(size) for size in shape) + ")"
         raise ValueError(f"{name} must have shape {wanted}, got {tuple(tensor.shape)}")
 
 
@@ -151,7 +151,7 @@ def check_pair(value: Any, name: str) -> list[int]:
             raise ValueError(f"{name} must be a number or height and width, got {value}")
     else:
         pair = [value, value]
-    return [check_at_least(each, name, 1) for each in pair]
+    return [check_at_least(number, name, 1) for number in pair]
 
 
 def check_number(value: Any, name: str) -> float:
@@ -170,7 +170,7 @@ def check_numbers(value: Any, name: str) -> list[float]:
         tensor = as_tensor(value, name)
         check_shape(tensor, name, ("numbers",))
         value = tensor.tolist()
-    return [check_number(each, name) for each in as_list(value, name)]
+    return [check_number(number, name) for number in as_list(value, name)]
 
 
 def check_flag(value: Any, name: str) -> bool:

@@ -116,7 +116,7 @@ def _cuda_kmeans(
     run = launch.module.KmeansRun(view(x), view(table), sum(k), max(k), tiles, precision == "fast")
     workspace = x.new_empty(run.workspace_bytes(), dtype=torch.uint8)
     unfinished = x.new_empty(1, dtype=torch.int32)
-    run.give(view(workspace), *(view(each) for each in result), view(unfinished))
+    run.give(view(workspace), *(view(tensor) for tensor in result), view(unfinished))
     run.begin(launch)
     if init == "k-means++":
         seeding = x.new_empty(run.seeding_bytes(), dtype=torch.uint8)
@@ -163,8 +163,8 @@ def _table(
     parts = [-(-size // together) for size in (sizes if rows else k)]
     if len(set(sizes)) == 1 and len(set(k)) == 1:
         number = torch.arange(len(k) + 1, device=device)
-        return torch.stack([number * each for each in (sizes[0], k[0], parts[0])], 1), sum(parts)
-    first = [[0, *itertools.accumulate(each)] for each in (k, parts)]
+        return torch.stack([number * step for step in (sizes[0], k[0], parts[0])], 1), sum(parts)
+    first = [[0, *itertools.accumulate(values)] for values in (k, parts)]
     return send_sizes(list(zip(offsets, *first, strict=True)), device), sum(parts)
 
 
@@ -182,11 +182,11 @@ def _random_rows(offsets: list[int], k: list[int], seed: int) -> Tensor:
     """Draw rows of each problem without replacement, the same for every device."""
     chosen = torch.empty(sum(k), dtype=torch.int64, device="cpu")
     first = 0
-    for (begin, end), each in zip(itertools.pairwise(offsets), k, strict=True):
-        part = chosen[first : first + each]
+    for (begin, end), clusters in zip(itertools.pairwise(offsets), k, strict=True):
+        part = chosen[first : first + clusters]
         _C.random_samples_cpu(end - begin, seed, view(part))
         part += begin
-        first += each
+        first += clusters
     return chosen
 
 

@@ -49,7 +49,7 @@ def check_samples(value: TensorLike, offsets: Sequence[int] | TensorLike | None)
         problems = Problems(x.contiguous(), [0, x.shape[0]], (x.shape[0],), single=True)
     elif x.dim() == 3:
         batch, samples, dim = x.shape
-        bounds = [each * samples for each in range(batch + 1)]
+        bounds = [problem * samples for problem in range(batch + 1)]
         flat = x.reshape(batch * samples, dim).contiguous()
         problems = Problems(flat, bounds, (batch, samples), single=False)
     else:
@@ -65,7 +65,7 @@ def check_offsets(value: Sequence[int] | TensorLike, total: int) -> list[int]:
         check_dtype(offsets, "offsets", torch.int64, torch.int32)
         check_shape(offsets, "offsets", ("B + 1",))
         offsets = offsets.tolist()
-    bounds = [check_at_least(each, "offsets", 0) for each in offsets]
+    bounds = [check_at_least(offset, "offsets", 0) for offset in offsets]
     if not bounds or bounds[0] != 0:
         raise ValueError(f"offsets must start at 0, got {bounds[:1]}")
     for b, (begin, end) in enumerate(itertools.pairwise(bounds)):
@@ -91,14 +91,14 @@ def check_counts(k: Counts, problems: Problems, *, of_samples: bool = True) -> l
             raise TypeError("k must be an int for one problem, got a sequence")
         if len(k) != batch:
             raise ValueError(f"k must be one number or {batch}, one for each problem, got {len(k)}")
-        counts = [check_at_least(each, "k", 1) for each in k]
+        counts = [check_at_least(count, "k", 1) for count in k]
     else:
         counts = [check_at_least(k, "k", 1)] * batch
     sizes = [end - begin for begin, end in itertools.pairwise(problems.offsets)]
-    for b, (each, size) in enumerate(zip(counts, sizes, strict=True)):
-        if of_samples and each > size:
+    for b, (count, size) in enumerate(zip(counts, sizes, strict=True)):
+        if of_samples and count > size:
             of = "" if problems.single else f" of problem {b}"
-            raise ValueError(f"k must be at most the number of samples{of}, {size}, got {each}")
+            raise ValueError(f"k must be at most the number of samples{of}, {size}, got {count}")
     return counts
 
 

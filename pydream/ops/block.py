@@ -242,7 +242,9 @@ def _cpu_forward(
 
 
 def _as_kernels_read(tensors: list[Tensor]) -> list[Tensor]:
-    return [_channels_last(each) if each.dim() == 4 else each.contiguous() for each in tensors]
+    return [
+        _channels_last(tensor) if tensor.dim() == 4 else tensor.contiguous() for tensor in tensors
+    ]
 
 
 def _cpu_backward(

@@ -145,7 +145,7 @@ def _check_images(images: TensorLike | Sequence[TensorLike]) -> list[Tensor]:
     if isinstance(images, (list, tuple)):
         if not images:
             raise ValueError("images is empty; for no patches at all pass a batch (0, H, W, C)")
-        pictures = [as_tensor(each, "images") for each in images]
+        pictures = [as_tensor(image, "images") for image in images]
         first = pictures[0]
         _check_image(first, "images[0]", ("H", "W", "C"))
         for index, picture in enumerate(pictures):
@@ -202,7 +202,7 @@ def _check_normalisation(
     for name, values in (("mean", means), ("std", stds)):
         if len(values) != channels:
             raise ValueError(f"{name} must have {channels} numbers, one per channel, got {values}")
-    if not all(each > 0 for each in stds):
+    if not all(deviation > 0 for deviation in stds):
         raise ValueError(f"std must be positive, got {stds}")
     return means, stds
 
@@ -265,8 +265,8 @@ def _scaling(
 ) -> _Scaling:
     if mean is None or std is None:
         return [1.0 if dtype == torch.uint8 else 1 / 255] * channels, [0.0] * channels
-    shift = [-each / spread for each, spread in zip(mean, std, strict=True)]
-    return [1 / (255 * each) for each in std], shift
+    shift = [-channel_mean / spread for channel_mean, spread in zip(mean, std, strict=True)]
+    return [1 / (255 * deviation) for deviation in std], shift
 
 
 def _crop_on_cpu(
@@ -335,7 +335,7 @@ def _send_table(images: list[Tensor], device: torch.device) -> Tensor:
             "images is a list, and its addresses cannot be sent from within a CUDA graph: pass "
             "one batch (N, H, W, C)"
         )
-    rows = [(each.data_ptr(), *each.shape[:2], each.stride(0)) for each in images]
+    rows = [(image.data_ptr(), *image.shape[:2], image.stride(0)) for image in images]
     return to_device(torch.tensor(rows, dtype=torch.int64, device="cpu"), device)
 
 

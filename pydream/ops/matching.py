@@ -80,16 +80,16 @@ def gradient_distance(
     device = x[0].device if x else torch.device("cpu")
     dtype = torch.float64 if x and x[0].dtype == torch.float64 else torch.float32
     if metric == "dc":
-        kept = [i for i, each in enumerate(x) if each.dim() > 1]
+        kept = [i for i, layer in enumerate(x) if layer.dim() > 1]
         x, y = [x[i] for i in kept], [y[i] for i in kept]
         metric = "cos"
     if not x:
         return torch.zeros((), dtype=dtype, device=device)
     if dtype == torch.float64:
-        y = [each.detach() for each in y]
+        y = [layer.detach() for layer in y]
         return reference.gradient_distance(x, y, metric)
     distance: Tensor
-    if torch.is_grad_enabled() and any(each.requires_grad for each in x):
+    if torch.is_grad_enabled() and any(layer.requires_grad for layer in x):
         distance = _Distance.apply(metric, len(x), *x, *y)
     else:
         distance, _ = torch.ops.pydream.gradient_distance(x, y, metric, False)
@@ -102,8 +102,8 @@ def _pairs(synthetic: list[Any], real: list[Any]) -> tuple[list[Tensor], list[Te
         raise ValueError(
             f"real must be as many tensors as synthetic, {len(synthetic)}, got {len(real)}"
         )
-    x = [_layer(each, f"synthetic[{i}]") for i, each in enumerate(synthetic)]
-    y = [_layer(each, f"real[{i}]") for i, each in enumerate(real)]
+    x = [_layer(layer, f"synthetic[{i}]") for i, layer in enumerate(synthetic)]
+    y = [_layer(layer, f"real[{i}]") for i, layer in enumerate(real)]
     # The kernels take a dtype for each layer, but none takes float64, which all have or none.
     allowed = (torch.float64,) if x and x[0].dtype == torch.float64 else FLOATS
     for i, (a, b) in enumerate(zip(x, y, strict=True)):
@@ -152,8 +152,8 @@ class _Distance(torch.autograd.Function):
                 value, [synthetic[i] for i in needed], upstream, create_graph=True
             )
             slopes: list[Tensor | None] = [None] * count
-            for i, each in zip(needed, found, strict=True):
-                slopes[i] = each
+            for i, slope in zip(needed, found, strict=True):
+                slopes[i] = slope
             return (None, None, *slopes, *[None] * count)
         # On a GPU nobody knows the factor, and a compiled graph must do for any.
         known = upstream.device.type == "cpu" and not torch.compiler.is_compiling()
@@ -167,9 +167,9 @@ def _lists(
 ) -> tuple[list[View], list[int], list[int]]:
     """Return what a kernel is told of two lists and of a third for derivatives."""
     return (
-        [contiguous_view(_few_dimensions(each)) for each in x],
-        [each.data_ptr() for each in y],
-        [each.data_ptr() for each in gradients],
+        [contiguous_view(_few_dimensions(layer)) for layer in x],
+        [layer.data_ptr() for layer in y],
+        [gradient.data_ptr() for gradient in gradients],
     )
 
 
@@ -181,9 +181,9 @@ def _few_dimensions(tensor: Tensor) -> Tensor:
 def _prepare(
     synthetic: list[Tensor], real: list[Tensor], with_gradient: bool
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    x = [each.contiguous() for each in synthetic]
-    gradients = [in_large_pages(torch.empty_like(each)) for each in x] if with_gradient else []
-    return x, [each.contiguous() for each in real], gradients
+    x = [layer.contiguous() for layer in synthetic]
+    gradients = [in_large_pages(torch.empty_like(layer)) for layer in x] if with_gradient else []
+    return x, [layer.contiguous() for layer in real], gradients
 
 
 def _cpu_gradient_distance(
@@ -216,7 +216,7 @@ def _cuda_gradient_distance(
 def _fake_gradient_distance(
     synthetic: list[Tensor], real: list[Tensor], metric: str, with_gradient: bool
 ) -> tuple[Tensor, list[Tensor]]:
-    gradients = [torch.empty_like(each) for each in synthetic] if with_gradient else []
+    gradients = [torch.empty_like(layer) for layer in synthetic] if with_gradient else []
     return synthetic[0].new_empty((), dtype=torch.float32), gradients
 
 

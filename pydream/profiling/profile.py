@@ -217,12 +217,12 @@ def _rows(recorder: Recorder, limits: Limits, whole: float) -> list[dict[str, An
     for path in sorted(begun, key=place):
         total = recorder.totals[path]
         within = [
-            each
-            for other, each in recorder.totals.items()
+            total
+            for other, total in recorder.totals.items()
             if other == path or other.startswith(path + BETWEEN)
         ]
-        nbytes = sum(each.nbytes for each in within)
-        operations = sum(each.operations for each in within)
+        nbytes = sum(total.nbytes for total in within)
+        operations = sum(total.operations for total in within)
         least = limits.least_seconds(nbytes, operations)
         rows.append(
             {

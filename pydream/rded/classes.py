@@ -88,7 +88,11 @@ class OpenClasses:
             label,
             candidates,
             torch.stack([self._scores.pop(candidate) for candidate in candidates]),
-            {each: self._errors.pop(each) for each in candidates if each in self._errors},
+            {
+                candidate: self._errors.pop(candidate)
+                for candidate in candidates
+                if candidate in self._errors
+            },
             len(enlarged),
             self._contenders.take(label),
         )

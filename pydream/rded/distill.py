@@ -206,7 +206,10 @@ def _distill_classes(run: _RdedRun, selection: Preselection) -> None:
                 classes.add(batch)
             for scored in classes.pop_complete():
                 unreadable.add(
-                    {int(selection.indices[each]): why for each, why in scored.errors.items()}
+                    {
+                        int(selection.indices[candidate]): why
+                        for candidate, why in scored.errors.items()
+                    }
                 )
                 do(partial(_finish_class, run, maker, selection, scored))
             advance(len(batch.candidates) * config.crops)

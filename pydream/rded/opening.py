@@ -87,9 +87,9 @@ def check_sizes(source: Source, config: RdedConfig, factor: int, side: int) -> N
     least = int(counts.argmin())
     if counts[least] < needed:
         fitting = [
-            f"--ipc {counts[least] // each**2} --factor {each}"
-            for each in range(factor, 0, -1)
-            if counts[least] >= each**2
+            f"--ipc {counts[least] // smaller**2} --factor {smaller}"
+            for smaller in range(factor, 0, -1)
+            if counts[least] >= smaller**2
         ]
         raise PydreamError(
             f"{source.description}: class {source.class_names[least]} has {counts[least]} images, "

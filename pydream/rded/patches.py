@@ -228,7 +228,7 @@ class PatchMaker:
         """Cut one crop out of each image, as pixels."""
         boxes = self.boxes(indices, images)[torch.arange(len(images)), torch.tensor(crops)]
         pixels = crop_resize(list(images), boxes, self.patch_side, dtype=torch.uint8)
-        return [CutPatch(*each) for each in zip(crops, pixels, boxes.tolist(), strict=True)]
+        return [CutPatch(*patch) for patch in zip(crops, pixels, boxes.tolist(), strict=True)]
 
 
 def select(scores: torch.Tensor, first: int, count: int) -> list[KeyPatch]:

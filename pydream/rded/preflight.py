@@ -153,7 +153,8 @@ def measure(
     unreadable.say()
     if not labels:
         raise PydreamError(f"{source.description}: none of {len(indices)} images can be read")
-    return [torch.log_softmax(torch.cat(each), dim=1) for each in logits], torch.tensor(labels)
+    log_probabilities = [torch.log_softmax(torch.cat(batches), dim=1) for batches in logits]
+    return log_probabilities, torch.tensor(labels)
 
 
 def infer_order(log_probability: torch.Tensor, labels: torch.Tensor, classes: int) -> list[int]:
@@ -304,7 +305,7 @@ def _better_inputs(
     options = []
     if (best.mean, best.std) != (observer.mean, observer.std):
         for name, values in (("mean", best.mean), ("std", best.std)):
-            options.append(f"--observer-{name} {' '.join(f'{each:g}' for each in values)}")
+            options.append(f"--observer-{name} {' '.join(f'{value:g}' for value in values)}")
     if best.side != observer.side:
         options.append(f"--observer-side {best.side}")
     return f"with {' '.join(options)} it is right on {int(best_said.sum())}; give that"
@@ -312,7 +313,11 @@ def _better_inputs(
 
 def _other_normalisations(observer: Observer) -> list[Observer]:
     own = (observer.mean, observer.std)
-    return [observer.with_normalisation(*each) for each in _NORMALISATIONS if each != own]
+    return [
+        observer.with_normalisation(*normalisation)
+        for normalisation in _NORMALISATIONS
+        if normalisation != own
+    ]
 
 
 def _other_sides(observer: Observer) -> list[Observer]:

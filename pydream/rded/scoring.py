@@ -217,8 +217,8 @@ class _ScoringRun:
                         if len(queue) > self._queued:
                             yield self._collect(queue.popleft())
                 except ValueError:  # what a kernel found is raised by a later op, in any thread
-                    for each in queue:
-                        self._collect(each)
+                    for queued in queue:
+                        self._collect(queued)
                     raise
             while queue:
                 yield self._collect(queue.popleft())

@@ -116,7 +116,8 @@ def _render(
         histogram = Markup(score_histogram(scored["score"].to_numpy()))
     history = manifest.history or ()
     stages = [
-        _Stage(at, [data_uri(each) for each in shown]) for at, shown in (pictures or {}).items()
+        _Stage(at, [data_uri(picture) for picture in shown])
+        for at, shown in (pictures or {}).items()
     ]
     page = environment.get_template("report.html").render(
         manifest=manifest,

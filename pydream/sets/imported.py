@@ -226,7 +226,7 @@ def _imported(
 
 def _has_numbered_folders(folder: Path) -> bool:
     return folder.is_dir() and any(
-        _NUMBERED.fullmatch(each.name) and each.is_dir() for each in folder.iterdir()
+        _NUMBERED.fullmatch(path.name) and path.is_dir() for path in folder.iterdir()
     )
 
 
@@ -301,9 +301,9 @@ def _numbers(names: Sequence[str]) -> list[int] | None:
     """Return the number in each name, where the names differ in that alone (new000, new001)."""
     found = [_NUMBER.findall(name) for name in names]
     frames = {_NUMBER.sub("#", name) for name in names}
-    if len(frames) > 1 or any(len(each) != 1 for each in found):
+    if len(frames) > 1 or any(len(labels) != 1 for labels in found):
         return None
-    return [int(each[0]) for each in found]
+    return [int(labels[0]) for labels in found]
 
 
 def natural_order(name: str) -> tuple[list[tuple[int, str]], str]:

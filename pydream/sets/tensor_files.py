@@ -158,7 +158,7 @@ def _undo(
             f"{values}: mean and std must be {channels} numbers each, std above 0, got "
             f"{tuple(mean)} and {tuple(std)}"
         )
-    scale, offset = (torch.tensor(list(each)).view(-1, 1, 1) for each in (std, mean))
+    scale, offset = (torch.tensor(list(values)).view(-1, 1, 1) for values in (std, mean))
     images = images * scale + offset
     beyond = ((images < -HALF_LEVEL) | (images > 1 + HALF_LEVEL)).float().mean().item()
     if beyond > _MOST_BEYOND:

@@ -66,7 +66,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def sources() -> list[Path]:
-    kernels = [each for each in REPOSITORY.glob("csrc/*/*_cuda.cu") if each.stem != "device_cuda"]
+    kernels = [path for path in REPOSITORY.glob("csrc/*/*_cuda.cu") if path.stem != "device_cuda"]
     return [
         *sorted(kernels),
         HERE / "broken.cu",
@@ -92,7 +92,7 @@ def build(place: Path) -> Path:
         sysconfig.get_path("include"),
         pybind11.get_include(),
     ]
-    flags = [*OPTIONS, *FUSED, *SANITIZE, *WARNINGS, *(f"-I{each}" for each in includes)]
+    flags = [*OPTIONS, *FUSED, *SANITIZE, *WARNINGS, *(f"-I{folder}" for folder in includes)]
 
     def compile_one(source: Path) -> Path:
         target = place / f"{source.parent.name}-{source.stem}.o"

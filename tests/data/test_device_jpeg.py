@@ -67,7 +67,7 @@ def stand_in(waits: list[str], monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def decode(data: list[torch.Tensor], mode: int, device: torch.device) -> list[torch.Tensor]:
         assert (mode, device) == (3, CPU)
         calls.append(len(data))
-        return [torch.ops.image.decode_jpeg(each, mode, False) for each in data]
+        return [torch.ops.image.decode_jpeg(jpeg, mode, False) for jpeg in data]
 
     monkeypatch.setattr(device_jpeg, "_decode_jpegs", decode)
     return calls
@@ -122,7 +122,7 @@ def test_what_the_gpu_refuses_is_decoded_on_the_cpu(stand_in: list[int]) -> None
     decoded, errors = decode_on(CPU, images)
     assert list(errors) == [1]
     assert "damaged JPEG" in errors[1]
-    assert [tuple(each.shape) for each in decoded] == [(5, 9, 3), (6, 6, 3), (8, 8, 3)]
+    assert [tuple(image.shape) for image in decoded] == [(5, 9, 3), (6, 6, 3), (8, 8, 3)]
     assert not decoded[1].any()
     assert torch.equal(decoded[2], images[2].decode())
 
@@ -146,7 +146,7 @@ def test_work_on_either_stream_is_waited_for(
         waits.append("decode")
         if not able:
             raise RuntimeError("Error while decoding JPEG images")
-        return [torch.ops.image.decode_jpeg(each, mode, False) for each in data]
+        return [torch.ops.image.decode_jpeg(jpeg, mode, False) for jpeg in data]
 
     monkeypatch.setattr(device_jpeg, "_decode_jpegs", decode)
     image = jpeg(5, 9)
@@ -163,7 +163,7 @@ def test_the_decoder_is_known_by_its_work(
     def decode(data: list[torch.Tensor], mode: int, device: torch.device) -> list[torch.Tensor]:
         if not able:
             raise RuntimeError("decode_jpegs_cuda: torchvision not compiled with nvJPEG support")
-        return [torch.ops.image.decode_jpeg(each, mode, False) for each in data]
+        return [torch.ops.image.decode_jpeg(jpeg, mode, False) for jpeg in data]
 
     monkeypatch.setattr(device_jpeg, "_decode_jpegs", decode)
     assert decodes_jpeg(torch.device("cuda")) == able
@@ -177,7 +177,7 @@ def test_reading_ahead_leaves_jpegs_and_decodes_the_rest(tmp_path: Path) -> None
         file.write_bytes(encode(picture(20 + number, 30), kind))
     source = open_source(tmp_path)
     read = list(read_ahead(source, range(7), workers=2, budget=5000))
-    assert [isinstance(each, EncodedJpeg) for each in read] == [n % 3 != 1 for n in range(7)]
+    assert [isinstance(image, EncodedJpeg) for image in read] == [n % 3 != 1 for n in range(7)]
     for wanted, got in zip(
         decode_ahead(source, range(7), workers=2, budget=5000), read, strict=True
     ):

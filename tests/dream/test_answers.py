@@ -43,7 +43,7 @@ def test_together_is_in_turn(norm: Norm, match: Match, everything: bool, weighte
     found = []
     for together in (True, False):
         answers = matcher(images, labels, weights, together=together)
-        value = sum(each.square().sum() for each in answers.gradients)
+        value = sum(gradient.square().sum() for gradient in answers.gradients)
         value = value + answers.features.square().sum()
         found.append((answers, torch.autograd.grad(value, images)[0]))
     (first, slope), (second, other_slope) = found
@@ -58,7 +58,7 @@ def test_answers_are_those_of_a_plain_backward_pass() -> None:
     model = network()
     images, labels = batches()
     answers = Matcher(model, "bidirectional")(images, labels, together=True)
-    convolutions = [each for each in model.parameters() if each.dim() == 4]
+    convolutions = [parameter for parameter in model.parameters() if parameter.dim() == 4]
     assert len(answers.gradients) == len(convolutions)
     for label in range(3):
         loss = functional.cross_entropy(model(images[label]), labels[label].expand(4))
@@ -74,21 +74,21 @@ def test_of_a_resnet() -> None:
     model = build_model("resnetap10", num_classes=3, side=16).double()
     images, labels = batches(2, 2)
     matcher = Matcher(model, "bidirectional")
-    together, in_turn = (matcher(images, labels, together=each) for each in (True, False))
+    together, in_turn = (matcher(images, labels, together=together) for together in (True, False))
     assert together.features.shape == (2, 512)
-    assert len(together.gradients) == sum(each.dim() == 4 for each in model.parameters())
+    assert len(together.gradients) == sum(parameter.dim() == 4 for parameter in model.parameters())
     for a, b in zip(together.gradients, in_turn.gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=RTOL, atol=1e-12)
 
 
 def test_follows_the_network_and_leaves_it_alone() -> None:
     model = network("batch")
-    state = {name: each.clone() for name, each in model.state_dict().items()}
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     images, labels = batches()
     matcher = Matcher(model, "gradient")
     before = matcher(images, labels, together=True)
-    assert all(each.equal(state[name]) for name, each in model.state_dict().items())
-    assert all(each.grad is None for each in model.parameters())
+    assert all(tensor.equal(state[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
     with torch.no_grad():
         model.classifier.weight.mul_(2)
     after = matcher(images, labels, together=True)
@@ -115,7 +115,7 @@ def test_distance_of_classes_together_is_the_sum_of_each(metric: str) -> None:
 
     def answers() -> Answers:
         shapes = [(3, 5, 4, 3, 3), (3, 7), (3, 4, 6)]
-        return Answers([torch.randn(each, generator=generator) for each in shapes],
+        return Answers([torch.randn(shape, generator=generator) for shape in shapes],
                        torch.randn(3, 11, generator=generator))  # fmt: skip
 
     synthetic, real = answers(), answers()
@@ -123,9 +123,10 @@ def test_distance_of_classes_together_is_the_sum_of_each(metric: str) -> None:
     apart = [
         answer_distance(
             Answers(
-                [each[c : c + 1] for each in synthetic.gradients], synthetic.features[c : c + 1]
+                [gradient[c : c + 1] for gradient in synthetic.gradients],
+                synthetic.features[c : c + 1],
             ),
-            Answers([each[c : c + 1] for each in real.gradients], real.features[c : c + 1]),
+            Answers([gradient[c : c + 1] for gradient in real.gradients], real.features[c : c + 1]),
             "bidirectional",
             metric,
         )

@@ -39,8 +39,8 @@ def test_three_methods_from_the_same_seeds(
     assert result.iterations == [0, 2, 3]
     assert list(result.top1) == ["random", "DREAM", "DREAM+"]
     for runs in result.top1.values():
-        assert [len(each) for each in runs] == [3, 3]
-        assert all(0 <= value <= 1 for each in runs for value in each)
+        assert [len(run) for run in runs] == [3, 3]
+        assert all(0 <= value <= 1 for run in runs for value in run)
     record = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert record["top1"] == result.top1
     assert (tmp_path / "out" / "comparison.svg").is_file()
@@ -48,13 +48,13 @@ def test_three_methods_from_the_same_seeds(
         json.loads((tmp_path / "out" / name / "manifest.json").read_text())["config"]
         for name in ("random-1", "dream-1", "dream+-1")
     ]
-    kinds = [(each["sampler"], each["match"], each["network_epochs"]) for each in matched]
+    kinds = [(config["sampler"], config["match"], config["network_epochs"]) for config in matched]
     assert kinds == [
         ("random", "gradient", 0),
         ("representative", "gradient", 0),
         ("representative", "bidirectional", 1),
     ]
-    assert {each["seed"] for each in matched} == {1}
+    assert {config["seed"] for config in matched} == {1}
     monkeypatch.setattr(MatchingLoop, "iterate", None)  # finished runs are not repeated
     again = compare(config(tmp_path / "out"), train=digits, test=other_digits)
     assert again == result

@@ -88,10 +88,10 @@ def test_a_set_on_disk(tmp_path: Path, digits: Source, other_digits: Source) -> 
     for row in rows:
         assert digits.labels[digits.keys.index(row["source"])] == row["class"]
     history = result.manifest.history
-    assert [each["iteration"] for each in history] == list(range(ITERATIONS + 1))
+    assert [entry["iteration"] for entry in history] == list(range(ITERATIONS + 1))
     assert history[0]["loss"] is None
-    assert all(each["loss"] > 0 for each in history[1:])
-    assert [len(each.get("top1", [])) for each in history] == [2, 0, 2, 0, 2, 2]
+    assert all(entry["loss"] > 0 for entry in history[1:])
+    assert [len(entry.get("top1", [])) for entry in history] == [2, 0, 2, 0, 2, 2]
     facts = inspect_set(distilled)
     assert facts.integrity.intact
     assert facts.scores is None

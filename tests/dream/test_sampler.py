@@ -123,7 +123,7 @@ def test_leaves_the_network_as_it_was():
     RepresentativeSampler(images, labels, 10)(network)
     assert all(value.equal(before[name]) for name, value in network.state_dict().items())
     assert [module.training for module in network.modules()] == modes
-    assert all(each.grad is None for each in network.parameters())
+    assert all(parameter.grad is None for parameter in network.parameters())
 
 
 def test_a_layer_by_name_is_the_method():

@@ -37,7 +37,7 @@ def test_both_ways_are_sgd_that_steps_after_each_class(classes: int) -> None:
         loss = together.step_together(
             lambda images: (
                 images.sum(),
-                torch.stack([pull(label, each) for label, each in enumerate(images)]),
+                torch.stack([pull(label, image) for label, image in enumerate(images)]),
             )
         )
         torch.testing.assert_close(loss, expected, rtol=RTOL, atol=RTOL)

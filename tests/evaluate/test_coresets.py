@@ -24,7 +24,7 @@ def herded(rows: torch.Tensor, count: int) -> list[int]:
     rows = torch.nn.functional.normalize(rows.double(), dim=1)
     mean, chosen = rows.mean(0), []
     for step in range(1, min(count, len(rows)) + 1):
-        total = sum((rows[each] for each in chosen), torch.zeros_like(mean))
+        total = sum((rows[place] for place in chosen), torch.zeros_like(mean))
         apart = (mean - (total + rows) / step).norm(dim=1)
         apart[chosen] = torch.inf
         chosen.append(int(apart.argmin()))

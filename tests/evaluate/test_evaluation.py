@@ -67,9 +67,9 @@ def test_students_of_set_and_baseline_beat_chance(digits: Digits, digits_set: Pa
         assert (row.student, row.labels) == (ARCH, "online")
         assert row.image_count == 10 * PER_CLASS
         assert [run.seed for run in row.runs] == [0, 1]
-        assert [each.epoch for each in row.runs[0].curve] == [15, 30, 40]
+        assert [point.epoch for point in row.runs[0].curve] == [15, 30, 40]
         last = [run.curve[-1].top1 for run in row.runs]
-        best = [max(each.top1 for each in run.curve) for run in row.runs]
+        best = [max(point.top1 for point in run.curve) for run in row.runs]
         assert row.last_mean == pytest.approx(statistics.mean(last))
         assert row.last_std == pytest.approx(statistics.stdev(last))
         assert row.best_mean == pytest.approx(statistics.mean(best))
@@ -150,7 +150,7 @@ def test_images_and_modules_can_be_given_in_memory(digits: Digits, digits_set: P
 
 def test_classes_are_matched_by_name(digits: Digits, digits_set: Path, tmp_path: Path) -> None:
     order = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
-    names = json.dumps([NAMES[each] for each in order])
+    names = json.dumps([NAMES[place] for place in order])
     other = reordered_observer(digits, tmp_path / "other.safetensors", order, classes=names)
     curves = [
         evaluate_set(config(digits_set, digits, observer=str(path))).rows[0].runs[0].curve
@@ -302,10 +302,10 @@ def test_baselines_and_labels_and_students_in_one_table(digits: Digits, digits_s
     )
     images = ["distilled", *baselines]
     assert [(row.student, row.labels, row.images) for row in result.rows] == [
-        (student, labels, each)
+        (student, labels, source)
         for student in ("convnet2-w32", "convnet1-w8")
         for labels in ("online", "hard")
-        for each in images
+        for source in images
     ]
     total = len(open_source("digits"))
     assert [row.image_count for row in result.rows[:5]] == [50, 50, 50, 50, total]
@@ -460,6 +460,6 @@ def test_the_table_fits_a_terminal(digits: Digits, digits_set: Path) -> None:
     text = console.export_text()
     assert "…" not in text
     for row in result.rows:
-        (line,) = [each for each in text.splitlines() if row.images in each.split()]
+        (line,) = [line for line in text.splitlines() if row.images in line.split()]
         assert line.split()[0] == "online"
         assert line.count("±") == 3

@@ -124,9 +124,9 @@ def test_the_origin_of_an_image(make_set: MakeSet) -> None:
     origin = json.loads(json.dumps(image_origin(distilled, "bee/wasp/2")))
     assert (origin["class"], origin["image"]) == ("bee/wasp", 2)
     assert origin["file"] == str(distilled.path / "images" / "00001" / "00002.png")
-    assert [each["cell"] for each in origin["cells"]] == [0, 1, 2, 3]
-    assert [each["source"] for each in origin["cells"]] == ["1/0.jpg", "1/1.jpg"] * 2
-    scores = [each["score"] for each in origin["cells"]]
+    assert [cell["cell"] for cell in origin["cells"]] == [0, 1, 2, 3]
+    assert [cell["source"] for cell in origin["cells"]] == ["1/0.jpg", "1/1.jpg"] * 2
+    scores = [cell["score"] for cell in origin["cells"]]
     assert scores == pytest.approx([-1e-3, -1e-4, -1e-5, -1e-6], rel=FLOAT32_ROUNDING)
     assert {"top", "left", "height", "width"} < origin["cells"][0].keys()
     origin["cells"][0] |= {"top": 3, "left": 40, "height": 17, "width": 18, "source": "[red]"}

@@ -51,7 +51,7 @@ def observer_of(digits: Digits, distilled: DistilledSet) -> Observer:
 
 def normalised(images: torch.Tensor, observer: Observer) -> torch.Tensor:
     """Do what the observer asks for by hand: (n, 3, S, S)."""
-    mean, std = (torch.tensor(each)[:, None, None] for each in (observer.mean, observer.std))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (observer.mean, observer.std))
     return (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
@@ -306,7 +306,7 @@ def test_an_observer_that_gives_no_numbers(digits_set: Path) -> None:
     model = build_model("convnet2-w8", num_classes=10, side=SIDE)
     broken = load_observer(model, precision="float32")
     with torch.no_grad():
-        for each in broken._model.parameters():
-            each.fill_(math.nan)
+        for parameter in broken._model.parameters():
+            parameter.fill_(math.nan)
     with pytest.raises(PydreamError, match=r"observer \(ConvNet\) cannot be used"):
         measure_set(load_set(digits_set), broken)

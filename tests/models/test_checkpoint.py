@@ -43,7 +43,7 @@ class MakesFile:
 @pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "model_state_dict", "net"])
 def test_torch_files_bare_or_wrapped(tmp_path, wrapper, prefix):
     weights = small().state_dict()
-    content = {prefix + name: each for name, each in weights.items()}
+    content = {prefix + name: tensor for name, tensor in weights.items()}
     if wrapper:
         content = {"epoch": 3, "optimizer": {"state": {}}, wrapper: content}
     torch.save(content, tmp_path / "w.pth")
@@ -67,7 +67,7 @@ def test_save_and_read_back(tmp_path):
     assert same(weights, model.state_dict())
     assert metadata == {"arch": "convnet2-w8", "side": "8"}
     assert same(safetensors.torch.load_file(path), model.state_dict())
-    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    assert [sibling.name for sibling in path.parent.iterdir()] == [path.name]
 
 
 def test_nothing_is_overwritten(tmp_path):
@@ -78,7 +78,7 @@ def test_nothing_is_overwritten(tmp_path):
     assert path.read_text() == "mine"
     with pytest.raises(PydreamError, match="is no folder"):
         save_weights(small(), path / "below" / "w.safetensors", {})
-    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    assert [path.name for path in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -166,7 +166,7 @@ def refusal(model, weights, arch="convnet2-w8"):
 
 
 def test_other_number_of_classes():
-    before = {name: each.clone() for name, each in small(4).state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in small(4).state_dict().items()}
     model = small(4)
     assert refusal(model, small(7).state_dict()) == (
         "classifier.weight is (7, 32) in FILE but (4, 32) in convnet2-w8: "
@@ -210,8 +210,8 @@ def test_hash_is_of_names_and_contents_only():
     backwards = dict(reversed(weights.items()))
     assert hash_weights(weights) == hash_weights(backwards)
     renamed = {("x" if name == "classifier.bias" else name): v for name, v in weights.items()}
-    touched = {name: each.clone() for name, each in weights.items()}
+    touched = {name: tensor.clone() for name, tensor in weights.items()}
     touched["classifier.bias"][0] += 1
     reshaped = {**weights, "classifier.weight": weights["classifier.weight"].T}
-    hashes = {hash_weights(each) for each in (weights, renamed, touched, reshaped)}
+    hashes = {hash_weights(state) for state in (weights, renamed, touched, reshaped)}
     assert len(hashes) == 4

@@ -14,10 +14,10 @@ ROUNDING = 1e-10
 def randomised(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     """Draw every parameter and statistic, so that no layer is neutral by its initial values."""
     generator = torch.Generator().manual_seed(seed)
-    for name, each in model.state_dict().items():
-        if each.is_floating_point():
-            values = torch.randn(each.shape, generator=generator, dtype=each.dtype)
-            each.copy_(values.abs() + 0.5 if name.endswith("running_var") else values * 0.3)
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            values = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+            tensor.copy_(values.abs() + 0.5 if name.endswith("running_var") else values * 0.3)
     return model
 
 
@@ -56,7 +56,7 @@ def functional_convnet(weights, images, depth, norm, training):
 def test_it_computes_the_formula(norm, training, depth, side, channels):
     model = randomised(ConvNet(7, side, channels, depth, 5, norm).double()).train(training)
     images = torch.randn(3, channels, side, side, dtype=torch.float64)
-    weights = {name: each.clone() for name, each in model.state_dict().items()}
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     features, logits = functional_convnet(weights, images, depth, norm, training)
     torch.testing.assert_close(model.features(images), features, rtol=ROUNDING, atol=ROUNDING)
     torch.testing.assert_close(model(images), logits, rtol=ROUNDING, atol=ROUNDING)

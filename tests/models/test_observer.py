@@ -63,15 +63,15 @@ def close(got, wanted, tolerance):
 )
 def test_it_computes_what_the_model_computes(arch, side):
     model = trained_like(arch, 11, side)
-    before = {name: each.clone() for name, each in model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     images = torch.randn(5, 3, side, side)
     logits = load_observer(model, arch=arch, side=side, precision="float32").logits(images)
     assert logits.dtype == torch.float32
     assert not logits.requires_grad
     with torch.no_grad():
         close(logits, model(images), FOLDED)
-    assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
-    assert all(each.requires_grad for each in model.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("arch", ["convnet3", "convnet2-w24-instance", "convnet2-w24-none"])

@@ -17,9 +17,9 @@ SAME_LOGITS = 1e-4
 def randomised(model: ResNetAP) -> ResNetAP:
     """Draw every scale and shift, so that no norm is neutral by its initial values."""
     generator = torch.Generator().manual_seed(0)
-    for each in model.state_dict().values():
-        if each.dim() == 1 and each.is_floating_point():
-            each.copy_(torch.rand(each.shape, generator=generator, dtype=each.dtype) + 0.5)
+    for tensor in model.state_dict().values():
+        if tensor.dim() == 1 and tensor.is_floating_point():
+            tensor.copy_(torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype) + 0.5)
     return model
 
 
@@ -29,12 +29,12 @@ def normalised(images: torch.Tensor, weights: dict, name: str, norm: str) -> tor
     over = (0, 2, 3) if norm == "batch" else (2, 3)
     mean = images.mean(over, keepdim=True)
     variance = ((images - mean) ** 2).mean(over, keepdim=True)
-    scale, shift = (weights[f"{name}.{each}"].view(1, -1, 1, 1) for each in ("weight", "bias"))
+    scale, shift = (weights[f"{name}.{kind}"].view(1, -1, 1, 1) for kind in ("weight", "bias"))
     return (images - mean) / (variance + 1e-5).sqrt() * scale + shift
 
 
 def pooled(images: torch.Tensor, by: int) -> torch.Tensor:
-    height, width = (each // by * by for each in images.shape[2:])
+    height, width = (length // by * by for length in images.shape[2:])
     whole = images[:, :, :height, :width]
     return sum(whole[:, :, y::by, x::by] for y in range(by) for x in range(by)) / by**2
 
@@ -59,7 +59,7 @@ def block(images: torch.Tensor, weights: dict, name: str, norm: str, halve: bool
 @pytest.mark.parametrize(("stage", "inputs", "side"), [(1, 64, 5), (2, 64, 7), (4, 256, 6)])
 def test_a_block_computes_the_formula(norm, stage, inputs, side):
     model = randomised(ResNetAP(3, 32, norm=norm).double()).train()
-    weights = {name: each.clone() for name, each in model.state_dict().items()}
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     images = torch.randn(2, inputs, side, side, dtype=torch.float64)
     expected = block(images, weights, f"layer{stage}.0", norm, stage > 1)
     found = getattr(model, f"layer{stage}")(images)
@@ -69,7 +69,7 @@ def test_a_block_computes_the_formula(norm, stage, inputs, side):
 @pytest.mark.parametrize(("side", "kernel", "pool"), [(16, 3, 1), (65, 3, 2), (129, 7, 4)])
 def test_the_whole_computes_the_formula(side, kernel, pool):
     model = randomised(ResNetAP(3, side, channels=2).double())
-    weights = {name: each.clone() for name, each in model.state_dict().items()}
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     start = torch.randn(2, 2, side, side, dtype=torch.float64)
     assert weights["layer0.conv1.weight"].shape == (64, 2, kernel, kernel)
     images = functional.conv2d(start, weights["layer0.conv1.weight"], padding=kernel // 2)
@@ -107,7 +107,7 @@ def test_shapes(side, sides):
         assert model(images).shape == (2, 10)
         assert model.features(images).shape == (2, 512)
     widths = [64, 64, 128, 256, 512]
-    assert seen[:5] == [(width, each, each) for width, each in zip(widths, sides, strict=True)]
+    assert seen[:5] == [(width, side, side) for width, side in zip(widths, sides, strict=True)]
 
 
 def test_parameters_counted_by_hand():
@@ -118,31 +118,41 @@ def test_parameters_counted_by_hand():
     total = stem + first + sum(halved) + 512 * 10 + 10
     assert total == 4_910_922
     model = ResNetAP(10, 224)
-    assert sum(each.numel() for each in model.parameters()) == total
+    assert sum(parameter.numel() for parameter in model.parameters()) == total
     small = ResNetAP(10, 32, channels=1)
-    assert sum(each.numel() for each in small.parameters()) == total - 3 * 64 * 49 + 64 * 9
+    assert (
+        sum(parameter.numel() for parameter in small.parameters()) == total - 3 * 64 * 49 + 64 * 9
+    )
 
 
 @pytest.mark.parametrize("depth", [18, 34])
 def test_deeper_ones_have_the_parameters_of_resnets(depth):
     ours = build_model(f"resnetap{depth}-batch", num_classes=1000, side=224)
     theirs = torchvision.models.get_model(f"resnet{depth}")
-    shapes = [sorted(tuple(each.shape) for each in m.parameters()) for m in (ours, theirs)]
+    shapes = [
+        sorted(tuple(parameter.shape) for parameter in m.parameters()) for m in (ours, theirs)
+    ]
     assert shapes[0] == shapes[1]
 
 
 def test_convolutions_are_he_normal_by_their_outputs_and_have_no_bias():
     torch.manual_seed(0)
     model = ResNetAP(10, 224)
-    convolutions = [each for each in model.modules() if isinstance(each, torch.nn.Conv2d)]
+    convolutions = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
     assert len(convolutions) == 1 + 8 + 3
-    for each in convolutions:
-        assert each.bias is None
-        assert each.stride == (1, 1)
-        fan_out = each.out_channels * each.kernel_size[0] ** 2
+    for convolution in convolutions:
+        assert convolution.bias is None
+        assert convolution.stride == (1, 1)
+        fan_out = convolution.out_channels * convolution.kernel_size[0] ** 2
         # Of a spread's estimate from 8192 and more values, five of its own.
-        assert float(each.weight.detach().std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.04)
-    assert all(each.abs().max() == 0 for name, each in model.named_parameters() if "bn1.b" in name)
+        assert float(convolution.weight.detach().std()) == pytest.approx(
+            (2 / fan_out) ** 0.5, rel=0.04
+        )
+    assert all(
+        parameter.abs().max() == 0
+        for name, parameter in model.named_parameters()
+        if "bn1.b" in name
+    )
 
 
 @pytest.mark.parametrize(

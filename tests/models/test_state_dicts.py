@@ -26,7 +26,7 @@ def same(first, second):
 
 
 def prefixed(weights, prefix):
-    return {prefix + name: each for name, each in weights.items()}
+    return {prefix + name: tensor for name, tensor in weights.items()}
 
 
 def saved(path, content):
@@ -82,7 +82,7 @@ def test_a_part_that_is_called_as_wrappers_are_keeps_its_name(tmp_path, prefixes
         "network": nn.ModuleList(nn.Linear(4, 4) for _ in range(3)),
     }
     model = nn.ModuleDict({**parts, "head": nn.Linear(4, 2)})
-    weights = {name: torch.randn_like(each) for name, each in model.state_dict().items()}
+    weights = {name: torch.randn_like(tensor) for name, tensor in model.state_dict().items()}
     content = prefixed(weights, "".join(prefixes))
     if prefixes == ("model.",):
         content["criterion.weight"] = torch.ones(4)
@@ -127,7 +127,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_weights_of_other_precision_are_read(tmp_path, dtype):
-    weights = {name: each.to(dtype) for name, each in small().items() if each.dim()}
+    weights = {name: tensor.to(dtype) for name, tensor in small().items() if tensor.dim()}
     torch.save(weights, tmp_path / "w.pth")
     observer = load_observer(tmp_path / "w.pth", precision="float32")
     reference = build_model("convnet2-w8", num_classes=4, side=8)
@@ -143,8 +143,8 @@ def test_the_weights_of_a_cifar_resnet_are_read_under_other_names(tmp_path):
     torch.manual_seed(0)
     model = build_model("resnet18-modified", num_classes=4, side=32)
     weights = {
-        name.replace("downsample", "shortcut").replace("fc.", "linear."): each
-        for name, each in model.state_dict().items()
+        name.replace("downsample", "shortcut").replace("fc.", "linear."): tensor
+        for name, tensor in model.state_dict().items()
     }
     torch.save({"net": weights, "acc": 95.0, "epoch": 199}, tmp_path / "ckpt.pth")
     observer = load_observer(tmp_path / "ckpt.pth", precision="float32")

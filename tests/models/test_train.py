@@ -75,7 +75,7 @@ def test_the_seed_decides_the_bytes_and_nothing_else_does(tmp_path):
         out = tmp_path / f"{number}.safetensors"
         train_observer(ObserverConfig(out=out, **options))
         weights.append(read_weights(out)[0])
-    assert all(torch.equal(each, weights[1][name]) for name, each in weights[0].items())
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
     assert sha256(tmp_path / "0.safetensors") == sha256(tmp_path / "1.safetensors")
     assert not torch.equal(weights[0]["classifier.weight"], weights[2]["classifier.weight"])
     assert torch.equal(torch.get_rng_state(), before)

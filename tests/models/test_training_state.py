@@ -94,7 +94,7 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
     result = train_observer(settings(out, resume=True, workers=2), source=source)
     assert sha256(out) == sha256(whole.path)
     assert (result.top1, result.loss) == (whole.top1, whole.loss)
-    assert sorted(each.name for each in tmp_path.iterdir()) == [out.name, whole.path.name]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, whole.path.name]
 
 
 def test_ctrl_c_keeps_every_step(tmp_path, after_steps, monkeypatch):
@@ -139,7 +139,7 @@ def test_a_training_killed_when_it_was_finished_leaves_nothing_to_the_next(tmp_p
             train_observer(settings(out, epochs=1), source=source)
     assert (tmp_path / "w.safetensors.partial").is_dir()
     train_observer(settings(out, epochs=1, resume=True), source=source)
-    assert [each.name for each in tmp_path.iterdir()] == [out.name]
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
 def test_a_finished_training_is_known_again(tmp_path):

@@ -43,7 +43,7 @@ def row(**columns: float | list[float]) -> torch.Tensor:
 
 
 def affine(*maps: list[float]) -> torch.Tensor:
-    return torch.cat([row(affine=each) for each in maps])
+    return torch.cat([row(affine=affine) for affine in maps])
 
 
 def augmented(x: torch.Tensor, parameters: torch.Tensor, upstream: torch.Tensor):
@@ -58,7 +58,7 @@ def exact(x: torch.Tensor, parameters: torch.Tensor, upstream: torch.Tensor):
     """The same in float64 by torch.nn.functional."""
     wide = x.double().requires_grad_()
     rows = parameters.double().repeat_interleave(len(x) // len(parameters), 0)
-    result = torch.stack([one(*each) for each in zip(wide, rows, strict=True)])
+    result = torch.stack([one(*pair) for pair in zip(wide, rows, strict=True)])
     (slope,) = torch.autograd.grad(result, wide, upstream.double())
     return result.detach(), slope
 
@@ -274,12 +274,12 @@ def test_numbers_of_no_meaning_do_no_harm(isa, column, bad):
 def test_strides_and_arrays(isa):
     x, parameters = images((4, 3, 10, 7)), ops.random_augment(2, (10, 7), STRATEGIES[-1])
     wanted = ops.diff_augment(x, parameters)
-    for each in (
+    for given in (
         x.to(memory_format=torch.channels_last),
         x.repeat_interleave(2, 3)[..., ::2],
         x.numpy(),
     ):
-        found = ops.diff_augment(each, parameters)
+        found = ops.diff_augment(given, parameters)
         assert found.is_contiguous()
         assert found.equal(wanted)
     assert ops.diff_augment(x, parameters.repeat_interleave(2, 1)[:, ::2]).equal(wanted)
@@ -430,8 +430,8 @@ def test_draws_refuse(arguments, options, error, message):
 def test_opcheck_and_compile():
     x, parameters = place(images((4, 3, 9, 8))), place(ops.random_augment(2, (9, 8)))
     for op in (torch.ops.pydream.diff_augment, torch.ops.pydream.diff_augment_adjoint):
-        for each in (x.clone(), x.to(memory_format=torch.channels_last), x.half()):
-            torch.library.opcheck(op, (each.requires_grad_(), parameters))
+        for given in (x.clone(), x.to(memory_format=torch.channels_last), x.half()):
+            torch.library.opcheck(op, (given.requires_grad_(), parameters))
 
     def augment(x: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
         return as_called("diff_augment")(x * 2, parameters).square().sum()

@@ -59,15 +59,15 @@ def by_formula(images, weight, bias, statistics, eps=1e-5):
 
 def values_and_slopes(function, tensors, statistics, second=None):
     """What the function returns, its slopes and, for these `second` slopes, theirs."""
-    images, weight, bias, slope = (each.clone().requires_grad_() for each in tensors)
+    images, weight, bias, slope = (tensor.clone().requires_grad_() for tensor in tensors)
     pooled = function(images, weight, bias, statistics)
     slopes = torch.autograd.grad(pooled, (images, weight, bias), slope, create_graph=True)
     found = [pooled, *slopes]
     if second is not None:
         found += torch.autograd.grad(
-            slopes, (images, weight, slope), [each.to(images.dtype) for each in second]
+            slopes, (images, weight, slope), [tensor.to(images.dtype) for tensor in second]
         )
-    return [each.detach() for each in found]
+    return [tensor.detach() for tensor in found]
 
 
 def assert_near(found, expected, tolerance=ROUNDING):
@@ -81,9 +81,11 @@ def assert_near(found, expected, tolerance=ROUNDING):
 def test_is_the_formula_and_its_derivatives(isa, shape, statistics):
     tensors = inputs(shape, statistics)
     generator = torch.Generator().manual_seed(1)
-    second = [torch.randn(each.shape, generator=generator) for each in tensors[:3]]
+    second = [torch.randn(tensor.shape, generator=generator) for tensor in tensors[:3]]
     found = values_and_slopes(ops.norm_relu_pool, tensors, statistics, second)
-    exact = values_and_slopes(by_formula, [each.double() for each in tensors], statistics, second)
+    exact = values_and_slopes(
+        by_formula, [tensor.double() for tensor in tensors], statistics, second
+    )
     assert_near(found, exact)
 
 
@@ -93,7 +95,7 @@ def test_far_from_zero(isa):
     for statistics in ("instance", "batch"):
         tensors = [images, weight, bias, slope]
         found = values_and_slopes(ops.norm_relu_pool, tensors, statistics)
-        exact = values_and_slopes(by_formula, [each.double() for each in tensors], statistics)
+        exact = values_and_slopes(by_formula, [tensor.double() for tensor in tensors], statistics)
         assert_near(found[:1], exact[:1], FLAT_ROUNDING)
 
 
@@ -109,10 +111,12 @@ def test_a_flat_image_is_its_bias(isa, statistics):
 def test_a_channel_of_weight_zero_has_a_slope(isa):
     images, weight, bias, slope = inputs((2, 18, 4, 4), "instance")
     weight, bias = torch.zeros_like(weight), bias.abs() + 0.1
-    second = [torch.randn_like(each) for each in (images, weight, bias)]
+    second = [torch.randn_like(tensor) for tensor in (images, weight, bias)]
     tensors = [images, weight, bias, slope]
     found = values_and_slopes(ops.norm_relu_pool, tensors, "instance", second)
-    exact = values_and_slopes(by_formula, [each.double() for each in tensors], "instance", second)
+    exact = values_and_slopes(
+        by_formula, [tensor.double() for tensor in tensors], "instance", second
+    )
     assert_near(found, exact)
 
 
@@ -131,8 +135,8 @@ def test_any_memory_gives_the_same_bytes(statistics):
     wide[..., ::2] = images
     variants = [images, images.to(memory_format=torch.channels_last), wide[..., ::2]]
     results = [
-        values_and_slopes(ops.norm_relu_pool, [each, weight, bias, slope], statistics)
-        for each in variants
+        values_and_slopes(ops.norm_relu_pool, [variant, weight, bias, slope], statistics)
+        for variant in variants
     ]
     for result in results[1:]:
         for mine, other in zip(result, results[0], strict=True):
@@ -159,7 +163,7 @@ def test_threads_and_batches_change_nothing():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_other_dtypes_are_pytorchs_operations(dtype):
-    tensors = [each.to(dtype) for each in inputs((2, 5, 6, 6), "instance")[:3]]
+    tensors = [tensor.to(dtype) for tensor in inputs((2, 5, 6, 6), "instance")[:3]]
     expected = F.avg_pool2d(F.group_norm(tensors[0], 5, *tensors[1:]).relu(), 2)
     pooled = ops.norm_relu_pool(*tensors)
     assert pooled.dtype == dtype
@@ -240,13 +244,13 @@ def test_convnet_computes_the_same_with_it(norm, training):
     plain.load_state_dict(copy.deepcopy(fused.state_dict()))
     images, labels = torch.randn(6, 3, 9, 9), torch.arange(6)
     for _ in range(2):  # running statistics move twice
-        losses = [F.cross_entropy(each(images), labels) for each in (fused, plain)]
+        losses = [F.cross_entropy(network(images), labels) for network in (fused, plain)]
         slopes = [
-            torch.autograd.grad(loss, list(each.parameters()))
-            for loss, each in zip(losses, (fused, plain), strict=True)
+            torch.autograd.grad(loss, list(network.parameters()))
+            for loss, network in zip(losses, (fused, plain), strict=True)
         ]
         # All beside the largest: a bias before a norm has no slope but rounding.
-        flat = [torch.cat([each.flatten() for each in found]) for found in slopes]
+        flat = [torch.cat([gradient.flatten() for gradient in found]) for found in slopes]
         assert_near([flat[0]], [flat[1].double()], REORDERED)
     for name, value in fused.state_dict().items():
         torch.testing.assert_close(value, plain.state_dict()[name], rtol=REORDERED, atol=REORDERED)
@@ -259,14 +263,14 @@ def test_hooks_on_the_layers_of_a_convnet_see_what_passes():
     network(torch.rand(2, 3, 8, 8))
     handle.remove()
     network(torch.rand(2, 3, 8, 8))
-    assert [tuple(each.shape) for each in seen] == [(2, 4, 4, 4)]
+    assert [tuple(tensor.shape) for tensor in seen] == [(2, 4, 4, 4)]
 
 
 def test_a_convnet_under_vmap_is_the_same():
     network = ConvNet(3, 8, width=4, norm="instance")
     images = torch.rand(2, 5, 3, 8, 8)
     state = dict(network.named_parameters())
-    together = vmap(lambda each: functional_call(network, state, (each,)))(images)
+    together = vmap(lambda image: functional_call(network, state, (image,)))(images)
     torch.testing.assert_close(
-        together, torch.stack([network(each) for each in images]), rtol=REORDERED, atol=REORDERED
+        together, torch.stack([network(image) for image in images]), rtol=REORDERED, atol=REORDERED
     )

@@ -78,7 +78,7 @@ def test_scores_and_key_patches() -> None:
     ):
         got = run(name, *map(cp.asarray, arguments), *rest)
         expected = run(name, *arguments, *rest)
-        assert all(each.is_cuda for each in got)
+        assert all(tensor.is_cuda for tensor in got)
         assert got.image.cpu().tolist() == expected.image.tolist()
         assert got.crop.cpu().tolist() == expected.crop.tolist()
 

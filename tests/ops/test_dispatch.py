@@ -186,7 +186,7 @@ def test_threads_that_come_first_together_share_one_report(gpu_of_tomorrow, monk
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: _dispatch._faults(0), range(8)))
     assert made == [True]
-    assert all(each is found[0] for each in found)
+    assert all(module is found[0] for module in found)
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

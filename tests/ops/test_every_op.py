@@ -50,7 +50,7 @@ NO_TENSORS: dict[str, Callable[[], Any]] = {
     "words": lambda: ["a", "b"],
     "a dict": dict,
     "an object": object,
-    "a generator": lambda: (each for each in ()),
+    "a generator": lambda: (nothing for nothing in ()),
     "a float": lambda: 1.5,
     "NaN": lambda: float("nan"),
     "beyond 64 bits": lambda: 2**70,
@@ -133,8 +133,8 @@ def test_a_value_of_the_wrong_kind_is_refused_in_words(name, kinds):
             with pytest.raises((TypeError, ValueError)) as caught:
                 as_called(name)(**{**arguments, argument: make()})
             words = str(caught.value)
-            assert any(each in words for each in arguments), (argument, kind, words)
-            assert not any(each in words for each in OTHERS_WORDS), (argument, kind, words)
+            assert any(word in words for word in arguments), (argument, kind, words)
+            assert not any(word in words for word in OTHERS_WORDS), (argument, kind, words)
             assert "\n" not in words, (argument, kind, words)
 
 
@@ -152,7 +152,7 @@ def test_a_gradient_without_a_derivative_is_refused(name):
             found = tensors_of(as_called(name)(**{**arguments, argument: leaf}))
         expected = tensors_of(as_called(name)(**arguments))
         assert all(a.equal(b) for a, b in zip(found, expected, strict=True))
-        assert not any(each.requires_grad for each in found)
+        assert not any(tensor.requires_grad for tensor in found)
 
 
 def test_check_values_names_a_device_that_is_none():
@@ -248,7 +248,7 @@ def test_compiles_whole_with_a_gradient(name, argument, fresh_compiler):
 
     def slopes(function: Callable[..., Any]) -> tuple[torch.Tensor, ...]:
         value = given[argument]
-        leaves = [each.clone().requires_grad_() for each in tensors_of(value)]
+        leaves = [tensor.clone().requires_grad_() for tensor in tensors_of(value)]
         own = {**given, argument: leaves if isinstance(value, list) else leaves[0]}
         return torch.autograd.grad(function(own).square().sum(), leaves)
 
@@ -265,9 +265,9 @@ def test_the_state_of_torch_does_not_matter(name):
         key: value.numpy() if isinstance(value, torch.Tensor) else value
         for key, value in arguments.items()
     }
-    for each in arrays.values():
-        if isinstance(each, np.ndarray):
-            each.setflags(write=False)
+    for array in arrays.values():
+        if isinstance(array, np.ndarray):
+            array.setflags(write=False)
     expected = tensors_of(op(**arguments))
     for state, context in STATES.items():
         for given in (arguments, arrays):

@@ -43,18 +43,21 @@ def formed(x: torch.Tensor) -> torch.Tensor:
 
 
 CASES = [
-    *((f"distance {each}", distance(each), [(3, 4), (5,)]) for each in METRICS),
-    *((f"block {each}", block(each), [(2, 2, 4, 5), (2,), (2,)]) for each in ("instance", "batch")),
+    *((f"distance {metric}", distance(metric), [(3, 4), (5,)]) for metric in METRICS),
     *(
-        (f"augment {each}", augmented(each), [(2, 3, 5, 4)])
-        for each in (torch.float32, torch.double)
+        (f"block {statistics}", block(statistics), [(2, 2, 4, 5), (2,), (2,)])
+        for statistics in ("instance", "batch")
+    ),
+    *(
+        (f"augment {dtype}", augmented(dtype), [(2, 3, 5, 4)])
+        for dtype in (torch.float32, torch.double)
     ),
     ("formation", formed, [(1, 2, 5, 4)]),
 ]
 
 
 @pytest.mark.parametrize(
-    ("function", "shapes"), [case[1:] for case in CASES], ids=[each[0] for each in CASES]
+    ("function", "shapes"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
 )
 def test_passes_gradcheck_twice(function, shapes):
     inputs = [double(shape, 5 + i).requires_grad_() for i, shape in enumerate(shapes)]
@@ -69,7 +72,7 @@ def test_passes_gradcheck_twice(function, shapes):
 def test_agrees_with_the_kernels_of_float32(name):
     op, arguments = as_called(name), ARGUMENTS[name]
     wide = {
-        key: [each.double() for each in value]
+        key: [tensor.double() for tensor in value]
         if isinstance(value, list)
         else value.double()
         if isinstance(value, torch.Tensor)

@@ -120,13 +120,13 @@ def test_a_replay_reads_what_lies_there_by_then(name, make, call):
     generator = torch.Generator().manual_seed(5)
     first, second = make(generator), make(generator)
     op = as_called(name)
-    inputs = [each.cuda() for each in first]
+    inputs = [tensor.cuda() for tensor in first]
     graph, result = captured(lambda: call(op, *inputs))
     for values in (second, first):
         for there, value in zip(inputs, values, strict=True):
             there.copy_(value)
         graph.replay()
-        found = [each.clone() for each in parts(result)]
+        found = [tensor.clone() for tensor in parts(result)]
         wanted = parts(call(op, *(value.cuda() for value in values)))
         assert all(map(torch.equal, found, wanted))
         ops.check_values()
@@ -136,7 +136,7 @@ def test_a_replay_reads_what_lies_there_by_then(name, make, call):
 
 @needs_gpu
 def test_a_replay_reports_bad_values():
-    logits, labels = (each.cuda() for each in score_inputs(torch.Generator().manual_seed(0)))
+    logits, labels = (tensor.cuda() for tensor in score_inputs(torch.Generator().manual_seed(0)))
     realism_scores = as_called("realism_scores")
     graph, _ = captured(lambda: realism_scores(logits, labels))
     logits[7, 3] = torch.nan
@@ -147,7 +147,7 @@ def test_a_replay_reports_bad_values():
 
 @needs_gpu
 def test_a_fault_of_before_is_raised_behind_a_capture():
-    logits, labels = (each.cuda() for each in score_inputs(torch.Generator().manual_seed(0)))
+    logits, labels = (tensor.cuda() for tensor in score_inputs(torch.Generator().manual_seed(0)))
     realism_scores = as_called("realism_scores")
     realism_scores(logits, labels)
     bad = logits.clone()
@@ -165,7 +165,7 @@ def test_a_fault_of_before_is_raised_behind_a_capture():
 
 @needs_gpu
 def test_samples_drawn_on_the_cpu_cannot_be_captured():
-    (x,) = (each.cuda() for each in kmeans_inputs(torch.Generator().manual_seed(0)))
+    (x,) = (tensor.cuda() for tensor in kmeans_inputs(torch.Generator().manual_seed(0)))
     kmeans = as_called("kmeans")
     kmeans(x, 4, init="random", max_iter=2)
     wanted = pytest.raises(ValueError, match=r"init='random' draws samples on the CPU")
@@ -176,7 +176,7 @@ def test_samples_drawn_on_the_cpu_cannot_be_captured():
 
 @needs_gpu
 def test_a_list_of_images_cannot_be_captured():
-    images, boxes, _ = (each.cuda() for each in crop_inputs(torch.Generator().manual_seed(0)))
+    images, boxes, _ = (tensor.cuda() for tensor in crop_inputs(torch.Generator().manual_seed(0)))
     crop_resize = as_called("crop_resize")
     crop_resize(list(images), boxes, 16)
     wanted = pytest.raises(ValueError, match=r"pass one batch \(N, H, W, C\)")

@@ -146,18 +146,21 @@ class TestKMeans:
 
     def test_inertia_never_rises(self, isa: str) -> None:
         x = torch.randn(200, 5, generator=torch.Generator().manual_seed(1))
-        runs = [ops.kmeans(x, 9, init="random", max_iter=each, tol=0.0) for each in ITERATIONS]
-        inertia = torch.stack([each.inertia for each in runs])
+        runs = [
+            ops.kmeans(x, 9, init="random", max_iter=iterations, tol=0.0)
+            for iterations in ITERATIONS
+        ]
+        inertia = torch.stack([run.inertia for run in runs])
         assert (inertia.diff() <= INERTIA_RTOL * inertia[1:]).all()
         assert inertia[-1] < 0.9 * inertia[0]
-        assert [int(each.n_iter) for each in runs[:5]] == [0, 1, 2, 3, 4]
+        assert [int(run.n_iter) for run in runs[:5]] == [0, 1, 2, 3, 4]
 
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_fast_inertia_never_rises(self, dtype: torch.dtype) -> None:
         x = torch.randn(200, 5, generator=torch.Generator().manual_seed(3)).to(dtype)
         options = {"init": "random", "tol": 0.0, "precision": "fast"}
         inertia = torch.stack(
-            [ops.kmeans(x, 9, max_iter=each, **options).inertia for each in ITERATIONS]
+            [ops.kmeans(x, 9, max_iter=iterations, **options).inertia for iterations in ITERATIONS]
         )
         assert (inertia.diff() <= INERTIA_RTOL * inertia[1:]).all()
 
@@ -271,8 +274,8 @@ class TestSeveral:
         assert batch.inertia.shape == batch.n_iter.shape == (4,)
         assert ragged.centroids.equal(batch.centroids)
         assert ragged.labels.equal(batch.labels.view(80))
-        each = ops.kmeans(x, [3, 3, 3, 3])
-        assert each.centroids.equal(batch.centroids.view(12, 5))
+        result = ops.kmeans(x, [3, 3, 3, 3])
+        assert result.centroids.equal(batch.centroids.view(12, 5))
 
     def test_given_centroids_of_each(self, isa: str) -> None:
         x = clumps(60, 4, 6)
@@ -391,10 +394,10 @@ class TestCosine:
     def test_inertia_never_rises(self, isa: str) -> None:
         x = torch.randn(150, 6, generator=torch.Generator().manual_seed(0))
         runs = [
-            ops.kmeans(x, 7, init="random", metric="cosine", max_iter=each, tol=0.0)
-            for each in ITERATIONS
+            ops.kmeans(x, 7, init="random", metric="cosine", max_iter=iterations, tol=0.0)
+            for iterations in ITERATIONS
         ]
-        inertia = torch.stack([each.inertia for each in runs])
+        inertia = torch.stack([run.inertia for run in runs])
         assert (inertia.diff() <= INERTIA_RTOL * inertia[1:]).all()
 
 

@@ -29,15 +29,15 @@ def metric(request: pytest.FixtureRequest) -> str:
 
 def lists(seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[list, list]:
     generator = torch.Generator().manual_seed(seed)
-    pair = [[torch.randn(each, generator=generator) for each in SHAPES] for _ in range(2)]
-    return tuple([each.to(dtype) for each in side] for side in pair)  # type: ignore[return-value]
+    pair = [[torch.randn(shape, generator=generator) for shape in SHAPES] for _ in range(2)]
+    return tuple([layer.to(dtype) for layer in side] for side in pair)  # type: ignore[return-value]
 
 
 def exact(x: list, y: list, metric: str) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Value and derivatives in float64, layer by layer, as dream.md's table has them."""
-    wide = [each.double().requires_grad_() for each in x]
+    wide = [layer.double().requires_grad_() for layer in x]
     total = torch.zeros((), dtype=torch.float64)
-    for a, b in zip(wide, (each.double() for each in y), strict=True):
+    for a, b in zip(wide, (layer.double() for layer in y), strict=True):
         if a.numel() == 0 or (metric == "dc" and a.dim() < 2):
             continue
         rows = a.shape[0] if a.dim() else 1
@@ -55,16 +55,16 @@ def exact(x: list, y: list, metric: str) -> tuple[torch.Tensor, list[torch.Tenso
             total = total + (1 - (a * b).sum(1) / below).sum()
     slopes = torch.autograd.grad(total, wide, allow_unused=True)
     return total.detach(), [
-        torch.zeros_like(each) if slope is None else slope
-        for each, slope in zip(wide, slopes, strict=True)
+        torch.zeros_like(layer) if slope is None else slope
+        for layer, slope in zip(wide, slopes, strict=True)
     ]
 
 
 def measured(x: list, y: list, metric: str, factor: float = 1.0) -> tuple[torch.Tensor, tuple]:
-    x = [place(each).clone().requires_grad_() for each in x]
-    value = ops.gradient_distance(x, [place(each) for each in y], metric)
+    x = [place(layer).clone().requires_grad_() for layer in x]
+    value = ops.gradient_distance(x, [place(layer) for layer in y], metric)
     slopes = torch.autograd.grad(value * factor, x, allow_unused=True, materialize_grads=True)
-    return value.detach().cpu(), tuple(each.cpu() for each in slopes)
+    return value.detach().cpu(), tuple(slope.cpu() for slope in slopes)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -96,7 +96,7 @@ def test_an_outer_factor_reaches_the_derivative(isa, metric):
 
 def test_backward_can_be_repeated(metric):
     x, y = lists(2)
-    x = [each.requires_grad_() for each in x]
+    x = [layer.requires_grad_() for layer in x]
     value = ops.gradient_distance(x, y, metric)
     first = torch.autograd.grad(value, x, retain_graph=True, allow_unused=True)
     (value * 2).backward(retain_graph=True)
@@ -154,14 +154,14 @@ def test_through_a_network_is_as_eager(metric):
 
 
 def exact_eager(x, y, metric):
-    kept = [each.dim() > 1 or metric != "dc" for each in x]
+    kept = [layer.dim() > 1 or metric != "dc" for layer in x]
     pairs = [(a, b) for a, b, keep in zip(x, y, kept, strict=True) if keep]
     return reference.gradient_distance(*zip(*pairs, strict=True), metric)
 
 
 def test_equal_lists_are_at_no_distance_and_do_not_move(isa, metric):
     x, _ = lists(5)
-    value, slopes = measured(x, [each.clone() for each in x], metric)
+    value, slopes = measured(x, [layer.clone() for layer in x], metric)
     # A cosine's distance is what 1e-6 is beside the square of a row's length.
     expected = exact(x, x, metric)[0] if metric in ("cos", "dc") else torch.zeros(())
     torch.testing.assert_close(value.double(), expected.double(), rtol=VALUE_RTOL, atol=1e-6)
@@ -196,10 +196,10 @@ def test_threads_do_not_matter(metric, threads, on_cpu):
 def test_strides_arrays_and_no_gradient(isa, metric):
     x, y = lists(7)
     expected, _ = measured(x, y, metric)
-    strided = [each.repeat_interleave(2, 0)[::2] if each.dim() else each for each in x]
+    strided = [layer.repeat_interleave(2, 0)[::2] if layer.dim() else layer for layer in x]
     assert ops.gradient_distance(strided, y, metric).cpu().equal(expected)
-    assert ops.gradient_distance([np.asarray(each) for each in x], y, metric).equal(expected)
-    channels_last = [each.to(memory_format=torch.channels_last) for each in x[:1]]
+    assert ops.gradient_distance([np.asarray(layer) for layer in x], y, metric).equal(expected)
+    channels_last = [layer.to(memory_format=torch.channels_last) for layer in x[:1]]
     assert ops.gradient_distance(channels_last, y[:1], metric).equal(
         ops.gradient_distance(x[:1], y[:1], metric)
     )
@@ -210,7 +210,7 @@ def test_only_some_need_a_derivative():
     x[2].requires_grad_()
     ops.gradient_distance(x, y).backward()
     torch.testing.assert_close(x[2].grad, 2 * (x[2] - y[2]).detach())
-    assert all(each.grad is None for i, each in enumerate(x) if i != 2)
+    assert all(layer.grad is None for i, layer in enumerate(x) if i != 2)
 
 
 def test_more_layers_than_a_launch_takes(isa, metric):

@@ -135,7 +135,7 @@ def test_parts_of_a_pixel_add_up(isa: str) -> None:
 def test_classes_at_once_are_as_alone(isa: str, shape: tuple[int, ...]) -> None:
     images = random_images(shape)
     together = formed(images, 2, 11)
-    assert together.equal(torch.stack([formed(each, 2, 11) for each in images]))
+    assert together.equal(torch.stack([formed(image, 2, 11) for image in images]))
     upstream = torch.randn(together.shape, generator=torch.Generator().manual_seed(0))
     alone = [slope_of(a, 2, 11, b) for a, b in zip(images, upstream, strict=True)]
     assert slope_of(images, 2, 11, upstream).equal(torch.stack(alone))

@@ -272,7 +272,7 @@ def assert_selection(
     num_classes: int,
 ) -> None:
     image, crop, score = naive_key_patches(scores, labels, per_class, num_classes)
-    assert [each.dtype for each in found] == [torch.int64, torch.int64, torch.float32]
+    assert [tensor.dtype for tensor in found] == [torch.int64, torch.int64, torch.float32]
     assert found[0].tolist() == image
     assert found[1].tolist() == crop
     assert found[2].tolist() == score

@@ -82,7 +82,7 @@ def test_rded(observer: str, tmp_path: Path) -> None:
     assert found["observer"]["operations"] >= patches * 2 * 9 * 3 * 16 * 8 * 8
     assert found["score"]["bytes"] == patches * 10 * 4
     trace = json.loads(gzip.decompress(result.trace.read_bytes()))
-    names = {each.get("name") for each in trace["traceEvents"]}
+    names = {event.get("name") for event in trace["traceEvents"]}
     assert {"pydream: observer", "pydream: crop", "aten::convolution"} <= names
     text = shown(profile_table(facts))
     for word in ("observer", "crop", "of limit", "Gop/s", "Peak memory"):
@@ -97,7 +97,7 @@ def test_what_is_made_is_dropped(
     config = settings(observer)
     assert profile(config).path == Path("profile-rded-1.json")
     assert profile(config).path == Path("profile-rded-2.json")
-    assert sorted(each.name for each in tmp_path.iterdir()) == [
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
         f"profile-rded-{number}{suffix}"
         for number in (1, 2)
         for suffix in (".json", ".trace.json.gz")
@@ -146,10 +146,10 @@ def test_two_side_by_side(observer: str, tmp_path: Path) -> None:
         for number in (10, 30)
     )
     text = shown(comparison_table(one, other, names=("10.json", "30.json")))
-    (line,) = [each for each in text.splitlines() if each.startswith("observer")]
-    seconds = [rows(each)["observer"]["seconds"] for each in (one, other)]
+    (line,) = [line for line in text.splitlines() if line.startswith("observer")]
+    seconds = [rows(table)["observer"]["seconds"] for table in (one, other)]
     assert line.split()[-1] == f"{seconds[0] / seconds[1]:.2f}"
-    (whole,) = [each for each in text.splitlines() if each.startswith("whole")]
+    (whole,) = [line for line in text.splitlines() if line.startswith("whole")]
     assert whole.split()[-1] == f"{one['seconds'] / other['seconds']:.2f}"
     del other["stages"][-1]
     assert rows(one)["report"]["seconds"] > 0  # a stage that only one has

@@ -87,10 +87,10 @@ def test_threads_have_stages_of_their_own() -> None:
 
     with recording(recorder), stage("main"):
         threads = [threading.Thread(target=work) for _ in range(2)]
-        for each in threads:
-            each.start()
-        for each in threads:
-            each.join()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     assert list(recorder.totals) == ["main", "worker"]
     assert len(recorder.totals["worker"].threads) == 2
 
@@ -187,10 +187,10 @@ def test_operations_of_a_thread_are_those_of_its_stage() -> None:
 
     with recording(recorder):
         threads = [threading.Thread(target=work, args=(size,)) for size in (3, 5)]
-        for each in threads:
-            each.start()
-        for each in threads:
-            each.join()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     found = {path: total.operations for path, total in recorder.totals.items()}
     assert found == {"of 3": 2 * 3**3, "of 5": 2 * 5**3}
 

@@ -25,7 +25,7 @@ def cut_of_all(maker, selection, scores, sizes, count):
     """Feed batches of these sizes, whole classes or not, and take every class."""
     contenders = Contenders(maker, selection, count)
     for batch in np.split(np.arange(len(scores)), np.cumsum(sizes)):
-        images = [maker.source.image(int(selection.indices[each])) for each in batch]
+        images = [maker.source.image(int(selection.indices[candidate])) for candidate in batch]
         contenders.add(ScoredImages(batch.tolist(), scores[batch], {}, [], images))
     return {label: contenders.take(label) for label in range(4)}
 

@@ -33,7 +33,7 @@ def test_the_same_images_are_distilled(folder, random_observer, tmp_path, monkey
 
     def decode(data, mode, device):
         calls.append(len(data))
-        return [torch.ops.image.decode_jpeg(each, mode, False) for each in data]
+        return [torch.ops.image.decode_jpeg(jpeg, mode, False) for jpeg in data]
 
     on_host = run(folder, random_observer, tmp_path / "host")
     assert on_host.manifest.config["decode"] == "host"
@@ -52,7 +52,7 @@ def test_the_same_images_are_distilled(folder, random_observer, tmp_path, monkey
     )
     assert sum(calls) > 0
     assert on_device.manifest.config["decode"] == "device"
-    assert [each["key"] for each in on_device.manifest.skipped] == ["bee/04.jpg"]
+    assert [image["key"] for image in on_device.manifest.skipped] == ["bee/04.jpg"]
     assert on_device.manifest.enlarged == 0  # it is in no count but that of the skipped
     damaged.write_bytes(data)
     calls.clear()

@@ -196,7 +196,7 @@ def test_resume_does_not_score_finished_classes_again(folder, random_observer, t
     for label in range(3):
         name = f"images/{label:05d}/00000.png"
         assert again[name] == reference[name]
-    assert [each["key"] for each in result.manifest.skipped] == ["bee/00.jpg", "dog/00.jpg"]
+    assert [image["key"] for image in result.manifest.skipped] == ["bee/00.jpg", "dog/00.jpg"]
 
 
 def test_resume_with_other_settings_is_refused_with_the_difference(
@@ -290,7 +290,7 @@ def test_an_observer_with_its_classes_in_another_order(digits_observer, tmp_path
 def test_an_unusable_image_is_skipped_counted_and_listed(folder, random_observer, tmp_path):
     (folder / "ant" / "00.jpg").write_bytes((folder / "ant" / "00.jpg").read_bytes()[:300])
     result = distill(settings(folder, random_observer, tmp_path / "set", allow_skipped=0.1))
-    assert [each["key"] for each in result.manifest.skipped] == ["ant/00.jpg"]
+    assert [image["key"] for image in result.manifest.skipped] == ["ant/00.jpg"]
     rows = pq.read_table(result.path / "provenance.parquet").to_pylist()
     assert "ant/00.jpg" not in {row["source"] for row in rows}
 
@@ -335,8 +335,8 @@ def test_the_native_canvas_scores_the_patch_alone(folder, tmp_path):
     padded = distill(settings(folder, file, tmp_path / "padded", preselect=8))
     assert native.manifest.config["canvas"] == "native"
     scores = [
-        pq.read_table(each.path / "provenance.parquet")["score"].to_numpy()
-        for each in (native, padded)
+        pq.read_table(run.path / "provenance.parquet")["score"].to_numpy()
+        for run in (native, padded)
     ]
     assert not np.allclose(scores[0], scores[1])
 

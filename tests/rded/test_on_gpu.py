@@ -52,7 +52,7 @@ def test_it_chooses_what_the_cpu_chooses(config):
     _, on_cpu = run(config, device="cpu")
     common = on_gpu.keys() & on_cpu.keys()
     assert len(common) >= 0.9 * len(on_cpu)  # near ties may fall the other way
-    difference = [abs(on_gpu[each] - on_cpu[each]) for each in common]
+    difference = [abs(on_gpu[image] - on_cpu[image]) for image in common]
     assert max(difference) < SAME_SCORES
     scores = np.array(sorted(on_cpu.values()))
     assert np.ptp(scores) > 10 * SAME_SCORES  # else the comparison would say nothing
@@ -64,8 +64,8 @@ def test_same_bytes_whatever_the_batch_and_the_budget(config):
         {"batch_size": 1, "workers": 1},
         {"memory_budget": 1, "workers": 3, "batch_size": 7},
     ]
-    for each in changes:
-        result, _ = run(config, **each)
+    for change in changes:
+        result, _ = run(config, **change)
         assert result.manifest.images_sha256 == first.manifest.images_sha256
 
 

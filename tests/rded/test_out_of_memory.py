@@ -65,7 +65,7 @@ def test_batches_are_halved_where_patches_do_not_fit(folder, random_observer, mo
         observer.tile = tile
         maker = PatchMaker(source, observer, side=32, factor=2, crops=3)
         found = list(score(maker, selection, np.ones(44, dtype=bool), limits(), Stopwatch()))
-        assert [each for batch in found for each in batch.candidates] == list(range(44))
+        assert [candidate for batch in found for candidate in batch.candidates] == list(range(44))
         return torch.cat([batch.scores for batch in found])
 
     fitting = 32 if patches > 3 * 32 else 8

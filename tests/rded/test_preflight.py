@@ -133,7 +133,7 @@ def test_guessing_is_seldom_taken_for_knowledge():
     rng = np.random.default_rng(0)
     for classes, images in ((2, 16), (10, 16), (10, 64), (1000, 16)):
         right = rng.binomial(images, 1 / classes, 20_000)
-        taken = [not preflight.is_near_chance(int(each), images, classes) for each in right]
+        taken = [not preflight.is_near_chance(int(count), images, classes) for count in right]
         assert np.mean(taken) <= 2e-3  # 1e-3, and five standard deviations of the simulation
 
 
@@ -148,8 +148,8 @@ def test_another_normalisation_and_side_that_fit_are_found(digits, digits_observ
     message = str(error.value)
     mean, std = (
         [
-            float(each)
-            for each in re.search(rf"--observer-{name} (\S+) (\S+) (\S+)", message).groups()
+            float(value)
+            for value in re.search(rf"--observer-{name} (\S+) (\S+) (\S+)", message).groups()
         ]
         for name in ("mean", "std")
     )
@@ -175,7 +175,7 @@ class TellsBrightness(torch.nn.Module):
 def test_another_side_that_fits_is_found():
     pixels = np.repeat(np.arange(10, dtype=np.uint8), 8)[:, None, None, None]
     images = np.broadcast_to(pixels, (80, 40, 40, 3)).copy()
-    names = [str(each) for each in range(10)]
+    names = [str(label) for label in range(10)]
     source = ArraySource(
         images, np.repeat(np.arange(10), 8), names, description="levels", split="train"
     )

@@ -152,10 +152,10 @@ def test_measures_stand_beside_those_of_random_images(
 
 def test_sources_are_listed_below_each_class(make_set: MakeSet) -> None:
     html = render_report(make_set(factor=2))
-    lists = [Page(each) for each in re.findall(r"<details>.*?</details>", html, re.DOTALL)]
+    lists = [Page(block) for block in re.findall(r"<details>.*?</details>", html, re.DOTALL)]
     assert len(lists) == 2
-    for each in lists:
-        assert (len(each.all("dt")), len(each.all("dd"))) == (3, 12)
+    for page in lists:
+        assert (len(page.all("dt")), len(page.all("dd"))) == (3, 12)
     assert "00002 1/0.jpg: 0 × 0 at 0, 0, score −0.001 1/1.jpg" in lists[1].text
     assert not Page(render_report(make_set(scores=False))).all("details")
 

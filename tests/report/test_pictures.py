@@ -63,11 +63,11 @@ def test_rows_are_classes_and_columns_images() -> None:
     images, labels = noise(100, 32), torch.arange(10).repeat_interleave(10)
     sheet = contact_sheet(images, labels, [f"class {i}" for i in range(10)])
     places = [find(sheet, enlarged(image, 3)) for image in images]
-    assert all(len(each) == 1 for each in places)
+    assert all(len(place) == 1 for place in places)
     step = 3 * 32 + GAP
     first = places[0][0]
     expected = [(first[0] + step * (i // 10), first[1] + step * (i % 10)) for i in range(100)]
-    assert [each[0] for each in places] == expected
+    assert [place[0] for place in places] == expected
 
 
 def test_labels_need_no_order_and_classes_no_equal_counts() -> None:

@@ -62,9 +62,11 @@ def test_a_convnet_is_the_same_network_there(depth, norm):
     torch.manual_seed(0)
     model = build_model(f"convnet{depth}-{norm}", num_classes=4, side=8).eval()
     with torch.no_grad():
-        for each in model.state_dict().values():
-            if each.is_floating_point():
-                each.copy_(torch.rand_like(each) - 0.2 if each.dim() > 1 else torch.rand_like(each))
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(
+                    torch.rand_like(tensor) - 0.2 if tensor.dim() > 1 else torch.rand_like(tensor)
+                )
     order = [2, 0, 3]
     teacher = as_teacher(model, f"convnet{depth}-{norm}", 8, order)
     assert teacher.model_name == f"ConvNet-{depth}" + ("-BN" if norm == "batch" else "")

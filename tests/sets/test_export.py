@@ -51,7 +51,7 @@ def logits_of(observer: Path, images: Tensor) -> Tensor:
     """What the network says to images in [0, 1], by class of the set."""
     model = build_model("convnet2", num_classes=10, side=8)
     load_into(model, observer, read_weights(observer)[0], "convnet2")
-    mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (MEAN, STD))
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (MEAN, STD))
     with torch.no_grad():
         return model.eval()((images - mean) / std).flip(1)
 
@@ -60,7 +60,7 @@ def export(path: Path, to: str, out: Path, **settings: object) -> Path:
     result = export_set(ExportConfig(path, to, out, **settings))
     assert (result.path, result.to, result.images) == (out, to, 50)
     assert result.bytes == sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    assert [each.name for each in out.parent.iterdir() if each.name.startswith(".")] == []
+    assert [path.name for path in out.parent.iterdir() if path.name.startswith(".")] == []
     return out
 
 
@@ -100,7 +100,7 @@ def test_tensors(tmp_path, digits_set, observer):
 
 def test_tensors_without_an_observer(tmp_path, digits_set):
     out = export(digits_set, "tensors", tmp_path / "out")
-    assert sorted(each.name for each in out.iterdir()) == ["images.pt", "info.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["images.pt", "info.json"]
 
 
 def test_images_in_float_are_kept(tmp_path, digits_set):
@@ -117,7 +117,7 @@ def test_images_in_float_are_kept(tmp_path, digits_set):
 
 def test_rded_folders(tmp_path, digits_set):
     out = export(digits_set, "rded", tmp_path / "out")
-    assert sorted(each.name for each in out.iterdir()) == [f"{label:05d}" for label in range(10)]
+    assert sorted(path.name for path in out.iterdir()) == [f"{label:05d}" for label in range(10)]
     copy = out / "00007" / "class00007_id00004.png"
     assert copy.read_bytes() == (digits_set / "images" / "00007" / "00004.png").read_bytes()
     assert [label for _, label in ImageFolder(out)] == [n // 5 for n in range(50)]
@@ -127,7 +127,7 @@ def test_ddranking_files(tmp_path, digits_set, observer):
     out = export(digits_set, "ddranking", tmp_path / "out", observer=str(observer))
     images = torch.load(out / "images.pt", weights_only=True)
     plain = torch.from_numpy(pixels(digits_set).transpose(0, 3, 1, 2) / 255).float()
-    mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (MEAN, STD))
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (MEAN, STD))
     # Training takes them as they are, so they are as test images: normalised.
     torch.testing.assert_close(images, (plain - mean) / std)
     labels = torch.load(out / "labels.pt", weights_only=True)
@@ -184,14 +184,14 @@ def test_nothing_is_overwritten_or_left_half(tmp_path, digits_set, monkeypatch):
     (out / "mine.txt").write_text("keep")
     with pytest.raises(PydreamError, match="out exists and is not overwritten"):
         export(digits_set, "rded", out)
-    assert [each.name for each in out.iterdir()] == ["mine.txt"]
-    there = {each.name for each in tmp_path.iterdir()}
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+    there = {path.name for path in tmp_path.iterdir()}
     with pytest.raises(PydreamError, match="no network like convnet2-w32"):
         export(digits_set, "ddranking", tmp_path / "new", observer=str(narrow))
     monkeypatch.setattr("shutil.copyfile", interrupt)
     with pytest.raises(KeyboardInterrupt):
         export(digits_set, "rded", tmp_path / "new")
-    assert {each.name for each in tmp_path.iterdir()} == there
+    assert {path.name for path in tmp_path.iterdir()} == there
 
 
 def interrupt(*_: object) -> None:

@@ -76,10 +76,10 @@ def test_the_results_of_dc(tmp_path, recwarn, experiments):
     torch.save({"data": sets, "accs_all_exps": accuracies}, tmp_path / "res.pt")
     distilled = open_distilled(tmp_path / "res.pt")
     assert np.array_equal(distilled.images.numpy(), as_numpy(levels(4)))
-    told = [str(each.message) for each in recwarn]
+    told = [str(warning.message) for warning in recwarn]
     expected = f"holds the sets of {experiments} experiments; the first is taken"
     assert len(told) == (experiments > 1)
-    assert all(expected in each for each in told)
+    assert all(expected in message for message in told)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_images_in_memory_are_a_sequence(tmp_path):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_normalised_values_are_undone(tmp_path, recwarn, dtype, channels):
     pixels = levels(4, channels)
-    mean, std = (np.reshape(each[:channels], (-1, 1, 1)) for each in (MEAN, STD))
+    mean, std = (np.reshape(values[:channels], (-1, 1, 1)) for values in (MEAN, STD))
     values = torch.from_numpy((pixels.numpy() / 255 - mean) / std).to(dtype)
     torch.save([values, torch.tensor([0, 1, 0, 1])], tmp_path / "data.pt")
     with pytest.raises(PydreamError, match=r"values are -[\d.]+ to [\d.]+, beyond .* mean and std"):
@@ -203,7 +203,7 @@ def test_soft_labels_are_kept_and_name_the_classes(tmp_path, recwarn, place):
     assert distilled.labels.tolist() == [2, 2, 1, 1, 0, 0]
     assert distilled.soft_labels.dtype == torch.float32
     # Logits count up to a constant of their row; 1e-5 is float32's rounding of logits near 10.
-    ours, given = (torch.log_softmax(each, 1) for each in (distilled.soft_labels, LOGITS))
+    ours, given = (torch.log_softmax(logits, 1) for logits in (distilled.soft_labels, LOGITS))
     assert torch.allclose(ours, given, atol=1e-5)
     assert distilled.labels_bytes == 6 * 3 * 4
     assert not recwarn.list

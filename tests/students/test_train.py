@@ -65,7 +65,7 @@ def test_a_student_learns_from_the_observer(digits: Digits) -> None:
         recipe=how,
         eval_every=25,
     )
-    assert [each.epoch for each in trained.curve] == [25, 50, 60]
+    assert [point.epoch for point in trained.curve] == [25, 50, 60]
     assert trained.steps == 120
     assert trained.curve[-1].loss < trained.curve[0].loss
     # Chance is 0.1, within 0.05 of it on so many test images.
@@ -79,7 +79,7 @@ def test_the_same_seed_gives_the_same_weights(noise: LabelledImages) -> None:
     torch.manual_seed(2)
     same = train(noise.images, noise, student="convnet2-w16", seed=7)
     other = train(noise.images, noise, student="convnet2-w16", seed=8)
-    weights = [list(each.model.state_dict().values()) for each in (one, same, other)]
+    weights = [list(student.model.state_dict().values()) for student in (one, same, other)]
     assert all(torch.equal(*pair) for pair in zip(weights[0], weights[1], strict=True))
     assert not all(torch.equal(*pair) for pair in zip(weights[0], weights[2], strict=True))
     assert one.curve == same.curve
@@ -142,8 +142,8 @@ def test_weight_decay_is_on_matrices_only() -> None:
     model = ConvNet(10, SIDE, depth=2, width=4)
     decayed, free = make_optimizer(model, recipe(weight_decay=0.3)).param_groups
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.3, 0.0)
-    names = {id(each): name for name, each in model.named_parameters()}
-    assert {names[id(each)] for each in decayed["params"]} == {
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert {names[id(parameter)] for parameter in decayed["params"]} == {
         "layers.conv.0.weight",
         "layers.conv.1.weight",
         "classifier.weight",
@@ -192,7 +192,7 @@ def test_accuracies_are_scikit_learns(classes: int) -> None:
 def test_bfloat16_trains_and_keeps_float32_weights(noise: LabelledImages) -> None:
     trained = train(noise.images, noise, precision="bfloat16")
     exact = train(noise.images, noise)
-    assert all(each.dtype == torch.float32 for each in trained.model.parameters())
+    assert all(parameter.dtype == torch.float32 for parameter in trained.model.parameters())
     # bfloat16 has 8 bits: losses agree to about a percent, and are not the same.
     assert trained.curve[-1].loss == pytest.approx(exact.curve[-1].loss, rel=0.05)
     assert trained.curve[-1].loss != exact.curve[-1].loss

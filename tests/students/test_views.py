@@ -51,7 +51,7 @@ def unmixed(batch: MixedBatch, rows: torch.Tensor) -> dict[int, torch.Tensor]:
 
 def normalised(pixels: torch.Tensor) -> torch.Tensor:
     scaled = pixels.permute(0, 3, 1, 2).double() / 255
-    mean, std = (torch.tensor(each, dtype=torch.float64).view(3, 1, 1) for each in (MEAN, STD))
+    mean, std = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (MEAN, STD))
     return ((scaled - mean) / std).float()
 
 
@@ -174,9 +174,9 @@ def test_shuffling_permutes_the_rows_and_columns_of_patches(side: int, factor: i
     assert shuffled.dtype == torch.uint8
     for image, got, (down, across) in zip(pixels, shuffled, orders.tolist(), strict=True):
         rows = np.array_split(image.numpy(), factor, axis=0)
-        image_rows = np.concatenate([rows[each] for each in down], axis=0)
+        image_rows = np.concatenate([rows[row] for row in down], axis=0)
         columns = np.array_split(image_rows, factor, axis=1)
-        wanted = np.concatenate([columns[each] for each in across], axis=1)
+        wanted = np.concatenate([columns[column] for column in across], axis=1)
         assert np.array_equal(got.numpy(), wanted)
 
 
@@ -279,7 +279,7 @@ def by_cells(**changes: Any) -> ResolvedRecipe:
 
 
 def test_cells_are_enlarged_by_the_published_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "diff_augment", lambda each, _: each)
+    monkeypatch.setattr(module, "diff_augment", lambda image, _: image)
     pixels, how = images(5, 9), by_cells(batch_size=6, mix_probability=0.0)
     seen = {}
     for batch in epoch(pixels, 0, 3, how):
@@ -291,7 +291,7 @@ def test_cells_are_enlarged_by_the_published_rule(monkeypatch: pytest.MonkeyPatc
         (down, across), image = divmod(row // 5, 2), row % 5
         cell = padded[image, :, 5 * down : 5 * down + 5, 5 * across : 5 * across + 5]
         large = torch.nn.functional.interpolate(cell[None], (9, 9), mode="bilinear")[0]
-        mean, std = (torch.tensor(each).view(3, 1, 1) for each in (MEAN, STD))
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
         torch.testing.assert_close(view, (large - mean) / std, **NORMALISE)
 
 

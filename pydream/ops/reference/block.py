@@ -34,7 +34,7 @@ def backward(kept: list[Tensor], over_batch: bool, eps: float) -> tuple[Tensor, 
     `kept` are these, mean and 1 / deviation, and the slope of the pooled images.
     """
     with torch.enable_grad():
-        leaves = [each.detach().requires_grad_() for each in kept[:3]]
+        leaves = [tensor.detach().requires_grad_() for tensor in kept[:3]]
         pooled = norm_relu_pool(leaves[0], leaves[1], leaves[2], over_batch, eps)
         of_images, of_weight, of_bias = torch.autograd.grad(pooled, leaves, kept[-1])
     return of_images, of_weight, of_bias
@@ -45,7 +45,7 @@ def second_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the slopes of the backward pass's results with respect to slope, images, weight."""
     with torch.enable_grad():
-        leaves = [each.detach().requires_grad_() for each in kept[:3]]
+        leaves = [tensor.detach().requires_grad_() for tensor in kept[:3]]
         slope = kept[-1].detach().requires_grad_()
         pooled = norm_relu_pool(leaves[0], leaves[1], leaves[2], over_batch, eps)
         slopes = torch.autograd.grad(pooled, leaves, slope, create_graph=True)

@@ -48,10 +48,10 @@ def kmeans(
             centroids = samples[_plusplus(samples, own, k[b], seed)]
         results.append(_lloyd(samples, own, centroids, max_iter, tol, spherical))
     return (
-        torch.cat([work.new_empty(0, x.shape[1]), *(each[0] for each in results)]),
-        torch.cat([x.new_empty(0, dtype=torch.int64), *(each[1] for each in results)]),
-        torch.cat([work.new_empty(0), *(each[2][None] for each in results)]).double(),
-        torch.tensor([each[3] for each in results], dtype=torch.int64, device=x.device),
+        torch.cat([work.new_empty(0, x.shape[1]), *(result[0] for result in results)]),
+        torch.cat([x.new_empty(0, dtype=torch.int64), *(result[1] for result in results)]),
+        torch.cat([work.new_empty(0), *(result[2][None] for result in results)]).double(),
+        torch.tensor([result[3] for result in results], dtype=torch.int64, device=x.device),
     )
 
 
@@ -150,7 +150,7 @@ def _random(mass: Tensor, k: int, seed: int) -> Tensor:
     high, low, _, _ = philox4x32(seed, (index, index >> 32, 1, _PURPOSE))
     if (mass == mass[0]).all():
         keys = sorted(zip(high.tolist(), low.tolist(), range(count), strict=True))
-        return torch.tensor([each for _, _, each in keys[:k]], device=device)
+        return torch.tensor([sample for _, _, sample in keys[:k]], device=device)
     drawn = -torch.log((high.double() + 0.5) * 2.0**-32).to(device) / mass
     return drawn.argsort(stable=True)[:k]
 
@@ -186,8 +186,8 @@ def _plusplus(samples: Tensor, mass: Tensor, k: int, seed: int) -> Tensor:
             continue
         marks = [_uniform(seed, step, trial)[1] * total for trial in range(2 + int(math.log(k)))]
         candidates = _pick(weighed, marks)
-        distances = [(samples - samples[each]).square().sum(dim=1) for each in candidates]
-        left = torch.stack([torch.minimum(closest, each) for each in distances])
+        distances = [(samples - samples[candidate]).square().sum(dim=1) for candidate in candidates]
+        left = torch.stack([torch.minimum(closest, distance) for distance in distances])
         best = int((mass * left).double().sum(dim=1).argmin())
         chosen.append(candidates[best])
         closest = left[best]

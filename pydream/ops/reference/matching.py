@@ -49,13 +49,13 @@ def value_and_gradients(
 ) -> tuple[Tensor, list[Tensor]]:
     """Compute what the kernels do: the distance, and its derivatives."""
     with torch.enable_grad():
-        x = [each.detach().requires_grad_(with_gradient) for each in synthetic]
-        value = gradient_distance(x, [each.detach() for each in real], metric)
+        x = [layer.detach().requires_grad_(with_gradient) for layer in synthetic]
+        value = gradient_distance(x, [layer.detach() for layer in real], metric)
         if not with_gradient:
             return value, []
         found = torch.autograd.grad(value, x, allow_unused=True)
     gradients = [
-        torch.zeros_like(each) if slope is None else slope
-        for each, slope in zip(x, found, strict=True)
+        torch.zeros_like(layer) if slope is None else slope
+        for layer, slope in zip(x, found, strict=True)
     ]
     return value.detach(), gradients
