@@ -203,7 +203,7 @@ def inspect_command(
             raise PydreamError("--image goes without --observer, --source and --report")
         origin = image_origin(open_named_set(config), image)
         if json:
-            print_json(origin)
+            print_json(origin.as_json())
         else:
             console().print(render_origin(origin))
         return
@@ -266,9 +266,9 @@ def profile_command(
     assert method is not None  # checked above
     result = profile(method, None if save is None else expand_home(save))
     if json:
-        print_json(result.facts)
+        print_json(result.as_json())
         return
-    console().print(profile_table(result.facts))
+    console().print(profile_table(result))
     console().print(f"profile: {result.path}\ntrace:   {result.trace}", soft_wrap=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import pyarrow as pa
@@ -15,10 +15,61 @@ from pydream.formatting import score_words
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.image_formats import image_files
 
-_OF_A_CELL = ("cell", "source", "top", "left", "height", "width", "score")
+
+@dataclass(frozen=True)
+class CellOrigin:
+    """The origin of one cell of a distilled image.
+
+    Attributes
+    ----------
+    cell
+        Index of the cell, row by row.
+    source
+        Key of the source image.
+    top, left, height, width
+        The box in the source image, in its pixels. None where the set was optimised: the cell
+        began as the whole source image.
+    score
+        Realism score of the patch; None where the set was optimised.
+    """
+
+    cell: int
+    source: str
+    top: int | None
+    left: int | None
+    height: int | None
+    width: int | None
+    score: float | None
 
 
-def image_origin(distilled: DistilledSet, name: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ImageOrigin:
+    """The source images of a distilled image.
+
+    Attributes
+    ----------
+    class_name
+        Name of the class.
+    image
+        Index of the image in its class, from 0.
+    file
+        File of the image.
+    cells
+        Origins of the cells, row by row.
+    """
+
+    class_name: str
+    image: int
+    file: str
+    cells: list[CellOrigin]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it as JSON has it, with ``class`` for the name of the class."""
+        facts = asdict(self)
+        return {"class": facts.pop("class_name"), **facts}
+
+
+def image_origin(distilled: DistilledSet, name: str) -> ImageOrigin:
     """Say which source images a distilled image was made of.
 
     Parameters
@@ -27,14 +78,6 @@ def image_origin(distilled: DistilledSet, name: str) -> dict[str, Any]:
         The set, as `pydream.sets.distilled.load_set` reads it.
     name
         Class and index, as ``robin/3``; the index counts from 0, as the names of the files do.
-
-    Returns
-    -------
-    dict
-        Ready for JSON: ``class`` (its name), ``image`` (its index), ``file``, ``cells``: of each
-        cell, row by row, ``cell``, ``source``, the box ``top``, ``left``, ``height``, ``width`` in
-        the source's pixels, and ``score``. Box and score are None where the set was optimised:
-        the cell began as the whole source image.
 
     Raises
     ------
@@ -55,40 +98,41 @@ def image_origin(distilled: DistilledSet, name: str) -> dict[str, Any]:
     if distilled.provenance is None:
         raise PydreamError(f"{distilled.path} does not say what it was made of: no provenance")
     label, number = distilled.class_names.index(class_name), int(index)
-    return {
-        "class": class_name,
-        "image": number,
-        "file": str(image_files(distilled.path)[label * per_class + number]),
-        "cells": class_origins(distilled.provenance, label).get(number, []),
-    }
+    return ImageOrigin(
+        class_name=class_name,
+        image=number,
+        file=str(image_files(distilled.path)[label * per_class + number]),
+        cells=class_origins(distilled.provenance, label).get(number, []),
+    )
 
 
-def class_origins(provenance: pa.Table, label: int) -> dict[int, list[dict[str, Any]]]:
+def class_origins(provenance: pa.Table, label: int) -> dict[int, list[CellOrigin]]:
     """Return the cells of each image of a class, in order, by the index of the image."""
     own = provenance.filter(pc.equal(provenance["class"], label)).sort_by(
         [("image", "ascending"), ("cell", "ascending")]
     )
-    found: dict[int, list[dict[str, Any]]] = {}
+    names = [field.name for field in fields(CellOrigin)]
+    origins: dict[int, list[CellOrigin]] = {}
     for row in own.to_pylist():
-        found.setdefault(row["image"], []).append({name: row[name] for name in _OF_A_CELL})
-    return found
+        origins.setdefault(row["image"], []).append(CellOrigin(*(row[name] for name in names)))
+    return origins
 
 
-def box_words(cell: Mapping[str, Any]) -> str:
+def box_words(cell: CellOrigin) -> str:
     """Say which part of its source image a cell shows."""
-    if cell["top"] is None:
+    if cell.top is None:
         return "whole"
-    return f"{cell['width']} × {cell['height']} at {cell['left']}, {cell['top']}"
+    return f"{cell.width} × {cell.height} at {cell.left}, {cell.top}"
 
 
-def render_origin(origin: Mapping[str, Any]) -> Table:
+def render_origin(origin: ImageOrigin) -> Table:
     """Lay out what `image_origin` returned for a terminal."""
-    table = Table(title=Text(origin["file"]), title_justify="left", box=None, pad_edge=False)
+    table = Table(title=Text(origin.file), title_justify="left", box=None, pad_edge=False)
     table.add_column("cell", justify="right")
     table.add_column("source", overflow="fold")
     table.add_column("width × height at left, top")
     table.add_column("score", justify="right")
-    for cell in origin["cells"]:
-        score = "" if cell["score"] is None else score_words(cell["score"])
-        table.add_row(str(cell["cell"]), Text(cell["source"]), box_words(cell), score)
+    for cell in origin.cells:
+        score = "" if cell.score is None else score_words(cell.score)
+        table.add_row(str(cell.cell), Text(cell.source), box_words(cell), score)
     return table

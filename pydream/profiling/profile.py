@@ -10,7 +10,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -30,11 +29,11 @@ from pydream.files import check_free, first_free, write_new, written_beside
 from pydream.models.loading import resolve_precision
 from pydream.profiling.limits import Limits, measure_limits
 from pydream.profiling.recorder import BETWEEN, Recorder
+from pydream.profiling.results import FORMAT_VERSION, Profile, Stage, trace_beside
 from pydream.rded import RdedConfig
 from pydream.timeline import recording
-from pydream.versions import check_format, package_record
+from pydream.versions import package_record
 
-FORMAT_VERSION = 1
 _NEW_SAVE = "give --save the name of a new file"
 MethodConfig: TypeAlias = RdedConfig | DreamConfig | EvaluateConfig
 
@@ -43,23 +42,6 @@ _METHODS: Mapping[type[Any], tuple[str, Callable[[Any], Any]]] = {
     DreamConfig: ("dream", dream.distill),
     EvaluateConfig: ("evaluate", evaluate_set),
 }
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Profile of a run, as it was written.
-
-    Attributes
-    ----------
-    path, trace
-        Paths of the JSON file, and of the Chrome trace beside it (for ui.perfetto.dev).
-    facts
-        The content of the JSON file.
-    """
-
-    path: Path
-    trace: Path
-    facts: dict[str, Any]
 
 
 def profile(config: MethodConfig, save: Path | None = None) -> Profile:
@@ -79,11 +61,7 @@ def profile(config: MethodConfig, save: Path | None = None) -> Profile:
     Returns
     -------
     Profile
-        Its ``facts`` hold ``stages``: for each, ``path``, ``seconds`` (of the clock, or of a GPU's
-        stream; of all its threads), ``share`` (of the whole), ``calls``, ``threads``, ``bytes`` (to
-        be read and written at least, where the stage says so), ``operations`` (of convolutions and
-        matrix products), ``of_limit`` (the least time that bytes or operations could take on this
-        device, over the seconds); and ``limits``, ``seconds``, ``memory``, ``machine``.
+        The profile, as it was written.
 
     Raises
     ------
@@ -92,7 +70,7 @@ def profile(config: MethodConfig, save: Path | None = None) -> Profile:
     """
     method, run = _METHODS[type(config)]
     path = save or _free_name(method)
-    for file in (path, _trace_beside(path)):
+    for file in (path, trace_beside(path)):
         check_free(file, _NEW_SAVE)
     device = resolve_device(config.device)
     announce_device(config.device)
@@ -110,36 +88,28 @@ def profile(config: MethodConfig, save: Path | None = None) -> Profile:
                 torch.cuda.synchronize(device)
             seconds = time.perf_counter() - begun
     recorder.finish()
-    facts = {
-        "format": FORMAT_VERSION,
-        "package": package_record(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "method": method,
-        "device": str(device),
-        "seconds": seconds,
-        "limits": dataclasses.asdict(limits),
-        "memory": _peak_memory(device),
-        "stages": _rows(recorder, limits, seconds),
-        "uncounted": sorted(recorder.uncounted),
-        "config": {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in dataclasses.asdict(config).items()
-        },
-        "machine": diagnose().as_json(),
-    }
     path = save or _free_name(method)  # another process may have taken the name in the meantime
-    trace = _trace_beside(path)
-    write_new(path, (json.dumps(facts, indent=2, default=str) + "\n").encode(), _NEW_SAVE)
+    result = Profile(
+        path=path,
+        format=FORMAT_VERSION,
+        package=package_record(),
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        method=method,
+        device=str(device),
+        seconds=seconds,
+        limits=limits,
+        memory=_peak_memory(device),
+        stages=_stages(recorder, limits, seconds),
+        uncounted=sorted(recorder.uncounted),
+        config=json.loads(json.dumps(dataclasses.asdict(config), default=str)),
+        machine=diagnose().as_json(),
+    )
+    write_new(path, result.as_text().encode(), _NEW_SAVE)
     try:
-        _write_trace(traced, trace)
+        _write_trace(traced, result.trace)
     except RuntimeError as error:
-        raise PydreamError(f"{trace} cannot be written: {error}") from error
-    return Profile(path, trace, facts)
-
-
-def _trace_beside(path: Path) -> Path:
-    """Return where the trace of a profile lies."""
-    return path.parent / f"{path.stem}.trace.json.gz"
+        raise PydreamError(f"{result.trace} cannot be written: {error}") from error
+    return result
 
 
 def _write_trace(traced: torch.profiler.profile, path: Path) -> None:
@@ -151,30 +121,11 @@ def _write_trace(traced: torch.profiler.profile, path: Path) -> None:
             shutil.copyfileobj(source, target, 1 << 20)
 
 
-def read_profile(path: Path) -> dict[str, Any]:
-    """Read what `profile` wrote.
-
-    Raises
-    ------
-    PydreamError
-        If it is no such file, or of a newer format.
-    """
-    try:
-        facts = dict(json.loads(path.read_text()))
-        version, _ = int(facts["format"]), facts["stages"]
-    except OSError as error:
-        raise PydreamError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise PydreamError(f"{path} is not what `pydream profile` writes ({error!r})") from error
-    check_format(path, version, FORMAT_VERSION)
-    return facts
-
-
 def _free_name(method: str) -> Path:
     """Return the first free name; nothing is made there before the run has ended."""
 
     def refuse_taken(path: Path) -> None:
-        if path.exists() or _trace_beside(path).exists():
+        if path.exists() or trace_beside(path).exists():
             raise FileExistsError(path)
 
     return first_free(lambda number: Path(f"profile-{method}-{number}.json"), refuse_taken)
@@ -205,35 +156,35 @@ def _peak_memory(device: torch.device) -> dict[str, int]:
     return memory
 
 
-def _rows(recorder: Recorder, limits: Limits, whole: float) -> list[dict[str, Any]]:
-    """Lay out the stages; an outer one holds the bytes and operations of those within it too."""
+def _stages(recorder: Recorder, limits: Limits, whole: float) -> list[Stage]:
+    """List the stages; an outer one holds the bytes and operations of those within it too."""
     begun = list(recorder.totals)
 
     def place(path: str) -> list[int]:
         names = path.split(BETWEEN)
         return [begun.index(BETWEEN.join(names[: depth + 1])) for depth in range(len(names))]
 
-    rows = []
+    stages = []
     for path in sorted(begun, key=place):
         total = recorder.totals[path]
         within = [
-            total
-            for other, total in recorder.totals.items()
+            part
+            for other, part in recorder.totals.items()
             if other == path or other.startswith(path + BETWEEN)
         ]
-        nbytes = sum(total.nbytes for total in within)
-        operations = sum(total.operations for total in within)
+        nbytes = sum(part.nbytes for part in within)
+        operations = sum(part.operations for part in within)
         least = limits.least_seconds(nbytes, operations)
-        rows.append(
-            {
-                "path": path,
-                "seconds": total.seconds,
-                "share": total.seconds / whole,
-                "calls": total.calls,
-                "threads": len(total.threads),
-                "bytes": nbytes,
-                "operations": operations,
-                "of_limit": least / total.seconds if least and total.seconds else None,
-            }
+        stages.append(
+            Stage(
+                path=path,
+                seconds=total.seconds,
+                share=total.seconds / whole,
+                calls=total.calls,
+                threads=len(total.threads),
+                bytes=nbytes,
+                operations=operations,
+                of_limit=least / total.seconds if least and total.seconds else None,
+            )
         )
-    return rows
+    return stages

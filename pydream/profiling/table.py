@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -12,40 +9,36 @@ from rich.text import Text
 from pydream.errors import PydreamError
 from pydream.formatting import byte_words
 from pydream.profiling.recorder import BETWEEN
+from pydream.profiling.results import Profile, Stage
 
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
-def profile_table(facts: Mapping[str, Any]) -> RenderableType:
+def profile_table(profile: Profile) -> RenderableType:
     """Lay one profile out for a terminal.
 
     Parameters
     ----------
-    facts
-        Facts that `pydream.profiling.profile` recorded.
+    profile
+        Result of `pydream.profiling.profile` or `pydream.profiling.read_profile`.
     """
     table = Table(box=None, pad_edge=False, title_justify="left")
     table.add_column("stage", overflow="fold")
     for name in ("seconds", "share", "work", "a second", "of limit"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in facts["stages"]:
-        work, rate = _work(row)
-        of_limit = "" if row["of_limit"] is None else f"{row['of_limit']:.0%}"
-        table.add_row(
-            _indented(row), f"{row['seconds']:.2f}", f"{row['share']:.0%}", work, rate, of_limit
-        )
-    return Group(Text(_title(facts)), table, Text(_limits(facts), style="dim"))
+    for stage in profile.stages:
+        seconds, share, of_limit = _cells(stage)
+        table.add_row(_indented(stage), seconds, share, *_work(stage), of_limit)
+    return Group(Text(_title(profile)), table, Text(_limits(profile), style="dim"))
 
 
-def comparison_table(
-    one: Mapping[str, Any], other: Mapping[str, Any], *, names: tuple[str, str]
-) -> RenderableType:
+def comparison_table(one: Profile, other: Profile, *, names: tuple[str, str]) -> RenderableType:
     """Lay two profiles of the same method side by side.
 
     Parameters
     ----------
     one, other
-        Two results of `pydream.profiling.profile`.
+        Two results of `pydream.profiling.profile` or `pydream.profiling.read_profile`.
     names
         Names of the two in the table.
 
@@ -54,66 +47,68 @@ def comparison_table(
     PydreamError
         If they are of different methods.
     """
-    if one["method"] != other["method"]:
+    if one.method != other.method:
         raise PydreamError(
-            f"{names[0]} is of {one['method']}, {names[1]} of {other['method']}: only profiles of "
+            f"{names[0]} is of {one.method}, {names[1]} of {other.method}: only profiles of "
             "the same method can be compared"
         )
     table = Table(box=None, pad_edge=False)
     table.add_column("stage", overflow="fold")
     for label in ("A, s", "share", "of limit", "B, s", "share", "of limit", "A / B"):
         table.add_column(label, justify="right", no_wrap=True)
-    by_path = [{row["path"]: row for row in facts["stages"]} for facts in (one, other)]
+    by_path = [{stage.path: stage for stage in profile.stages} for profile in (one, other)]
     for path in dict.fromkeys([*by_path[0], *by_path[1]]):
-        rows = [stages.get(path) for stages in by_path]
-        cells = [cell for row in rows for cell in _cells(row)]
-        shown = rows[0] or rows[1]
+        stages = [of_profile.get(path) for of_profile in by_path]
+        cells = [cell for stage in stages for cell in _cells(stage)]
+        shown = stages[0] or stages[1]
         assert shown is not None
-        table.add_row(_indented(shown), *cells, _ratio(*(row and row["seconds"] for row in rows)))
+        seconds = (None if stage is None else stage.seconds for stage in stages)
+        table.add_row(_indented(shown), *cells, _ratio(*seconds))
     table.add_row(
         "whole",
-        *(cell for facts in (one, other) for cell in (f"{facts['seconds']:.2f}", "", "")),
-        _ratio(one["seconds"], other["seconds"]),
+        *(cell for profile in (one, other) for cell in (f"{profile.seconds:.2f}", "", "")),
+        _ratio(one.seconds, other.seconds),
     )
     titles = [
-        Text(f"{letter}: {name}: {_title(facts)}")
-        for letter, name, facts in zip("AB", names, (one, other), strict=True)
+        Text(f"{letter}: {name}: {_title(profile)}")
+        for letter, name, profile in zip("AB", names, (one, other), strict=True)
     ]
     return Group(*titles, table)
 
 
-def _title(facts: Mapping[str, Any]) -> str:
-    threads = facts["limits"]["threads"]
-    where = facts["device"] if facts["device"] != "cpu" else f"cpu, {threads} threads"
-    return f"{facts['method']} on {where}: {facts['seconds']:.2f} s"
+def _title(profile: Profile) -> str:
+    where = profile.device
+    if where == "cpu":
+        where += f", {profile.limits.threads} threads"
+    return f"{profile.method} on {where}: {profile.seconds:.2f} s"
 
 
-def _limits(facts: Mapping[str, Any]) -> str:
-    limits = facts["limits"]
+def _limits(profile: Profile) -> str:
+    limits = profile.limits
     lines = [
-        f"Limits, measured before the run: memory {_rate(limits['copy_bytes'], 'B/s')}, matrix "
-        f"products {_rate(limits['matrix_operations'], 'op/s')} ({limits['dtype']}).",
+        f"Limits, measured before the run: memory {_rate(limits.copy_bytes, 'B/s')}, matrix "
+        f"products {_rate(limits.matrix_operations, 'op/s')} ({limits.dtype}).",
         "Peak memory: "
-        + ", ".join(f"{where} {byte_words(size)}" for where, size in facts["memory"].items()),
+        + ", ".join(f"{where} {byte_words(size)}" for where, size in profile.memory.items()),
     ]
-    if facts["uncounted"]:
-        lines.append(f"Not counted: {', '.join(facts['uncounted'])}")
+    if profile.uncounted:
+        lines.append(f"Not counted: {', '.join(profile.uncounted)}")
     return "\n".join(lines)
 
 
-def _indented(row: Mapping[str, Any]) -> Text:
-    outer, _, name = row["path"].rpartition(BETWEEN)
+def _indented(stage: Stage) -> Text:
+    outer, _, name = stage.path.rpartition(BETWEEN)
     depth = outer.count(BETWEEN) + 1 if outer else 0
-    threads = f" ({row['threads']} threads)" if row["threads"] > 1 else ""
+    threads = f" ({stage.threads} threads)" if stage.threads > 1 else ""
     return Text("  " * depth + name + threads)
 
 
-def _work(row: Mapping[str, Any]) -> tuple[str, str]:
+def _work(stage: Stage) -> tuple[str, str]:
     """Return operations, or else bytes; and how many in a second."""
-    amount, unit = (row["operations"], "op") if row["operations"] else (row["bytes"], "B")
-    if not amount or not row["seconds"]:
+    amount, unit = (stage.operations, "op") if stage.operations else (stage.bytes, "B")
+    if not amount or not stage.seconds:
         return "", ""
-    return _rate(amount, unit), _rate(amount / row["seconds"], unit)
+    return _rate(amount, unit), _rate(amount / stage.seconds, unit)
 
 
 def _rate(amount: float, unit: str) -> str:
@@ -123,11 +118,12 @@ def _rate(amount: float, unit: str) -> str:
     return f"{amount:.3g} {unit}"
 
 
-def _cells(row: Mapping[str, Any] | None) -> tuple[str, str, str]:
-    if row is None:
+def _cells(stage: Stage | None) -> tuple[str, str, str]:
+    """Return seconds, share and fraction of the limit."""
+    if stage is None:
         return "", "", ""
-    of_limit = "" if row["of_limit"] is None else f"{row['of_limit']:.0%}"
-    return f"{row['seconds']:.2f}", f"{row['share']:.0%}", of_limit
+    of_limit = "" if stage.of_limit is None else f"{stage.of_limit:.0%}"
+    return f"{stage.seconds:.2f}", f"{stage.share:.0%}", of_limit
 
 
 def _ratio(one: float | None, other: float | None) -> str:

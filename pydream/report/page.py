@@ -16,7 +16,7 @@ from markupsafe import Markup
 from pydream.formatting import byte_words, score_words
 from pydream.inspection.facts import class_scores, has_scores, overall_scores
 from pydream.inspection.measure_rows import measure_rows
-from pydream.inspection.origins import box_words, class_origins
+from pydream.inspection.origins import CellOrigin, box_words, class_origins
 from pydream.inspection.realism import SetMeasures
 from pydream.report.pictures import contact_sheet, data_uri, even_selection, indices_by_class
 from pydream.report.plots import history_curves, score_histogram
@@ -244,13 +244,13 @@ def _gallery(
     return rows
 
 
-def _origin_lines(cells: list[dict[str, Any]]) -> list[str]:
+def _origin_lines(cells: list[CellOrigin]) -> list[str]:
     """Say of the first cells of an image where they are from."""
     lines = []
     for cell in cells[:_MOST_CELLS]:
-        key = cell["source"]
+        key = cell.source
         key = key if len(key) <= _LONGEST_KEY else f"…{key[1 - _LONGEST_KEY :]}"
-        score = "" if cell["score"] is None else f", score {score_words(cell['score'])}"
+        score = "" if cell.score is None else f", score {score_words(cell.score)}"
         lines.append(f"{key}: {box_words(cell)}{score}")
     if len(cells) > _MOST_CELLS:
         lines.append(f"and {len(cells) - _MOST_CELLS} more patches")

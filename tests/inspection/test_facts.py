@@ -12,6 +12,7 @@ from rich.console import Console
 from pydream.errors import PydreamError
 from pydream.inspection import image_origin, inspect_set, render_inspection, render_origin
 from pydream.inspection.facts import SetFacts
+from pydream.inspection.origins import CellOrigin, ImageOrigin
 from pydream.inspection.realism import SetMeasures
 from pydream.sets.distilled import DistilledSet
 
@@ -121,20 +122,36 @@ def test_measures_without_an_observer(make_set: MakeSet, measures: SetMeasures) 
 
 def test_the_origin_of_an_image(make_set: MakeSet) -> None:
     distilled = make_set(["ant", "bee/wasp"], factor=2)
-    origin = json.loads(json.dumps(image_origin(distilled, "bee/wasp/2")))
-    assert (origin["class"], origin["image"]) == ("bee/wasp", 2)
-    assert origin["file"] == str(distilled.path / "images" / "00001" / "00002.png")
-    assert [cell["cell"] for cell in origin["cells"]] == [0, 1, 2, 3]
-    assert [cell["source"] for cell in origin["cells"]] == ["1/0.jpg", "1/1.jpg"] * 2
-    scores = [cell["score"] for cell in origin["cells"]]
+    origin = image_origin(distilled, "bee/wasp/2")
+    assert (origin.class_name, origin.image) == ("bee/wasp", 2)
+    assert origin.file == str(distilled.path / "images" / "00001" / "00002.png")
+    assert [cell.cell for cell in origin.cells] == [0, 1, 2, 3]
+    assert [cell.source for cell in origin.cells] == ["1/0.jpg", "1/1.jpg"] * 2
+    scores = [cell.score for cell in origin.cells]
     assert scores == pytest.approx([-1e-3, -1e-4, -1e-5, -1e-6], rel=FLOAT32_ROUNDING)
-    assert {"top", "left", "height", "width"} < origin["cells"][0].keys()
-    origin["cells"][0] |= {"top": 3, "left": 40, "height": 17, "width": 18, "source": "[red]"}
-    origin["cells"][1] |= dict.fromkeys(("top", "left", "height", "width", "score"))
+    content = json.loads(json.dumps(origin.as_json()))
+    assert list(content) == ["class", "image", "file", "cells"]
+    assert content["class"] == "bee/wasp"
+    assert content["cells"][3] == dataclasses.asdict(origin.cells[3])
+    names = ["cell", "source", "top", "left", "height", "width", "score"]
+    assert list(content["cells"][0]) == names
+
+
+def test_an_origin_is_shown_as_a_table() -> None:
+    origin = ImageOrigin(
+        class_name="ant",
+        image=0,
+        file="images/00000/00000.png",
+        cells=[
+            CellOrigin(0, "[red]", top=3, left=40, height=17, width=18, score=-0.001),
+            CellOrigin(1, "1/1.jpg", top=None, left=None, height=None, width=None, score=None),
+        ],
+    )
     console = Console(width=120)
     with console.capture() as capture:
         console.print(render_origin(origin))
-    first, second = capture.get().splitlines()[-4:-2]
+    title, _, first, second = capture.get().splitlines()
+    assert title.strip() == "images/00000/00000.png"
     assert first.split() == ["0", "[red]", "18", "×", "17", "at", "40,", "3", "−0.001"]
     assert second.split() == ["1", "1/1.jpg", "whole"]
 

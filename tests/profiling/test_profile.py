@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import sys
@@ -13,7 +14,14 @@ from pydream.dream import DreamConfig
 from pydream.errors import PydreamError
 from pydream.evaluate import EvaluateConfig
 from pydream.models import ObserverConfig, train_observer
-from pydream.profiling import comparison_table, profile, profile_table, read_profile
+from pydream.profiling import (
+    Profile,
+    Stage,
+    comparison_table,
+    profile,
+    profile_table,
+    read_profile,
+)
 from pydream.rded import RdedConfig
 from pydream.sets.distilled import load_set
 
@@ -35,29 +43,27 @@ def settings(observer: str, **changes: Any) -> RdedConfig:
     )
 
 
-def rows(facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {row["path"]: row for row in facts["stages"]}
+def by_path(result: Profile) -> dict[str, Stage]:
+    return {stage.path: stage for stage in result.stages}
 
 
-def consistent(facts: dict[str, Any]) -> None:
-    limits, found = facts["limits"], rows(facts)
-    for path, row in found.items():
-        assert row["calls"] > 0
-        assert row["share"] == pytest.approx(row["seconds"] / facts["seconds"])
-        least = max(
-            row["bytes"] / limits["copy_bytes"], row["operations"] / limits["matrix_operations"]
-        )
+def consistent(result: Profile) -> None:
+    limits, stages = result.limits, by_path(result)
+    for path, stage in stages.items():
+        assert stage.calls > 0
+        assert stage.share == pytest.approx(stage.seconds / result.seconds)
+        least = max(stage.bytes / limits.copy_bytes, stage.operations / limits.matrix_operations)
         if least:
-            assert row["of_limit"] == pytest.approx(least / row["seconds"])
+            assert stage.of_limit == pytest.approx(least / stage.seconds)
         else:
-            assert row["of_limit"] is None
+            assert stage.of_limit is None
         outer = path.rpartition(" / ")[0]
         if outer:
-            assert row["seconds"] <= found[outer]["seconds"]
-            assert row["operations"] <= found[outer]["operations"]
-            paths = list(found)
+            assert stage.seconds <= stages[outer].seconds
+            assert stage.operations <= stages[outer].operations
+            paths = list(stages)
             assert paths.index(outer) < paths.index(path)
-    assert not facts["uncounted"]
+    assert not result.uncounted
 
 
 def shown(table: Any) -> str:
@@ -71,20 +77,30 @@ def test_rded(observer: str, tmp_path: Path) -> None:
     out = tmp_path / "set"
     result = profile(settings(observer, out=out), tmp_path / "one.json")
     assert len(load_set(out).images) == 10
-    facts = read_profile(result.path)
-    assert facts == json.loads(json.dumps(result.facts, default=str))
-    consistent(facts)
-    found = rows(facts)
+    content = json.loads(result.path.read_text())
+    assert list(content) == [
+        "format", "package", "date", "method", "device", "seconds", "limits", "memory", "stages",
+        "uncounted", "config", "machine",
+    ]  # fmt: skip
+    assert list(content["stages"][0]) == [
+        "path", "seconds", "share", "calls", "threads", "bytes", "operations", "of_limit",
+    ]  # fmt: skip
+    assert content["config"]["out"] == str(out)
+    saved = read_profile(result.path)
+    assert saved == result
+    assert saved.as_json() == content
+    consistent(saved)
+    stages = by_path(saved)
     for name in ("open", "decode", "crop", "observer", "score", "select", "assemble", "report"):
-        assert found[name]["seconds"] > 0
+        assert stages[name].seconds > 0
     # Each patch goes through a convolution of 3 x 3 from 3 to 16 channels, at least.
     patches = 10 * 20 * 5
-    assert found["observer"]["operations"] >= patches * 2 * 9 * 3 * 16 * 8 * 8
-    assert found["score"]["bytes"] == patches * 10 * 4
+    assert stages["observer"].operations >= patches * 2 * 9 * 3 * 16 * 8 * 8
+    assert stages["score"].bytes == patches * 10 * 4
     trace = json.loads(gzip.decompress(result.trace.read_bytes()))
     names = {event.get("name") for event in trace["traceEvents"]}
     assert {"pydream: observer", "pydream: crop", "aten::convolution"} <= names
-    text = shown(profile_table(facts))
+    text = shown(profile_table(saved))
     for word in ("observer", "crop", "of limit", "Gop/s", "Peak memory"):
         assert word in text
     assert max(map(len, text.splitlines())) <= 80
@@ -113,49 +129,49 @@ def test_dream_and_its_students(observer: str, tmp_path: Path) -> None:
         source="digits", ipc=1, iterations=1, inner_loop=2, batch_real=16, network_images=64,
         arch="convnet2-w16-instance",
     )  # fmt: skip
-    facts = profile(config, tmp_path / "dream.json").facts
-    consistent(facts)
-    found = rows(facts)
+    result = profile(config, tmp_path / "dream.json")
+    consistent(result)
+    stages = by_path(result)
     inner = ("choose real images", "step", "train network")
     for name in inner:
-        assert found[f"match / {name}"]["calls"] == 2
-    assert found["match / step / answers to real"]["calls"] == 2  # of all classes together
-    assert found["match / step / derivative"]["operations"] > 0
-    parts = sum(found[f"match / {name}"]["seconds"] for name in (*inner, "fresh network"))
-    assert parts <= found["match"]["seconds"]
+        assert stages[f"match / {name}"].calls == 2
+    assert stages["match / step / answers to real"].calls == 2  # of all classes together
+    assert stages["match / step / derivative"].operations > 0
+    parts = sum(stages[f"match / {name}"].seconds for name in (*inner, "fresh network"))
+    assert parts <= stages["match"].seconds
 
 
 def test_evaluate(observer: str, tmp_path: Path) -> None:
     out = tmp_path / "set"
     profile(settings(observer, out=out), tmp_path / "rded.json")
     config = EvaluateConfig(out, observer=observer, source="digits", epochs=2, eval_every=2)
-    facts = profile(config, tmp_path / "evaluate.json").facts
-    consistent(facts)
-    found = rows(facts)
+    result = profile(config, tmp_path / "evaluate.json")
+    consistent(result)
+    stages = by_path(result)
     assert not (out / "results").exists()
-    steps = found["forward"]["calls"]
-    assert found["labels"]["operations"] == found["forward"]["operations"] > 0
-    assert found["backward"]["calls"] == found["optimiser"]["calls"] == steps
-    assert found["views"]["calls"] == steps + 2
-    assert found["test"]["calls"] == 1
+    steps = stages["forward"].calls
+    assert stages["labels"].operations == stages["forward"].operations > 0
+    assert stages["backward"].calls == stages["optimiser"].calls == steps
+    assert stages["views"].calls == steps + 2
+    assert stages["test"].calls == 1
 
 
 def test_two_side_by_side(observer: str, tmp_path: Path) -> None:
     one, other = (
-        profile(settings(observer, preselect=number), tmp_path / f"{number}.json").facts
+        profile(settings(observer, preselect=number), tmp_path / f"{number}.json")
         for number in (10, 30)
     )
     text = shown(comparison_table(one, other, names=("10.json", "30.json")))
     (line,) = [line for line in text.splitlines() if line.startswith("observer")]
-    seconds = [rows(table)["observer"]["seconds"] for table in (one, other)]
+    seconds = [by_path(result)["observer"].seconds for result in (one, other)]
     assert line.split()[-1] == f"{seconds[0] / seconds[1]:.2f}"
     (whole,) = [line for line in text.splitlines() if line.startswith("whole")]
-    assert whole.split()[-1] == f"{one['seconds'] / other['seconds']:.2f}"
-    del other["stages"][-1]
-    assert rows(one)["report"]["seconds"] > 0  # a stage that only one has
+    assert whole.split()[-1] == f"{one.seconds / other.seconds:.2f}"
+    other = dataclasses.replace(other, stages=other.stages[:-1])
+    assert by_path(one)["report"].seconds > 0  # a stage that only one has
     assert "report" in shown(comparison_table(one, other, names=("a", "b")))
     with pytest.raises(PydreamError, match="only profiles of the same method"):
-        comparison_table(one, {**other, "method": "dream"}, names=("a", "b"))
+        comparison_table(one, dataclasses.replace(other, method="dream"), names=("a", "b"))
 
 
 @pytest.mark.parametrize(
@@ -164,6 +180,8 @@ def test_two_side_by_side(observer: str, tmp_path: Path) -> None:
         (None, "cannot be read"),
         ("{", "is not what `pydream profile` writes"),
         ("{}", "is not what `pydream profile` writes"),
+        ("[]", "is not what `pydream profile` writes"),
+        ('{"format": 1, "stages": [{}]}', "is not what `pydream profile` writes"),
         ('{"format": 99, "stages": []}', "format 99 is newer"),
     ],
 )
