@@ -26,11 +26,11 @@ class ScoredClass:
     scores
         (n, M) float32, on the CPU; minus infinity for an image that could not be used.
     errors
-        Why, by candidate.
+        Reason that an image could not be used, by candidate.
     enlarged
         Number of images that are smaller than a patch.
     cut
-        The patches that may win and were cut while their images were at hand, by candidate.
+        The patches that may win, cut while their images were in memory, by candidate.
     """
 
     label: int
@@ -47,11 +47,11 @@ class OpenClasses:
     Parameters
     ----------
     maker, selection
-        Those of the run.
+        The run's patch maker and its preselection.
     count
-        Key patches of a class.
+        Number of key patches of a class.
     finished
-        Classes that an earlier run has written; they are not given out.
+        Classes that an earlier run has written; `pop_complete` does not return them.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class OpenClasses:
         )
 
     def add(self, batch: ScoredImages) -> None:
-        """Take in the scores of a batch; batches come in the order of their candidates."""
+        """Add the scores of a batch; batches come in the order of their candidates."""
         self._scores.update(zip(batch.candidates, batch.scores, strict=True))
         self._errors.update(batch.errors)
         self._enlarged.update(batch.enlarged)
@@ -76,13 +76,13 @@ class OpenClasses:
         self._scored = batch.candidates[-1] + 1
 
     def pop_complete(self) -> Iterator[ScoredClass]:
-        """Give out the classes whose last candidate has been scored, and forget them."""
+        """Return the classes whose last candidate has been scored, and forget them."""
         while self._pending and self._selection.candidates(self._pending[0]).stop <= self._scored:
             yield self._pop(self._pending.popleft())
 
     def _pop(self, label: int) -> ScoredClass:
         candidates = self._selection.candidates(label)
-        # A GPU may find only while it decodes that it cannot read an image whose size is known.
+        # A GPU knows the size of an image before decoding shows that it is unreadable.
         enlarged = self._enlarged.intersection(candidates) - self._errors.keys()
         return ScoredClass(
             label,

@@ -25,7 +25,7 @@ _EXECUTION = (
     "allow_weak_observer",
 )
 
-# Left out of the identity unless given, because sets exist that were made before these options.
+# Left out of the identity unless given, because older sets were made before these options.
 _OBSERVER = tuple(field.name for field in dataclasses.fields(ObserverSettings))
 
 
@@ -85,8 +85,8 @@ class RdedConfig(ObserverSettings):
     if it can and the machine has fewer than 8 processors, else the CPU). A GPU rounds differently,
     so scores differ slightly; the pixels of the winning patches always come from the CPU."""
     exif: Literal["ignore", "apply"] = "ignore"
-    """Whether to rotate and mirror images according to their EXIF orientation. torchvision's
-    ImageFolder, and so most training code, ignores it."""
+    """Treatment of the EXIF orientation: apply rotates and mirrors images accordingly; ignore
+    leaves them as stored, as torchvision's ImageFolder and most training code do."""
     allow_weak_observer: bool = False
     """Continue even if the observer's accuracy is close to chance."""
     allow_skipped: float = 0.01
@@ -126,7 +126,7 @@ class RdedConfig(ObserverSettings):
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the bytes of the set."""
         settings = dataclasses.asdict(self)
-        if self.exif == "ignore":  # as in sets made before there was a choice
+        if self.exif == "ignore":  # as in sets made before the option existed
             del settings["exif"]
         for name in _OBSERVER:
             if settings[name] is None:

@@ -1,4 +1,4 @@
-"""The best patches so far, cut while their images are at hand."""
+"""The best patches so far, cut while their images are in memory."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class _Contender:
 
 
 class Contenders:
-    """Keeps the patches that may win of the classes under way, so that few are decoded twice.
+    """Keeps the patches of open classes that may win, so that few images are decoded twice.
 
-    A patch of a class that has `count` better ones is forgotten: what is kept is no more than
-    the distilled images of a class take.
+    A patch is dropped as soon as its class has `count` better ones, so the patches kept never
+    exceed those in the distilled images of a class.
 
     Parameters
     ----------
     maker, selection
-        Those of the run.
+        The run's patch maker and its preselection.
     count
-        Key patches of a class.
+        Number of key patches of a class.
     """
 
     def __init__(self, maker: PatchMaker, selection: Preselection, count: int) -> None:
@@ -37,7 +37,7 @@ class Contenders:
         self._classes: dict[int, dict[int, _Contender]] = {}
 
     def add(self, scored: ScoredImages) -> None:
-        """Look at the best crop of each image of a batch, if the images came with it."""
+        """Consider the best crop of each image of a batch, if the batch kept its images."""
         if scored.images is None:
             return
         scores = scored.scores.numpy()
@@ -56,7 +56,7 @@ class Contenders:
             self._classes[int(labels[row])][scored.candidates[row]] = contender
 
     def _enter(self, label: int, labels: np.ndarray, best: np.ndarray) -> list[int]:
-        """Return the rows of this class that are among its best, and forget whom they beat."""
+        """Return the rows that enter the best of their class; drop the patches they displace."""
         held = self._classes.setdefault(int(label), {})
         rows = np.flatnonzero((labels == label) & np.isfinite(best))
         ranked = sorted(
@@ -69,6 +69,6 @@ class Contenders:
         return [row for _, _, row in ranked[: self._count] if row >= 0]
 
     def take(self, label: int) -> dict[int, CutPatch]:
-        """Give the patches of a class away, by candidate."""
+        """Return the patches of a class, by candidate, and forget them."""
         contenders = self._classes.pop(label, {})
         return {candidate: contender.patch for candidate, contender in contenders.items()}

@@ -1,4 +1,4 @@
-"""RDED whole: from labelled images and an observer to a distilled set on disk."""
+"""The whole of RDED: from labelled images and an observer to a distilled set on disk."""
 
 from __future__ import annotations
 
@@ -42,22 +42,22 @@ from pydream.sets.writer import SetWriter, check_place_of_set, finished_manifest
 from pydream.timeline import Stopwatch
 from pydream.torch_state import usual_torch_state
 
-_SMALL_SIDE = 64  # up to this side the published recipes take whole images (factor 1)
-_MOST_FINISHING = 4  # classes that may wait to be put together and written
+_SMALL_SIDE = 64  # the published recipes take whole images (factor 1) up to this side
+_MOST_FINISHING = 4  # classes that may wait to be assembled and written
 
 
 @dataclass(frozen=True)
 class RdedResult:
-    """What a run of `distill` gives.
+    """Result of `distill`.
 
     Attributes
     ----------
     path
         The folder of the distilled set.
     manifest
-        Its description, which ``manifest.json`` holds.
+        Its description, as in ``manifest.json``.
     seconds
-        Wall-clock seconds per stage, and of the whole. Stages overlap.
+        Wall-clock seconds of each stage and of the whole run. Stages overlap.
     """
 
     path: Path
@@ -79,7 +79,7 @@ class _RdedRun:
 
     @property
     def key_patches(self) -> int:
-        """Key patches of a class."""
+        """Number of key patches of a class."""
         return self.config.ipc * self.factor**2
 
 
@@ -94,22 +94,22 @@ def distill(
     config
         The settings.
     source
-        The images, where they are no file or known set; ``config.source`` is
-        then only a name for them, which may not be empty.
+        The images, if they are neither a file nor a known set; ``config.source`` is then only their
+        name, which must not be empty.
     observer
-        A classifier of normalised (B, 3, S, S) float32 images, where it is no file;
-        ``config.observer`` is then only a name for it, which may not be empty, and ``config.side``
-        must be given.
+        A classifier of normalised (B, 3, S, S) float32 images, if it is not a file;
+        ``config.observer`` is then only its name, which must not be empty, and ``config.side`` is
+        required.
 
     Returns
     -------
     RdedResult
-        Where the set lies and what it is.
+        The folder of the set, its manifest, and the time each stage took.
 
     Raises
     ------
     PydreamError
-        If something given cannot be used. Nothing is then left half-written at ``config.out``.
+        If an input cannot be used. Nothing half-written is then left at ``config.out``.
     """
     watch = Stopwatch()
     named, device = config.device, resolve_device(config.device)
@@ -176,9 +176,9 @@ def _measured(run: _RdedRun, selection: Preselection, held_out: Source | None) -
 
 
 def _distill_classes(run: _RdedRun, selection: Preselection) -> None:
-    """Score the classes in order; put each together and write it.
+    """Score the classes in order, then assemble and write each.
 
-    On a GPU that is done beside the scoring. On the CPU it takes its turn: see `scoring`.
+    On a GPU, assembly runs alongside the scoring. On the CPU it takes turns: see `scoring`.
     """
     config, labels = run.config, range(len(run.source.class_names))
     finished = {label for label in labels if run.writer.finished_class(label) is not None}
@@ -218,9 +218,9 @@ def _distill_classes(run: _RdedRun, selection: Preselection) -> None:
 
 @contextmanager
 def _one_by_one(*, beside: bool) -> Iterator[Callable[[Callable[[], None]], None]]:
-    """Give what does one piece of work after the other: beside the block, or at once.
+    """Yield a function that runs jobs one after another: alongside the block, or at once.
 
-    Work beside the block is done when the block ends. Where much of it waits, the block waits, too.
+    Jobs alongside the block are finished when the block ends. A long queue makes the block wait.
     """
     if not beside:
         yield lambda work: work()
@@ -239,7 +239,7 @@ def _one_by_one(*, beside: bool) -> Iterator[Callable[[Callable[[], None]], None
 
 
 def _unreadable_so_far(run: _RdedRun, selection: Preselection, finished: set[int]) -> Unreadable:
-    """Count the images that could not be read when finished classes were scored."""
+    """Return the images that were unreadable when finished classes were scored."""
     unreadable = Unreadable(run.source, len(selection.indices), run.config.allow_skipped)
     records = [run.writer.finished_class(label) for label in sorted(finished)]
     skipped = [image for record in records if record is not None for image in record["skipped"]]

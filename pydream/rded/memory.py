@@ -1,4 +1,4 @@
-"""How a run divides its memory budget."""
+"""Division of a run's memory budget."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ from dataclasses import dataclass
 
 import torch
 
-# Batches queued on a device behind the one whose scores the host waits for. The CPU has none: its
-# scores are there when the call returns.
+# Batches queued on a device behind the batch whose scores the host waits for. The CPU queues none:
+# its scores are ready when the call returns.
 QUEUED = {"cpu": 0, "cuda": 2}
-_PATCH_BATCHES = 3  # whose patches are in memory at once: prepared, scored, and not yet freed
+_PATCH_BATCHES = 3  # batches whose patches are in memory: prepared, scored, and not yet freed
 
 
 @dataclass(frozen=True)
 class MemoryShares:
-    """Bytes that each part of a run may hold of the memory budget.
+    """Bytes of the memory budget that each part of a run may hold.
 
-    While images are scored the parts add up to the budget: patches take half of it, decoded images
-    that wait for their batch a quarter, and the images of the batches under way the last quarter.
+    While images are scored, the parts add up to the budget: half for patches, a quarter for decoded
+    images that wait for their batch, and a quarter for the images of the batches under way.
 
-    The other two parts are used at other times. The preflight is over before scoring begins, and
-    leaves half of the budget to the views of its images. Winners are decoded again only where their
-    batch could not keep its images. On the CPU no batch is under way then, so they take its
-    quarter; on a GPU they take host memory, where no patches are.
+    The other two parts are used at other times. The preflight ends before scoring begins, and
+    leaves half of the budget to the views of its images. Winners are decoded again only if their
+    batch could not keep its images. On the CPU no batch is under way at that time, so the winners
+    use its quarter; on a GPU they use host memory, which holds no patches.
 
     Attributes
     ----------
     preflight
-        Decoded images that wait while the observer is measured.
+        Decoded images that wait while the accuracy of the observer is measured.
     patches
         Patches of one batch.
     waiting
         Decoded images that wait for their batch.
     images
         Images of one batch under way.
-    winners
+    Images of one class, decoded again to cut its winners.
         Images decoded again to cut winners, of one class.
     """
 
@@ -53,8 +53,8 @@ class MemoryShares:
         megabytes
             The budget, in MiB.
         device
-            Where the observer runs. Batches under way are one in preparation, one being scored,
-            and those queued there.
+            Device of the observer. Batches under way are one in preparation, one being scored, and
+            those in the device's queue.
         """
         half, quarter = megabytes * 2**20 // 2, megabytes * 2**20 // 4
         return cls(

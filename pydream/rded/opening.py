@@ -1,4 +1,4 @@
-"""What an RDED run is given, opened: real images and an observer that fit together."""
+"""The inputs of an RDED run, opened and matched: real images and an observer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MANY_PROCESSORS = 8
 
 
 def open_sources(config: RdedConfig, source: Source | None) -> tuple[Source, Source | None]:
-    """Return the images to distil, and the test split where there is one beside them."""
+    """Return the images to distil, and the test split beside them, if there is one."""
     held_out = None
     if source is None:
         source = open_source(config.source, exif=config.exif)
@@ -36,7 +36,7 @@ def open_sources(config: RdedConfig, source: Source | None) -> tuple[Source, Sou
 def open_observer(
     config: RdedConfig, observer: nn.Module | None, source: Source, device: torch.device
 ) -> Observer:
-    """Return the observer, as it is before the order of its outputs is known."""
+    """Return the observer, before the order of its outputs is known."""
     return load_configured_observer(
         observer if observer is not None else config.observer,
         config,
@@ -50,7 +50,7 @@ def open_observer(
 
 
 def _side_of_images(source: Source) -> int | None:
-    """Return the side of the images where the first one can be read."""
+    """Return the side of the images, if the first one can be read."""
     try:
         return side_of(source)
     except PydreamError:
@@ -58,7 +58,7 @@ def _side_of_images(source: Source) -> int | None:
 
 
 def unusual_normalisation(observer: Observer) -> dict[str, Any]:
-    """Return mean and std for the identity where neither settings nor weights decide them."""
+    """Return mean and std for the identity if neither settings nor weights decide them."""
     usual = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     return {
         f"observer_{name}": list(getattr(observer, name))
@@ -68,7 +68,7 @@ def unusual_normalisation(observer: Observer) -> dict[str, Any]:
 
 
 def where_to_decode(wanted: str, device: torch.device) -> Literal["host", "device"]:
-    """Return where JPEGs are decoded; raises PydreamError if the device cannot do it and should."""
+    """Return the decoder of JPEGs; raise PydreamError if the wanted device cannot decode."""
     able = decodes_jpeg(device)
     if wanted == "device" and not able:
         raise PydreamError(

@@ -1,23 +1,24 @@
-"""The stages of RDED but for the scores (arXiv 2312.03526, section 4; Algorithm 1).
+"""The stages of RDED except scoring (arXiv 2312.03526, section 4; Algorithm 1).
 
 `preselect` is stage 1. `PatchMaker` draws the crops and makes patches of them (stages 2 and 3),
 which `pydream.rded.scoring` shows to the observer. `select` and `assemble` are stages 4 and 5.
 
-Random numbers are keyed by (seed, id, crop), and the rows of the observer's passes by candidate:
-what a class gets does not depend on batch size, workers, other classes, or where a run was resumed.
+Random numbers are keyed by (seed, id, crop), and the rows of the observer's passes by candidate. So
+the result for a class does not depend on batch size, workers, other classes, or the point at which
+a run was resumed.
 
 An image has five coordinates:
 
 index
-    Its number in the `Source`, which reads images by it.
+        Number in the `Source`, which reads images by it.
 candidate
-    Its number in the `Preselection`. Scores, errors and patches are kept by it.
+        Number in the `Preselection`, which keys scores, errors and patches.
 row
-    Its number in a batch, or among the candidates of one class.
+        Number in a batch, or among the candidates of one class.
 id
-    A hash of its key, 64 bits: decides which random numbers it gets.
+        64-bit hash of the key, which selects the random numbers.
 key
-    Its name in the source, such as a path: what provenance and messages call it.
+        Name in the source, such as a path, which provenance and messages show.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ from pydream.streams import to_device
 
 @dataclass(frozen=True)
 class Preselection:
-    """The real images a run looks at, class by class.
+    """The real images of a run, class by class.
 
     Attributes
     ----------
     indices
-        (n,) int64, by candidate; rising.
+        (n,) int64, by candidate, ascending.
     labels
-        (n,) int64, their classes.
+        (n,) int64: the class of each candidate.
     starts
         (C + 1,) int64: class c has the candidates starts[c] to starts[c + 1].
     """
@@ -70,9 +71,9 @@ class KeyPatch:
     Attributes
     ----------
     candidate
-        Its image.
+        Candidate of the image.
     crop
-        Which of the image's crops.
+        Number of the crop in its image.
     score
         Log-probability of the true class.
     """
@@ -89,11 +90,11 @@ class CutPatch:
     Attributes
     ----------
     crop
-        Which of the image's crops.
+        Number of the crop in its image.
     pixels
         (3, s, s) uint8, on the CPU.
     box
-        top, left, height, width, in pixels.
+        Top, left, height and width, in pixels.
     """
 
     crop: int
@@ -102,10 +103,10 @@ class CutPatch:
 
 
 def preselect(source: Source, count: int, seed: int) -> Preselection:
-    """Draw `count` images of every class without replacement; all where there are fewer.
+    """Draw `count` images of every class without replacement, or all of a smaller class.
 
-    Stage 1. Images of a class are put in an order that follows from the seed and their
-    identity, and the first ones are taken: adding a class changes no other.
+    Stage 1. Seed and identity decide the order of a class's images, and the first ones are taken: a
+    further class changes no other.
     """
     ids = source.ids
     chosen = []
@@ -131,28 +132,28 @@ class PatchMaker:
     source
         The real images.
     observer
-        Decides side, mean, std and arithmetic of the patches it is shown.
+        Network that decides side, mean, std and arithmetic of the patches.
     side
         Height and width of a distilled image, in pixels.
     factor
-        Patches along each side of a distilled image.
+        Number of patches along each side of a distilled image.
     crops
-        Random crops of an image, M.
+        Number of random crops of an image, M.
     canvas
-        What the observer sees: the patch on a canvas of its own side ("pad"), or the patch alone
+        Input of the observer: the patch on a canvas of its own side ("pad"), or the patch alone
         ("native").
     seed
-        In [0, 2^63).
+        Random seed, in [0, 2^63).
 
     Raises
     ------
     PydreamError
-        If the observer does not take the patch alone (``canvas="native"``).
+        If the observer does not accept the patch alone (``canvas="native"``).
 
     Attributes
     ----------
     observer
-        The one that takes what `shown` makes.
+        The observer that takes the output of `shown`.
     patch_side
         Height and width of a patch, in pixels.
     """
@@ -179,7 +180,7 @@ class PatchMaker:
         self._ids = torch.from_numpy(source.ids)
 
     def enlarges(self, image: torch.Tensor | EncodedJpeg) -> bool:
-        """Whether an image has a side smaller than a patch, so that its crops are enlarged."""
+        """Return whether a side of the image is smaller than a patch, so crops are enlarged."""
         return min(image.shape[0], image.shape[1]) < self.patch_side
 
     def boxes(self, indices: Sequence[int], images: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -194,7 +195,7 @@ class PatchMaker:
         images: Sequence[torch.Tensor],
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Make the (n·M, 3, S, S) patches of n images as the observer takes them, where it is."""
+        """Make the (n·M, 3, S, S) patches of n images, on the device of the observer."""
         boxes, device = self.boxes(indices, images).reshape(-1, 4), self.observer.device
         if device.type != "cpu":
             images, boxes = upload(images, device), to_device(boxes, device)
@@ -211,7 +212,7 @@ class PatchMaker:
         )
 
     def empty(self, count: int) -> torch.Tensor:
-        """Make room for what `shown` makes of n images."""
+        """Allocate the output of `shown` for n images."""
         side = self.observer.side
         return in_large_pages(
             torch.empty(
@@ -225,7 +226,7 @@ class PatchMaker:
     def cut(
         self, indices: Sequence[int], images: Sequence[torch.Tensor], crops: Sequence[int]
     ) -> list[CutPatch]:
-        """Cut one crop out of each image, as pixels."""
+        """Cut one crop out of each image, as uint8 pixels."""
         boxes = self.boxes(indices, images)[torch.arange(len(images)), torch.tensor(crops)]
         pixels = crop_resize(list(images), boxes, self.patch_side, dtype=torch.uint8)
         return [CutPatch(*patch) for patch in zip(crops, pixels, boxes.tolist(), strict=True)]
@@ -237,16 +238,16 @@ def select(scores: torch.Tensor, first: int, count: int) -> list[KeyPatch]:
     Parameters
     ----------
     scores
-        (n, M) float32, of one class.
+        (n, M) float32, of the images of one class.
     first
-        The first candidate of the class.
+        First candidate of the class.
     count
-        Key patches wanted.
+        Number of key patches.
 
     Returns
     -------
     list[KeyPatch]
-        Best first; ties go to the image that comes first.
+        The key patches, best first. Of equal scores, the earlier image wins.
     """
     labels = torch.zeros(len(scores), dtype=torch.int64)
     chosen = select_key_patches(scores, labels, count, 1)
@@ -269,20 +270,20 @@ def assemble(
     workers: int,
     budget: int,
 ) -> tuple[torch.Tensor, list[dict[str, object]]]:
-    """Tile the key patches of a class; those not at hand are cut again (stage 5).
+    """Tile the key patches of a class, and cut the missing ones again (stage 5).
 
     Parameters
     ----------
     maker, selection
-        Those of the run.
+        The run's patch maker and its preselection.
     ranked
         IPC·f² key patches, best first.
     known
-        Patches at hand, by candidate; those of other crops do not count.
+        Patches cut before, by candidate; patches of other crops are ignored.
     ipc
-        Distilled images of the class.
+        Number of distilled images of the class.
     workers, budget
-        Threads that decode, and bytes of decoded images that may wait.
+        Number of threads that decode, and bytes of decoded images that may wait.
 
     Returns
     -------
@@ -324,7 +325,7 @@ def _cut_again(
     workers: int,
     budget: int,
 ) -> dict[int, CutPatch]:
-    """Decode the images of key patches and cut these, by candidate."""
+    """Decode the images of key patches and cut the patches, by candidate."""
     indices = [int(selection.indices[key.candidate]) for key in keys]
     images = decode_ahead(maker.source, indices, workers=workers, budget=budget)
     cut = {}

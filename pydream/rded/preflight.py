@@ -1,4 +1,4 @@
-"""Is this observer one for these images? Measured on real images before anything is distilled."""
+"""Check that an observer fits the images, by its accuracy on real ones before distillation."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from pydream.models.inputs import IMAGENET_MEAN, IMAGENET_STD, LARGEST_SMALL_STE
 from pydream.ops import random_keys
 from pydream.seeds import Draw
 
-# Above chance with less than this probability of being there by luck.
+# An observer passes if chance alone would reach its accuracy with less than this probability.
 _SIGNIFICANCE = 1e-3
 
-# Images measured: enough to tell a good observer from chance, few beside what will be scored. One
-# that seems near chance is measured again on more, before it is refused.
+# Number of images measured: enough to tell a good observer from chance, and few compared with those
+# that will be scored. An observer near chance is measured again on more before it is refused.
 _SHARE = 0.01
 _LEAST, _MOST = 16, 512
-_SECOND_LOOK = 4  # times as many
+_SECOND_LOOK = 4  # times as many images
 _PER_CLASS_TO_INFER = 16
 _PER_CLASS_TO_TELL = 4
 
@@ -41,8 +41,8 @@ _WEAK = (
     "if its classes are in another order, or --allow-weak-observer to go on"
 )
 
-# Below this accuracy an observer may have been given images normalised in another way than it was
-# trained with, or of another side; a network so mistaken is often still far above chance.
+# Below this accuracy, the observer may have been trained with another normalisation or side. Such a
+# network is often still far above chance.
 _LOW = 0.5
 # Means and standard deviations that checkpoints of the field were trained with: ImageNet's, those
 # of vision transformers and GANs, plain pixels, CIFAR-10's and MNIST's.
@@ -58,18 +58,18 @@ _SIDES = (32, 64, 128, 224)
 
 @dataclass(frozen=True)
 class Preflight:
-    """What the observer does on real images.
+    """Performance of the observer on real images.
 
     Attributes
     ----------
     top1
-        Share of images it puts in the right class.
+        Share of images that the observer classifies correctly.
     images
-        How many were measured.
+        Number of images measured.
     held_out
-        Where they come from, for the report.
+        Origin of these images, for the report.
     order
-        Observer output of every class.
+        Observer output of each class.
     """
 
     top1: float
@@ -79,7 +79,7 @@ class Preflight:
 
 
 def sample_size(patches: int, tile: int) -> int:
-    """Return how many images to measure before `patches` patches are scored: whole passes."""
+    """Return the number of images to measure before `patches` patches are scored: whole passes."""
     count = int(np.clip(patches * _SHARE, _LEAST, _MOST))
     return max(1, count // tile) * tile
 
@@ -90,24 +90,24 @@ def draw_evenly(source: Source, among: npt.NDArray[np.int64], count: int, seed: 
     Parameters
     ----------
     source
-        Where the images are.
+        The source of the images.
     among
         (n,) indices to draw from.
     count
-        How many.
+        Largest number of images to draw.
     seed
-        Decides the draw, together with the identity of each image.
+        Random seed, which decides the draw together with the identity of each image.
 
     Returns
     -------
     list[int]
-        Indices, in rising order.
+        Indices, ascending.
     """
     keys = random_keys(torch.from_numpy(source.ids[among]), seed=seed, draw=Draw.PREFLIGHT).numpy()
     labels = source.labels[among]
     by_class = np.lexsort((keys, labels))
     starts = np.searchsorted(labels[by_class], labels[by_class])
-    rounds = np.arange(len(by_class)) - starts  # 0 for the first drawn of each class, then 1, …
+    rounds = np.arange(len(by_class)) - starts  # 0 for the first image of each class, then 1, …
     chosen = by_class[np.lexsort((keys[by_class], rounds))][:count]
     return sorted(int(index) for index in among[chosen])
 
@@ -125,7 +125,7 @@ def measure(
     Returns
     -------
     tuple[list of torch.Tensor, torch.Tensor]
-        For each observer, log-probabilities (n, K) float32; and the labels (n,) int64 of the
+        For each observer, log-probabilities (n, K) float32; then the labels (n,) int64 of the
         readable images.
     """
     logits: list[list[torch.Tensor]] = [[] for _ in observers]
@@ -158,9 +158,9 @@ def measure(
 
 
 def infer_order(log_probability: torch.Tensor, labels: torch.Tensor, classes: int) -> list[int]:
-    """Find which output of the observer stands for which class.
+    """Find the output of the observer for each class.
 
-    The assignment of outputs to classes, one each, under which the images seen are most
+    The result is the one-to-one assignment of outputs to classes under which the images are most
     likely.
 
     Parameters
@@ -184,7 +184,7 @@ def infer_order(log_probability: torch.Tensor, labels: torch.Tensor, classes: in
 
 
 def is_near_chance(right: int, images: int, classes: int) -> bool:
-    """Tell whether `right` of `images` may well be luck with that many classes."""
+    """Return whether luck may well explain `right` of `images` with that many classes."""
     return bool(binom.sf(right - 1, images, 1 / classes) > _SIGNIFICANCE)
 
 
@@ -201,23 +201,23 @@ def preflight(
     workers: int,
     budget: int,
 ) -> Preflight:
-    """Measure the observer on held-out images, and refuse one that is near chance.
+    """Measure the observer on held-out images, and refuse an observer near chance.
 
     Parameters
     ----------
     source
-        What will be distilled.
+        The images that will be distilled.
     held_out, among
-        Where to measure: a split with the same classes, and the indices to draw from.
+        Images to measure on: a split with the same classes, and the indices to draw from.
     observer
         The observer, its outputs in their own order.
     patches
-        How many patches will be scored; a small share of that is measured.
+        Number of patches that will be scored, which decides the number of images measured.
     infer
-        Whether to find the order of the outputs from the images. The accuracy is then
-        measured on images that the inference did not see.
+        Find the order of the outputs from the images. The accuracy is then measured on images that
+        the inference did not see.
     allow_weak
-        Whether to go on near chance.
+        Continue with an observer near chance.
     seed, workers, budget
         The settings of `RdedConfig`; the budget in bytes.
 
@@ -276,18 +276,18 @@ def _better_inputs(
     order: Sequence[int],
     said: torch.Tensor,
 ) -> str | None:
-    """Say which other normalisation and side fit the observer far better, if some do.
+    """Name the normalisation and side with which the observer does far better, if there are any.
 
     Parameters
     ----------
     observer
         The observer that was measured.
     look
-        Measures observers on the same images.
+        Function that measures observers on the same images.
     order
         Observer output of every class.
     said
-        (n,) bool: whether the observer was right on each image.
+        (n,) bool: True where the observer was right.
     """
     best, best_said = observer, said
     for variants in (_other_normalisations, _other_sides):
@@ -321,7 +321,7 @@ def _other_normalisations(observer: Observer) -> list[Observer]:
 
 
 def _other_sides(observer: Observer) -> list[Observer]:
-    """Return the observer for other sides, as far as its network takes them."""
+    """Return the observer at the other sides that its network accepts."""
     most = LARGEST_SMALL_STEM_SIDE if observer.arch.endswith("-modified") else max(_SIDES)
     others = []
     for side in _SIDES:
@@ -347,7 +347,7 @@ def _is_misordered(
 ) -> bool:
     """Return whether the outputs fit the classes far better in another order.
 
-    Not with few images: some order fits each of those.
+    Never with few images: some order fits any few of them.
     """
     if len(labels) < _PER_CLASS_TO_TELL * classes or bool(log_probability.isnan().any()):
         return False

@@ -1,13 +1,13 @@
-"""Stage 3 of RDED, streamed: reading, decoding, cropping, the observer and the scores.
+"""Stage 3 of RDED as a stream: reading, decoding, cropping, the observer and the scores.
 
-On the CPU files are read while the observer runs, and between its batches all threads decode and
-crop. An observer that shares its processors waits, at every layer, for the thread that was held up:
-taking turns made a run with ResNet-18 on two cores 4 to 17 % faster (17.9, 21.8, 18.0 and 20.5 s
-against 21.5, 22.7, 19.4 and 22.3 s side by side).
+On the CPU, files are read while the observer runs, and all threads decode and crop between its
+batches. An observer that shares its processors with decoding waits at every layer for the slowest
+thread. Taking turns made a run with ResNet-18 on two cores 4 to 17 % faster (17.9, 21.8, 18.0 and
+20.5 s against 21.5, 22.7, 19.4 and 22.3 s side by side).
 
-On a GPU three streams of work run at once: threads of the host decode, one stream uploads and crops
-the next batch, another runs the observer on this one. The host reads the scores of a batch when two
-more are queued behind it, so the GPU always has work.
+On a GPU, three streams of work run at once: host threads decode, one stream uploads and crops the
+next batch, and another runs the observer on the current one. The host reads the scores of a batch
+when two more are queued behind it, so the GPU always has work.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ _Decoded: TypeAlias = torch.Tensor | EncodedJpeg | ImageError
 
 @dataclass(frozen=True)
 class ScoredImages:
-    """The realism scores of some pre-selected images.
+    """Realism scores of some preselected images.
 
     Attributes
     ----------
     candidates
-        The g images, rising.
+        The g images, ascending.
     scores
         (g, M) float32, on the CPU; minus infinity for an image that could not be used.
     errors
-        Why, by candidate.
+        Reason that an image could not be used, by candidate.
     enlarged
         Candidates that are smaller than a patch.
     images
-        Their pixels, (H, W, 3) uint8; None where the memory budget has no room for them.
+        Pixels of the images, (H, W, 3) uint8; None if the memory budget has no room for them.
     """
 
     candidates: list[int]
@@ -65,22 +65,22 @@ class ScoredImages:
 
 
 def group_size(tile: int, crops: int) -> int:
-    """Return the least number of images whose crops fill whole passes of the observer."""
+    """Return the smallest number of images whose crops fill whole passes of the observer."""
     return tile // math.gcd(tile, crops)
 
 
 @dataclass(frozen=True)
 class ScoringLimits:
-    """What scoring may take at a time; no score depends on it, but for where JPEGs are decoded.
+    """Limits of one batch of scoring. Of them, only `decode` can change a score.
 
     Attributes
     ----------
     batch_size
-        Patches cropped and scored at a time.
+        Number of patches cropped and scored at a time.
     decode
-        Where JPEGs are decoded: by the CPU ("host") or by the observer's GPU ("device").
+        Decoder of JPEGs: the CPU ("host") or the observer's GPU ("device").
     workers
-        Threads that read and decode.
+        Number of threads that read and decode.
     memory
         Bytes of patches and images.
     """
@@ -92,7 +92,7 @@ class ScoringLimits:
 
 
 def batch_images(maker: PatchMaker, limits: ScoringLimits) -> int:
-    """Return how many images to score at a time: whole groups, within the limits."""
+    """Return the number of images to score at a time: whole groups, within the limits."""
     observer, crops = maker.observer, maker.crops
     group = group_size(observer.tile, crops)
     patch_bytes = 3 * observer.side**2 * observer.dtype.itemsize
@@ -105,8 +105,8 @@ def needed_images(
 ) -> npt.NDArray[np.bool_]:
     """Mark the images to score when some classes are finished: (n,) bool.
 
-    The patches of a group of images share passes of the observer, and the last bits of a sum
-    may depend on the other rows of a pass. So a group is scored whole or not at all.
+    The patches of a group of images share passes of the observer, and the last bits of a sum may
+    depend on the other rows of a pass. So a group is scored as a whole or not at all.
     """
     wanted = ~np.isin(selection.labels, list(finished))
     group = group_size(maker.observer.tile, maker.crops)
@@ -123,30 +123,31 @@ def score(
 ) -> Iterator[ScoredImages]:
     """Score the crops of the images needed, in order (equation 7).
 
-    Images are read and decoded on threads. Batches cross the borders of classes; they begin at
-    whole groups. Where the observer's device has too little memory, batches are halved, and if
-    that is not enough its passes; then the last bits of later scores may be others.
+    Images are read and decoded on threads. Batches cross the borders of classes and begin at whole
+    groups. If the observer's device runs out of memory, batches are halved. If that is not enough,
+    the observer's passes are halved, which can change the last bits of later scores.
 
     Parameters
     ----------
     maker, selection
-        Those of the run.
+        The run's patch maker and its preselection.
     needed
-        (n,) bool: which candidates to score; see `needed_images`.
+        (n,) bool: True for each candidate to score; see `needed_images`.
     limits
-        What scoring may take at a time.
+        Limits of one batch.
     watch
-        Told of the seconds of each stage.
+        Stopwatch of the stages.
 
     Yields
     ------
     ScoredImages
-        For every batch.
+        The scores of each batch.
 
     Raises
     ------
     PydreamError
-        If a score is not a number: names the image. If not one image fits the device.
+        If a score is not a number (the message names the image), or if the device has no room for a
+        single image.
     """
     candidates = np.flatnonzero(needed)
     while len(candidates):
@@ -155,7 +156,7 @@ def score(
                 candidates = candidates[len(scored.candidates) :]
                 yield scored
         except PydreamError:
-            # What the batches still under way report is the same, and not the next op's to raise.
+            # Batches still under way report the same fault, which the next op must not raise.
             with suppress(ValueError):
                 check_values(maker.observer.device)
             raise
@@ -169,7 +170,7 @@ def score(
 
 @dataclass(frozen=True)
 class _Batch:
-    """Images made into patches; `ready` is an event of the stream that made them."""
+    """Images cropped to patches; `ready` is an event of the stream that cropped them."""
 
     candidates: list[int]
     patches: torch.Tensor  # [g·M, 3, S, S]
@@ -188,7 +189,7 @@ class _Queued:
 
 
 class _ScoringRun:
-    """Scores images in batches until it ends, or the device's memory does."""
+    """Scores images in batches until none is left or the device runs out of memory."""
 
     def __init__(
         self, maker: PatchMaker, selection: Preselection, limits: ScoringLimits, watch: Stopwatch
@@ -216,7 +217,7 @@ class _ScoringRun:
                         queue.append(self._launch(batch))
                         if len(queue) > self._queued:
                             yield self._collect(queue.popleft())
-                except ValueError:  # what a kernel found is raised by a later op, in any thread
+                except ValueError:  # a later op, in any thread, raises a kernel's fault
                     for queued in queue:
                         self._collect(queued)
                     raise
@@ -234,7 +235,7 @@ class _ScoringRun:
     def _batches(
         self, candidates: npt.NDArray[np.int64], decoded: Iterator[_Decoded]
     ) -> Generator[_Batch, None, None]:
-        """Prepare the batches: for the CPU each when it is wanted, for a GPU one ahead."""
+        """Prepare the batches: on the CPU each on demand, on a GPU one ahead."""
         step = batch_images(self._maker, self._limits)
         groups = [
             group.tolist()
@@ -253,7 +254,7 @@ class _ScoringRun:
             yield prepared.result()
 
     def _prepare(self, candidates: list[int], decoded: Iterator[_Decoded]) -> _Batch:
-        """Decode and crop the images of a batch, no more of them at a time than the budget has."""
+        """Decode and crop the images of a batch, as many at a time as the budget allows."""
         maker, crops = self._maker, self._maker.crops
         errors: dict[int, str] = {}
         enlarged: list[int] = []
@@ -287,7 +288,7 @@ class _ScoringRun:
         errors: dict[int, str],
         enlarged: list[int],
     ) -> list[torch.Tensor | EncodedJpeg]:
-        """Take images, up to all of these candidates, until the budget is reached."""
+        """Take images of these candidates, in order, until the budget is reached."""
         side = self._maker.patch_side
         images: list[torch.Tensor | EncodedJpeg] = []
         size = 0
@@ -304,7 +305,7 @@ class _ScoringRun:
         return images
 
     def _launch(self, batch: _Batch) -> _Queued:
-        """Start the observer and the scores of a batch; on the CPU, finish them."""
+        """Launch the observer and the scores of a batch; on the CPU, finish them."""
         maker, crops = self._maker, self._maker.crops
         if batch.ready is not None:
             stream = torch.cuda.current_stream(self._device)
@@ -340,7 +341,7 @@ class _ScoringRun:
 
     @contextmanager
     def _observers_turn(self) -> Iterator[None]:
-        """Let no image be decoded on the processors that the observer needs."""
+        """Keep decoding off the processors while the observer needs them."""
         if self._turn is None:
             yield
             return
@@ -358,7 +359,7 @@ class _ScoringRun:
         return host, torch.cuda.current_stream(self._device).record_event()
 
     def _collect(self, queued: _Queued) -> ScoredImages:
-        """Wait for the scores of a batch, and check them."""
+        """Wait for the scores of a batch and check them."""
         if queued.arrived is not None:
             with self._watch("wait for the device"):
                 queued.arrived.synchronize()
