@@ -21,21 +21,21 @@ _PICTURE = "picture."
 class Progress:
     """State of a run between two iterations.
 
-    Every random number follows from seed and iteration, so this is all that a run goes on from.
+    Every random number follows from seed and iteration, so a run needs nothing else to continue.
 
     Attributes
     ----------
     synthetic
         The images and their momentum.
     origins
-        int64 (K, IPC, f²): the row of the real image that each cell began as.
+        int64 (K, IPC, f²): the row of the real image that each cell was initialised with.
     iteration
         Number of iterations done.
     history
-        One entry for each: ``iteration``, ``loss`` and, where students were trained, ``top1``, one
-        number for each of them.
+        One entry per iteration: ``iteration``, ``loss`` and, if students were trained, ``top1``,
+        one value for each of them.
     pictures
-        Snapshots by iteration: the first image of some classes as it was then, uint8 (k, S, S, 3).
+        Snapshots by iteration: the first image of some classes at that time, uint8 (k, S, S, 3).
     """
 
     synthetic: SyntheticImages
@@ -45,7 +45,7 @@ class Progress:
     pictures: dict[int, Tensor] = field(default_factory=dict)
 
     def copy(self) -> Progress:
-        """Return what later iterations do not change."""
+        """Return a copy that later iterations do not change."""
         synthetic = SyntheticImages(
             self.synthetic.values.clone(),
             self.synthetic.learning_rate,
@@ -57,7 +57,7 @@ class Progress:
 
 
 def write_checkpoint(writer: SetWriter, progress: Progress) -> None:
-    """Write where a run stands, in place of the last checkpoint."""
+    """Write the state of a run in place of the last checkpoint."""
     tensors = {
         "values": progress.synthetic.values,
         "velocity": progress.synthetic.velocity,
@@ -69,14 +69,14 @@ def write_checkpoint(writer: SetWriter, progress: Progress) -> None:
         "history": json.dumps(progress.history),
     }
     host = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    # safetensors keeps metadata in its header; it is read back from there.
+    # safetensors keeps metadata in its header, and the state is read back from there.
     writer.keep_bytes(_FILE, save(host, metadata))
 
 
 def read_checkpoint(
     writer: SetWriter, learning_rate: float, device: torch.device
 ) -> Progress | None:
-    """Return where a run stands by its checkpoint; None without one.
+    """Return the state of a run from its checkpoint; None without one.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def read_checkpoint(
     learning_rate
         Learning rate of the images.
     device
-        Device that they are optimised on.
+        Device that optimises the images.
     """
     data = writer.kept_bytes(_FILE)
     if data is None:

@@ -21,7 +21,7 @@ from pydream.errors import PydreamError
 from pydream.files import check_place, disk_errors, write_whole
 from pydream.torch_state import usual_torch_state
 
-# As arXiv 2310.15052 compares them, on the same matching of IDC.
+# The methods that arXiv 2310.15052 compares, on the same matching of IDC.
 METHODS: dict[str, dict[str, Any]] = {
     "random": {"sampler": "random", "match": "gradient"},
     "DREAM": {"sampler": "representative", "match": "gradient"},
@@ -48,11 +48,11 @@ class Comparison:
     path: Path
 
     def mean(self, method: str) -> list[float]:
-        """Return the mean over seeds at each place."""
+        """Return the mean over seeds at each measurement."""
         return [fmean(values) for values in zip(*self.top1[method], strict=True)]
 
     def first_reaching(self, method: str, level: float) -> int | None:
-        """Return the first iteration at which the mean of a method is at a level."""
+        """Return the first iteration at which the mean of a method reaches a level."""
         for at, mean in zip(self.iterations, self.mean(method), strict=True):
             if mean >= level:
                 return at
@@ -70,12 +70,12 @@ def compare(
     config
         The settings.
     train, test
-        The images, where they are no file or known set.
+        The images, if they are neither a file nor a known set.
 
     Raises
     ------
     PydreamError
-        If there are no test images, or a run cannot be done.
+        If there are no test images, or a run fails.
     """
     check_place(config.out)
     if train is None or test is None:
@@ -127,7 +127,7 @@ def compare(
 
 
 def _settings(config: CompareConfig, matched: dict[str, Any], name: str, seed: int) -> DreamConfig:
-    """Return the settings of one run, which is not repeated where it is finished."""
+    """Return the settings of one run; a finished run is not repeated."""
     reduced: dict[str, Any] = {}
     if not config.full:
         reduced = {

@@ -14,7 +14,7 @@ from pydream.files import expand_settings
 from pydream.processors import usable_processors
 
 Match: TypeAlias = Literal["bidirectional", "gradient", "feature"]
-"""Quantities matched: features and gradients (DREAM+), gradients (DREAM) or features (DM)."""
+"""Quantities to match: features and gradients (DREAM+), gradients (DREAM) or features (DM)."""
 
 # Settings that change how a run proceeds, never its result. They are not in the manifest, and may
 # differ on resume.
@@ -45,8 +45,8 @@ class Preset:
     metric
         Distance between the quantities matched.
     learning_rate
-        Learning rate of the images for ten images per class with sides of `base_side`; it grows
-        in proportion to the number of images per class and to their area.
+        Learning rate of the images for ten images per class with sides of `base_side`; it grows in
+        proportion to the number of images per class and to their area.
     base_side
         Side of the images that `learning_rate` is given for, in pixels.
     network_images
@@ -58,7 +58,7 @@ class Preset:
     many_classes
         Method of selecting representatives; see `pydream.dream.RepresentativeSampler`.
     flip
-        Whether a mirrored image still belongs to its class, which is not so for digits.
+        Whether mirroring keeps an image in its class, as it does not for digits.
     factor
         Number of cells along each side of a distilled image.
     """
@@ -194,8 +194,8 @@ class DreamConfig:
     eval_seeds: int = 1
     """Number of students in each evaluation."""
     exif: Literal["ignore", "apply"] = "ignore"
-    """Whether to rotate and mirror images according to their EXIF orientation. torchvision's
-    ImageFolder, and so most training code, ignores it."""
+    """Treatment of the EXIF orientation: apply rotates and mirrors images accordingly; ignore
+    leaves them as stored, as torchvision's ImageFolder and most training code do."""
     allow_skipped: float = 0.01
     """Largest share of the images that may be unreadable; a run with more is refused."""
     workers: int = dataclasses.field(default_factory=usable_processors)
@@ -240,7 +240,7 @@ class DreamConfig:
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the bytes of the set."""
         settings = dataclasses.asdict(self)
-        if self.exif == "ignore":  # as in sets made before there was a choice
+        if self.exif == "ignore":  # as in sets made before the option existed
             del settings["exif"]
         return {name: value for name, value in settings.items() if name not in _EXECUTION}
 
@@ -249,8 +249,8 @@ class DreamConfig:
 class CompareConfig:
     """Settings of `compare`.
 
-    The defaults suit two cores and a few minutes. None stands for the published number, and
-    ``full`` for all of them.
+    The defaults suit two cores and a few minutes. None selects the published number, and ``full``
+    selects all of them.
 
     Raises
     ------
@@ -296,8 +296,8 @@ class CompareConfig:
     """Device that does the computation: auto (a GPU that this build can use, else the CPU), cpu,
     cuda or cuda:1."""
     exif: Literal["ignore", "apply"] = "ignore"
-    """Whether to rotate and mirror images according to their EXIF orientation. torchvision's
-    ImageFolder, and so most training code, ignores it."""
+    """Treatment of the EXIF orientation: apply rotates and mirrors images accordingly; ignore
+    leaves them as stored, as torchvision's ImageFolder and most training code do."""
     allow_skipped: float = 0.01
     """Largest share of the images that may be unreadable; a run with more is refused."""
 
@@ -315,7 +315,7 @@ class CompareConfig:
 
 @dataclass(frozen=True)
 class ResolvedConfig(DreamConfig):
-    """Settings with nothing left to a preset; see `fill_in`."""
+    """Settings in which no value is left to a preset; see `fill_in`."""
 
     factor: int = 2
     metric: str = "mse"
@@ -330,7 +330,7 @@ class ResolvedConfig(DreamConfig):
 
 
 def _check_metric(metric: str) -> None:
-    from pydream.ops.matching import METRICS  # which imports PyTorch
+    from pydream.ops.matching import METRICS  # that module imports PyTorch
 
     if metric not in METRICS:
         raise PydreamError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
@@ -349,7 +349,7 @@ def preset_for(source: str, side: int, num_classes: int) -> str:
 
 
 def fill_in(config: DreamConfig, side: int, num_classes: int) -> ResolvedConfig:
-    """Return the settings with everything filled in that was left to a preset.
+    """Return the settings, with every open one filled in from a preset.
 
     Parameters
     ----------
@@ -363,7 +363,7 @@ def fill_in(config: DreamConfig, side: int, num_classes: int) -> ResolvedConfig:
     Raises
     ------
     PydreamError
-        If a cluster is to give more representatives than a step takes of a class.
+        If a cluster would give more representatives than a step takes of a class.
     """
     name = config.recipe
     if name == "auto":

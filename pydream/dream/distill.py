@@ -40,22 +40,22 @@ from pydream.sets.writer import SetWriter, check_place_of_set, finished_manifest
 from pydream.timeline import Stopwatch
 from pydream.torch_state import usual_torch_state
 
-_STUDENT = 1  # what the seed is for; iterations draw from other keys
-_MOST_CLASSES_SHOWN = 10  # of which pictures are kept
+_STUDENT = 1  # purpose of a seed; iterations draw from other keys
+_MOST_CLASSES_SHOWN = 10  # number of classes with pictures
 
 
 @dataclass(frozen=True)
 class DreamResult:
-    """What a run of `distill` gives.
+    """Result of `distill`.
 
     Attributes
     ----------
     path
         The folder of the distilled set.
     manifest
-        Its description, which ``manifest.json`` holds.
+        Its description, as in ``manifest.json``.
     seconds
-        Wall-clock seconds per stage, and of the whole.
+        Wall-clock seconds of each stage and of the whole run.
     """
 
     path: Path
@@ -90,25 +90,25 @@ def distill(
     config
         The settings.
     source
-        The images, where they are no file or known set; ``config.source`` is
-        then only a name for them, which may not be empty.
+        The images, if they are neither a file nor a known set; ``config.source`` is then only their
+        name, which must not be empty.
     test
-        Test images for ``eval_every``, likewise.
+        Test images for ``eval_every``, if they are neither a file nor a known set.
     make_network
-        Makes the networks that are matched, with weights from torch's global generator:
-        ``features(images)`` and ``classifier`` or ``fc`` are asked of them. By default
-        ``config.arch`` is built; else that only names them.
+        Function that makes the networks to match, with weights from torch's global generator. A
+        network needs a method ``features(images)`` and a module ``classifier`` or ``fc``. By
+        default ``config.arch`` is built; with this function it is only their name.
 
     Returns
     -------
     DreamResult
-        Where the set lies and what it is.
+        The folder of the set, its manifest, and the time each stage took.
 
     Raises
     ------
     PydreamError
-        If something given cannot be used, or the optimisation diverges. Nothing is then left
-        half-written at ``config.out``; checkpoints stay beside it.
+        If an input cannot be used, or the optimisation diverges. Nothing half-written is then left
+        at ``config.out``; checkpoints stay beside it.
     """
     watch = Stopwatch()
     named, device = config.device, resolve_device(config.device)
@@ -135,7 +135,7 @@ def distill(
         warnings.warn(
             f"side {side} is no multiple of factor {settings.factor}: images are padded to "
             f"{padded} pixels before they are cut in cells",
-            stacklevel=3,  # past what usual_torch_state wraps
+            stacklevel=3,  # skip the wrapper of usual_torch_state
         )
     identity = {**settings.identity(), "source_fingerprint": source.fingerprint()}
     if settings.resume and (manifest := finished_manifest(out, identity)) is not None:
@@ -160,7 +160,7 @@ def distill(
 
 
 def _load_test(test: Source, config: ResolvedConfig, device: torch.device) -> LabelledImages:
-    """Decode the images that students are tested on."""
+    """Decode the images that test the students."""
     return load_split(
         test,
         config.side,
@@ -172,12 +172,12 @@ def _load_test(test: Source, config: ResolvedConfig, device: torch.device) -> La
 
 def _network_maker(config: ResolvedConfig, num_classes: int) -> Callable[[], nn.Module]:
     arch, side = config.arch, config.side
-    build_model(arch, num_classes=num_classes, side=side)  # tries that images of this side fit
+    build_model(arch, num_classes=num_classes, side=side)  # raises if the side does not fit
     return lambda: construct(arch, num_classes=num_classes, side=side)
 
 
 def _optimise(run: _DreamRun) -> Progress:
-    """Do the iterations that are left, writing checkpoints."""
+    """Run the remaining iterations, writing checkpoints."""
     config = run.config
     loop = MatchingLoop(config, run.real, run.make_network)
     progress = read_checkpoint(run.writer, config.learning_rate, run.real.pixels.device)
@@ -207,14 +207,14 @@ def _optimise(run: _DreamRun) -> Progress:
 
 
 def _words(history: list[dict[str, Any]]) -> str:
-    """Say how far a run has come, for its progress bar."""
+    """Describe the progress of a run, for its progress bar."""
     words = f"loss {history[-1]['loss']:.3g}"
     measured = [entry["top1"] for entry in history if entry.get("top1")]
     return words + (f", students {fmean(measured[-1]):.1%}" if measured else "")
 
 
 def _iterate(run: _DreamRun, loop: MatchingLoop, progress: Progress, kept: int) -> float:
-    """Do one iteration; return its loss."""
+    """Run one iteration and return its loss."""
     with run.watch("match", run.real.pixels.device):
         loss = loop.iterate(progress.synthetic, progress.iteration)
     progress.iteration += 1
@@ -229,7 +229,7 @@ def _iterate(run: _DreamRun, loop: MatchingLoop, progress: Progress, kept: int) 
 
 
 def _look(run: _DreamRun, progress: Progress, loss: float | None) -> None:
-    """Write down how far the run is: its loss, pictures, and students where they are due."""
+    """Record the progress of the run: loss, pictures, and the accuracy of students when due."""
     config, at = run.config, progress.iteration
     last = at == config.iterations
     entry: dict[str, Any] = {"iteration": at, "loss": loss}
@@ -249,7 +249,7 @@ def _look(run: _DreamRun, progress: Progress, loss: float | None) -> None:
                 for number in range(config.eval_seeds)
             ]
     progress.history.append(entry)
-    # The start, the end, and powers of two between.
+    # Pictures are kept at the start, at the end, and at powers of two between.
     if at == 0 or last or at & (at - 1) == 0:
         shown = _levels(progress.synthetic.values[:_MOST_CLASSES_SHOWN, 0])
         progress.pictures[at] = shown.permute(0, 2, 3, 1).contiguous()
@@ -296,7 +296,7 @@ def _finish(run: _DreamRun, identity: dict[str, Any], progress: Progress) -> Dre
 
 
 def _provenance(real: ClassImages, label: int, origins: list[list[int]]) -> list[dict[str, Any]]:
-    """Say of each cell of a class's images which real image it began as."""
+    """Return a row for each cell of a class's images: the real image it was initialised with."""
     return [
         {
             "class": label,

@@ -1,4 +1,4 @@
-"""The matching loop: a network, then some steps of the synthetic images with it."""
+"""The matching loop: some steps of the synthetic images with one network after another."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from pydream.seeds import derived_seed, drawn_order
 from pydream.streams import to_device
 from pydream.timeline import stage
 
-# What a seed of an iteration is for.
+# Purposes of the seeds of an iteration.
 _INITIAL, _NETWORK, _EPOCH, _AUGMENT, _REAL, _SYNTHETIC, _TRAIN = range(7)
-# Of images that go through the network together, so that a wide ConvNet-3 takes some GB.
+# Limit of images in one pass of the network, so that a wide ConvNet-3 needs only some GB.
 _PIXELS_TOGETHER = 1 << 20
 
 Rows = tuple[Tensor, Tensor | None]
 
 
 class StepInputs(NamedTuple):
-    """What a matching step reads beside the synthetic images and the network.
+    """Inputs of a matching step besides the synthetic images and the network.
 
     Attributes
     ----------
     rows
-        int64 (K, B): the real images to match, of each class.
+        int64 (K, B): the real images to match, by class.
     weights
-        float32 (K, B): how much each of them counts; None where all count alike.
+        float32 (K, B): weight of each real image; None if all have the same.
     formations
-        int64 (K, Y): which of the IPC · f² images of a multi-formation are matched; None for all.
+        int64 (K, Y): the images to match, of the IPC · f² of a multi-formation; None for all.
     augmentation
-        float32 (K, 13): one draw for each class.
+        float32 (K, 13): one draw of the augmentation for each class.
     """
 
     rows: Tensor
@@ -52,10 +52,10 @@ class StepInputs(NamedTuple):
 
 
 class MatchingLoop:
-    """Optimises synthetic images by matching, one network after the other.
+    """Optimises synthetic images by matching, with one network after another.
 
     Every random number follows from the seed, the iteration and the step, so an iteration can be
-    done again at any time.
+    repeated at any time.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class MatchingLoop:
     real
         The real images.
     make_network
-        Makes a network with fresh weights, drawn from torch's global generator.
+        Function that makes a network with fresh weights, drawn from torch's global generator.
 
     Notes
     -----
@@ -77,7 +77,8 @@ class MatchingLoop:
         self.config, self.real, self.make_network = config, real, make_network
         self.device = real.pixels.device
         self._labels = torch.arange(real.num_classes, device=self.device)
-        # One network whose weights are drawn again and again: a captured step finds them there.
+        # One network is reinitialised again and again, because a captured step reads its weights in
+        # place.
         self._network = fresh_network(make_network, config.seed, self.device)
         self._matcher = Matcher(
             self._network,
@@ -103,7 +104,7 @@ class MatchingLoop:
 
     @keep_freed_memory()
     def initial(self) -> tuple[Tensor, Tensor]:
-        """Choose real images of every class, shrink and tile them: what the run starts with.
+        """Select real images of every class, and shrink and tile them as the run's first images.
 
         Returns
         -------
@@ -123,19 +124,19 @@ class MatchingLoop:
         else:
             chosen = self._random_rows(seed, 0, count)[0]
         values = collage(real.take(chosen).contiguous(), config.factor, real.side)
-        # Rank k * IPC + i lies in cell k of image i.
+        # The image of rank k * IPC + i is cell k of image i.
         return values, chosen.view(len(chosen), -1, config.ipc).mT.contiguous()
 
     @keep_freed_memory()
     def iterate(self, synthetic: SyntheticImages, iteration: int) -> float:
-        """Match one network; return the mean loss of a step.
+        """Match with one network; return the mean loss of a step.
 
         Parameters
         ----------
         synthetic
-            Moved on in place.
+            The synthetic images, optimised in place.
         iteration
-            Counted from 0.
+            Number of the iteration, from 0.
         """
         config = self.config
         seed = derived_seed(config.seed, _NETWORK, iteration)
@@ -171,7 +172,7 @@ class MatchingLoop:
         return trainer
 
     def _replayed_step(self, synthetic: SyntheticImages) -> Replayed[StepInputs]:
-        """Return the step of these images, which is captured once where it can be."""
+        """Return the step for these images, which is captured once where possible."""
         if self._replayed is None or self._replayed[0] is not synthetic:
             step = Replayed[StepInputs](
                 lambda inputs: self._step(synthetic, inputs),
@@ -181,7 +182,7 @@ class MatchingLoop:
         return self._replayed[1]
 
     def _step(self, synthetic: SyntheticImages, inputs: StepInputs) -> Tensor:
-        """Move the images of every class once; return the sum of the classes' losses."""
+        """Update the images of every class once; return the sum of the classes' losses."""
         if not self.config.exact:
             return synthetic.step_together(lambda images: self._gradient_in_parts(images, inputs))
 
@@ -193,7 +194,7 @@ class MatchingLoop:
         return synthetic.step_in_turn(of_class)
 
     def _gradient_in_parts(self, images: Tensor, inputs: StepInputs) -> LossAndSlope:
-        """Return the loss of all classes and its slope, some classes at a time."""
+        """Return the loss of all classes and its slope, computed for some classes at a time."""
         per_pass = self._classes_together(inputs.rows.shape[1])
         parts = [slice(first, first + per_pass) for first in range(0, len(images), per_pass)]
         losses, slopes = zip(
@@ -219,8 +220,8 @@ class MatchingLoop:
         weights = None if inputs.weights is None else inputs.weights[classes]
         formations = None if inputs.formations is None else inputs.formations[classes]
         augmentation = inputs.augmentation[classes]
-        # A class at a time keeps a CPU busy; under vmap the gradients of ConvNet-3's weights, width
-        # 128, take 3 times as long there for real images and 1.5 times for synthetic ones.
+        # One class at a time keeps a CPU busy. Under vmap, the gradients of ConvNet-3's weights at
+        # width 128 take 3 times as long there for real images, and 1.5 times for synthetic ones.
         together = together and self.device.type == "cuda"
         with torch.no_grad(), stage("answers to real", self.device):
             expected = self._matcher(
@@ -239,13 +240,13 @@ class MatchingLoop:
         return loss.detach(), derivative
 
     def _augmented(self, images: Tensor, augmentation: Tensor) -> Tensor:
-        """Normalise and augment (k, B, C, S, S), a class by one draw."""
+        """Normalise and augment (k, B, C, S, S), each class by one draw."""
         normalised = self.real.normalise(images).flatten(0, 1)
         augmented: Tensor = diff_augment(normalised, augmentation).view(images.shape)
         return augmented
 
     def _real_rows(self, seed: int, step: int) -> Rows:
-        """Return (K, B) rows of the real images to match, and what each counts."""
+        """Return the (K, B) rows of the real images to match, and the weight of each."""
         if self.config.sampler == "random":
             return self._random_rows(seed, step, self.config.batch_real)
         return _padded(self._sampler(self._network))
@@ -263,7 +264,7 @@ class MatchingLoop:
         )
 
     def _formations(self, seed: int, step: int) -> Tensor | None:
-        """Draw which images of each class's multi-formation are matched; None for all."""
+        """Draw the images to match of each class's multi-formation; None for all."""
         config = self.config
         count = config.ipc * config.factor**2
         if count <= config.batch_synthetic:
@@ -279,14 +280,14 @@ class MatchingLoop:
 
 
 def _padded(rows: list[Tensor]) -> Rows:
-    """Put lists of rows side by side, (K, B); of shorter ones the first row fills up, at weight 0.
+    """Pad lists of rows to one length, (K, B), with their first row at weight 0.
 
     Returns
     -------
     Tensor
         int64 (K, B).
     Tensor or None
-        float32 (K, B): 1 / length within each list; None where all are as long.
+        float32 (K, B): 1 / length of the list; None if all lists have the same length.
     """
     lengths = [len(class_rows) for class_rows in rows]
     longest = max(lengths)

@@ -1,4 +1,4 @@
-"""Quantities of a network's answer that are matched class by class, and their distances."""
+"""The quantities of a network's answer that are matched class by class, and their distances."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Answers(NamedTuple):
     Attributes
     ----------
     gradients
-        Gradients of the mean cross entropy, one for each parameter matched: (K, *shape).
+        Gradients of the mean cross entropy with respect to each matched parameter: (K, *shape).
     features
-        Mean over the batch, (K, D).
+        Mean features of the batch, (K, D).
     """
 
     gradients: list[Tensor]
@@ -31,7 +31,7 @@ class Answers(NamedTuple):
 
 
 class _Both(nn.Module):
-    """A network that returns its features beside its logits."""
+    """A network that returns its features along with its logits."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -45,30 +45,31 @@ class _Both(nn.Module):
 
 
 class Matcher:
-    """Asks a network for its answers on the batches of several classes.
+    """Computes the answers of a network to the batches of several classes.
 
     Parameters
     ----------
     network
-        With a method ``features(images)`` that returns (B, D) and a module ``classifier`` or ``fc``
-        that makes logits of them. It stays where it is: when its weights change, so do the answers.
+        Network with a method ``features(images)`` that returns (B, D), and a module ``classifier``
+        or ``fc`` that turns these into logits. It is not copied: when its weights change, so do the
+        answers.
     match
         Quantities to match.
     with_norm_and_bias
-        Whether parameters of one dimension are matched too.
+        Match the parameters of one dimension, too.
     with_classifier
-        Whether parameters of two dimensions are.
+        Match the parameters of two dimensions, too.
 
     Raises
     ------
     PydreamError
-        If the network has no features, or no parameter is left to match.
+        If the network has no features, or no parameter to match.
 
     Notes
     -----
-    DREAM+ (arXiv 2310.15052, section 3.3). The batches of all classes go through the network
-    together, or one after the other; the answers are the same up to rounding. A batch norm sees the
-    batch of one class in both cases, and its running statistics are left alone.
+    DREAM+ (arXiv 2310.15052, section 3.3). The batches of all classes pass through the network
+    together or one after another; the answers are equal up to rounding. In both cases a batch norm
+    sees the batch of one class, and its running statistics do not change.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Matcher:
         self._batch_norm = any(
             isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()
         )
-        # PyTorch 2.15 differentiates the gradient of a batch norm's weight wrongly under vmap.
+        # Under vmap, PyTorch 2.15 differentiates the gradient of a batch norm's weight wrongly.
         self._apart = with_norm_and_bias and self._batch_norm
         # As constants, they share the memory of the network's parameters.
         self._constants = {name: parameter.detach() for name, parameter in parameters.items()}
@@ -114,17 +115,16 @@ class Matcher:
         Parameters
         ----------
         images
-            (K, B, C, S, S), augmented and normalised; where they need gradients, so do the
-            answers.
+            (K, B, C, S, S), augmented and normalised. If they require gradients, so do the answers.
         labels
             int64 (K,).
         weights
-            (K, B), rows that add up to 1: how much each image counts; by default all alike. Those
-            of weight 0 fill up the batch of a small class.
+            (K, B), rows that sum to 1: weight of each image, by default equal. Images of weight 0
+            pad the batch of a small class.
         together
-            Whether the classes go through the network as one batch: more parallel, and slower where
-            one class keeps the device busy. Not done for gradients of batch norms, nor where these
-            would see images that do not count.
+            Pass all classes through the network as one batch: more parallel, and slower where one
+            class keeps the device busy. Ignored for gradients of batch norms, and where batch norms
+            would see padding.
         """
         apart = self._apart or (self._batch_norm and weights is not None)
         if together and not apart:
@@ -151,7 +151,7 @@ class Matcher:
     def _answer(
         self, buffers: Mapping[str, Tensor], images: Tensor, label: Tensor, weights: Tensor
     ) -> tuple[Tensor, ...]:
-        """Return the mean features of the batch of one class, and the gradients; for vmap."""
+        """Return the mean features of the batch of one class and the gradients; for vmap."""
         matched = {name: self._constants[name] for name in self._matched}
         if self.match == "feature":
             return (self._loss(matched, buffers, images, label, weights)[1],)
@@ -161,7 +161,7 @@ class Matcher:
         return features, *gradients.values()
 
     def _plain_answer(self, images: Tensor, label: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
-        """Return the same by plain autograd."""
+        """Return the same as `_answer`, by plain autograd."""
         buffers = {name: buffer.clone() for name, buffer in self._buffers.items()}
         wanted = images.requires_grad
         if self.match == "feature":
@@ -180,7 +180,7 @@ class Matcher:
         label: Tensor,
         weights: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Return the weighted cross entropy and, beside it, the weighted mean of the features."""
+        """Return the weighted cross entropy, and the weighted mean of the features."""
         state = {**self._constants, **matched, **buffers}
         logits, features = functional_call(self._both, state, (images,))
         loss = functional.cross_entropy(logits, label.expand(len(images)), reduction="none")
@@ -188,24 +188,24 @@ class Matcher:
 
 
 def answer_distance(synthetic: Answers, real: Answers, match: Match, metric: str) -> Tensor:
-    """Return how far two answers lie apart, summed over classes, layers and features.
+    """Return the distance of two answers, summed over classes, layers and features.
 
     Parameters
     ----------
     synthetic, real
         Answers of the same network to synthetic and to real images; the real ones are constants.
     match
-        Quantities that count.
+        Quantities to compare.
     metric
-        Distance, one of those of `pydream.ops.gradient_distance`. ``cos`` and ``l1_mean`` take the
-        rows of a layer, or the whole mean feature of a class.
+        A distance of `pydream.ops.gradient_distance`. ``cos`` and ``l1_mean`` apply to the rows of
+        a layer, or to the whole mean feature of a class.
     """
     pairs = []
     if match != "feature":
         pairs += list(zip(synthetic.gradients, real.gradients, strict=True))
     if match != "gradient":
         pairs.append((synthetic.features[:, None], real.features[:, None]))
-    if metric == "l2":  # a root for each class
+    if metric == "l2":  # one root per class
         pairs = [gradient for x, y in pairs for gradient in zip(x, y, strict=True)]
     else:
         pairs = [(x.flatten(0, 1), y.flatten(0, 1)) for x, y in pairs]
@@ -213,7 +213,7 @@ def answer_distance(synthetic: Answers, real: Answers, match: Match, metric: str
 
 
 def head_of(network: nn.Module) -> nn.Module | None:
-    """Return the module that makes logits of features: ``classifier``, or ``fc`` of ResNets."""
+    """Return the module that turns features into logits: ``classifier``, or ``fc`` of ResNets."""
     for name in ("classifier", "fc"):
         head = getattr(network, name, None)
         if isinstance(head, nn.Module):
@@ -222,7 +222,7 @@ def head_of(network: nn.Module) -> nn.Module | None:
 
 
 def check_features(network: nn.Module) -> nn.Module:
-    """Return the network; raise PydreamError if it does not say what its features are."""
+    """Return the network; raise PydreamError if it has no method for its features."""
     if not callable(getattr(network, "features", None)) or head_of(network) is None:
         raise PydreamError(
             f"{type(network).__name__} yields no features: it needs a method features(images) and "

@@ -1,4 +1,4 @@
-"""The networks whose answers are matched: fresh ones, trained a little on real images."""
+"""The networks whose answers are matched: freshly drawn, and trained a little on real images."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from pydream.streams import to_device
 from pydream.students.mixing import cut_mix
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, BATCH = 0.01, 0.9, 5e-4, 64
-CUTMIX_SHARE = 0.5  # of batches that are mixed
+CUTMIX_SHARE = 0.5  # of all batches
 STRATEGY = "color_crop_cutout"
 
 _ORDER, _AUGMENT, _MIX = range(3)
 
 
 def fresh_network(make: Callable[[], nn.Module], seed: int, device: torch.device) -> nn.Module:
-    """Make a network with weights that follow from a seed; torch's generators stay as they are."""
+    """Make a network with weights drawn from a seed; torch's generators do not change."""
     with own_random_numbers(seed, device):
         network = make().to(device).train()
         return network.to(memory_format=torch.channels_last)
 
 
 class NetworkTrainer:
-    """Trains a network on real images, some hundreds at a time.
+    """Trains a network on real images, a few hundred at a time.
 
-    SGD, batches of 64, an augmentation drawn for each image, every other batch cut and mixed
-    (CutMix, arXiv 1905.04899), as IDC and DREAM+ do between two matching steps.
+    SGD with batches of 64, one draw of the augmentation per image, and CutMix (arXiv 1905.04899) of
+    every other batch, as IDC and DREAM+ do between two matching steps.
 
     Parameters
     ----------
     network
-        Trained in place.
+        The network, trained in place.
     real
         The images.
     """
@@ -50,7 +50,7 @@ class NetworkTrainer:
         )
 
     def train(self, count: int, seed: int) -> None:
-        """Go once over `count` images, drawn without replacement; all where there are fewer."""
+        """Train once on `count` images, drawn without replacement, or on all if there are fewer."""
         real = self.real
         device = real.pixels.device
         rows = drawn_order(derived_seed(seed, _ORDER), len(real.labels))[:count]
@@ -71,12 +71,12 @@ class NetworkTrainer:
 
 
 def mixed_loss(network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:
-    """Return the cross entropy of a batch, which CutMix mixes first in half of all cases.
+    """Return the cross entropy of a batch, to which CutMix is applied in half of all cases.
 
     Parameters
     ----------
     network
-        Makes logits.
+        Network that returns logits.
     images
         (B, C, S, S), normalised; may be overwritten.
     labels

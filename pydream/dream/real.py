@@ -1,4 +1,4 @@
-"""Real images of all classes, kept where they are matched."""
+"""Real images of all classes, stored on the device that matches them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydream.data.resized import load_images
 from pydream.data.unreadable import Unreadable
 from pydream.errors import PydreamError
 
-_MOST_AT_ONCE = 4096  # images whose sums are taken at a time
+_MOST_AT_ONCE = 4096  # number of images summed at a time
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ClassImages:
     pixels
         uint8 (N, C, S, S).
     labels
-        int64 (N,), never falling.
+        int64 (N,), ascending.
     offsets
         First image of each class, and the end of the last.
     keys
@@ -82,20 +82,20 @@ def load_class_images(
         Device that stores them.
     workers
         Threads that decode.
-    allow_skipped
+    Largest share of the images that may be unreadable; these are left out.
         Share of the images that may be unreadable; these are left out.
 
     Returns
     -------
     ClassImages
-        Those that can be read.
+        The readable images.
     list of dict
         ``key`` and ``reason`` of each image that was skipped.
 
     Raises
     ------
     PydreamError
-        If too many images cannot be read, or none of a class can.
+        If too many images are unreadable, or all of a class.
     """
     unreadable = Unreadable(source, len(source), allow_skipped)
     images = load_images(source, range(len(source)), side, workers=workers, unreadable=unreadable)
@@ -137,12 +137,12 @@ def _statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
     mean = total.double() / count
     variance = squares.double() / (count * 255) - mean.square()
     std = variance.clamp(min=0).sqrt()
-    std[std == 0] = 1.0  # a channel of one colour
+    std[std == 0] = 1.0  # for a channel of one colour
     return mean.float(), std.float()
 
 
 def check_enough(images: ClassImages, class_names: Sequence[str], ipc: int, factor: int) -> None:
-    """Raise PydreamError if a class has fewer images than its first synthetic ones take."""
+    """Raise PydreamError if a class has fewer images than its synthetic ones are made of."""
     needed = ipc * factor**2
     counts = [end - begin for begin, end in itertools.pairwise(images.offsets)]
     least = min(range(len(counts)), key=counts.__getitem__)

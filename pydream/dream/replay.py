@@ -1,4 +1,4 @@
-"""A step of many small kernels, put in a CUDA graph."""
+"""Capture and replay of a step of many small kernels as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from pydream.errors import first_line
 from pydream.streams import capture
 
-_WARM_UP = 3  # calls before a capture, for what libraries set up at first
+_WARM_UP = 3  # calls before a capture, in which libraries set themselves up
 
 Inputs = TypeVar("Inputs")
 
 
 class Replayed(Generic[Inputs]):
-    """A step on tensors that stay where they are: on a GPU captured once, replayed from then on.
+    """A step on tensors at fixed addresses: on a GPU captured once, and replayed from then on.
 
-    A matching step is some hundred kernels for each part of the classes, most of them shorter than
-    their launch. What the step reads beside its inputs (the network's parameters) must stay at its
-    address. Where a step cannot be captured, it is called, and one warning says why.
+    A matching step runs some hundred kernels for each part of the classes, most of them shorter
+    than their launch. Everything else that the step reads (the network's parameters) must stay at
+    its address. If a step cannot be captured, it is called each time, and one warning gives the
+    reason.
 
     Parameters
     ----------
     step
-        Told its inputs, tensors in a tuple or any pytree, it changes `state` in place and returns a
-        tensor. It waits for nothing.
+        Function of the inputs (tensors in a tuple or any pytree) that changes `state` in place and
+        returns a tensor. It must not wait for the device.
     state
-        Tensors that it changes.
+        Tensors that the step changes.
     """
 
     def __init__(self, step: Callable[[Inputs], Tensor], state: Sequence[Tensor]) -> None:
@@ -42,7 +43,7 @@ class Replayed(Generic[Inputs]):
         self._result = torch.empty(0)
 
     def __call__(self, inputs: Inputs) -> Tensor:
-        """Do the step; inputs have the structure and the shapes of the first call."""
+        """Run the step; inputs have the structure and the shapes of the first call."""
         if self._captures and self._graph is None:
             self._capture(inputs)
         if self._graph is None or self._inputs is None:
@@ -54,7 +55,7 @@ class Replayed(Generic[Inputs]):
         return self._result.clone()
 
     def _capture(self, inputs: Inputs) -> None:
-        """Run the step some times, capture it, and put back what these runs changed."""
+        """Run the step a few times, capture it, and restore the state that these runs changed."""
         kept = [tensor.clone() for tensor in self._state]
         fixed = tree_map_only(Tensor, torch.clone, inputs)
         self._inputs = fixed

@@ -1,4 +1,4 @@
-"""Selection of the real images to match: those that represent their class evenly."""
+"""Selection of the real images to match: images that represent their class evenly."""
 
 from __future__ import annotations
 
@@ -20,30 +20,31 @@ Transform = Callable[[Tensor], Tensor]
 class RepresentativeSampler:
     """Choose real images of every class that lie near the centres of its clusters.
 
-    Every image is embedded by the network, each class is clustered by k-means in that space (all
-    classes in one call), and the images nearest to the centres are taken. Where a random batch
-    leaves parts of a class out and takes others twice, these cover it evenly (DREAM).
+    The network embeds every image, k-means clusters each class in that space (all classes in one
+    call), and the images nearest to the centres are chosen. A random batch leaves parts of a class
+    out and takes others twice; these images cover it evenly (DREAM).
 
-    Made once for a set of images, called at every step of a loop that matches something of
-    real images: gradients (DC, DSA, IDC), features (DM) or both (DREAM+).
+    Make one sampler for a set of images, and call it at every step of a loop that matches
+    properties of real images: gradients (DC, DSA, IDC), features (DM) or both (DREAM+).
 
     Parameters
     ----------
     images
         (N, C, H, W), uint8 or floating point, sorted by class; on any device.
     labels
-        int64 or int32 (N,): the class of each image, never falling.
+        int64 or int32 (N,), ascending: the class of each image.
     batch_real
-        Images to choose of each class. Of a class with fewer images, as many as whole clusters of
-        `per_cluster` make, and all of one that has no more than `per_cluster`.
+        Number of images to choose per class. A class with fewer images gives as many as fill whole
+        clusters of `per_cluster`; a class of at most `per_cluster` images gives all of them.
     per_cluster
-        Images to choose of each cluster, so there are ``batch_real // per_cluster`` clusters.
+        Number of images to choose per cluster; there are ``batch_real
+        per_cluster`` clusters.
     many_classes
-        DREAM's way with Tiny-ImageNet: `batch_real` clusters, and of all images of the class those
-        `batch_real` that lie nearest to the centre of their cluster.
+        Use DREAM's method for Tiny-ImageNet: `batch_real` clusters, and of all images of the class
+        the `batch_real` images nearest to the centre of their cluster.
     interval
-        The images are chosen anew at every `interval`-th call with the same network, as it has
-        moved; the calls between return the last choice.
+        Number of calls with the same network between two choices, because the network changes; the
+        calls between return the last choice.
     layer
         Name of the module whose output is the embedding, flattened; by default the network's
         method ``features``.
@@ -51,24 +52,24 @@ class RepresentativeSampler:
         Function applied to a batch of images before the network, for example a normalisation. uint8
         images are first scaled to [0, 1].
     dtype
-        Type of the embeddings kept, by default float16 on a GPU and float32 on the CPU; take
-        bfloat16 for features above 65504. On a GPU the network then computes in bfloat16, too.
+        Type of the stored embeddings, by default float16 on a GPU and float32 on the CPU; use
+        bfloat16 for features above 65504. On a GPU, the network then computes in bfloat16, too.
     batch_size
-        Images of one pass of the network.
+        Number of images in one pass of the network.
     max_iter, tol
         Limits of each k-means; see `pydream.ops.kmeans`.
     seed
-        In [0, 2^63). The same seed gives the same choice for the same network.
+        Random seed, in [0, 2^63). The same seed gives the same choice for the same network.
 
     Raises
     ------
     TypeError, ValueError
-        For images or labels of another shape or dtype, labels that fall, numbers out of range.
+        For images or labels of a wrong shape or dtype, unsorted labels, or numbers out of range.
 
     Notes
     -----
-    With a network seen before, clusters start from the last centroids. Embedding is done in
-    evaluation mode and without gradients; the network is left as it was.
+    With the network of the last call, clustering starts from the last centroids. The network embeds
+    in evaluation mode and without gradients, and its own mode is restored.
 
     Sources: Liu et al., "DREAM: Efficient Dataset Distillation by Representative Matching", ICCV
     2023, arXiv 2302.14416, section 3.2; DREAM+, arXiv 2310.15052.
@@ -129,15 +130,15 @@ class RepresentativeSampler:
         Parameters
         ----------
         network
-            Embeds the images, at every `interval`-th call; one that was not there at the last call
-            begins anew.
+            Network that embeds the images at every `interval`-th call; a network other than that of
+            the last call starts afresh.
 
         Returns
         -------
         list of Tensor
-            For each class int64 (m,), rows of `images` on the network's device: cluster by
-            cluster, the nearest of each first; an image nearest to two centres is there twice.
-            Empty for a class without images.
+            For each class int64 (m,), rows of `images`, on the network's device: cluster by
+            cluster, nearest first. An image nearest to two centres appears twice. Empty for a class
+            without images.
 
         Raises
         ------
@@ -157,7 +158,7 @@ class RepresentativeSampler:
         return self._chosen
 
     def restart(self) -> None:
-        """Choose anew at the next call, as for a network that was not there before."""
+        """Choose again at the next call, as for a new network."""
         self._network = None
 
     @torch.no_grad()
@@ -197,7 +198,7 @@ class RepresentativeSampler:
         return kept
 
     def _choose(self, embeddings: Tensor) -> None:
-        """Cluster all classes in one call, and take what lies near the centres."""
+        """Cluster all classes in one call, and choose the images nearest to the centres."""
         sizes = [end - begin for begin, end in itertools.pairwise(self.offsets)]
         self._chosen = [
             torch.arange(begin, begin + size, device=embeddings.device)
@@ -234,7 +235,7 @@ class RepresentativeSampler:
 
 
 def _class_offsets(value: TensorLike, count: int) -> list[int]:
-    """Return where each class begins among its images, and the end of the last."""
+    """Return the index of each class's first image, and the number of all images."""
     labels: Any = as_tensor(value, "labels")
     check_shape(labels, "labels", (count,))
     if labels.dtype not in (torch.int64, torch.int32):
@@ -252,7 +253,7 @@ def _class_offsets(value: TensorLike, count: int) -> list[int]:
 
 
 def _feature_function(network: nn.Module, layer: str | None) -> Callable[[Tensor], Tensor]:
-    """Return what gives the embeddings of a batch."""
+    """Return the function that embeds a batch."""
     if layer is None:
         features = getattr(network, "features", None)
         if not callable(features):
@@ -287,7 +288,7 @@ def _layer_names(network: nn.Module) -> str:
 def _closest(
     embeddings: Tensor, result: ops.KMeansResult, offsets: list[int], k: list[int]
 ) -> list[Tensor]:
-    """Return of each class the k images nearest to the centre of their cluster, nearest first."""
+    """Return the k images of each class nearest to the centre of their cluster, nearest first."""
     first = list(itertools.accumulate(k, initial=0))
     chosen = []
     for c, (begin, end) in enumerate(itertools.pairwise(offsets)):

@@ -1,10 +1,10 @@
-"""A student trained on synthetic images by IDC's recipe, to see how far a run has come.
+"""A student trained on synthetic images by IDC's recipe, to measure the progress of a run.
 
-`pydream.students.train` trains by the same recipe on the images of a finished set: uint8, as the
-files have them, with targets of any kind. Here the images are still being optimised: they are
-floating point, any number of channels, never rounded, and their labels are hard. Their order,
-augmentations and mixes are drawn as IDC draws those of the matched networks, so the accuracies in
-the history of a set would not stay what they are if both were one.
+`pydream.students.train` uses the same recipe for the images of a finished set: uint8, as in the
+files, with targets of any kind. Here the images are still being optimised: they are floating point
+and never rounded, with any number of channels and hard labels. Their order, augmentations and mixes
+are drawn as IDC draws those of the matched networks, so merging the two modules would change the
+accuracies in the history of a set.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pydream.seeds import derived_seed, drawn_order
 from pydream.streams import to_device
 from pydream.students.accuracy import measure_accuracy
 
-_FALLS, _FALL = (2 / 3, 5 / 6), 0.2  # of the learning rate
+_FALLS, _FALL = (2 / 3, 5 / 6), 0.2  # shares of the epochs, and factor of the rate
 _NETWORK, _ORDER, _AUGMENT, _MIX = range(4)
 
 
@@ -46,8 +46,9 @@ def student_accuracy(
 ) -> float:
     """Train a fresh network on synthetic images; return its top-1 on real ones, in [0, 1].
 
-    Hard labels, multi-formation, SGD whose learning rate falls to a fifth at 2/3 and 5/6 of the
-    epochs, augmentations drawn for each image, CutMix in half of the batches (IDC, ICML 2022).
+    Hard labels, multi-formation, SGD with a learning rate that falls to a fifth at 2/3 and 5/6 of
+    the epochs, one draw of the augmentation per image, CutMix in half of the batches (IDC, ICML
+    2022).
 
     Parameters
     ----------
@@ -56,17 +57,17 @@ def student_accuracy(
     test
         Test images on the same device.
     factor
-        Cells per side of an image.
+        Number of cells along each side of an image.
     real
-        Says how to normalise.
+        Real images, whose mean and standard deviation normalise the others.
     make_network
-        Makes the student.
+        Function that makes the student.
     flip
-        Whether images are mirrored, too.
+        Mirror images, too.
     epochs
-        Passes over the synthetic images.
+        Number of passes over the synthetic images.
     seed
-        In [0, 2^63).
+        Random seed, in [0, 2^63).
     """
     formed = multi_formation(synthetic.clamp(0, 1), factor, real.side)
     images = real.normalise(formed.flatten(0, 1))

@@ -1,4 +1,4 @@
-"""The images that are optimised, and the optimiser's step over all classes."""
+"""The images being optimised, and the optimiser's step over all classes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ LossAndSlope: TypeAlias = tuple[Tensor, Tensor]
 
 
 class SyntheticImages:
-    """Images of K classes under SGD with momentum, one buffer over all of them.
+    """Images of K classes under SGD with momentum, with one buffer for all of them.
 
-    As published the optimiser steps after each class: a step moves the images of that class by its
-    gradient, and those of all other classes by what is left of their momentum. The state after a
-    round over all classes is a geometric sum, so the gradients of all classes can be taken as one
-    batch: each where its images are when their turn comes.
+    As published, the optimiser steps after each class: a step moves the images of that class by its
+    gradient, and those of all other classes by the rest of their momentum. The state after a round
+    over all classes is a geometric sum. So the gradients of all classes can be computed as one
+    batch, with the images of each class as they are at its turn.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class SyntheticImages:
     learning_rate
         Learning rate of SGD.
     velocity
-        Momentum of the images, of the same shape, of a run that is continued; by default 0.
+        Momentum of the images, of the same shape, in a resumed run; by default 0.
 
     Notes
     -----
@@ -50,21 +50,21 @@ class SyntheticImages:
         def of_classes(numbers: Tensor) -> Tensor:
             return numbers.to(values.dtype).view(-1, 1, 1, 1, 1).to(values.device)
 
-        # Before the turn of class c momentum alone has moved it c times, behind it K - 1 - c times.
+        # Momentum alone moves class c by c steps before its turn, and by K - 1 - c steps after it.
         self._moved_before = of_classes(sums[turn])
         self._decay_before = of_classes(powers[turn + 1])
         self._moved_after = of_classes(1 + sums[count - 1 - turn])
         self._decay_after = of_classes(powers[count - 1 - turn])
 
     def step_together(self, gradient: Callable[[Tensor], LossAndSlope]) -> Tensor:
-        """Step once for each class, with the gradients of all classes taken as one batch.
+        """Step once for each class, with the gradients of all classes computed as one batch.
 
         Parameters
         ----------
         gradient
-            Told the images of all classes, (K, IPC, C, S, S), each as they are at their class's
-            turn, it returns the sum of the classes' losses, and the derivatives with respect to
-            the images.
+            Function of the images of all classes, (K, IPC, C, S, S), each as they are at their
+            class's turn, that returns the sum of the classes' losses, and its derivatives with
+            respect to the images.
 
         Returns
         -------
@@ -84,8 +84,8 @@ class SyntheticImages:
         Parameters
         ----------
         gradient
-            Told a class and its images, (IPC, C, S, S), it returns the loss, and its derivatives
-            with respect to the images.
+            Function of a class and its images, (IPC, C, S, S), that returns the loss, and its
+            derivatives with respect to the images.
 
         Returns
         -------
@@ -102,5 +102,5 @@ class SyntheticImages:
         return torch.stack(losses).sum()
 
     def clamp(self) -> None:
-        """Bring the images back to [0, 1]."""
+        """Clamp the images to [0, 1]."""
         self.values.clamp_(0, 1)
