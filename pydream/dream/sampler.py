@@ -37,8 +37,8 @@ class RepresentativeSampler:
         Number of images to choose per class. A class with fewer images gives as many as fill whole
         clusters of `per_cluster`; a class of at most `per_cluster` images gives all of them.
     per_cluster
-        Number of images to choose per cluster; there are ``batch_real
-        per_cluster`` clusters.
+        Number of images to choose per cluster; there are
+        ``batch_real // per_cluster`` clusters.
     many_classes
         Use DREAM's method for Tiny-ImageNet: `batch_real` clusters, and of all images of the class
         the `batch_real` images nearest to the centre of their cluster.

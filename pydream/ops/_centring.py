@@ -1,4 +1,4 @@
-"""Samples in float64, brought near the origin before they are rounded to float32."""
+"""float64 samples, centred near the origin before they are rounded to float32."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from torch import Tensor
 from pydream.ops._problems import per_centroid
 
 _MOST_LOOKED_AT = 255
-"""Rows whose median is the new origin."""
+"""Number of rows whose median becomes the origin."""
 _LEAST = 2.0**-960
-"""A problem within less than this is not scaled: the scale would overflow."""
+"""Smallest range of a problem that is scaled; below it, the scale would overflow."""
 
 
 class Frame(NamedTuple):
-    """Where each problem lies in float64: a sample x is ``(x - origin) * scale`` for the kernels.
+    """The frame of each problem in float64: the kernels see a sample x as ``(x - origin) * scale``.
 
-    The scale is a power of two, so that it rounds nothing.
+    The scale is a power of two, so it rounds nothing.
     """
 
     origin: Tensor  # float64 (B, D)
     scale: Tensor  # float64 (B,)
 
     def enter(self, rows: Tensor, counts: list[int]) -> Tensor:
-        """Return rows of the problems, `counts` of each, in the frame and in float32."""
+        """Transform rows, `counts` of each problem, into the frame, as float32."""
         origin, scale = self._each(counts)
         return ((rows.double() - origin) * scale).float()
 
     def leave(self, rows: Tensor, counts: list[int]) -> Tensor:
-        """Return what `enter` does to where it was, in float64."""
+        """Undo `enter`: return rows in float64, outside of the frame."""
         origin, scale = self._each(counts)
         return rows.double() / scale + origin
 
@@ -43,11 +43,11 @@ class Frame(NamedTuple):
 
 
 def centred(x: Tensor, offsets: list[int]) -> tuple[Tensor, Frame]:
-    """Return samples (total, D) for the kernels, float32, and the frame they are in.
+    """Return samples (total, D) for the kernels, float32, and their frame.
 
-    The origin of a problem is, dimension by dimension, the median of at most 255 of its samples,
-    evenly spaced. A median is one of the values, so it is the same whatever adds up in whatever
-    order; and outliers do not move it away from where most samples are.
+    The origin of a problem is the median, dimension by dimension, of at most 255 of its samples,
+    evenly spaced. A median is one of the values, so it does not depend on the order of a sum, and
+    outliers do not move it away from the bulk of the samples.
     """
     samples = torch.empty_like(x, dtype=torch.float32)
     origins = x.new_zeros(len(offsets) - 1, x.shape[1])

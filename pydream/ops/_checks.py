@@ -1,4 +1,4 @@
-"""Checks that every op shares; their errors name the caller's argument and say what is right."""
+"""Checks that all ops share; their errors name the caller's argument and the remedy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch.utils.dlpack import from_dlpack
 
 TensorLike: TypeAlias = Any
-"""A torch tensor, or anything that speaks DLPack (NumPy, CuPy, JAX)."""
+"""A torch tensor, or any array with DLPack (NumPy, CuPy, JAX)."""
 
 
 def as_tensor(value: TensorLike, name: str) -> torch.Tensor:
@@ -21,8 +21,8 @@ def as_tensor(value: TensorLike, name: str) -> torch.Tensor:
     Raises
     ------
     TypeError
-        If it is neither, has no memory that a kernel can read (sparse, nested, meta), or cannot be
-        shared as it lies in memory.
+        If the value is neither, has no memory that a kernel can read (sparse, nested, meta), or has
+        a memory layout that cannot be shared.
     """
     tensor = value if isinstance(value, torch.Tensor) else _shared(value, name)
     if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_meta:
@@ -43,7 +43,7 @@ def _shared(value: Any, name: str) -> torch.Tensor:
         raise TypeError(f"{name} must be a tensor or speak DLPack, got {type(value).__name__}")
     try:
         return from_dlpack(value)
-    except Exception as error:  # whatever the other library raises
+    except Exception as error:  # any error of the other library
         raise TypeError(
             f"{name}: this {type(value).__name__} cannot be shared through DLPack as it is; "
             f"pass it as a contiguous array, or as a tensor"
@@ -51,7 +51,7 @@ def _shared(value: Any, name: str) -> torch.Tensor:
 
 
 def _why_not_shared(array: np.ndarray[Any, Any]) -> str | None:
-    """Say what an array must be instead, where PyTorch cannot use its memory."""
+    """Say what must change about an array if PyTorch cannot use its memory."""
     if isinstance(array, np.ma.MaskedArray):
         return "an array without a mask, got a masked array; pass its .filled(value)"
     if array.dtype.kind not in "biufc" or array.dtype.itemsize > 16 or array.dtype == np.longdouble:
@@ -107,14 +107,14 @@ def check_shape(tensor: torch.Tensor, name: str, shape: Sequence[int | str]) -> 
 
 
 def check_dtype(tensor: torch.Tensor, name: str, *allowed: torch.dtype) -> None:
-    """Raise TypeError unless the dtype is one of those allowed."""
+    """Raise TypeError unless the dtype is allowed."""
     if tensor.dtype not in allowed:
         words = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
         raise TypeError(f"{name} must be {words}, got {str(tensor.dtype).removeprefix('torch.')}")
 
 
 def check_device(tensor: torch.Tensor, name: str, device: torch.device, other: str) -> None:
-    """Raise ValueError unless the tensor lies on the device of another argument."""
+    """Raise ValueError unless the tensor is on the device of another argument."""
     if tensor.device != device:
         raise ValueError(f"{name} is on {tensor.device}, but {other} is on {device}")
 
@@ -125,9 +125,9 @@ def check_at_least(value: Any, name: str, least: int) -> int:
     Raises
     ------
     TypeError
-        If it is no int.
+        If the value is not an int.
     ValueError
-        If it is below the least allowed, or beyond 64 bits.
+        If the value is below the least allowed, or beyond 64 bits.
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer, torch.SymInt)):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
@@ -144,7 +144,7 @@ def check_seed(seed: Any) -> int:
 
 
 def check_pair(value: Any, name: str) -> list[int]:
-    """Return height and width, each at least 1, from both or from one number for both."""
+    """Return height and width, each at least 1, from a pair or from one number for both."""
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         pair = list(value)
         if len(pair) != 2:
@@ -155,11 +155,11 @@ def check_pair(value: Any, name: str) -> list[int]:
 
 
 def check_number(value: Any, name: str) -> float:
-    """Return a finite number; TypeError if it is no number, ValueError if it is not finite."""
+    """Return a finite number; TypeError if it is not a number, ValueError if it is not finite."""
     kinds = (int, float, np.integer, np.floating, torch.SymInt, torch.SymFloat)
     if isinstance(value, bool) or not isinstance(value, kinds):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not abs(value) <= sys.float_info.max:  # math.isfinite cannot be compiled
+    if not abs(value) <= sys.float_info.max:  # torch.compile cannot compile math.isfinite
         raise ValueError(f"{name} must be finite, got {value}")
     return float(value) if isinstance(value, (np.integer, np.floating)) else cast(float, value)
 
@@ -174,14 +174,14 @@ def check_numbers(value: Any, name: str) -> list[float]:
 
 
 def check_flag(value: Any, name: str) -> bool:
-    """Return the value as a bool; TypeError if it is none."""
+    """Return the value as a bool; TypeError if it is not one."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
     return bool(value)
 
 
 def check_choice(value: Any, name: str, known: Sequence[str]) -> None:
-    """Raise unless the value is one of the words known: TypeError if it is no word at all."""
+    """Raise unless the value is a known word: TypeError if it is not even a string."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be one of {', '.join(known)}, got {type(value).__name__}")
     if value not in known:

@@ -14,7 +14,7 @@ from pydream import _C
 from pydream.gpus import missing_kernels
 from pydream.streams import capturing
 
-# What the kernels find wrong, in the order of csrc/common/faults.h.
+# Faults that kernels report, in the order of csrc/common/faults.h.
 _FAULTS = (
     "boxes[{place}] is empty",
     "boxes[{place}] is not inside its image",
@@ -29,13 +29,13 @@ _FAULTS = (
 )
 _NO_PLACE = -1  # all ones, as the kernels write it
 
-# What the kernels of each device report to, made at the first call: once, in whatever threads.
+# Memory that the kernels of each device report to, made at the first call: once for all threads.
 _reports: dict[int, torch.Tensor] = {}
 _making_reports = threading.Lock()
 
 
 class Launch(NamedTuple):
-    """CUDA kernels, and where a call of them runs. Passed whole, as their last argument."""
+    """CUDA kernels, and the device and stream of a call. Passed whole, as their last argument."""
 
     module: Any
     faults: int
@@ -44,20 +44,20 @@ class Launch(NamedTuple):
 
 
 def launch_on(device: torch.device) -> Launch | None:
-    """Return where to run CUDA kernels for tensors of a device; None where there are none for it.
+    """Return the launch of CUDA kernels for tensors of a device; None if it has no kernels.
 
     Raises
     ------
     RuntimeError
         If the build has no code for this GPU, or the driver is too old for the build.
     ValueError
-        If an op before this one found bad values on the device.
+        If an earlier op found bad values on the device.
     """
     if device.type != "cuda" or not _C.cuda_architectures or torch.version.cuda is None:
         return None
     index = torch.cuda.current_device() if device.index is None else device.index
     faults = _faults(index)
-    # Nothing can be waited for while a graph is captured: the next op behind that raises it.
+    # A capture cannot wait; the next op after it raises the fault.
     if _C.cuda.any_fault(faults.data_ptr()) and not capturing(device):
         check_values(device)
     stream = torch.cuda.current_stream(index).cuda_stream
@@ -65,21 +65,21 @@ def launch_on(device: torch.device) -> Launch | None:
 
 
 def check_values(device: torch.device | str | None = None) -> None:
-    """Wait for a GPU, and raise what the ops have found wrong in values that lie on it.
+    """Wait for a GPU, and raise the faults that ops have found in values on it.
 
-    Ops on CUDA tensors do not wait for their own results. Values that only a kernel can look at
-    (boxes, indices, labels, logits) are checked there; what is wrong is skipped over, and raised by
-    the next op on that device, or here.
+    Ops on CUDA tensors do not wait for their own results. Values that only a kernel can read
+    (boxes, indices, labels, logits) are checked there. A bad value is skipped, and the next op on
+    that device, or this function, raises the fault.
 
     Parameters
     ----------
     device
-        The GPU, by default the current one. On any other device nothing is left to be found.
+        The GPU, by default the current one. Other devices have no pending faults.
 
     Raises
     ------
     ValueError
-        Naming argument and row; or if `device` names none, or a GPU that this machine lacks.
+        Names argument and row. Also if `device` does not exist on this machine.
     TypeError
         If `device` is of another type.
     """
@@ -88,7 +88,7 @@ def check_values(device: torch.device | str | None = None) -> None:
         return
     index = torch.cuda.current_device() if place.index is None else place.index
     faults = _faults(index)
-    torch.cuda.synchronize(index)  # so that the counts are those of all rows
+    torch.cuda.synchronize(index)  # so that the counts cover all rows
     if _C.cuda.any_fault(faults.data_ptr()):
         taken = no_faults(pin=True)
         stream = torch.cuda.current_stream(index)
@@ -113,7 +113,7 @@ def _device(value: torch.device | str) -> torch.device:
 
 
 def no_kernels(device: torch.device) -> str | None:
-    """Say why a GPU cannot run this build's kernels; None where it can, or no build would help."""
+    """Say why a GPU cannot run this build's kernels; None if it can, or if no build could."""
     if device.type != "cuda" or not _C.cuda_architectures or torch.version.cuda is None:
         return None
     name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
@@ -122,7 +122,7 @@ def no_kernels(device: torch.device) -> str | None:
 
 
 def _faults(index: int) -> torch.Tensor:
-    """Return what kernels on this device report to: int64 (kinds, 2), count and place."""
+    """Return the fault memory of a device: int64 (kinds, 2), count and place."""
     known = _reports.get(index)
     if known is not None:
         return known
@@ -136,16 +136,16 @@ def _faults(index: int) -> torch.Tensor:
 
 
 def no_faults(*, pin: bool) -> torch.Tensor:
-    """Make memory for faults, with none in it."""
+    """Allocate fault memory without a fault."""
     faults = torch.zeros(len(_FAULTS), 2, dtype=torch.int64, device="cpu", pin_memory=pin)
     faults[:, 1] = _NO_PLACE
     return faults
 
 
 def raise_faults(taken: torch.Tensor, device: torch.device) -> None:
-    """Raise the first kind of fault among those taken from a device; int64 (kinds, 2)."""
+    """Raise the first kind of fault read from a device; int64 (kinds, 2)."""
     for (count, place), words in zip(taken.tolist(), _FAULTS, strict=True):
-        if count and place != _NO_PLACE:  # else an earlier error has told the place
+        if count and place != _NO_PLACE:  # else an earlier error has named the place
             rows = "1 row" if count == 1 else f"{count} rows, the first"
             message = words.format(place=place, rows=rows)
             raise ValueError(f"{message} (found on {device} by an earlier call)")
@@ -153,7 +153,7 @@ def raise_faults(taken: torch.Tensor, device: torch.device) -> None:
 
 @functools.cache
 def warn_reference_once(device: torch.device) -> None:
-    """Say once for each device that its tensors are worked on by the plain-PyTorch reference."""
+    """Warn once per device that its tensors use the plain-PyTorch reference."""
     warnings.warn(
         f"pydream has no compiled kernels for {device.type} in this build: plain PyTorch runs "
         "instead, more slowly. For the CUDA kernels, install pydream where nvcc is found, or with "
@@ -182,17 +182,17 @@ def register(
     *,
     gradient: tuple[Callable[..., None], Callable[..., Any]] | None = None,
 ) -> None:
-    """Register an op: compiled where there are kernels, else the reference.
+    """Register an op: compiled if there are kernels, else the reference.
 
     The op runs on the device of its first argument, a tensor or a list of tensors; on the CPU if
-    that is a number. `cuda` takes a `Launch` before the op's own arguments. Where it is None the op
-    has no kernels for GPUs in any build, and `other` runs there without a warning.
+    that is a number. `cuda` takes a `Launch` before the op's own arguments. If it is None, the op
+    has no GPU kernels in any build, and `other` runs there without a warning.
 
-    `gradient` holds what an op with derivatives keeps, and its backward pass, as
-    torch.library.register_autograd takes them.
+    `gradient` is a pair for an op with derivatives: the function that saves tensors, and the
+    backward pass, as torch.library.register_autograd takes them.
 
-    Straight into the dispatcher: torch.library.custom_op would add a layer of Python for
-    autograd, 40 us a call when the caches are full of logits, a fifth of the whole.
+    The op goes straight into the dispatcher: torch.library.custom_op would add a layer of Python
+    for autograd, 40 us a call when the caches are full of logits, a fifth of the whole.
     """
 
     def run(first: Any, *arguments: Any) -> Any:

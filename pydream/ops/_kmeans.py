@@ -1,4 +1,4 @@
-"""k-means on each device, behind pydream.ops.kmeans."""
+"""k-means on each device, the implementation of pydream.ops.kmeans."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pydream.streams import capturing, to_device
 
 _MOST_CENTROIDS = 1_000_000
 _LOOK = 4
-"""Iterations after which the host looks whether a GPU's problems have all ended."""
+"""Number of iterations between the host's checks whether all problems on a GPU have converged."""
 
 
 def _empty_result(
@@ -67,7 +67,7 @@ def _cpu_kmeans(
 def _weighted(
     x: Tensor, offsets: list[int], k: list[int], *settings: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Run the reference in float64, on every device: no kernel takes weights, the last setting."""
+    """Run the reference in float64 on every device: no kernel takes weights, the last setting."""
     if capturing(x.device):
         raise ValueError(
             "weights are looked at on the CPU, which cannot be done within a CUDA graph: "
@@ -121,7 +121,7 @@ def _cuda_kmeans(
     if init == "k-means++":
         seeding = x.new_empty(run.seeding_bytes(), dtype=torch.uint8)
         run.seed(view(seeding), seed, launch)
-        del seeding  # goes back to the allocator, which keeps to the order of the stream
+        del seeding  # the allocator reuses it in the order of the stream
     run.start(launch)
     captured = capturing(x.device)
     for iteration in range(1, max_iter + 1):
@@ -154,10 +154,10 @@ def _cuda_nearest_samples(
 def _table(
     offsets: list[int], k: list[int], together: int, device: torch.device, *, rows: bool
 ) -> tuple[Tensor, int]:
-    """Where each problem's rows, centroids and blocks begin: int64 (B + 1, 3), and all blocks.
+    """Return the start of each problem's rows, centroids and blocks, and the number of blocks.
 
-    A block takes `together` rows of a problem, or centroids. Problems of one size need nothing
-    that lies on the host, so that a CUDA graph can hold their table.
+    The starts are int64 (B + 1, 3). A block takes `together` rows of a problem, or centroids.
+    Problems of one size need no table from the host, so a CUDA graph can capture it.
     """
     sizes = [end - begin for begin, end in itertools.pairwise(offsets)]
     parts = [-(-size // together) for size in (sizes if rows else k)]
@@ -169,7 +169,7 @@ def _table(
 
 
 def _random_start(x: Tensor, offsets: list[int], k: list[int], seed: int) -> Tensor:
-    """Draw samples of each problem as its first centroids."""
+    """Draw samples of each problem as its initial centroids."""
     if capturing(x.device):
         raise ValueError(
             "init='random' draws samples on the CPU, which cannot be sent from within a CUDA "
@@ -179,7 +179,7 @@ def _random_start(x: Tensor, offsets: list[int], k: list[int], seed: int) -> Ten
 
 
 def _random_rows(offsets: list[int], k: list[int], seed: int) -> Tensor:
-    """Draw rows of each problem without replacement, the same for every device."""
+    """Draw rows of each problem without replacement, the same on every device."""
     chosen = torch.empty(sum(k), dtype=torch.int64, device="cpu")
     first = 0
     for (begin, end), clusters in zip(itertools.pairwise(offsets), k, strict=True):

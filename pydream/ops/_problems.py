@@ -1,4 +1,4 @@
-"""Several problems in one call, for the ops of k-means: what came in, checked and laid flat."""
+"""Several problems in one call, for the ops of k-means: arguments, checked and flattened."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pydream.ops._view import FLOATS
 from pydream.streams import capturing, to_device
 
 Counts: TypeAlias = int | Sequence[int]
-"""One number for all problems, or one for each."""
+"""One number for all problems, or a number for each."""
 
 
 class Problems(NamedTuple):
@@ -32,7 +32,7 @@ class Problems(NamedTuple):
     x: Tensor  # (total, D), contiguous
     offsets: list[int]  # B + 1
     shape: tuple[int, ...]  # of the labels
-    single: bool  # one problem, without a dimension for it
+    single: bool  # one problem, without a batch dimension
 
 
 def check_samples(value: TensorLike, offsets: Sequence[int] | TensorLike | None) -> Problems:
@@ -79,7 +79,7 @@ def check_offsets(value: Sequence[int] | TensorLike, total: int) -> list[int]:
 
 
 def check_counts(k: Counts, problems: Problems, *, of_samples: bool = True) -> list[int]:
-    """Return k of every problem; `of_samples` says whether as many samples must be there."""
+    """Return k of every problem; with `of_samples`, at most the number of its samples."""
     batch = len(problems.offsets) - 1
     if isinstance(k, (Tensor, np.ndarray)):
         tensor = as_tensor(k, "k")
@@ -103,7 +103,7 @@ def check_counts(k: Counts, problems: Problems, *, of_samples: bool = True) -> l
 
 
 def one_for_all(k: Counts) -> bool:
-    """Whether k is one number, not one for each problem."""
+    """Return whether k is one number for all problems."""
     return not isinstance(k, (list, tuple, Tensor, np.ndarray))
 
 
@@ -119,7 +119,7 @@ def centroid_shape(k: Counts, counts: list[int], problems: Problems) -> tuple[in
 def check_centroids(
     value: TensorLike, name: str, shape: tuple[int, ...], problems: Problems
 ) -> Tensor:
-    """Return (sum of k, D) contiguous centroids, float32, or float64 as the samples."""
+    """Return (sum of k, D) contiguous centroids: float32, or float64 for float64 samples."""
     centroids = as_tensor(value, name)
     check_shape(centroids, name, shape)
     wide = problems.x.dtype == torch.float64
@@ -157,7 +157,7 @@ def check_weight_values(weights: Tensor, name: str, offsets: list[int]) -> None:
 def per_centroid(values: list[int], counts: list[int], device: torch.device) -> Tensor:
     """Repeat the number of each problem for each of its centroids: int64 (sum of counts,).
 
-    Multiples of one number, and one count, are made on the device itself.
+    If all counts are equal, and the numbers multiples of one, the device makes them itself.
     """
     step = values[1] - values[0] if values[1:] else 0
     if counts and len(set(counts)) == 1 and values == [b * step for b in range(len(values))]:
@@ -167,14 +167,14 @@ def per_centroid(values: list[int], counts: list[int], device: torch.device) -> 
 
 
 def send_sizes(numbers: Sequence[Any], device: torch.device) -> Tensor:
-    """Send int64 numbers of problems whose sizes differ to a device.
+    """Send int64 numbers of problems of different sizes to a device.
 
     Raises
     ------
     ValueError
-        Within a CUDA graph, which would read the host's memory at every replay.
+        During the capture of a CUDA graph, which would read the host's memory at every replay.
     """
-    if torch.compiler.is_compiling():  # it lays constants where they are wanted
+    if torch.compiler.is_compiling():  # it puts constants on the right device
         return torch.tensor(numbers, dtype=torch.int64, device=device)
     if capturing(device):
         raise ValueError(
@@ -185,7 +185,7 @@ def send_sizes(numbers: Sequence[Any], device: torch.device) -> Tensor:
 
 
 def unit(x: Tensor) -> Tensor:
-    """Scale rows to length 1, to float32; a row of zeros has no direction and becomes NaN."""
+    """Scale rows to length 1, in float32; a row of zeros has no direction and becomes NaN."""
     x = x if x.dtype == torch.float64 else x.float()
     x = x / x.abs().amax(dim=1, keepdim=True)  # so that no square overflows
     return (x / x.square().sum(dim=1, keepdim=True).sqrt()).float()

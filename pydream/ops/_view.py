@@ -1,4 +1,4 @@
-"""Tensors as the kernels take them: as plain tuples, since C++ does not know torch."""
+"""Tensors in the form that the kernels take: plain tuples, since C++ does not know torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pydream import _C
 
-# Address, dtype, shape and strides; without strides of a contiguous tensor.
+# Address, dtype, shape and strides; a contiguous tensor has no strides.
 View: TypeAlias = (
     tuple[int, int, tuple[int, ...], tuple[int, ...]] | tuple[int, int, tuple[int, ...]]
 )
@@ -17,16 +17,16 @@ View: TypeAlias = (
 DTYPES: dict[torch.dtype, int] = {
     getattr(torch, name): number for number, name in enumerate(_C.dtypes)
 }
-"""The number of each dtype that may cross the border (csrc/common/view.h)."""
+"""The number of each dtype that the kernels know (csrc/common/view.h)."""
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-"""What kernels for floating-point values take."""
+"""Dtypes of the kernels for floating-point values."""
 
 MOST_DIMENSIONS = 5
 
 
 def view(tensor: Tensor) -> View:
-    """Describe a tensor, which must be kept alive until the kernel has been called."""
+    """Describe a tensor, which must stay alive until the kernel has been called."""
     return tensor.data_ptr(), DTYPES[tensor.dtype], tensor.shape, tensor.stride()
 
 

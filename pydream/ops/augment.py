@@ -1,4 +1,4 @@
-"""The augmentations of differentiable siamese augmentation: draws, and images augmented by them."""
+"""Differentiable siamese augmentation: the draws, and the augmentation of images."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from pydream.ops.reference import augment as reference
 
 WORDS = ("color", *reference.SPATIAL[:1], "cutout", *reference.SPATIAL[1:])
 _MOST_SIDE = 2**24
-"""Float32 counts pixels as far as here."""
+"""Largest number of pixels that float32 counts exactly."""
 _MOST_PIXELS = 2**31
-"""Largest plane, with its margin of three rows and columns, that the kernels can index."""
+"""Largest plane that the kernels can index, with its margin of three rows and columns."""
 
 
 def random_augment(
@@ -39,7 +39,7 @@ def random_augment(
     *,
     seed: int = 0,
 ) -> Tensor:
-    """Draw parameters for `diff_augment`, as DSA's augmentations are drawn.
+    """Draw parameters for `diff_augment` from the distributions of DSA.
 
     | word | effect |
     |---|---|
@@ -51,36 +51,36 @@ def random_augment(
     | ``cutout`` | half of each side, about a centre that is uniform over the pixels |
 
     Each row has exactly one of ``crop``, ``flip``, ``scale`` and ``rotate``, and all of those named
-    are equally likely. An augmentation that is not named changes nothing. Row i depends on
-    ``(seed, i)``, the size and the strategy alone. The CPU draws it, so every device gets the same.
+    are equally likely. An augmentation that is not named changes nothing. Row i depends only on
+    ``(seed, i)``, the size and the strategy. The CPU draws it, so every device gets the same row.
 
     Parameters
     ----------
     count
-        Rows, M.
+        Number of rows, M.
     size
         Side of the images in pixels, or height and width.
     strategy
-        Words of the table joined by ``_``, in any order.
+        Words of the table, joined by ``_`` in any order.
     seed
-        In [0, 2^63).
+        Random seed, in [0, 2^63).
 
     Returns
     -------
     Tensor
-        Float32, (M, 13), on the CPU; `diff_augment` says what the columns are.
+        Float32, (M, 13), on the CPU; `diff_augment` describes the columns.
 
     Raises
     ------
     TypeError
         If an argument has the wrong type.
     ValueError
-        For a word that is unknown or comes twice, or a number out of range.
+        For a word that is unknown or repeated, or a number out of range.
 
     Notes
     -----
     Source: Zhao and Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML
-    2021, section 3.3; the ranges are those of its published code.
+    2021, section 3.3; the ranges are those of the published code.
     """
     count = check_at_least(count, "count", 0)
     sides = check_pair(size, "size")
@@ -144,21 +144,21 @@ def diff_augment(x: TensorLike, parameters: TensorLike) -> Tensor:
     - 11, 12: height and width of the cutout; pixels with top <= y < top + height and
       left <= x < left + width become 0
 
-    0, 1, 1, then 1, 0, 0, 0, 1, 0, then four zeros leave an image as it is. Shifts by whole pixels
+    0, 1, 1, then 1, 0, 0, 0, 1, 0, then four zeros leave an image unchanged. Shifts by whole pixels
     and mirrored images are exact copies.
 
-    Differentiable in `x`, any number of times; `parameters` are taken as constant, and get no
-    gradient. The same parameters for a real and a synthetic batch make the augmentation siamese.
+    Differentiable in `x`, any number of times; `parameters` are constants without a gradient. The
+    same parameters for a real and a synthetic batch make the augmentation siamese.
 
     Parameters
     ----------
     x
-        Float32, float16 or bfloat16, (N, C, H, W), in any layout; arithmetic is in float32.
-        Float64 images have no kernel: PyTorch's operations run on them, in float64.
+        Float32, float16 or bfloat16, (N, C, H, W), in any layout; arithmetic is in float32. For
+        float64 images there is no kernel: PyTorch's operations process them in float64.
     parameters
-        Float32, or float64 beside float64 images, (M, 13), of which N is a multiple: image i takes
-        row ``i // (N / M)``. So one row for all, a row for each image, or one for each class of a
-        batch sorted by class. Rows that are not finite give pixels of no meaning.
+        Float32, or float64 for float64 images, (M, 13), where M divides N: image i takes row
+        ``i // (N / M)``. This allows one row for all images, one per image, or one per class of a
+        batch sorted by class. Rows that are not finite give meaningless pixels.
 
     Returns
     -------
@@ -168,7 +168,7 @@ def diff_augment(x: TensorLike, parameters: TensorLike) -> Tensor:
     Raises
     ------
     TypeError
-        For a dtype or type that is not one of these.
+        For any other dtype or type.
     ValueError
         For other shapes, two devices, or planes of 2^31 pixels and more.
 

@@ -37,39 +37,39 @@ def norm_relu_pool(
 ) -> Tensor:
     """Normalise each channel, rectify, and average cells of 2 x 2 pixels.
 
-    ``avg_pool2d(relu(norm(images)), 2)``, where the norm is torch's ``group_norm`` with a group for
-    each channel, or its ``batch_norm`` in training. Differentiable twice; on the CPU, in float32,
-    every pass is one kernel that keeps nothing but its inputs and the statistics, and wants images
-    in channels-last memory, which others are brought into. Elsewhere, for other
-    dtypes, and within `torch.func` and ``torch.compile``, PyTorch's operations run.
+    ``avg_pool2d(relu(norm(images)), 2)``, where the norm is torch's ``group_norm`` with one channel
+    per group, or its ``batch_norm`` in training. Differentiable twice. On the CPU, in float32,
+    every pass is one kernel that saves only its inputs and the statistics. Kernels use
+    channels-last memory, and images in another layout are converted. PyTorch's operations run on
+    other devices, for other dtypes, and within `torch.func` and ``torch.compile``.
 
     Parameters
     ----------
     images
-        Floating point (N, C, H, W), H and W at least 2: what a convolution made.
+        Floating point (N, C, H, W), H and W at least 2: the output of a convolution.
     weight, bias
         Scale and shift of the norm, of the same dtype, (C,). Under autocast, where a convolution
-        gives 16-bit images, the images are converted to the dtype of `weight` instead, because
+        returns 16-bit images, the images are converted to the dtype of `weight` instead, because
         norms run in float32 there.
     statistics
         ``"instance"``: mean and variance of each image's channel; ``"batch"``: of a channel over
         all images.
     eps
-        Added to the variance.
+        Constant added to the variance.
 
     Returns
     -------
     Tensor
-        (N, C, H // 2, W // 2), of the same dtype. A last odd row or column counts for the
-        statistics alone.
+        (N, C, H // 2, W // 2), of the same dtype. A last odd row or column affects only the
+        statistics.
 
     Raises
     ------
     TypeError
-        For a dtype that is not floating point, or not the same for all.
+        If a dtype is not floating point, or differs between arguments.
     ValueError
-        For shapes or statistics other than these, tensors on two devices, or no images where the
-        statistics are of a batch.
+        For other shapes or statistics, tensors on two devices, or statistics over a batch without
+        images.
 
     Notes
     -----
@@ -87,7 +87,7 @@ def normed_block(
     *,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what `norm_relu_pool` does and, without derivatives, mean and 1 / deviation.
+    """Return the result of `norm_relu_pool` and, without derivatives, mean and 1 / deviation.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def normed_block(
 
 
 def takes_kernels(images: Tensor) -> bool:
-    """Whether kernels run for images such as these."""
+    """Return whether kernels run for these images."""
     plain = torch._C._functorch.peek_interpreter_stack() is None  # no torch.func around
     return images.device.type == "cpu" and images.dtype == torch.float32 and plain
 
@@ -152,7 +152,7 @@ class _Block(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> Any:
         kept = (*ctx.saved_tensors, slopes[0])
-        if torch.is_grad_enabled():  # to be differentiated once more
+        if torch.is_grad_enabled():  # for a second derivative
             found = _BlockBackward.apply(ctx.over_batch, ctx.eps, *kept)
         else:
             found = torch.ops.pydream.norm_relu_pool_backward(kept, ctx.over_batch, ctx.eps)
@@ -279,7 +279,7 @@ _dispatch.register(
     reference.with_statistics,
     _fake_forward,
 )
-# Kept are images, weight, bias, mean, 1 / deviation, and the slope of the result.
+# Tensors saved: images, weight, bias, mean, 1 / deviation, and the slope of the result.
 _dispatch.register(
     f"norm_relu_pool_backward(Tensor[] kept, {_END}",
     _cpu_backward,

@@ -34,25 +34,25 @@ def random_crop_boxes(
 ) -> Tensor:
     """Draw boxes with the distribution of torchvision's RandomResizedCrop.
 
-    Ten tries of an area, uniform in `scale`, and a ratio, log-uniform in `ratio`; the first box
-    that fits the image gets a uniform position. If none fits: the largest box in the middle whose
-    ratio is within bounds. RDED (arXiv 2312.03526, section 3.2) takes square boxes.
+    Up to ten tries draw an area, uniform in `scale`, and a ratio, log-uniform in `ratio`; the first
+    box that fits the image gets a uniform position. If none fits, the result is the largest central
+    box whose ratio is within bounds. RDED (arXiv 2312.03526, section 3.2) takes square boxes.
 
-    Box ``(n, m)`` depends on ``(seed, ids[n], m, sizes[n])`` and nothing else, so it is the same
-    in whatever batch and on whatever rank it is drawn. The boxes are drawn on the CPU.
+    Box ``(n, m)`` depends only on ``(seed, ids[n], m, sizes[n])``, so it is the same in any batch
+    and on any rank. The boxes are drawn on the CPU.
 
     Parameters
     ----------
     sizes
         Int32 or int64, (N, 2): height and width of each image, in pixels.
     num_crops
-        Boxes per image, M.
+        Number of boxes per image, M.
     scale
         Lowest and highest share of the image's area.
     ratio
         Lowest and highest ratio of width to height.
     seed
-        In [0, 2^63).
+        Random seed, in [0, 2^63).
     ids
         Int64, (N,): the identity of each image; by default its position.
 
@@ -87,17 +87,16 @@ def random_crop_boxes(
 def random_keys(ids: TensorLike, *, seed: int = 0, draw: int = 0) -> Tensor:
     """Draw one random key per identity; sorting by the keys shuffles without replacement.
 
-    A key depends on ``(seed, draw, id)`` and nothing else: an image keeps its key whatever
-    other images there are.
+    A key depends only on ``(seed, draw, id)``, so the other images do not change it.
 
     Parameters
     ----------
     ids
-        Int64, (N,).
+        Int64, (N,): the identity of each image.
     seed
-        In [0, 2^63).
+        Random seed, in [0, 2^63).
     draw
-        Which of the independent draws of this seed; in [0, 2^32).
+        Number of an independent draw from this seed, in [0, 2^32).
 
     Returns
     -------

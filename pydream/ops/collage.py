@@ -1,4 +1,4 @@
-"""Distilled images put together from ranked patches."""
+"""Assembly of distilled images from ranked patches."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from pydream.ops.reference import collage as reference
 def collage(patches: TensorLike, factor: int, size: int) -> torch.Tensor:
     """Tile ranked patches into distilled images, factor x factor patches each.
 
-    Image i of n has in cell k (row-major) the patch ranked k·n + i, so that every image gets
-    one of the best patches. A cell's side is ``size // factor``; the first ``size % factor``
-    rows and columns of cells are one pixel larger. A patch of another size than its cell is
+    Cell k (row-major) of image i of n holds the patch ranked k·n + i, so that every image gets one
+    of the best patches. A cell's side is ``size // factor``; the first ``size % factor``
+    rows and columns of cells are one pixel larger. A patch whose size differs from its cell's is
     resized by nearest neighbour (the rule of torch's ``interpolate(mode="nearest")``).
 
     Parameters
     ----------
     patches
-        float32, float16, bfloat16 or uint8 (C, n·factor², ch, h, w), contiguous; of each
-        class, best first.
+        float32, float16, bfloat16 or uint8 (C, n·factor², ch, h, w), contiguous; the patches of
+        each class, best first.
     factor
-        Patches along one side of an image, at least 1.
+        Number of patches along each side of an image, at least 1.
     size
         Side S of the images in pixels, at least factor.
 
@@ -45,10 +45,10 @@ def collage(patches: TensorLike, factor: int, size: int) -> torch.Tensor:
     Raises
     ------
     TypeError
-        For a dtype that is not one of these.
+        For any other dtype.
     ValueError
-        For other shapes or numbers, if the patches are not contiguous, or if a gradient is
-        recorded for them: there is no derivative.
+        For other shapes or numbers, or if the patches are not contiguous, or if they require a
+        gradient, because there is no derivative.
 
     Notes
     -----

@@ -1,4 +1,4 @@
-"""Patches cut from images of different sizes: crop, resize, normalise, cast."""
+"""Patches of images of different sizes: crop, resize, normalise and cast."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pydream.ops._view import FLOATS, view, view_or_none
 from pydream.ops.reference import crop as reference
 from pydream.streams import capturing, to_device
 
-# The scale and the shift of a byte's value, for each channel.
+# Scale and shift that normalise the value of a byte, for each channel.
 _Scaling: TypeAlias = tuple[list[float], list[float]]
 
 OUTPUT_DTYPES = (*FLOATS, torch.uint8)
@@ -47,17 +47,17 @@ def crop_resize(
     channels_last: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Cut boxes out of images of any sizes and make patches of them that a model can take.
+    """Cut boxes out of images of any sizes, and turn them into patches for a model.
 
     In one pass: crop, bilinear antialiased resize of the crop with half-pixel centres, optional
-    flip, scale to [0, 1], normalise, place in the middle of a canvas of zeros, cast. The pixels
-    are those of torchvision's ``resized_crop(antialias=True)`` on float images.
+    flip, scale to [0, 1], normalise, centre on a canvas of zeros, cast. The pixels are those of
+    torchvision's ``resized_crop(antialias=True)`` on float images.
 
     Parameters
     ----------
     images
-        Uint8, (H, W, C) each, with one C from 1 to 4 and sizes of their own; or one batch
-        (N, H, W, C). Rows may be any distance apart; the pixels of a row must be contiguous.
+        Uint8, (H, W, C) each, of any sizes with one C from 1 to 4; or one batch (N, H, W, C). Rows
+        may have any stride; the pixels of a row must be contiguous.
     boxes
         Int32 or int64, (P, 4): top, left, height, width within the image, in pixels.
     size
@@ -66,19 +66,19 @@ def crop_resize(
         Int32 or int64, (P,): the image of each patch. By default P must be a multiple of N,
         and patch p comes from image ``p // (P / N)``.
     flip
-        Bool, (P,): mirror left and right.
+        Bool, (P,): True mirrors the patch left to right.
     canvas
-        Side, or height and width, of the output around the patch, whose first row is
-        ``(canvas - size) // 2``; by default `size`. The margin is zero after normalisation.
+        Side, or height and width, of the output; by default `size`. The patch begins at row
+        ``(canvas - size) // 2``, and the margin is zero after normalisation.
     mean, std
-        C numbers each, on the scale of [0, 1]; both or neither.
+        C numbers each, on the scale of [0, 1]; give both or neither.
     dtype
-        Float32, float16, bfloat16; or uint8, which keeps the scale of 0 to 255, rounds to the
-        nearest and takes no `mean` and `std`.
+        Float32, float16, bfloat16, or uint8, which keeps the scale of 0 to 255, rounds to nearest
+        and excludes `mean` and `std`.
     channels_last
-        Whether the output lies in memory as ``torch.channels_last``.
+        Store the output as ``torch.channels_last``.
     out
-        Where to write: of the output's shape, dtype, device and memory format.
+        Tensor for the output, of its shape, dtype, device and memory format.
 
     Returns
     -------
@@ -91,8 +91,8 @@ def crop_resize(
         If an argument has the wrong type or dtype.
     ValueError
         If a shape, stride or device does not fit, a box is empty or not inside its image, or an
-        image index is out of range; for a list of images while a CUDA graph is captured, which
-        one batch of them can be.
+        image index is out of range; if a list of images is passed during CUDA graph capture (pass
+        one batch instead).
     """
     pictures = _check_images(images)
     device, channels = pictures[0].device, pictures[0].shape[-1]
@@ -141,7 +141,7 @@ def crop_resize(
 
 
 def _check_images(images: TensorLike | Sequence[TensorLike]) -> list[Tensor]:
-    """Return the images as tensors: a list of (H, W, C), or one (N, H, W, C) alone in a list."""
+    """Return the images as tensors: a list of (H, W, C), or a list of one (N, H, W, C)."""
     if isinstance(images, (list, tuple)):
         if not images:
             raise ValueError("images is empty; for no patches at all pass a batch (0, H, W, C)")
@@ -150,7 +150,7 @@ def _check_images(images: TensorLike | Sequence[TensorLike]) -> list[Tensor]:
         _check_image(first, "images[0]", ("H", "W", "C"))
         for index, picture in enumerate(pictures):
             alike = picture.dtype == torch.uint8 and picture.dim() == 3
-            if not alike or not picture.is_contiguous():  # words for the error cost a microsecond
+            if not alike or not picture.is_contiguous():  # composing the error costs a microsecond
                 _check_image(picture, f"images[{index}]", ("H", "W", "C"))
             if picture.device != first.device or picture.shape[2] != first.shape[2]:
                 check_device(picture, f"images[{index}]", first.device, "images[0]")
@@ -165,7 +165,7 @@ def _check_images(images: TensorLike | Sequence[TensorLike]) -> list[Tensor]:
 
 
 def _check_image(image: Tensor, name: str, shape: Sequence[str]) -> None:
-    """Raise unless this is one image or a batch, with the pixels of a row contiguous."""
+    """Raise unless this is an image or a batch with contiguous pixels in each row."""
     check_dtype(image, name, torch.uint8)
     check_shape(image, name, shape)
     width, channels = image.shape[-2:]
@@ -214,7 +214,7 @@ def _check_out(
     device: torch.device,
     channels_last: bool,
 ) -> None:
-    """Raise unless the output can be written to `out` as it lies in memory."""
+    """Raise unless the output can be written to the memory of `out`."""
     if not isinstance(out, Tensor):
         raise TypeError(f"out must be a torch tensor, got {type(out).__name__}")
     as_tensor(out, "out")
@@ -311,7 +311,7 @@ def _crop_on_cuda(
     dtype: torch.dtype,
     channels_last: bool,
 ) -> None:
-    # The kernel finds the images of a batch by itself; the table of a list has to be sent.
+    # The kernel addresses the images of a batch itself; the table of a list must be sent.
     found = images[0] if images[0].dim() == 4 else _send_table(images, boxes.device)
     boxes = boxes.contiguous()
     image_index = None if image_index is None else image_index.contiguous()
@@ -329,8 +329,8 @@ def _crop_on_cuda(
 
 
 def _send_table(images: list[Tensor], device: torch.device) -> Tensor:
-    """Bring address, height, width and bytes between rows of each image to their device: (N, 4)."""
-    if capturing(device):  # a replay would send what lies there by then
+    """Send address, height, width and row stride in bytes of the images to their device: (N, 4)."""
+    if capturing(device):  # a replay would read host memory after its reuse
         raise ValueError(
             "images is a list, and its addresses cannot be sent from within a CUDA graph: pass "
             "one batch (N, H, W, C)"
@@ -346,7 +346,7 @@ def _reference(
     image_index: Tensor | None,
     *arguments: Any,
 ) -> Tensor:
-    """Run the reference, which wants an image index."""
+    """Run the reference, which needs an image index."""
     if image_index is None:
         patches = boxes.shape[0]
         count = images[0].shape[0] if images[0].dim() == 4 else len(images)
@@ -377,7 +377,7 @@ _dispatch.register(
 )
 
 
-# The only op by custom_op, because it writes to an argument: custom_op tells autograd so.
+# The only op registered by custom_op, which tells autograd that the op writes to an argument.
 @torch.library.custom_op(
     "pydream::crop_resize_out",
     mutates_args=("out",),

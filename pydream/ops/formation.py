@@ -1,4 +1,4 @@
-"""Multi-formation: training images out of the cells of fewer stored ones."""
+"""Multi-formation: several training images from the cells of one stored image."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from pydream.ops._checks import TensorLike, as_tensor, check_at_least, check_dty
 from pydream.ops._view import FLOATS, view
 from pydream.ops.reference import formation as reference
 
-# What an image is padded with on the right and at the bottom, as published.
+# Value of the padding on the right and at the bottom, as published.
 _PADDING = 0.5
 
 
 def multi_formation(images: TensorLike, factor: int, size: int) -> Tensor:
-    """Cut each image into factor x factor cells and upsample every cell to an image of its own.
+    """Cut each image into factor x factor cells, and upsample every cell to an image of its own.
 
-    The inverse of `pydream.ops.collage`: image k·N + i of the result is cell k (row-major)
-    of image i. Cells are resized bilinearly by the rule of torch's ``interpolate(mode="bilinear",
-    align_corners=False)``, without antialiasing, in float32. Images whose height or width the
-    factor does not divide are first padded with 0.5 on the right and at the bottom.
+    The inverse of `pydream.ops.collage`: image k·N + i of the result is cell k (row-major) of image
+    i. Cells are resized bilinearly by the rule of torch's ``interpolate(mode="bilinear",
+    align_corners=False)``, without antialiasing, in float32. If the factor does not divide height
+    or width, images are first padded with 0.5 on the right and at the bottom.
 
     Differentiable in `images`, any number of times. A derivative is gathered pixel by pixel, so it
-    is the same on every run.
+    is the same in every run.
 
     Parameters
     ----------
     images
         float32, float16 or bfloat16 (N, C, H, W), or (B, N, C, H, W) for B classes at once.
-        float64 images have no kernel: PyTorch's operations run on them.
+        For float64 images there is no kernel: PyTorch's operations process them.
     factor
-        Cells along one side of an image, at least 1 and at most its shorter side.
+        Number of cells along each side of an image, at least 1 and at most its shorter side.
     size
         Side S of the result in pixels, at least 1.
 
     Returns
     -------
     Tensor
-        (factor²·N, C, S, S), or (B, factor²·N, C, S, S), of the same dtype. With factor 1 and S
-        the side of the images a copy.
+        (factor²·N, C, S, S), or (B, factor²·N, C, S, S), of the same dtype. A copy if factor is 1
+        and S the side of the images.
 
     Raises
     ------
     TypeError
-        For a dtype that is not one of these.
+        For any other dtype.
     ValueError
         For other shapes or numbers, or images without pixels.
 
@@ -93,7 +93,7 @@ class _Formation(torch.autograd.Function):
 
 
 class _Adjoint(torch.autograd.Function):
-    """The adjoint; its derivative is the op without the constant that padding brings in."""
+    """The adjoint; its derivative is the op without the constant of the padding."""
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, factor: int, height: int, width: int) -> Tensor:

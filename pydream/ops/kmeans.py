@@ -1,4 +1,4 @@
-"""k-means of many independent problems in one call, and the samples nearest to its centres."""
+"""k-means of many independent problems in one call, and the samples nearest to the centres."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ _PRECISIONS = ("exact", "fast")
 
 
 class KMeansResult(NamedTuple):
-    """Centres, and which samples are nearest to which.
+    """Centres, and the nearest centre of each sample.
 
     Attributes
     ----------
     centroids
-        float32, or float64 for float64 samples: (k, D) for one problem, (B, k, D) for several with
-        one k, and (sum of k, D), one problem after the other, with a k for each.
+        float32, or float64 for float64 samples: (k, D) for one problem; (B, k, D) for several
+        problems with one k; (sum of k, D), one problem after another, if each has its own k.
     labels
         int64, shaped as the samples without D: the nearest of these centroids, counted from 0
-        within each problem. Of equally near ones the lower.
+        within each problem; of equally near ones the lower.
     inertia
         float64, () or (B,): the sum of squared Euclidean distances of the samples to these
         centroids; with ``metric="cosine"`` the sum of 1 − cos.
     n_iter
-        int64, () or (B,): how often centroids were moved.
+        int64, () or (B,): the number of updates of the centroids.
     """
 
     centroids: Tensor
@@ -74,51 +74,52 @@ def kmeans(
     precision: str = "exact",
     weights: TensorLike | None = None,
 ) -> KMeansResult:
-    """Cluster each of many independent problems, in one call.
+    """Cluster many independent problems in one call.
 
     Lloyd's iterations from greedy k-means++ (the variant of scikit-learn). Each problem stops on
     its own: when no label changes, when the squared movement of its centroids is at most `tol`
-    times the mean variance of its dimensions, or after `max_iter`. A centroid without samples is
-    given the one that lies farthest from its own centroid.
+    times the mean variance of its dimensions, or after `max_iter`. A centroid without samples moves
+    to the sample farthest from its own centroid.
 
-    A problem's result depends on its own samples, its k and `seed`: it is the same alone as among
-    others, whatever the number of threads.
+    The result of a problem depends only on its samples, its k and `seed`. It is the same alone and
+    among others, for any number of threads.
 
     Parameters
     ----------
     x
-        float32, float16, bfloat16 or float64: (N, D) is one problem, (B, N, D) are B of them, and
-        (total, D) with `offsets` are problems of any sizes. Finite; differences are squared in
-        float32, so those below 1e-19 count as none. float64 samples are first centred and scaled,
-        problem by problem and in float64, then rounded to float32: what is told apart is 2^-24 of
-        the distance from the middle, wherever that lies.
+        float32, float16, bfloat16 or float64, finite: (N, D) is one problem, (B, N, D) are B of
+        them, and (total, D) with `offsets` are problems of any sizes. Differences are squared in
+        float32, so those below 1e-19 count as zero. float64 samples are first centred and scaled,
+        problem by problem and in float64, then rounded to float32: the resolution is 2^-24 of the
+        distance from the middle, wherever the middle is.
     k
-        Centroids of each problem: one number, or one for each problem. At most as many as samples,
-        unless samples only get the labels of centroids.
+        Number of centroids of each problem: one number, or a number for each. At most the number of
+        samples, unless samples only receive the labels of centroids.
     offsets
-        B + 1 ascending numbers from 0 to total: problem b has the rows
-        ``offsets[b]`` to ``offsets[b + 1]``. Read on the host.
+        B + 1 ascending numbers from 0 to total, read on the host: problem b has the rows
+        ``offsets[b]`` to ``offsets[b + 1]``.
     init
-        ``"k-means++"``, ``"random"`` (samples without replacement), or the first centroids, shaped
-        as those of the result: a warm start.
+        ``"k-means++"``, ``"random"`` (samples without replacement), or the initial centroids in the
+        shape of the result: a warm start.
     max_iter
-        Largest number of times that centroids move; with 0 samples only get the labels of `init`.
+        Largest number of updates of the centroids; with 0, samples only receive the labels of
+        `init`.
     tol
-        See above; 0 goes on until no label changes.
+        Tolerance, as above; with 0, a problem runs until no label changes.
     metric
-        ``"euclidean"``, or ``"cosine"``: samples and centroids are scaled to length 1; a row of
-        zeros has no direction, and is refused.
+        ``"euclidean"``, or ``"cosine"``, which scales samples and centroids to length 1; a row of
+        zeros has no direction, and raises.
     seed
-        In [0, 2^63).
+        Random seed, in [0, 2^63).
     precision
-        ``"exact"``: labels as of distances in float32, but for ties within rounding. ``"fast"``
+        ``"exact"``: labels by distances in float32, except for ties within rounding. ``"fast"``
         lets a GPU round centroids to the format of its tensor cores when it compares distances.
     weights
-        Floating point, shaped as the labels: how much each sample counts in the means, the inertia,
-        the variance that `tol` is compared with, and the draws of `init`. Not negative, and not
-        all zero in a problem. By default all count 1. No kernel takes weights: PyTorch's operations
-        run in float64 instead, more slowly, and the last digits of the inertia may depend on the
-        number of threads.
+        Floating point, shaped as the labels: weight of each sample in the means, the inertia, the
+        variance that `tol` is compared with, and the draws of `init`. Not negative, and not all
+        zero in a problem; by default all are 1. No kernel takes weights: PyTorch's operations run
+        in float64 instead, more slowly, and the last digits of the inertia may depend on the number
+        of threads.
 
     Returns
     -------
@@ -128,26 +129,25 @@ def kmeans(
     Raises
     ------
     TypeError
-        For a type that is not one of these.
+        For any other type.
     ValueError
-        For integer samples; for samples that require a gradient, as there is no derivative; for
-        samples that are not finite, naming the rows; for a k below 1 or
-        above the number of samples; for offsets that do not start at 0, rise and end at the number
-        of rows; for an empty problem; for centroids of another shape; for any other value out of
-        range.
+        For integer samples; for samples that require a gradient, because there is no derivative;
+        for samples that are not finite, naming the rows; for a k below 1 or above the number of
+        samples; for offsets that do not start at 0, ascend and end at the number of rows; for an
+        empty problem; for centroids of another shape; for any other value out of range.
 
     Notes
     -----
-    Peak memory beside the results is some numbers per sample and centroids in
-    float64; never a distance for each sample and centroid. On a GPU the host looks every few
-    iterations whether all problems have ended. A CUDA graph can hold a call without weights, for
-    problems of one size and another `init` than ``"random"``: it then makes `max_iter` iterations,
-    of which those behind the end of a problem do nothing.
+    Besides the results, peak memory is a few numbers per sample, and the centroids in float64;
+    never a distance for each pair of sample and centroid. On a GPU, the host checks every few
+    iterations whether all problems have converged. A CUDA graph can capture a call without weights,
+    for problems of one size and any `init` except ``"random"``. It then runs `max_iter` iterations,
+    and those after the convergence of a problem do nothing.
 
     Sources: Lloyd, "Least squares quantization in PCM" (1982); Arthur and Vassilvitskii,
     "k-means++" (2007), with the candidates of scikit-learn; Hamerly, "Making k-means even faster"
     (2010), for the bounds on the CPU. DREAM (arXiv 2302.14416, section 3.2) clusters the features
-    of each class so.
+    of each class in this way.
     """
     problems = check_samples(x, offsets)
     max_iter = check_at_least(max_iter, "max_iter", 0)
@@ -197,7 +197,7 @@ def kmeans(
 def _for_kernels(
     problems: Problems, given: Tensor | None, counts: list[int], *, cosine: bool
 ) -> tuple[Tensor, Tensor | None, Frame | None]:
-    """Return samples and centroids as the kernels take them, and the frame of float64 samples."""
+    """Return samples and centroids for the kernels, and the frame of float64 samples."""
     if cosine:  # directions have no other origin
         return unit(problems.x), None if given is None else unit(given), None
     if problems.x.dtype != torch.float64:
@@ -213,34 +213,34 @@ def nearest_samples(
     offsets: Sequence[int] | TensorLike | None = None,
     k: Counts | None = None,
 ) -> Tensor:
-    """Find the samples that lie nearest to each centroid, of all samples of its problem.
+    """Find the samples nearest to each centroid, among all samples of its problem.
 
     Parameters
     ----------
     x
-        float32, float16, bfloat16 or float64: (N, D), (B, N, D), or (total, D) with `offsets`.
-        Finite. float64 samples are centred first, as by `kmeans`.
+        float32, float16, bfloat16 or float64, finite: (N, D), (B, N, D), or (total, D) with
+        `offsets`. float64 samples are first centred, as by `kmeans`.
     centroids
-        float32, float16, bfloat16 or, beside float64 samples, float64, on the same device: (k, D),
-        (B, k, D) or, where `k` gives one number for each problem, (sum of k, D).
+        float32, float16, bfloat16 or, for float64 samples, float64, on the same device: (k, D),
+        (B, k, D) or, if `k` gives a number for each problem, (sum of k, D).
     count
-        How many samples to each centroid, at least 1 and at most as many as a problem has.
+        Number of samples per centroid, at least 1 and at most the number in each problem.
     offsets
         The same as for `kmeans`.
     k
-        Centroids of each problem, where that is not to be seen from the shape of `centroids`.
+        Number of centroids of each problem, if the shape of `centroids` does not show it.
 
     Returns
     -------
     Tensor
-        int64, shaped as `centroids` with `count` instead of D: nearest first, of equally near
-        ones the lower first. Indices of samples of (N, D) and (B, N, D) count within the problem;
-        with `offsets` they are rows of `x`.
+        int64, shaped as `centroids` with `count` instead of D: nearest first; of equally near
+        samples the lower first. Indices of samples of (N, D) and (B, N, D) count within the
+        problem; with `offsets` they are rows of `x`.
 
     Raises
     ------
     TypeError
-        For a dtype or type that is not one of these.
+        For any other dtype or type.
     ValueError
         For values that are not finite, naming the rows of samples; for shapes, offsets and
         numbers that do not fit.
@@ -290,28 +290,28 @@ def representatives(
     seed: int = 0,
     precision: str = "exact",
 ) -> Tensor:
-    """Choose samples that represent each problem evenly: those nearest to its cluster centres.
+    """Choose samples that represent each problem evenly: the nearest ones to its cluster centres.
 
-    The same as `kmeans` and then `nearest_samples` to its centroids.
+    Equivalent to `kmeans`, then `nearest_samples` with its centroids.
 
     Parameters
     ----------
     x, k, offsets, init, max_iter, tol, metric, seed, precision
         The same as for `kmeans`.
     per_cluster
-        How many samples to choose for each centroid.
+        Number of samples per centroid.
 
     Returns
     -------
     Tensor
-        int64, (k, per_cluster), (B, k, per_cluster), or (sum of k, per_cluster) with a k for each
-        problem; see `nearest_samples` for what the indices count. A sample that is nearest
-        to two centroids is there twice.
+        int64, (k, per_cluster), (B, k, per_cluster), or, if each problem has its own k,
+        (sum of k, per_cluster); see `nearest_samples` for the meaning of the indices. A sample
+        nearest to two centroids appears twice.
 
     Raises
     ------
     TypeError, ValueError
-        In the same cases as the two.
+        In the same cases as these two functions.
 
     Notes
     -----

@@ -28,9 +28,9 @@ METRICS = ("mse", "l1", "l1_mean", "l2", "cos", "dc")
 def gradient_distance(
     synthetic: Sequence[TensorLike], real: Sequence[TensorLike], metric: str = "mse"
 ) -> Tensor:
-    """Measure how far two lists of gradients lie apart, summed over the layers.
+    """Measure the distance between two lists of gradients, summed over the layers.
 
-    For a layer x of `synthetic` and y of `real`, whose rows go by the first dimension:
+    For a layer x of `synthetic` and y of `real`, whose rows run along the first dimension:
 
     | metric | distance |
     |---|---|
@@ -41,33 +41,34 @@ def gradient_distance(
     | ``cos`` | Σ over rows of 1 − ⟨x, y⟩ / (‖x‖·‖y‖ + 1e-6) |
     | ``dc`` | the same, without layers of one dimension (norm and bias) |
 
-    Value and derivative are formed in one pass over the lists, so a backward pass behind it reads
-    neither of them again. Differentiable in `synthetic`, twice; the second time by PyTorch's
-    operations. `real` is taken as constant.
+    Value and derivative are computed in one pass over the lists, so a backward pass reads neither
+    list again. Differentiable in `synthetic`, twice; PyTorch's operations compute the second
+    derivative. `real` is a constant.
 
     Parameters
     ----------
     synthetic, real
-        Lists of as many tensors, shaped alike pair by pair: float32, float16 or bfloat16, on one
-        device. Or all of them float64, which has no kernel: PyTorch's operations run.
+        Lists of the same length, of tensors with pairwise equal shapes: float32, float16 or
+        bfloat16, on one device. All of them may be float64; there is no kernel for these, and
+        PyTorch's operations run.
     metric
-        One of the table.
+        A metric of the table.
 
     Returns
     -------
     Tensor
-        float32 (), or float64 for lists in float64: summed in float64 on the CPU. Where a
-        derivative does not exist it is 0: of an absolute value at 0, of ``l2`` at equal lists, of
-        the length of a row of zeros.
+        float32 (), or float64 for lists in float64; summed in float64 on the CPU. A derivative that
+        does not exist is 0: of an absolute value at 0, of ``l2`` at equal lists, of the length of a
+        row of zeros.
 
     Raises
     ------
     TypeError
-        For a dtype or type that is not one of these; for None, which is what
-        ``torch.autograd.grad(..., allow_unused=True)`` gives for a parameter without a gradient.
+        For any other dtype or type, including None, which ``torch.autograd.grad(...,
+        allow_unused=True)`` returns for a parameter without a gradient.
     ValueError
-        For lists of different lengths, shapes that differ in a pair, tensors on two devices, a
-        metric that does not exist.
+        For lists of different lengths, pairs of different shapes, tensors on two devices, or an
+        unknown metric.
 
     Notes
     -----
@@ -97,14 +98,14 @@ def gradient_distance(
 
 
 def _pairs(synthetic: list[Any], real: list[Any]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return both lists as tensors that fit each other, pair by pair."""
+    """Return both lists as tensors, checked pair by pair."""
     if len(synthetic) != len(real):
         raise ValueError(
             f"real must be as many tensors as synthetic, {len(synthetic)}, got {len(real)}"
         )
     x = [_layer(layer, f"synthetic[{i}]") for i, layer in enumerate(synthetic)]
     y = [_layer(layer, f"real[{i}]") for i, layer in enumerate(real)]
-    # The kernels take a dtype for each layer, but none takes float64, which all have or none.
+    # Kernels accept a dtype per layer, but not float64, which is for all layers or none.
     allowed = (torch.float64,) if x and x[0].dtype == torch.float64 else FLOATS
     for i, (a, b) in enumerate(zip(x, y, strict=True)):
         check_dtype(a, f"synthetic[{i}]", *(allowed if i else (*FLOATS, torch.float64)))
@@ -129,7 +130,7 @@ def _layer(value: TensorLike, name: str) -> Tensor:
 
 
 class _Distance(torch.autograd.Function):
-    """The op, with the derivative that it has made beside the value."""
+    """The op, with the derivative computed along with the value."""
 
     @staticmethod
     def forward(ctx: Any, metric: str, count: int, *lists: Tensor) -> Tensor:
@@ -145,7 +146,7 @@ class _Distance(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> Any:
         saved, count = ctx.saved_tensors, ctx.count
         synthetic, real, gradients = saved[:count], saved[count : 2 * count], saved[2 * count :]
-        if torch.is_grad_enabled():  # to be differentiated once more
+        if torch.is_grad_enabled():  # for a second derivative
             value = reference.gradient_distance(synthetic, [y.detach() for y in real], ctx.metric)
             needed = [i for i in range(count) if ctx.needs_input_grad[2 + i]]
             found = torch.autograd.grad(
@@ -155,7 +156,7 @@ class _Distance(torch.autograd.Function):
             for i, slope in zip(needed, found, strict=True):
                 slopes[i] = slope
             return (None, None, *slopes, *[None] * count)
-        # On a GPU nobody knows the factor, and a compiled graph must do for any.
+        # A GPU does not know the factor on the host, and a compiled graph must serve any factor.
         known = upstream.device.type == "cpu" and not torch.compiler.is_compiling()
         if not (known and float(upstream) == 1.0):
             gradients = torch._foreach_mul(gradients, upstream)
@@ -165,7 +166,7 @@ class _Distance(torch.autograd.Function):
 def _lists(
     x: list[Tensor], y: list[Tensor], gradients: list[Tensor]
 ) -> tuple[list[View], list[int], list[int]]:
-    """Return what a kernel is told of two lists and of a third for derivatives."""
+    """Return the kernels' arguments for two lists of layers and a third of derivatives."""
     return (
         [contiguous_view(_few_dimensions(layer)) for layer in x],
         [layer.data_ptr() for layer in y],
@@ -174,7 +175,7 @@ def _lists(
 
 
 def _few_dimensions(tensor: Tensor) -> Tensor:
-    """Return a contiguous tensor as a view can hold it, with the same rows."""
+    """Return a contiguous tensor, reshaped to the rank of a view, with the same rows."""
     return tensor if tensor.dim() <= MOST_DIMENSIONS else tensor.flatten(1)
 
 

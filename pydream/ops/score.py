@@ -1,4 +1,4 @@
-"""Realism scores of patches, and the choice of key patches by them."""
+"""Realism scores of patches, and the key patches chosen by them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class KeyPatches(NamedTuple):
     Attributes
     ----------
     image
-        int64 (C, n): the image's index among those scored, -1 where the class has too few.
+        int64 (C, n): index of the image, -1 where the class has too few.
     crop
-        int64 (C, n): the crop of that image, -1 where the class has too few.
+        int64 (C, n): crop of that image, -1 where the class has too few.
     score
-        float32 (C, n): the realism score, -inf where the class has too few.
+        float32 (C, n): realism score, -inf where the class has too few.
     """
 
     image: torch.Tensor
@@ -47,24 +47,24 @@ def realism_scores(logits: TensorLike, labels: TensorLike) -> torch.Tensor:
     Parameters
     ----------
     logits
-        float32, float16 or bfloat16 (R, K), the observer's; columns contiguous, row stride free.
+        float32, float16 or bfloat16 (R, K), from the observer; columns contiguous, any row stride.
     labels
         int64 or int32 (R,), each in 0..K-1, on the same device.
 
     Returns
     -------
     torch.Tensor
-        float32 (R,). Stable for any finite logits, and exact near 0: a probability close to
-        one keeps its relative accuracy. -inf where only the label's own logit is -inf.
+        float32 (R,). Stable for any finite logits, and accurate near 0: a probability close to one
+        keeps its relative accuracy. -inf if only the label's own logit is -inf.
 
     Raises
     ------
     TypeError
-        For a dtype that is not one of these.
+        For any other dtype.
     ValueError
-        For other shapes, strides or devices; for logits that require a gradient, since there is no
-        derivative; for a label out of range; for rows that have no
-        score because they hold NaN, +inf, or nothing but -inf: the message names them.
+        For other shapes, strides or devices; for logits that require a gradient, because there is
+        no derivative; for a label out of range; for rows without a score, because they hold NaN,
+        +inf, or only -inf: the message names them.
 
     Notes
     -----
@@ -85,29 +85,29 @@ def select_key_patches(
     Parameters
     ----------
     scores
-        float32 (N, M): realism scores of M crops of N images; columns contiguous, row stride
-        free. -inf means that there is no such crop: it is never chosen.
+        float32 (N, M): realism scores of M crops of N images; columns contiguous, any row stride.
+        -inf stands for a missing crop, which is never chosen.
     labels
         int64 or int32 (N,), each in 0..num_classes-1, on the same device.
     per_class
-        How many images to choose of each class, n, at least 1.
+        Number of images to choose per class, n, at least 1.
     num_classes
-        How many classes there are, C, at least 1.
+        Number of classes, C, at least 1.
 
     Returns
     -------
     KeyPatches
-        image, crop and score, each (C, n), best first. Of equal scores the lower crop and the
+        image, crop and score, each (C, n), best first. Of equal scores, the lower crop and the
         lower image come first.
 
     Raises
     ------
     TypeError
-        For a dtype that is not one of these.
+        For any other dtype.
     ValueError
-        For other shapes, strides, devices or numbers; for an input that requires a gradient, since
-        there is no derivative; for a label out of range; for NaN among
-        the scores: the message names the rows.
+        For other shapes, strides, devices or numbers; for an input that requires a gradient,
+        because there is no derivative; for a label out of range; for NaN among the scores: the
+        message names the rows.
 
     Notes
     -----
@@ -130,38 +130,36 @@ def key_patches(
 ) -> KeyPatches:
     """Score all crops of all images and choose the key patches, reading the logits once.
 
-    The same as `realism_scores` followed by `select_key_patches`.
+    Equivalent to `realism_scores` followed by `select_key_patches`.
 
     Parameters
     ----------
     logits
-        float32, float16 or bfloat16 (N·M, K): row i·M + m is crop m of image i; columns
-        contiguous, row stride free.
+        float32, float16 or bfloat16 (N·M, K): row i·M + m is crop m of image i; columns contiguous,
+        any row stride.
     labels
-        int64 or int32 (N,), one for each image, in 0..K-1 and 0..num_classes-1, on the same
-        device.
+        int64 or int32 (N,), one per image, in 0..K-1 and 0..num_classes-1, on the same device.
     num_crops
-        Crops of each image, M, at least 1.
+        Number of crops of each image, M, at least 1.
     per_class
-        How many images to choose of each class, n, at least 1.
+        Number of images to choose per class, n, at least 1.
     num_classes
-        How many classes there are, C, at least 1.
+        Number of classes, C, at least 1.
 
     Returns
     -------
     KeyPatches
-        image, crop and score, each (C, n), best first. Of equal scores the lower crop and the
+        image, crop and score, each (C, n), best first. Of equal scores, the lower crop and the
         lower image come first.
 
     Raises
     ------
     TypeError
-        For a dtype that is not one of these.
+        For any other dtype.
     ValueError
-        For other shapes, strides, devices or numbers; for an input that requires a gradient, since
-        there is no derivative; for a label out of range; for rows of
-        logits that have no score because they hold NaN, +inf, or nothing but -inf: the message
-        names them.
+        For other shapes, strides, devices or numbers; for an input that requires a gradient,
+        because there is no derivative; for a label out of range; for rows of logits without a
+        score, because they hold NaN, +inf, or only -inf: the message names them.
 
     Notes
     -----
@@ -188,7 +186,7 @@ def key_patches(
 
 
 def _check_columns(tensor: torch.Tensor, name: str) -> None:
-    """Raise ValueError unless the columns of a matrix lie side by side."""
+    """Raise ValueError unless the columns of a matrix are contiguous."""
     if tensor.stride(1) != 1 and tensor.shape[1] > 1:
         raise ValueError(
             f"{name} must have contiguous columns, got strides {tuple(tensor.stride())}; "
@@ -221,7 +219,7 @@ def _check_labels(
 
 
 def _long(labels: torch.Tensor) -> torch.Tensor:
-    """Give contiguous int64 labels; without a call into torch where they are so already."""
+    """Return contiguous int64 labels, without a call into torch if they are so already."""
     if labels.dtype == torch.int64 and labels.is_contiguous():
         return labels
     return labels.to(torch.int64).contiguous()
@@ -263,7 +261,7 @@ def _cuda_realism_scores(
 ) -> torch.Tensor:
     labels = _long(labels)
     score = logits.new_empty(logits.shape[0], dtype=torch.float32)
-    best = crop = None  # of several crops of an image
+    best = crop = None  # one per image, of several crops
     launch.module.realism_scores(view(logits), view(labels), view(score), best, crop, launch)
     return score
 

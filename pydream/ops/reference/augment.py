@@ -16,7 +16,7 @@ BRIGHTNESS, SATURATION, CONTRAST = 0, 1, 2
 AFFINE = slice(3, 9)
 CUTOUT_TOP, CUTOUT_LEFT, CUTOUT_HEIGHT, CUTOUT_WIDTH = 9, 10, 11, 12
 SPATIAL = ("crop", "flip", "scale", "rotate")
-"""The spatial augmentations; their order is that of the kernels' `Spatial`."""
+"""The spatial augmentations, in the order of the kernels' `Spatial`."""
 
 CROP_SHARE = 0.125
 MOST_SCALE = 1.2
@@ -102,8 +102,8 @@ def diff_augment(x: Tensor, parameters: Tensor) -> Tensor:
 
 def diff_augment_adjoint(upstream: Tensor, parameters: Tensor) -> Tensor:
     """Compute the derivative with respect to the images."""
-    # vjp works where gradients are switched off, as they are within an op. Inference mode switches
-    # more off, and its tensors cannot be saved for a derivative; their clones can.
+    # vjp works where gradients are switched off, as within an op. Inference mode also forbids
+    # saving its tensors for a derivative; clones of them can be saved.
     with torch.inference_mode(False):
         rows, slope = parameters.clone(), upstream.clone(memory_format=torch.contiguous_format)
         pull: Callable[[Tensor], tuple[Tensor]] = torch.func.vjp(
@@ -122,12 +122,12 @@ def _colour(x: Tensor, rows: Tensor) -> Tensor:
 
 
 def _warp(x: Tensor, rows: Tensor) -> Tensor:
-    """Read every pixel where the map says, bilinear, zero outside."""
+    """Read every output pixel at its mapped position, bilinearly, with zeros outside."""
     _, channels, height, width = x.shape
     a, b, tx, c, d, ty = rows[:, AFFINE, None, None].unbind(1)
     down = torch.arange(height, device=x.device, dtype=x.dtype)[:, None]
     across = torch.arange(width, device=x.device, dtype=x.dtype)
-    # One pixel of zeros around the image is all that a bilinear read sees of the outside.
+    # A bilinear read reaches at most one pixel of zeros around the image.
     at_x = (a * across + b * down + tx).nan_to_num(nan=-1.0).clamp(-1, width)
     at_y = (c * across + d * down + ty).nan_to_num(nan=-1.0).clamp(-1, height)
     flat = torch.nn.functional.pad(x, (1, 2, 1, 2)).flatten(2)

@@ -21,7 +21,7 @@ def norm_relu_pool(
 def with_statistics(
     images: Tensor, weight: Tensor, bias: Tensor, over_batch: bool, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the same, and mean and 1 / sqrt(variance + eps): (N, C), or (1, C) over a batch."""
+    """Compute the result, mean and 1 / sqrt(variance + eps): (N, C), or (1, C) over a batch."""
     variance, mean = torch.var_mean(images, (0, 2, 3) if over_batch else (2, 3), correction=0)
     rows = (-1, images.shape[1])
     pooled = norm_relu_pool(images, weight, bias, over_batch, eps)
@@ -31,7 +31,7 @@ def with_statistics(
 def backward(kept: list[Tensor], over_batch: bool, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the slopes with respect to images, weight and bias.
 
-    `kept` are these, mean and 1 / deviation, and the slope of the pooled images.
+    `kept` holds images, weight, bias, mean, 1 / deviation, and the slope of the pooled images.
     """
     with torch.enable_grad():
         leaves = [tensor.detach().requires_grad_() for tensor in kept[:3]]
@@ -43,7 +43,7 @@ def backward(kept: list[Tensor], over_batch: bool, eps: float) -> tuple[Tensor, 
 def second_backward(
     kept: list[Tensor], second: list[Tensor], over_batch: bool, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the slopes of the backward pass's results with respect to slope, images, weight."""
+    """Compute the slopes of the backward pass with respect to slope, images and weight."""
     with torch.enable_grad():
         leaves = [tensor.detach().requires_grad_() for tensor in kept[:3]]
         slope = kept[-1].detach().requires_grad_()

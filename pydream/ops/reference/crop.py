@@ -85,7 +85,7 @@ def random_crop_boxes(
 
 
 def _central_boxes(height: Tensor, width: Tensor, ratio: Sequence[float]) -> Tensor:
-    """Return the largest boxes in the middle whose ratio is within bounds."""
+    """Return the largest central boxes whose ratio is within bounds."""
     have = width.double() / height.double()
     shorter = (width.double() / ratio[0]).round().clamp(1, 2.0**31).to(torch.int64)
     narrower = (height.double() * ratio[1]).round().clamp(1, 2.0**31).to(torch.int64)
@@ -102,7 +102,7 @@ def random_keys(ids: Tensor, seed: int, draw: int) -> Tensor:
 
 
 def check_crop_values(sizes: Tensor, boxes: Tensor, image_index: Tensor) -> None:
-    """Raise ValueError unless every box lies within its image; the kernels' own messages.
+    """Raise ValueError unless every box is inside its image, with the kernels' messages.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def crop_resize(
     dtype: torch.dtype,
     channels_last: bool,
 ) -> Tensor:
-    """See `pydream.ops.crop_resize`; `images` is a list of (H, W, C), or one batch in it."""
+    """See `pydream.ops.crop_resize`; `images` is a list of (H, W, C), or of one batch."""
     pictures = list(images[0].unbind()) if images[0].dim() == 4 else list(images)
     channels = images[0].shape[-1]
     sizes = torch.tensor(
@@ -175,7 +175,7 @@ def crop_resize(
 
 
 def _resize(image: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize (C, H, W); turned where PyTorch repeats the first row: outputs one pixel wide."""
+    """Resize (C, H, W); transposed if one pixel wide, where PyTorch repeats the first row."""
     if size[1] == 1:
         return F.interpolate(image.mT[None], [1, size[0]], mode="bilinear", antialias=True)[0].mT
     return F.interpolate(image[None], list(size), mode="bilinear", antialias=True)[0]

@@ -25,12 +25,12 @@ def multi_formation(images: Tensor, factor: int, size: int, padding: float) -> T
 
 
 def multi_formation_backward(gradient: Tensor, factor: int, height: int, width: int) -> Tensor:
-    """Compute the derivative by the images from that by the result."""
+    """Compute the derivative with respect to the images from that with respect to the result."""
     *batches, count, channels, size, _ = gradient.shape
     images = gradient.new_zeros((*batches, count // factor**2, channels, height, width))
     if gradient.numel() == 0:
         return images
-    # vjp works where gradients are switched off, as they are within an op.
+    # vjp works where gradients are switched off, as within an op.
     pull: Callable[[Tensor], tuple[Tensor]] = torch.func.vjp(
         lambda x: multi_formation(x, factor, size, 0.0), images
     )[1]

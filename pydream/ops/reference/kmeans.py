@@ -1,4 +1,4 @@
-"""k-means and nearest samples in plain PyTorch, one problem after the other."""
+"""k-means and nearest samples in plain PyTorch, one problem after another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PURPOSE = STREAM_KMEANS << 16
 _SHOWN = 5
 _MOST = torch.finfo(torch.float32).max / 8
 _DISTANCES = 1 << 24
-"""How many distances are held at once."""
+"""Number of distances in memory at once."""
 
 
 def kmeans(
@@ -31,7 +31,7 @@ def kmeans(
     precision: str = "exact",
     weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute `pydream.ops.kmeans`; float64 samples are worked on as such."""
+    """Compute `pydream.ops.kmeans`, in float64 for float64 samples."""
     work = x.double() if x.dtype == torch.float64 else x.float()
     _check_finite(work)
     first = list(itertools.accumulate(k, initial=0))
@@ -111,9 +111,9 @@ def _lloyd(
 
 
 def _fill_empty(labels: Tensor, distance: Tensor, mass: Tensor, k: int) -> Tensor:
-    """Give each centre without samples the one that is farthest from its own.
+    """Give each centre without samples the sample farthest from its own centre.
 
-    A sample that weighs nothing is none.
+    Samples of weight 0 are ignored.
     """
     labels, distance = labels.clone(), torch.where(mass > 0, distance, 0)
     members = torch.bincount(labels[mass > 0], minlength=k)
@@ -140,10 +140,10 @@ def _means(
 
 
 def _random(mass: Tensor, k: int, seed: int) -> Tensor:
-    """Draw k samples without replacement: those of the lowest random keys.
+    """Draw k samples without replacement: those with the lowest random keys.
 
-    Where weights differ, of the lowest -log(key) / weight: Efraimidis and Spirakis, "Weighted
-    random sampling with a reservoir" (2006).
+    With different weights, those with the lowest -log(key) / weight: Efraimidis and Spirakis,
+    "Weighted random sampling with a reservoir" (2006).
     """
     count, device = len(mass), mass.device
     index = torch.arange(count, device="cpu")
@@ -162,7 +162,7 @@ def _uniform(seed: int, step: int, trial: int) -> tuple[int, float]:
 
 
 def _pick(shares: Tensor, marks: list[float]) -> list[int]:
-    """Return where the running sum of the shares passes each mark."""
+    """Return the indices at which the running sum of the shares passes each mark."""
     sums = shares.double().cumsum(0)
     at = torch.searchsorted(sums, sums.new_tensor(marks), right=True)
     found: list[int] = at.clamp(max=int((shares > 0).nonzero()[-1])).tolist()
@@ -170,7 +170,7 @@ def _pick(shares: Tensor, marks: list[float]) -> list[int]:
 
 
 def _plusplus(samples: Tensor, mass: Tensor, k: int, seed: int) -> Tensor:
-    """Choose samples as scikit-learn's greedy k-means++ does, with our random numbers."""
+    """Choose samples by scikit-learn's greedy k-means++, with our random numbers."""
     count = len(samples)
     word, share = _uniform(seed, 0, 0)
     if (mass == mass[0]).all():

@@ -47,7 +47,7 @@ def gradient_distance(synthetic: Sequence[Tensor], real: Sequence[Tensor], metri
 def value_and_gradients(
     synthetic: Sequence[Tensor], real: Sequence[Tensor], metric: str, with_gradient: bool
 ) -> tuple[Tensor, list[Tensor]]:
-    """Compute what the kernels do: the distance, and its derivatives."""
+    """Compute the kernels' results: the distance, and its derivatives."""
     with torch.enable_grad():
         x = [layer.detach().requires_grad_(with_gradient) for layer in synthetic]
         value = gradient_distance(x, [layer.detach() for layer in real], metric)

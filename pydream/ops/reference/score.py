@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 _SHOWN = 5
-"""How many rows an error message lists."""
+"""Number of rows that an error message lists."""
 
 
 def _check_labels(labels: torch.Tensor, classes: int) -> None:
@@ -19,7 +19,7 @@ def _check_labels(labels: torch.Tensor, classes: int) -> None:
 
 
 def _check_rows(nan: torch.Tensor, what: str) -> None:
-    """Raise ValueError that names the first rows marked, if any is."""
+    """Raise ValueError naming the first marked rows, if there are any."""
     if nan.any():
         rows = nan.nonzero()[:, 0].tolist()
         first = ", ".join(str(row) for row in rows[:_SHOWN]) + (", ..." if rows[_SHOWN:] else "")
