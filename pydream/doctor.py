@@ -6,7 +6,6 @@ import importlib
 import inspect
 import os
 import platform
-import resource
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +19,7 @@ from rich.text import Text
 from pydream.errors import first_line
 from pydream.formatting import byte_words
 from pydream.gpus import cuda_version, missing_kernels
+from pydream.memory_limits import memory_limit, physical_memory
 from pydream.processors import usable_processors
 from pydream.versions import PACKAGE
 
@@ -34,8 +34,6 @@ _VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
 )
 _NO_MODULE = "pydream._C cannot be imported"
-_CGROUPS = Path("/sys/fs/cgroup")
-_OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True)
@@ -175,7 +173,7 @@ def diagnose() -> Diagnosis:
             machine=os.cpu_count(),
             allowed=usable_processors(),
         ),
-        memory=Memory(machine=_physical_memory(), limit=_memory_limit()),
+        memory=Memory(machine=physical_memory(), limit=memory_limit()),
         cuda=cuda,
         ops=_ops(_attempt("pydream.ops", problems), module, cuda),
         environment=_environment(problems),
@@ -219,50 +217,6 @@ def _module(module: ModuleType | None, problems: list[str]) -> CompiledModule | 
         native_bfloat16=module.native_bfloat16(),
         active=active,
     )
-
-
-def _physical_memory() -> int | None:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return None
-
-
-def _memory_limit() -> int | None:
-    """Return the least of the limits set on this process, in bytes: ulimit -v and cgroups."""
-    limits = []
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if soft != resource.RLIM_INFINITY:
-        limits.append(soft)
-    for file in _cgroup_files():
-        try:
-            limits.append(int(file.read_text()))
-        except (OSError, ValueError):  # not there, or "max"
-            continue
-    physical = _physical_memory()
-    limits = [limit for limit in limits if physical is None or limit < physical]
-    return min(limits, default=None)
-
-
-def _cgroup_files() -> list[Path]:
-    """List where limits of this process's control groups may be written, versions 1 and 2."""
-    try:
-        lines = _OWN_GROUPS.read_text().splitlines()
-    except OSError:
-        return []
-    files = []
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if controllers == "":
-            root, name = _CGROUPS, "memory.max"
-        elif "memory" in controllers.split(","):
-            root, name = _CGROUPS / "memory", "memory.limit_in_bytes"
-        else:
-            continue
-        inside = root / group.lstrip("/")
-        folders = (inside, *inside.parents)
-        files += [folder / name for folder in folders[: folders.index(root) + 1]]
-    return files
 
 
 def _cuda(torch: ModuleType | None, module: ModuleType | None, problems: list[str]) -> Cuda:

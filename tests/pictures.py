@@ -63,5 +63,17 @@ def write_class_folders(root: Path, classes: dict[str, int], kind: str = "PNG") 
     return written
 
 
+def write_noise(root: Path, sizes: dict[str, list[tuple[int, int]]], split: str = "train") -> Path:
+    """Write PNGs of noise in a split, of so many sizes (height, width) per class; return root."""
+    drawn = np.random.default_rng(3)
+    for name, shapes in sizes.items():
+        folder = root / split / name
+        folder.mkdir(parents=True)
+        for number, (height, width) in enumerate(shapes):
+            pixels = drawn.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
+
+
 def hash_of(text: str) -> int:
     return zlib.crc32(text.encode())

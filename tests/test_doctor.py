@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 import pydream
-from pydream import _C, doctor, ops
+from pydream import _C, doctor, memory_limits, ops
 from pydream.doctor import Diagnosis, diagnose, render_diagnosis
 
 
@@ -110,13 +110,13 @@ def test_the_least_memory_limit_counts(tmp_path: Path, monkeypatch: pytest.Monke
         folder.mkdir(parents=True, exist_ok=True)
         old = group.startswith("memory")
         (folder / ("memory.limit_in_bytes" if old else "memory.max")).write_text(limit + "\n")
-    monkeypatch.setattr(doctor, "_CGROUPS", tmp_path)
-    monkeypatch.setattr(doctor.resource, "getrlimit", lambda which: (-1, -1))
+    monkeypatch.setattr(memory_limits, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(memory_limits.resource, "getrlimit", lambda which: (-1, -1))
 
     def groups(lines: str) -> None:
         file = tmp_path / "self"
         file.write_text(lines)
-        monkeypatch.setattr(doctor, "_OWN_GROUPS", file)
+        monkeypatch.setattr(memory_limits, "_OWN_GROUPS", file)
 
     groups("0::/slice/job\n")
     assert diagnose().memory.limit == 3000000

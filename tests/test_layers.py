@@ -12,7 +12,8 @@ PACKAGE = Path(pydream.__file__).parent
 # From the bottom up. A room is a package, or a module beside the packages; those of one floor do
 # not know each other.
 FLOORS = (
-    "_C errors lazy marks processors allocator arithmetic streams torch_state seeds gpus timeline",
+    "_C errors lazy marks processors allocator arithmetic streams torch_state seeds gpus timeline "
+    "memory_limits",
     "checks files formatting progress versions",
     "ops partial doctor",
     "devices cluster data",

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from pydream.arithmetic import arithmetic_of, ieee_float32
 from pydream.errors import PydreamError, first_line
+from pydream.models.activations import choose_tile, embed
 from pydream.models.inference import fold
 from pydream.ops import crop_resize
 from pydream.ops._checks import check_dtype, check_shape
@@ -24,16 +25,6 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-# Rows of a tile at most, and bytes that its biggest activation must stay below. On the CPU, glibc
-# takes buffers of 32 MiB and more from the kernel anew, page by page, at every call, and smaller
-# tiles stay in the cache. Images per second on two cores of a Xeon (AVX-512, float32), by tile:
-#   ConvNet-3 at 32²     8: 1617, 16: 2003, 32: 1766, 64: 1531, 128: 1281, 512: 1314
-#   ResNet-18 at 224²    2: 58, 4: 65, 8: 70, 16: 59, 32: 52
-#   the same, modified, at 32²    8: 104, 16: 135, 32: 157, 64: 158, 128: 106, 256: 142
-# (ConvNet-3 not folded, contiguous, 500 rows at a time: 513.) The rule gives 32, 8 and 64.
-_TILE_ON_CPU = (64, 32 << 20)
-_TILE_ELSEWHERE = (512, 1 << 30)
 
 
 class Observer:
@@ -102,7 +93,7 @@ class Observer:
         self._model.to(memory_format=torch.channels_last)
         self._columns = num_classes
         self._order: torch.Tensor | None = None
-        self.tile = self._choose_tile()
+        self.tile = choose_tile(self._model, side, self.dtype, device)
         if compiled:
             self._compile()
 
@@ -278,7 +269,7 @@ class Observer:
         other = copy.copy(self)
         other.side = other.network_side = side
         try:
-            other.tile = other._choose_tile()
+            other.tile = choose_tile(self._model, side, self.dtype, self.device)
         except (AssertionError, RuntimeError) as error:
             raise PydreamError(
                 f"{self.arch} takes images of {self.side} pixels a side only, not of {side}"
@@ -373,23 +364,10 @@ class Observer:
             logits: torch.Tensor = self._model(self._filled_up(images))
         return logits.float()
 
-    @torch.no_grad()
     def _embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Return what goes into the linear layer that is called last, or else the logits."""
-        entered: list[torch.Tensor] = []
-        layers = [module for module in self._model.modules() if isinstance(module, nn.Linear)]
-        hooks = [
-            layer.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
-            for layer in layers
-        ]
-        try:
-            with arithmetic_of(self.precision):
-                # As it is written, should it be compiled.
-                logits: torch.Tensor = self._model.forward(self._filled_up(images))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return (entered[-1] if entered else logits).flatten(1).float()
+        """Return the features of all rows of a tile."""
+        with arithmetic_of(self.precision):
+            return embed(self._model, self._filled_up(images)).float()
 
     def _filled_up(self, images: torch.Tensor) -> torch.Tensor:
         """Fill a tile up with zeros, on the device, as the network takes it."""
@@ -418,26 +396,3 @@ class Observer:
                 f"torch.compile cannot make kernels for {self.arch} on {self.device}: "
                 f"{first_line(error)}"
             ) from error
-
-    @torch.no_grad()
-    def _choose_tile(self) -> int:
-        """Return the most rows, a power of two, whose biggest activation stays within bounds."""
-        side = self.network_side
-        bytes_per_row = 3 * side**2 * self.dtype.itemsize
-
-        def note(module: nn.Module, inputs: object, output: object) -> None:
-            nonlocal bytes_per_row
-            if isinstance(output, torch.Tensor):
-                bytes_per_row = max(bytes_per_row, output.nbytes)
-
-        leaves = [module for module in self._model.modules() if not any(module.children())]
-        hooks = [leaf.register_forward_hook(note) for leaf in leaves]
-        image = torch.zeros(1, 3, side, side, device=self.device, dtype=self.dtype)
-        try:
-            self._model.forward(image)  # as it is written, should it be compiled
-        finally:
-            for hook in hooks:
-                hook.remove()
-        most_rows, most_bytes = _TILE_ON_CPU if self.device.type == "cpu" else _TILE_ELSEWHERE
-        fitting = max(1, (most_bytes - 1) // bytes_per_row)
-        return min(most_rows, 1 << (fitting.bit_length() - 1))

@@ -3,10 +3,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from pictures import write_noise
 from torchvision.transforms.v2 import functional
 
 from pydream.data import open_source
@@ -19,20 +18,8 @@ CPU = torch.device("cpu")
 ONE_LEVEL = 1.01
 
 
-def pictures(root: Path, sizes: dict[str, list[tuple[int, int]]], split: str = "test") -> Path:
-    """Write random PNGs, one folder for each class."""
-    drawn = np.random.default_rng(3)
-    for name, shapes in sizes.items():
-        folder = root / split / name
-        folder.mkdir(parents=True)
-        for number, (height, width) in enumerate(shapes):
-            pixels = drawn.integers(0, 256, (height, width, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / f"{number}.png")
-    return root
-
-
 def test_small_images_are_resized_whole(tmp_path: Path) -> None:
-    root = pictures(tmp_path, {"cat": [(40, 32), (17, 23)], "dog": [(33, 90)]})
+    root = write_noise(tmp_path, {"cat": [(40, 32), (17, 23)], "dog": [(33, 90)]}, "test")
     source = open_source(root, "test")
     test = load_split(source, 32, workers=2, device=CPU)
     assert test.images.dtype == torch.uint8
@@ -45,7 +32,8 @@ def test_small_images_are_resized_whole(tmp_path: Path) -> None:
 
 def test_of_large_images_the_middle_is_taken(tmp_path: Path) -> None:
     # 256 pixels, resized to 128·256/224 and cropped to 128, is the middle 224, resized to 128.
-    source = open_source(pictures(tmp_path, {"cat": [(256, 400)], "dog": [(300, 256)]}), "test")
+    root = write_noise(tmp_path, {"cat": [(256, 400)], "dog": [(300, 256)]}, "test")
+    source = open_source(root, "test")
     test = load_split(source, 128, workers=1, device=CPU)
     for index, got in enumerate(test.images):
         image = source.image(index).permute(2, 0, 1).float()
@@ -58,7 +46,7 @@ def test_of_large_images_the_middle_is_taken(tmp_path: Path) -> None:
 def test_test_images_that_cannot_be_read_are_named_and_refused_above_the_share_allowed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = pictures(tmp_path, {"cat": [(9, 9)] * 3, "dog": [(9, 9)] * 5})
+    root = write_noise(tmp_path, {"cat": [(9, 9)] * 3, "dog": [(9, 9)] * 5}, "test")
     for name in ("cat/1.png", "dog/0.png", "dog/2.png", "dog/3.png"):
         (root / "test" / name).write_bytes(b"")
     source = open_source(root, "test")

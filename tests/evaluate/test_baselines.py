@@ -4,27 +4,14 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from pictures import write_noise
 
 from pydream.data import Source, open_source
 from pydream.errors import PydreamError
 from pydream.evaluate.baselines import baseline_images, random_real_images
 from pydream.models import build_model, load_observer
-
-
-def pictures(root: Path, sizes: dict[str, list[tuple[int, int]]], split: str = "train") -> Path:
-    """Write random PNGs, one folder for each class."""
-    drawn = np.random.default_rng(3)
-    for name, shapes in sizes.items():
-        folder = root / split / name
-        folder.mkdir(parents=True)
-        for number, (height, width) in enumerate(shapes):
-            pixels = drawn.integers(0, 256, (height, width, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / f"{number}.png")
-    return root
 
 
 def sizes_of_three_classes(count: int) -> dict[str, list[tuple[int, int]]]:
@@ -40,7 +27,7 @@ def random_keys_of(source: Source, images: torch.Tensor) -> list[str]:
 def test_unreadable_images_count_in_the_progress_of_a_coreset(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = pictures(tmp_path, {"a": [(8, 8)] * 3, "b": [(8, 8)] * 3})
+    root = write_noise(tmp_path, {"a": [(8, 8)] * 3, "b": [(8, 8)] * 3})
     (root / "train" / "b" / "2.png").write_bytes(b"")
     model = build_model("convnet1-w4", num_classes=2, side=8)
     images = baseline_images(
@@ -58,7 +45,7 @@ def test_unreadable_images_count_in_the_progress_of_a_coreset(
 
 
 def test_random_images_are_drawn_from_every_class_without_replacement(tmp_path: Path) -> None:
-    source = open_source(pictures(tmp_path, sizes_of_three_classes(8)))
+    source = open_source(write_noise(tmp_path, sizes_of_three_classes(8)))
     drawn = random_real_images(source, 3, 9, seed=1, workers=2)
     keys = random_keys_of(source, drawn.images)
     assert len(set(keys)) == 9
@@ -69,7 +56,7 @@ def test_random_images_are_drawn_from_every_class_without_replacement(tmp_path: 
 
 
 def test_random_images_are_any_of_the_class(tmp_path: Path) -> None:
-    source = open_source(pictures(tmp_path, {"a": [(5, 5)] * 6}))
+    source = open_source(write_noise(tmp_path, {"a": [(5, 5)] * 6}))
     drawn = [random_real_images(source, 1, 5, seed=seed, workers=1).images for seed in range(120)]
     counts = Counter(random_keys_of(source, torch.cat(drawn)))
     # 20 of each expected; less than 4 or more than 45 has a chance below one in a million.
@@ -78,13 +65,13 @@ def test_random_images_are_any_of_the_class(tmp_path: Path) -> None:
 
 
 def test_a_class_with_fewer_images_gives_all_of_them(tmp_path: Path) -> None:
-    root = pictures(tmp_path, {"a": [(9, 9)] * 2, "b": [(9, 9)] * 7})
+    root = write_noise(tmp_path, {"a": [(9, 9)] * 2, "b": [(9, 9)] * 7})
     drawn = random_real_images(open_source(root), 5, 9, seed=0, workers=1)
     assert drawn.labels.tolist() == [0, 0, 1, 1, 1, 1, 1]
 
 
 def test_unreadable_images_are_replaced_by_the_next(tmp_path: Path) -> None:
-    root = pictures(tmp_path, sizes_of_three_classes(6))
+    root = write_noise(tmp_path, sizes_of_three_classes(6))
     first = random_real_images(open_source(root), 2, 9, seed=4, workers=1)
     keys = random_keys_of(open_source(root), first.images)
     (root / "train" / keys[0]).write_bytes(b"no picture")
@@ -97,7 +84,7 @@ def test_unreadable_images_are_replaced_by_the_next(tmp_path: Path) -> None:
 
 
 def test_a_class_without_a_readable_image_is_named(tmp_path: Path) -> None:
-    root = pictures(tmp_path, {"good": [(9, 9)], "bad": [(9, 9)]})
+    root = write_noise(tmp_path, {"good": [(9, 9)], "bad": [(9, 9)]})
     (root / "train" / "bad" / "0.png").write_bytes(b"no picture")
     with pytest.raises(PydreamError, match="class bad has no readable image"):
         random_real_images(open_source(root), 1, 9, seed=0, workers=1)

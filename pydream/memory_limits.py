@@ -1,0 +1,58 @@
+"""The memory of the machine, and the limits that are set on this process."""
+
+from __future__ import annotations
+
+import os
+import resource
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
+
+
+def physical_memory() -> int | None:
+    """Return the bytes of the machine's memory; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return None
+
+
+def memory_limit() -> int | None:
+    """Return the least of the limits set on this process, in bytes: ulimit -v and cgroups.
+
+    None where there is no limit, or none below the machine's memory.
+    """
+    limits = []
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        limits.append(soft)
+    for file in _cgroup_files():
+        try:
+            limits.append(int(file.read_text()))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    physical = physical_memory()
+    limits = [limit for limit in limits if physical is None or limit < physical]
+    return min(limits, default=None)
+
+
+def _cgroup_files() -> list[Path]:
+    """List where limits of this process's control groups may be written, versions 1 and 2."""
+    try:
+        lines = _OWN_GROUPS.read_text().splitlines()
+    except OSError:
+        return []
+    files = []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            root, name = _CGROUPS, "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = _CGROUPS / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        inside = root / group.lstrip("/")
+        folders = (inside, *inside.parents)
+        files += [folder / name for folder in folders[: folders.index(root) + 1]]
+    return files
