@@ -190,7 +190,7 @@ def measure(case: Case, threads: int, rounds: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", ["ImageNet to 112", "32 to 32"])
-def test_crop_resize(benchmark, photographs, record, name, threads):
+def test_crop_resize(benchmark, photographs, record, name, threads) -> None:
     if name == "32 to 32":
         generator = torch.Generator().manual_seed(0)
         batch = torch.randint(0, 256, (300, 32, 32, 3), dtype=torch.uint8, generator=generator)

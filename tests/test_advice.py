@@ -75,7 +75,7 @@ def options(command: str) -> set[str]:
     return {*option_names([command], COMMANDS)}
 
 
-def test_options_named_in_messages_are_options_of_their_commands():
+def test_options_named_in_messages_are_options_of_their_commands() -> None:
     everywhere = set().union(*map(options, COMMANDS))
     seen, wrong = 0, []
     for file in sorted(PACKAGE.rglob("*.py")):
@@ -97,7 +97,7 @@ def test_options_named_in_messages_are_options_of_their_commands():
     assert seen > 40
 
 
-def test_the_search_finds_options_in_plain_and_formatted_strings_but_in_no_docstring():
+def test_the_search_finds_options_in_plain_and_formatted_strings_but_in_no_docstring() -> None:
     tree = ast.parse('"""--a"""\nraise E(f"{x}: give --b {y} or --c-d" "; --e")\nz = "--f"')
     found = [option for _, text in messages(tree) for option in OPTION.findall(text)]
     assert sorted(found) == ["--b", "--c-d", "--e", "--f"]

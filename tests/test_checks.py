@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -54,7 +55,7 @@ def test_what_is_out_of_range_is_named_with_its_value(
     assert str(raised.value) == message
 
 
-def test_a_newer_format_is_refused_and_its_own_is_not(tmp_path) -> None:
+def test_a_newer_format_is_refused_and_its_own_is_not(tmp_path: Path) -> None:
     check_format(tmp_path, 2, 2)
     with pytest.raises(PydreamError, match=r"format 3 is newer than the 2 .*upgrade"):
         check_format(tmp_path, 3, 2)

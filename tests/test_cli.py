@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,7 +33,7 @@ COMMANDS = (
 )  # fmt: skip
 
 
-def run(monkeypatch, *arguments: object) -> int:
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     """Run the command line in this process; returns its exit code."""
     monkeypatch.setattr(sys, "argv", ["pydream", *map(str, arguments)])
     try:
@@ -43,7 +44,7 @@ def run(monkeypatch, *arguments: object) -> int:
 
 
 @pytest.fixture(scope="module")
-def observer(tmp_path_factory):
+def observer(tmp_path_factory: pytest.TempPathFactory):
     out = tmp_path_factory.mktemp("observer") / "digits.safetensors"
     train_observer(
         ObserverConfig(
@@ -54,7 +55,7 @@ def observer(tmp_path_factory):
 
 
 @pytest.fixture
-def tiny(tmp_path):
+def tiny(tmp_path: Path):
     for name in ("a", "b"):
         (tmp_path / "tiny" / name).mkdir(parents=True)
         for number in range(3):
@@ -63,14 +64,16 @@ def tiny(tmp_path):
     return tmp_path / "tiny"
 
 
-def test_the_module_runs_as_a_program():
+def test_the_module_runs_as_a_program() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pydream", "doctor", "--json"], capture_output=True, check=True
     )
     assert "ops" in json.loads(done.stdout)
 
 
-def test_distil_inspect_evaluate(monkeypatch, capsys, tmp_path, observer):
+def test_distil_inspect_evaluate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, observer
+) -> None:
     out = tmp_path / "set"
     distil = ("rded", "digits", "--observer", observer, "--ipc", 2, "--preselect", 20)
     assert run(monkeypatch, *distil, "--out", out, "--json") == 0
@@ -87,7 +90,9 @@ def test_distil_inspect_evaluate(monkeypatch, capsys, tmp_path, observer):
     assert "top-1" in capsys.readouterr().out
 
 
-def test_distil_for_people(monkeypatch, capsys, tmp_path, observer):
+def test_distil_for_people(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, observer
+) -> None:
     out = tmp_path / "set"
     distil = ("rded", "digits", "--observer", observer, "--ipc", 1, "--preselect", 9)
     assert run(monkeypatch, *distil, "--out", out) == 0
@@ -123,8 +128,14 @@ def test_distil_for_people(monkeypatch, capsys, tmp_path, observer):
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
 def test_bad_input_is_one_line_and_exit_code_2(
-    monkeypatch, capsys, tmp_path, observer, tiny, arguments, message
-):
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    observer,
+    tiny,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     names = {"TINY": tiny, "OBSERVER": observer}
     before = sorted(tmp_path.rglob("*"))
@@ -139,12 +150,16 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 @pytest.mark.parametrize("command", ["rded", "observer"])
 def test_a_gpu_that_the_build_has_no_code_for_is_one_line(
-    monkeypatch, capsys, tmp_path, observer, command
-):
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    observer,
+    command: str,
+) -> None:
     """Played on a machine without a GPU: what torch and the compiled module say of one."""
     real = torch.zeros
 
-    def zeros(*size, device="cpu", **options):
+    def zeros(*size, device: str = "cpu", **options):
         if torch.device(device).type == "cuda":
             return SimpleNamespace(device=torch.device("cuda", 0))
         return real(*size, device=device, **options)
@@ -169,8 +184,8 @@ def test_a_gpu_that_the_build_has_no_code_for_is_one_line(
 
 
 def test_a_warning_of_ours_is_one_line_and_others_are_as_python_has_them(
-    monkeypatch, capsys, tmp_path
-):
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     torch.save([torch.rand(2, 3, 8, 8) * 1.01 - 0.005, torch.tensor([0, 1])], tmp_path / "set.pt")
     show = warnings.showwarning
     undo = ("--image-mean", "0", "0", "0", "--image-std", "1", "1", "1")
@@ -242,7 +257,12 @@ def test_a_warning_of_ours_is_one_line_and_others_are_as_python_has_them(
         ((), "name a command: rded, dream, "),
     ],
 )
-def test_a_wrong_command_line_is_one_line_with_a_hint(monkeypatch, capsys, arguments, message):
+def test_a_wrong_command_line_is_one_line_with_a_hint(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
     assert run(monkeypatch, *arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -256,7 +276,9 @@ def test_a_wrong_command_line_is_one_line_with_a_hint(monkeypatch, capsys, argum
 
 
 @pytest.mark.parametrize("command", sorted(commands.COMMANDS))
-def test_ctrl_c_tells_how_to_continue_where_finished_work_is_kept(monkeypatch, capsys, command):
+def test_ctrl_c_tells_how_to_continue_where_finished_work_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command
+) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
@@ -271,7 +293,9 @@ def test_ctrl_c_tells_how_to_continue_where_finished_work_is_kept(monkeypatch, c
     assert (command in resumed) == ("--resume" in option_names([command], commands.COMMANDS))
 
 
-def test_an_underscore_in_an_option_is_a_hyphen(monkeypatch, capsys):
+def test_an_underscore_in_an_option_is_a_hyphen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(monkeypatch, "rded", "nowhere", "--observer", "y", "--allow_weak_observer") == 2
     assert "nowhere" in capsys.readouterr().err
 
@@ -296,7 +320,9 @@ def options_that_tyro_shows(text: str) -> list[str]:
     return [name for line in lines for name in name_and_more.findall(line)]
 
 
-def test_every_command_is_tried_and_its_options_are_those_that_tyro_parses(monkeypatch, capsys):
+def test_every_command_is_tried_and_its_options_are_those_that_tyro_parses(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert {*COMMANDS, "profile"} == {*commands.COMMANDS}
     monkeypatch.setattr(commands, "help_page", None)
     for command in commands.COMMANDS:
@@ -309,7 +335,9 @@ def test_every_command_is_tried_and_its_options_are_those_that_tyro_parses(monke
 
 
 @pytest.mark.parametrize("page", PAGES, ids=" ".join)
-def test_help_has_usage_groups_and_examples_within_the_width(monkeypatch, capsys, page):
+def test_help_has_usage_groups_and_examples_within_the_width(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], page
+) -> None:
     monkeypatch.setenv("COLUMNS", "72")
     assert run(monkeypatch, *page, "--help") == 0
     printed = capsys.readouterr().out
@@ -326,7 +354,7 @@ def test_help_has_usage_groups_and_examples_within_the_width(monkeypatch, capsys
         assert all(f"\n  {name} " in options for name in commands.COMMANDS)
 
 
-def test_descriptions_stand_alone_and_name_their_default_once():
+def test_descriptions_stand_alone_and_name_their_default_once() -> None:
     for command, option in all_options():
         text = description(option)
         where = f"{command} {option.field}: {text}"
@@ -344,7 +372,7 @@ def test_descriptions_stand_alone_and_name_their_default_once():
             assert count == 1, where
 
 
-def test_a_setting_of_the_speed_group_is_no_part_of_the_identity_of_a_set():
+def test_a_setting_of_the_speed_group_is_no_part_of_the_identity_of_a_set() -> None:
     configs = {
         "rded": RdedConfig(source="digits", observer="x.pt"),
         "dream": DreamConfig(source="digits"),
@@ -356,12 +384,14 @@ def test_a_setting_of_the_speed_group_is_no_part_of_the_identity_of_a_set():
 
 
 @pytest.mark.parametrize("command", sorted(commands.COMMANDS))
-def test_the_examples_in_help_are_valid_command_lines(monkeypatch, command):
+def test_the_examples_in_help_are_valid_command_lines(
+    monkeypatch: pytest.MonkeyPatch, command
+) -> None:
     called = []
 
     def stand_in(function):
         @functools.wraps(function)
-        def record(*values, **settings):
+        def record(*values, **settings) -> None:
             called.append(function)
 
         return record
@@ -378,7 +408,7 @@ def test_the_examples_in_help_are_valid_command_lines(monkeypatch, command):
     assert len(called) == len(shown)
 
 
-def test_a_closed_pipe_and_a_terminal_without_the_characters_end_quietly():
+def test_a_closed_pipe_and_a_terminal_without_the_characters_end_quietly() -> None:
     script = f"""
         {sys.executable} -m pydream rded --help | head -1
         {sys.executable} -m pydream nonsense-× 2>&1
@@ -398,7 +428,7 @@ def test_a_closed_pipe_and_a_terminal_without_the_characters_end_quietly():
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device here plays a full disk")
-def test_a_full_disk_under_standard_output_is_one_line():
+def test_a_full_disk_under_standard_output_is_one_line() -> None:
     """Found when a short output is flushed at the end, and amid a long one."""
     script = f"""
         {sys.executable} -m pydream --version > /dev/full || echo $?

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ FAILED_CHECKS = {
 @parametrize_with_checks(  # type: ignore[untyped-decorator]
     [pydream.KMeans(n_clusters=3)], expected_failed_checks=lambda estimator: FAILED_CHECKS
 )
-def test_is_an_estimator(estimator, check):
+def test_is_an_estimator(estimator, check) -> None:
     check(estimator)
 
 
@@ -40,7 +41,7 @@ def clumps() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("convert", [lambda x: x, lambda x: x.numpy(), lambda x: x.double()])
-def test_fits_tensors_and_arrays_alike(convert):
+def test_fits_tensors_and_arrays_alike(convert) -> None:
     x = clumps()
     given = convert(x)
     model = pydream.KMeans(3, random_state=1)
@@ -62,7 +63,7 @@ def test_fits_tensors_and_arrays_alike(convert):
     assert model.predict(given[:1]).tolist() == [int(labels[0])]  # fewer samples than clusters
 
 
-def test_is_called_like_fast_pytorch_kmeans():
+def test_is_called_like_fast_pytorch_kmeans() -> None:
     x = clumps()
     start = x[:3].clone()
     model = pydream.KMeans(n_clusters=3, mode="euclidean", max_iter=50, verbose=0)
@@ -73,7 +74,7 @@ def test_is_called_like_fast_pytorch_kmeans():
     assert kmeanspp.labels_.equal(ops.kmeans(x, 3).labels)
 
 
-def test_cosine_takes_the_direction():
+def test_cosine_takes_the_direction() -> None:
     x = clumps()[20:] + 1
     model = pydream.KMeans(2, mode="cosine", random_state=0)
     assert np.array_equal(model.fit_predict(x * 7), model.fit_predict(x))
@@ -93,7 +94,7 @@ def far_away(kind: str) -> np.ndarray:
 
 @pytest.mark.parametrize("convert", [lambda x: x, torch.from_numpy])
 @pytest.mark.parametrize("kind", ["seconds", "whole seconds", "metres"])
-def test_far_from_the_origin_as_scikit_learn(kind, convert):
+def test_far_from_the_origin_as_scikit_learn(kind: str, convert) -> None:
     x = far_away(kind)
     start = x[[0, 40, 80]].astype(np.float64)
     ours = pydream.KMeans(3, init_method=start, tol=0.0).fit(convert(x))
@@ -112,7 +113,7 @@ def test_far_from_the_origin_as_scikit_learn(kind, convert):
     assert adjusted_rand_score(truth, np.asarray(drawn.labels_)) == 1.0
 
 
-def test_a_fit_in_float64_predicts_float32_and_the_other_way_round():
+def test_a_fit_in_float64_predicts_float32_and_the_other_way_round() -> None:
     x = clumps()
     wide, narrow = (pydream.KMeans(3, random_state=0).fit(samples) for samples in (x.double(), x))
     assert wide.predict(x).equal(narrow.predict(x.double()))
@@ -120,7 +121,7 @@ def test_a_fit_in_float64_predicts_float32_and_the_other_way_round():
     assert narrow.transform(x).dtype == torch.float32
 
 
-def test_transform_and_score_are_scikit_learns():
+def test_transform_and_score_are_scikit_learns() -> None:
     x = clumps().numpy()
     start, weights = x[:3].copy(), np.linspace(0.5, 2, len(x))
     ours = pydream.KMeans(3, init_method=start).fit(x)
@@ -136,7 +137,7 @@ def test_transform_and_score_are_scikit_learns():
     assert list(ours.get_feature_names_out()) == ["kmeans0", "kmeans1", "kmeans2"]
 
 
-def test_transform_in_cosine_is_what_the_inertia_sums():
+def test_transform_in_cosine_is_what_the_inertia_sums() -> None:
     x = clumps()[20:] + 1
     model = pydream.KMeans(2, mode="cosine", random_state=0).fit(x)
     distances = model.transform(x * 5)
@@ -147,7 +148,7 @@ def test_transform_in_cosine_is_what_the_inertia_sums():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_weights_are_scikit_learns(dtype):
+def test_weights_are_scikit_learns(dtype) -> None:
     generator = np.random.default_rng(1)
     x = generator.normal(size=(150, 4)).astype(dtype)
     weights = generator.uniform(0, 3, 150) * (generator.uniform(size=150) > 0.2)
@@ -165,7 +166,7 @@ def test_weights_are_scikit_learns(dtype):
 
 
 @pytest.mark.parametrize("convert", [lambda x: x, lambda x: x.numpy()])
-def test_bad_weights_are_refused_by_the_name_that_they_are_given_under(convert):
+def test_bad_weights_are_refused_by_the_name_that_they_are_given_under(convert) -> None:
     x, model = clumps(), pydream.KMeans(3, random_state=0).fit(clumps())
     negative = torch.ones(60)
     negative[4] = -1
@@ -180,7 +181,7 @@ def test_bad_weights_are_refused_by_the_name_that_they_are_given_under(convert):
             call(convert(x), sample_weight=convert(torch.zeros(60)))
 
 
-def test_settings_changed_after_a_fit_do_not_reach_predict():
+def test_settings_changed_after_a_fit_do_not_reach_predict() -> None:
     x = clumps()
     model = pydream.KMeans(3, random_state=0).fit(x)
     labels, score = model.predict(x), model.score(x)
@@ -189,7 +190,7 @@ def test_settings_changed_after_a_fit_do_not_reach_predict():
     assert model.score(x) == score
 
 
-def test_more_fits_are_as_good_as_the_best_of_them():
+def test_more_fits_are_as_good_as_the_best_of_them() -> None:
     x = torch.randn(120, 2, generator=torch.Generator().manual_seed(0))
     options = {"n_clusters": 9, "init_method": "random", "random_state": 5}
     alone = [pydream.KMeans(**{**options, "random_state": 5 + i}).fit(x) for i in range(10)]
@@ -207,7 +208,7 @@ def test_more_fits_are_as_good_as_the_best_of_them():
 
 
 @pytest.mark.parametrize("convert", [lambda x: x, lambda x: x.numpy()])
-def test_fewer_clusters_than_asked_for_are_warned_of(convert):
+def test_fewer_clusters_than_asked_for_are_warned_of(convert) -> None:
     x = convert(torch.tensor([[0.0], [1.0]]).repeat(5, 1))
     with pytest.warns(ConvergenceWarning, match="only 2 distinct clusters .* n_clusters=4"):
         pydream.KMeans(4, random_state=0).fit(x)
@@ -215,7 +216,7 @@ def test_fewer_clusters_than_asked_for_are_warned_of(convert):
         cluster.KMeans(4, n_init=1).fit(np.asarray(x))
 
 
-def test_verbose_says_how_it_went(capsys):
+def test_verbose_says_how_it_went(capsys: pytest.CaptureFixture[str]) -> None:
     pydream.KMeans(3, verbose=1, random_state=0).fit(clumps())
     assert capsys.readouterr().out.startswith("60 samples in 3 clusters after ")
 
@@ -236,13 +237,13 @@ def test_verbose_says_how_it_went(capsys):
         ({}, clumps()[0], r"X must have shape \(N, D\)"),
     ],
 )
-def test_refuses(options, x, message):
+def test_refuses(options: dict[str, Any], x, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pydream.KMeans(**{"n_clusters": 3, **options}).fit(x)
 
 
 @pytest.mark.parametrize("value", ["foo", 2.5, None])
-def test_n_init_is_a_number_or_auto(value):
+def test_n_init_is_a_number_or_auto(value: str | float | None) -> None:
     with pytest.raises(TypeError, match=f'n_init must be an int or "auto", got {value!r}'):
         pydream.KMeans(3, n_init=value).fit(clumps())
 
@@ -260,7 +261,9 @@ def test_n_init_is_a_number_or_auto(value):
     ],
     ids=["sparse", "meta", "complex", "bool", "NaN", "infinite"],
 )
-def test_every_method_refuses_the_same_tensors(method, change, error, message):
+def test_every_method_refuses_the_same_tensors(
+    method: str, change, error: type[Exception], message: str
+) -> None:
     for fitted in (clumps(), clumps().double()):
         model = pydream.KMeans(3, random_state=0)
         if method != "fit":
@@ -270,14 +273,14 @@ def test_every_method_refuses_the_same_tensors(method, change, error, message):
 
 
 @pytest.mark.parametrize("name", ["centroids", "sample_weight"])
-def test_what_comes_beside_the_samples_has_values_too(name):
+def test_what_comes_beside_the_samples_has_values_too(name: str) -> None:
     given = clumps()[:3] if name == "centroids" else torch.ones(60)
     for odd in (given.to("meta"), given.to_sparse()):
         with pytest.raises(TypeError, match=f"{name} must be a dense tensor"):
             pydream.KMeans(3).fit(clumps(), **{name: odd})
 
 
-def test_predict_asks_for_a_fit_and_its_features():
+def test_predict_asks_for_a_fit_and_its_features() -> None:
     model = pydream.KMeans(3)
     with pytest.raises(NotFittedError):
         model.predict(clumps())
@@ -286,13 +289,13 @@ def test_predict_asks_for_a_fit_and_its_features():
         model.predict(clumps()[:, :1])
 
 
-def test_no_seed_is_another_each_time():
+def test_no_seed_is_another_each_time() -> None:
     x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
     model = pydream.KMeans(20, max_iter=1)
     assert len({clone(model).fit(x).inertia_ for _ in range(4)}) > 1
 
 
-def test_import_does_not_bring_scikit_learn():
+def test_import_does_not_bring_scikit_learn() -> None:
     code = "import sys, pydream; assert 'sklearn' not in sys.modules; pydream.KMeans"
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'kmeans'"):

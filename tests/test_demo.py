@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from pydream.models import ObserverConfig
 
 
 @pytest.mark.slow
-def test_the_demo_shows_what_it_promises(tmp_path):
+def test_the_demo_shows_what_it_promises(tmp_path: Path) -> None:
     result = run_demo(DemoConfig(out=tmp_path))
     assert result.observer_top1 > 0.93
     assert result.distilled_top1 > 0.8  # of ten classes
@@ -28,12 +30,14 @@ def test_the_demo_shows_what_it_promises(tmp_path):
         ({"seed": 2**63}, "seed must be 0 to"),
     ],
 )
-def test_settings_out_of_range_are_refused(changes, message):
+def test_settings_out_of_range_are_refused(changes: dict[str, int], message: str) -> None:
     with pytest.raises(PydreamError, match=message):
         DemoConfig(**changes)
 
 
-def test_more_images_than_a_class_has_are_refused_before_anything_is_made(tmp_path, monkeypatch):
+def test_more_images_than_a_class_has_are_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class BegunError(Exception):
         pass
 
@@ -49,7 +53,7 @@ def test_more_images_than_a_class_has_are_refused_before_anything_is_made(tmp_pa
         run_demo(DemoConfig(out=tmp_path, ipc=fewest))
 
 
-def test_a_run_gets_a_folder_of_its_own(tmp_path):
+def test_a_run_gets_a_folder_of_its_own(tmp_path: Path) -> None:
     from pydream.demo import _new_folder
 
     (tmp_path / "run-1").mkdir()

@@ -44,7 +44,9 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return usable
 
 
-def test_auto_takes_the_first_gpu_that_the_build_can_use_and_says_so(gpus, capsys):
+def test_auto_takes_the_first_gpu_that_the_build_can_use_and_says_so(
+    gpus: list[bool], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert resolve_device("auto") == torch.device("cuda", 1)
     announce_device("auto")
     assert capsys.readouterr().err == "device: cuda:1 (GPU B)\n"
@@ -55,7 +57,9 @@ def test_auto_takes_the_first_gpu_that_the_build_can_use_and_says_so(gpus, capsy
     assert capsys.readouterr().err == ""
 
 
-def test_auto_falls_back_to_the_cpu_and_says_why(gpus, monkeypatch, capsys):
+def test_auto_falls_back_to_the_cpu_and_says_why(
+    gpus: list[bool], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def said() -> str:
         assert resolve_device("auto") == torch.device("cpu")
         announce_device("auto")
@@ -72,11 +76,11 @@ def test_auto_falls_back_to_the_cpu_and_says_why(gpus, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", ["1", "cuda:1", " CUDA:1 ", torch.device("cuda", 1)])
-def test_a_gpu_goes_by_its_number(gpus, name):
+def test_a_gpu_goes_by_its_number(gpus: list[bool], name: str | torch.device) -> None:
     assert resolve_device(name) == torch.device("cuda", 1)
 
 
-def test_cuda_is_the_first_gpu(gpus):
+def test_cuda_is_the_first_gpu(gpus: list[bool]) -> None:
     gpus[0] = True
     assert resolve_device("cuda") == torch.device("cuda", 0)
 
@@ -84,7 +88,7 @@ def test_cuda_is_the_first_gpu(gpus):
 @pytest.mark.parametrize(
     "name", ["mps", "gpu", "xpu", "meta", "cuda:", "cuda:-1", "", "tpu!", "cuda:256", "9" * 20]
 )
-def test_what_is_no_device_gets_a_list_of_those_that_are_there(gpus, name):
+def test_what_is_no_device_gets_a_list_of_those_that_are_there(gpus: list[bool], name: str) -> None:
     with pytest.raises(PydreamError) as raised:
         resolve_device(name)
     message = f"device {name!r} cannot be used: pydream computes on cpu, cuda:0 (GPU A), "
@@ -95,12 +99,16 @@ def test_what_is_no_device_gets_a_list_of_those_that_are_there(gpus, name):
     ("name", "reason"),
     [("cuda:7", "invalid device ordinal"), ("cuda:01", "Invalid device string: 'cuda:01'")],
 )
-def test_a_gpu_that_is_not_there_gets_the_list_too(gpus, name, reason):
+def test_a_gpu_that_is_not_there_gets_the_list_too(
+    gpus: list[bool], name: str, reason: str
+) -> None:
     with pytest.raises(PydreamError, match=rf"{reason}; there is: cpu, cuda:0 \(GPU"):
         resolve_device(name)
 
 
-def test_an_error_without_words_is_called_by_its_name(gpus, monkeypatch):
+def test_an_error_without_words_is_called_by_its_name(
+    gpus: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(place: torch.device) -> None:
         raise RuntimeError
 
@@ -109,6 +117,6 @@ def test_an_error_without_words_is_called_by_its_name(gpus, monkeypatch):
         resolve_device("1")
 
 
-def test_a_gpu_without_kernels_is_refused_when_it_is_asked_for(gpus):
+def test_a_gpu_without_kernels_is_refused_when_it_is_asked_for(gpus: list[bool]) -> None:
     with pytest.raises(PydreamError, match="'0' cannot be used: this build of pydream has no code"):
         resolve_device("0")

@@ -44,7 +44,7 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-def test_a_tilde_is_the_home_folder_wherever_a_path_is_given(home):
+def test_a_tilde_is_the_home_folder_wherever_a_path_is_given(home: Path) -> None:
     given, seen = "~/a/b", str(home / "a" / "b")
     for config in (
         RdedConfig(given, given, out=Path(given)),
@@ -62,14 +62,14 @@ def test_a_tilde_is_the_home_folder_wherever_a_path_is_given(home):
         assert {str(path) for path in paths} == {seen}, config
 
 
-def test_a_tilde_may_stand_behind_the_name_of_a_set_and_within_a_name(home):
+def test_a_tilde_may_stand_behind_the_name_of_a_set_and_within_a_name(home: Path) -> None:
     assert expand_home("mnist:~/data") == f"mnist:{home}/data"
     assert expand_home(Path("~")) == home
     for same in ("digits", "a/~/b", "a~", "cifar10:data", "C:/photos"):
         assert expand_home(same) == same
 
 
-def test_a_home_that_is_not_known_is_refused_unless_a_folder_has_that_name(home):
+def test_a_home_that_is_not_known_is_refused_unless_a_folder_has_that_name(home: Path) -> None:
     name = "~nobody-of-this-name"
     with pytest.raises(PydreamError, match=f"no home folder is known for {name}; .* ./{name}/x"):
         expand_home(f"{name}/x")
@@ -78,7 +78,7 @@ def test_a_home_that_is_not_known_is_refused_unless_a_folder_has_that_name(home)
 
 
 @pytest.mark.parametrize("name", ["", " "])
-def test_an_empty_name_is_refused_with_the_setting_that_it_was_given_for(name):
+def test_an_empty_name_is_refused_with_the_setting_that_it_was_given_for(name: str) -> None:
     with pytest.raises(PydreamError, match=r"^source is empty: name a file or folder$"):
         RdedConfig(name, "observer.pt")
     with pytest.raises(PydreamError, match=r"^observer is empty: name a file or folder$"):
@@ -106,7 +106,9 @@ def test_an_empty_name_is_refused_with_the_setting_that_it_was_given_for(name):
         ("C:photos", "C:photos"),
     ],
 )
-def test_what_is_made_of_a_source_has_its_name(tmp_path, monkeypatch, source, name):
+def test_what_is_made_of_a_source_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, name: str
+) -> None:
     here = tmp_path / "above" / "here.v2"
     for folder in ("below.v1", "odd:name/photos"):
         (here / folder).mkdir(parents=True)
@@ -114,7 +116,7 @@ def test_what_is_made_of_a_source_has_its_name(tmp_path, monkeypatch, source, na
     assert name_after(source) == name
 
 
-def test_a_place_that_can_be_written_to_is_left_as_it_was(tmp_path):
+def test_a_place_that_can_be_written_to_is_left_as_it_was(tmp_path: Path) -> None:
     for path in (tmp_path / "new", tmp_path / "a" / "b" / "new", tmp_path):
         check_place(path)
     check_free(tmp_path / "a" / "new")
@@ -131,7 +133,9 @@ def test_a_place_that_can_be_written_to_is_left_as_it_was(tmp_path):
         ("n" * 300, "cannot be written: File name too long; give another --out"),
     ],
 )
-def test_a_place_that_cannot_be_written_to_is_one_line(tmp_path, monkeypatch, name, message):
+def test_a_place_that_cannot_be_written_to_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("")
     for check in (check_place, check_free):
@@ -139,7 +143,9 @@ def test_a_place_that_cannot_be_written_to_is_one_line(tmp_path, monkeypatch, na
             check(Path(name))
 
 
-def test_a_read_only_folder_and_a_full_disk_are_found_before_the_work(tmp_path, monkeypatch):
+def test_a_read_only_folder_and_a_full_disk_are_found_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Played, since root may write anywhere."""
     for code in (errno.EROFS, errno.EACCES, errno.ENOSPC):
 
@@ -151,7 +157,7 @@ def test_a_read_only_folder_and_a_full_disk_are_found_before_the_work(tmp_path, 
             check_place(tmp_path / "new")
 
 
-def test_what_exists_is_not_overwritten(tmp_path):
+def test_what_exists_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("file", "link"):
@@ -162,7 +168,7 @@ def test_what_exists_is_not_overwritten(tmp_path):
     assert (tmp_path / "a" / "b").read_bytes() == b"ours"
 
 
-def test_numbered_files_take_the_first_that_is_free(tmp_path):
+def test_numbered_files_take_the_first_that_is_free(tmp_path: Path) -> None:
     for _ in range(3):
         first_free(lambda number: tmp_path / str(number), lambda path: path.open("x").close())
     (tmp_path / "2").unlink()
@@ -170,7 +176,7 @@ def test_numbered_files_take_the_first_that_is_free(tmp_path):
     assert again == tmp_path / "2"
 
 
-def test_a_disk_that_fills_up_leaves_the_file_as_it_was(tmp_path):
+def test_a_disk_that_fills_up_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     file = tmp_path / "file"
     write_whole(file, b"before")
     before, limit = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.RLIMIT_FSIZE
@@ -186,7 +192,7 @@ def test_a_disk_that_fills_up_leaves_the_file_as_it_was(tmp_path):
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_folder_is_for_one_process_at_a_time(tmp_path):
+def test_a_folder_is_for_one_process_at_a_time(tmp_path: Path) -> None:
     """A child has the folder until its standard input is closed."""
     script = f"""if True:
         import sys
@@ -209,7 +215,7 @@ def test_a_folder_is_for_one_process_at_a_time(tmp_path):
         pass
 
 
-def test_errors_of_the_disk_name_the_file_and_what_helps(tmp_path):
+def test_errors_of_the_disk_name_the_file_and_what_helps(tmp_path: Path) -> None:
     told = pytest.raises(PydreamError, match=r"cannot write .*nowhere: .* directory; try again")
     with told, disk_errors(tmp_path, "try again"):
         (tmp_path / "nowhere").rmdir()
@@ -224,8 +230,8 @@ def test_errors_of_the_disk_name_the_file_and_what_helps(tmp_path):
     ],
 )
 def test_every_command_tries_the_place_of_its_output_before_it_opens_anything(
-    tmp_path, monkeypatch, out, message
-):
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, message: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("mine")
     place = Path(out)

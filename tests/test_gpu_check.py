@@ -43,7 +43,7 @@ def gpu_steps(gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     return module
 
 
-def python(gpu_check, code, limit=60.0, name="step", **more):
+def python(gpu_check, code, limit: float = 60.0, name: str = "step", **more):
     return gpu_check.Step(name, "tries", [sys.executable, "-c", code], limit, **more)
 
 
@@ -55,7 +55,9 @@ def is_running(process: int) -> bool:
     return state != "Z"
 
 
-def test_steps_that_fail_or_lack_something_stop_no_other(gpu_check, capsys, tmp_path):
+def test_steps_that_fail_or_lack_something_stop_no_other(
+    gpu_check: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     colour = "import os; print(os.environ['COLOUR'])"
     planned = [
         python(
@@ -90,7 +92,7 @@ def test_steps_that_fail_or_lack_something_stop_no_other(gpu_check, capsys, tmp_
     assert re.search(r"b +0.0 s   left out: no abacus", capsys.readouterr().out)
 
 
-def test_a_log_is_whole_and_an_earlier_one_is_kept(gpu_check, tmp_path):
+def test_a_log_is_whole_and_an_earlier_one_is_kept(gpu_check: ModuleType, tmp_path: Path) -> None:
     count = "for number in range(500): print(number)"
     first = gpu_check.run(python(gpu_check, count), tmp_path)
     second = gpu_check.run(python(gpu_check, "print('again')"), tmp_path)
@@ -99,7 +101,9 @@ def test_a_log_is_whole_and_an_earlier_one_is_kept(gpu_check, tmp_path):
     assert first["last_lines"][-1] == "499"
 
 
-def test_a_step_is_stopped_with_all_that_it_started_and_its_output_is_kept(gpu_check, tmp_path):
+def test_a_step_is_stopped_with_all_that_it_started_and_its_output_is_kept(
+    gpu_check: ModuleType, tmp_path: Path
+) -> None:
     result = gpu_check.run(python(gpu_check, HANGS, limit=3.0), tmp_path)
     assert result["outcome"] == "stopped after 3 s"
     child = int((tmp_path / "step.log").read_text())
@@ -111,8 +115,11 @@ def test_a_step_is_stopped_with_all_that_it_started_and_its_output_is_kept(gpu_c
 
 
 def test_a_check_that_is_stopped_shows_its_table_and_records_the_step(
-    gpu_check, monkeypatch, capsys, tmp_path
-):
+    gpu_check: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
     planned = [
         python(gpu_check, "1", name="before"),
         python(gpu_check, HANGS, name="hangs"),
@@ -149,7 +156,9 @@ def test_a_check_that_is_stopped_shows_its_table_and_records_the_step(
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_steps_without_a_build_need_the_module(gpu_check, monkeypatch, tmp_path, there):
+def test_steps_without_a_build_need_the_module(
+    gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: bool
+) -> None:
     (tmp_path / "pydream").mkdir()
     if there:
         (tmp_path / "pydream" / "_C.cpython-311-abacus.so").touch()
@@ -162,7 +171,9 @@ def test_steps_without_a_build_need_the_module(gpu_check, monkeypatch, tmp_path,
         gpu_check._need_module([python(gpu_check, "0")])
 
 
-def test_the_record_is_there_before_the_next_step_begins(gpu_check, tmp_path):
+def test_the_record_is_there_before_the_next_step_begins(
+    gpu_check: ModuleType, tmp_path: Path
+) -> None:
     # The second fails unless the record has the first.
     look = (
         "import json, pathlib; "
@@ -187,7 +198,12 @@ def test_the_record_is_there_before_the_next_step_begins(gpu_check, tmp_path):
 
 
 @pytest.mark.parametrize("found", ["65.5.0", None])
-def test_setuptools_too_old_is_a_failed_step_with_advice(gpu_check, monkeypatch, capsys, found):
+def test_setuptools_too_old_is_a_failed_step_with_advice(
+    gpu_check: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    found: str | None,
+) -> None:
     def version(name):
         if found is None:
             raise gpu_check.PackageNotFoundError(name)
@@ -202,7 +218,7 @@ def test_setuptools_too_old_is_a_failed_step_with_advice(gpu_check, monkeypatch,
     assert gpu_check.check_setuptools() == {}
 
 
-def test_each_file_of_data_is_looked_for_by_itself(gpu_steps, tmp_path):
+def test_each_file_of_data_is_looked_for_by_itself(gpu_steps: ModuleType, tmp_path: Path) -> None:
     given, inside, beside = tmp_path / "given", gpu_steps.REPOSITORY / "data", gpu_steps.BESIDE
     for folder in (given, inside, beside):
         folder.mkdir(parents=True)
@@ -221,7 +237,7 @@ def test_each_file_of_data_is_looked_for_by_itself(gpu_steps, tmp_path):
     assert gpu_steps.find_folder(gpu_steps.SAMPLE, given) == given.resolve()
 
 
-def test_steps_are_chosen_by_name_or_by_half(gpu_steps, tmp_path):
+def test_steps_are_chosen_by_name_or_by_half(gpu_steps: ModuleType, tmp_path: Path) -> None:
     planned = gpu_steps.steps(tmp_path, None)
     names = [step.name for step in planned]
     assert gpu_steps.chosen(planned, []) == planned
@@ -237,7 +253,9 @@ def test_steps_are_chosen_by_name_or_by_half(gpu_steps, tmp_path):
         gpu_steps.chosen(planned, ["ops", "abacus"])
 
 
-def test_each_half_fits_into_a_call_and_sanitizers_come_before_pipelines(gpu_steps, tmp_path):
+def test_each_half_fits_into_a_call_and_sanitizers_come_before_pipelines(
+    gpu_steps: ModuleType, tmp_path: Path
+) -> None:
     planned = gpu_steps.steps(tmp_path, None)
     first, second = (gpu_steps.chosen(planned, [half]) for half in gpu_steps.HALVES)
     for half in (first, second):
@@ -247,7 +265,9 @@ def test_each_half_fits_into_a_call_and_sanitizers_come_before_pipelines(gpu_ste
     assert set(gpu_steps.SANITIZERS) < set(names)
 
 
-def test_sanitizers_see_every_tensor_and_every_family_of_kernels(gpu_steps, tmp_path, monkeypatch):
+def test_sanitizers_see_every_tensor_and_every_family_of_kernels(
+    gpu_steps: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     planned = {step.name: step for step in gpu_steps.steps(tmp_path, None)}
     for tool in gpu_steps.SANITIZERS:
         command = planned[tool].command
@@ -267,7 +287,7 @@ def test_sanitizers_see_every_tensor_and_every_family_of_kernels(gpu_steps, tmp_
     assert planned["memcheck"].missing == "compute-sanitizer is not installed"
 
 
-def test_every_file_that_is_named_is_there(gpu_steps):
+def test_every_file_that_is_named_is_there(gpu_steps: ModuleType) -> None:
     for rehearse in (False, True):
         for step in gpu_steps.steps(Path(), None, rehearse=rehearse):
             for part in step.command:
@@ -277,7 +297,7 @@ def test_every_file_that_is_named_is_there(gpu_steps):
                     assert (REPOSITORY / f"{part.replace('.', '/')}.py").is_file()
 
 
-def test_a_rehearsal_has_every_step_on_the_cpu(gpu_steps, tmp_path):
+def test_a_rehearsal_has_every_step_on_the_cpu(gpu_steps: ModuleType, tmp_path: Path) -> None:
     gpu_steps.make_data(tmp_path / "data")
     with zipfile.ZipFile(tmp_path / "data" / gpu_steps.CIFAR) as archive:
         assert archive.testzip() is None
@@ -294,7 +314,7 @@ def test_a_rehearsal_has_every_step_on_the_cpu(gpu_steps, tmp_path):
     assert tuple(memcheck.command[-len(next(iter(few))) :]) == next(iter(few))
 
 
-def test_the_list_needs_neither_torch_nor_a_gpu(gpu_check):
+def test_the_list_needs_neither_torch_nor_a_gpu(gpu_check: ModuleType) -> None:
     code = (
         "import sys; sys.modules['torch'] = None; sys.argv = ['gpu_check', '--list'];"
         "from benchmarks.gpu_check import main; main()"

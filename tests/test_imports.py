@@ -67,16 +67,18 @@ def python(script: str) -> str:
     return done.stdout
 
 
-def test_only_the_command_line_needs_tyro():
+def test_only_the_command_line_needs_tyro() -> None:
     assert python(WITHOUT_TYRO) == "digits True collage\n"
 
 
-def test_help_errors_of_parsing_and_the_version_need_no_heavy_package():
+def test_help_errors_of_parsing_and_the_version_need_no_heavy_package() -> None:
     pytest.importorskip("tyro", reason="the command line needs tyro")
     assert python(PARSED_ONLY) == f"pydream {pydream.__version__}\n[]\n"
 
 
-def test_a_member_with_the_name_of_its_module_is_the_member(tmp_path, monkeypatch):
+def test_a_member_with_the_name_of_its_module_is_the_member(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "lazy_example"
     package.mkdir()
     (package / "__init__.py").write_text("")

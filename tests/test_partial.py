@@ -80,8 +80,8 @@ def enter(run: PartialRun) -> None:
     ],
 )
 def test_a_run_does_not_go_on_with_another_that_was_begun_in_the_meantime(
-    tmp_path, changes, message
-):
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     out = tmp_path / "set"
     late = writer(out, **changes)
     begin_and_die(out)
@@ -95,7 +95,7 @@ def test_a_run_does_not_go_on_with_another_that_was_begun_in_the_meantime(
         assert same.finished_class(1) is None
 
 
-def test_a_run_leaves_nothing_where_another_has_finished_in_the_meantime(tmp_path):
+def test_a_run_leaves_nothing_where_another_has_finished_in_the_meantime(tmp_path: Path) -> None:
     out = tmp_path / "set"
     late = writer(out)
     finish(writer(out))
@@ -104,7 +104,7 @@ def test_a_run_leaves_nothing_where_another_has_finished_in_the_meantime(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-def test_an_empty_folder_is_no_run(tmp_path):
+def test_an_empty_folder_is_no_run(tmp_path: Path) -> None:
     """As of a run killed before it wrote what it is."""
     (tmp_path / "set.partial").mkdir()
     finish(writer(tmp_path / "set", resume=False))
@@ -127,7 +127,7 @@ def kill_at_removal(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(os, "rmdir", patched(os.rmdir))
 
 
-def test_a_run_killed_while_it_forgets_is_finished_by_the_next(tmp_path):
+def test_a_run_killed_while_it_forgets_is_finished_by_the_next(tmp_path: Path) -> None:
     """Killed before each file and folder that it removes, until it removes all."""
     for number in itertools.count():
         out, moved = tmp_path / f"{number}" / "set", tmp_path / f"{number}" / "moved"
@@ -159,7 +159,7 @@ def test_a_run_killed_while_it_forgets_is_finished_by_the_next(tmp_path):
     assert not run.partial.exists()
 
 
-def test_what_another_run_keeps_beside_a_finished_set_is_left_alone(tmp_path):
+def test_what_another_run_keeps_beside_a_finished_set_is_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "set"
     finish(writer(out))
     other = tmp_path / "other"
@@ -171,7 +171,7 @@ def test_what_another_run_keeps_beside_a_finished_set_is_left_alone(tmp_path):
     assert files(tmp_path / "set.partial") == kept
 
 
-def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "w.partial").write_text("mine")
     with pytest.raises(PydreamError, match="is not a partial training: move it away"):
         PartialRun(tmp_path / "w", {}, resume=True, what="training", check=check_free)

@@ -18,7 +18,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_a_log_gets_a_line_for_each_tenth_with_rate_and_time_left(clock, capsys):
+def test_a_log_gets_a_line_for_each_tenth_with_rate_and_time_left(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
     with track("training", 200, "steps") as advance:
         for step in range(200):
             clock[0] += 0.5
@@ -30,7 +32,9 @@ def test_a_log_gets_a_line_for_each_tenth_with_rate_and_time_left(clock, capsys)
     assert lines[-1] == "training: 200 of 200 steps, 2.0 steps/s, 0:01:40 taken, loss 199"
 
 
-def test_a_long_run_gets_a_line_every_half_minute(clock, capsys):
+def test_a_long_run_gets_a_line_every_half_minute(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
     with track("matching", 1000, "iterations") as advance:
         for _ in range(60):
             clock[0] += 7
@@ -40,7 +44,9 @@ def test_a_long_run_gets_a_line_every_half_minute(clock, capsys):
     assert before_the_end[0] == "matching: 5 of 1,000 iterations, 7.0 s each, 1:56:05 left"
 
 
-def test_a_short_run_gets_one_line_and_what_was_done_before_does_not_count_as_fast(clock, capsys):
+def test_a_short_run_gets_one_line_and_what_was_done_before_does_not_count_as_fast(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
     with track("matching", 1000, "iterations", done=900) as advance:
         for _ in range(100):
             clock[0] += 0.005
@@ -50,14 +56,18 @@ def test_a_short_run_gets_one_line_and_what_was_done_before_does_not_count_as_fa
     )
 
 
-def test_a_run_that_fails_says_nothing_of_its_end(clock, capsys):
+def test_a_run_that_fails_says_nothing_of_its_end(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(ValueError, match="no more"), track("training", 3, "steps"):
         raise ValueError("no more")
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("total", "parts"), [(0, []), (0, [2]), (1, [1]), (7, [3, 4]), (3, [5])])
-def test_any_total_is_counted(clock, capsys, total, parts):
+def test_any_total_is_counted(
+    clock: list[float], capsys: pytest.CaptureFixture[str], total: int, parts
+) -> None:
     with track("reading", total, "images") as advance:
         for part in parts:
             advance(part)
@@ -65,7 +75,9 @@ def test_any_total_is_counted(clock, capsys, total, parts):
     assert capsys.readouterr().err.startswith(f"reading: {counted[0]} of {total} images")
 
 
-def test_a_terminal_gets_a_bar(monkeypatch, capsys):
+def test_a_terminal_gets_a_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     with track("reading", 3, "images", done=1) as advance:
         advance(2, "a note")

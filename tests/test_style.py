@@ -45,7 +45,7 @@ def dependent(tree: ast.Module) -> list[tuple[int, str]]:
     ]
 
 
-def test_no_description_begins_with_a_word_that_leans_on_its_name():
+def test_no_description_begins_with_a_word_that_leans_on_its_name() -> None:
     wrong = [
         f"{file.relative_to(PACKAGE)}:{number}: {line}"
         for file in sorted(PACKAGE.rglob("*.py"))
@@ -54,7 +54,7 @@ def test_no_description_begins_with_a_word_that_leans_on_its_name():
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_search_finds_descriptions_of_parameters_and_fields_but_no_wrapped_line():
+def test_the_search_finds_descriptions_of_parameters_and_fields_but_no_wrapped_line() -> None:
     tree = ast.parse(
         'class A:\n    """Sum\n    Of parts.\n\n    Attributes\n    ----------\n    b\n'
         '        Of it, and\n        As of that.\n    """\n\n    b: int\n    """Likewise."""\n'

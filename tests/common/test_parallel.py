@@ -36,7 +36,7 @@ def build(target: Path, *options: str) -> Path:
     return target
 
 
-def test_no_data_race(tmp_path):
+def test_no_data_race(tmp_path: Path) -> None:
     program = build(tmp_path / "stress", "-fsanitize=thread")
     run = subprocess.run([program], capture_output=True, text=True, timeout=DEADLINE)
     if "unexpected memory mapping" in run.stderr:
@@ -45,7 +45,7 @@ def test_no_data_race(tmp_path):
     assert "WARNING: ThreadSanitizer" not in run.stderr
 
 
-def test_children_forked_while_the_pool_works(tmp_path):
+def test_children_forked_while_the_pool_works(tmp_path: Path) -> None:
     program = build(tmp_path / "stress")
     run = subprocess.run([program, "fork"], capture_output=True, text=True, timeout=DEADLINE)
     assert run.returncode == 0, run.stderr
@@ -57,7 +57,7 @@ def keys(ids: torch.Tensor, seed: int, threads: int) -> torch.Tensor:
     return out
 
 
-def test_python_threads_share_the_pool():
+def test_python_threads_share_the_pool() -> None:
     ids = torch.arange(20_000)
     expected = [reference.random_keys(ids, seed, 0) for seed in range(4)]
 
@@ -72,7 +72,7 @@ def test_python_threads_share_the_pool():
         assert all(pool.map(work, range(16)))
 
 
-def test_torchs_threads_are_shared_whatever_their_number():
+def test_torchs_threads_are_shared_whatever_their_number() -> None:
     ids = torch.arange(20_000)
     expected = reference.random_keys(ids, 3, 0)
     for threads in (2, 5, 1, 3, 2):
@@ -81,7 +81,7 @@ def test_torchs_threads_are_shared_whatever_their_number():
         assert numbers.isfinite().all()
 
 
-def test_the_module_works_after_a_fork():
+def test_the_module_works_after_a_fork() -> None:
     script = textwrap.dedent(
         """
         import os, sys, threading, warnings

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from devices import RAN_ON_CPU
@@ -30,14 +32,15 @@ module.broken(sys.argv[1], ctypes.addressof(values), 64)
 print(values[:])
 """
 UPWARDS = list(range(64))
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def broken(run_python, kernel, order="forward"):
+def broken(run_python, kernel, order: str = "forward"):
     return run_python("-c", SCRIPT, kernel, order, timeout=DEADLINE)
 
 
 @pytest.mark.parametrize("order", ["forward", "backward", "shuffled"])
-def test_right_kernels_are_right_in_any_order(run_python, order):
+def test_right_kernels_are_right_in_any_order(run_python: Run, order: str) -> None:
     for kernel, expected in [
         ("reverse", UPWARDS[::-1]),
         ("warp_sum", [sum(range(32))] * 32 + [sum(range(32, 64))] * 32),
@@ -51,14 +54,14 @@ def test_right_kernels_are_right_in_any_order(run_python, order):
     ("kernel", "right"),
     [("missing_barrier", UPWARDS[::-1]), ("missing_barrier_behind", [0, *UPWARDS[:-1]])],
 )
-def test_a_missing_barrier_shows_in_some_order(run_python, kernel, right):
+def test_a_missing_barrier_shows_in_some_order(run_python: Run, kernel: str, right) -> None:
     runs = [broken(run_python, kernel, order) for order in ("forward", "backward")]
     assert all(run.returncode == 0 for run in runs)
     assert any(run.stdout.strip() != str(right) for run in runs)
 
 
 @pytest.mark.parametrize("kernel", ["off_by_one", "shared_overrun"])
-def test_an_index_off_by_one_is_stopped(run_python, kernel):
+def test_an_index_off_by_one_is_stopped(run_python: Run, kernel: str) -> None:
     run = broken(run_python, kernel)
     assert run.returncode != 0
     assert "heap-buffer-overflow" in run.stderr
@@ -72,18 +75,22 @@ def test_an_index_off_by_one_is_stopped(run_python, kernel):
         ("lane_missing", "31 in a warp operation for lanes of its mask that do not come"),
     ],
 )
-def test_waiting_for_what_cannot_come_is_an_error(run_python, kernel, message):
+def test_waiting_for_what_cannot_come_is_an_error(
+    run_python: Run, kernel: str, message: str
+) -> None:
     run = broken(run_python, kernel)
     assert run.returncode == 1
     assert message in run.stderr
 
 
-def test_shared_memory_holds_nothing_of_use_at_first(run_python):
+def test_shared_memory_holds_nothing_of_use_at_first(run_python: Run) -> None:
     assert broken(run_python, "unset_shared").stdout.strip() == str([-1] * 64)
 
 
 @pytest.mark.slow
-def test_the_ops_tests_pass_with_cuda_kernels(run_python, family, record_property):
+def test_the_ops_tests_pass_with_cuda_kernels(
+    run_python: Run, family, record_property: Callable[[str, object], None]
+) -> None:
     run = run_python(
         "-m",
         "pytest",

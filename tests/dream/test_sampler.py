@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ class Flat(nn.Module):
         return images.flatten(1) * self.scale
 
 
-def test_chooses_what_is_nearest_to_the_centres_of_each_class():
+def test_chooses_what_is_nearest_to_the_centres_of_each_class() -> None:
     images, labels = pictures()
     chosen = RepresentativeSampler(images, labels, 10, seed=5)(Flat())
     begin = 0
@@ -50,7 +51,7 @@ def test_chooses_what_is_nearest_to_the_centres_of_each_class():
         begin += size
 
 
-def test_takes_several_of_each_cluster():
+def test_takes_several_of_each_cluster() -> None:
     images, labels = pictures()
     chosen = RepresentativeSampler(images, labels, 12, per_cluster=4)(Flat())
     assert [len(rows) for rows in chosen] == [12, 3, 12]
@@ -59,7 +60,7 @@ def test_takes_several_of_each_cluster():
     assert chosen[0].view(3, 4).equal(ops.representatives(x, 3, 4))
 
 
-def test_many_classes_takes_the_least_distances_of_all():
+def test_many_classes_takes_the_least_distances_of_all() -> None:
     images, labels = pictures([30, 2, 9])
     chosen = RepresentativeSampler(images, labels, 6, many_classes=True, seed=2)(Flat())
     x = images[:30].flatten(1)
@@ -69,7 +70,7 @@ def test_many_classes_takes_the_least_distances_of_all():
     assert [len(rows) for rows in chosen] == [6, 2, 6]
 
 
-def test_chooses_anew_every_interval_and_for_a_new_network():
+def test_chooses_anew_every_interval_and_for_a_new_network() -> None:
     images, labels = pictures()
     network = Flat()
     sampler = RepresentativeSampler(images, labels, 10, interval=3, batch_size=68)
@@ -86,7 +87,7 @@ def test_chooses_anew_every_interval_and_for_a_new_network():
     assert other.passes == 1
 
 
-def test_starts_from_the_last_centroids(monkeypatch):
+def test_starts_from_the_last_centroids(monkeypatch: pytest.MonkeyPatch) -> None:
     inits = []
     kmeans = ops.kmeans
 
@@ -107,14 +108,14 @@ def test_starts_from_the_last_centroids(monkeypatch):
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
-def test_batches_do_not_matter(batch_size):
+def test_batches_do_not_matter(batch_size: int) -> None:
     images, labels = pictures()
     expected = RepresentativeSampler(images, labels, 10)(Flat())
     chosen = RepresentativeSampler(images, labels, 10, batch_size=batch_size)(Flat())
     assert all(a.equal(b) for a, b in zip(chosen, expected, strict=True))
 
 
-def test_leaves_the_network_as_it_was():
+def test_leaves_the_network_as_it_was() -> None:
     images, labels = pictures()
     network = ConvNet(3, SIDE, channels=1, depth=2, width=8, norm="batch")
     network.layers["norm"][1].eval()
@@ -126,7 +127,7 @@ def test_leaves_the_network_as_it_was():
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_a_layer_by_name_is_the_method():
+def test_a_layer_by_name_is_the_method() -> None:
     images, labels = pictures()
     network = ConvNet(3, SIDE, channels=1, depth=2, width=8, norm="instance")
     by_method = RepresentativeSampler(images, labels, 10).embed(network)
@@ -136,28 +137,28 @@ def test_a_layer_by_name_is_the_method():
     assert not network.layers["pool"][1]._forward_hooks
 
 
-def test_bytes_are_scaled_and_transformed():
+def test_bytes_are_scaled_and_transformed() -> None:
     given, labels = pictures(dtype=torch.uint8)
     scaled, _ = pictures()
     sampler = RepresentativeSampler(given, labels, transform=lambda x: (x - 0.5) / 0.25)
     torch.testing.assert_close(sampler.embed(Flat()), (scaled.flatten(1) - 0.5) / 0.25)
 
 
-def test_half_precision_embeddings():
+def test_half_precision_embeddings() -> None:
     images, labels = pictures()
     sampler = RepresentativeSampler(images, labels, 10, dtype=torch.float16)
     assert sampler.embed(Flat()).dtype == torch.float16
     assert [len(rows) for rows in sampler(Flat())] == [10, 3, 10]
 
 
-def test_a_class_without_images_has_none_chosen():
+def test_a_class_without_images_has_none_chosen() -> None:
     images, _ = pictures([20])
     chosen = RepresentativeSampler(images, torch.tensor([1] * 8 + [3] * 12), 4)(Flat())
     assert [len(rows) for rows in chosen] == [0, 4, 0, 4]
     assert (chosen[3] >= 8).all()
 
 
-def test_covers_a_class_more_evenly_than_a_random_draw():
+def test_covers_a_class_more_evenly_than_a_random_draw() -> None:
     """Mean and largest distance of an image to the nearest of those chosen."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(600, 4, generator=generator) * torch.tensor([4.0, 2.0, 1.0, 1.0])
@@ -194,12 +195,12 @@ IMAGES, LABELS = pictures()
         ((IMAGES, LABELS), {"seed": -1}, ValueError, "seed must be at least 0"),
     ],
 )
-def test_refuses(arguments, options, error, message):
+def test_refuses(arguments, options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         RepresentativeSampler(*arguments, **options)
 
 
-def test_says_which_layers_there_are():
+def test_says_which_layers_there_are() -> None:
     sampler = RepresentativeSampler(IMAGES, LABELS, layer="last")
     with pytest.raises(PydreamError, match="Sequential has no layer 'last'; it has 0, 1"):
         sampler(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
@@ -207,7 +208,7 @@ def test_says_which_layers_there_are():
         RepresentativeSampler(IMAGES, LABELS)(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
 
 
-def test_embeddings_that_are_not_finite_are_named():
+def test_embeddings_that_are_not_finite_are_named() -> None:
     images, labels = pictures()
     images[7, 0, 0, 0] = torch.nan
     with pytest.raises(ValueError, match=r"embedding of images\[7\] is not finite in float32"):
@@ -218,7 +219,9 @@ def test_embeddings_that_are_not_finite_are_named():
 
 
 @pytest.mark.slow
-def test_the_example_runs(monkeypatch, capsys):
+def test_the_example_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "examples")
     example = importlib.import_module("representative_matching")
     monkeypatch.setattr(example, "SEEDS", 1)

@@ -18,7 +18,7 @@ from pydream.models import build_model, load_into, read_weights, save_weights
 from pydream.models.checkpoint import hash_weights
 
 
-def small(num_classes=4, arch="convnet2-w8"):
+def small(num_classes: int = 4, arch: str = "convnet2-w8"):
     torch.manual_seed(0)
     return build_model(arch, num_classes=num_classes, side=8)
 
@@ -30,7 +30,7 @@ def same(first, second):
 class MakesFile:
     """Unpickling this leaves a file behind: proof that code ran."""
 
-    def __init__(self, path):
+    def __init__(self, path) -> None:
         self.path = str(path)
 
     def __reduce__(self):
@@ -41,7 +41,7 @@ class MakesFile:
     "prefix", ["", "module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."]
 )
 @pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "model_state_dict", "net"])
-def test_torch_files_bare_or_wrapped(tmp_path, wrapper, prefix):
+def test_torch_files_bare_or_wrapped(tmp_path: Path, wrapper: str | None, prefix: str) -> None:
     weights = small().state_dict()
     content = {prefix + name: tensor for name, tensor in weights.items()}
     if wrapper:
@@ -50,7 +50,7 @@ def test_torch_files_bare_or_wrapped(tmp_path, wrapper, prefix):
     assert same(read_weights(tmp_path / "w.pth")[0], weights)
 
 
-def test_old_torch_files_and_trainers_options(tmp_path):
+def test_old_torch_files_and_trainers_options(tmp_path: Path) -> None:
     weights = small().state_dict()
     content = {"state_dict": weights, "args": argparse.Namespace(lr=0.1), "arch": "resnet18"}
     torch.save(content, tmp_path / "w.tar", _use_new_zipfile_serialization=False)
@@ -59,7 +59,7 @@ def test_old_torch_files_and_trainers_options(tmp_path):
     assert metadata == {"arch": "resnet18"}
 
 
-def test_save_and_read_back(tmp_path):
+def test_save_and_read_back(tmp_path: Path) -> None:
     model = small().to(memory_format=torch.channels_last)
     path = tmp_path / "new" / "w.safetensors"
     save_weights(model, path, {"arch": "convnet2-w8", "side": "8"})
@@ -70,7 +70,7 @@ def test_save_and_read_back(tmp_path):
     assert [sibling.name for sibling in path.parent.iterdir()] == [path.name]
 
 
-def test_nothing_is_overwritten(tmp_path):
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     path.write_text("mine")
     with pytest.raises(PydreamError, match=r"w\.safetensors exists"):
@@ -82,7 +82,7 @@ def test_nothing_is_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize("old", [False, True])
-def test_code_is_refused_and_not_run(tmp_path, old):
+def test_code_is_refused_and_not_run(tmp_path: Path, old: bool) -> None:
     trap = tmp_path / "trap"
     content = {"state_dict": small().state_dict(), "hook": MakesFile(trap)}
     torch.save(content, tmp_path / "evil.pt", _use_new_zipfile_serialization=not old)
@@ -93,7 +93,7 @@ def test_code_is_refused_and_not_run(tmp_path, old):
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_plain_pickles_with_code_are_refused(tmp_path, protocol):
+def test_plain_pickles_with_code_are_refused(tmp_path: Path, protocol: int) -> None:
     trap = tmp_path / "trap"
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps(MakesFile(trap), protocol))
     with pytest.raises(PydreamError, match=r"evil\.pkl is refused"):
@@ -102,13 +102,13 @@ def test_plain_pickles_with_code_are_refused(tmp_path, protocol):
 
 
 @pytest.mark.parametrize("extra", [Path("x"), np.float64(3)])
-def test_objects_beside_the_weights_are_named(tmp_path, extra):
+def test_objects_beside_the_weights_are_named(tmp_path: Path, extra) -> None:
     torch.save({"state_dict": small().state_dict(), "extra": extra}, tmp_path / "w.pt")
     with pytest.raises(PydreamError, match=r"carries (pathlib|numpy)\S+, .*weights_only=False"):
         read_weights(tmp_path / "w.pt")
 
 
-def test_whole_models_are_refused(tmp_path):
+def test_whole_models_are_refused(tmp_path: Path) -> None:
     torch.save(small(), tmp_path / "w.pt")
     with pytest.raises(
         PydreamError, match=r"carries pydream\.models\.convnet\.ConvNet.*c\.state_dict"
@@ -116,17 +116,17 @@ def test_whole_models_are_refused(tmp_path):
         read_weights(tmp_path / "w.pt")
 
 
-def write_archive(path):
+def write_archive(path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("folder/readme", "no weights")
 
 
-def write_cut(path):
+def write_cut(path) -> None:
     torch.save(small().state_dict(), path)
     path.write_bytes(path.read_bytes()[:2000])
 
 
-def write_cut_safetensors(path):
+def write_cut_safetensors(path) -> None:
     save_weights(small(), path, {})
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -150,7 +150,7 @@ def write_cut_safetensors(path):
         (lambda path: safetensors.torch.save_file({}, path), "holds no weights"),
     ],
 )
-def test_what_is_no_checkpoint(tmp_path, write, words):
+def test_what_is_no_checkpoint(tmp_path: Path, write, words: str) -> None:
     path = tmp_path / "thing"
     write(path)
     with pytest.raises(PydreamError, match=f"thing {words}") as error:
@@ -158,14 +158,14 @@ def test_what_is_no_checkpoint(tmp_path, write, words):
     assert "\n" not in str(error.value)
 
 
-def refusal(model, weights, arch="convnet2-w8"):
+def refusal(model, weights, arch: str = "convnet2-w8"):
     with pytest.raises(PydreamError) as error:
         load_into(model, "FILE", weights, arch)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
-def test_other_number_of_classes():
+def test_other_number_of_classes() -> None:
     before = {name: tensor.clone() for name, tensor in small(4).state_dict().items()}
     model = small(4)
     assert refusal(model, small(7).state_dict()) == (
@@ -175,13 +175,13 @@ def test_other_number_of_classes():
     assert same(model.state_dict(), before)
 
 
-def test_other_width_is_not_taken_for_other_classes():
+def test_other_width_is_not_taken_for_other_classes() -> None:
     message = refusal(small(4), small(4, "convnet2-w16").state_dict())
     assert "layers.conv.0.weight is (16, 3, 3, 3) in FILE but (8, 3, 3, 3)" in message
     assert "classes" not in message
 
 
-def test_other_architecture_lists_the_first_names():
+def test_other_architecture_lists_the_first_names() -> None:
     weights = torchvision.models.resnet18(num_classes=4).state_dict()
     message = refusal(small(4), weights)
     missing = len(small(4).state_dict()) - 2  # but the two counters
@@ -190,7 +190,7 @@ def test_other_architecture_lists_the_first_names():
     assert f"unknown conv1.weight, bn1.weight, bn1.bias and {len(weights) - 3} more" in message
 
 
-def test_counters_of_batch_norm_may_be_absent():
+def test_counters_of_batch_norm_may_be_absent() -> None:
     weights = {k: v for k, v in small(4).state_dict().items() if "num_batches" not in k}
     model = small(4)
     torch.nn.init.zeros_(model.classifier.weight)
@@ -198,14 +198,14 @@ def test_counters_of_batch_norm_may_be_absent():
     assert torch.equal(model.classifier.weight, weights["classifier.weight"])
 
 
-def test_auxiliary_heads_are_left_out():
+def test_auxiliary_heads_are_left_out() -> None:
     theirs = torchvision.models.googlenet(num_classes=5, aux_logits=True, init_weights=False)
     ours = build_model("googlenet", num_classes=5, side=32)
     load_into(ours, "FILE", theirs.state_dict(), "googlenet")
     assert torch.equal(ours.fc.weight, theirs.fc.weight)
 
 
-def test_hash_is_of_names_and_contents_only():
+def test_hash_is_of_names_and_contents_only() -> None:
     weights = small().state_dict()
     backwards = dict(reversed(weights.items()))
     assert hash_weights(weights) == hash_weights(backwards)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional
@@ -53,7 +55,9 @@ def functional_convnet(weights, images, depth, norm, training):
 @pytest.mark.parametrize("norm", ["batch", "instance", "none"])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(("depth", "side", "channels"), [(1, 2, 3), (2, 11, 1), (3, 19, 3)])
-def test_it_computes_the_formula(norm, training, depth, side, channels):
+def test_it_computes_the_formula(
+    norm: str, training: bool, depth: int, side: int, channels: int
+) -> None:
     model = randomised(ConvNet(7, side, channels, depth, 5, norm).double()).train(training)
     images = torch.randn(3, channels, side, side, dtype=torch.float64)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -62,7 +66,7 @@ def test_it_computes_the_formula(norm, training, depth, side, channels):
     torch.testing.assert_close(model(images), logits, rtol=ROUNDING, atol=ROUNDING)
 
 
-def test_keys_are_those_of_the_published_checkpoints():
+def test_keys_are_those_of_the_published_checkpoints() -> None:
     names = set(ConvNet(10, 32, depth=2).state_dict())
     assert names == {
         f"layers.{layer}.{block}.{name}"
@@ -76,7 +80,7 @@ def test_keys_are_those_of_the_published_checkpoints():
 
 
 @pytest.mark.parametrize("norm", ["instance", "none"])
-def test_norms_without_statistics_treat_each_image_alone(norm):
+def test_norms_without_statistics_treat_each_image_alone(norm: str) -> None:
     model = ConvNet(4, 8, depth=2, width=6, norm=norm).double()
     images = torch.randn(5, 3, 8, 8, dtype=torch.float64)
     alone = torch.cat([model(image[None]) for image in images])
@@ -84,7 +88,7 @@ def test_norms_without_statistics_treat_each_image_alone(norm):
 
 
 @pytest.mark.parametrize("depth", [1, 3, 5])
-def test_the_smallest_side_works_and_one_less_is_refused(depth):
+def test_the_smallest_side_works_and_one_less_is_refused(depth: int) -> None:
     least = 2**depth
     assert ConvNet(2, least, depth=depth, width=4)(torch.zeros(2, 3, least, least)).shape == (2, 2)
     with pytest.raises(PydreamError, match=rf"at least {least}, got {least - 1}"):
@@ -101,6 +105,6 @@ def test_the_smallest_side_works_and_one_less_is_refused(depth):
         ({"norm": "layer"}, "batch, instance, none, got 'layer'"),
     ],
 )
-def test_arguments_out_of_range_are_named(change, words):
+def test_arguments_out_of_range_are_named(change: dict[str, Any], words: str) -> None:
     with pytest.raises(PydreamError, match=words):
         ConvNet(**{"num_classes": 10, "side": 32, **change})

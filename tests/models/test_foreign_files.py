@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,19 +13,19 @@ from pydream.errors import PydreamError
 from pydream.models import read_weights
 
 
-def write_zip(path, *names):
+def write_zip(path, *names) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name in names:
             archive.writestr(name, "x")
 
 
-def write_tar(path):
+def write_tar(path) -> None:
     (path.parent / "inside").write_text("x")
     with tarfile.open(path, "w") as archive:
         archive.add(path.parent / "inside", "inside")
 
 
-def write_script(path):
+def write_script(path) -> None:
     torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(path)
 
 
@@ -53,7 +54,7 @@ PAGE = "\n <!DOCTYPE html><html><head><title>Quota exceeded</title></head></html
         (lambda path: path.write_bytes(b""), "is empty"),
     ],
 )
-def test_a_file_that_is_no_checkpoint_is_named(tmp_path, write, words):
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, write, words: str) -> None:
     path = tmp_path / "w.pth"
     write(path)
     with pytest.raises(PydreamError, match=rf"w\.pth .*{words}") as error:
@@ -71,13 +72,15 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path, write, words):
         ("readme", r"give a \.safetensors, \.pt or \.pth file"),
     ],
 )
-def test_a_folder_is_named_with_what_to_give_instead(tmp_path, inside, words):
+def test_a_folder_is_named_with_what_to_give_instead(
+    tmp_path: Path, inside: str, words: str
+) -> None:
     (tmp_path / inside).write_text("x")
     with pytest.raises(PydreamError, match=words):
         read_weights(tmp_path)
 
 
-def test_one_shard_of_a_network_is_refused(tmp_path):
+def test_one_shard_of_a_network_is_refused(tmp_path: Path) -> None:
     torch.save({"module": {"fc.weight": torch.empty(0)}}, tmp_path / "w.pt")
     with pytest.raises(PydreamError, match=r"no values for fc\.weight: it is one shard"):
         read_weights(tmp_path / "w.pt")

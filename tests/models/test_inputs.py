@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import sys
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -25,7 +26,7 @@ def found(arch, metadata=None, **options):
     return find_inputs(arch, {}, metadata or {}, "FILE", **options)
 
 
-def test_what_is_given_comes_before_the_file_and_that_before_the_library():
+def test_what_is_given_comes_before_the_file_and_that_before_the_library() -> None:
     metadata = {"side": "96", "mean": "0.1,0.2,0.3"}
     own = get_model_weights("inception_v3").DEFAULT.transforms()
     inputs = found("inception_v3", metadata, side=64)
@@ -43,14 +44,14 @@ def test_what_is_given_comes_before_the_file_and_that_before_the_library():
 @pytest.mark.parametrize(
     "name", ["vit_tiny_patch16_224.augreg_in21k_ft_in1k", "inception_v3.tf_in1k", "resnet10t"]
 )
-def test_timm_says_what_its_networks_take(name):
+def test_timm_says_what_its_networks_take(name: str) -> None:
     timm = importlib.import_module("timm")
     own = timm.get_pretrained_cfg(name)
     inputs = found(f"timm/{name}")
     assert (inputs.side, inputs.mean, inputs.std) == (own.input_size[-1], own.mean, own.std)
 
 
-def test_without_timm_its_networks_have_imagenets_numbers(monkeypatch):
+def test_without_timm_its_networks_have_imagenets_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     inputs = found("timm/vit_tiny_patch16_224")
     assert (inputs.side, inputs.mean) == (224, (0.485, 0.456, 0.406))
@@ -58,7 +59,7 @@ def test_without_timm_its_networks_have_imagenets_numbers(monkeypatch):
 
 
 @pytest.mark.parametrize(("likely", "side"), [(None, 32), (28, 28), (64, 64), (224, 32)])
-def test_a_small_stem_takes_the_side_of_small_images(likely, side):
+def test_a_small_stem_takes_the_side_of_small_images(likely: int | None, side: int) -> None:
     assert found("resnet18-modified", likely_side=likely).side == side
     assert found("resnet18-modified", {"side": "48"}, likely_side=likely).side == 48
     assert found("resnet18", likely_side=likely).side == 224
@@ -73,20 +74,20 @@ def test_a_small_stem_takes_the_side_of_small_images(likely, side):
         ({"observer_mean": (float("nan"), 0, 0)}, "observer_mean must be three numbers"),
     ],
 )
-def test_settings_that_are_none(options, words):
+def test_settings_that_are_none(options: dict[str, Any], words: str) -> None:
     with pytest.raises(PydreamError, match=words):
         ObserverSettings(**options)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
+def checkpoint(tmp_path_factory: pytest.TempPathFactory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
     save_weights(build_model("convnet2-w8", num_classes=4, side=8), path, {"arch": "convnet2-w8"})
     return path
 
 
-def opened(path, side=8, **settings):
+def opened(path, side: int = 8, **settings):
     return load_configured_observer(
         path,
         ObserverSettings(**settings),
@@ -97,7 +98,7 @@ def opened(path, side=8, **settings):
     )
 
 
-def test_what_was_taken_is_said_in_a_line(checkpoint, capsys):
+def test_what_was_taken_is_said_in_a_line(checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
     observer = opened(checkpoint, observer_mean=(0.5, 0.4, 0.3))
     assert capsys.readouterr().err == ""
     observer.announce()
@@ -113,7 +114,7 @@ def test_what_was_taken_is_said_in_a_line(checkpoint, capsys):
     }
 
 
-def test_images_of_another_side_are_resized_for_the_network(checkpoint):
+def test_images_of_another_side_are_resized_for_the_network(checkpoint) -> None:
     plain = opened(checkpoint)
     observer = opened(checkpoint, side=20, observer_side=8)
     assert (observer.side, observer.network_side) == (20, 8)
@@ -130,7 +131,7 @@ def test_images_of_another_side_are_resized_for_the_network(checkpoint):
     assert smaller.logits(torch.zeros(1, 3, 10, 10)).shape == (1, 4)
 
 
-def test_what_a_set_says_of_its_observer_comes_after_what_is_given(checkpoint):
+def test_what_a_set_says_of_its_observer_comes_after_what_is_given(checkpoint) -> None:
     observer = load_configured_observer(
         checkpoint,
         ObserverSettings(observer_std=(0.5, 0.5, 0.5)),
@@ -146,8 +147,8 @@ def test_what_a_set_says_of_its_observer_comes_after_what_is_given(checkpoint):
 
 @pytest.mark.parametrize(("made_it", "mean"), [(True, (0.1, 0.2, 0.3)), (False, IMAGENET_MEAN)])
 def test_the_file_of_a_sets_observer_is_read_and_hashed_once(
-    checkpoint, monkeypatch, made_it, mean
-):
+    checkpoint, monkeypatch: pytest.MonkeyPatch, made_it: bool, mean
+) -> None:
     sha256 = load_observer(checkpoint).weights_sha256
     made_by = {"weights_sha256": sha256 if made_it else "", "mean": [0.1, 0.2, 0.3]}
     distilled = SimpleNamespace(manifest=SimpleNamespace(side=8, observer=made_by))

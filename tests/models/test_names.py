@@ -40,17 +40,17 @@ from pydream.models.registry import construct
         ("ConvNet3_W64_instance", "convnet3-w64-instance"),
     ],
 )
-def test_names_are_found_as_people_write_them(written, name):
+def test_names_are_found_as_people_write_them(written: str, name: str) -> None:
     assert canonical_arch(written) == name
 
 
 @pytest.mark.parametrize("name", [*torchvision.models.list_models(torchvision.models)[::7]])
-def test_names_of_torchvision_stay_what_they_are(name):
+def test_names_of_torchvision_stay_what_they_are(name) -> None:
     assert canonical_arch(name) == name
     assert canonical_arch(name.upper()) in (name, name.upper())
 
 
-def test_a_name_that_two_architectures_share_is_refused_with_both():
+def test_a_name_that_two_architectures_share_is_refused_with_both() -> None:
     with pytest.raises(
         PydreamError, match=r"did you mean regnet_x_16gf or regnet_x_1_6gf"
     ) as error:
@@ -58,11 +58,11 @@ def test_a_name_that_two_architectures_share_is_refused_with_both():
     assert "\n" not in str(error.value)
 
 
-def test_a_name_of_timm_without_its_prefix_is_said():
+def test_a_name_of_timm_without_its_prefix_is_said() -> None:
     message = str(unknown_arch("vit_tiny_patch16_224", ["resnet18"]))
     assert "did you mean timm/vit_tiny_patch16_224" in message
 
 
-def test_unknown_names_without_timm(monkeypatch):
+def test_unknown_names_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     assert "did you mean resnet18" in str(unknown_arch("resnet81", ["resnet18"]))

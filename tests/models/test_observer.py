@@ -4,6 +4,8 @@ import copy
 import io
 import zipfile
 from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +45,7 @@ def trained_like(arch, num_classes, side):
     return model.eval()
 
 
-def close(got, wanted, tolerance):
+def close(got, wanted, tolerance) -> None:
     assert got.shape == wanted.shape
     assert (got - wanted).abs().max() <= tolerance * wanted.abs().max()
 
@@ -61,7 +63,7 @@ def close(got, wanted, tolerance):
         ("timm/vit_tiny_patch16_224", 32),
     ],
 )
-def test_it_computes_what_the_model_computes(arch, side):
+def test_it_computes_what_the_model_computes(arch: str, side: int) -> None:
     model = trained_like(arch, 11, side)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     images = torch.randn(5, 3, side, side)
@@ -75,7 +77,7 @@ def test_it_computes_what_the_model_computes(arch, side):
 
 
 @pytest.mark.parametrize("arch", ["convnet3", "convnet2-w24-instance", "convnet2-w24-none"])
-def test_bfloat16_is_near(arch):
+def test_bfloat16_is_near(arch: str) -> None:
     model = trained_like(arch, 11, 16)
     images = torch.randn(5, 3, 16, 16)
     observer = load_observer(model, precision="bfloat16")
@@ -92,14 +94,14 @@ def norms(observer):
 
 
 @pytest.mark.parametrize("arch", ["convnet3", "resnet18", "mobilenet_v2"])
-def test_batch_norms_after_convolutions_are_gone(arch):
+def test_batch_norms_after_convolutions_are_gone(arch: str) -> None:
     assert norms(load_observer(build_model(arch, num_classes=3, side=32), side=32)) == 0
 
 
 class SharedLayers(nn.Module):
     """One convolution used twice, its first output used twice, a norm used twice, a shared ReLU."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 3, 3, padding=1)
         self.first, self.second = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
@@ -116,7 +118,7 @@ class SharedLayers(nn.Module):
 class LooksAtValues(nn.Module):
     """Cannot be traced: what it computes depends on what it sees."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
 
@@ -126,7 +128,7 @@ class LooksAtValues(nn.Module):
 
 
 @pytest.mark.parametrize("kind", [SharedLayers, LooksAtValues])
-def test_models_that_do_not_fold_run_as_they_are(kind):
+def test_models_that_do_not_fold_run_as_they_are(kind) -> None:
     model = kind().eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -155,7 +157,7 @@ def norms_of(model):
         ("resnet18", 224, "float32"),  # in bfloat16 minutes, where the processor has none
     ],
 )
-def test_a_row_does_not_depend_on_its_tile(arch, side, precision):
+def test_a_row_does_not_depend_on_its_tile(arch: str, side: int, precision: str) -> None:
     observer = load_observer(
         trained_like(arch, 10, side), arch=arch, side=side, precision=precision
     )
@@ -169,7 +171,7 @@ def test_a_row_does_not_depend_on_its_tile(arch, side, precision):
 
 
 @pytest.mark.parametrize("rows", [0, 1, 63, 64, 65, 130])
-def test_any_number_of_rows_in_any_layout(rows):
+def test_any_number_of_rows_in_any_layout(rows: int) -> None:
     model = trained_like("convnet2-w8", 3, 8)
     observer = load_observer(model, precision="float32")
     assert observer.tile == 64
@@ -186,7 +188,7 @@ def test_any_number_of_rows_in_any_layout(rows):
 
 
 @pytest.mark.parametrize(("arch", "side"), [("convnet3", 32), ("resnet18", 224), ("convnet1", 256)])
-def test_tiles_keep_the_biggest_activation_below_32_mb(arch, side):
+def test_tiles_keep_the_biggest_activation_below_32_mb(arch: str, side: int) -> None:
     observer = load_observer(build_model(arch, num_classes=2, side=side), side=side)
     widest = {"convnet3": 128 * 32**2, "resnet18": 64 * 112**2, "convnet1": 128 * 256**2}[arch]
     size = widest * (2 if observer.precision == "bfloat16" else 4)
@@ -194,7 +196,7 @@ def test_tiles_keep_the_biggest_activation_below_32_mb(arch, side):
     assert observer.tile == 64 or 2 * observer.tile * size >= 2**25
 
 
-def test_logits_can_be_targets_of_a_loss():
+def test_logits_can_be_targets_of_a_loss() -> None:
     observer = load_observer(trained_like("convnet2-w8", 3, 8))
     student = torch.randn(4, 3, requires_grad=True)
     targets = observer.logits(torch.randn(4, 3, 8, 8)).softmax(1)
@@ -212,13 +214,13 @@ def test_logits_can_be_targets_of_a_loss():
         (torch.zeros(2, 3, 8, 8, dtype=torch.float64), TypeError, "got float64"),
     ],
 )
-def test_images_of_another_kind(images, error, words):
+def test_images_of_another_kind(images: torch.Tensor, error: type[Exception], words: str) -> None:
     observer = load_observer(build_model("convnet2-w8", num_classes=3, side=8))
     with pytest.raises(error, match=words):
         observer.logits(images)
 
 
-def test_another_side_where_the_architecture_takes_it():
+def test_another_side_where_the_architecture_takes_it() -> None:
     model = trained_like("resnet18-modified", 3, 16)
     observer = load_observer(model, side=32, precision="float32")
     smaller = observer.with_side(16)
@@ -230,14 +232,14 @@ def test_another_side_where_the_architecture_takes_it():
 
 
 @pytest.mark.parametrize("arch", ["convnet2-w8", "timm/vit_tiny_patch16_224"])
-def test_another_side_where_the_architecture_does_not_take_it(arch):
+def test_another_side_where_the_architecture_does_not_take_it(arch: str) -> None:
     observer = load_observer(build_model(arch, num_classes=3, side=64), side=64)
     with pytest.raises(PydreamError, match="images of 64 pixels a side only, not of 32"):
         observer.with_side(32)
     assert observer.logits(torch.randn(1, 3, 64, 64)).shape == (1, 3)
 
 
-def test_class_order(tmp_path):
+def test_class_order(tmp_path: Path) -> None:
     save_weights(
         trained_like("convnet2-w8", 4, 8),
         tmp_path / "w.safetensors",
@@ -257,14 +259,14 @@ def test_class_order(tmp_path):
 
 
 @pytest.mark.parametrize("order", [[], [0, 0], [0, 4], [-1, 2]])
-def test_class_orders_that_are_none(order):
+def test_class_orders_that_are_none(order) -> None:
     observer = load_observer(build_model("convnet2-w8", num_classes=4, side=8))
     with pytest.raises(ValueError, match="order must hold"):
         observer.with_class_order(order)
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
-def test_all_is_taken_from_the_file(tmp_path, suffix):
+def test_all_is_taken_from_the_file(tmp_path: Path, suffix: str) -> None:
     model = trained_like("convnet2-w8-instance", 5, 24)
     path = tmp_path / f"w.{suffix}"
     if suffix == "safetensors":
@@ -294,14 +296,14 @@ def test_all_is_taken_from_the_file(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("arch", ["squeezenet1_1", "timm/resnet10t"])
-def test_classes_are_counted_whatever_the_classifier_is_called(tmp_path, arch):
+def test_classes_are_counted_whatever_the_classifier_is_called(tmp_path: Path, arch: str) -> None:
     model = build_model(arch, num_classes=6, side=64)
     save_weights(model, tmp_path / "w.safetensors", {"arch": arch, "side": "64"})
     observer = load_observer(tmp_path / "w.safetensors")
     assert (observer.num_classes, observer.side) == (6, 64)
 
 
-def test_what_is_given_goes_before_what_is_in_the_file(tmp_path):
+def test_what_is_given_goes_before_what_is_in_the_file(tmp_path: Path) -> None:
     model = build_model("resnet18-modified", num_classes=4, side=32)
     metadata = {"arch": "resnet18", "side": "64", "mean": "0,0,0", "std": "1,1,1"}
     save_weights(model, tmp_path / "w.safetensors", metadata)
@@ -348,14 +350,16 @@ def test_what_is_given_goes_before_what_is_in_the_file(tmp_path):
         ({"arch": "convnet2-w8"}, {"device": "nowhere"}, "device 'nowhere' cannot be used"),
     ],
 )
-def test_checkpoints_that_do_not_fit(tmp_path, metadata, options, words):
+def test_checkpoints_that_do_not_fit(
+    tmp_path: Path, metadata: dict[str, Any], options: dict[str, Any], words: str
+) -> None:
     save_weights(build_model("convnet2-w8", num_classes=4, side=8), tmp_path / "w", metadata)
     with pytest.raises(PydreamError, match=words) as error:
         load_observer(tmp_path / "w", **options)
     assert "\n" not in str(error.value)
 
 
-def test_modules_that_do_not_fit():
+def test_modules_that_do_not_fit() -> None:
     model = build_model("convnet2-w8", num_classes=4, side=8)
     with pytest.raises(PydreamError, match="has 4 classes, not 5"):
         load_observer(model, num_classes=5)
@@ -365,7 +369,7 @@ def test_modules_that_do_not_fit():
         load_observer(nn.Conv2d(3, 2, 3), side=8)
 
 
-def test_the_global_generator_is_left_as_it_was(tmp_path):
+def test_the_global_generator_is_left_as_it_was(tmp_path: Path) -> None:
     save_weights(
         build_model("convnet2-w8", num_classes=4, side=8),
         tmp_path / "w",
@@ -377,17 +381,21 @@ def test_the_global_generator_is_left_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize(("native", "wanted"), [(True, "bfloat16"), (False, "float32")])
-def test_auto_precision_follows_the_processor(monkeypatch, native, wanted):
+def test_auto_precision_follows_the_processor(
+    monkeypatch: pytest.MonkeyPatch, native: bool, wanted: str
+) -> None:
     monkeypatch.setattr(_C, "native_bfloat16", lambda: native)
     observer = load_observer(build_model("convnet2-w8", num_classes=4, side=8))
     assert observer.precision == wanted
 
 
 @pytest.mark.parametrize(("native", "wanted"), [(True, "bfloat16"), (False, "float32")])
-def test_auto_precision_follows_the_gpu_in_use(monkeypatch, native, wanted):
+def test_auto_precision_follows_the_gpu_in_use(
+    monkeypatch: pytest.MonkeyPatch, native: bool, wanted: str
+) -> None:
     asked = []
 
-    def supported(including_emulation=True):
+    def supported(including_emulation: bool = True):
         return including_emulation or native
 
     monkeypatch.setattr(torch.cuda, "device", lambda device: asked.append(device) or nullcontext())
@@ -396,13 +404,13 @@ def test_auto_precision_follows_the_gpu_in_use(monkeypatch, native, wanted):
     assert asked == [torch.device("cuda", 1)]
 
 
-def test_observers_can_be_copied_and_moved_between_threads():
+def test_observers_can_be_copied_and_moved_between_threads() -> None:
     observer = load_observer(trained_like("convnet2-w8", 4, 8))
     images = torch.randn(3, 3, 8, 8)
     assert torch.equal(copy.deepcopy(observer).logits(images), observer.logits(images))
 
 
-def test_the_real_checkpoint_reaches_its_stated_accuracy(data_root):
+def test_the_real_checkpoint_reaches_its_stated_accuracy(data_root: Path) -> None:
     observer = load_observer(data_root / "observers" / "cifar10_convnet3_batchnorm.safetensors")
     assert (observer.arch, observer.side, observer.num_classes) == ("convnet3", 32, 10)
     images, labels = [], []
@@ -420,7 +428,7 @@ def test_the_real_checkpoint_reaches_its_stated_accuracy(data_root):
     assert abs(accuracy - 0.7723) < STANDARD_DEVIATIONS * deviation
 
 
-def test_no_weights_are_drawn_that_will_be_loaded():
+def test_no_weights_are_drawn_that_will_be_loaded() -> None:
     with _Undrawn():
         state = torch.get_rng_state()
         for arch in ("convnet3", "resnetap10", "resnet18", "mobilenet_v2", "timm/resnet10t"):
@@ -430,7 +438,7 @@ def test_no_weights_are_drawn_that_will_be_loaded():
     assert not torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_compiled_observer_computes_the_same():
+def test_a_compiled_observer_computes_the_same() -> None:
     model = trained_like("convnet2-w8", 5, 8)
     images = torch.randn(70, 3, 8, 8)
     options = {"arch": "convnet2-w8", "side": 8, "precision": "float32"}
@@ -439,8 +447,8 @@ def test_a_compiled_observer_computes_the_same():
     assert observer.with_side(8).tile == observer.tile
 
 
-def test_a_compiler_that_fails_is_named(monkeypatch):
-    def broken(self, **options):
+def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self, **options) -> None:
         self._compiled_call_impl = lambda *arguments: (_ for _ in ()).throw(OSError("no g++"))
 
     monkeypatch.setattr(nn.Module, "compile", broken)
@@ -471,7 +479,7 @@ def test_features_of_a_network_without_linear_layers_are_its_logits() -> None:
     assert torch.equal(observer.features(images), observer.logits(images))
 
 
-def test_an_observer_answers_in_float32_whatever_the_default_dtype_is(tmp_path):
+def test_an_observer_answers_in_float32_whatever_the_default_dtype_is(tmp_path: Path) -> None:
     model = trained_like("convnet2-w8", 4, 8)
     save_weights(model, tmp_path / "w.safetensors", {"arch": "convnet2-w8", "side": "8"})
     images = torch.randn(3, 3, 8, 8)

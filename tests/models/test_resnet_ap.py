@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 import torchvision
@@ -57,7 +60,7 @@ def block(images: torch.Tensor, weights: dict, name: str, norm: str, halve: bool
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
 @pytest.mark.parametrize(("stage", "inputs", "side"), [(1, 64, 5), (2, 64, 7), (4, 256, 6)])
-def test_a_block_computes_the_formula(norm, stage, inputs, side):
+def test_a_block_computes_the_formula(norm: str, stage: int, inputs: int, side: int) -> None:
     model = randomised(ResNetAP(3, 32, norm=norm).double()).train()
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     images = torch.randn(2, inputs, side, side, dtype=torch.float64)
@@ -67,7 +70,7 @@ def test_a_block_computes_the_formula(norm, stage, inputs, side):
 
 
 @pytest.mark.parametrize(("side", "kernel", "pool"), [(16, 3, 1), (65, 3, 2), (129, 7, 4)])
-def test_the_whole_computes_the_formula(side, kernel, pool):
+def test_the_whole_computes_the_formula(side: int, kernel: int, pool: int) -> None:
     model = randomised(ResNetAP(3, side, channels=2).double())
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     start = torch.randn(2, 2, side, side, dtype=torch.float64)
@@ -95,7 +98,7 @@ def test_the_whole_computes_the_formula(side, kernel, pool):
         (224, [56, 56, 28, 14, 7]),
     ],
 )
-def test_shapes(side, sides):
+def test_shapes(side: int, sides: list[int]) -> None:
     model = build_model("resnetap10", num_classes=10, side=side)
     seen = []
     for number in range(5):
@@ -110,7 +113,7 @@ def test_shapes(side, sides):
     assert seen[:5] == [(width, side, side) for width, side in zip(widths, sides, strict=True)]
 
 
-def test_parameters_counted_by_hand():
+def test_parameters_counted_by_hand() -> None:
     stem = 3 * 64 * 7 * 7 + 2 * 64
     first = 2 * 9 * 64 * 64 + 4 * 64
     # Two convolutions of 3 × 3, one of 1 × 1, three norms.
@@ -126,7 +129,7 @@ def test_parameters_counted_by_hand():
 
 
 @pytest.mark.parametrize("depth", [18, 34])
-def test_deeper_ones_have_the_parameters_of_resnets(depth):
+def test_deeper_ones_have_the_parameters_of_resnets(depth: int) -> None:
     ours = build_model(f"resnetap{depth}-batch", num_classes=1000, side=224)
     theirs = torchvision.models.get_model(f"resnet{depth}")
     shapes = [
@@ -135,7 +138,7 @@ def test_deeper_ones_have_the_parameters_of_resnets(depth):
     assert shapes[0] == shapes[1]
 
 
-def test_convolutions_are_he_normal_by_their_outputs_and_have_no_bias():
+def test_convolutions_are_he_normal_by_their_outputs_and_have_no_bias() -> None:
     torch.manual_seed(0)
     model = ResNetAP(10, 224)
     convolutions = [module for module in model.modules() if isinstance(module, torch.nn.Conv2d)]
@@ -164,7 +167,7 @@ def test_convolutions_are_he_normal_by_their_outputs_and_have_no_bias():
         ("resnetap34-none", 34, "none"),
     ],
 )
-def test_names(arch, depth, norm):
+def test_names(arch: str, depth: int, norm: str) -> None:
     model = build_model(arch, num_classes=6, side=16, channels=1)
     assert isinstance(model, ResNetAP)
     assert (model.depth, model.norm, model.side) == (depth, norm, 16)
@@ -185,14 +188,16 @@ def test_names(arch, depth, norm):
         ("xyzzy", "Known: .*resnetap10"),
     ],
 )
-def test_names_that_cannot_be_built(arch, words):
+def test_names_that_cannot_be_built(arch: str, words: str) -> None:
     with pytest.raises(PydreamError, match=words) as error:
         build_model(arch, num_classes=5, side=32)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("norm", "least"), [("instance", 16), ("batch", 8), ("none", 8)])
-def test_the_smallest_side_tells_images_apart_and_one_less_is_refused(norm, least):
+def test_the_smallest_side_tells_images_apart_and_one_less_is_refused(
+    norm: str, least: int
+) -> None:
     model = ResNetAP(2, least, norm=norm)
     features = model.features(torch.randn(2, 3, least, least))
     assert not torch.allclose(features[0], features[1])
@@ -211,13 +216,13 @@ def test_the_smallest_side_tells_images_apart_and_one_less_is_refused(norm, leas
         ({"norm": "layer"}, "batch, instance, none, got 'layer'"),
     ],
 )
-def test_arguments_out_of_range_are_named(change, words):
+def test_arguments_out_of_range_are_named(change: dict[str, Any], words: str) -> None:
     with pytest.raises(PydreamError, match=words):
         ResNetAP(**{"num_classes": 10, "side": 32, **change})
 
 
 @pytest.mark.parametrize("arch", ["resnetap10", "resnetap10-batch"])
-def test_an_observer_of_the_file_and_of_the_module_says_the_same(tmp_path, arch):
+def test_an_observer_of_the_file_and_of_the_module_says_the_same(tmp_path: Path, arch: str) -> None:
     model = randomised(build_model(arch, num_classes=7, side=24)).eval()
     path = tmp_path / "weights.safetensors"
     save_weights(model, path, {"arch": arch, "side": "24"})
@@ -231,7 +236,7 @@ def test_an_observer_of_the_file_and_of_the_module_says_the_same(tmp_path, arch)
         assert (found - expected).abs().max() <= SAME_LOGITS * expected.abs().max()
 
 
-def test_steps_lower_the_loss():
+def test_steps_lower_the_loss() -> None:
     torch.manual_seed(0)
     model = build_model("resnetap10", num_classes=4, side=16)
     images, labels = torch.randn(16, 3, 16, 16), torch.arange(16) % 4

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -16,7 +18,7 @@ from pydream.models.state_dicts import choose_reading, readings
 ROUNDING = 1e-5  # of the largest logit: the same float32 sums in another order
 
 
-def small(seed=0):
+def small(seed: int = 0):
     torch.manual_seed(seed)
     return build_model("convnet2-w8", num_classes=4, side=8).state_dict()
 
@@ -46,13 +48,13 @@ def saved(path, content):
         prefixed(small(), "backbone."),
     ],
 )
-def test_what_trainers_write_is_read(tmp_path, content):
+def test_what_trainers_write_is_read(tmp_path: Path, content) -> None:
     found = saved(tmp_path / "w.ckpt", content)
     assert same(found.weights, small())
     assert found.remark == ""
 
 
-def test_weights_of_a_loss_beside_the_network_are_left_out_and_said(tmp_path):
+def test_weights_of_a_loss_beside_the_network_are_left_out_and_said(tmp_path: Path) -> None:
     content = {"state_dict": {**prefixed(small(), "model."), "criterion.weight": torch.ones(4)}}
     torch.save(content, tmp_path / "w.ckpt")
     observer = load_observer(tmp_path / "w.ckpt", precision="float32")
@@ -75,7 +77,9 @@ def test_weights_of_a_loss_beside_the_network_are_left_out_and_said(tmp_path):
 
 
 @pytest.mark.parametrize("prefixes", [(), ("module.",), ("net.", "_orig_mod."), ("model.",)])
-def test_a_part_that_is_called_as_wrappers_are_keeps_its_name(tmp_path, prefixes):
+def test_a_part_that_is_called_as_wrappers_are_keeps_its_name(
+    tmp_path: Path, prefixes: tuple[str, ...]
+) -> None:
     """timm's VOLO has most of its weights in a part called network; a loss may lie beside it."""
     parts = {
         "stem": nn.Conv2d(3, 4, 3),
@@ -93,13 +97,13 @@ def test_a_part_that_is_called_as_wrappers_are_keeps_its_name(tmp_path, prefixes
     assert same(model.state_dict(), weights)
 
 
-def test_a_checkpoint_of_numbered_tensors_holds_no_state_dict(tmp_path):
+def test_a_checkpoint_of_numbered_tensors_holds_no_state_dict(tmp_path: Path) -> None:
     torch.save({0: torch.ones(2), "step": 3}, tmp_path / "w.pt")
     with pytest.raises(PydreamError, match="it holds no state dict"):
         read_weights(tmp_path / "w.pt")
 
 
-def test_averaged_weights_are_taken_where_there_are_no_others(tmp_path):
+def test_averaged_weights_are_taken_where_there_are_no_others(tmp_path: Path) -> None:
     found = saved(tmp_path / "w.pth", {"state_dict_ema": prefixed(small(), "module.")})
     assert same(found.weights, small())
     assert found.remark == "the averaged weights in state_dict_ema"
@@ -109,7 +113,9 @@ def test_averaged_weights_are_taken_where_there_are_no_others(tmp_path):
     assert found.remark == "the averaged weights of SWA or EMA"
 
 
-def test_trained_weights_come_before_averaged_ones_and_that_is_said(tmp_path, capsys):
+def test_trained_weights_come_before_averaged_ones_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = saved(tmp_path / "w.pth", {"model_ema": small(1), "model": small(0)})
     assert same(found.weights, small(0))
     assert found.remark == "the weights in model, not the averaged ones in model_ema"
@@ -117,7 +123,7 @@ def test_trained_weights_come_before_averaged_ones_and_that_is_said(tmp_path, ca
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
     weights = small()
     weights["classifier.bias"][1] = value
     torch.save(weights, tmp_path / "w.pth")
@@ -126,7 +132,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_weights_of_other_precision_are_read(tmp_path, dtype):
+def test_weights_of_other_precision_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
     weights = {name: tensor.to(dtype) for name, tensor in small().items() if tensor.dim()}
     torch.save(weights, tmp_path / "w.pth")
     observer = load_observer(tmp_path / "w.pth", precision="float32")
@@ -138,7 +144,7 @@ def test_weights_of_other_precision_are_read(tmp_path, dtype):
     torch.testing.assert_close(observer.logits(images), wanted, rtol=0, atol=1e-5)
 
 
-def test_the_weights_of_a_cifar_resnet_are_read_under_other_names(tmp_path):
+def test_the_weights_of_a_cifar_resnet_are_read_under_other_names(tmp_path: Path) -> None:
     """As kuangliu/pytorch-cifar and DC name them; the network is torchvision's but for its stem."""
     torch.manual_seed(0)
     model = build_model("resnet18-modified", num_classes=4, side=32)
@@ -159,7 +165,7 @@ def test_the_weights_of_a_cifar_resnet_are_read_under_other_names(tmp_path):
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
-def test_a_convnet_of_dcs_code_is_read(tmp_path, norm):
+def test_a_convnet_of_dcs_code_is_read(tmp_path: Path, norm: str) -> None:
     """Written down here as that code builds it: a sequence of layers and one linear layer."""
     torch.manual_seed(0)
     layers: list[nn.Module] = []
@@ -191,14 +197,14 @@ def test_a_convnet_of_dcs_code_is_read(tmp_path, norm):
         ("resnetap18-batch", 224),
     ],
 )
-def test_an_architecture_is_recognised_by_names_and_shapes(arch, side):
+def test_an_architecture_is_recognised_by_names_and_shapes(arch: str, side: int) -> None:
     with torch.device("meta"):
         weights = construct(arch, num_classes=7, side=side).state_dict()
     assert recognise_arch(weights) == arch
 
 
 @pytest.mark.parametrize("arch", ["mobilenet_v2", "vgg11", "timm/vit_tiny_patch16_224"])
-def test_other_architectures_are_not_guessed(arch):
+def test_other_architectures_are_not_guessed(arch: str) -> None:
     with torch.device("meta"):
         weights = construct(arch, num_classes=7, side=64).state_dict()
     assert recognise_arch(weights) is None
@@ -219,13 +225,15 @@ def test_other_architectures_are_not_guessed(arch):
         ("resnet18", 64, None, None),
     ],
 )
-def test_the_side_is_recognised_by_shapes(arch, side, likely, wanted):
+def test_the_side_is_recognised_by_shapes(
+    arch: str, side: int, likely: int | None, wanted: int | None
+) -> None:
     with torch.device("meta"):
         weights = construct(arch, num_classes=7, side=side).state_dict()
     assert recognise_side(arch, weights, likely)[0] == wanted
 
 
-def test_a_checkpoint_without_weights_lists_what_it_has(tmp_path):
+def test_a_checkpoint_without_weights_lists_what_it_has(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "lr": 0.1}, tmp_path / "w.pt")
     with pytest.raises(PydreamError, match=r"no state dict, .*; it has epoch, lr$"):
         read_weights(tmp_path / "w.pt")

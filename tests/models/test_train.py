@@ -3,6 +3,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ MEAN, STD = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.2
 PIXEL = 1e-3
 
 
-def write_images(root, classes, count, side, suffix=".png"):
+def write_images(root, classes, count, side, suffix: str = ".png") -> None:
     """Images of one colour each, by which they can be told: (class, number, 0)."""
     for label, name in enumerate(classes):
         folder = root / name
@@ -47,7 +49,7 @@ def sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_digits_are_learned_and_the_file_says_all(tmp_path):
+def test_digits_are_learned_and_the_file_says_all(tmp_path: Path) -> None:
     out = tmp_path / "new" / "digits.safetensors"
     config = ObserverConfig(
         source="digits", arch="convnet2-w32", epochs=10, horizontal_flip=False, out=out
@@ -67,7 +69,7 @@ def test_digits_are_learned_and_the_file_says_all(tmp_path):
     assert read_weights(out)[1]["top1_test"] == f"{100 * result.top1:.2f}"
 
 
-def test_the_seed_decides_the_bytes_and_nothing_else_does(tmp_path):
+def test_the_seed_decides_the_bytes_and_nothing_else_does(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     weights = []
     for number, changes in enumerate(({}, {"workers": 3}, {"seed": 1})):
@@ -81,7 +83,7 @@ def test_the_seed_decides_the_bytes_and_nothing_else_does(tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_large_images_are_streamed(tmp_path):
+def test_large_images_are_streamed(tmp_path: Path) -> None:
     write_images(tmp_path / "set", ("a", "b"), 12, 90, ".jpg")
     config = ObserverConfig(
         source=str(tmp_path / "set"),
@@ -98,7 +100,7 @@ def test_large_images_are_streamed(tmp_path):
 
 
 @pytest.mark.parametrize("side", [16, 33])
-def test_crops_of_small_images_are_windows_of_the_padded_image(side):
+def test_crops_of_small_images_are_windows_of_the_padded_image(side: int) -> None:
     source = open_source((torch.randint(256, (20, side, side, 3)).byte(), torch.arange(20) % 2))
     originals = torch.stack([source.image(index) for index in range(20)]).float()
     padding = {16: 2, 33: 4}[side]
@@ -133,7 +135,7 @@ def test_crops_of_small_images_are_windows_of_the_padded_image(side):
         assert 0 < mirrored < 16 if flips else mirrored == 0
 
 
-def test_epochs_differ_and_a_seed_repeats_them():
+def test_epochs_differ_and_a_seed_repeats_them() -> None:
     source = open_source((torch.randint(256, (16, 8, 8, 3)).byte(), torch.arange(16) % 2))
 
     def epochs(seed):
@@ -146,7 +148,7 @@ def test_epochs_differ_and_a_seed_repeats_them():
     assert not torch.equal(first, epochs(4)[0])
 
 
-def test_crops_of_large_images_keep_image_and_label_together(tmp_path):
+def test_crops_of_large_images_keep_image_and_label_together(tmp_path: Path) -> None:
     write_images(tmp_path / "set", ("a", "b"), 9, 80)
     source = open_source(tmp_path / "set")
     seen = []
@@ -161,7 +163,7 @@ def test_crops_of_large_images_keep_image_and_label_together(tmp_path):
     assert len(seen) == len(set(seen)) == 16
 
 
-def test_large_crops_have_the_scale_of_random_resized_crop(tmp_path):
+def test_large_crops_have_the_scale_of_random_resized_crop(tmp_path: Path) -> None:
     ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None], (256, 256))
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -178,7 +180,7 @@ def test_large_crops_have_the_scale_of_random_resized_crop(tmp_path):
     assert min(heights) > (0.08 * 3 / 4) ** 0.5 - 0.02
 
 
-def test_without_a_test_split_a_tenth_is_kept_aside():
+def test_without_a_test_split_a_tenth_is_kept_aside() -> None:
     labels = torch.tensor([0] * 30 + [1] * 2 + [2] * 19)
     images = torch.zeros(len(labels), 8, 8, 3, dtype=torch.uint8)
     source = open_source((images, labels))
@@ -192,13 +194,13 @@ def test_without_a_test_split_a_tenth_is_kept_aside():
     assert len(fewer) == 28
 
 
-def test_a_class_of_one_image_cannot_be_split():
+def test_a_class_of_one_image_cannot_be_split() -> None:
     source = open_source((torch.zeros(3, 8, 8, 3, dtype=torch.uint8), torch.tensor([0, 0, 1])))
     with pytest.raises(PydreamError, match="class 1 has 1 image; at least 2 are needed"):
         hold_out(source, None, 0)
 
 
-def test_splits_with_other_classes(tmp_path):
+def test_splits_with_other_classes(tmp_path: Path) -> None:
     write_images(tmp_path / "set" / "train", ("a", "b"), 2, 9)
     write_images(tmp_path / "set" / "test", ("a", "c"), 2, 9)
     with pytest.raises(PydreamError, match="classes"):
@@ -209,7 +211,7 @@ def test_splits_with_other_classes(tmp_path):
         )
 
 
-def test_few_broken_images_are_skipped_and_many_are_not(tmp_path):
+def test_few_broken_images_are_skipped_and_many_are_not(tmp_path: Path) -> None:
     write_images(tmp_path / "set", ("a", "b"), 60, 12)
     (tmp_path / "set" / "a" / "007.png").write_bytes(b"broken")
     for side in (12, 70):
@@ -229,7 +231,7 @@ def test_few_broken_images_are_skipped_and_many_are_not(tmp_path):
             list(training_images(open_source(tmp_path / "set"), side, batch_size=120).epoch())
 
 
-def test_whole_images_in_order_without_the_broken(tmp_path):
+def test_whole_images_in_order_without_the_broken(tmp_path: Path) -> None:
     write_images(tmp_path / "set", ("a", "b"), 5, 12)
     (tmp_path / "set" / "a" / "003.png").write_bytes(b"broken")
     source = open_source(tmp_path / "set")
@@ -254,7 +256,7 @@ def test_whole_images_in_order_without_the_broken(tmp_path):
 
 
 @pytest.mark.parametrize(("size", "wanted"), [((8, 8), 8), ((64, 40), 40), ((65, 70), 224)])
-def test_the_side_follows_from_the_images(size, wanted):
+def test_the_side_follows_from_the_images(size: tuple[int, int], wanted: int) -> None:
     images = torch.zeros(2, *size, 3, dtype=torch.uint8)
     assert side_of(open_source((images, torch.tensor([0, 1])))) == wanted
 
@@ -278,7 +280,7 @@ def test_the_side_follows_from_the_images(size, wanted):
         ({"arch": "convnet2-w4-none", "learning_rate": 1e30}, "diverged in epoch 1 of 1"),
     ],
 )
-def test_settings_that_cannot_be(tmp_path, changes, words):
+def test_settings_that_cannot_be(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     options = {"source": "digits", "arch": "convnet1-w4", "epochs": 1, **changes}
     with pytest.raises(PydreamError, match=words) as error:
         train_observer(ObserverConfig(out=tmp_path / "w.safetensors", **options))
@@ -286,7 +288,7 @@ def test_settings_that_cannot_be(tmp_path, changes, words):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_exists_is_kept(tmp_path):
+def test_a_file_that_exists_is_kept(tmp_path: Path) -> None:
     out = tmp_path / "w.safetensors"
     out.write_text("mine")
     with pytest.raises(PydreamError, match="is not overwritten"):
@@ -294,7 +296,9 @@ def test_a_file_that_exists_is_kept(tmp_path):
     assert out.read_text() == "mine"
 
 
-def test_unreadable_images_count_in_the_progress_of_the_measurement(tmp_path, capsys):
+def test_unreadable_images_count_in_the_progress_of_the_measurement(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for split in ("train", "test"):
         write_images(tmp_path / "set" / split, ("a", "b"), 3, 8)
     (tmp_path / "set" / "test" / "b" / "002.png").write_bytes(b"broken")
@@ -304,7 +308,9 @@ def test_unreadable_images_count_in_the_progress_of_the_measurement(tmp_path, ca
     assert re.search(r"measuring observer: 6 of 6 images, .* taken\n", capsys.readouterr().err)
 
 
-def test_images_in_memory_and_the_default_name(tmp_path, monkeypatch):
+def test_images_in_memory_and_the_default_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     images = torch.zeros(40, 8, 8, 3, dtype=torch.uint8)
     labels = torch.arange(40) % 2

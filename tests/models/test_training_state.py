@@ -7,6 +7,7 @@ import os
 import signal
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -25,15 +26,15 @@ class KilledError(Exception):
 
 
 @pytest.fixture
-def after_steps(monkeypatch):
+def after_steps(monkeypatch: pytest.MonkeyPatch):
     """Do something when so many steps of a training are done."""
 
-    def plan(steps, act):
+    def plan(steps, act) -> None:
         @contextmanager
         def track(*words, **options):
             left = steps
 
-            def advance(done, note=""):
+            def advance(done, note: str = "") -> None:
                 nonlocal left
                 left -= done
                 if left == 0 and done:
@@ -46,11 +47,11 @@ def after_steps(monkeypatch):
     return plan
 
 
-def kill():
+def kill() -> NoReturn:
     raise KilledError
 
 
-def press_ctrl_c():
+def press_ctrl_c() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
@@ -72,7 +73,16 @@ def settings(out, **changes):
     return ObserverConfig(source="mine", out=out, **{**options, **changes})
 
 
-def interrupted(out, source, after_steps, monkeypatch, *, steps=8, act=kill, error=KilledError):
+def interrupted(
+    out,
+    source,
+    after_steps,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    steps: int = 8,
+    act=kill,
+    error: type[KilledError] = KilledError,
+) -> None:
     """Train until something ends it; the state is written after every step."""
     after_steps(steps, act)
     monkeypatch.setattr(training_state, "_SECONDS_BETWEEN", 0.0)
@@ -84,8 +94,8 @@ def interrupted(out, source, after_steps, monkeypatch, *, steps=8, act=kill, err
 # The small ones are kept in memory and padded, the large ones decoded in every epoch.
 @pytest.mark.parametrize(("side", "steps"), [(8, 1), (8, 8), (8, 10), (72, 8)])
 def test_a_killed_training_goes_on_to_the_same_bytes(
-    tmp_path, after_steps, monkeypatch, side, steps
-):
+    tmp_path: Path, after_steps, monkeypatch: pytest.MonkeyPatch, side: int, steps: int
+) -> None:
     """Killed in the first step, in the midst of an epoch, and behind its last batch."""
     source, out = images_of(side), tmp_path / "w.safetensors"
     whole = train_observer(settings(tmp_path / "whole.safetensors"), source=source)
@@ -97,7 +107,9 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
     assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, whole.path.name]
 
 
-def test_ctrl_c_keeps_every_step(tmp_path, after_steps, monkeypatch):
+def test_ctrl_c_keeps_every_step(
+    tmp_path: Path, after_steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, out = images_of(8), tmp_path / "w.safetensors"
     whole = train_observer(settings(tmp_path / "whole.safetensors"), source=source)
     after_steps(8, press_ctrl_c)
@@ -111,8 +123,8 @@ def test_ctrl_c_keeps_every_step(tmp_path, after_steps, monkeypatch):
 
 
 def test_a_begun_training_is_neither_overwritten_nor_gone_on_with_otherwise(
-    tmp_path, after_steps, monkeypatch
-):
+    tmp_path: Path, after_steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, out = images_of(8), tmp_path / "w.safetensors"
     interrupted(out, source, after_steps, monkeypatch)
     with pytest.raises(PydreamError, match=r"w\.safetensors\.partial holds a training .*--resume"):
@@ -131,7 +143,9 @@ def test_a_begun_training_is_neither_overwritten_nor_gone_on_with_otherwise(
         train_observer(settings(out, resume=True), source=source)
 
 
-def test_a_training_killed_when_it_was_finished_leaves_nothing_to_the_next(tmp_path, monkeypatch):
+def test_a_training_killed_when_it_was_finished_leaves_nothing_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, out = images_of(8), tmp_path / "w.safetensors"
     with monkeypatch.context() as patch:
         patch.setattr(train.PartialRun, "forget", lambda self: kill())
@@ -142,7 +156,7 @@ def test_a_training_killed_when_it_was_finished_leaves_nothing_to_the_next(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
-def test_a_finished_training_is_known_again(tmp_path):
+def test_a_finished_training_is_known_again(tmp_path: Path) -> None:
     source, out = images_of(8), tmp_path / "w.safetensors"
     config = settings(out, epochs=1)
     result = train_observer(config, source=source)
@@ -156,7 +170,7 @@ def test_a_finished_training_is_known_again(tmp_path):
     assert (tmp_path / "mine").read_text() == "mine"
 
 
-def test_a_second_ctrl_c_does_not_wait():
+def test_a_second_ctrl_c_does_not_wait() -> None:
     with interrupt_between_steps() as pressed:
         press_ctrl_c()
         assert pressed()
@@ -167,11 +181,11 @@ def test_a_second_ctrl_c_does_not_wait():
 
 @pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
 def test_a_checkpoint_that_memory_does_not_hold_is_not_called_unreadable(
-    tmp_path, after_steps, monkeypatch, error
-):
+    tmp_path: Path, after_steps, monkeypatch: pytest.MonkeyPatch, error
+) -> None:
     """The advice to remove it would cost what was trained."""
 
-    def fail(*_, **__):
+    def fail(*_, **__) -> NoReturn:
         raise error("out of memory")
 
     source, out = images_of(8), tmp_path / "w.safetensors"
@@ -181,8 +195,10 @@ def test_a_checkpoint_that_memory_does_not_hold_is_not_called_unreadable(
         train_observer(settings(out, resume=True), source=source)
 
 
-def test_a_checkpoint_on_a_broken_disk_is_named(tmp_path, after_steps, monkeypatch):
-    def fail(file):
+def test_a_checkpoint_on_a_broken_disk_is_named(
+    tmp_path: Path, after_steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(file) -> NoReturn:
         raise OSError(5, "Input/output error")
 
     source, out = images_of(8), tmp_path / "w.safetensors"

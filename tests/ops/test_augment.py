@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ def one(x: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_is_the_formula_and_its_derivative(isa, shape, strategy):
+def test_is_the_formula_and_its_derivative(isa: str, shape: tuple[int, ...], strategy) -> None:
     x, upstream = images(shape), images(shape, 1)
     parameters = ops.random_augment(shape[0], shape[2:], strategy, seed=5)
     found = augmented(x, parameters, upstream)
@@ -113,7 +114,7 @@ MAPS = [
 
 
 @pytest.mark.parametrize("shape", [(8, 3, 19, 23), (8, 6, 5, 4)], ids=str)
-def test_any_map(isa, shape):
+def test_any_map(isa: str, shape: tuple[int, ...]) -> None:
     x, upstream = images(shape), images(shape, 1)
     parameters = affine(*MAPS)
     parameters[:, 2] = 0.75
@@ -123,7 +124,7 @@ def test_any_map(isa, shape):
         torch.testing.assert_close(mine.double(), wanted, rtol=1e-5, atol=10 * PLACE_ATOL)
 
 
-def test_images_larger_than_shared_memory(isa):
+def test_images_larger_than_shared_memory(isa: str) -> None:
     x, upstream = images(LARGE), images(LARGE, 1)
     parameters = ops.random_augment(2, LARGE[2:], "color_rotate_cutout", seed=1)
     found = augmented(x, parameters, upstream)
@@ -132,7 +133,7 @@ def test_images_larger_than_shared_memory(isa):
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])
-def test_half_precision_is_rounded_once(isa, dtype):
+def test_half_precision_is_rounded_once(isa: str, dtype) -> None:
     shape = (6, 3, 17, 12)
     x, upstream = images(shape, dtype=dtype), images(shape, 1, dtype)
     parameters = ops.random_augment(6, shape[2:], STRATEGIES[-1], seed=2)
@@ -143,7 +144,7 @@ def test_half_precision_is_rounded_once(isa, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_shifts_and_mirrors_are_copies(isa, dtype):
+def test_shifts_and_mirrors_are_copies(isa: str, dtype: torch.dtype) -> None:
     x = images((1, 3, 9, 13), dtype=dtype)
     for sign_x, sign_y, shift in itertools.product((1, -1), (1, -1), (-14, -3, 0, 5, 12)):
         base_x, base_y = (0 if sign_x > 0 else 12), (0 if sign_y > 0 else 8)
@@ -160,7 +161,7 @@ def test_shifts_and_mirrors_are_copies(isa, dtype):
         assert set(slope.unique().tolist()) <= {0.0, 1.0}
 
 
-def test_the_identity_changes_nothing(isa):
+def test_the_identity_changes_nothing(isa: str) -> None:
     x, upstream = images((3, 3, 19, 8)), images((3, 3, 19, 8), 1)
     result, slope = augmented(x, row(), upstream)
     assert result.equal(x)
@@ -178,7 +179,7 @@ CUTOUTS = [
 
 
 @pytest.mark.parametrize("cutout", CUTOUTS)
-def test_cutouts_are_clipped(isa, cutout):
+def test_cutouts_are_clipped(isa: str, cutout: tuple[float, ...]) -> None:
     top, left, height, width = cutout
     names = ("cutout_top", "cutout_left", "cutout_height", "cutout_width")
     parameters = row(**dict(zip(names, cutout, strict=True)))
@@ -193,7 +194,7 @@ def test_cutouts_are_clipped(isa, cutout):
 
 
 @pytest.mark.parametrize("rows", [1, 2, 6])
-def test_rows_go_by_consecutive_images(rows):
+def test_rows_go_by_consecutive_images(rows: int) -> None:
     x = images((6, 3, 8, 8))
     parameters = ops.random_augment(rows, 8, STRATEGIES[-1])
     result = ops.diff_augment(x, parameters)
@@ -203,7 +204,7 @@ def test_rows_go_by_consecutive_images(rows):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_the_derivative_is_the_adjoint(isa, strategy):
+def test_the_derivative_is_the_adjoint(isa: str, strategy) -> None:
     """<A x, g> is <x, Aᵀ g> for the linear part, in sums of float64."""
     shape = (8, 3, 21, 16)
     x, upstream = images(shape), images(shape, 1)
@@ -217,7 +218,7 @@ def test_the_derivative_is_the_adjoint(isa, strategy):
 
 
 @pytest.mark.parametrize("strategy", ["color_crop_cutout", "color_rotate_cutout"])
-def test_differentiable_twice(isa, strategy):
+def test_differentiable_twice(isa: str, strategy: str) -> None:
     shape = (4, 3, 9, 12)
     parameters = ops.random_augment(4, shape[2:], strategy, seed=3)
 
@@ -234,7 +235,7 @@ def test_differentiable_twice(isa, strategy):
     torch.testing.assert_close(found.cpu().double(), wanted, rtol=1e-4, atol=1e-4 * scale)
 
 
-def test_reference_passes_gradcheck():
+def test_reference_passes_gradcheck() -> None:
     x = images((2, 2, 5, 4)).double().requires_grad_()
     parameters = ops.random_augment(2, (5, 4), "color_rotate_cutout", seed=1).double()
     augment = reference.diff_augment
@@ -242,7 +243,7 @@ def test_reference_passes_gradcheck():
     assert torch.autograd.gradgradcheck(lambda x: augment(x, parameters), (x,))
 
 
-def test_reference_is_the_formula():
+def test_reference_is_the_formula() -> None:
     shape = (6, 3, 19, 11)
     x, upstream = images(shape), images(shape, 1)
     parameters = ops.random_augment(3, shape[2:], STRATEGIES[-1], seed=9)
@@ -253,7 +254,7 @@ def test_reference_is_the_formula():
     torch.testing.assert_close(found, slope, rtol=0.0, atol=1e-12)
 
 
-def test_parameters_get_no_gradient():
+def test_parameters_get_no_gradient() -> None:
     x = place(images((2, 3, 4, 4))).requires_grad_()
     parameters = place(ops.random_augment(1, 4)).requires_grad_()
     as_called("diff_augment")(x, parameters).sum().backward()
@@ -263,7 +264,7 @@ def test_parameters_get_no_gradient():
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 3e38])
 @pytest.mark.parametrize("column", range(reference.COLUMNS))
-def test_numbers_of_no_meaning_do_no_harm(isa, column, bad):
+def test_numbers_of_no_meaning_do_no_harm(isa: str, column: int, bad: float) -> None:
     x = images((1, 3, 6, 5))
     parameters = ops.random_augment(1, (6, 5), "color_rotate_cutout")
     parameters[:, column] = bad
@@ -271,7 +272,7 @@ def test_numbers_of_no_meaning_do_no_harm(isa, column, bad):
     assert result.shape == slope.shape == x.shape
 
 
-def test_strides_and_arrays(isa):
+def test_strides_and_arrays(isa: str) -> None:
     x, parameters = images((4, 3, 10, 7)), ops.random_augment(2, (10, 7), STRATEGIES[-1])
     wanted = ops.diff_augment(x, parameters)
     for given in (
@@ -289,14 +290,14 @@ def test_strides_and_arrays(isa):
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 8, 8), (4, 0, 8, 8), (4, 3, 0, 8), (4, 3, 8, 0)])
-def test_empty(shape):
+def test_empty(shape: tuple[int, ...]) -> None:
     result, slope = augmented(torch.zeros(shape), row().expand(2, -1), torch.zeros(shape))
     assert result.shape == slope.shape == shape
     assert ops.diff_augment(torch.zeros(0, 3, 8, 8), torch.zeros(0, 13)).shape == (0, 3, 8, 8)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_threads_do_not_matter(threads, on_cpu):
+def test_threads_do_not_matter(threads: int, on_cpu: None) -> None:
     x, upstream = images((60, 3, 32, 32)), images((60, 3, 32, 32), 1)
     parameters = ops.random_augment(60, 32, STRATEGIES[-1])
     before = torch.get_num_threads()
@@ -330,14 +331,14 @@ X, ROWS = torch.ones(4, 3, 5, 5), torch.zeros(2, 13)
         ),
     ],
 )
-def test_refuses(x, parameters, error, message):
+def test_refuses(x, parameters, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ops.diff_augment(x, parameters)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("size", [1, 2, 32, (19, 111), (224, 7)])
-def test_draws_are_those_of_the_reference(size, strategy):
+def test_draws_are_those_of_the_reference(size: int | tuple[int, int], strategy) -> None:
     words = strategy.split("_")
     found = ops.random_augment(300, size, strategy, seed=2**40 + 3)
     sides = (size, size) if isinstance(size, int) else size
@@ -350,7 +351,7 @@ def test_draws_are_those_of_the_reference(size, strategy):
     torch.testing.assert_close(found, wanted, rtol=rtol, atol=rtol * max(sides))
 
 
-def test_a_row_depends_on_the_seed_and_its_number_alone():
+def test_a_row_depends_on_the_seed_and_its_number_alone() -> None:
     many = ops.random_augment(50, 32, seed=4)
     assert ops.random_augment(7, 32, seed=4).equal(many[:7])
     assert not ops.random_augment(50, 32, seed=5).equal(many)
@@ -361,7 +362,7 @@ def test_a_row_depends_on_the_seed_and_its_number_alone():
     assert ops.random_augment(0, 32).shape == (0, 13)
 
 
-def test_what_is_not_named_changes_nothing():
+def test_what_is_not_named_changes_nothing() -> None:
     identity = torch.tensor(IDENTITY).expand(20, -1)
     for word, columns in [("color", range(3)), ("crop", range(3, 9)), ("cutout", range(9, 13))]:
         drawn = ops.random_augment(20, 32, word)
@@ -370,7 +371,7 @@ def test_what_is_not_named_changes_nothing():
         assert not drawn.equal(identity)
 
 
-def test_the_ranges_are_those_of_dsa():
+def test_the_ranges_are_those_of_dsa() -> None:
     drawn = ops.random_augment(4000, (32, 20), "color_crop_cutout").double()
     for column, low, high in [(0, -0.5, 0.5), (1, 0.0, 2.0), (2, 0.5, 1.5)]:
         assert low <= drawn[:, column].min() < low + 0.01
@@ -386,7 +387,7 @@ def test_the_ranges_are_those_of_dsa():
     assert odd[:, 9].unique().tolist() == list(range(-4, 14))  # 9 of 18 rows
 
 
-def test_each_row_has_one_of_the_spatial_ones():
+def test_each_row_has_one_of_the_spatial_ones() -> None:
     drawn = ops.random_augment(8000, 33, "crop_flip_scale_rotate").double()
     a, b, tx, c, d, ty = drawn[:, 3:9].unbind(1)
     rotated, mirrored = b != 0, a == -1
@@ -422,12 +423,14 @@ def test_each_row_has_one_of_the_spatial_ones():
         ((1, 8), {"seed": -1}, ValueError, "seed must be at least 0, got -1"),
     ],
 )
-def test_draws_refuse(arguments, options, error, message):
+def test_draws_refuse(
+    arguments, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         ops.random_augment(*arguments, **options)
 
 
-def test_opcheck_and_compile():
+def test_opcheck_and_compile() -> None:
     x, parameters = place(images((4, 3, 9, 8))), place(ops.random_augment(2, (9, 8)))
     for op in (torch.ops.pydream.diff_augment, torch.ops.pydream.diff_augment_adjoint):
         for given in (x.clone(), x.to(memory_format=torch.channels_last), x.half()):
@@ -442,7 +445,7 @@ def test_opcheck_and_compile():
     torch.testing.assert_close(torch.autograd.grad(compiled(start, parameters), start)[0], wanted)
 
 
-def test_draws_are_part_of_a_compiled_graph():
+def test_draws_are_part_of_a_compiled_graph() -> None:
     def draw(seed: int) -> torch.Tensor:
         return ops.random_augment(3, (9, 8), seed=seed) * 2
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -50,7 +51,7 @@ def normalised(images, weight, bias, statistics, eps):
     return (images - mean) / (variance + eps).sqrt() * weight.view(rows) + bias.view(rows)
 
 
-def by_formula(images, weight, bias, statistics, eps=1e-5):
+def by_formula(images, weight, bias, statistics, eps: float = 1e-5):
     normed = normalised(images, weight, bias, statistics, eps)
     height, width = images.shape[2] // 2 * 2, images.shape[3] // 2 * 2
     cells = normed.clamp(min=0)[:, :, :height, :width]
@@ -70,7 +71,7 @@ def values_and_slopes(function, tensors, statistics, second=None):
     return [tensor.detach() for tensor in found]
 
 
-def assert_near(found, expected, tolerance=ROUNDING):
+def assert_near(found, expected, tolerance: float = ROUNDING) -> None:
     for mine, exact in zip(found, expected, strict=True):
         scale = float(exact.abs().max())
         torch.testing.assert_close(mine.double(), exact, rtol=0.0, atol=tolerance * scale + 1e-12)
@@ -78,7 +79,9 @@ def assert_near(found, expected, tolerance=ROUNDING):
 
 @pytest.mark.parametrize("statistics", ["instance", "batch"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_is_the_formula_and_its_derivatives(isa, shape, statistics):
+def test_is_the_formula_and_its_derivatives(
+    isa: str, shape: tuple[int, ...], statistics: str
+) -> None:
     tensors = inputs(shape, statistics)
     generator = torch.Generator().manual_seed(1)
     second = [torch.randn(tensor.shape, generator=generator) for tensor in tensors[:3]]
@@ -89,7 +92,7 @@ def test_is_the_formula_and_its_derivatives(isa, shape, statistics):
     assert_near(found, exact)
 
 
-def test_far_from_zero(isa):
+def test_far_from_zero(isa: str) -> None:
     images, weight, bias, slope = inputs((2, 20, 6, 6), "instance")
     images = images / 2 + 1000  # float32 keeps 14 bits of what is left
     for statistics in ("instance", "batch"):
@@ -100,7 +103,7 @@ def test_far_from_zero(isa):
 
 
 @pytest.mark.parametrize("statistics", ["instance", "batch"])
-def test_a_flat_image_is_its_bias(isa, statistics):
+def test_a_flat_image_is_its_bias(isa: str, statistics: str) -> None:
     images = torch.full((2, 17, 4, 4), 0.3)
     weight, bias = torch.randn(17), torch.randn(17)
     pooled = ops.norm_relu_pool(images, weight, bias, statistics)
@@ -108,7 +111,7 @@ def test_a_flat_image_is_its_bias(isa, statistics):
     torch.testing.assert_close(pooled, expected, rtol=0.0, atol=FLAT_ROUNDING)
 
 
-def test_a_channel_of_weight_zero_has_a_slope(isa):
+def test_a_channel_of_weight_zero_has_a_slope(isa: str) -> None:
     images, weight, bias, slope = inputs((2, 18, 4, 4), "instance")
     weight, bias = torch.zeros_like(weight), bias.abs() + 0.1
     second = [torch.randn_like(tensor) for tensor in (images, weight, bias)]
@@ -120,7 +123,7 @@ def test_a_channel_of_weight_zero_has_a_slope(isa):
     assert_near(found, exact)
 
 
-def test_nan_stays(isa):
+def test_nan_stays(isa: str) -> None:
     images, weight, bias, _ = inputs((2, 20, 4, 4), "instance")
     images[1, 7, 0, 0] = float("nan")
     pooled = ops.norm_relu_pool(images, weight, bias)
@@ -129,7 +132,7 @@ def test_nan_stays(isa):
 
 
 @pytest.mark.parametrize("statistics", ["instance", "batch"])
-def test_any_memory_gives_the_same_bytes(statistics):
+def test_any_memory_gives_the_same_bytes(statistics: str) -> None:
     images, weight, bias, slope = inputs((4, 70, 6, 10), statistics)
     wide = torch.zeros(4, 70, 6, 20)
     wide[..., ::2] = images
@@ -143,7 +146,7 @@ def test_any_memory_gives_the_same_bytes(statistics):
             assert torch.equal(mine, other)
 
 
-def test_threads_and_batches_change_nothing():
+def test_threads_and_batches_change_nothing() -> None:
     tensors = inputs((9, 130, 8, 8), "instance")
     whole = values_and_slopes(ops.norm_relu_pool, tensors, "instance")
     threads = torch.get_num_threads()
@@ -162,7 +165,7 @@ def test_threads_and_batches_change_nothing():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-def test_other_dtypes_are_pytorchs_operations(dtype):
+def test_other_dtypes_are_pytorchs_operations(dtype: torch.dtype) -> None:
     tensors = [tensor.to(dtype) for tensor in inputs((2, 5, 6, 6), "instance")[:3]]
     expected = F.avg_pool2d(F.group_norm(tensors[0], 5, *tensors[1:]).relu(), 2)
     pooled = ops.norm_relu_pool(*tensors)
@@ -170,7 +173,7 @@ def test_other_dtypes_are_pytorchs_operations(dtype):
     torch.testing.assert_close(pooled, expected, rtol=0.0, atol=0.0)
 
 
-def test_within_torch_func():
+def test_within_torch_func() -> None:
     images, weight, bias, slope = inputs((3, 4, 4, 4), "instance")
 
     def loss(one: torch.Tensor, upstream: torch.Tensor) -> torch.Tensor:
@@ -183,7 +186,7 @@ def test_within_torch_func():
     torch.testing.assert_close(found, expected, rtol=0.0, atol=REORDERED)
 
 
-def test_no_images():
+def test_no_images() -> None:
     pooled = ops.norm_relu_pool(torch.empty(0, 5, 4, 4), torch.ones(5), torch.zeros(5))
     assert pooled.shape == (0, 5, 2, 2)
 
@@ -198,19 +201,19 @@ def test_no_images():
         ({"images": torch.rand(0, 5, 4, 4), "statistics": "batch"}, "images must not be empty"),
     ],
 )
-def test_bad_input(change, words):
+def test_bad_input(change: dict[str, Any], words: str) -> None:
     arguments = {"images": torch.rand(2, 5, 4, 4), "weight": torch.ones(5), "bias": torch.zeros(5)}
     with pytest.raises(ValueError, match=words):
         ops.norm_relu_pool(**{**arguments, **change})
 
 
-def test_dtypes_must_agree():
+def test_dtypes_must_agree() -> None:
     with pytest.raises(TypeError, match="bias must be float32, got float64"):
         ops.norm_relu_pool(torch.rand(2, 5, 4, 4), torch.ones(5), torch.zeros(5).double())
 
 
 @pytest.mark.parametrize("statistics", [False, True])
-def test_registered_as_pytorch_asks(statistics):
+def test_registered_as_pytorch_asks(statistics: bool) -> None:
     images, weight, bias, slope = inputs((2, 18, 5, 4), "batch")
     mean, rstd = torch.ops.pydream.norm_relu_pool(images, weight, bias, statistics, 1e-5)[1:]
     kept = [images, weight, bias, mean, rstd, slope]
@@ -237,7 +240,7 @@ class Plain(ConvNet):
 
 @pytest.mark.parametrize("norm", ["instance", "batch"])
 @pytest.mark.parametrize("training", [True, False])
-def test_convnet_computes_the_same_with_it(norm, training):
+def test_convnet_computes_the_same_with_it(norm: str, training: bool) -> None:
     torch.manual_seed(0)
     fused = ConvNet(7, 9, width=20, norm=norm).train(training)
     plain = Plain(7, 9, width=20, norm=norm).train(training)
@@ -256,7 +259,7 @@ def test_convnet_computes_the_same_with_it(norm, training):
         torch.testing.assert_close(value, plain.state_dict()[name], rtol=REORDERED, atol=REORDERED)
 
 
-def test_hooks_on_the_layers_of_a_convnet_see_what_passes():
+def test_hooks_on_the_layers_of_a_convnet_see_what_passes() -> None:
     network = ConvNet(3, 8, width=4, norm="instance")
     seen = []
     handle = network.layers["relu"][1].register_forward_hook(lambda *given: seen.append(given[2]))
@@ -266,7 +269,7 @@ def test_hooks_on_the_layers_of_a_convnet_see_what_passes():
     assert [tuple(tensor.shape) for tensor in seen] == [(2, 4, 4, 4)]
 
 
-def test_a_convnet_under_vmap_is_the_same():
+def test_a_convnet_under_vmap_is_the_same() -> None:
     network = ConvNet(3, 8, width=4, norm="instance")
     images = torch.rand(2, 5, 3, 8, 8)
     state = dict(network.named_parameters())

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -25,7 +27,7 @@ SIZES = torch.tensor([[224, 224], [1, 1], [19, 111], [111, 19], [1, 500], [375, 
 
 
 @pytest.mark.parametrize(("counter", "key", "words"), KNOWN_ANSWERS)
-def test_reference_philox_gives_the_known_answers(counter, key, words):
+def test_reference_philox_gives_the_known_answers(counter, key: int, words: str) -> None:
     answer = reference.philox4x32(key, counter)
     assert " ".join(f"{int(word):08x}" for word in answer) == words
 
@@ -33,7 +35,9 @@ def test_reference_philox_gives_the_known_answers(counter, key, words):
 @pytest.mark.parametrize("seed", [0, 2**63 - 1])
 @pytest.mark.parametrize("ratio", [(1.0, 1.0), (3 / 4, 4 / 3), (3.0, 5.0), (0.01, 0.02)])
 @pytest.mark.parametrize("scale", [(0.08, 1.0), (1.0, 1.0), (1e-9, 1e-6), (0.5, 3.0)])
-def test_boxes_equal_the_reference_bit_for_bit(scale, ratio, seed):
+def test_boxes_equal_the_reference_bit_for_bit(
+    scale: tuple[float, float], ratio: tuple[float, float], seed: int
+) -> None:
     ids = torch.tensor([0, -1, 2**40, -(2**63), 2**63 - 1, 3, 4])
     boxes = ops.random_crop_boxes(SIZES, 15, scale=scale, ratio=ratio, seed=seed, ids=ids)
     expected = reference.random_crop_boxes(SIZES, 15, scale, ratio, seed, ids)
@@ -43,7 +47,9 @@ def test_boxes_equal_the_reference_bit_for_bit(scale, ratio, seed):
 
 @pytest.mark.parametrize("scale", [(0.08, 1.0), (1e-9, 1e-6), (0.5, 3.0)])
 @pytest.mark.parametrize("ratio", [(1.0, 1.0), (3 / 4, 4 / 3), (100.0, 200.0), (0.001, 0.002)])
-def test_boxes_lie_inside_their_images(scale, ratio):
+def test_boxes_lie_inside_their_images(
+    scale: tuple[float, float], ratio: tuple[float, float]
+) -> None:
     boxes = ops.random_crop_boxes(SIZES, 200, scale=scale, ratio=ratio).long()
     top, left, height, width = boxes.unbind(-1)
     assert (top.min(), left.min()) >= (0, 0)
@@ -54,7 +60,9 @@ def test_boxes_lie_inside_their_images(scale, ratio):
 
 @pytest.mark.parametrize("ratio", [(1.0, 1.0), (3 / 4, 4 / 3)])
 @pytest.mark.parametrize("size", [(375, 500), (224, 224), (333, 100)])
-def test_boxes_are_distributed_as_torchvision_draws_them(size, ratio):
+def test_boxes_are_distributed_as_torchvision_draws_them(
+    size: tuple[int, int], ratio: tuple[float, float]
+) -> None:
     draws = 3000
     torch.manual_seed(1)
     image = torch.empty(1, *size)
@@ -73,14 +81,14 @@ def test_boxes_are_distributed_as_torchvision_draws_them(size, ratio):
 
 
 @pytest.mark.parametrize("size", [(10, 400), (400, 10), (9, 500)])
-def test_no_fit_falls_back_to_torchvisions_central_box(size):
+def test_no_fit_falls_back_to_torchvisions_central_box(size: tuple[int, int]) -> None:
     # Boxes of at least 90 % of such an image with a ratio near 1 never fit.
     ours = ops.random_crop_boxes(torch.tensor([size]), 3, scale=(0.9, 1.0), ratio=(0.75, 4 / 3))
     theirs = RandomResizedCrop.get_params(torch.empty(1, *size), (0.9, 1.0), (0.75, 4 / 3))
     assert ours[0].tolist() == [list(theirs)] * 3
 
 
-def test_a_row_depends_on_its_own_seed_id_crop_and_size_only():
+def test_a_row_depends_on_its_own_seed_id_crop_and_size_only() -> None:
     sizes = torch.tensor([[50 + n, 90 - n] for n in range(40)])
     ids = torch.arange(40) * 10**12 - 7
     whole = ops.random_crop_boxes(sizes, 6, seed=3, ids=ids)
@@ -96,7 +104,7 @@ def test_a_row_depends_on_its_own_seed_id_crop_and_size_only():
         torch.set_num_threads(before)
 
 
-def test_ids_are_positions_by_default_and_dtypes_of_sizes_agree():
+def test_ids_are_positions_by_default_and_dtypes_of_sizes_agree() -> None:
     default = ops.random_crop_boxes(SIZES, 4)
     assert torch.equal(default, ops.random_crop_boxes(SIZES, 4, ids=torch.arange(len(SIZES))))
     assert torch.equal(default, ops.random_crop_boxes(SIZES.int(), 4))
@@ -104,13 +112,13 @@ def test_ids_are_positions_by_default_and_dtypes_of_sizes_agree():
     assert torch.equal(default, ops.random_crop_boxes(SIZES.t().contiguous().t(), 4))
 
 
-def test_nothing_in_gives_nothing_out():
+def test_nothing_in_gives_nothing_out() -> None:
     assert ops.random_crop_boxes(torch.empty(0, 2, dtype=torch.int64), 5).shape == (0, 5, 4)
     assert ops.random_crop_boxes(SIZES, 0).shape == (len(SIZES), 0, 4)
     assert ops.random_keys(torch.empty(0, dtype=torch.int64)).shape == (0,)
 
 
-def test_keys_equal_the_reference_and_are_uniform():
+def test_keys_equal_the_reference_and_are_uniform() -> None:
     ids = torch.cat([torch.arange(-2000, 2000), torch.tensor([2**63 - 1, -(2**63)])])
     keys = ops.random_keys(ids, seed=2**62 + 5, draw=2**32 - 1)
     assert keys.dtype == torch.int64
@@ -145,13 +153,15 @@ BAD_BOX_ARGUMENTS = [
 
 
 @pytest.mark.parametrize(("change", "error", "message"), BAD_BOX_ARGUMENTS)
-def test_bad_arguments_are_named(change, error, message):
+def test_bad_arguments_are_named(
+    change: dict[str, Any], error: type[Exception], message: str
+) -> None:
     arguments = {"sizes": SIZES, "num_crops": 2} | change
     with pytest.raises(error, match=message):
         ops.random_crop_boxes(arguments.pop("sizes"), arguments.pop("num_crops"), **arguments)
 
 
-def test_bad_keys_are_named():
+def test_bad_keys_are_named() -> None:
     with pytest.raises(TypeError, match="ids must be int64, got int32"):
         ops.random_keys(torch.arange(3, dtype=torch.int32))
     with pytest.raises(ValueError, match=r"ids must have shape \(N\)"):
@@ -160,14 +170,14 @@ def test_bad_keys_are_named():
         ops.random_keys(torch.arange(3), draw=2**32)
 
 
-def test_registration():
+def test_registration() -> None:
     torch.library.opcheck(
         torch.ops.pydream.random_crop_boxes, (SIZES, 3, [0.08, 1.0], [1.0, 1.0], 5, None)
     )
     torch.library.opcheck(torch.ops.pydream.random_keys, (torch.arange(9), 5, 1))
 
 
-def test_compiles_in_one_graph():
+def test_compiles_in_one_graph() -> None:
     def draw(sizes, ids):
         return ops.random_crop_boxes(sizes, 3, seed=5, ids=ids), ops.random_keys(ids, seed=5)
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import functools
 import io
 import zipfile
+from pathlib import Path
+from typing import Any
 
 import devices
 import numpy as np
@@ -25,7 +27,9 @@ MEAN, STD = [0.485, 0.456, 0.406, 0.5], [0.229, 0.224, 0.225, 0.2]
 SHAPES = [(1, 1), (19, 111), (111, 19), (64, 64), (5, 3), (237, 300), (1, 200)]
 
 
-def make_images(channels: int, shapes=SHAPES, seed: int = 0) -> list[torch.Tensor]:
+def make_images(
+    channels: int, shapes: list[tuple[int, int]] = SHAPES, seed: int = 0
+) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [
         torch.randint(0, 256, (*shape, channels), dtype=torch.uint8, generator=generator)
@@ -72,7 +76,9 @@ def pixels_by_torchvision(channels: int, size: tuple[int, int]) -> torch.Tensor:
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("size", [(1, 1), (19, 19), (111, 7), (3, 112), (32, 17)])
-def test_pixels_are_torchvisions(isa, size, channels, channels_last):
+def test_pixels_are_torchvisions(
+    isa: str, size: tuple[int, int], channels: int, channels_last: bool
+) -> None:
     images = make_images(channels)
     patches = ops.crop_resize(images, some_boxes(images, 4), size, channels_last=channels_last)
     expected = pixels_by_torchvision(channels, size)
@@ -82,7 +88,7 @@ def test_pixels_are_torchvisions(isa, size, channels, channels_last):
 
 
 @pytest.mark.parametrize("size", [(1, 2), (20, 40), (700, 11), (1000, 1)])
-def test_far_down_and_far_up(isa, size):
+def test_far_down_and_far_up(isa: str, size: tuple[int, int]) -> None:
     images = make_images(3, [(1000, 2000), (1001, 53), (2, 3)])
     boxes = torch.tensor([[0, 0, 1000, 2000], [1, 0, 1000, 53], [0, 0, 2, 3]])
     patches = ops.crop_resize(images, boxes, size)
@@ -93,7 +99,9 @@ def test_far_down_and_far_up(isa, size):
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("size", [(16, 16), (19, 5)])
-def test_flip_normalise_canvas_and_cast(isa, dtype, size, channels_last):
+def test_flip_normalise_canvas_and_cast(
+    isa: str, dtype: torch.dtype, size: tuple[int, int], channels_last: bool
+) -> None:
     images = make_images(3)
     boxes = some_boxes(images, 5)
     generator = torch.Generator().manual_seed(1)
@@ -127,7 +135,9 @@ def test_flip_normalise_canvas_and_cast(isa, dtype, size, channels_last):
 
 @pytest.mark.parametrize("std", [1e-4, 1.0, 300.0, 3e4])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_casts_round_as_pytorch_does_over_the_whole_range(isa, dtype, std):
+def test_casts_round_as_pytorch_does_over_the_whole_range(
+    isa: str, dtype: torch.dtype, std: float
+) -> None:
     # The smallest and the largest standard deviations give infinite and subnormal float16 values.
     ramp = torch.arange(256, dtype=torch.uint8).reshape(1, 256, 1)
     arguments = {"mean": [0.3], "std": [std]}
@@ -139,7 +149,9 @@ def test_casts_round_as_pytorch_does_over_the_whole_range(isa, dtype, std):
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("size", [(20, 33), (7, 1), (64, 64)])
-def test_uint8_is_the_rounded_float_and_close_to_torchvisions_uint8(isa, size, channels_last):
+def test_uint8_is_the_rounded_float_and_close_to_torchvisions_uint8(
+    isa: str, size: tuple[int, int], channels_last: bool
+) -> None:
     images = make_images(3)
     boxes = some_boxes(images, 4)
     patches = ops.crop_resize(
@@ -162,13 +174,13 @@ def test_uint8_is_the_rounded_float_and_close_to_torchvisions_uint8(isa, size, c
     assert not patches.any()
 
 
-def test_identity_keeps_every_byte(isa):
+def test_identity_keeps_every_byte(isa: str) -> None:
     image = make_images(3, [(41, 53)])[0]
     patches = ops.crop_resize([image], torch.tensor([[0, 0, 41, 53]]), (41, 53), dtype=torch.uint8)
     assert torch.equal(patches[0], image.permute(2, 0, 1))
 
 
-def test_real_photographs(isa, data_root):
+def test_real_photographs(isa: str, data_root: Path) -> None:
     with zipfile.ZipFile(data_root / "imagenet-sample-200.zip") as archive:
         names = [name for name in archive.namelist() if name.lower().endswith((".jpg", ".jpeg"))]
         images = [
@@ -183,7 +195,7 @@ def test_real_photographs(isa, data_root):
     torch.testing.assert_close(patches, expected, rtol=0, atol=FLOAT_TOLERANCE)
 
 
-def test_a_batch_and_views_of_it_equal_a_list(isa):
+def test_a_batch_and_views_of_it_equal_a_list(isa: str) -> None:
     batch = torch.randint(0, 256, (6, 40, 50, 3), dtype=torch.uint8)
     boxes = some_boxes(list(batch), 3)
     expected = ops.crop_resize(list(batch), boxes, 16)
@@ -200,7 +212,7 @@ def test_a_batch_and_views_of_it_equal_a_list(isa):
     )
 
 
-def test_numpy_arrays_are_read_in_place(isa):
+def test_numpy_arrays_are_read_in_place(isa: str) -> None:
     image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     image.flags.writeable = False
     box = np.array([[3, 4, 20, 30]])
@@ -209,7 +221,7 @@ def test_numpy_arrays_are_read_in_place(isa):
     torch.testing.assert_close(patches, expected, rtol=0, atol=FLOAT_TOLERANCE)
 
 
-def test_nothing_in_gives_nothing_out(isa):
+def test_nothing_in_gives_nothing_out(isa: str) -> None:
     nothing = torch.empty(0, 4, dtype=torch.int32)
     assert ops.crop_resize(make_images(3), nothing, 8).shape == (0, 3, 8, 8)
     empty_batch = torch.empty(0, 5, 5, 2, dtype=torch.uint8)
@@ -218,7 +230,9 @@ def test_nothing_in_gives_nothing_out(isa):
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
-def test_out_is_written_whole_and_returned(isa, dtype, channels_last):
+def test_out_is_written_whole_and_returned(
+    isa: str, dtype: torch.dtype, channels_last: bool
+) -> None:
     images = make_images(3)
     boxes = some_boxes(images, 2)
     arguments = {"canvas": (21, 30), "dtype": dtype, "channels_last": channels_last}
@@ -228,7 +242,7 @@ def test_out_is_written_whole_and_returned(isa, dtype, channels_last):
     assert torch.equal(out, expected)
 
 
-def test_same_bytes_from_any_number_of_threads_on_every_run(isa):
+def test_same_bytes_from_any_number_of_threads_on_every_run(isa: str) -> None:
     images = make_images(3)
     boxes = some_boxes(images, 20)
     before = torch.get_num_threads()
@@ -252,7 +266,7 @@ def test_same_bytes_from_any_number_of_threads_on_every_run(isa):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_reference_agrees(dtype, channels_last):
+def test_reference_agrees(dtype: torch.dtype, channels_last: bool) -> None:
     images = make_images(3)
     boxes = some_boxes(images, 3)
     image_index = torch.arange(len(images)).repeat_interleave(3)
@@ -287,7 +301,9 @@ BAD_VALUES = [
 
 
 @pytest.mark.parametrize(("change", "message"), BAD_VALUES)
-def test_values_out_of_range_are_quoted(isa, change, message):
+def test_values_out_of_range_are_quoted(
+    isa: str, change: dict[str, torch.Tensor], message: str
+) -> None:
     arguments = {"images": IMAGES, "boxes": BOXES, "size": 8} | change
     with pytest.raises(ValueError, match=devices.faulty_place(message)):
         ops.crop_resize(**arguments)
@@ -335,14 +351,16 @@ BAD_ARGUMENTS = [
 
 
 @pytest.mark.parametrize(("change", "error", "message"), BAD_ARGUMENTS)
-def test_bad_arguments_are_named(change, error, message):
+def test_bad_arguments_are_named(
+    change: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         ops.crop_resize(**({"images": IMAGES, "boxes": BOXES, "size": 8} | change))
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("images", [IMAGES, [torch.stack([IMAGES[0]] * 2)]])
-def test_registration(images, channels_last):
+def test_registration(images, channels_last: bool) -> None:
     boxes = torch.tensor([[0, 0, 5, 6], [1, 1, 9, 9]])
     arguments = (
         images, boxes, [4, 5], None, torch.tensor([True, False]), [6, 6], MEAN[:3], STD[:3],
@@ -355,7 +373,7 @@ def test_registration(images, channels_last):
     torch.library.opcheck(torch.ops.pydream.crop_resize_out, (*arguments, out))
 
 
-def test_compiles_in_one_graph():
+def test_compiles_in_one_graph() -> None:
     crop_resize = devices.as_called("crop_resize")
 
     def crop(images, boxes, flip, out):

@@ -6,6 +6,7 @@ import ctypes
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import devices
 import pytest
@@ -18,7 +19,7 @@ DEVICE = torch.device("cuda", 0)
 
 
 @pytest.fixture
-def gpu_of_tomorrow(monkeypatch):
+def gpu_of_tomorrow(monkeypatch: pytest.MonkeyPatch):
     """One that this build, for CUDA 13.1, has no code for; returns what its module says."""
     if devices.DEVICE == "cuda-on-cpu":
         pytest.skip("about the launches on a GPU")
@@ -35,7 +36,7 @@ def gpu_of_tomorrow(monkeypatch):
 
 
 @pytest.fixture
-def compiled(kernels):
+def compiled(kernels: Any):
     """The entries of the CUDA kernels: those that run on the CPU, or of this build."""
     module = kernels or getattr(_C, "cuda", None)
     if module is None:
@@ -43,7 +44,7 @@ def compiled(kernels):
     return module
 
 
-def test_faults_are_raised_with_their_place():
+def test_faults_are_raised_with_their_place() -> None:
     faults = _dispatch.no_faults(pin=False)
     _dispatch.raise_faults(faults, DEVICE)
     faults[1] = torch.tensor([1, 7])
@@ -51,21 +52,21 @@ def test_faults_are_raised_with_their_place():
         _dispatch.raise_faults(faults, DEVICE)
 
 
-def test_rows_are_counted():
+def test_rows_are_counted() -> None:
     faults = _dispatch.no_faults(pin=False)
     faults[4] = torch.tensor([30, 10])
     with pytest.raises(ValueError, match=r"^logits hold NaN.* in 30 rows, the first: 10 "):
         _dispatch.raise_faults(faults, DEVICE)
 
 
-def test_a_count_whose_place_was_told_before_is_not_raised_again():
+def test_a_count_whose_place_was_told_before_is_not_raised_again() -> None:
     faults = _dispatch.no_faults(pin=False)
     faults[4, 0] = 1
     _dispatch.raise_faults(faults, DEVICE)
 
 
 @pytest.mark.parametrize("kind", range(len(_dispatch.no_faults(pin=False))))
-def test_a_count_of_any_kind_is_seen(compiled, kind):
+def test_a_count_of_any_kind_is_seen(compiled, kind: int) -> None:
     faults = _dispatch.no_faults(pin=False)
     assert not compiled.any_fault(faults.data_ptr())
     faults[kind, 1] = 3  # a place is written before it is counted
@@ -74,7 +75,7 @@ def test_a_count_of_any_kind_is_seen(compiled, kind):
     assert compiled.any_fault(faults.data_ptr())
 
 
-def test_what_was_counted_is_taken_and_nothing_else(kernels):
+def test_what_was_counted_is_taken_and_nothing_else(kernels: Any) -> None:
     if kernels is None:
         pytest.skip("about a kernel")
     faults, taken = (_dispatch.no_faults(pin=False) for _ in range(2))
@@ -89,30 +90,30 @@ def test_what_was_counted_is_taken_and_nothing_else(kernels):
     assert faults.equal(left)
 
 
-def test_kernels_and_python_know_the_same_faults(compiled):
+def test_kernels_and_python_know_the_same_faults(compiled) -> None:
     assert compiled.fault_kinds == len(_dispatch.no_faults(pin=False))
 
 
-def test_a_build_without_cuda_has_no_kernels(monkeypatch):
+def test_a_build_without_cuda_has_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_dispatch, "_C", SimpleNamespace(cuda_architectures=""))
     assert _dispatch.launch_on(DEVICE) is None
     ops.check_values(DEVICE)
 
 
-def test_other_devices_have_no_cuda_kernels():
+def test_other_devices_have_no_cuda_kernels() -> None:
     if _dispatch.launch_on(torch.device("cpu")) is not None:
         pytest.skip("CUDA kernels stand in for those of the CPU")
     assert _dispatch.launch_on(torch.device("meta")) is None
     ops.check_values("cpu")
 
 
-def test_a_gpu_that_the_build_has_no_code_for(gpu_of_tomorrow):
+def test_a_gpu_that_the_build_has_no_code_for(gpu_of_tomorrow) -> None:
     words = r"80-real, none of which runs on GPU of tomorrow .*PYDREAM_CUDA_ARCHS=120$"
     with pytest.raises(RuntimeError, match=words):
         _dispatch.launch_on(DEVICE)
 
 
-def test_a_driver_that_is_too_old_is_blamed_first(gpu_of_tomorrow):
+def test_a_driver_that_is_too_old_is_blamed_first(gpu_of_tomorrow) -> None:
     gpu_of_tomorrow.driver_version = lambda: 12080
     with pytest.raises(
         RuntimeError,
@@ -128,17 +129,17 @@ def words(address):
 
 
 @pytest.fixture
-def counted(gpu_of_tomorrow, monkeypatch):
+def counted(gpu_of_tomorrow, monkeypatch: pytest.MonkeyPatch):
     """What kernels have counted on a GPU: a box, and another one by the time they have ended."""
     faults, unpinned = _dispatch.no_faults(pin=False), _dispatch.no_faults
     faults[1] = torch.tensor([1, 9])
     done = []
 
-    def synchronize(device):
+    def synchronize(device) -> None:
         done.append("device")
         faults[1] = torch.tensor([2, 7])
 
-    def take_faults(taken, launch):
+    def take_faults(taken, launch) -> None:
         done.append(("taken", launch.device, launch.stream))
         words(taken)[:] = words(launch.faults)[:]
         words(launch.faults)[:] = unpinned(pin=False).flatten().tolist()
@@ -155,7 +156,7 @@ def counted(gpu_of_tomorrow, monkeypatch):
     return SimpleNamespace(faults=faults, done=done)
 
 
-def test_kernels_that_still_count_are_waited_for(counted, monkeypatch):
+def test_kernels_that_still_count_are_waited_for(counted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_dispatch, "capturing", lambda device: False)
     with pytest.raises(ValueError, match=r"^boxes\[7\] is not inside its image"):
         _dispatch.launch_on(DEVICE)
@@ -164,7 +165,9 @@ def test_kernels_that_still_count_are_waited_for(counted, monkeypatch):
     assert _dispatch.launch_on(DEVICE).faults == counted.faults.data_ptr()
 
 
-def test_nothing_is_waited_for_while_a_graph_is_captured(counted, monkeypatch):
+def test_nothing_is_waited_for_while_a_graph_is_captured(
+    counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(_dispatch, "capturing", lambda device: True)
     assert _dispatch.launch_on(DEVICE).stream == 5
     assert counted.done == []
@@ -173,7 +176,9 @@ def test_nothing_is_waited_for_while_a_graph_is_captured(counted, monkeypatch):
         _dispatch.launch_on(DEVICE)
 
 
-def test_threads_that_come_first_together_share_one_report(gpu_of_tomorrow, monkeypatch):
+def test_threads_that_come_first_together_share_one_report(
+    gpu_of_tomorrow, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gpu_of_tomorrow.carries = lambda index: True
     made = []
 
@@ -190,8 +195,10 @@ def test_threads_that_come_first_together_share_one_report(gpu_of_tomorrow, monk
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_an_op_without_cuda_kernels_is_not_launched(monkeypatch, device):
-    def launch_on(device):
+def test_an_op_without_cuda_kernels_is_not_launched(
+    monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    def launch_on(device) -> NoReturn:
         raise AssertionError("asked for a launch")
 
     monkeypatch.setattr(_dispatch, "launch_on", launch_on)

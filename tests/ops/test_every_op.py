@@ -19,7 +19,7 @@ from pydream import ops
 every_op = pytest.mark.parametrize("name", list(ARGUMENTS))
 
 
-def test_the_table_has_every_op_and_argument():
+def test_the_table_has_every_op_and_argument() -> None:
     assert {*ARGUMENTS, "check_values", "KMeansResult", "KeyPatches"} == set(ops.__all__)
     for name, arguments in ARGUMENTS.items():
         code = as_called(name).__code__
@@ -124,7 +124,7 @@ OTHERS_WORDS = (
 @pytest.mark.parametrize(
     "kinds", [NO_TENSORS, TENSORS, ARRAYS], ids=["values", "tensors", "arrays"]
 )
-def test_a_value_of_the_wrong_kind_is_refused_in_words(name, kinds):
+def test_a_value_of_the_wrong_kind_is_refused_in_words(name, kinds) -> None:
     arguments = ARGUMENTS[name]
     for argument in arguments:
         for kind, make in kinds.items():
@@ -139,7 +139,7 @@ def test_a_value_of_the_wrong_kind_is_refused_in_words(name, kinds):
 
 
 @every_op
-def test_a_gradient_without_a_derivative_is_refused(name):
+def test_a_gradient_without_a_derivative_is_refused(name) -> None:
     arguments = ARGUMENTS[name]
     for argument, value in arguments.items():
         floating = isinstance(value, torch.Tensor) and value.is_floating_point()
@@ -155,13 +155,13 @@ def test_a_gradient_without_a_derivative_is_refused(name):
         assert not any(tensor.requires_grad for tensor in found)
 
 
-def test_check_values_names_a_device_that_is_none():
+def test_check_values_names_a_device_that_is_none() -> None:
     for device in ("gpu", 1.5, "cuda:x", []):
         with pytest.raises((TypeError, ValueError), match="device must be"):
             ops.check_values(device)
 
 
-def test_check_values_names_a_gpu_that_this_machine_lacks(monkeypatch):
+def test_check_values_names_a_gpu_that_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for device in ("cuda:7", torch.device("cuda", 7)):
@@ -169,14 +169,14 @@ def test_check_values_names_a_gpu_that_this_machine_lacks(monkeypatch):
             ops.check_values(device)
 
 
-def test_devices_are_named():
+def test_devices_are_named() -> None:
     from pydream.ops._checks import check_device
 
     with pytest.raises(ValueError, match=r"^labels is on meta, but logits is on cpu$"):
         check_device(X.to("meta"), "labels", torch.device("cpu"), "logits")
 
 
-def test_arrays_of_numpy_are_taken_as_they_are():
+def test_arrays_of_numpy_are_taken_as_they_are() -> None:
     x = X.numpy().copy()
     expected = ops.kmeans(X, 2)
     x.setflags(write=False)
@@ -223,7 +223,7 @@ def split(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 @every_op
-def test_compiles_whole_in_every_mode(name, fresh_compiler):
+def test_compiles_whole_in_every_mode(name, fresh_compiler: None) -> None:
     op = as_called(name)
     given, closed = split(ARGUMENTS[name])
     expected = tensors_of(op(**given, **closed))
@@ -242,7 +242,7 @@ def test_compiles_whole_in_every_mode(name, fresh_compiler):
 
 
 @pytest.mark.parametrize(("name", "argument"), DIFFERENTIABLE.items())
-def test_compiles_whole_with_a_gradient(name, argument, fresh_compiler):
+def test_compiles_whole_with_a_gradient(name, argument, fresh_compiler: None) -> None:
     op = as_called(name)
     given, closed = split(ARGUMENTS[name])
 
@@ -259,7 +259,7 @@ def test_compiles_whole_with_a_gradient(name, argument, fresh_compiler):
 
 
 @every_op
-def test_the_state_of_torch_does_not_matter(name):
+def test_the_state_of_torch_does_not_matter(name) -> None:
     op, arguments = as_called(name), ARGUMENTS[name]
     arrays = {
         key: value.numpy() if isinstance(value, torch.Tensor) else value

@@ -59,7 +59,7 @@ CASES = [
 @pytest.mark.parametrize(
     ("function", "shapes"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
 )
-def test_passes_gradcheck_twice(function, shapes):
+def test_passes_gradcheck_twice(function, shapes) -> None:
     inputs = [double(shape, 5 + i).requires_grad_() for i, shape in enumerate(shapes)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of kernels that are missing, for instance
@@ -69,7 +69,7 @@ def test_passes_gradcheck_twice(function, shapes):
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
-def test_agrees_with_the_kernels_of_float32(name):
+def test_agrees_with_the_kernels_of_float32(name) -> None:
     op, arguments = as_called(name), ARGUMENTS[name]
     wide = {
         key: [tensor.double() for tensor in value]
@@ -87,7 +87,7 @@ def test_agrees_with_the_kernels_of_float32(name):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_distances_of_nothing_and_of_equal_lists(metric):
+def test_distances_of_nothing_and_of_equal_lists(metric) -> None:
     op = as_called("gradient_distance")
     empty = torch.empty(0, 3, dtype=torch.float64)
     assert op([empty], [empty], metric).dtype == torch.float64
@@ -96,14 +96,14 @@ def test_distances_of_nothing_and_of_equal_lists(metric):
     assert slope.isfinite().all()
 
 
-def test_real_gradients_get_no_gradient():
+def test_real_gradients_get_no_gradient() -> None:
     x, y = double((3, 4)).requires_grad_(), double((3, 4), 1).requires_grad_()
     as_called("gradient_distance")([x], [y]).backward()
     assert x.grad is not None
     assert y.grad is None
 
 
-def test_an_adjoint_without_kernels_works_within_an_op():
+def test_an_adjoint_without_kernels_works_within_an_op() -> None:
     """As on a GPU that the build has no kernels for, where autograd is off within an op."""
     from pydream.ops.reference import augment
 

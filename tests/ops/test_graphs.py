@@ -116,7 +116,7 @@ def parts(result: Any) -> list[torch.Tensor]:
 
 @needs_gpu
 @pytest.mark.parametrize(("name", "make", "call"), CASES, ids=[case[0] for case in CASES])
-def test_a_replay_reads_what_lies_there_by_then(name, make, call):
+def test_a_replay_reads_what_lies_there_by_then(name, make, call) -> None:
     generator = torch.Generator().manual_seed(5)
     first, second = make(generator), make(generator)
     op = as_called(name)
@@ -135,7 +135,7 @@ def test_a_replay_reads_what_lies_there_by_then(name, make, call):
 
 
 @needs_gpu
-def test_a_replay_reports_bad_values():
+def test_a_replay_reports_bad_values() -> None:
     logits, labels = (tensor.cuda() for tensor in score_inputs(torch.Generator().manual_seed(0)))
     realism_scores = as_called("realism_scores")
     graph, _ = captured(lambda: realism_scores(logits, labels))
@@ -146,7 +146,7 @@ def test_a_replay_reports_bad_values():
 
 
 @needs_gpu
-def test_a_fault_of_before_is_raised_behind_a_capture():
+def test_a_fault_of_before_is_raised_behind_a_capture() -> None:
     logits, labels = (tensor.cuda() for tensor in score_inputs(torch.Generator().manual_seed(0)))
     realism_scores = as_called("realism_scores")
     realism_scores(logits, labels)
@@ -164,7 +164,7 @@ def test_a_fault_of_before_is_raised_behind_a_capture():
 
 
 @needs_gpu
-def test_samples_drawn_on_the_cpu_cannot_be_captured():
+def test_samples_drawn_on_the_cpu_cannot_be_captured() -> None:
     (x,) = (tensor.cuda() for tensor in kmeans_inputs(torch.Generator().manual_seed(0)))
     kmeans = as_called("kmeans")
     kmeans(x, 4, init="random", max_iter=2)
@@ -175,7 +175,7 @@ def test_samples_drawn_on_the_cpu_cannot_be_captured():
 
 
 @needs_gpu
-def test_a_list_of_images_cannot_be_captured():
+def test_a_list_of_images_cannot_be_captured() -> None:
     images, boxes, _ = (tensor.cuda() for tensor in crop_inputs(torch.Generator().manual_seed(0)))
     crop_resize = as_called("crop_resize")
     crop_resize(list(images), boxes, 16)
@@ -187,13 +187,13 @@ def test_a_list_of_images_cannot_be_captured():
 
 
 @pytest.fixture
-def captures(monkeypatch):
+def captures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every GPU's stream is being captured."""
     for module in (_kmeans, _problems, crop):
         monkeypatch.setattr(module, "capturing", lambda device: device.type == "cuda")
 
 
-def test_sizes_that_differ_are_not_sent_while_capturing(captures):
+def test_sizes_that_differ_are_not_sent_while_capturing(captures: None) -> None:
     table, blocks = _kmeans._table([0, 5, 10], [2, 2], 4, torch.device("cpu"), rows=True)
     assert table.tolist() == [[0, 0, 0], [5, 2, 2], [10, 4, 4]]
     assert blocks == 4
@@ -206,7 +206,9 @@ def test_sizes_that_differ_are_not_sent_while_capturing(captures):
 SENT = r"pass problems of one size, \(B, N, D\), and one k"
 
 
-def test_numbers_of_problems_of_one_size_need_nothing_of_the_host(captures, monkeypatch):
+def test_numbers_of_problems_of_one_size_need_nothing_of_the_host(
+    captures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(_problems, "send_sizes", None)
     for values, counts in (([0, 5, 10], [2, 2, 2]), ([0], [3]), ([0, 1], [1, 1])):
         found = _problems.per_centroid(values, counts, torch.device("cpu"))
@@ -224,8 +226,8 @@ def test_numbers_of_problems_of_one_size_need_nothing_of_the_host(captures, monk
 
 @pytest.mark.parametrize("counts", [[2, 2, 2], [1, 4, 2]])
 def test_numbers_of_problems_that_differ_are_sent_but_not_while_capturing(
-    captures, monkeypatch, counts
-):
+    captures: None, monkeypatch: pytest.MonkeyPatch, counts: list[int]
+) -> None:
     sent = []
     monkeypatch.setattr(_problems, "to_device", lambda x, device: sent.append(x) or x)
     values = [0, 5, 6] if len(set(counts)) == 1 else [0, 1, 2]
@@ -237,14 +239,14 @@ def test_numbers_of_problems_that_differ_are_sent_but_not_while_capturing(
     assert len(sent) == 1
 
 
-def test_weights_cannot_be_captured(monkeypatch):
+def test_weights_cannot_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_kmeans, "capturing", lambda device: True)
     x, weights = torch.randn(9, 2), torch.ones(9)
     with pytest.raises(ValueError, match=r"^weights .*call kmeans with weights outside of it$"):
         as_called("kmeans")(x, 2, weights=weights)
 
 
-def test_the_addresses_of_a_list_are_not_sent_while_capturing(captures):
+def test_the_addresses_of_a_list_are_not_sent_while_capturing(captures: None) -> None:
     images = [torch.zeros(5, 7, 3, dtype=torch.uint8)]
     assert crop._send_table(images, torch.device("cpu")).shape == (1, 4)
     with pytest.raises(ValueError, match=r"images is a list.*pass one batch \(N, H, W, C\)"):

@@ -68,7 +68,7 @@ def measured(x: list, y: list, metric: str, factor: float = 1.0) -> tuple[torch.
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_is_the_formula_and_its_derivative(isa, metric, dtype):
+def test_is_the_formula_and_its_derivative(isa: str, metric: str, dtype: torch.dtype) -> None:
     x, y = lists(dtype=dtype)
     value, slopes = measured(x, y, metric)
     expected, expected_slopes = exact(x, y, metric)
@@ -86,7 +86,7 @@ def test_is_the_formula_and_its_derivative(isa, metric, dtype):
         torch.testing.assert_close(slope.double(), wanted, rtol=rtol, atol=rtol * scale + 1e-7)
 
 
-def test_an_outer_factor_reaches_the_derivative(isa, metric):
+def test_an_outer_factor_reaches_the_derivative(isa: str, metric: str) -> None:
     x, y = lists(1)
     _, once = measured(x, y, metric)
     _, thrice = measured(x, y, metric, 3.0)
@@ -94,7 +94,7 @@ def test_an_outer_factor_reaches_the_derivative(isa, metric):
         torch.testing.assert_close(3.0 * a, b, rtol=1e-6, atol=0.0)
 
 
-def test_backward_can_be_repeated(metric):
+def test_backward_can_be_repeated(metric: str) -> None:
     x, y = lists(2)
     x = [layer.requires_grad_() for layer in x]
     value = ops.gradient_distance(x, y, metric)
@@ -104,7 +104,7 @@ def test_backward_can_be_repeated(metric):
     assert all(a is None or a.equal(b) for a, b in zip(first, again, strict=True))
 
 
-def test_differentiable_twice(metric):
+def test_differentiable_twice(metric: str) -> None:
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(4, 6, generator=generator).requires_grad_()
     y = torch.randn(4, 6, generator=generator)
@@ -123,7 +123,7 @@ def test_differentiable_twice(metric):
 
 
 @pytest.mark.parametrize("name", ["mse", "l2", "cos"])
-def test_reference_passes_gradcheck(name):
+def test_reference_passes_gradcheck(name: str) -> None:
     generator = torch.Generator().manual_seed(4)
     x = torch.randn(3, 5, dtype=torch.float64, generator=generator).requires_grad_()
     y = torch.randn(3, 5, dtype=torch.float64, generator=generator)
@@ -131,7 +131,7 @@ def test_reference_passes_gradcheck(name):
     assert torch.autograd.gradgradcheck(lambda x: reference.layer_distance(x, y, name), (x,))
 
 
-def test_through_a_network_is_as_eager(metric):
+def test_through_a_network_is_as_eager(metric: str) -> None:
     """The use it is for: gradients of a loss, matched by moving the images."""
     torch.manual_seed(0)
     network = torch.nn.Sequential(
@@ -159,7 +159,7 @@ def exact_eager(x, y, metric):
     return reference.gradient_distance(*zip(*pairs, strict=True), metric)
 
 
-def test_equal_lists_are_at_no_distance_and_do_not_move(isa, metric):
+def test_equal_lists_are_at_no_distance_and_do_not_move(isa: str, metric: str) -> None:
     x, _ = lists(5)
     value, slopes = measured(x, [layer.clone() for layer in x], metric)
     # A cosine's distance is what 1e-6 is beside the square of a row's length.
@@ -171,7 +171,7 @@ def test_equal_lists_are_at_no_distance_and_do_not_move(isa, metric):
             assert not slope.any()
 
 
-def test_rows_of_zeros(isa, metric):
+def test_rows_of_zeros(isa: str, metric: str) -> None:
     x = [torch.zeros(3, 4), torch.ones(3, 4)]
     y = [torch.ones(3, 4), torch.zeros(3, 4)]
     value, slopes = measured(x, y, metric)
@@ -181,7 +181,7 @@ def test_rows_of_zeros(isa, metric):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_threads_do_not_matter(metric, threads, on_cpu):
+def test_threads_do_not_matter(metric: str, threads: int, on_cpu: None) -> None:
     x, y = lists(6)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -193,7 +193,7 @@ def test_threads_do_not_matter(metric, threads, on_cpu):
     assert all(a.equal(b) for a, b in zip(found[1], expected[1], strict=True))
 
 
-def test_strides_arrays_and_no_gradient(isa, metric):
+def test_strides_arrays_and_no_gradient(isa: str, metric: str) -> None:
     x, y = lists(7)
     expected, _ = measured(x, y, metric)
     strided = [layer.repeat_interleave(2, 0)[::2] if layer.dim() else layer for layer in x]
@@ -205,7 +205,7 @@ def test_strides_arrays_and_no_gradient(isa, metric):
     )
 
 
-def test_only_some_need_a_derivative():
+def test_only_some_need_a_derivative() -> None:
     x, y = lists(8)
     x[2].requires_grad_()
     ops.gradient_distance(x, y).backward()
@@ -213,7 +213,7 @@ def test_only_some_need_a_derivative():
     assert all(layer.grad is None for i, layer in enumerate(x) if i != 2)
 
 
-def test_more_layers_than_a_launch_takes(isa, metric):
+def test_more_layers_than_a_launch_takes(isa: str, metric: str) -> None:
     generator = torch.Generator().manual_seed(11)
     x, y = ([torch.randn(i % 5, 3, generator=generator) for i in range(150)] for _ in range(2))
     value, slopes = measured(x, y, metric)
@@ -223,7 +223,7 @@ def test_more_layers_than_a_launch_takes(isa, metric):
         torch.testing.assert_close(slope.double(), wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_nothing_is_at_no_distance():
+def test_nothing_is_at_no_distance() -> None:
     assert float(ops.gradient_distance([], [])) == 0.0
     assert float(ops.gradient_distance([torch.ones(3)], [torch.zeros(3)], "dc")) == 0.0
 
@@ -250,12 +250,12 @@ X = [torch.ones(2, 3), torch.ones(4)]
         (["a"], X[:1], "mse", TypeError, r"synthetic\[0\] must be a tensor or speak DLPack"),
     ],
 )
-def test_refuses(x, y, metric, error, message):
+def test_refuses(x, y, metric: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ops.gradient_distance(x, y, metric)
 
 
-def test_opcheck_and_compile(metric):
+def test_opcheck_and_compile(metric: str) -> None:
     x, y = lists(9)
     x, y = place(x[:4]), place(y[:4])
     name = "cos" if metric == "dc" else metric

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from pydream.timeline import Stopwatch
 
 
 @pytest.fixture
-def maker(folder, random_observer):
+def maker(folder: Path, random_observer: Path):
     observer = load_observer(random_observer)
     return PatchMaker(open_source(folder), observer, side=32, factor=2, crops=3)
 
@@ -32,7 +33,7 @@ def cut_of_all(maker, selection, scores, sizes, count):
 
 @pytest.mark.parametrize("count", [1, 4, 11, 100])
 @pytest.mark.parametrize("sizes", [[], [1, 1, 20, 3], [7] * 6])
-def test_the_best_of_every_class_are_held_and_no_others(maker, sizes, count):
+def test_the_best_of_every_class_are_held_and_no_others(maker, sizes, count: int) -> None:
     selection = preselect(maker.source, 300, 0)
     rng = np.random.default_rng(count)
     # Few different values: many ties, within an image and between images.
@@ -51,7 +52,7 @@ def test_the_best_of_every_class_are_held_and_no_others(maker, sizes, count):
             assert torch.equal(patch.pixels, again.pixels)
 
 
-def test_winners_at_hand_are_not_decoded_again(maker, monkeypatch):
+def test_winners_at_hand_are_not_decoded_again(maker, monkeypatch: pytest.MonkeyPatch) -> None:
     selection = preselect(maker.source, 300, 0)
     contenders = Contenders(maker, selection, 4)
     scores = torch.empty(44, 3)
@@ -71,7 +72,7 @@ def test_winners_at_hand_are_not_decoded_again(maker, monkeypatch):
     assert kept_rows == rows
 
 
-def test_without_the_images_nothing_is_held(maker):
+def test_without_the_images_nothing_is_held(maker) -> None:
     selection = preselect(maker.source, 300, 0)
     contenders = Contenders(maker, selection, 4)
     contenders.add(ScoredImages([0, 1], torch.zeros(2, 3), {}, [], None))

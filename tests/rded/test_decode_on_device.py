@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -28,7 +29,9 @@ def run(folder, observer, out, **changes):
     return distill(config)
 
 
-def test_the_same_images_are_distilled(folder, random_observer, tmp_path, monkeypatch):
+def test_the_same_images_are_distilled(
+    folder: Path, random_observer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = []
 
     def decode(data, mode, device):
@@ -61,7 +64,7 @@ def test_the_same_images_are_distilled(folder, random_observer, tmp_path, monkey
     assert whole.manifest.images_sha256 == on_host.manifest.images_sha256
 
 
-def test_without_a_decoder(folder, random_observer, tmp_path):
+def test_without_a_decoder(folder: Path, random_observer: Path, tmp_path: Path) -> None:
     with pytest.raises(PydreamError, match=r"no JPEG on cpu here; take --decode host"):
         run(folder, random_observer, tmp_path / "set", decode="device")
     assert not (tmp_path / "set").exists()

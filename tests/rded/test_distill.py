@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -52,11 +53,13 @@ def hashes(path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def undisturbed(folder, random_observer, tmp_path) -> dict[str, str]:
+def undisturbed(folder: Path, random_observer: Path, tmp_path: Path) -> dict[str, str]:
     return hashes(distill(settings(folder, random_observer, tmp_path / "undisturbed")).path)
 
 
-def test_a_set_is_whole_and_says_what_it_is(folder, random_observer, tmp_path):
+def test_a_set_is_whole_and_says_what_it_is(
+    folder: Path, random_observer: Path, tmp_path: Path
+) -> None:
     result = distill(settings(folder, random_observer, tmp_path / "set"))
     distilled = load_set(result.path)
     assert distilled.images.shape == (8, 32, 32, 3)
@@ -76,8 +79,8 @@ def test_a_set_is_whole_and_says_what_it_is(folder, random_observer, tmp_path):
 
 
 def test_every_source_image_gives_one_patch_and_the_best_come_first(
-    folder, random_observer, tmp_path
-):
+    folder: Path, random_observer: Path, tmp_path: Path
+) -> None:
     rows = pq.read_table(
         distill(settings(folder, random_observer, tmp_path / "set")).path / "provenance.parquet"
     ).to_pylist()
@@ -97,19 +100,27 @@ def test_every_source_image_gives_one_patch_and_the_best_come_first(
     ids=str,
 )
 def test_same_bytes_however_the_run_is_organised(
-    folder, random_observer, tmp_path, undisturbed, changes
-):
+    folder: Path,
+    random_observer: Path,
+    tmp_path: Path,
+    undisturbed: dict[str, str],
+    changes: dict[str, int],
+) -> None:
     again = distill(settings(folder, random_observer, tmp_path / "again", **changes))
     assert hashes(again.path) == undisturbed
 
 
-def test_the_state_of_torch_does_not_matter(folder, random_observer, tmp_path, undisturbed):
+def test_the_state_of_torch_does_not_matter(
+    folder: Path, random_observer: Path, tmp_path: Path, undisturbed: dict[str, str]
+) -> None:
     with all_states():
         found = distill(settings(folder, random_observer, tmp_path / "other"))
     assert hashes(found.path) == undisturbed
 
 
-def test_another_seed_gives_another_set(folder, random_observer, tmp_path, undisturbed):
+def test_another_seed_gives_another_set(
+    folder: Path, random_observer: Path, tmp_path: Path, undisturbed: dict[str, str]
+) -> None:
     other = distill(settings(folder, random_observer, tmp_path / "other", seed=1))
     assert hashes(other.path)["provenance.parquet"] != undisturbed["provenance.parquet"]
 
@@ -148,8 +159,8 @@ def slow_down(folder: Path) -> None:
     ids=["kill in the first class", "ctrl-c in the third"],
 )
 def test_a_killed_run_resumes_to_the_same_bytes(
-    folder, random_observer, tmp_path, signal_number, finished
-):
+    folder: Path, random_observer: Path, tmp_path: Path, signal_number, finished: int
+) -> None:
     slow_down(folder)
     whole = tmp_path / "whole"
     distill(settings(folder, random_observer, whole))
@@ -174,7 +185,9 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     assert not (tmp_path / "set.partial").exists()
 
 
-def test_resume_does_not_score_finished_classes_again(folder, random_observer, tmp_path):
+def test_resume_does_not_score_finished_classes_again(
+    folder: Path, random_observer: Path, tmp_path: Path
+) -> None:
     config = settings(folder, random_observer, tmp_path / "set", batch_size=1, allow_skipped=0.03)
     (folder / "bee" / "00.jpg").write_bytes(b"broken")
     whole = settings(folder, random_observer, tmp_path / "whole", allow_skipped=0.03)
@@ -200,8 +213,8 @@ def test_resume_does_not_score_finished_classes_again(folder, random_observer, t
 
 
 def test_resume_with_other_settings_is_refused_with_the_difference(
-    folder, random_observer, tmp_path
-):
+    folder: Path, random_observer: Path, tmp_path: Path
+) -> None:
     (folder / "dog" / "00.jpg").write_bytes(b"broken")
     with pytest.raises(PydreamError, match="cannot be read"):
         distill(settings(folder, random_observer, tmp_path / "set"))
@@ -211,7 +224,9 @@ def test_resume_with_other_settings_is_refused_with_the_difference(
         distill(settings(folder, random_observer, tmp_path / "set", crops=6, resume=True))
 
 
-def test_resume_of_a_finished_set_changes_nothing(folder, random_observer, tmp_path):
+def test_resume_of_a_finished_set_changes_nothing(
+    folder: Path, random_observer: Path, tmp_path: Path
+) -> None:
     config = settings(folder, random_observer, tmp_path / "set")
     distill(config)
     before = hashes(tmp_path / "set")
@@ -222,7 +237,7 @@ def test_resume_of_a_finished_set_changes_nothing(folder, random_observer, tmp_p
         distill(settings(folder, random_observer, tmp_path / "set", resume=True, seed=9))
 
 
-def test_an_observer_in_memory_and_images_in_memory(tmp_path):
+def test_an_observer_in_memory_and_images_in_memory(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.integers(0, 255, (30, 16, 16, 3), dtype=np.uint8))
     source = open_source((images, torch.arange(30) % 3))
@@ -235,7 +250,7 @@ def test_an_observer_in_memory_and_images_in_memory(tmp_path):
     assert load_set(result.path).images.shape == (6, 16, 16, 3)
 
 
-def test_digits_with_a_good_observer(digits_observer, tmp_path):
+def test_digits_with_a_good_observer(digits_observer: Path, tmp_path: Path) -> None:
     result = distill(
         RdedConfig(
             source="digits", observer=str(digits_observer), out=tmp_path / "set", preselect=40
@@ -262,7 +277,9 @@ def shuffled_observer(file: Path, digits_observer: Path, order: list[int]) -> No
     save_weights(model, file, metadata)
 
 
-def test_an_observer_with_its_classes_in_another_order(digits_observer, tmp_path):
+def test_an_observer_with_its_classes_in_another_order(
+    digits_observer: Path, tmp_path: Path
+) -> None:
     order = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
     file = tmp_path / "shuffled.safetensors"
     shuffled_observer(file, digits_observer, order)
@@ -287,7 +304,9 @@ def test_an_observer_with_its_classes_in_another_order(digits_observer, tmp_path
     assert torch.equal(inferred.images, load_set(straight.path).images)
 
 
-def test_an_unusable_image_is_skipped_counted_and_listed(folder, random_observer, tmp_path):
+def test_an_unusable_image_is_skipped_counted_and_listed(
+    folder: Path, random_observer: Path, tmp_path: Path
+) -> None:
     (folder / "ant" / "00.jpg").write_bytes((folder / "ant" / "00.jpg").read_bytes()[:300])
     result = distill(settings(folder, random_observer, tmp_path / "set", allow_skipped=0.1))
     assert [image["key"] for image in result.manifest.skipped] == ["ant/00.jpg"]
@@ -295,7 +314,9 @@ def test_an_unusable_image_is_skipped_counted_and_listed(folder, random_observer
     assert "ant/00.jpg" not in {row["source"] for row in rows}
 
 
-def test_images_smaller_than_a_patch_are_enlarged_and_counted(folder, random_observer, tmp_path):
+def test_images_smaller_than_a_patch_are_enlarged_and_counted(
+    folder: Path, random_observer: Path, tmp_path: Path
+) -> None:
     for key, shape in (("bee/01.png", (5, 40, 3)), ("dog/02.jpg", (1, 1, 3))):
         Image.fromarray(np.full(shape, 99, dtype=np.uint8)).save(folder / key)
     result = distill(settings(folder, random_observer, tmp_path / "set", ipc=2))
@@ -313,8 +334,8 @@ def test_images_smaller_than_a_patch_are_enlarged_and_counted(folder, random_obs
 
 
 def test_a_set_begun_by_a_version_that_refused_small_images_is_gone_on_with(
-    folder, random_observer, tmp_path
-):
+    folder: Path, random_observer: Path, tmp_path: Path
+) -> None:
     config = settings(folder, random_observer, tmp_path / "set")
     made = distill(config)
     older = json.loads((made.path / "manifest.json").read_text())
@@ -326,7 +347,7 @@ def test_a_set_begun_by_a_version_that_refused_small_images_is_gone_on_with(
         distill(dataclasses.replace(again, crops=6))
 
 
-def test_the_native_canvas_scores_the_patch_alone(folder, tmp_path):
+def test_the_native_canvas_scores_the_patch_alone(folder: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = build_model("resnet18-modified", num_classes=4, side=32)
     file = tmp_path / "resnet.safetensors"
@@ -342,7 +363,9 @@ def test_the_native_canvas_scores_the_patch_alone(folder, tmp_path):
 
 
 @pytest.mark.parametrize("image_format", ["webp", "jpeg"])
-def test_other_image_formats(folder, random_observer, tmp_path, image_format):
+def test_other_image_formats(
+    folder: Path, random_observer: Path, tmp_path: Path, image_format: str
+) -> None:
     lossless = distill(settings(folder, random_observer, tmp_path / "png"))
     lossy = distill(
         settings(folder, random_observer, tmp_path / "lossy", image_format=image_format, quality=95)
@@ -353,7 +376,9 @@ def test_other_image_formats(folder, random_observer, tmp_path, image_format):
     assert 0 < difference.mean() < 12  # noise is the hardest content for a lossy format
 
 
-def test_nothing_of_the_users_is_touched(folder, random_observer, tmp_path):
+def test_nothing_of_the_users_is_touched(
+    folder: Path, random_observer: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "mine"
     out.mkdir()
     (out / "thesis.txt").write_text("three years of work")
@@ -388,14 +413,16 @@ def test_nothing_of_the_users_is_touched(folder, random_observer, tmp_path):
     ],
     ids=str,
 )
-def test_bad_settings(folder, random_observer, tmp_path, changes, message):
+def test_bad_settings(
+    folder: Path, random_observer: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(PydreamError, match=message) as caught:
         distill(settings(folder, random_observer, tmp_path / "set", **changes))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "set").exists()
 
 
-def test_an_observer_of_another_class_count(folder, tmp_path):
+def test_an_observer_of_another_class_count(folder: Path, tmp_path: Path) -> None:
     model = build_model("convnet2-w16", num_classes=5, side=32)
     file = tmp_path / "five.safetensors"
     save_weights(model, file, {"arch": "convnet2-w16", "side": "32"})
@@ -403,7 +430,7 @@ def test_an_observer_of_another_class_count(folder, tmp_path):
         distill(settings(folder, file, tmp_path / "set"))
 
 
-def test_scores_that_are_no_numbers(folder, random_observer, tmp_path):
+def test_scores_that_are_no_numbers(folder: Path, random_observer: Path, tmp_path: Path) -> None:
     model = build_model("convnet2-w16", num_classes=4, side=32)
     with torch.no_grad():
         model.classifier.weight[0] = 3e38  # whose products with features are infinite
@@ -413,7 +440,7 @@ def test_scores_that_are_no_numbers(folder, random_observer, tmp_path):
         distill(settings(folder, file, tmp_path / "set"))
 
 
-def test_a_class_of_unreadable_images(folder, random_observer, tmp_path):
+def test_a_class_of_unreadable_images(folder: Path, random_observer: Path, tmp_path: Path) -> None:
     for file in (folder / "bee").iterdir():
         file.write_bytes(b"not an image")
     with pytest.raises(PydreamError, match="class bee has no readable image"):
@@ -421,7 +448,9 @@ def test_a_class_of_unreadable_images(folder, random_observer, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk(folder, random_observer, tmp_path, monkeypatch):
+def test_a_full_disk(
+    folder: Path, random_observer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(self: Path, data: bytes) -> int:
         with open("/dev/full", "wb") as handle:
             return handle.write(data)
@@ -434,14 +463,16 @@ def test_a_full_disk(folder, random_observer, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_may_not_be_written(folder, random_observer, tmp_path):
+def test_a_folder_that_may_not_be_written(
+    folder: Path, random_observer: Path, tmp_path: Path
+) -> None:
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)
     with pytest.raises(PydreamError, match="cannot be written"):
         distill(settings(folder, random_observer, locked / "set"))
 
 
-def test_an_output_below_a_file(folder, random_observer, tmp_path):
+def test_an_output_below_a_file(folder: Path, random_observer: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PydreamError, match="file is no folder: give another --out"):
         distill(settings(folder, random_observer, tmp_path / "file" / "set"))

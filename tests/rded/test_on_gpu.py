@@ -25,7 +25,7 @@ SAME_SCORES = 1e-3
 
 
 @pytest.fixture
-def config(folder, random_observer, tmp_path):
+def config(folder: Path, random_observer: Path, tmp_path: Path):
     return RdedConfig(
         source=str(folder),
         observer=str(random_observer),
@@ -47,7 +47,7 @@ def run(config, **changes):
     return result, {(row["source"], row["top"], row["left"]): row["score"] for row in rows}
 
 
-def test_it_chooses_what_the_cpu_chooses(config):
+def test_it_chooses_what_the_cpu_chooses(config) -> None:
     _, on_gpu = run(config)
     _, on_cpu = run(config, device="cpu")
     common = on_gpu.keys() & on_cpu.keys()
@@ -58,7 +58,7 @@ def test_it_chooses_what_the_cpu_chooses(config):
     assert np.ptp(scores) > 10 * SAME_SCORES  # else the comparison would say nothing
 
 
-def test_same_bytes_whatever_the_batch_and_the_budget(config):
+def test_same_bytes_whatever_the_batch_and_the_budget(config) -> None:
     first, _ = run(config)
     changes = [
         {"batch_size": 1, "workers": 1},
@@ -70,13 +70,13 @@ def test_same_bytes_whatever_the_batch_and_the_budget(config):
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_half_precision(config, precision):
+def test_half_precision(config, precision: str) -> None:
     result, scores = run(config, precision=precision)
     assert result.manifest.observer["precision"] == precision
     assert all(np.isfinite(score) for score in scores.values())
 
 
-def test_decoding_there(config):
+def test_decoding_there(config) -> None:
     if not decodes_jpeg(torch.device("cuda")):
         pytest.skip("this torchvision decodes no JPEG on the GPU")
     on_gpu, there = run(config, decode="device")
@@ -85,14 +85,14 @@ def test_decoding_there(config):
     assert len(there.keys() & here.keys()) >= 0.5 * len(here)  # pixels differ by some levels
 
 
-def test_stages_are_timed_on_the_device(config):
+def test_stages_are_timed_on_the_device(config) -> None:
     result, _ = run(config)
     assert result.seconds["observer"] > 0
     assert result.seconds["crop"] > 0
     assert result.seconds["observer"] < result.seconds["whole"]
 
 
-def test_scores_that_are_no_numbers_are_named(config, tmp_path):
+def test_scores_that_are_no_numbers_are_named(config, tmp_path: Path) -> None:
     from pydream.errors import PydreamError
     from pydream.models import build_model, save_weights
 
@@ -106,7 +106,7 @@ def test_scores_that_are_no_numbers_are_named(config, tmp_path):
     run(config)  # and nothing of it is left for the next run
 
 
-def test_little_memory(config):
+def test_little_memory(config) -> None:
     reference, _ = run(config)
     # cuBLAS keeps a workspace for each stream, 32 MiB on Hopper: taken before memory is limited.
     square = torch.ones(8, 8, device="cuda")
@@ -122,7 +122,7 @@ def test_little_memory(config):
     assert result.manifest.images_per_class == reference.manifest.images_per_class
 
 
-def test_an_evaluation(digits_observer, tmp_path):
+def test_an_evaluation(digits_observer: Path, tmp_path: Path) -> None:
     distilled = distill(
         RdedConfig(
             source="digits",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -32,7 +34,7 @@ class Greedy(nn.Module):
 
 @pytest.mark.filterwarnings("ignore:cpu is out of memory")
 @pytest.mark.parametrize("rows", [1, 5, 16, 63])
-def test_the_observer_goes_on_with_smaller_tiles(random_observer, rows):
+def test_the_observer_goes_on_with_smaller_tiles(random_observer: Path, rows: int) -> None:
     observer, small = load_observer(random_observer), load_observer(random_observer)
     observer._model = Greedy(observer._model, rows)
     small.tile = 1 << (rows.bit_length() - 1)
@@ -44,7 +46,7 @@ def test_the_observer_goes_on_with_smaller_tiles(random_observer, rows):
 
 
 @pytest.mark.filterwarnings("ignore:cpu is out of memory")
-def test_no_memory_for_one_image(random_observer):
+def test_no_memory_for_one_image(random_observer: Path) -> None:
     observer = load_observer(random_observer)
     observer._model = Greedy(observer._model, 0)
     with (
@@ -56,7 +58,9 @@ def test_no_memory_for_one_image(random_observer):
 
 @pytest.mark.filterwarnings("ignore:cpu is out of memory")
 @pytest.mark.parametrize("patches", [3 * 8, 3 * 40])
-def test_batches_are_halved_where_patches_do_not_fit(folder, random_observer, monkeypatch, patches):
+def test_batches_are_halved_where_patches_do_not_fit(
+    folder: Path, random_observer: Path, monkeypatch: pytest.MonkeyPatch, patches: int
+) -> None:
     source = open_source(folder)
     selection = preselect(source, 300, 0)
 
@@ -83,7 +87,9 @@ def test_batches_are_halved_where_patches_do_not_fit(folder, random_observer, mo
 
 
 @pytest.mark.filterwarnings("ignore:cpu is out of memory")
-def test_a_run_ends_well_on_a_device_that_is_too_small(folder, random_observer, tmp_path):
+def test_a_run_ends_well_on_a_device_that_is_too_small(
+    folder: Path, random_observer: Path, tmp_path: Path
+) -> None:
     model = Greedy(load_observer(random_observer)._model, 4)
     settings = {"source": str(folder), "observer": "in memory", "ipc": 2, "factor": 1, "side": 32}
     config = RdedConfig(out=tmp_path / "set", allow_weak_observer=True, **settings)

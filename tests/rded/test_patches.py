@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -24,7 +26,7 @@ def make_maker(source: Source, observer: Observer) -> PatchMaker:
     return PatchMaker(source, observer, side=32, factor=2, crops=CROPS)
 
 
-def test_preselect_draws_without_replacement(folder):
+def test_preselect_draws_without_replacement(folder: Path) -> None:
     source = open_source(folder)
     selection = preselect(source, 5, seed=1)
     assert len(np.unique(selection.indices)) == 4 * 5
@@ -33,12 +35,12 @@ def test_preselect_draws_without_replacement(folder):
     assert selection.starts.tolist() == [0, 5, 10, 15, 20]
 
 
-def test_preselect_takes_all_of_a_small_class(folder):
+def test_preselect_takes_all_of_a_small_class(folder: Path) -> None:
     source = open_source(folder)
     assert preselect(source, 300, seed=1).indices.tolist() == list(range(len(source)))
 
 
-def test_preselect_depends_on_the_seed_and_on_nothing_else_in_the_source(folder):
+def test_preselect_depends_on_the_seed_and_on_nothing_else_in_the_source(folder: Path) -> None:
     source = open_source(folder)
     chosen = {
         seed: {source.keys[index] for index in preselect(source, 5, seed=seed).indices}
@@ -51,7 +53,7 @@ def test_preselect_depends_on_the_seed_and_on_nothing_else_in_the_source(folder)
     assert kept == {key for key in chosen[1] if not key.startswith("cat/")}
 
 
-def test_preselect_is_uniform(folder):
+def test_preselect_is_uniform(folder: Path) -> None:
     source = open_source(folder)
     times = np.zeros(len(source))
     draws = 400
@@ -62,7 +64,9 @@ def test_preselect_is_uniform(folder):
     assert np.abs(times - expected).max() < 5 * np.sqrt(draws * 5 / 11 * 6 / 11)
 
 
-def test_the_boxes_of_an_image_depend_on_nothing_else_in_the_source(folder, random_observer):
+def test_the_boxes_of_an_image_depend_on_nothing_else_in_the_source(
+    folder: Path, random_observer: Path
+) -> None:
     observer = load_observer(random_observer)
 
     def boxes_by_key() -> dict[str, list[list[int]]]:
@@ -109,7 +113,7 @@ def run_scores(maker, selection, how=None, needed=None):
     return scores
 
 
-def test_scores_are_those_of_the_published_pipeline(folder, random_observer):
+def test_scores_are_those_of_the_published_pipeline(folder: Path, random_observer: Path) -> None:
     source, observer = open_source(folder), load_observer(random_observer)
     maker = make_maker(source, observer)
     selection = preselect(source, 9, 0)
@@ -121,7 +125,9 @@ def test_scores_are_those_of_the_published_pipeline(folder, random_observer):
 
 @pytest.mark.parametrize("batch_size", [1, 40, 10_000])
 @pytest.mark.parametrize("finished", [set(), {0}, {1, 2}, {3}])
-def test_scores_are_the_same_bits_whatever_the_batch(folder, random_observer, batch_size, finished):
+def test_scores_are_the_same_bits_whatever_the_batch(
+    folder: Path, random_observer: Path, batch_size: int, finished
+) -> None:
     source, observer = open_source(folder), load_observer(random_observer)
     selection = preselect(source, 9, 0)
     maker = make_maker(source, observer)
@@ -134,14 +140,16 @@ def test_scores_are_the_same_bits_whatever_the_batch(folder, random_observer, ba
 
 
 @pytest.mark.parametrize(("tile", "crops"), [(32, 5), (32, 8), (8, 3), (1, 7), (24, 36)])
-def test_a_group_fills_whole_passes(tile, crops):
+def test_a_group_fills_whole_passes(tile: int, crops: int) -> None:
     group = group_size(tile, crops)
     assert group * crops % tile == 0
     assert all(smaller * crops % tile for smaller in range(1, group))
 
 
 @pytest.mark.parametrize(("precision", "bytes_of_one"), [("float32", 4), ("bfloat16", 2)])
-def test_the_memory_budget_bounds_a_batch(folder, random_observer, precision, bytes_of_one):
+def test_the_memory_budget_bounds_a_batch(
+    folder: Path, random_observer: Path, precision: str, bytes_of_one: int
+) -> None:
     observer = load_observer(random_observer, precision=precision)
     maker = PatchMaker(open_source(folder), observer, side=32, factor=2, crops=5)
     patch_bytes = 3 * 32 * 32 * bytes_of_one
@@ -152,7 +160,7 @@ def test_the_memory_budget_bounds_a_batch(folder, random_observer, precision, by
         assert images == group or 3 * images * 5 * patch_bytes <= budget * 2**20 / 2
 
 
-def test_select_takes_the_best_crop_of_the_best_images():
+def test_select_takes_the_best_crop_of_the_best_images() -> None:
     scores = torch.tensor([[-3.0, -1.0], [-0.5, -0.5], [-torch.inf, -torch.inf], [-1.0, -2.0]])
     ranked = select(scores, first=10, count=4)
     assert [(patch.candidate, patch.crop, patch.score) for patch in ranked] == [
@@ -162,7 +170,7 @@ def test_select_takes_the_best_crop_of_the_best_images():
     ]
 
 
-def test_cells_hold_the_patches_their_provenance_names(folder, random_observer):
+def test_cells_hold_the_patches_their_provenance_names(folder: Path, random_observer: Path) -> None:
     source, observer = open_source(folder), load_observer(random_observer)
     maker = make_maker(source, observer)
     selection = preselect(source, 9, 0)

@@ -3,6 +3,8 @@ from __future__ import annotations
 import copy
 import importlib
 import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ preflight = importlib.import_module("pydream.rded.preflight")
 
 
 @pytest.fixture
-def measured(monkeypatch):
+def measured(monkeypatch: pytest.MonkeyPatch):
     """Observers that are right on a share of the images they are shown, one after another."""
     shares: list[float] = []
     sizes: list[int] = []
@@ -45,13 +47,13 @@ def digits():
 
 
 @pytest.fixture(scope="module")
-def observer(digits_observer):
+def observer(digits_observer: Path):
     observer = load_observer(digits_observer)
     observer.tile = 8
     return observer
 
 
-def look(digits, observer, *, allow_weak=False, patches=100):
+def look(digits, observer, *, allow_weak: bool = False, patches: int = 100):
     return preflight.preflight(
         digits,
         digits,
@@ -66,7 +68,7 @@ def look(digits, observer, *, allow_weak=False, patches=100):
     )
 
 
-def test_a_good_observer_is_measured_once(digits, observer, measured):
+def test_a_good_observer_is_measured_once(digits: Any, observer, measured) -> None:
     shares, sizes = measured
     shares += [0.75]
     found = look(digits, observer)
@@ -74,7 +76,7 @@ def test_a_good_observer_is_measured_once(digits, observer, measured):
     assert sizes == [16]
 
 
-def test_a_weak_one_gets_a_second_look(digits, observer, measured):
+def test_a_weak_one_gets_a_second_look(digits: Any, observer, measured) -> None:
     shares, sizes = measured
     shares += [0.25, 0.375]
     found = look(digits, observer)
@@ -82,7 +84,9 @@ def test_a_weak_one_gets_a_second_look(digits, observer, measured):
     assert sizes == [16, 64]
 
 
-def test_better_than_chance_and_still_in_another_order(digits, observer, monkeypatch):
+def test_better_than_chance_and_still_in_another_order(
+    digits: Any, observer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two of ten classes in their places are significant, on enough images."""
     order = torch.tensor([1, 2, 3, 4, 5, 6, 7, 0, 8, 9])
 
@@ -100,14 +104,14 @@ def test_better_than_chance_and_still_in_another_order(digits, observer, monkeyp
     )
 
 
-def test_none_where_nothing_hangs_on_it(digits, observer, measured):
+def test_none_where_nothing_hangs_on_it(digits: Any, observer, measured) -> None:
     shares, sizes = measured
     shares += [0.0]
     assert look(digits, observer, allow_weak=True).top1 == 0
     assert sizes == [16]
 
 
-def test_chance_is_refused_after_both(digits, observer, measured):
+def test_chance_is_refused_after_both(digits: Any, observer, measured) -> None:
     shares, sizes = measured
     shares += [0.125, 0.125]
     with pytest.raises(PydreamError, match=r"right on 8 of 64 images of .* chance is 10\.0%: give"):
@@ -119,7 +123,9 @@ def test_chance_is_refused_after_both(digits, observer, measured):
     ("patches", "tile", "images"),
     [(1, 8, 16), (5000, 8, 48), (5000, 1, 50), (10**7, 8, 512), (1, 64, 64), (10**7, 1024, 1024)],
 )
-def test_the_sample_is_a_small_share(digits, observer, measured, patches, tile, images):
+def test_the_sample_is_a_small_share(
+    digits: Any, observer, measured, patches: int, tile: int, images: int
+) -> None:
     observer = copy.copy(observer)
     observer.tile = tile
     shares, sizes = measured
@@ -128,7 +134,7 @@ def test_the_sample_is_a_small_share(digits, observer, measured, patches, tile, 
     assert sizes == [images]
 
 
-def test_guessing_is_seldom_taken_for_knowledge():
+def test_guessing_is_seldom_taken_for_knowledge() -> None:
     """Against the binomial distribution itself, by simulation."""
     rng = np.random.default_rng(0)
     for classes, images in ((2, 16), (10, 16), (10, 64), (1000, 16)):
@@ -137,7 +143,9 @@ def test_guessing_is_seldom_taken_for_knowledge():
         assert np.mean(taken) <= 2e-3  # 1e-3, and five standard deviations of the simulation
 
 
-def test_another_normalisation_and_side_that_fit_are_found(digits, digits_observer):
+def test_another_normalisation_and_side_that_fit_are_found(
+    digits: Any, digits_observer: Path
+) -> None:
     """Its own numbers are among those that are tried, and so is the option to give."""
     wrong = load_observer(digits_observer, mean=(0.9, 0.9, 0.9), std=(9.0, 9.0, 9.0))
     with pytest.raises(
@@ -162,7 +170,7 @@ def test_another_normalisation_and_side_that_fit_are_found(digits, digits_observ
 class TellsBrightness(torch.nn.Module):
     """Right at a side of 32, where the first channel is the label; else on the classes below."""
 
-    def __init__(self, known):
+    def __init__(self, known) -> None:
         super().__init__()
         self.known, self.weight = known, torch.nn.Parameter(torch.zeros(1))
 
@@ -172,7 +180,7 @@ class TellsBrightness(torch.nn.Module):
         return 9 * torch.nn.functional.one_hot(said, 10).float() + 0 * self.weight
 
 
-def test_another_side_that_fits_is_found():
+def test_another_side_that_fits_is_found() -> None:
     pixels = np.repeat(np.arange(10, dtype=np.uint8), 8)[:, None, None, None]
     images = np.broadcast_to(pixels, (80, 40, 40, 3)).copy()
     names = [str(label) for label in range(10)]

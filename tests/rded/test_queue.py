@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,12 +22,12 @@ scoring = importlib.import_module("pydream.rded.scoring")
 
 
 @pytest.fixture(params=[1, 2, 100])
-def queued(request, monkeypatch):
+def queued(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(memory.QUEUED, "cpu", request.param)
     return request.param
 
 
-def batches(folder, observer_file, tile=16, crops=4, **settings):
+def batches(folder, observer_file, tile: int = 16, crops: int = 4, **settings):
     source, observer = open_source(folder), load_observer(observer_file)
     observer.tile = tile
     maker = PatchMaker(source, observer, side=32, factor=2, crops=crops)
@@ -34,7 +35,9 @@ def batches(folder, observer_file, tile=16, crops=4, **settings):
     return list(score(maker, selection, np.ones(44, dtype=bool), limits(**settings), Stopwatch()))
 
 
-def test_batches_come_in_order_and_complete(folder, random_observer, monkeypatch):
+def test_batches_come_in_order_and_complete(
+    folder: Path, random_observer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = {"batch_size": 16}
     monkeypatch.setitem(memory.QUEUED, "cpu", 0)
     wanted = batches(folder, random_observer, **settings)
@@ -47,7 +50,9 @@ def test_batches_come_in_order_and_complete(folder, random_observer, monkeypatch
             assert all(map(torch.equal, ours.images, theirs.images))
 
 
-def test_a_set_has_the_same_bytes(folder, random_observer, tmp_path, monkeypatch):
+def test_a_set_has_the_same_bytes(
+    folder: Path, random_observer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hashes = set()
     for depth in (0, 2):
         monkeypatch.setitem(memory.QUEUED, "cpu", depth)
@@ -64,7 +69,9 @@ def test_a_set_has_the_same_bytes(folder, random_observer, tmp_path, monkeypatch
     assert len(hashes) == 1
 
 
-def test_what_a_later_op_reports_is_named(folder, random_observer, queued, monkeypatch):
+def test_what_a_later_op_reports_is_named(
+    folder: Path, random_observer: Path, queued, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Kernels mark a row whose logits are no numbers, and the next op, in any thread, raises."""
     calls = []
 
@@ -88,7 +95,9 @@ def test_what_a_later_op_reports_is_named(folder, random_observer, queued, monke
         batches(folder, random_observer, batch_size=16)
 
 
-def test_nothing_is_left_for_the_next_op_to_raise(folder, random_observer, queued, monkeypatch):
+def test_nothing_is_left_for_the_next_op_to_raise(
+    folder: Path, random_observer: Path, queued, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The batches behind the first, queued or not, have reported their rows too."""
     reported = []
 
@@ -96,7 +105,7 @@ def test_nothing_is_left_for_the_next_op_to_raise(folder, random_observer, queue
         reported.append(len(logits))
         return torch.full((len(logits),), torch.nan)
 
-    def check_values(device):
+    def check_values(device) -> None:
         assert device == torch.device("cpu")
         if reported:
             reported.clear()
@@ -110,7 +119,9 @@ def test_nothing_is_left_for_the_next_op_to_raise(folder, random_observer, queue
 
 
 @pytest.mark.parametrize("megabytes", [1, 4, 256])
-def test_images_are_kept_only_within_the_budget(folder, random_observer, megabytes):
+def test_images_are_kept_only_within_the_budget(
+    folder: Path, random_observer: Path, megabytes: int
+) -> None:
     # 64 images fill whole passes, so all 44 make one batch whatever the budget.
     found = batches(folder, random_observer, tile=64, crops=5, megabytes=megabytes)
     wanted = batches(folder, random_observer, tile=64, crops=5)

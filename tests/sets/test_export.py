@@ -26,7 +26,7 @@ NAMES = [str(label) for label in range(10)]
 
 
 @pytest.fixture(scope="module")
-def observer(tmp_path_factory) -> Path:
+def observer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that DD-Ranking has, with classes in the reverse order of the set's."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "observer.safetensors"
@@ -65,7 +65,9 @@ def export(path: Path, to: str, out: Path, **settings: object) -> Path:
 
 
 @pytest.mark.parametrize("to", ["tensors", "rded", "ddranking"])
-def test_what_is_written_reads_as_the_same_set(tmp_path, digits_set, observer, to):
+def test_what_is_written_reads_as_the_same_set(
+    tmp_path: Path, digits_set: Path, observer: Path, to: str
+) -> None:
     given = {"observer": str(observer)} if to == "ddranking" else {}
     before = {file: file.read_bytes() for file in digits_set.rglob("*") if file.is_file()}
     out = export(digits_set, to, tmp_path / "deep" / "out", **given)
@@ -76,7 +78,7 @@ def test_what_is_written_reads_as_the_same_set(tmp_path, digits_set, observer, t
     assert before == {file: file.read_bytes() for file in digits_set.rglob("*") if file.is_file()}
 
 
-def test_tensors(tmp_path, digits_set, observer):
+def test_tensors(tmp_path: Path, digits_set: Path, observer: Path) -> None:
     out = export(digits_set, "tensors", tmp_path / "out", observer=str(observer))
     images, labels = torch.load(out / "images.pt", weights_only=True)
     assert (images.dtype, images.shape) == (torch.float32, (50, 3, 8, 8))
@@ -98,12 +100,12 @@ def test_tensors(tmp_path, digits_set, observer):
     }
 
 
-def test_tensors_without_an_observer(tmp_path, digits_set):
+def test_tensors_without_an_observer(tmp_path: Path, digits_set: Path) -> None:
     out = export(digits_set, "tensors", tmp_path / "out")
     assert sorted(path.name for path in out.iterdir()) == ["images.pt", "info.json"]
 
 
-def test_images_in_float_are_kept(tmp_path, digits_set):
+def test_images_in_float_are_kept(tmp_path: Path, digits_set: Path) -> None:
     """As DREAM+ leaves them beside the files: finer than 8 bits."""
     labels = load_set(digits_set).labels
     values = torch.rand(50, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -115,7 +117,7 @@ def test_images_in_float_are_kept(tmp_path, digits_set):
         export(digits_set, "tensors", tmp_path / "other")
 
 
-def test_rded_folders(tmp_path, digits_set):
+def test_rded_folders(tmp_path: Path, digits_set: Path) -> None:
     out = export(digits_set, "rded", tmp_path / "out")
     assert sorted(path.name for path in out.iterdir()) == [f"{label:05d}" for label in range(10)]
     copy = out / "00007" / "class00007_id00004.png"
@@ -123,7 +125,7 @@ def test_rded_folders(tmp_path, digits_set):
     assert [label for _, label in ImageFolder(out)] == [n // 5 for n in range(50)]
 
 
-def test_ddranking_files(tmp_path, digits_set, observer):
+def test_ddranking_files(tmp_path: Path, digits_set: Path, observer: Path) -> None:
     out = export(digits_set, "ddranking", tmp_path / "out", observer=str(observer))
     images = torch.load(out / "images.pt", weights_only=True)
     plain = torch.from_numpy(pixels(digits_set).transpose(0, 3, 1, 2) / 255).float()
@@ -150,7 +152,9 @@ def test_ddranking_files(tmp_path, digits_set, observer):
     assert np.array_equal(distilled.images.numpy(), pixels(digits_set))
 
 
-def test_the_observer_of_the_set_keeps_its_order(tmp_path, digits_set, observer):
+def test_the_observer_of_the_set_keeps_its_order(
+    tmp_path: Path, digits_set: Path, observer: Path
+) -> None:
     network = load_observer(observer)
     manifest = json.loads((digits_set / "manifest.json").read_text())
     order = [*range(5, 10), *range(5)]
@@ -162,7 +166,7 @@ def test_the_observer_of_the_set_keeps_its_order(tmp_path, digits_set, observer)
     torch.testing.assert_close(soft, logits_of(observer, images).flip(1)[:, order].half())
 
 
-def test_an_observer_of_other_classes(tmp_path, digits_set):
+def test_an_observer_of_other_classes(tmp_path: Path, digits_set: Path) -> None:
     paths = [tmp_path / name for name in ("named.safetensors", "nameless.safetensors")]
     model = build_model("convnet2-w8", num_classes=9, side=8)
     classes = {"classes": json.dumps([*NAMES[:8], "x"])}
@@ -175,7 +179,9 @@ def test_an_observer_of_other_classes(tmp_path, digits_set):
         assert not (tmp_path / "out").exists()
 
 
-def test_nothing_is_overwritten_or_left_half(tmp_path, digits_set, monkeypatch):
+def test_nothing_is_overwritten_or_left_half(
+    tmp_path: Path, digits_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     narrow = tmp_path / "narrow.safetensors"
     model = build_model("convnet2-w32", num_classes=10, side=8)
     save_weights(model, narrow, {"arch": "convnet2-w32", "side": "8"})
@@ -198,7 +204,7 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_folder_that_cannot_be_made(tmp_path, digits_set):
+def test_a_folder_that_cannot_be_made(tmp_path: Path, digits_set: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(
         PydreamError, match=r"out cannot be made, since .*file is no folder: give another --out"
@@ -206,7 +212,7 @@ def test_a_folder_that_cannot_be_made(tmp_path, digits_set):
         export(digits_set, "rded", tmp_path / "file" / "out")
 
 
-def test_settings_that_cannot_go_together(tmp_path):
+def test_settings_that_cannot_go_together(tmp_path: Path) -> None:
     config = ExportConfig(tmp_path, "tensors", tmp_path / "out")
     with pytest.raises(PydreamError, match="give its weights with --observer"):
         dataclasses.replace(config, to="ddranking")
@@ -214,7 +220,12 @@ def test_settings_that_cannot_go_together(tmp_path):
         dataclasses.replace(config, to="rded", observer="weights.pt")
 
 
-def test_the_command(tmp_path, digits_set, monkeypatch, capsys):
+def test_the_command(
+    tmp_path: Path,
+    digits_set: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     pytest.importorskip("tyro", reason="the command line needs tyro")
     from pydream.cli import main
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def write_folders(root: Path, names: list[str], pixels: torch.Tensor, kind: str 
 
 
 @pytest.mark.parametrize("container", [list, tuple, dict, "data"])
-def test_a_file_of_images_and_labels(tmp_path, container):
+def test_a_file_of_images_and_labels(tmp_path: Path, container) -> None:
     pixels, labels = levels(6), torch.tensor([2, 0, 1, 0, 1, 2])
     if container in (dict, "data"):
         name = "images" if container is dict else container
@@ -70,7 +71,9 @@ def test_a_file_of_images_and_labels(tmp_path, container):
 
 
 @pytest.mark.parametrize("experiments", [1, 3])
-def test_the_results_of_dc(tmp_path, recwarn, experiments):
+def test_the_results_of_dc(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, experiments: int
+) -> None:
     sets = [[levels(4, seed=seed) / 255, torch.tensor([0, 0, 1, 1])] for seed in range(experiments)]
     accuracies = {"ConvNet": [0.25, np.mean([0.5, 0.25]), np.float64(0.125)]}
     torch.save({"data": sets, "accs_all_exps": accuracies}, tmp_path / "res.pt")
@@ -90,7 +93,9 @@ def test_the_results_of_dc(tmp_path, recwarn, experiments):
         (["of somebody else"], "cd", 1),
     ],
 )
-def test_names_beside_exported_tensors(tmp_path, info, names, factor):
+def test_names_beside_exported_tensors(
+    tmp_path: Path, info: dict[str, Any] | list[str], names: str, factor: int
+) -> None:
     torch.save([levels(4) / 255, torch.tensor([0, 0, 1, 1])], tmp_path / "images.pt")
     (tmp_path / "info.json").write_text(json.dumps(info))
     for place in (tmp_path, tmp_path / "images.pt"):
@@ -99,7 +104,7 @@ def test_names_beside_exported_tensors(tmp_path, info, names, factor):
         assert distilled.manifest.factor == factor
 
 
-def test_what_is_made_of_anothers_set_lies_beside_it(tmp_path):
+def test_what_is_made_of_anothers_set_lies_beside_it(tmp_path: Path) -> None:
     torch.save([levels(4) / 255, torch.tensor([0, 0, 1, 1])], tmp_path / "data.pt")
     distilled = open_distilled(tmp_path / "data.pt")
     assert not distilled.is_ours
@@ -109,7 +114,7 @@ def test_what_is_made_of_anothers_set_lies_beside_it(tmp_path):
     assert distilled.images_sha256 == hashlib.sha256(distilled.images.numpy().tobytes()).hexdigest()
 
 
-def test_images_in_memory_are_a_sequence(tmp_path):
+def test_images_in_memory_are_a_sequence(tmp_path: Path) -> None:
     torch.save([levels(4) / 255, torch.tensor([0, 0, 1, 1])], tmp_path / "data.pth")
     distilled = open_distilled(tmp_path / "data.pth")
     assert distilled.class_names == ("0", "1")
@@ -120,7 +125,9 @@ def test_images_in_memory_are_a_sequence(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_normalised_values_are_undone(tmp_path, recwarn, dtype, channels):
+def test_normalised_values_are_undone(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, dtype: torch.dtype, channels: int
+) -> None:
     pixels = levels(4, channels)
     mean, std = (np.reshape(values[:channels], (-1, 1, 1)) for values in (MEAN, STD))
     values = torch.from_numpy((pixels.numpy() / 255 - mean) / std).to(dtype)
@@ -134,7 +141,12 @@ def test_normalised_values_are_undone(tmp_path, recwarn, dtype, channels):
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
 @pytest.mark.parametrize("scale", [None, ((0, 0, 0), (1, 1, 1))])
-def test_levels_of_eight_bits_are_taken_as_they_are(tmp_path, recwarn, dtype, scale):
+def test_levels_of_eight_bits_are_taken_as_they_are(
+    tmp_path: Path,
+    recwarn: pytest.WarningsRecorder,
+    dtype: torch.dtype,
+    scale: tuple[tuple[int, int, int], tuple[int, int, int]] | None,
+) -> None:
     """Whatever is said of a normalisation: levels were not normalised."""
     pixels = levels(4)
     torch.save([pixels.to(dtype), torch.tensor([0, 0, 1, 1])], tmp_path / "data.pt")
@@ -144,14 +156,14 @@ def test_levels_of_eight_bits_are_taken_as_they_are(tmp_path, recwarn, dtype, sc
     assert not recwarn.list
 
 
-def test_a_mean_and_std_that_undo_nothing_are_refused(tmp_path):
+def test_a_mean_and_std_that_undo_nothing_are_refused(tmp_path: Path) -> None:
     values = (levels(4) / 255 - 0.5) / 0.05  # -10 to 10
     torch.save([values, torch.tensor([0, 0, 1, 1])], tmp_path / "data.pt")
     with pytest.raises(PydreamError, match=r"\d\d% of them are still beyond .* with others"):
         open_distilled(tmp_path / "data.pt", mean=(0, 0, 0), std=(1, 1, 1))
 
 
-def test_values_beyond_the_range_are_clipped_with_a_warning(tmp_path):
+def test_values_beyond_the_range_are_clipped_with_a_warning(tmp_path: Path) -> None:
     values = torch.full((1, 3, 2, 2), 0.5)
     values[0, 0, 0] = torch.tensor([-0.5, 1.5])
     values[0, 1, 0, 0] = 2.0
@@ -161,7 +173,7 @@ def test_values_beyond_the_range_are_clipped_with_a_warning(tmp_path):
     assert distilled.images[0, 0].tolist() == [[0, 255, 128], [255, 128, 128]]
 
 
-def test_images_and_labels_in_two_files(tmp_path):
+def test_images_and_labels_in_two_files(tmp_path: Path) -> None:
     pixels = levels(4)
     torch.save(pixels / 255, tmp_path / "images_best.pt")
     torch.save(torch.tensor([1, 0, 1, 0]), tmp_path / "labels_best.pt")
@@ -170,7 +182,7 @@ def test_images_and_labels_in_two_files(tmp_path):
 
 
 @pytest.mark.parametrize("logits", [True, False])
-def test_dd_ranking_tensors_come_class_by_class(tmp_path, logits):
+def test_dd_ranking_tensors_come_class_by_class(tmp_path: Path, logits: bool) -> None:
     pixels = levels(6)
     torch.save(pixels / 255, tmp_path / "images.pt")
     if logits:
@@ -184,7 +196,9 @@ LOGITS = torch.tensor([[0, 1, 9.0], [0, 2, 8], [3, 7, 0], [1, 6, 2], [5, 0, 1], 
 
 
 @pytest.mark.parametrize("place", ["beside", "pair", "dict", "probabilities", "half"])
-def test_soft_labels_are_kept_and_name_the_classes(tmp_path, recwarn, place):
+def test_soft_labels_are_kept_and_name_the_classes(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, place: str
+) -> None:
     """In the order of the file: each row of soft labels belongs to its image."""
     pixels, soft = levels(6), LOGITS
     if place == "probabilities":
@@ -209,7 +223,7 @@ def test_soft_labels_are_kept_and_name_the_classes(tmp_path, recwarn, place):
     assert not recwarn.list
 
 
-def test_soft_labels_beside_hard_ones_are_sorted_with_them(tmp_path):
+def test_soft_labels_beside_hard_ones_are_sorted_with_them(tmp_path: Path) -> None:
     pixels = levels(6)
     torch.save([pixels / 255, torch.tensor([2, 0, 1, 0, 1, 2])], tmp_path / "images.pt")
     torch.save(LOGITS, tmp_path / "soft_labels.pt")
@@ -221,7 +235,7 @@ def test_soft_labels_beside_hard_ones_are_sorted_with_them(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.bool])
-def test_one_hot_rows_are_hard_labels(tmp_path, dtype):
+def test_one_hot_rows_are_hard_labels(tmp_path: Path, dtype: torch.dtype) -> None:
     rows = torch.eye(3)[[2, 0, 1, 0, 1, 2]].to(dtype)
     torch.save([levels(6) / 255, rows], tmp_path / "data.pt")
     distilled = open_distilled(tmp_path / "data.pt")
@@ -231,7 +245,9 @@ def test_one_hot_rows_are_hard_labels(tmp_path, dtype):
 
 @pytest.mark.parametrize("form", ["numbers", "column", "one-hot"])
 @pytest.mark.parametrize("place", ["inside", "beside"])
-def test_soft_labels_are_kept_whatever_form_the_hard_ones_have(tmp_path, form, place):
+def test_soft_labels_are_kept_whatever_form_the_hard_ones_have(
+    tmp_path: Path, form: str, place: str
+) -> None:
     pixels, labels = levels(6), torch.tensor([2, 0, 1, 0, 1, 2])
     hard = {"numbers": labels, "column": labels[:, None], "one-hot": torch.eye(3)[labels]}[form]
     content = {"images": pixels / 255, "labels": hard}
@@ -245,7 +261,7 @@ def test_soft_labels_are_kept_whatever_form_the_hard_ones_have(tmp_path, form, p
     assert torch.equal(distilled.soft_labels, LOGITS[[1, 3, 2, 4, 0, 5]])
 
 
-def test_two_sets_of_soft_labels_are_refused(tmp_path):
+def test_two_sets_of_soft_labels_are_refused(tmp_path: Path) -> None:
     torch.save({"images": levels(6), "labels": LOGITS}, tmp_path / "images.pt")
     torch.save(LOGITS, tmp_path / "soft_labels.pt")
     with pytest.raises(PydreamError, match="soft labels already, and there are soft_labels, too"):
@@ -253,13 +269,17 @@ def test_two_sets_of_soft_labels_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1.001 / 255, -0.0004), (1.0, -0.2)])
-def test_values_that_round_to_levels_need_no_mean_and_std(tmp_path, scale, shift):
+def test_values_that_round_to_levels_need_no_mean_and_std(
+    tmp_path: Path, scale: float, shift: float
+) -> None:
     pixels = levels(4)
     torch.save([pixels * scale + shift, torch.tensor([0, 0, 1, 1])], tmp_path / "data.pt")
     assert np.array_equal(open_distilled(tmp_path / "data.pt").images.numpy(), as_numpy(pixels))
 
 
-def test_soft_labels_that_leave_classes_uneven_go_class_by_class_and_it_is_said(tmp_path):
+def test_soft_labels_that_leave_classes_uneven_go_class_by_class_and_it_is_said(
+    tmp_path: Path,
+) -> None:
     torch.save([levels(6) / 255, LOGITS.flip(1)[[0, 0, 2, 3, 4, 5]]], tmp_path / "data.pt")
     torch.save([levels(6) / 255, LOGITS[[0, 0, 0, 3, 4, 5]]], tmp_path / "uneven.pt")
     assert open_distilled(tmp_path / "data.pt").labels.tolist() == [0, 0, 1, 1, 2, 2]
@@ -271,7 +291,7 @@ def test_soft_labels_that_leave_classes_uneven_go_class_by_class_and_it_is_said(
         open_distilled(tmp_path / "uneven.pt", class_names="ab")
 
 
-def test_soft_labels_beside_dd_rankings_folders(tmp_path):
+def test_soft_labels_beside_dd_rankings_folders(tmp_path: Path) -> None:
     write_folders(tmp_path / "images", ["00000", "00001", "00002"], levels(6))
     torch.save(LOGITS, tmp_path / "labels.pt")
     assert torch.equal(open_distilled(tmp_path).soft_labels, LOGITS)
@@ -283,7 +303,7 @@ def test_soft_labels_beside_dd_rankings_folders(tmp_path):
         open_distilled(tmp_path)
 
 
-def test_dd_ranking_folders_come_before_its_tensors(tmp_path):
+def test_dd_ranking_folders_come_before_its_tensors(tmp_path: Path) -> None:
     pixels = levels(4)
     write_folders(tmp_path / "images", ["00000", "00001"], pixels)
     torch.save(pixels * 3.0, tmp_path / "images.pt")  # normalised by who knows what
@@ -291,7 +311,7 @@ def test_dd_ranking_folders_come_before_its_tensors(tmp_path):
     assert np.array_equal(distilled.images.numpy(), as_numpy(pixels))
 
 
-def test_folders_name_the_classes(tmp_path):
+def test_folders_name_the_classes(tmp_path: Path) -> None:
     pixels = levels(4)
     write_folders(tmp_path, ["newt", "ape"], pixels)
     distilled = open_distilled(tmp_path, class_names=["x", "y"])  # theirs count
@@ -300,7 +320,7 @@ def test_folders_name_the_classes(tmp_path):
     assert distilled.manifest.images_per_class == 2
 
 
-def test_numbered_folders_take_names(tmp_path):
+def test_numbered_folders_take_names(tmp_path: Path) -> None:
     write_folders(tmp_path, ["00000", "00001"], levels(2))
     assert open_distilled(tmp_path).class_names == ("00000", "00001")
     assert open_distilled(tmp_path, class_names=["b", "a"]).class_names == ("b", "a")
@@ -310,7 +330,9 @@ def test_numbered_folders_take_names(tmp_path):
 
 @pytest.mark.parametrize("scheme", ["new{:03d}", "{}", "{:04d}", "class_{}"])
 @pytest.mark.parametrize("first", [0, 1])
-def test_numbers_in_folder_names_are_matched_in_natural_order(tmp_path, scheme, first):
+def test_numbers_in_folder_names_are_matched_in_natural_order(
+    tmp_path: Path, scheme: str, first: int
+) -> None:
     names = [scheme.format(number + first) for number in range(11)]  # 10 sorts before 2 as text
     write_folders(tmp_path, names, levels(11))
     real = [f"class {letter}" for letter in "kjihgfedcba"]
@@ -324,7 +346,7 @@ def test_numbers_in_folder_names_are_matched_in_natural_order(tmp_path, scheme, 
         open_distilled(tmp_path, class_names=real[:9])
 
 
-def test_folders_with_the_names_of_the_source_come_in_its_order(tmp_path):
+def test_folders_with_the_names_of_the_source_come_in_its_order(tmp_path: Path) -> None:
     write_folders(tmp_path, ["newt", "ape"], levels(4))
     distilled = open_distilled(tmp_path, class_names=["newt", "ape"])
     assert distilled.class_names == ("newt", "ape")
@@ -332,7 +354,7 @@ def test_folders_with_the_names_of_the_source_come_in_its_order(tmp_path):
     assert np.array_equal(distilled.images.numpy(), as_numpy(levels(4)))
 
 
-def test_a_file_of_class_names_goes_before_all_others(tmp_path):
+def test_a_file_of_class_names_goes_before_all_others(tmp_path: Path) -> None:
     write_folders(tmp_path / "set", ["b2", "b10"], levels(2))
     torch.save([levels(2) / 255, torch.tensor([1, 0])], tmp_path / "data.pt")
     names = tmp_path / "names.txt"
@@ -356,7 +378,7 @@ def test_a_file_of_class_names_goes_before_all_others(tmp_path):
         open_distilled(tmp_path / "set", classes=tmp_path / "missing.txt")
 
 
-def test_a_set_of_pydream(tmp_path):
+def test_a_set_of_pydream(tmp_path: Path) -> None:
     pixels = levels(2)
     write_folders(tmp_path / "images", ["00000", "00001"], pixels)
     manifest = {"format": 1, "class_names": ["a", "b"], "images_per_class": 1, "side": SIDE}
@@ -367,7 +389,7 @@ def test_a_set_of_pydream(tmp_path):
     assert np.array_equal(distilled.images.numpy(), as_numpy(pixels))
 
 
-def test_folders_of_images_that_differ_in_size(tmp_path):
+def test_folders_of_images_that_differ_in_size(tmp_path: Path) -> None:
     write_folders(tmp_path, ["a", "b"], levels(2))
     Image.new("RGB", (SIDE, SIDE + 1)).save(tmp_path / "b" / "001.png")
     with pytest.raises(PydreamError, match=r"001\.png: the image is 6x5"):
@@ -377,7 +399,7 @@ def test_folders_of_images_that_differ_in_size(tmp_path):
         open_distilled(tmp_path)
 
 
-def test_folders_with_unequal_numbers(tmp_path):
+def test_folders_with_unequal_numbers(tmp_path: Path) -> None:
     write_folders(tmp_path, ["a", "b"], levels(4))
     (tmp_path / "b" / "003.png").unlink()
     with pytest.raises(PydreamError, match="2 classes have 1 to 2"):
@@ -417,7 +439,9 @@ PAIRS = torch.tensor([0, 0, 1, 1])
         ([GREY, Carrier()], "could run code"),
     ],
 )
-def test_files_that_hold_no_set(tmp_path, capsys, content, message):
+def test_files_that_hold_no_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content, message: str
+) -> None:
     torch.save(content, tmp_path / "data.pt")
     with pytest.raises(PydreamError, match=message) as refused:
         open_distilled(tmp_path / "data.pt")
@@ -429,13 +453,13 @@ def test_files_that_hold_no_set(tmp_path, capsys, content, message):
 @pytest.mark.parametrize(
     ("mean", "std"), [(MEAN[:1], STD), (MEAN, STD[:1]), (MEAN, (0.2, 0.2, 0.0)), (MEAN, None)]
 )
-def test_a_normalisation_that_cannot_be(tmp_path, mean, std):
+def test_a_normalisation_that_cannot_be(tmp_path: Path, mean, std) -> None:
     torch.save([GREY - 1, PAIRS], tmp_path / "data.pt")
     with pytest.raises(PydreamError, match=r"-0\.5 to -0\.5, beyond .*3 numbers"):
         open_distilled(tmp_path / "data.pt", mean=mean, std=std)
 
 
-def test_names_that_do_not_fit_the_labels(tmp_path):
+def test_names_that_do_not_fit_the_labels(tmp_path: Path) -> None:
     torch.save([GREY, PAIRS], tmp_path / "data.pt")
     with pytest.raises(PydreamError, match="labels are 0 to 1, but must lie in 0 to 0"):
         open_distilled(tmp_path / "data.pt", class_names=["a"])
@@ -443,7 +467,7 @@ def test_names_that_do_not_fit_the_labels(tmp_path):
         open_distilled(tmp_path / "data.pt", class_names=["a", "b", "c"])
 
 
-def test_images_alone_must_divide_into_the_classes(tmp_path):
+def test_images_alone_must_divide_into_the_classes(tmp_path: Path) -> None:
     torch.save(GREY, tmp_path / "images.pt")
     with pytest.raises(PydreamError, match="4 images do not divide evenly into 3"):
         open_distilled(tmp_path, class_names=["a", "b", "c"])
@@ -452,7 +476,7 @@ def test_images_alone_must_divide_into_the_classes(tmp_path):
         open_distilled(tmp_path)
 
 
-def test_paths_that_lead_to_no_set(tmp_path):
+def test_paths_that_lead_to_no_set(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "note.txt").write_text("hello")
     (tmp_path / "bytes.pt").write_bytes(b"hello")
