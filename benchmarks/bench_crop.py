@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
@@ -190,7 +191,13 @@ def measure(case: Case, threads: int, rounds: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", ["ImageNet to 112", "32 to 32"])
-def test_crop_resize(benchmark, photographs, record, name, threads) -> None:
+def test_crop_resize(
+    benchmark: BenchmarkFixture,
+    photographs: list[torch.Tensor],
+    record: dict[str, Any],
+    name: str,
+    threads: int,
+) -> None:
     if name == "32 to 32":
         generator = torch.Generator().manual_seed(0)
         batch = torch.randint(0, 256, (300, 32, 32, 3), dtype=torch.uint8, generator=generator)

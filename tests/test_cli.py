@@ -9,8 +9,10 @@ import re
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +46,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 
 @pytest.fixture(scope="module")
-def observer(tmp_path_factory: pytest.TempPathFactory):
+def observer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("observer") / "digits.safetensors"
     train_observer(
         ObserverConfig(
@@ -55,7 +57,7 @@ def observer(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture
-def tiny(tmp_path: Path):
+def tiny(tmp_path: Path) -> Path:
     for name in ("a", "b"):
         (tmp_path / "tiny" / name).mkdir(parents=True)
         for number in range(3):
@@ -72,7 +74,10 @@ def test_the_module_runs_as_a_program() -> None:
 
 
 def test_distil_inspect_evaluate(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, observer
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    observer: Path,
 ) -> None:
     out = tmp_path / "set"
     distil = ("rded", "digits", "--observer", observer, "--ipc", 2, "--preselect", 20)
@@ -91,7 +96,10 @@ def test_distil_inspect_evaluate(
 
 
 def test_distil_for_people(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, observer
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    observer: Path,
 ) -> None:
     out = tmp_path / "set"
     distil = ("rded", "digits", "--observer", observer, "--ipc", 1, "--preselect", 9)
@@ -131,8 +139,8 @@ def test_bad_input_is_one_line_and_exit_code_2(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
-    observer,
-    tiny,
+    observer: Path,
+    tiny: Path,
     arguments: tuple[str, ...],
     message: str,
 ) -> None:
@@ -153,13 +161,13 @@ def test_a_gpu_that_the_build_has_no_code_for_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
-    observer,
+    observer: Path,
     command: str,
 ) -> None:
     """Played on a machine without a GPU: what torch and the compiled module say of one."""
     real = torch.zeros
 
-    def zeros(*size, device: str = "cpu", **options):
+    def zeros(*size: Any, device: str = "cpu", **options: Any) -> Any:
         if torch.device(device).type == "cuda":
             return SimpleNamespace(device=torch.device("cuda", 0))
         return real(*size, device=device, **options)
@@ -277,7 +285,7 @@ def test_a_wrong_command_line_is_one_line_with_a_hint(
 
 @pytest.mark.parametrize("command", sorted(commands.COMMANDS))
 def test_ctrl_c_tells_how_to_continue_where_finished_work_is_kept(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
@@ -336,7 +344,7 @@ def test_every_command_is_tried_and_its_options_are_those_that_tyro_parses(
 
 @pytest.mark.parametrize("page", PAGES, ids=" ".join)
 def test_help_has_usage_groups_and_examples_within_the_width(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], page
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], page: list[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "72")
     assert run(monkeypatch, *page, "--help") == 0
@@ -385,13 +393,13 @@ def test_a_setting_of_the_speed_group_is_no_part_of_the_identity_of_a_set() -> N
 
 @pytest.mark.parametrize("command", sorted(commands.COMMANDS))
 def test_the_examples_in_help_are_valid_command_lines(
-    monkeypatch: pytest.MonkeyPatch, command
+    monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     called = []
 
-    def stand_in(function):
+    def stand_in(function: Callable[..., Any]) -> Callable[..., None]:
         @functools.wraps(function)
-        def record(*values, **settings) -> None:
+        def record(*values: object, **settings: object) -> None:
             called.append(function)
 
         return record

@@ -3,13 +3,14 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sklearn import cluster
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import adjusted_rand_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -26,7 +27,7 @@ FAILED_CHECKS = {
 @parametrize_with_checks(  # type: ignore[untyped-decorator]
     [pydream.KMeans(n_clusters=3)], expected_failed_checks=lambda estimator: FAILED_CHECKS
 )
-def test_is_an_estimator(estimator, check) -> None:
+def test_is_an_estimator(estimator: BaseEstimator, check: Callable[[BaseEstimator], None]) -> None:
     check(estimator)
 
 
@@ -41,7 +42,7 @@ def clumps() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("convert", [lambda x: x, lambda x: x.numpy(), lambda x: x.double()])
-def test_fits_tensors_and_arrays_alike(convert) -> None:
+def test_fits_tensors_and_arrays_alike(convert: Callable[[Any], Any]) -> None:
     x = clumps()
     given = convert(x)
     model = pydream.KMeans(3, random_state=1)
@@ -94,7 +95,7 @@ def far_away(kind: str) -> np.ndarray:
 
 @pytest.mark.parametrize("convert", [lambda x: x, torch.from_numpy])
 @pytest.mark.parametrize("kind", ["seconds", "whole seconds", "metres"])
-def test_far_from_the_origin_as_scikit_learn(kind: str, convert) -> None:
+def test_far_from_the_origin_as_scikit_learn(kind: str, convert: Callable[[Any], Any]) -> None:
     x = far_away(kind)
     start = x[[0, 40, 80]].astype(np.float64)
     ours = pydream.KMeans(3, init_method=start, tol=0.0).fit(convert(x))
@@ -148,7 +149,7 @@ def test_transform_in_cosine_is_what_the_inertia_sums() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_weights_are_scikit_learns(dtype) -> None:
+def test_weights_are_scikit_learns(dtype: type[np.floating[Any]]) -> None:
     generator = np.random.default_rng(1)
     x = generator.normal(size=(150, 4)).astype(dtype)
     weights = generator.uniform(0, 3, 150) * (generator.uniform(size=150) > 0.2)
@@ -166,7 +167,9 @@ def test_weights_are_scikit_learns(dtype) -> None:
 
 
 @pytest.mark.parametrize("convert", [lambda x: x, lambda x: x.numpy()])
-def test_bad_weights_are_refused_by_the_name_that_they_are_given_under(convert) -> None:
+def test_bad_weights_are_refused_by_the_name_that_they_are_given_under(
+    convert: Callable[[Any], Any],
+) -> None:
     x, model = clumps(), pydream.KMeans(3, random_state=0).fit(clumps())
     negative = torch.ones(60)
     negative[4] = -1
@@ -208,7 +211,7 @@ def test_more_fits_are_as_good_as_the_best_of_them() -> None:
 
 
 @pytest.mark.parametrize("convert", [lambda x: x, lambda x: x.numpy()])
-def test_fewer_clusters_than_asked_for_are_warned_of(convert) -> None:
+def test_fewer_clusters_than_asked_for_are_warned_of(convert: Callable[[Any], Any]) -> None:
     x = convert(torch.tensor([[0.0], [1.0]]).repeat(5, 1))
     with pytest.warns(ConvergenceWarning, match="only 2 distinct clusters .* n_clusters=4"):
         pydream.KMeans(4, random_state=0).fit(x)
@@ -237,7 +240,7 @@ def test_verbose_says_how_it_went(capsys: pytest.CaptureFixture[str]) -> None:
         ({}, clumps()[0], r"X must have shape \(N, D\)"),
     ],
 )
-def test_refuses(options: dict[str, Any], x, message: str) -> None:
+def test_refuses(options: dict[str, Any], x: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pydream.KMeans(**{"n_clusters": 3, **options}).fit(x)
 
@@ -262,7 +265,10 @@ def test_n_init_is_a_number_or_auto(value: str | float | None) -> None:
     ids=["sparse", "meta", "complex", "bool", "NaN", "infinite"],
 )
 def test_every_method_refuses_the_same_tensors(
-    method: str, change, error: type[Exception], message: str
+    method: str,
+    change: Callable[[torch.Tensor], torch.Tensor],
+    error: type[Exception],
+    message: str,
 ) -> None:
     for fitted in (clumps(), clumps().double()):
         model = pydream.KMeans(3, random_state=0)

@@ -12,6 +12,7 @@ import time
 import zipfile
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,9 @@ def gpu_steps(gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     return module
 
 
-def python(gpu_check, code, limit: float = 60.0, name: str = "step", **more):
+def python(
+    gpu_check: ModuleType, code: str, limit: float = 60.0, name: str = "step", **more: Any
+) -> Any:
     return gpu_check.Step(name, "tries", [sys.executable, "-c", code], limit, **more)
 
 
@@ -128,7 +131,7 @@ def test_a_check_that_is_stopped_shows_its_table_and_records_the_step(
     begun = []
 
     class Popen(subprocess.Popen):
-        def wait(self, timeout=None):
+        def wait(self, timeout: float | None = None) -> int:
             if timeout is not None and (tmp_path / "hangs.log").exists():
                 while not begun:
                     begun.extend((tmp_path / "hangs.log").read_text().split("\n")[:-1])
@@ -204,7 +207,7 @@ def test_setuptools_too_old_is_a_failed_step_with_advice(
     capsys: pytest.CaptureFixture[str],
     found: str | None,
 ) -> None:
-    def version(name):
+    def version(name: str) -> str:
         if found is None:
             raise gpu_check.PackageNotFoundError(name)
         return found
@@ -223,7 +226,7 @@ def test_each_file_of_data_is_looked_for_by_itself(gpu_steps: ModuleType, tmp_pa
     for folder in (given, inside, beside):
         folder.mkdir(parents=True)
 
-    def missing():
+    def missing() -> dict[str, str]:
         return {step.name: step.missing for step in gpu_steps.steps(tmp_path, given)}
 
     assert missing()["rded"].startswith(f"no {gpu_steps.SAMPLE}")

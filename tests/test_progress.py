@@ -66,7 +66,7 @@ def test_a_run_that_fails_says_nothing_of_its_end(
 
 @pytest.mark.parametrize(("total", "parts"), [(0, []), (0, [2]), (1, [1]), (7, [3, 4]), (3, [5])])
 def test_any_total_is_counted(
-    clock: list[float], capsys: pytest.CaptureFixture[str], total: int, parts
+    clock: list[float], capsys: pytest.CaptureFixture[str], total: int, parts: list[int]
 ) -> None:
     with track("reading", total, "images") as advance:
         for part in parts:

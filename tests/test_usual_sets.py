@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,9 @@ def mnist(root: Path) -> Path:
     [(imagenet, 224, 4), (tiny_imagenet, 64, 0), (cifar_and_svhn, 32, 0), (mnist, 28, 0)],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_usual_set_passes_every_command(make, side: int, enlarged: int, tmp_path: Path) -> None:
+def test_a_usual_set_passes_every_command(
+    make: Callable[[Path], Path], side: int, enlarged: int, tmp_path: Path
+) -> None:
     source = str(make(tmp_path / "set"))
     observer = train_observer(
         ObserverConfig(source, arch="convnet3-w8", epochs=1, out=tmp_path / "o.safetensors")

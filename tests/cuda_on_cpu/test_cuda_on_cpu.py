@@ -35,7 +35,9 @@ UPWARDS = list(range(64))
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def broken(run_python, kernel, order: str = "forward"):
+def broken(
+    run_python: Run, kernel: str, order: str = "forward"
+) -> subprocess.CompletedProcess[str]:
     return run_python("-c", SCRIPT, kernel, order, timeout=DEADLINE)
 
 
@@ -54,7 +56,9 @@ def test_right_kernels_are_right_in_any_order(run_python: Run, order: str) -> No
     ("kernel", "right"),
     [("missing_barrier", UPWARDS[::-1]), ("missing_barrier_behind", [0, *UPWARDS[:-1]])],
 )
-def test_a_missing_barrier_shows_in_some_order(run_python: Run, kernel: str, right) -> None:
+def test_a_missing_barrier_shows_in_some_order(
+    run_python: Run, kernel: str, right: list[int]
+) -> None:
     runs = [broken(run_python, kernel, order) for order in ("forward", "backward")]
     assert all(run.returncode == 0 for run in runs)
     assert any(run.stdout.strip() != str(right) for run in runs)
@@ -89,7 +93,7 @@ def test_shared_memory_holds_nothing_of_use_at_first(run_python: Run) -> None:
 
 @pytest.mark.slow
 def test_the_ops_tests_pass_with_cuda_kernels(
-    run_python: Run, family, record_property: Callable[[str, object], None]
+    run_python: Run, family: str, record_property: Callable[[str, object], None]
 ) -> None:
     run = run_python(
         "-m",

@@ -19,7 +19,7 @@ from pydream.errors import PydreamError
 
 def some_arrays(
     count: int = 20, shape: tuple[int, ...] = (5, 7, 3), classes: int = 4, seed: int = 0
-):
+) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
     labels = rng.permutation(np.arange(count) % classes)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ PATIENCE = 300.0  # seconds that a thread may take before the test gives up on i
 
 
 @pytest.fixture(autouse=True)
-def _no_thread_left_behind():
+def _no_thread_left_behind() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     assert set(threading.enumerate()) <= before

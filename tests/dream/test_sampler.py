@@ -19,7 +19,9 @@ SIDE = 8
 REORDERED = 1e-5
 
 
-def pictures(sizes: list[int] = SIZES, dtype: torch.dtype = torch.float32):
+def pictures(
+    sizes: list[int] = SIZES, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (sum(sizes), 1, SIDE, SIDE), generator=generator).to(torch.uint8)
     labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
@@ -91,7 +93,7 @@ def test_starts_from_the_last_centroids(monkeypatch: pytest.MonkeyPatch) -> None
     inits = []
     kmeans = ops.kmeans
 
-    def seen(*arguments, **options):
+    def seen(*arguments: Any, **options: Any) -> Any:
         inits.append(options["init"])
         return kmeans(*arguments, **options)
 
@@ -195,7 +197,9 @@ IMAGES, LABELS = pictures()
         ((IMAGES, LABELS), {"seed": -1}, ValueError, "seed must be at least 0"),
     ],
 )
-def test_refuses(arguments, options: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_refuses(
+    arguments: tuple[Any, ...], options: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         RepresentativeSampler(*arguments, **options)
 

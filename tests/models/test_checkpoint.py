@@ -4,7 +4,9 @@ import argparse
 import os
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,22 +20,22 @@ from pydream.models import build_model, load_into, read_weights, save_weights
 from pydream.models.checkpoint import hash_weights
 
 
-def small(num_classes: int = 4, arch: str = "convnet2-w8"):
+def small(num_classes: int = 4, arch: str = "convnet2-w8") -> torch.nn.Module:
     torch.manual_seed(0)
     return build_model(arch, num_classes=num_classes, side=8)
 
 
-def same(first, second):
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
 class MakesFile:
     """Unpickling this leaves a file behind: proof that code ran."""
 
-    def __init__(self, path) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = str(path)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, (self.path,)
 
 
@@ -102,7 +104,7 @@ def test_plain_pickles_with_code_are_refused(tmp_path: Path, protocol: int) -> N
 
 
 @pytest.mark.parametrize("extra", [Path("x"), np.float64(3)])
-def test_objects_beside_the_weights_are_named(tmp_path: Path, extra) -> None:
+def test_objects_beside_the_weights_are_named(tmp_path: Path, extra: object) -> None:
     torch.save({"state_dict": small().state_dict(), "extra": extra}, tmp_path / "w.pt")
     with pytest.raises(PydreamError, match=r"carries (pathlib|numpy)\S+, .*weights_only=False"):
         read_weights(tmp_path / "w.pt")
@@ -116,17 +118,17 @@ def test_whole_models_are_refused(tmp_path: Path) -> None:
         read_weights(tmp_path / "w.pt")
 
 
-def write_archive(path) -> None:
+def write_archive(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("folder/readme", "no weights")
 
 
-def write_cut(path) -> None:
+def write_cut(path: Path) -> None:
     torch.save(small().state_dict(), path)
     path.write_bytes(path.read_bytes()[:2000])
 
 
-def write_cut_safetensors(path) -> None:
+def write_cut_safetensors(path: Path) -> None:
     save_weights(small(), path, {})
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -150,7 +152,7 @@ def write_cut_safetensors(path) -> None:
         (lambda path: safetensors.torch.save_file({}, path), "holds no weights"),
     ],
 )
-def test_what_is_no_checkpoint(tmp_path: Path, write, words: str) -> None:
+def test_what_is_no_checkpoint(tmp_path: Path, write: Callable[[Path], object], words: str) -> None:
     path = tmp_path / "thing"
     write(path)
     with pytest.raises(PydreamError, match=f"thing {words}") as error:
@@ -158,7 +160,9 @@ def test_what_is_no_checkpoint(tmp_path: Path, write, words: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def refusal(model, weights, arch: str = "convnet2-w8"):
+def refusal(
+    model: torch.nn.Module, weights: dict[str, torch.Tensor], arch: str = "convnet2-w8"
+) -> str:
     with pytest.raises(PydreamError) as error:
         load_into(model, "FILE", weights, arch)
     assert "\n" not in str(error.value)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,12 @@ from pydream.errors import PydreamError
 from pydream.models.class_outputs import class_outputs
 
 
-def outputs(num_classes, names, known=None, measured: bool = True):
+def outputs(
+    num_classes: int,
+    names: Sequence[str],
+    known: Sequence[str] | None = None,
+    measured: bool = True,
+) -> list[int]:
     observer = SimpleNamespace(num_classes=num_classes, class_names=known)
     return class_outputs(observer, names, "SET", measured=measured)
 

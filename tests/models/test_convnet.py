@@ -23,7 +23,9 @@ def randomised(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return model
 
 
-def functional_convnet(weights, images, depth, norm, training):
+def functional_convnet(
+    weights: dict[str, torch.Tensor], images: torch.Tensor, depth: int, norm: str, training: bool
+) -> torch.Tensor:
     """What a ConvNet computes, from its state dict."""
     for block in range(depth):
         images = functional.conv2d(

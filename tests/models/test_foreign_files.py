@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +14,19 @@ from pydream.errors import PydreamError
 from pydream.models import read_weights
 
 
-def write_zip(path, *names) -> None:
+def write_zip(path: Path, *names: str) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name in names:
             archive.writestr(name, "x")
 
 
-def write_tar(path) -> None:
+def write_tar(path: Path) -> None:
     (path.parent / "inside").write_text("x")
     with tarfile.open(path, "w") as archive:
         archive.add(path.parent / "inside", "inside")
 
 
-def write_script(path) -> None:
+def write_script(path: Path) -> None:
     torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(path)
 
 
@@ -54,7 +55,9 @@ PAGE = "\n <!DOCTYPE html><html><head><title>Quota exceeded</title></head></html
         (lambda path: path.write_bytes(b""), "is empty"),
     ],
 )
-def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, write, words: str) -> None:
+def test_a_file_that_is_no_checkpoint_is_named(
+    tmp_path: Path, write: Callable[[Path], object], words: str
+) -> None:
     path = tmp_path / "w.pth"
     write(path)
     with pytest.raises(PydreamError, match=rf"w\.pth .*{words}") as error:

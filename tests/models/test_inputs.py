@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -12,9 +13,9 @@ import torch
 from torchvision.models import get_model_weights
 
 from pydream.errors import PydreamError
-from pydream.models import ObserverSettings, build_model, load_observer, save_weights
+from pydream.models import Observer, ObserverSettings, build_model, load_observer, save_weights
 from pydream.models import checkpoint as checkpoints
-from pydream.models.inputs import IMAGENET_MEAN, find_inputs
+from pydream.models.inputs import IMAGENET_MEAN, Inputs, find_inputs
 from pydream.models.loading import load_configured_observer
 from pydream.sets.opening import load_set_observer
 
@@ -22,7 +23,7 @@ from pydream.sets.opening import load_set_observer
 ROUNDING = 1e-5
 
 
-def found(arch, metadata=None, **options):
+def found(arch: str, metadata: dict[str, str] | None = None, **options: Any) -> Inputs:
     return find_inputs(arch, {}, metadata or {}, "FILE", **options)
 
 
@@ -80,14 +81,14 @@ def test_settings_that_are_none(options: dict[str, Any], words: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory):
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
     save_weights(build_model("convnet2-w8", num_classes=4, side=8), path, {"arch": "convnet2-w8"})
     return path
 
 
-def opened(path, side: int = 8, **settings):
+def opened(path: Path, side: int = 8, **settings: Any) -> Observer:
     return load_configured_observer(
         path,
         ObserverSettings(**settings),
@@ -98,7 +99,9 @@ def opened(path, side: int = 8, **settings):
     )
 
 
-def test_what_was_taken_is_said_in_a_line(checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_was_taken_is_said_in_a_line(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     observer = opened(checkpoint, observer_mean=(0.5, 0.4, 0.3))
     assert capsys.readouterr().err == ""
     observer.announce()
@@ -114,7 +117,7 @@ def test_what_was_taken_is_said_in_a_line(checkpoint, capsys: pytest.CaptureFixt
     }
 
 
-def test_images_of_another_side_are_resized_for_the_network(checkpoint) -> None:
+def test_images_of_another_side_are_resized_for_the_network(checkpoint: Path) -> None:
     plain = opened(checkpoint)
     observer = opened(checkpoint, side=20, observer_side=8)
     assert (observer.side, observer.network_side) == (20, 8)
@@ -131,7 +134,7 @@ def test_images_of_another_side_are_resized_for_the_network(checkpoint) -> None:
     assert smaller.logits(torch.zeros(1, 3, 10, 10)).shape == (1, 4)
 
 
-def test_what_a_set_says_of_its_observer_comes_after_what_is_given(checkpoint) -> None:
+def test_what_a_set_says_of_its_observer_comes_after_what_is_given(checkpoint: Path) -> None:
     observer = load_configured_observer(
         checkpoint,
         ObserverSettings(observer_std=(0.5, 0.5, 0.5)),
@@ -147,7 +150,10 @@ def test_what_a_set_says_of_its_observer_comes_after_what_is_given(checkpoint) -
 
 @pytest.mark.parametrize(("made_it", "mean"), [(True, (0.1, 0.2, 0.3)), (False, IMAGENET_MEAN)])
 def test_the_file_of_a_sets_observer_is_read_and_hashed_once(
-    checkpoint, monkeypatch: pytest.MonkeyPatch, made_it: bool, mean
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    made_it: bool,
+    mean: tuple[float, float, float],
 ) -> None:
     sha256 = load_observer(checkpoint).weights_sha256
     made_by = {"weights_sha256": sha256 if made_it else "", "mean": [0.1, 0.2, 0.3]}

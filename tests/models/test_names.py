@@ -45,7 +45,7 @@ def test_names_are_found_as_people_write_them(written: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*torchvision.models.list_models(torchvision.models)[::7]])
-def test_names_of_torchvision_stay_what_they_are(name) -> None:
+def test_names_of_torchvision_stay_what_they_are(name: str) -> None:
     assert canonical_arch(name) == name
     assert canonical_arch(name.upper()) in (name, name.upper())
 

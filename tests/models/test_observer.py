@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import io
 import zipfile
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch_states import default_dtype
 
 from pydream import _C
 from pydream.errors import PydreamError
-from pydream.models import ConvNet, build_model, load_observer, save_weights
+from pydream.models import ConvNet, Observer, build_model, load_observer, save_weights
 from pydream.models.checkpoint import hash_weights
 from pydream.models.loading import _Undrawn, resolve_precision
 
@@ -31,7 +32,7 @@ BFLOAT16 = 0.05
 STANDARD_DEVIATIONS = 4
 
 
-def trained_like(arch, num_classes, side):
+def trained_like(arch: str, num_classes: int, side: int) -> nn.Module:
     """A model whose batch norms have statistics that fit its activations, as after training."""
     torch.manual_seed(1)
     model = build_model(arch, num_classes=num_classes, side=side)
@@ -45,7 +46,7 @@ def trained_like(arch, num_classes, side):
     return model.eval()
 
 
-def close(got, wanted, tolerance) -> None:
+def close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float) -> None:
     assert got.shape == wanted.shape
     assert (got - wanted).abs().max() <= tolerance * wanted.abs().max()
 
@@ -89,7 +90,7 @@ def test_bfloat16_is_near(arch: str) -> None:
     assert not torch.equal(logits, load_observer(model, precision="float32").logits(images))
 
 
-def norms(observer):
+def norms(observer: Observer) -> int:
     return sum(isinstance(module, nn.BatchNorm2d) for module in observer._model.modules())
 
 
@@ -108,7 +109,7 @@ class SharedLayers(nn.Module):
         self.relu = nn.ReLU()
         self.classifier = nn.Linear(3, 5)
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         once = self.first(self.conv(images))
         both = self.relu(once) + once
         again = self.second(self.conv(both))
@@ -122,13 +123,13 @@ class LooksAtValues(nn.Module):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         seen = self.norm(self.conv(images)).mean((2, 3))
         return seen if seen[0, 0] > 1e9 else -seen
 
 
 @pytest.mark.parametrize("kind", [SharedLayers, LooksAtValues])
-def test_models_that_do_not_fold_run_as_they_are(kind) -> None:
+def test_models_that_do_not_fold_run_as_they_are(kind: Callable[[], nn.Module]) -> None:
     model = kind().eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -143,7 +144,7 @@ def test_models_that_do_not_fold_run_as_they_are(kind) -> None:
     assert observer.arch == kind.__name__
 
 
-def norms_of(model):
+def norms_of(model: nn.Module) -> int:
     return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
@@ -259,7 +260,7 @@ def test_class_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("order", [[], [0, 0], [0, 4], [-1, 2]])
-def test_class_orders_that_are_none(order) -> None:
+def test_class_orders_that_are_none(order: list[int]) -> None:
     observer = load_observer(build_model("convnet2-w8", num_classes=4, side=8))
     with pytest.raises(ValueError, match="order must hold"):
         observer.with_class_order(order)
@@ -395,7 +396,7 @@ def test_auto_precision_follows_the_gpu_in_use(
 ) -> None:
     asked = []
 
-    def supported(including_emulation: bool = True):
+    def supported(including_emulation: bool = True) -> bool:
         return including_emulation or native
 
     monkeypatch.setattr(torch.cuda, "device", lambda device: asked.append(device) or nullcontext())
@@ -448,7 +449,7 @@ def test_a_compiled_observer_computes_the_same() -> None:
 
 
 def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self, **options) -> None:
+    def broken(self, **options: Any) -> None:
         self._compiled_call_impl = lambda *arguments: (_ for _ in ()).throw(OSError("no g++"))
 
     monkeypatch.setattr(nn.Module, "compile", broken)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 
 from pydream.errors import PydreamError
 from pydream.models import build_model, load_into, load_observer, read_weights
-from pydream.models.checkpoint import hash_weights, open_checkpoint
+from pydream.models.checkpoint import Checkpoint, hash_weights, open_checkpoint
 from pydream.models.config import ObserverSettings
 from pydream.models.loading import load_configured_observer
 from pydream.models.recognise import recognise_arch, recognise_side
@@ -17,21 +18,23 @@ from pydream.models.state_dicts import choose_reading, readings
 
 ROUNDING = 1e-5  # of the largest logit: the same float32 sums in another order
 
+Weights = dict[str, torch.Tensor]
 
-def small(seed: int = 0):
+
+def small(seed: int = 0) -> Weights:
     torch.manual_seed(seed)
     return build_model("convnet2-w8", num_classes=4, side=8).state_dict()
 
 
-def same(first, second):
+def same(first: Weights, second: Weights) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
-def prefixed(weights, prefix):
+def prefixed(weights: Weights, prefix: str) -> Weights:
     return {prefix + name: tensor for name, tensor in weights.items()}
 
 
-def saved(path, content):
+def saved(path: Path, content: object) -> Checkpoint:
     torch.save(content, path)
     return open_checkpoint(path)
 
@@ -48,7 +51,7 @@ def saved(path, content):
         prefixed(small(), "backbone."),
     ],
 )
-def test_what_trainers_write_is_read(tmp_path: Path, content) -> None:
+def test_what_trainers_write_is_read(tmp_path: Path, content: dict[str, Any]) -> None:
     found = saved(tmp_path / "w.ckpt", content)
     assert same(found.weights, small())
     assert found.remark == ""

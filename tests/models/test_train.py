@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pydream.data import open_source
+from pydream.data import Source, open_source
 from pydream.data.resized import side_of, whole_images
 from pydream.data.unreadable import Unreadable
 from pydream.errors import PydreamError
@@ -23,7 +24,9 @@ MEAN, STD = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.2
 PIXEL = 1e-3
 
 
-def write_images(root, classes, count, side, suffix: str = ".png") -> None:
+def write_images(
+    root: Path, classes: Sequence[str], count: int, side: int, suffix: str = ".png"
+) -> None:
     """Images of one colour each, by which they can be told: (class, number, 0)."""
     for label, name in enumerate(classes):
         folder = root / name
@@ -34,18 +37,18 @@ def write_images(root, classes, count, side, suffix: str = ".png") -> None:
             Image.fromarray(pixels).save(folder / f"{number:03}{suffix}")
 
 
-def pixels_of(batch):
+def pixels_of(batch: torch.Tensor) -> torch.Tensor:
     """Undo the normalisation: (n, 3, h, w) to 0..255 values (n, h, w, 3)."""
     return (batch.permute(0, 2, 3, 1) * STD + MEAN) * 255
 
 
-def training_images(source, side, **changes):
+def training_images(source: Source, side: int, **changes: Any) -> TrainingImages:
     options = {"batch_size": 8, "horizontal_flip": True, "seed": 0, "workers": 2}
     options |= {"allow_skipped": 0.01, **changes}
     return TrainingImages(source, np.arange(len(source)), side, **options)
 
 
-def sha256(path):
+def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -138,7 +141,7 @@ def test_crops_of_small_images_are_windows_of_the_padded_image(side: int) -> Non
 def test_epochs_differ_and_a_seed_repeats_them() -> None:
     source = open_source((torch.randint(256, (16, 8, 8, 3)).byte(), torch.arange(16) % 2))
 
-    def epochs(seed):
+    def epochs(seed: int) -> list[torch.Tensor]:
         images = training_images(source, 8, seed=seed, batch_size=16)
         return [next(iter(images.epoch()))[0] for _ in range(2)]
 

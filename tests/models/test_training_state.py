@@ -5,14 +5,15 @@ import hashlib
 import importlib
 import os
 import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import torch
 
-from pydream.data import open_source
+from pydream.data import Source, open_source
 from pydream.errors import PydreamError
 from pydream.models import ObserverConfig, train_observer
 from pydream.models.training_state import interrupt_between_steps
@@ -20,21 +21,24 @@ from pydream.models.training_state import interrupt_between_steps
 train = importlib.import_module("pydream.models.train")
 training_state = importlib.import_module("pydream.models.training_state")
 
+# Plans what is done when so many steps of a training are done.
+AfterSteps = Callable[[int, Callable[[], None]], None]
+
 
 class KilledError(Exception):
     """Ends a training as a lost machine would."""
 
 
 @pytest.fixture
-def after_steps(monkeypatch: pytest.MonkeyPatch):
+def after_steps(monkeypatch: pytest.MonkeyPatch) -> AfterSteps:
     """Do something when so many steps of a training are done."""
 
-    def plan(steps, act) -> None:
+    def plan(steps: int, act: Callable[[], None]) -> None:
         @contextmanager
-        def track(*words, **options):
+        def track(*words: object, **options: object) -> Iterator[Callable[..., None]]:
             left = steps
 
-            def advance(done, note: str = "") -> None:
+            def advance(done: int, note: str = "") -> None:
                 nonlocal left
                 left -= done
                 if left == 0 and done:
@@ -55,11 +59,11 @@ def press_ctrl_c() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def sha256(path):
+def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def images_of(side):
+def images_of(side: int) -> Source:
     """Forty images of two classes: five batches of seven an epoch, and four kept aside."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 90, (40, side, side, 3), generator=generator, dtype=torch.uint8)
@@ -68,19 +72,19 @@ def images_of(side):
     return open_source((pixels, labels))
 
 
-def settings(out, **changes):
+def settings(out: Path, **changes: Any) -> ObserverConfig:
     options = {"arch": "convnet1-w4", "epochs": 3, "batch_size": 7, "device": "cpu", "workers": 1}
     return ObserverConfig(source="mine", out=out, **{**options, **changes})
 
 
 def interrupted(
-    out,
-    source,
-    after_steps,
+    out: Path,
+    source: Source,
+    after_steps: AfterSteps,
     monkeypatch: pytest.MonkeyPatch,
     *,
     steps: int = 8,
-    act=kill,
+    act: Callable[[], None] = kill,
     error: type[KilledError] = KilledError,
 ) -> None:
     """Train until something ends it; the state is written after every step."""
@@ -94,7 +98,7 @@ def interrupted(
 # The small ones are kept in memory and padded, the large ones decoded in every epoch.
 @pytest.mark.parametrize(("side", "steps"), [(8, 1), (8, 8), (8, 10), (72, 8)])
 def test_a_killed_training_goes_on_to_the_same_bytes(
-    tmp_path: Path, after_steps, monkeypatch: pytest.MonkeyPatch, side: int, steps: int
+    tmp_path: Path, after_steps: AfterSteps, monkeypatch: pytest.MonkeyPatch, side: int, steps: int
 ) -> None:
     """Killed in the first step, in the midst of an epoch, and behind its last batch."""
     source, out = images_of(side), tmp_path / "w.safetensors"
@@ -108,7 +112,7 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
 
 
 def test_ctrl_c_keeps_every_step(
-    tmp_path: Path, after_steps, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, after_steps: AfterSteps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, out = images_of(8), tmp_path / "w.safetensors"
     whole = train_observer(settings(tmp_path / "whole.safetensors"), source=source)
@@ -123,7 +127,7 @@ def test_ctrl_c_keeps_every_step(
 
 
 def test_a_begun_training_is_neither_overwritten_nor_gone_on_with_otherwise(
-    tmp_path: Path, after_steps, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, after_steps: AfterSteps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, out = images_of(8), tmp_path / "w.safetensors"
     interrupted(out, source, after_steps, monkeypatch)
@@ -181,11 +185,11 @@ def test_a_second_ctrl_c_does_not_wait() -> None:
 
 @pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
 def test_a_checkpoint_that_memory_does_not_hold_is_not_called_unreadable(
-    tmp_path: Path, after_steps, monkeypatch: pytest.MonkeyPatch, error
+    tmp_path: Path, after_steps: AfterSteps, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     """The advice to remove it would cost what was trained."""
 
-    def fail(*_, **__) -> NoReturn:
+    def fail(*_: object, **__: object) -> NoReturn:
         raise error("out of memory")
 
     source, out = images_of(8), tmp_path / "w.safetensors"
@@ -196,9 +200,9 @@ def test_a_checkpoint_that_memory_does_not_hold_is_not_called_unreadable(
 
 
 def test_a_checkpoint_on_a_broken_disk_is_named(
-    tmp_path: Path, after_steps, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, after_steps: AfterSteps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(file) -> NoReturn:
+    def fail(file: Path) -> NoReturn:
         raise OSError(5, "Input/output error")
 
     source, out = images_of(8), tmp_path / "w.safetensors"

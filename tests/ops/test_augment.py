@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,9 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 IDENTITY = [0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
 
 
-def images(shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float32):
+def images(
+    shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator).to(dtype)
 
@@ -47,7 +50,9 @@ def affine(*maps: list[float]) -> torch.Tensor:
     return torch.cat([row(affine=affine) for affine in maps])
 
 
-def augmented(x: torch.Tensor, parameters: torch.Tensor, upstream: torch.Tensor):
+def augmented(
+    x: torch.Tensor, parameters: torch.Tensor, upstream: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Augmented images, and the derivative along `upstream`."""
     x = place(x).clone().requires_grad_()
     result = ops.diff_augment(x, place(parameters))
@@ -55,7 +60,9 @@ def augmented(x: torch.Tensor, parameters: torch.Tensor, upstream: torch.Tensor)
     return result.detach().cpu(), slope.cpu()
 
 
-def exact(x: torch.Tensor, parameters: torch.Tensor, upstream: torch.Tensor):
+def exact(
+    x: torch.Tensor, parameters: torch.Tensor, upstream: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The same in float64 by torch.nn.functional."""
     wide = x.double().requires_grad_()
     rows = parameters.double().repeat_interleave(len(x) // len(parameters), 0)
@@ -88,7 +95,7 @@ def one(x: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_is_the_formula_and_its_derivative(isa: str, shape: tuple[int, ...], strategy) -> None:
+def test_is_the_formula_and_its_derivative(isa: str, shape: tuple[int, ...], strategy: str) -> None:
     x, upstream = images(shape), images(shape, 1)
     parameters = ops.random_augment(shape[0], shape[2:], strategy, seed=5)
     found = augmented(x, parameters, upstream)
@@ -133,7 +140,7 @@ def test_images_larger_than_shared_memory(isa: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:])
-def test_half_precision_is_rounded_once(isa: str, dtype) -> None:
+def test_half_precision_is_rounded_once(isa: str, dtype: torch.dtype) -> None:
     shape = (6, 3, 17, 12)
     x, upstream = images(shape, dtype=dtype), images(shape, 1, dtype)
     parameters = ops.random_augment(6, shape[2:], STRATEGIES[-1], seed=2)
@@ -204,7 +211,7 @@ def test_rows_go_by_consecutive_images(rows: int) -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_the_derivative_is_the_adjoint(isa: str, strategy) -> None:
+def test_the_derivative_is_the_adjoint(isa: str, strategy: str) -> None:
     """<A x, g> is <x, Aᵀ g> for the linear part, in sums of float64."""
     shape = (8, 3, 21, 16)
     x, upstream = images(shape), images(shape, 1)
@@ -222,7 +229,12 @@ def test_differentiable_twice(isa: str, strategy: str) -> None:
     shape = (4, 3, 9, 12)
     parameters = ops.random_augment(4, shape[2:], strategy, seed=3)
 
-    def second(augment, start, along, parameters):
+    def second(
+        augment: Callable[..., torch.Tensor],
+        start: torch.Tensor,
+        along: torch.Tensor,
+        parameters: torch.Tensor,
+    ) -> torch.Tensor:
         loss = augment(start, parameters).pow(3).sum()
         (slope,) = torch.autograd.grad(loss, start, create_graph=True)
         return torch.autograd.grad((slope * along).sum(), start)[0]
@@ -331,14 +343,14 @@ X, ROWS = torch.ones(4, 3, 5, 5), torch.zeros(2, 13)
         ),
     ],
 )
-def test_refuses(x, parameters, error: type[Exception], message: str) -> None:
+def test_refuses(x: Any, parameters: torch.Tensor, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ops.diff_augment(x, parameters)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("size", [1, 2, 32, (19, 111), (224, 7)])
-def test_draws_are_those_of_the_reference(size: int | tuple[int, int], strategy) -> None:
+def test_draws_are_those_of_the_reference(size: int | tuple[int, int], strategy: str) -> None:
     words = strategy.split("_")
     found = ops.random_augment(300, size, strategy, seed=2**40 + 3)
     sides = (size, size) if isinstance(size, int) else size
@@ -424,7 +436,7 @@ def test_each_row_has_one_of_the_spatial_ones() -> None:
     ],
 )
 def test_draws_refuse(
-    arguments, options: dict[str, Any], error: type[Exception], message: str
+    arguments: tuple[Any, ...], options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         ops.random_augment(*arguments, **options)

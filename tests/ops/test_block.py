@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -43,7 +44,9 @@ def inputs(shape: tuple[int, ...], statistics: str) -> list[torch.Tensor]:
     return [images, weight, bias, slope]
 
 
-def normalised(images, weight, bias, statistics, eps):
+def normalised(
+    images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, statistics: str, eps: float
+) -> torch.Tensor:
     dims = (0, 2, 3) if statistics == "batch" else (2, 3)
     mean = images.mean(dims, keepdim=True)
     variance = (images - mean).square().mean(dims, keepdim=True)
@@ -51,14 +54,25 @@ def normalised(images, weight, bias, statistics, eps):
     return (images - mean) / (variance + eps).sqrt() * weight.view(rows) + bias.view(rows)
 
 
-def by_formula(images, weight, bias, statistics, eps: float = 1e-5):
+def by_formula(
+    images: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    statistics: str,
+    eps: float = 1e-5,
+) -> torch.Tensor:
     normed = normalised(images, weight, bias, statistics, eps)
     height, width = images.shape[2] // 2 * 2, images.shape[3] // 2 * 2
     cells = normed.clamp(min=0)[:, :, :height, :width]
     return cells.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean((3, 5))
 
 
-def values_and_slopes(function, tensors, statistics, second=None):
+def values_and_slopes(
+    function: Callable[..., torch.Tensor],
+    tensors: Sequence[torch.Tensor],
+    statistics: str,
+    second: Sequence[torch.Tensor] | None = None,
+) -> list[torch.Tensor]:
     """What the function returns, its slopes and, for these `second` slopes, theirs."""
     images, weight, bias, slope = (tensor.clone().requires_grad_() for tensor in tensors)
     pooled = function(images, weight, bias, statistics)
@@ -71,7 +85,9 @@ def values_and_slopes(function, tensors, statistics, second=None):
     return [tensor.detach() for tensor in found]
 
 
-def assert_near(found, expected, tolerance: float = ROUNDING) -> None:
+def assert_near(
+    found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], tolerance: float = ROUNDING
+) -> None:
     for mine, exact in zip(found, expected, strict=True):
         scale = float(exact.abs().max())
         torch.testing.assert_close(mine.double(), exact, rtol=0.0, atol=tolerance * scale + 1e-12)
@@ -231,7 +247,7 @@ def test_registered_as_pytorch_asks(statistics: bool) -> None:
 class Plain(ConvNet):
     """The same network, a layer at a time."""
 
-    def features(self, images):
+    def features(self, images: torch.Tensor) -> torch.Tensor:
         for block in range(self.depth):
             for name in ("conv", "norm", "relu", "pool"):
                 images = self.layers[name][block](images)

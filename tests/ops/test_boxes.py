@@ -27,7 +27,7 @@ SIZES = torch.tensor([[224, 224], [1, 1], [19, 111], [111, 19], [1, 500], [375, 
 
 
 @pytest.mark.parametrize(("counter", "key", "words"), KNOWN_ANSWERS)
-def test_reference_philox_gives_the_known_answers(counter, key: int, words: str) -> None:
+def test_reference_philox_gives_the_known_answers(counter: list[int], key: int, words: str) -> None:
     answer = reference.philox4x32(key, counter)
     assert " ".join(f"{int(word):08x}" for word in answer) == words
 
@@ -178,7 +178,7 @@ def test_registration() -> None:
 
 
 def test_compiles_in_one_graph() -> None:
-    def draw(sizes, ids):
+    def draw(sizes: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return ops.random_crop_boxes(sizes, 3, seed=5, ids=ids), ops.random_keys(ids, seed=5)
 
     ids = torch.arange(len(SIZES))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import io
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,9 @@ def some_boxes(images: list[torch.Tensor], per_image: int, seed: int = 0) -> tor
     return boxes.flatten(0, 1)
 
 
-def resized_crop(image, top, left, height, width, size):
+def resized_crop(
+    image: torch.Tensor, top: int, left: int, height: int, width: int, size: tuple[int, int]
+) -> torch.Tensor:
     """Torchvision's, of (C, H, W); PyTorch repeats the first row of outputs one pixel wide."""
     if size[1] > 1:
         return tv.resized_crop(image, top, left, height, width, list(size), antialias=True)
@@ -54,7 +57,15 @@ def resized_crop(image, top, left, height, width, size):
     return turned.mT
 
 
-def by_torchvision(images, boxes, image_index, size, flip=None, mean=None, std=None):
+def by_torchvision(
+    images: Sequence[torch.Tensor],
+    boxes: torch.Tensor,
+    image_index: torch.Tensor,
+    size: tuple[int, int],
+    flip: torch.Tensor | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> torch.Tensor:
     """What the published pipelines do: each box out of its float image, one by one."""
     patches = []
     for patch, box in enumerate(boxes.tolist()):
@@ -360,7 +371,7 @@ def test_bad_arguments_are_named(
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("images", [IMAGES, [torch.stack([IMAGES[0]] * 2)]])
-def test_registration(images, channels_last: bool) -> None:
+def test_registration(images: list[torch.Tensor], channels_last: bool) -> None:
     boxes = torch.tensor([[0, 0, 5, 6], [1, 1, 9, 9]])
     arguments = (
         images, boxes, [4, 5], None, torch.tensor([True, False]), [6, 6], MEAN[:3], STD[:3],
@@ -376,7 +387,9 @@ def test_registration(images, channels_last: bool) -> None:
 def test_compiles_in_one_graph() -> None:
     crop_resize = devices.as_called("crop_resize")
 
-    def crop(images, boxes, flip, out):
+    def crop(
+        images: torch.Tensor, boxes: torch.Tensor, flip: torch.Tensor, out: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         first = crop_resize(images, boxes, 8, flip=flip, mean=MEAN[:3], std=STD[:3])
         second = crop_resize(images, boxes, (8, 9), canvas=10, dtype=torch.bfloat16, out=out)
         return first * 2, second

@@ -19,7 +19,7 @@ DEVICE = torch.device("cuda", 0)
 
 
 @pytest.fixture
-def gpu_of_tomorrow(monkeypatch: pytest.MonkeyPatch):
+def gpu_of_tomorrow(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """One that this build, for CUDA 13.1, has no code for; returns what its module says."""
     if devices.DEVICE == "cuda-on-cpu":
         pytest.skip("about the launches on a GPU")
@@ -36,7 +36,7 @@ def gpu_of_tomorrow(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture
-def compiled(kernels: Any):
+def compiled(kernels: Any) -> Any:
     """The entries of the CUDA kernels: those that run on the CPU, or of this build."""
     module = kernels or getattr(_C, "cuda", None)
     if module is None:
@@ -66,7 +66,7 @@ def test_a_count_whose_place_was_told_before_is_not_raised_again() -> None:
 
 
 @pytest.mark.parametrize("kind", range(len(_dispatch.no_faults(pin=False))))
-def test_a_count_of_any_kind_is_seen(compiled, kind: int) -> None:
+def test_a_count_of_any_kind_is_seen(compiled: Any, kind: int) -> None:
     faults = _dispatch.no_faults(pin=False)
     assert not compiled.any_fault(faults.data_ptr())
     faults[kind, 1] = 3  # a place is written before it is counted
@@ -90,7 +90,7 @@ def test_what_was_counted_is_taken_and_nothing_else(kernels: Any) -> None:
     assert faults.equal(left)
 
 
-def test_kernels_and_python_know_the_same_faults(compiled) -> None:
+def test_kernels_and_python_know_the_same_faults(compiled: Any) -> None:
     assert compiled.fault_kinds == len(_dispatch.no_faults(pin=False))
 
 
@@ -107,13 +107,13 @@ def test_other_devices_have_no_cuda_kernels() -> None:
     ops.check_values("cpu")
 
 
-def test_a_gpu_that_the_build_has_no_code_for(gpu_of_tomorrow) -> None:
+def test_a_gpu_that_the_build_has_no_code_for(gpu_of_tomorrow: SimpleNamespace) -> None:
     words = r"80-real, none of which runs on GPU of tomorrow .*PYDREAM_CUDA_ARCHS=120$"
     with pytest.raises(RuntimeError, match=words):
         _dispatch.launch_on(DEVICE)
 
 
-def test_a_driver_that_is_too_old_is_blamed_first(gpu_of_tomorrow) -> None:
+def test_a_driver_that_is_too_old_is_blamed_first(gpu_of_tomorrow: SimpleNamespace) -> None:
     gpu_of_tomorrow.driver_version = lambda: 12080
     with pytest.raises(
         RuntimeError,
@@ -123,23 +123,23 @@ def test_a_driver_that_is_too_old_is_blamed_first(gpu_of_tomorrow) -> None:
         _dispatch.launch_on(DEVICE)
 
 
-def words(address):
+def words(address: int) -> ctypes.Array[ctypes.c_int64]:
     """The counts and places that lie at an address."""
     return (ctypes.c_int64 * _dispatch.no_faults(pin=False).numel()).from_address(address)
 
 
 @pytest.fixture
-def counted(gpu_of_tomorrow, monkeypatch: pytest.MonkeyPatch):
+def counted(gpu_of_tomorrow: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """What kernels have counted on a GPU: a box, and another one by the time they have ended."""
     faults, unpinned = _dispatch.no_faults(pin=False), _dispatch.no_faults
     faults[1] = torch.tensor([1, 9])
     done = []
 
-    def synchronize(device) -> None:
+    def synchronize(device: torch.device) -> None:
         done.append("device")
         faults[1] = torch.tensor([2, 7])
 
-    def take_faults(taken, launch) -> None:
+    def take_faults(taken: int, launch: _dispatch.Launch) -> None:
         done.append(("taken", launch.device, launch.stream))
         words(taken)[:] = words(launch.faults)[:]
         words(launch.faults)[:] = unpinned(pin=False).flatten().tolist()
@@ -156,7 +156,9 @@ def counted(gpu_of_tomorrow, monkeypatch: pytest.MonkeyPatch):
     return SimpleNamespace(faults=faults, done=done)
 
 
-def test_kernels_that_still_count_are_waited_for(counted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_that_still_count_are_waited_for(
+    counted: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(_dispatch, "capturing", lambda device: False)
     with pytest.raises(ValueError, match=r"^boxes\[7\] is not inside its image"):
         _dispatch.launch_on(DEVICE)
@@ -166,7 +168,7 @@ def test_kernels_that_still_count_are_waited_for(counted, monkeypatch: pytest.Mo
 
 
 def test_nothing_is_waited_for_while_a_graph_is_captured(
-    counted, monkeypatch: pytest.MonkeyPatch
+    counted: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_dispatch, "capturing", lambda device: True)
     assert _dispatch.launch_on(DEVICE).stream == 5
@@ -177,12 +179,12 @@ def test_nothing_is_waited_for_while_a_graph_is_captured(
 
 
 def test_threads_that_come_first_together_share_one_report(
-    gpu_of_tomorrow, monkeypatch: pytest.MonkeyPatch
+    gpu_of_tomorrow: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpu_of_tomorrow.carries = lambda index: True
     made = []
 
-    def slowly(*, pin):
+    def slowly(*, pin: bool) -> torch.Tensor:
         made.append(pin)
         time.sleep(0.05)  # all threads are inside by then
         return torch.zeros(1)
@@ -198,7 +200,7 @@ def test_threads_that_come_first_together_share_one_report(
 def test_an_op_without_cuda_kernels_is_not_launched(
     monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
-    def launch_on(device) -> NoReturn:
+    def launch_on(device: torch.device) -> NoReturn:
         raise AssertionError("asked for a launch")
 
     monkeypatch.setattr(_dispatch, "launch_on", launch_on)

@@ -124,7 +124,9 @@ OTHERS_WORDS = (
 @pytest.mark.parametrize(
     "kinds", [NO_TENSORS, TENSORS, ARRAYS], ids=["values", "tensors", "arrays"]
 )
-def test_a_value_of_the_wrong_kind_is_refused_in_words(name, kinds) -> None:
+def test_a_value_of_the_wrong_kind_is_refused_in_words(
+    name: str, kinds: dict[str, Callable[[], Any]]
+) -> None:
     arguments = ARGUMENTS[name]
     for argument in arguments:
         for kind, make in kinds.items():
@@ -139,7 +141,7 @@ def test_a_value_of_the_wrong_kind_is_refused_in_words(name, kinds) -> None:
 
 
 @every_op
-def test_a_gradient_without_a_derivative_is_refused(name) -> None:
+def test_a_gradient_without_a_derivative_is_refused(name: str) -> None:
     arguments = ARGUMENTS[name]
     for argument, value in arguments.items():
         floating = isinstance(value, torch.Tensor) and value.is_floating_point()
@@ -223,7 +225,7 @@ def split(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 @every_op
-def test_compiles_whole_in_every_mode(name, fresh_compiler: None) -> None:
+def test_compiles_whole_in_every_mode(name: str, fresh_compiler: None) -> None:
     op = as_called(name)
     given, closed = split(ARGUMENTS[name])
     expected = tensors_of(op(**given, **closed))
@@ -242,7 +244,7 @@ def test_compiles_whole_in_every_mode(name, fresh_compiler: None) -> None:
 
 
 @pytest.mark.parametrize(("name", "argument"), DIFFERENTIABLE.items())
-def test_compiles_whole_with_a_gradient(name, argument, fresh_compiler: None) -> None:
+def test_compiles_whole_with_a_gradient(name: str, argument: str, fresh_compiler: None) -> None:
     op = as_called(name)
     given, closed = split(ARGUMENTS[name])
 
@@ -259,7 +261,7 @@ def test_compiles_whole_with_a_gradient(name, argument, fresh_compiler: None) ->
 
 
 @every_op
-def test_the_state_of_torch_does_not_matter(name) -> None:
+def test_the_state_of_torch_does_not_matter(name: str) -> None:
     op, arguments = as_called(name), ARGUMENTS[name]
     arrays = {
         key: value.numpy() if isinstance(value, torch.Tensor) else value

@@ -59,7 +59,9 @@ CASES = [
 @pytest.mark.parametrize(
     ("function", "shapes"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
 )
-def test_passes_gradcheck_twice(function, shapes) -> None:
+def test_passes_gradcheck_twice(
+    function: Callable[..., torch.Tensor], shapes: list[tuple[int, ...]]
+) -> None:
     inputs = [double(shape, 5 + i).requires_grad_() for i, shape in enumerate(shapes)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of kernels that are missing, for instance
@@ -69,7 +71,7 @@ def test_passes_gradcheck_twice(function, shapes) -> None:
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
-def test_agrees_with_the_kernels_of_float32(name) -> None:
+def test_agrees_with_the_kernels_of_float32(name: str) -> None:
     op, arguments = as_called(name), ARGUMENTS[name]
     wide = {
         key: [tensor.double() for tensor in value]
@@ -87,7 +89,7 @@ def test_agrees_with_the_kernels_of_float32(name) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_distances_of_nothing_and_of_equal_lists(metric) -> None:
+def test_distances_of_nothing_and_of_equal_lists(metric: str) -> None:
     op = as_called("gradient_distance")
     empty = torch.empty(0, 3, dtype=torch.float64)
     assert op([empty], [empty], metric).dtype == torch.float64

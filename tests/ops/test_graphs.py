@@ -116,7 +116,9 @@ def parts(result: Any) -> list[torch.Tensor]:
 
 @needs_gpu
 @pytest.mark.parametrize(("name", "make", "call"), CASES, ids=[case[0] for case in CASES])
-def test_a_replay_reads_what_lies_there_by_then(name, make, call) -> None:
+def test_a_replay_reads_what_lies_there_by_then(
+    name: str, make: Callable[[torch.Generator], Tensors], call: Callable[..., Any]
+) -> None:
     generator = torch.Generator().manual_seed(5)
     first, second = make(generator), make(generator)
     op = as_called(name)

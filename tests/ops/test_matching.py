@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -110,7 +113,9 @@ def test_differentiable_twice(metric: str) -> None:
     y = torch.randn(4, 6, generator=generator)
     along = torch.randn(4, 6, generator=generator)
 
-    def second(distance, start):
+    def second(
+        distance: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor
+    ) -> torch.Tensor:
         (slope,) = torch.autograd.grad(distance(start), start, create_graph=True)
         return torch.autograd.grad((slope * along.to(start.dtype)).sum() + 0 * start.sum(), start)[
             0
@@ -139,7 +144,7 @@ def test_through_a_network_is_as_eager(metric: str) -> None:
     )
     images, real = torch.rand(2, 1, 6, 6).requires_grad_(), torch.rand(5, 1, 6, 6)
 
-    def gradients(batch, **options):
+    def gradients(batch: torch.Tensor, **options: bool) -> tuple[torch.Tensor, ...]:
         loss = network(batch).logsumexp(1).sum()
         return torch.autograd.grad(loss, list(network.parameters()), **options)
 
@@ -153,7 +158,7 @@ def test_through_a_network_is_as_eager(metric: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def exact_eager(x, y, metric):
+def exact_eager(x: Sequence[torch.Tensor], y: Sequence[torch.Tensor], metric: str) -> torch.Tensor:
     kept = [layer.dim() > 1 or metric != "dc" for layer in x]
     pairs = [(a, b) for a, b, keep in zip(x, y, kept, strict=True) if keep]
     return reference.gradient_distance(*zip(*pairs, strict=True), metric)
@@ -250,7 +255,7 @@ X = [torch.ones(2, 3), torch.ones(4)]
         (["a"], X[:1], "mse", TypeError, r"synthetic\[0\] must be a tensor or speak DLPack"),
     ],
 )
-def test_refuses(x, y, metric: str, error: type[Exception], message: str) -> None:
+def test_refuses(x: Any, y: Any, metric: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ops.gradient_distance(x, y, metric)
 

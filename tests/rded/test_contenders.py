@@ -11,18 +11,20 @@ from scoring_limits import limits
 from pydream.data import open_source
 from pydream.models import load_observer
 from pydream.rded.contenders import Contenders
-from pydream.rded.patches import PatchMaker, assemble, preselect, select
+from pydream.rded.patches import CutPatch, PatchMaker, Preselection, assemble, preselect, select
 from pydream.rded.scoring import ScoredImages, score
 from pydream.timeline import Stopwatch
 
 
 @pytest.fixture
-def maker(folder: Path, random_observer: Path):
+def maker(folder: Path, random_observer: Path) -> PatchMaker:
     observer = load_observer(random_observer)
     return PatchMaker(open_source(folder), observer, side=32, factor=2, crops=3)
 
 
-def cut_of_all(maker, selection, scores, sizes, count):
+def cut_of_all(
+    maker: PatchMaker, selection: Preselection, scores: torch.Tensor, sizes: list[int], count: int
+) -> dict[int, dict[int, CutPatch]]:
     """Feed batches of these sizes, whole classes or not, and take every class."""
     contenders = Contenders(maker, selection, count)
     for batch in np.split(np.arange(len(scores)), np.cumsum(sizes)):
@@ -33,7 +35,9 @@ def cut_of_all(maker, selection, scores, sizes, count):
 
 @pytest.mark.parametrize("count", [1, 4, 11, 100])
 @pytest.mark.parametrize("sizes", [[], [1, 1, 20, 3], [7] * 6])
-def test_the_best_of_every_class_are_held_and_no_others(maker, sizes, count: int) -> None:
+def test_the_best_of_every_class_are_held_and_no_others(
+    maker: PatchMaker, sizes: list[int], count: int
+) -> None:
     selection = preselect(maker.source, 300, 0)
     rng = np.random.default_rng(count)
     # Few different values: many ties, within an image and between images.
@@ -52,7 +56,9 @@ def test_the_best_of_every_class_are_held_and_no_others(maker, sizes, count: int
             assert torch.equal(patch.pixels, again.pixels)
 
 
-def test_winners_at_hand_are_not_decoded_again(maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_winners_at_hand_are_not_decoded_again(
+    maker: PatchMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     selection = preselect(maker.source, 300, 0)
     contenders = Contenders(maker, selection, 4)
     scores = torch.empty(44, 3)
@@ -72,7 +78,7 @@ def test_winners_at_hand_are_not_decoded_again(maker, monkeypatch: pytest.Monkey
     assert kept_rows == rows
 
 
-def test_without_the_images_nothing_is_held(maker) -> None:
+def test_without_the_images_nothing_is_held(maker: PatchMaker) -> None:
     selection = preselect(maker.source, 300, 0)
     contenders = Contenders(maker, selection, 4)
     contenders.add(ScoredImages([0, 1], torch.zeros(2, 3), {}, [], None))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +13,10 @@ from PIL import Image
 
 from pydream.data import device_jpeg
 from pydream.errors import PydreamError
-from pydream.rded import RdedConfig, distill, opening
+from pydream.rded import RdedConfig, RdedResult, distill, opening
 
 
-def run(folder, observer, out, **changes):
+def run(folder: Path, observer: Path, out: Path, **changes: Any) -> RdedResult:
     config = RdedConfig(
         source=str(folder),
         observer=str(observer),
@@ -34,7 +35,7 @@ def test_the_same_images_are_distilled(
 ) -> None:
     calls = []
 
-    def decode(data, mode, device):
+    def decode(data: list[torch.Tensor], mode: Any, device: torch.device) -> list[torch.Tensor]:
         calls.append(len(data))
         return [torch.ops.image.decode_jpeg(jpeg, mode, False) for jpeg in data]
 

@@ -159,7 +159,11 @@ def slow_down(folder: Path) -> None:
     ids=["kill in the first class", "ctrl-c in the third"],
 )
 def test_a_killed_run_resumes_to_the_same_bytes(
-    folder: Path, random_observer: Path, tmp_path: Path, signal_number, finished: int
+    folder: Path,
+    random_observer: Path,
+    tmp_path: Path,
+    signal_number: signal.Signals,
+    finished: int,
 ) -> None:
     slow_down(folder)
     whole = tmp_path / "whole"

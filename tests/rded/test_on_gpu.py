@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,7 +15,7 @@ import torch
 from pydream import _C
 from pydream.data.device_jpeg import decodes_jpeg
 from pydream.evaluate import EvaluateConfig, evaluate_set
-from pydream.rded import RdedConfig, distill
+from pydream.rded import RdedConfig, RdedResult, distill
 
 if not torch.cuda.is_available() or not _C.cuda_architectures:
     pytest.skip("needs a GPU, and a build with CUDA", allow_module_level=True)
@@ -25,7 +26,7 @@ SAME_SCORES = 1e-3
 
 
 @pytest.fixture
-def config(folder: Path, random_observer: Path, tmp_path: Path):
+def config(folder: Path, random_observer: Path, tmp_path: Path) -> RdedConfig:
     return RdedConfig(
         source=str(folder),
         observer=str(random_observer),
@@ -39,7 +40,7 @@ def config(folder: Path, random_observer: Path, tmp_path: Path):
     )
 
 
-def run(config, **changes):
+def run(config: RdedConfig, **changes: Any) -> tuple[RdedResult, dict[tuple[str, int, int], float]]:
     out = Path(tempfile.mkdtemp(dir=config.out.parent)) / "set"
     config = dataclasses.replace(config, out=out, **changes)
     result = distill(config)
@@ -47,7 +48,7 @@ def run(config, **changes):
     return result, {(row["source"], row["top"], row["left"]): row["score"] for row in rows}
 
 
-def test_it_chooses_what_the_cpu_chooses(config) -> None:
+def test_it_chooses_what_the_cpu_chooses(config: RdedConfig) -> None:
     _, on_gpu = run(config)
     _, on_cpu = run(config, device="cpu")
     common = on_gpu.keys() & on_cpu.keys()
@@ -58,7 +59,7 @@ def test_it_chooses_what_the_cpu_chooses(config) -> None:
     assert np.ptp(scores) > 10 * SAME_SCORES  # else the comparison would say nothing
 
 
-def test_same_bytes_whatever_the_batch_and_the_budget(config) -> None:
+def test_same_bytes_whatever_the_batch_and_the_budget(config: RdedConfig) -> None:
     first, _ = run(config)
     changes = [
         {"batch_size": 1, "workers": 1},
@@ -70,13 +71,13 @@ def test_same_bytes_whatever_the_batch_and_the_budget(config) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_half_precision(config, precision: str) -> None:
+def test_half_precision(config: RdedConfig, precision: str) -> None:
     result, scores = run(config, precision=precision)
     assert result.manifest.observer["precision"] == precision
     assert all(np.isfinite(score) for score in scores.values())
 
 
-def test_decoding_there(config) -> None:
+def test_decoding_there(config: RdedConfig) -> None:
     if not decodes_jpeg(torch.device("cuda")):
         pytest.skip("this torchvision decodes no JPEG on the GPU")
     on_gpu, there = run(config, decode="device")
@@ -85,14 +86,14 @@ def test_decoding_there(config) -> None:
     assert len(there.keys() & here.keys()) >= 0.5 * len(here)  # pixels differ by some levels
 
 
-def test_stages_are_timed_on_the_device(config) -> None:
+def test_stages_are_timed_on_the_device(config: RdedConfig) -> None:
     result, _ = run(config)
     assert result.seconds["observer"] > 0
     assert result.seconds["crop"] > 0
     assert result.seconds["observer"] < result.seconds["whole"]
 
 
-def test_scores_that_are_no_numbers_are_named(config, tmp_path: Path) -> None:
+def test_scores_that_are_no_numbers_are_named(config: RdedConfig, tmp_path: Path) -> None:
     from pydream.errors import PydreamError
     from pydream.models import build_model, save_weights
 
@@ -106,7 +107,7 @@ def test_scores_that_are_no_numbers_are_named(config, tmp_path: Path) -> None:
     run(config)  # and nothing of it is left for the next run
 
 
-def test_little_memory(config) -> None:
+def test_little_memory(config: RdedConfig) -> None:
     reference, _ = run(config)
     # cuBLAS keeps a workspace for each stream, 32 MiB on Hopper: taken before memory is limited.
     square = torch.ones(8, 8, device="cuda")

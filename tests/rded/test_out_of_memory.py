@@ -64,7 +64,7 @@ def test_batches_are_halved_where_patches_do_not_fit(
     source = open_source(folder)
     selection = preselect(source, 300, 0)
 
-    def scores(tile):
+    def scores(tile: int) -> torch.Tensor:
         observer = load_observer(random_observer)
         observer.tile = tile
         maker = PatchMaker(source, observer, side=32, factor=2, crops=3)
@@ -76,7 +76,7 @@ def test_batches_are_halved_where_patches_do_not_fit(
     wanted = scores(fitting)
     empty = PatchMaker.empty
 
-    def limited(self, count):
+    def limited(self, count: int) -> torch.Tensor:
         if count * self.crops > patches:
             raise torch.OutOfMemoryError("out of memory")
         return empty(self, count)

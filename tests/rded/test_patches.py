@@ -11,8 +11,8 @@ from torchvision.transforms.v2 import functional as tvf
 
 from pydream.data import Source, open_source
 from pydream.models import Observer, load_observer
-from pydream.rded.patches import PatchMaker, assemble, preselect, select
-from pydream.rded.scoring import batch_images, group_size, needed_images, score
+from pydream.rded.patches import PatchMaker, Preselection, assemble, preselect, select
+from pydream.rded.scoring import ScoringLimits, batch_images, group_size, needed_images, score
 from pydream.timeline import Stopwatch
 
 # Scores are logits of a float32 network on patches that agree with torchvision's to 1e-5.
@@ -84,7 +84,9 @@ def test_the_boxes_of_an_image_depend_on_nothing_else_in_the_source(
     assert all(before[key] == boxes for key, boxes in after.items())
 
 
-def published_scores(maker, observer, selection):
+def published_scores(
+    maker: PatchMaker, observer: Observer, selection: Preselection
+) -> torch.Tensor:
     """Stage 3 with torchvision's crop on float images and the network unbatched."""
     rows = []
     for candidate, index in enumerate(selection.indices):
@@ -105,7 +107,12 @@ def published_scores(maker, observer, selection):
     return torch.tensor(rows).reshape(-1, CROPS)
 
 
-def run_scores(maker, selection, how=None, needed=None):
+def run_scores(
+    maker: PatchMaker,
+    selection: Preselection,
+    how: ScoringLimits | None = None,
+    needed: np.ndarray | None = None,
+) -> torch.Tensor:
     needed = np.ones(len(selection.indices), dtype=bool) if needed is None else needed
     scores = torch.full((len(selection.indices), CROPS), torch.nan)
     for batch in score(maker, selection, needed, how or limits(), Stopwatch()):
@@ -126,7 +133,7 @@ def test_scores_are_those_of_the_published_pipeline(folder: Path, random_observe
 @pytest.mark.parametrize("batch_size", [1, 40, 10_000])
 @pytest.mark.parametrize("finished", [set(), {0}, {1, 2}, {3}])
 def test_scores_are_the_same_bits_whatever_the_batch(
-    folder: Path, random_observer: Path, batch_size: int, finished
+    folder: Path, random_observer: Path, batch_size: int, finished: set[int]
 ) -> None:
     source, observer = open_source(folder), load_observer(random_observer)
     selection = preselect(source, 9, 0)

@@ -10,23 +10,28 @@ import numpy as np
 import pytest
 import torch
 
-from pydream.data import open_source
+from pydream.data import Source, open_source
 from pydream.data.arrays import ArraySource
 from pydream.errors import PydreamError
-from pydream.models import load_observer
+from pydream.models import Observer, load_observer
+from pydream.rded.preflight import Preflight
 
 preflight = importlib.import_module("pydream.rded.preflight")
+# Shares that observers are to be right on, and the numbers of images they were measured on.
+Measured = tuple[list[float], list[int]]
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch):
+def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
     """Observers that are right on a share of the images they are shown, one after another."""
     shares: list[float] = []
     sizes: list[int] = []
 
     last = []
 
-    def measure(held_out, indices, observers, **options):
+    def measure(
+        held_out: Source, indices: np.ndarray, observers: list[Observer], **options: object
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
         labels = torch.from_numpy(held_out.labels[indices])
         if len(observers) > 1:  # tried with other inputs: no better
             return [last[-1]] * len(observers), labels
@@ -42,18 +47,20 @@ def measured(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture(scope="module")
-def digits():
+def digits() -> Source:
     return open_source("digits")
 
 
 @pytest.fixture(scope="module")
-def observer(digits_observer: Path):
+def observer(digits_observer: Path) -> Observer:
     observer = load_observer(digits_observer)
     observer.tile = 8
     return observer
 
 
-def look(digits, observer, *, allow_weak: bool = False, patches: int = 100):
+def look(
+    digits: Source, observer: Observer, *, allow_weak: bool = False, patches: int = 100
+) -> Preflight:
     return preflight.preflight(
         digits,
         digits,
@@ -68,7 +75,9 @@ def look(digits, observer, *, allow_weak: bool = False, patches: int = 100):
     )
 
 
-def test_a_good_observer_is_measured_once(digits: Any, observer, measured) -> None:
+def test_a_good_observer_is_measured_once(
+    digits: Any, observer: Observer, measured: Measured
+) -> None:
     shares, sizes = measured
     shares += [0.75]
     found = look(digits, observer)
@@ -76,7 +85,7 @@ def test_a_good_observer_is_measured_once(digits: Any, observer, measured) -> No
     assert sizes == [16]
 
 
-def test_a_weak_one_gets_a_second_look(digits: Any, observer, measured) -> None:
+def test_a_weak_one_gets_a_second_look(digits: Any, observer: Observer, measured: Measured) -> None:
     shares, sizes = measured
     shares += [0.25, 0.375]
     found = look(digits, observer)
@@ -85,12 +94,14 @@ def test_a_weak_one_gets_a_second_look(digits: Any, observer, measured) -> None:
 
 
 def test_better_than_chance_and_still_in_another_order(
-    digits: Any, observer, monkeypatch: pytest.MonkeyPatch
+    digits: Any, observer: Observer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two of ten classes in their places are significant, on enough images."""
     order = torch.tensor([1, 2, 3, 4, 5, 6, 7, 0, 8, 9])
 
-    def measure(held_out, indices, observers, **options):
+    def measure(
+        held_out: Source, indices: np.ndarray, observers: list[Observer], **options: object
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
         labels = torch.from_numpy(held_out.labels[indices])
         said = torch.nn.functional.one_hot(order[labels], 10)
         return [torch.log_softmax(5.0 * said, 1)] * len(observers), labels
@@ -104,14 +115,16 @@ def test_better_than_chance_and_still_in_another_order(
     )
 
 
-def test_none_where_nothing_hangs_on_it(digits: Any, observer, measured) -> None:
+def test_none_where_nothing_hangs_on_it(
+    digits: Any, observer: Observer, measured: Measured
+) -> None:
     shares, sizes = measured
     shares += [0.0]
     assert look(digits, observer, allow_weak=True).top1 == 0
     assert sizes == [16]
 
 
-def test_chance_is_refused_after_both(digits: Any, observer, measured) -> None:
+def test_chance_is_refused_after_both(digits: Any, observer: Observer, measured: Measured) -> None:
     shares, sizes = measured
     shares += [0.125, 0.125]
     with pytest.raises(PydreamError, match=r"right on 8 of 64 images of .* chance is 10\.0%: give"):
@@ -124,7 +137,7 @@ def test_chance_is_refused_after_both(digits: Any, observer, measured) -> None:
     [(1, 8, 16), (5000, 8, 48), (5000, 1, 50), (10**7, 8, 512), (1, 64, 64), (10**7, 1024, 1024)],
 )
 def test_the_sample_is_a_small_share(
-    digits: Any, observer, measured, patches: int, tile: int, images: int
+    digits: Any, observer: Observer, measured: Measured, patches: int, tile: int, images: int
 ) -> None:
     observer = copy.copy(observer)
     observer.tile = tile
@@ -170,11 +183,11 @@ def test_another_normalisation_and_side_that_fit_are_found(
 class TellsBrightness(torch.nn.Module):
     """Right at a side of 32, where the first channel is the label; else on the classes below."""
 
-    def __init__(self, known) -> None:
+    def __init__(self, known: int) -> None:
         super().__init__()
         self.known, self.weight = known, torch.nn.Parameter(torch.zeros(1))
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         label = (images[:, 0].mean((1, 2)) * 255).round().long().clamp(0, 9)
         said = label if images.shape[-1] == 32 else label * (label < self.known)
         return 9 * torch.nn.functional.one_hot(said, 10).float() + 0 * self.weight

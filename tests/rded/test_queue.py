@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,19 +16,21 @@ from pydream.errors import PydreamError
 from pydream.models import load_observer
 from pydream.rded import RdedConfig, distill, memory
 from pydream.rded.patches import PatchMaker, preselect
-from pydream.rded.scoring import score
+from pydream.rded.scoring import ScoredImages, score
 from pydream.timeline import Stopwatch
 
 scoring = importlib.import_module("pydream.rded.scoring")
 
 
 @pytest.fixture(params=[1, 2, 100])
-def queued(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+def queued(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setitem(memory.QUEUED, "cpu", request.param)
     return request.param
 
 
-def batches(folder, observer_file, tile: int = 16, crops: int = 4, **settings):
+def batches(
+    folder: Path, observer_file: Path, tile: int = 16, crops: int = 4, **settings: int
+) -> list[ScoredImages]:
     source, observer = open_source(folder), load_observer(observer_file)
     observer.tile = tile
     maker = PatchMaker(source, observer, side=32, factor=2, crops=crops)
@@ -70,12 +73,12 @@ def test_a_set_has_the_same_bytes(
 
 
 def test_what_a_later_op_reports_is_named(
-    folder: Path, random_observer: Path, queued, monkeypatch: pytest.MonkeyPatch
+    folder: Path, random_observer: Path, queued: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kernels mark a row whose logits are no numbers, and the next op, in any thread, raises."""
     calls = []
 
-    def marked(logits, labels):
+    def marked(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         scores = torch.zeros(len(logits))
         if not calls:
             scores[9] = torch.nan
@@ -84,7 +87,7 @@ def test_what_a_later_op_reports_is_named(
 
     shown = PatchMaker.shown
 
-    def raising(self, indices, images, out=None):
+    def raising(self, indices: Any, images: Any, out: Any = None) -> Any:
         if calls:
             raise ValueError("logits hold NaN (found on cuda:0 by an earlier call)")
         return shown(self, indices, images, out)
@@ -96,16 +99,16 @@ def test_what_a_later_op_reports_is_named(
 
 
 def test_nothing_is_left_for_the_next_op_to_raise(
-    folder: Path, random_observer: Path, queued, monkeypatch: pytest.MonkeyPatch
+    folder: Path, random_observer: Path, queued: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batches behind the first, queued or not, have reported their rows too."""
     reported = []
 
-    def marked(logits, labels):
+    def marked(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         reported.append(len(logits))
         return torch.full((len(logits),), torch.nan)
 
-    def check_values(device) -> None:
+    def check_values(device: torch.device) -> None:
         assert device == torch.device("cpu")
         if reported:
             reported.clear()

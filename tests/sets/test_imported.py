@@ -43,7 +43,7 @@ def write_folders(root: Path, names: list[str], pixels: torch.Tensor, kind: str 
 
 
 @pytest.mark.parametrize("container", [list, tuple, dict, "data"])
-def test_a_file_of_images_and_labels(tmp_path: Path, container) -> None:
+def test_a_file_of_images_and_labels(tmp_path: Path, container: Any) -> None:
     pixels, labels = levels(6), torch.tensor([2, 0, 1, 0, 1, 2])
     if container in (dict, "data"):
         name = "images" if container is dict else container
@@ -440,7 +440,7 @@ PAIRS = torch.tensor([0, 0, 1, 1])
     ],
 )
 def test_files_that_hold_no_set(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], content, message: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: object, message: str
 ) -> None:
     torch.save(content, tmp_path / "data.pt")
     with pytest.raises(PydreamError, match=message) as refused:
@@ -453,7 +453,9 @@ def test_files_that_hold_no_set(
 @pytest.mark.parametrize(
     ("mean", "std"), [(MEAN[:1], STD), (MEAN, STD[:1]), (MEAN, (0.2, 0.2, 0.0)), (MEAN, None)]
 )
-def test_a_normalisation_that_cannot_be(tmp_path: Path, mean, std) -> None:
+def test_a_normalisation_that_cannot_be(
+    tmp_path: Path, mean: tuple[float, ...], std: tuple[float, ...] | None
+) -> None:
     torch.save([GREY - 1, PAIRS], tmp_path / "data.pt")
     with pytest.raises(PydreamError, match=r"-0\.5 to -0\.5, beyond .*3 numbers"):
         open_distilled(tmp_path / "data.pt", mean=mean, std=std)
