@@ -1,15 +1,15 @@
-// What CUDA devices there are, and whether this build has code for them. Nothing here throws.
+// The CUDA devices of the machine, and whether this build has code for them. Nothing here throws.
 #pragma once
 
 namespace pydream {
 
-// 0 also where there is no driver.
+// 0 also without a driver.
 int device_count();
 
-// Whether a device can run this module's kernels: their machine code for it, or PTX.
+// Whether this module's kernels run on a device, as its machine code or as PTX.
 bool carries(int device);
 
-// As CUDA counts, 13000 for 13.0; the driver's is 0 where there is none.
+// CUDA's own numbers, 13000 for 13.0; 0 without a driver.
 int driver_version();
 int runtime_version();
 

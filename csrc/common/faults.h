@@ -1,6 +1,6 @@
-// Values that a kernel finds wrong. A kernel can neither throw nor make its caller wait, so it
-// counts them in memory that the host reads later (pydream/ops/_dispatch.py), and goes on with
-// what harms nobody.
+// Bad values that a kernel finds. A kernel can neither throw nor make its caller wait, so it counts
+// them in memory that the host reads later (pydream/ops/_dispatch.py), and continues with a
+// harmless value.
 #pragma once
 
 #include "common/stream.h"
@@ -19,23 +19,23 @@ enum class Fault : int {
 };
 constexpr int kFaultKinds = 8;
 
-// Faults are [kFaultKinds, 2]: how many, and the lowest place; a place of all ones is none. They
-// lie in page-locked host memory, which is fast where nothing is written.
+// Faults are [kFaultKinds, 2]: number, and lowest place, in which all ones stand for none. They are
+// in page-locked host memory, which costs nothing while no fault is written.
 
-// Whether a kernel has counted anything; waits for nothing. It costs a tenth of a microsecond,
-// and every op asks.
+// Whether a kernel has counted a fault; does not wait. It costs a tenth of a microsecond, and every
+// op calls it.
 inline bool any_fault(const unsigned long long* faults) {
   for (int kind = 0; kind < kFaultKinds; ++kind) {
-    // Written by a device at any time.
+    // A device may write it at any time.
     if (*static_cast<const volatile unsigned long long*>(faults + 2 * kind) != 0) return true;
   }
   return false;
 }
 
-// Moves what was counted to `taken`, page-locked and laid out alike, and clears it. The
-// device does it, in its stream: kernels of other streams may count meanwhile, and a store of the
-// host could undo what they add. Nothing that is counted is lost; a place may be told with an
-// earlier count of its kind, whose own count then comes without a place.
+// Moves the counts to `taken`, page-locked memory of the same layout, and clears them. The device
+// does it, in its stream: kernels of other streams may count at the same time, and a store by the
+// host could undo their additions. No count is lost. A place may come with an earlier count of its
+// kind; its own count then has no place.
 void take_faults_cuda(Faults taken, const Launch& where);
 
 }  // namespace pydream

@@ -6,11 +6,11 @@ namespace {
 
 constexpr unsigned long long kNoPlace = ~0ULL;
 
-// One thread for each kind of fault. Limit: the latency of the host's memory, three accesses.
+// One thread per kind of fault. Limit: three accesses to host memory, by their latency.
 __global__ void take_kernel(Faults faults /* [kFaultKinds, 2] */,
                             Faults taken /* [kFaultKinds, 2] */) {
   const int kind = static_cast<int>(threadIdx.x);
-  // The count first: report() writes a place before it counts it, so what is counted has its place.
+  // Read the count first: report() writes a place before it counts, so every fault counted has one.
   const unsigned long long count = atomicExch(faults + 2 * kind, 0ULL);
   __threadfence_system();
   taken[2 * kind] = count;

@@ -1,4 +1,4 @@
-// Calls of the CUDA runtime from host code: errors as exceptions, and the current device.
+// Calls of the CUDA runtime by host code: errors as exceptions, and the current device.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -8,8 +8,8 @@
 
 namespace pydream {
 
-// Whether a call went well. CUDA keeps the last error for cudaGetLastError, so an error that is
-// dealt with here is taken away: the next launch, which asks for it, would be blamed for it.
+// Whether a call succeeded. CUDA keeps the last error for cudaGetLastError, so an error handled
+// here is cleared; otherwise the next launch, which asks for it, would be blamed.
 inline bool succeeded(cudaError_t status) {
   if (status == cudaSuccess) return true;
   cudaGetLastError();
@@ -22,14 +22,14 @@ inline void check_cuda(cudaError_t status, const char* what) {
   }
 }
 
-// Makes a device current, and the one before it again.
+// Makes a device current, and restores the previous one at the end.
 class DeviceGuard {
  public:
   explicit DeviceGuard(int device) : device_(device) {
     check_cuda(cudaGetDevice(&before_), "cudaGetDevice");
     if (device_ != before_) check_cuda(cudaSetDevice(device_), "cudaSetDevice");
   }
-  // Only where it was changed: cudaSetDevice alone makes a context on a device.
+  // Only if it changed: cudaSetDevice alone creates a context on a device.
   ~DeviceGuard() {
     if (device_ != before_) succeeded(cudaSetDevice(before_));
   }

@@ -1,4 +1,4 @@
-// For headers that C++ and CUDA share.
+// For headers shared by C++ and CUDA.
 #pragma once
 
 #include <limits>

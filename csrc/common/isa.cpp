@@ -12,9 +12,9 @@ namespace pydream {
 namespace {
 
 #ifdef PYDREAM_X86
-// Asked of the processor itself, as Clang 16's __builtin_cpu_supports does not know
-// these names: float16 to float32 and back, and below the products of bfloat16. That the system
-// saves the registers is what __builtin_cpu_supports says of AVX2 and AVX-512.
+// Asks the processor itself, because Clang 16's __builtin_cpu_supports does not know these names:
+// conversion between float16 and float32, and products of bfloat16. __builtin_cpu_supports of AVX2
+// and AVX-512 already covers whether the system saves the registers.
 bool converts_float16() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0;

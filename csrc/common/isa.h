@@ -1,4 +1,4 @@
-// Which compiled variant of the vector kernels this processor runs.
+// The compiled variant of the vector kernels that this processor runs.
 #pragma once
 
 #include <string>
@@ -8,10 +8,10 @@ namespace pydream {
 
 enum class Isa { plain, avx2, avx512 };
 
-// The best variant the processor has, or what PYDREAM_ISA or set_isa named.
+// The best variant of the processor, or the one that PYDREAM_ISA or set_isa named.
 Isa active_isa();
 
-// Variants that were compiled in and that this processor can run, slowest first.
+// Compiled variants that this processor can run, slowest first.
 std::vector<std::string> available_isas();
 
 std::string isa_name(Isa isa);
@@ -19,13 +19,13 @@ std::string isa_name(Isa isa);
 // Throws std::invalid_argument for a name that is not in available_isas().
 void set_isa(const std::string& name);
 
-// Whether the processor multiplies bfloat16 itself; without that it is slower than float32.
+// Whether the processor multiplies bfloat16 natively; otherwise bfloat16 is slower than float32.
 bool native_bfloat16();
 
 }  // namespace pydream
 
-// Declares a table of kernels that a *_kernel.cpp defines once for each instruction set, and a
-// function of that name that returns the one of active_isa(). To stand in namespace pydream.
+// Declares a table of kernels, which a *_kernel.cpp defines once per instruction set, and a
+// function of that name that returns the table of active_isa(). For use in namespace pydream.
 #ifdef PYDREAM_X86
 #define PYDREAM_KERNELS(Table, name) \
   namespace plain {                  \

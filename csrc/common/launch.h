@@ -1,5 +1,5 @@
-// What a .cu file takes of CUDA: launches, shared memory, casts. The tests put a header of the
-// same name before this one, and the kernels then run on the CPU (tests/cuda_on_cpu).
+// All that a .cu file uses of CUDA: launches, shared memory, casts. The tests substitute a header
+// of the same name, with which the kernels run on the CPU (tests/cuda_on_cpu).
 #pragma once
 
 #include <cuda_bf16.h>
@@ -13,12 +13,12 @@
 
 namespace pydream {
 
-// Runs a kernel on a stream, and throws if it could not be launched. `shared` in bytes, up to the
-// 99 KiB that every architecture since 8.0 has.
+// Runs a kernel on a stream, and throws if the launch fails. `shared` is in bytes, at most the 99
+// KiB of every architecture since 8.0.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
             cudaStream_t stream, Arguments... arguments) {
-  if (shared > 48 * 1024) {  // more than that must be asked for
+  if (shared > 48 * 1024) {  // more than the default must be requested
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     static_cast<int>(shared)),
                "cudaFuncSetAttribute");
@@ -38,7 +38,7 @@ __device__ inline float widen(float value) { return value; }
 __device__ inline float widen(Half value) { return __half2float(__ushort_as_half(value.bits)); }
 __device__ inline float widen(BFloat16 value) { return to_float(value); }
 
-// Rounded to the nearest, ties to even, as PyTorch casts.
+// Rounded to nearest, ties to even, as PyTorch casts.
 __device__ inline void narrow(float value, float* to) { *to = value; }
 __device__ inline void narrow(float value, Half* to) {
   to->bits = __half_as_ushort(__float2half_rn(value));

@@ -1,5 +1,5 @@
-// Tensor cores and asynchronous copies: the few instructions that CUDA's C++ has no plain words
-// for. The tests put a header of the same name before this one (tests/cuda_on_cpu).
+// Tensor cores and asynchronous copies: the few instructions that CUDA C++ does not express. The
+// tests substitute a header of the same name (tests/cuda_on_cpu).
 #pragma once
 
 #include <cstdint>
@@ -8,18 +8,18 @@
 
 namespace pydream {
 
-// float32 rounded to the 10 bits of fraction that tensor cores read.
+// float32 rounded to tf32, the 10 bits of fraction that tensor cores read.
 __device__ inline uint32_t to_tf32(float value) {
   uint32_t bits;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
-  return bits & 0xFFFFE000u;  // what the rest is, nobody says
+  return bits & 0xFFFFE000u;  // PTX leaves the low 13 bits undefined
 }
 
 // sum += a * b for a tile of 16 x 8, over 8 words of each row of a and each column of b, by a whole
-// warp. With g = lane / 4 and t = lane % 4, a thread gives of a the words (g, t), (g + 8, t),
-// (g, t + 4), (g + 8, t + 4) as (row, word), of b the words (t, g), (t + 4, g) as (word, column),
-// and has the sums at (g, 2 t), (g, 2 t + 1), (g + 8, 2 t), (g + 8, 2 t + 1).
-// A word is one tf32 value, or two of 16 bits.
+// warp. With g = lane / 4 and t = lane % 4, a thread supplies the words (g, t), (g + 8, t),
+// (g, t + 4), (g + 8, t + 4) of a as (row, word), and the words (t, g), (t + 4, g) of b as
+// (word, column). It holds the sums at (g, 2 t), (g, 2 t + 1), (g + 8, 2 t), (g + 8, 2 t + 1). A
+// word is one tf32 value, or two values of 16 bits.
 struct Tf32 {
   __device__ static void multiply(float (&sum)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     asm volatile(
@@ -50,7 +50,7 @@ struct Bf16 {
   }
 };
 
-// Starts a copy of 16 bytes into shared memory; both addresses are multiples of 16.
+// Starts a copy of 16 bytes to shared memory; both addresses must be multiples of 16.
 __device__ inline void copy_async(void* shared, const void* global) {
   const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
@@ -59,7 +59,7 @@ __device__ inline void copy_async(void* shared, const void* global) {
 // Closes a group of this thread's copies.
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-// Waits until of this thread's groups only the last `kLeft` may be under way.
+// Waits until at most the last `kLeft` groups of this thread are pending.
 template <int kLeft>
 __device__ inline void await_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");

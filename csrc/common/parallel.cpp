@@ -16,11 +16,11 @@
 namespace pydream {
 namespace {
 
-// How long a thread looks for what it waits for before it sleeps. Waking one takes 20 to 100 us,
-// as long as a small kernel; calls that follow each other find the helpers awake.
+// Time that a thread polls before it sleeps. Waking a thread takes 20 to 100 us, as long as a small
+// kernel; in a row of calls, the helpers are still awake.
 constexpr std::chrono::microseconds kPatience{200};
 
-// Looks until `ready` or out of patience; others who want the processor have it meanwhile.
+// Polls until `ready` or out of patience, yielding the processor meanwhile.
 template <class Ready>
 void await(const Ready& ready) {
   const auto end = std::chrono::steady_clock::now() + kPatience;
@@ -54,8 +54,8 @@ struct Job {
 
 thread_local bool inside_body = false;
 
-// Grows to the largest number of helpers ever asked for. It is never destroyed:
-// its threads sleep until the process ends.
+// Grows to the largest number of helpers ever requested. It is never destroyed: its threads sleep
+// until the process ends.
 class Pool {
  public:
   void run(Job& job, int helpers) {
@@ -84,7 +84,7 @@ class Pool {
   }
 
  private:
-  // Where the system grants no more threads, those there are do the work.
+  // If the system grants no more threads, the existing ones do the work.
   void grow(int helpers) {
     try {
       while (size_ < helpers) {
@@ -126,7 +126,7 @@ class Pool {
     return nullptr;
   }
 
-  // Waits a little for another job, without the lock.
+  // Waits briefly for another job, without the lock.
   void look(std::unique_lock<std::mutex>& lock) {
     const uint64_t seen = submitted_;
     ++looking_;
@@ -140,17 +140,17 @@ class Pool {
   std::condition_variable wake_;
   std::condition_variable done_;
   std::deque<Job*> jobs_;
-  std::atomic<uint64_t> submitted_{0};  // jobs ever; changed under the mutex
-  int size_ = 0;                        // helpers there are
-  int sleeping_ = 0;                    // of these, those that must be woken
-  int looking_ = 0;                     // and those that see a new job by themselves
+  std::atomic<uint64_t> submitted_{0};  // jobs so far; changed under the mutex
+  int size_ = 0;                        // number of helpers
+  int sleeping_ = 0;                    // helpers asleep, which must be woken
+  int looking_ = 0;                     // helpers polling, which see a new job by themselves
 };
 
 std::atomic<Pool*> pool_of_process{nullptr};
 std::atomic<bool> forked{false};
 
-// A forked child has none of its parent's threads: it starts with a pool of its own. No lock
-// guards the making of a pool, since another thread might hold it at the time of the fork.
+// A forked child has none of its parent's threads, so it starts with a new pool. No lock guards the
+// creation of a pool, because another thread might hold it at the time of the fork.
 const int at_fork = pthread_atfork(nullptr, nullptr, [] {
   pool_of_process = nullptr;
   forked = true;
@@ -165,12 +165,12 @@ Pool& pool() {
   return *existing;
 }
 
-// What a compiler makes of "#pragma omp parallel": function(data) on so many threads.
+// The compiled form of "#pragma omp parallel": function(data) on this many threads.
 using Team = void (*)(void (*function)(void*), void* data, unsigned threads, unsigned flags);
 
-// The OpenMP threads of torch, where torch is loaded and has such. After an operation they look for
-// the next one for some milliseconds, each on a processor of its own; other threads have to share
-// these with them, and take 1.5 to 2 times as long.
+// The OpenMP threads of torch, if torch is loaded and has any. After an operation they spin for
+// some milliseconds, each on its own processor; other threads would have to share the processors
+// with them, and take 1.5 to 2 times as long.
 Team team_of_torch() {
   static const Team team = [] {
     void* torch = dlopen("libtorch_cpu.so", RTLD_NOLOAD | RTLD_LAZY);
@@ -179,7 +179,7 @@ Team team_of_torch() {
   return team;
 }
 
-const std::thread::id main_thread = std::this_thread::get_id();  // the one that loads the module
+const std::thread::id main_thread = std::this_thread::get_id();  // the thread that loads the module
 
 void run_on(Team team, Job& job, int threads) {
   const auto work = [](void* data) {
@@ -207,11 +207,11 @@ void parallel_for(int64_t count, int64_t grain, int threads,
   job.count = count;
   job.grain = grain;
   job.body = &body;
-  // Other threads than the main one would each make a team; a child's teams are its parent's.
+  // Every thread but the main one would create another team; a child's teams are its parent's.
   const bool shares = std::this_thread::get_id() == main_thread && !forked;
   const Team team = shares ? team_of_torch() : nullptr;
   if (team != nullptr) {
-    run_on(team, job, threads);  // always as many as torch takes: a change of number costs threads
+    run_on(team, job, threads);  // always torch's number: changing it costs threads
   } else {
     pool().run(job, helpers);
   }

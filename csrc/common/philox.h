@@ -1,7 +1,7 @@
-// Philox 4x32-10, the counter-based generator of Salmon et al., "Parallel random
-// numbers: as easy as 1, 2, 3" (SC 2011): four random words from (key, counter),
-// with no state. One definition for CPU and CUDA; pydream/ops/reference/crop.py has the
-// same in PyTorch, and the tests hold both against the authors' known answers.
+// Philox 4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy
+// as 1, 2, 3" (SC 2011): four random words from (key, counter), without state. CPU and CUDA share
+// this definition; pydream/ops/reference/crop.py has it in PyTorch, and the tests compare both with
+// the authors' known answers.
 #pragma once
 
 #include <cstdint>
@@ -33,8 +33,8 @@ PYDREAM_HOST_DEVICE inline Philox4 philox4x32(uint64_t key, uint32_t c0, uint32_
   return {{c0, c1, c2, c3}};
 }
 
-// What a stream of random numbers is for: the last word of its counter holds the
-// purpose in the high half, so that streams of one seed never meet.
+// Purpose of a stream of random numbers: the last word of its counter holds the purpose in the high
+// half, so streams of one seed never meet.
 enum class Stream : uint32_t {
   crop_box = 1,     // random_crop_boxes
   permutation = 2,  // random_keys: orders drawn without replacement
@@ -42,10 +42,10 @@ enum class Stream : uint32_t {
   kmeans = 4,       // initial centres
 };
 
-// [0, 1) in float64 from the 32 bits of a word.
+// [0, 1) in float64, from the 32 bits of a word.
 PYDREAM_HOST_DEVICE inline double unit_interval(uint32_t word) { return word * 0x1p-32; }
 
-// [0, n) for n up to 2^31, by the high half of a product; its bias is below n / 2^32.
+// [0, n) for n up to 2^31, from the high half of a product; its bias is below n / 2^32.
 PYDREAM_HOST_DEVICE inline int64_t below(uint32_t word, int64_t n) {
   return static_cast<int64_t>((static_cast<uint64_t>(word) * static_cast<uint64_t>(n)) >> 32);
 }

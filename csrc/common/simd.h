@@ -1,7 +1,6 @@
-// Vectors as wide as the registers of the instruction set, for the *_kernel.cpp, which are compiled
-// once for each set. GCC and Clang turn them into whatever the set has. All of it lies in an
-// unnamed namespace: the linker must never put what was compiled for one processor where another
-// one runs.
+// Vectors as wide as the registers of the instruction set, for the *_kernel.cpp files, which are
+// compiled once per set. GCC and Clang map them to the instructions of the set. Everything is in an
+// unnamed namespace, so that the linker never substitutes code compiled for another processor.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +29,7 @@ typedef float Floats __attribute__((vector_size(kWidth * 4)));
 typedef int32_t Ints __attribute__((vector_size(kWidth * 4)));
 typedef uint32_t Words __attribute__((vector_size(kWidth * 4)));
 
-// Subtracting zero changes no number, so compilers make one broadcast of this.
+// Subtracting zero changes no number, so compilers emit a single broadcast.
 inline Floats splat(float value) { return value - Floats{}; }
 
 inline Floats as_floats(Words bits) { return reinterpret_cast<Floats>(bits); }
@@ -52,7 +51,7 @@ inline void store(void* to, Value value) {
 // 16-bit values are widened to float32.
 #if defined(__AVX512F__)
 typedef __m256i Narrow;
-// The masks here and below are full: GCC 12 takes the unset operand of the unmasked forms for an
+// The masks here and below are full: GCC 12 mistakes the unset operand of the unmasked forms for an
 // uninitialised variable.
 inline Floats widen(Narrow bits, const BFloat16*) {
   return as_floats(reinterpret_cast<Words>(_mm512_maskz_cvtepu16_epi32(0xFFFF, bits)) << 16);
@@ -69,7 +68,7 @@ typedef uint16_t Narrow __attribute__((vector_size(kWidth * 2)));
 inline Floats widen(Narrow bits, const BFloat16*) {
   return as_floats(__builtin_convertvector(bits, Words) << 16);
 }
-// to_float(Half) in vectors: the comparisons give words of all ones.
+// to_float(Half) for vectors: comparisons give words of all ones.
 inline Floats widen(Narrow bits, const Half*) {
   const Words half = __builtin_convertvector(bits, Words);
   const Words magnitude = (half & 0x7FFFu) << 13;
@@ -87,7 +86,7 @@ inline Ints load(const int32_t* from) { return load_as<Ints>(from); }
 inline Floats load(const Half* from) { return widen(load_as<Narrow>(from), from); }
 inline Floats load(const BFloat16* from) { return widen(load_as<Narrow>(from), from); }
 
-// The first `count` of a vector, and -inf behind them.
+// The first `count` elements of a vector, followed by -inf.
 #if defined(__AVX512F__)
 inline Floats load_partial(const float* from, int64_t count) {
   const __m512 filler = splat(-kInfinity);
@@ -116,7 +115,7 @@ inline Floats load_partial(const T* from, int64_t count) {
 }
 #endif
 
-// a * b + c. Spelled out: in standard C++ the compiler may not fuse the two by itself.
+// a * b + c. Explicit, because standard C++ does not let the compiler fuse the two.
 inline Floats multiply_add(Floats a, Floats b, Floats c) {
 #if defined(__AVX512F__)
   return _mm512_fmadd_ps(a, b, c);
@@ -127,7 +126,7 @@ inline Floats multiply_add(Floats a, Floats b, Floats c) {
 #endif
 }
 
-// By halves, in float32.
+// In float32, halving the vector at each step.
 inline float sum_lanes(Floats v) {
   float lane[kWidth];
   store(lane, v);
@@ -137,7 +136,7 @@ inline float sum_lanes(Floats v) {
   return lane[0];
 }
 
-// One by one, in float64.
+// In float64, lane by lane.
 inline double sum_lanes_in_double(Floats v) {
   double sum = 0.0;
   for (int64_t i = 0; i < kWidth; ++i) sum += static_cast<double>(v[i]);

@@ -1,4 +1,4 @@
-// What host code says of CUDA, without CUDA's headers.
+// CUDA in the signatures of host code, without CUDA's headers.
 #pragma once
 
 struct CUstream_st;
@@ -7,10 +7,10 @@ namespace pydream {
 
 using CudaStream = CUstream_st*;  // cudaStream_t
 
-// Where kernels count the bad values that they find (common/faults.h).
+// Memory in which kernels count bad values (common/faults.h).
 using Faults = unsigned long long*;
 
-// Where a call of CUDA kernels runs: pydream.ops._dispatch.Launch.
+// Device and stream of a call of CUDA kernels: pydream.ops._dispatch.Launch.
 struct Launch {
   Faults faults;
   int device;

@@ -1,4 +1,4 @@
-// For kernels: sums over a warp and over a block, always added up in the same order.
+// Sums over a warp and over a block, always in the same order.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace pydream {
 
-// The sum of a value of each lane, to every lane.
+// The sum of one value per lane, returned to every lane.
 template <class T>
 __device__ T warp_sum(T value) {
 #pragma unroll
@@ -18,8 +18,8 @@ __device__ T warp_sum(T value) {
   return value;
 }
 
-// The sum of a value of each thread of a block of whole warps, to every thread. `shared` [warps]
-// may hold anything before.
+// The sum of one value per thread of a block of whole warps, returned to every thread. The content
+// of `shared` [warps] is overwritten.
 __device__ inline double block_sum(double value, double* shared) {
   value = warp_sum(value);
   __syncthreads();

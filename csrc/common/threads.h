@@ -1,9 +1,9 @@
-// How kernels divide their work among threads, unless they say otherwise.
+// The division of a kernel's work among threads, unless the kernel says otherwise.
 #pragma once
 
 namespace pydream {
 
-constexpr int kThreads = 256;  // of a block
+constexpr int kThreads = 256;  // in a block
 constexpr int kWarps = kThreads / 32;
 constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 

@@ -1,5 +1,5 @@
-// Tensors as they cross the border from Python: an address, an element type, a shape, strides. So
-// nothing here knows torch.
+// Tensors that cross the border from Python: an address, an element type, a shape and strides.
+// Nothing here depends on torch.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@ namespace pydream {
 
 enum class Dtype { float32, float16, bfloat16, uint8, int32, int64, float64, boolean };
 
-// torch's names of the element types, in their order.
+// Element types by torch's names, in the order of pydream/ops/_view.py.
 constexpr const char* kDtypeNames[] = {"float32", "float16", "bfloat16", "uint8",
                                        "int32",   "int64",   "float64",  "bool"};
 
@@ -19,10 +19,10 @@ inline int64_t bytes_of(Dtype dtype) {
 
 constexpr int kMostRank = 5;
 
-// A tensor that Python keeps alive during the call. What dtype and shape an argument must have is
-// checked there (pydream/ops).
+// A tensor that Python keeps alive during the call. Python also checks dtype and shape
+// (pydream/ops).
 struct View {
-  void* data;  // null where Python passed None
+  void* data;  // null for None in Python
   Dtype dtype;
   int rank;
   int64_t shape[kMostRank];

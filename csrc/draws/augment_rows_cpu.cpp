@@ -1,6 +1,6 @@
-// Draws of parameters for diff_augment on the CPU.
+// Draws of the parameters for diff_augment, on the CPU.
 //
-// Shapes: rows [count, 13]. Limit: arithmetic, two Philox blocks a row; some 50 ns.
+// Shapes: rows [count, 13]. Limit: arithmetic, two Philox blocks per row; some 50 ns.
 #include <cmath>
 
 #include "common/philox.h"
@@ -9,8 +9,8 @@
 namespace pydream {
 namespace {
 
-// DSA's ranges: the share of a side that a crop shifts by, the most that one side is scaled by, the
-// most that an image is turned by, the share of a side that a cutout takes.
+// DSA's ranges: share of a side that a crop shifts by, largest scale of a side, largest angle of a
+// rotation, share of a side that a cutout covers.
 constexpr double kCropShare = 0.125;
 constexpr double kScale = 1.2;
 constexpr double kDegrees = 15.0;
@@ -20,7 +20,7 @@ constexpr double kRadian = 0.017453292519943295;
 struct AugmentStrategy {
   bool color;
   bool cutout;
-  std::vector<Spatial> spatial;  // one of them for each row
+  std::vector<Spatial> spatial;  // one of these for each row
   int64_t height;
   int64_t width;
 };
@@ -29,7 +29,7 @@ int64_t share_of(int64_t side, double share) {
   return static_cast<int64_t>(static_cast<double>(side) * share + 0.5);
 }
 
-// In double; a row is rounded to float at its end.
+// In double; the finished row is rounded to float.
 struct Map {
   double a = 1.0, b = 0.0, tx = 0.0;
   double c = 0.0, d = 1.0, ty = 0.0;
@@ -44,7 +44,7 @@ double factor(uint32_t word) {
   return 1.0 / kScale + (kScale - 1.0 / kScale) * unit_interval(word);
 }
 
-// The map that leaves the centre of the image where it is.
+// The map that keeps the centre of the image fixed.
 Map about_centre(double a, double b, double c, double d, const AugmentStrategy& strategy) {
   const double x = 0.5 * static_cast<double>(strategy.width - 1);
   const double y = 0.5 * static_cast<double>(strategy.height - 1);
@@ -71,7 +71,7 @@ Map draw_map(const AugmentStrategy& strategy, uint32_t choice, uint32_t first, u
   return {};
 }
 
-// Where a cutout begins: about a centre that may be one pixel behind the image if its side is even.
+// First pixel of a cutout. Its centre may be one pixel outside an image of even side.
 double cutout_begin(uint32_t word, int64_t side, int64_t extent) {
   return static_cast<double>(below(word, side + 1 - extent % 2) - extent / 2);
 }

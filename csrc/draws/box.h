@@ -1,7 +1,7 @@
-// A box within an image, and random ones.
+// Boxes within an image, and their random draw.
 //
-// `static`: the vector kernels include this once per instruction set, and the linker must never put
-// the copy for one processor where another one runs.
+// `static`: the vector kernels include this header once per instruction set, and the linker must
+// never substitute the code for another processor.
 #pragma once
 
 #include <cmath>
@@ -30,7 +30,7 @@ PYDREAM_HOST_DEVICE static inline int64_t at_least_one(double rounded) {
   return rounded < 1.0 ? 1 : static_cast<int64_t>(rounded);
 }
 
-// The box when no try fitted: the largest one in the middle whose ratio is within bounds.
+// The box after all tries have failed: the largest central one whose ratio is within bounds.
 PYDREAM_HOST_DEVICE static inline Box central_box(int64_t height, int64_t width,
                                                   const BoxRange& range) {
   const double ratio = static_cast<double>(width) / static_cast<double>(height);
@@ -44,9 +44,9 @@ PYDREAM_HOST_DEVICE static inline Box central_box(int64_t height, int64_t width,
   return {(height - h) / 2, (width - w) / 2, h, w};
 }
 
-// One box of RandomResizedCrop's distribution. One Philox call a try, counter (id, crop,
-// try): word 0 the area, 1 the ratio, 2 the top, 3 the left. Built without contraction of
-// products and sums, so that the reference in PyTorch draws the same boxes.
+// One box of RandomResizedCrop's distribution. One Philox call per try, with counter
+// (id, crop, try): word 0 is the area, 1 the ratio, 2 the top, 3 the left. Compiled without
+// contraction of products and sums, so that the reference in PyTorch draws the same boxes.
 PYDREAM_HOST_DEVICE static inline Box random_box(uint64_t seed, int64_t id, uint32_t crop,
                                                  int64_t height, int64_t width,
                                                  const BoxRange& range) {

@@ -1,7 +1,8 @@
 // Random boxes and keys on the CPU.
 //
-// Shapes: N ids, num_crops boxes each. Limit: arithmetic, about 95 ns a box and 10 ns a key on one
-// core (ten Philox rounds, an exponential, two square roots a try; one try nearly always fits).
+// Shapes: N ids, num_crops boxes each. Limit: arithmetic, about 95 ns per box and 10 ns per key on
+// one core (ten Philox rounds, an exponential and two square roots per try; one try nearly always
+// suffices).
 #include <limits>
 #include <stdexcept>
 #include <string>

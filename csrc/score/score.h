@@ -8,7 +8,7 @@
 
 namespace pydream {
 
-// Rows of logits: columns lie side by side, rows `stride` elements apart.
+// Rows of logits, `stride` elements apart, with contiguous columns.
 struct Logits {
   const void* data;  // [R, K]
   Dtype type;
@@ -21,7 +21,7 @@ inline Logits logits_of(const View& logits) {
   return {logits.data, logits.dtype, logits.shape[0], logits.shape[1], logits.stride[0]};
 }
 
-// The selection's output; -1, -1 and -inf where a class has too few images.
+// Output of the selection; -1, -1 and -inf where a class has too few images.
 struct KeyPatches {
   int64_t classes;    // C
   int64_t per_class;  // n
@@ -59,10 +59,10 @@ struct ScoreKernels {
                      int64_t begin, int64_t end, float* scores);
 };
 
-// Throws std::invalid_argument unless all labels lie in 0 .. classes - 1.
+// Throws std::invalid_argument unless all labels are in 0 .. classes - 1.
 void check_labels(const int64_t* labels, int64_t count, int64_t classes);
 
-// Throws std::invalid_argument that names the first rows of [rows, columns] with a NaN.
+// Throws std::invalid_argument naming the first rows of [rows, columns] that contain NaN.
 [[noreturn]] void throw_nan_rows(const float* values, int64_t rows, int64_t columns, int64_t stride,
                                  const std::string& what);
 

@@ -42,7 +42,8 @@ void score_logits(const Logits& logits, const int64_t* labels, int64_t rows_per_
   if (logits.rows == 0) return;
   const auto score_rows = score_kernels().score_rows;
   std::atomic<bool> complete{true};
-  // Pieces of about 10 us: long beside the taking of a piece, short beside the whole.
+  // Pieces of about 10 us: long compared with the scheduling of a piece, short compared with the
+  // whole.
   const int64_t grain = std::max<int64_t>(65536 / logits.classes, 1);
   parallel_for(logits.rows, grain, threads, [&](int64_t begin, int64_t end) {
     score_rows(logits, labels, rows_per_label, begin, end, scores);

@@ -1,15 +1,15 @@
 // log p(label) of rows of logits, and the best crop of each image, on CUDA.
 //
 // Shapes: logits [N * M, K] with contiguous columns, scores [N, M], best [N].
-// Presumes: nothing of K. Up to kLongRow columns a warp takes a row, above it a block;
-// loads are of 16 bytes where rows are aligned to that, else of single logits. Limit: one read of
-// the logits.
+// Presumes: nothing of K. Up to kLongRow columns a warp processes a row, above it a block. Loads
+// are of 16 bytes if rows are aligned to that, else of single logits. Limit: one read of the
+// logits.
 //
-// One pass over a row: a running maximum, and a running sum of exponentials beside it that is
-// scaled whenever the maximum grows. The label's own column stays out of the sum, so that a score
-// near zero (a sure observer) keeps its relative accuracy: log p = -log1p(sum of the others). The
-// exponentials are powers of two of a rounded product, one instruction and a multiplication each;
-// what scales a whole sum is exact to the last bits.
+// One pass over a row: a running maximum, and a running sum of exponentials that is rescaled
+// whenever the maximum grows. The label's own column stays out of the sum, so that a score near
+// zero (a confident observer) keeps its relative accuracy: log p = -log1p(sum of the others). The
+// exponentials are powers of two of a rounded product, one instruction and one multiplication each;
+// the factors of a whole sum are exact to the last bits.
 #include <limits>
 
 #include "common/host_device.h"
@@ -24,13 +24,13 @@ constexpr int64_t kLongRow = 8192;
 constexpr float kNotANumber = std::numeric_limits<float>::quiet_NaN();
 constexpr float kLog2E = 1.44269504f;
 
-// exp of what was seen, as sum * exp(maximum); NaN and +inf make the sum NaN.
+// The sum of exp(logit) so far, as sum * exp(maximum); NaN and +inf make the sum NaN.
 struct Partial {
   float maximum;
   float sum;
 };
 
-// What exponents are taken relative to: where there is only -inf yet, exp(-inf - 0) is 0.
+// The reference of exponents: while all logits are -inf, exp(-inf - 0) is 0.
 __device__ float reference_of(float maximum) { return maximum == -kInfinity ? 0.0f : maximum; }
 
 __device__ Partial merge(Partial a, Partial b) {
@@ -51,7 +51,7 @@ __device__ Partial add(Partial total, const float (&values)[kCount]) {
   return {maximum, sum};
 }
 
-// One pack of 16 bytes at a time where it lies at a multiple of that.
+// Packs of 16 bytes, if the row is aligned to 16 bytes.
 template <class T, int kPack>
 __device__ void load_pack(const T* from, bool aligned, T (&values)[kPack]) {
   if (aligned) {
@@ -63,8 +63,8 @@ __device__ void load_pack(const T* from, bool aligned, T (&values)[kPack]) {
   }
 }
 
-// The part of a row that a thread sees: every `step`-th pack from `start` on, and of what is left
-// every `step`-th logit. Where the row lies does not change what is added to what.
+// The part of a row for one thread: every `step`-th pack from `start` on, and every `step`-th logit
+// of the rest. The alignment of the row does not change the order of the additions.
 template <class T>
 __device__ Partial sum_part(const T* row, int64_t columns, int64_t label, int start, int step) {
   constexpr int kPack = 16 / sizeof(T);
@@ -98,7 +98,7 @@ __device__ Partial merge_warp(Partial part) {
 }
 
 // log p = difference - log(others + exp(difference)), where the difference is the label's logit
-// less the maximum of the row.
+// minus the maximum of the row.
 __device__ float score_of(Partial others, float own) {
   const float maximum = fmaxf(others.maximum, own);
   if (!isfinite(maximum) || isnan(own)) return kNotANumber;
@@ -118,7 +118,7 @@ struct ScoreTask {
   Faults faults;
 };
 
-// Scores one row by a warp (whole = false) or by the block; every thread of it gets the score.
+// Scores one row by a warp (whole = false) or by the block; all its threads get the score.
 template <class T>
 __device__ float score_row(const ScoreTask& task, int64_t row, bool whole) {
   Partial* parts = shared_memory<Partial>();  // [kWarps]
@@ -148,10 +148,11 @@ __device__ float score_row(const ScoreTask& task, int64_t row, bool whole) {
   return score;
 }
 
-// A block takes images_per_block images: scores of all their crops, then the best of each.
+// A block scores all crops of images_per_block images, then finds the best crop of each.
 template <class T, bool kWhole>
 __global__ void __launch_bounds__(kWarps * 32) score_kernel(const ScoreTask task) {
-  float* scores = reinterpret_cast<float*>(shared_memory<Partial>() + kWarps);  // a block's rows
+  float* scores =
+      reinterpret_cast<float*>(shared_memory<Partial>() + kWarps);  // of the block's rows
   const int64_t first = blockIdx.x * static_cast<int64_t>(task.images_per_block);
   const int64_t images = min(static_cast<int64_t>(task.images_per_block), task.images - first);
   const int64_t rows = images * task.crops;
@@ -193,7 +194,7 @@ void launch_scores(const ScoreTask& task, cudaStream_t stream) {
          kWarps * sizeof(Partial) + kept, stream, task);
 }
 
-// The best crop of each image: one warp an image.
+// The best crop of each image, by a warp per image.
 __global__ void best_crops(const float* scores, int64_t stride, int64_t images, int64_t crops,
                            float* best, int64_t* best_crop, Faults faults) {
   const int64_t image = blockIdx.x * static_cast<int64_t>(kWarps) + threadIdx.x / 32;
@@ -230,7 +231,7 @@ __global__ void best_crops(const float* scores, int64_t stride, int64_t images, 
 
 void realism_scores_cuda(const View& logits, const View& labels, const View& score,
                          const View& best, const View& crop, const Launch& where) {
-  // A block's scores of one image lie in shared memory, beside kWarps partial sums.
+  // The scores of a block's images are in shared memory, after kWarps partial sums.
   constexpr int64_t kMostCrops = 10000;
   constexpr int64_t kMostRows = 0x7FFFFFFF;
   const Logits given = logits_of(logits);

@@ -1,12 +1,12 @@
 // log p(label) of rows of logits, compiled once per instruction set.
 //
-// Shapes: logits [R, K] with contiguous columns, scores [R]. Any K; a row should fit the
-// second-level cache (K up to some 10^5), as it is walked twice: once for its maximum,
-// once for the sum of exponentials. Limit: one read of the logits from memory; from
-// cache, arithmetic (AVX-512: 11 instructions for each vector of logits).
+// Shapes: logits [R, K] with contiguous columns, scores [R]. Presumes: a row fits the second-level
+// cache (K up to some 10^5), because it is read twice: for its maximum, and for the sum of
+// exponentials. Any K is right. Limit: one read of the logits from memory; from cache, arithmetic
+// (AVX-512: 11 instructions for each vector of logits).
 //
-// The label's own column stays out of the sum, so that a score near zero (a sure
-// observer) keeps its relative accuracy: log p = -log1p(sum of the others).
+// The label's own column stays out of the sum, so that a score near zero (a confident observer)
+// keeps its relative accuracy: log p = -log1p(sum of the others).
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -18,8 +18,8 @@ namespace pydream {
 namespace PYDREAM_ISA {
 namespace {
 
-// a > b ? a : b, so b where one is NaN. GCC finds the processor's instruction for this by
-// itself in some places only.
+// a > b ? a : b, so b if either is NaN. GCC finds the processor's instruction for this only in some
+// places.
 inline Floats larger(Floats a, Floats b) {
 #if defined(__AVX512F__)
   return _mm512_maskz_max_ps(0xFFFF, a, b);
@@ -40,7 +40,7 @@ inline float largest_lane(Floats v) {
   return lane[0];
 }
 
-// The same vector, with -inf in one lane; a lane outside of it changes nothing.
+// The same vector with -inf in one lane; a lane outside of it changes nothing.
 inline Floats without_lane(Floats values, int64_t lane) {
   static constexpr uint32_t kLanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   const Words skipped =
@@ -48,12 +48,12 @@ inline Floats without_lane(Floats values, int64_t lane) {
   return skipped ? splat(-kInfinity) : values;
 }
 
-// sum + exp(x) for x <= 0; 0 where that is no normal number, NaN for NaN. The polynomials
-// are of degree 5, minimax for the relative error, below 1e-7 before rounding.
+// sum + exp(x) for x <= 0; 0 where exp(x) is not a normal number, NaN for NaN. The polynomials are
+// of degree 5, minimax for the relative error, below 1e-7 before rounding.
 #if defined(__AVX512F__)
-// exp(x) = 2^floor(z) * 2^f, z = x * log2(e), f in [0, 1). The rounding of z makes the
-// relative error grow to 3e-7 at exp(-7) and 3e-6 at exp(-75): little beside the maximum's
-// own term, 1. The form below, exact in this, takes an eighth more time.
+// exp(x) = 2^floor(z) * 2^f, z = x * log2(e), f in [0, 1). The rounding of z makes the relative
+// error grow to 3e-7 at exp(-7) and 3e-6 at exp(-75), which is little against the maximum's own
+// term, 1. The form below has no such error, but takes an eighth more time.
 inline Floats add_exp(Floats sum, Floats x) {
   const Floats z = x * splat(0x1.715476p+0f);
   const Floats f = _mm512_maskz_reduce_ps(0xFFFF, z, _MM_FROUND_TO_NEG_INF);
@@ -68,13 +68,13 @@ inline Floats add_exp(Floats sum, Floats x) {
 #else
 // exp(x) = 2^n * exp(r), |r| <= ln(2) / 2, n in -127 .. 0.
 inline Floats add_exp(Floats sum, Floats x) {
-  x = larger(splat(-88.0f), x);  // n = -127 there, and the scale's bits are 0: +0
+  x = larger(splat(-88.0f), x);  // n = -127 there, and the bits of the scale are 0: +0
   // The constant leaves n + 127 in the low bits of the rounded product.
   const Floats shifter = splat(0x1.8p23f + 127.0f);
   const Floats shifted = multiply_add(x, splat(0x1.715476p+0f), shifter);
   const Floats n = shifted - shifter;
 #if defined(__FMA__)
-  const Floats r = multiply_add(n, splat(-0x1.62e430p-1f), x);  // off by 1.9e-9 * |n|
+  const Floats r = multiply_add(n, splat(-0x1.62e430p-1f), x);  // error of 1.9e-9 * |n|
 #else
   Floats r = x - n * splat(0x1.62e400p-1f);  // short enough for an exact product
   r = r - n * splat(0x1.7f7d1cp-20f);
@@ -89,12 +89,12 @@ inline Floats add_exp(Floats sum, Floats x) {
 }
 #endif
 
-// The largest of a row, which may pass over NaN.
+// The maximum of a row; may ignore NaN.
 template <class T>
 float row_maximum(const T* row, int64_t classes) {
   if (classes < kWidth) return largest_lane(load_partial(row, classes));
   Floats best[4];
-  best[0] = load(row + classes - kWidth);  // the rest, overlapping what comes
+  best[0] = load(row + classes - kWidth);  // the rest, overlapping the next vectors
   best[1] = best[2] = best[3] = best[0];
   int64_t k = 0;
   for (; k + 4 * kWidth <= classes; k += 4 * kWidth) {
@@ -104,10 +104,9 @@ float row_maximum(const T* row, int64_t classes) {
   return largest_lane(larger(larger(best[0], best[1]), larger(best[2], best[3])));
 }
 
-// Adds exp(logit - maximum) of whole vectors to the sum. Sums of at most 16 vectors each
-// are formed first, so that the rounding of long rows does not pile up. What lies `ahead`,
-// in a later row, is fetched meanwhile: a row of 1000 takes 0.18 us instead of 0.27, as the
-// processor's own prefetching ends at a page.
+// Adds exp(logit - maximum) of whole vectors to the sum. Partial sums of at most 16 vectors keep
+// the rounding errors of long rows small. Data `ahead`, in a later row, is prefetched: a row of
+// 1000 takes 0.18 us instead of 0.27, because the processor's own prefetching ends at a page.
 template <class T>
 void add_vectors(const T* row, int64_t vectors, int64_t ahead, Floats maximum, Floats& sum) {
   while (vectors > 0) {
@@ -127,8 +126,8 @@ void add_vectors(const T* row, int64_t vectors, int64_t ahead, Floats maximum, F
   }
 }
 
-// log p = difference - log(others + exp(difference)), where the difference is the label's
-// logit less the maximum, and the others are the sum of exponentials without the label's.
+// log p = difference - log(others + exp(difference)), where the difference is the label's logit
+// minus the maximum, and the others are the sum of exponentials without the label's.
 inline float score_of(float maximum, double difference, float others) {
   if (!std::isfinite(maximum)) return std::numeric_limits<float>::quiet_NaN();
   if (difference == 0.0) return 0.0f - std::log1p(others);
@@ -164,7 +163,8 @@ void score_typed(const Logits& logits, const int64_t* labels, int64_t rows_per_l
   const T* data = static_cast<const T*>(logits.data);
   int64_t image = begin / rows_per_label;
   int64_t next_image = (image + 1) * rows_per_label;
-  // The next row's maximum is found before this row is summed, so that nothing waits for it.
+  // The next row's maximum is found before this row is summed, so that the sum need not wait for
+  // it.
   float maximum = row_maximum(data + begin * logits.stride, logits.classes);
   for (int64_t r = begin; r < end; ++r) {
     if (r == next_image) {
@@ -188,7 +188,7 @@ void score_rows(const Logits& logits, const int64_t* labels, int64_t rows_per_la
     case Dtype::bfloat16:
       return score_typed<BFloat16>(logits, labels, rows_per_label, begin, end, scores);
     default:
-      return;  // no other comes here
+      return;  // there are no other types
   }
 }
 

@@ -1,6 +1,6 @@
-// The second stage of key_patches: from scores [N, M] the best crop of every image, then
-// the best images of every class. Limit: one read of the scores; sorting is on packed
-// 64-bit keys, and only of those that are chosen.
+// The second stage of key_patches: from scores [N, M] the best crop of every image, then the best
+// images of every class. Limit: one read of the scores; only the images chosen are sorted, by
+// packed 64-bit keys.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -16,7 +16,7 @@
 namespace pydream {
 namespace {
 
-// Sorts upwards as: higher score first, then lower image. Both are read back from it.
+// A key that sorts in ascending order as: higher score first, then lower image. Contains both.
 uint64_t pack(float score, int64_t image) {
   const uint32_t bits = float_bits(score + 0.0f);  // -0 ties with 0
   const uint32_t upwards = (bits & 0x80000000u) ? ~bits : bits | 0x80000000u;
@@ -65,7 +65,7 @@ void select(const float* scores, int64_t stride, int64_t images, int64_t crops,
   }
   const Best best = best_crops(scores, stride, images, crops, threads);
 
-  // A counting sort by class: the keys of class c lie in start[c] .. end[c].
+  // A counting sort by class: the keys of class c are in start[c] .. end[c].
   std::vector<int64_t> start(classes + 1, 0);
   for (int64_t i = 0; i < images; ++i) {
     if (best.score[i] > -kInfinity) ++start[labels[i] + 1];

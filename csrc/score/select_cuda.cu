@@ -1,13 +1,13 @@
 // The best images of every class, on CUDA.
 //
-// Shapes: best, crop and labels [N], result [C, n]; a block takes a class.
-// Presumes: N below 2^32. Every block reads all labels ten times, from the second-level cache:
-// with C * N beyond some 10^9, call it for groups of classes. Limit: those reads; with one class,
-// one read of the scores and the latency of ten passes.
+// Shapes: best, crop and labels [N], result [C, n]; one block per class.
+// Presumes: N below 2^32. Every block reads all labels ten times, from the second-level cache: with
+// C * N beyond some 10^9, call it for groups of classes. Limit: those reads; with one class, one
+// read of the scores and the latency of ten passes.
 //
 // Keys of score and image differ, so the n-th smallest is found byte by byte, from the highest:
-// a histogram of the keys that begin as it does, eight times. Then the keys up to it are gathered
-// in any order, and each goes to the place that the number of smaller ones tells.
+// eight histograms of the keys that share its leading bytes. Then the keys up to it are gathered in
+// any order, and each is written to the place given by the number of smaller ones.
 
 #include "common/host_device.h"
 #include "common/report.h"
@@ -29,7 +29,7 @@ struct SelectTask {
   Faults faults;
 };
 
-// Sorts upwards as: higher score first, then lower image.
+// A key that sorts in ascending order as: higher score first, then lower image.
 __device__ unsigned long long pack(float score, int64_t image) {
   const uint32_t bits = float_bits(score + 0.0f);  // -0 ties with 0
   const uint32_t upwards = (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
@@ -42,13 +42,13 @@ __device__ bool belongs(const SelectTask& task, int64_t image, int64_t label) {
 
 struct Shared {
   unsigned int histogram[kBins];
-  unsigned int bin;    // where the key looked for lies
-  unsigned int below;  // keys in the bins before
+  unsigned int bin;    // bin of the wanted key
+  unsigned int below;  // keys in the bins before it
   unsigned int members;
   unsigned int gathered;
 };
 
-// Counts the class's keys by the byte at `shift`, of those that begin with `prefix`.
+// Counts the class's keys that begin with `prefix`, by the byte at `shift`.
 __device__ void count(const SelectTask& task, int64_t label, unsigned long long prefix, int shift,
                       Shared& shared) {
   const int thread = static_cast<int>(threadIdx.x);
@@ -87,7 +87,7 @@ __device__ unsigned long long last_key(const SelectTask& task, int64_t label, Sh
     if (shared.bin == kBins) return kAll;
     prefix = prefix << 8 | shared.bin;
     rank -= shared.below;
-    __syncthreads();  // all have read before the next histogram
+    __syncthreads();  // before the next histogram overwrites it
   }
   return prefix;
 }
