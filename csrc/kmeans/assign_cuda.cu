@@ -1,20 +1,20 @@
 // The nearest centre of every sample, on tensor cores, without a matrix of distances.
 //
-// Shapes: samples [T, D], prepared centres [C, words], nearest [T]; a block takes 128 samples of
-// one problem and goes over its centres 128 at a time, 32 words of each row at a time.
-// Presumes: rows of samples a multiple of 16 bytes, and the first of them aligned to that, for
-// asynchronous copies; other rows are copied word by word. Any D. Where all words of the samples
-// and two pieces of the centres fit in 99 KiB (96 words, D = 96 of float32 or 192 of 16 bits), the
-// samples are read once; above it they come again for every 128 centres, from the second-level
-// cache.
+// Shapes: samples [T, D], prepared centres [C, words], nearest [T]; a block processes 128 samples
+// of one problem and its centres 128 at a time, 32 words of each row at a time.
+// Presumes: rows of samples that are a multiple of 16 bytes and aligned to it, for asynchronous
+// copies; other rows are copied word by word. Any D. If all words of the samples and two pieces of
+// the centres fit in 99 KiB (96 words: D = 96 of float32 or 192 of 16 bits), the samples are read
+// once; otherwise they are read again for every 128 centres, from the second-level cache.
 // Limit: the larger of 2 * N * k * D operations (times 3 in float32, times 2 in 16 bits, unless
 // `fast`) at the rate of the tensor cores, and one read of the samples.
 //
-// A float32 value is split in two of tf32, high and low, and the product of the low parts left out:
-// off by 2^-21 of the product. 16-bit samples are tf32 values as they are. Centres are taken less
-// a point near the samples, so that what is compared is small where the samples are close together
-// (kmeans_kernel.h has the formula). Unless `fast`, the second least score is kept, too: where both
-// are closer than their rounding, the sample is marked, and distances settle it (move_cuda.cu).
+// A float32 value is split into two tf32 values, high and low, and the product of the low parts is
+// dropped: an error of 2^-21 of the product. 16-bit samples are exact in tf32. Centres are taken
+// relative to a point near the samples, so that the compared values are small if the samples are
+// close together (kmeans_kernel.h has the formula). Unless `fast`, the second smallest score is
+// kept, too: if the two are closer than their rounding, the sample is marked, and distances decide
+// (move_cuda.cu).
 #include <type_traits>
 
 #include "common/host_device.h"
@@ -25,14 +25,14 @@
 namespace pydream {
 namespace {
 
-constexpr int kCentres = 128;        // of a step
-constexpr int kWords = 32;           // of a row, of a step
+constexpr int kCentres = 128;        // in a step
+constexpr int kWords = 32;           // of a row, in a step
 constexpr int kStride = kWords + 4;  // rows start in different banks
 constexpr int kPiece = kTileRows * kStride;
-constexpr int kMostResident = 3;                // pieces of the samples that stay
+constexpr int kMostResident = 3;                // pieces of the samples that stay in shared memory
 constexpr int kRowTiles = 4, kColumnTiles = 4;  // of 16 x 8, of a warp
 
-// A word of a row of samples, 0 behind its end.
+// A word of a row of samples; 0 past its end.
 template <class T, class Format>
 __device__ uint32_t word_of(const T* row, int64_t dim, int64_t word) {
   if constexpr (std::is_same_v<Format, Tf32>) {
@@ -44,11 +44,12 @@ __device__ uint32_t word_of(const T* row, int64_t dim, int64_t word) {
   }
 }
 
-// Brings a piece of the samples: 32 words of 128 rows. Rows behind the last are copies of it.
+// Loads a piece of the samples: 32 words of 128 rows. Rows past the last are copies of it.
 template <class T, class Format>
 __device__ void stage_samples(const KmeansOnDevice& k, const TileRows& rows, int64_t first_word,
                               uint32_t* piece) {
-  // Words in shared memory are those in device memory, but for 16-bit samples widened.
+  // Words in shared memory equal those in device memory, except for 16-bit samples, which are
+  // widened.
   constexpr bool kSame = std::is_same_v<Format, Tf32> == (sizeof(T) == 4);
   constexpr int kPacks = kWords / 4;
   const T* samples = static_cast<const T*>(k.x.data);
@@ -81,7 +82,7 @@ __device__ void stage_centres(const KmeansOnDevice& k, int64_t first, int64_t la
   }
 }
 
-// A word's high part, and with kSplit what is left of it.
+// The high part of a word, and with kSplit the low part.
 template <bool kSplit>
 __device__ uint32_t split(uint32_t word, uint32_t* low) {
   const uint32_t high = to_tf32(__uint_as_float(word));
@@ -128,14 +129,14 @@ __device__ void multiply_piece(const uint32_t* samples, const uint32_t* centres,
   }
 }
 
-// The least score so far of the 8 samples that a thread has sums of, and the one after it.
+// Smallest and second smallest score so far, of the 8 samples for which a thread has sums.
 struct Best {
   float score[kRowTiles * 2];
   float second[kRowTiles * 2];
   int32_t centre[kRowTiles * 2];
 };
 
-// Centres of a problem, counted from 0: `first` is that of the step.
+// Centres of a problem, counted from 0; `first` is the first one of the step.
 template <bool kExact>
 __device__ void take_scores(const KmeansOnDevice& k, int64_t first_centre, int64_t first,
                             int64_t count, Sums& sum, Best& best) {
@@ -161,7 +162,7 @@ __device__ void take_scores(const KmeansOnDevice& k, int64_t first_centre, int64
   }
 }
 
-// A sample's least score and the one after it, of some of the centres.
+// Smallest and second smallest score of a sample, over some of the centres.
 struct Least {
   float score, second;
   int32_t centre;
@@ -173,7 +174,8 @@ __device__ Least least_of(const Least& a, const Least& b) {
   return {first ? a.score : b.score, second, first ? a.centre : b.centre};
 }
 
-// How far a centre of the problem lies from the origin, at most; by a block, to every thread.
+// Upper bound of the distances between a problem's centres and the origin; by a block, to all
+// threads.
 __device__ float farthest_reach(const KmeansOnDevice& k, int64_t first_centre, int64_t count,
                                 float* shared) {
   float most = 0.0f;
@@ -190,15 +192,15 @@ __device__ float farthest_reach(const KmeansOnDevice& k, int64_t first_centre, i
   return most;
 }
 
-// Twice what a score can be off: of products |x| * reach, added up in 3 * D / 8 steps of tensor
-// cores that cut off below 2^-23, of their parts' 2^-20, and of biases.
+// Twice the error bound of a score: of products |x| * reach, added in 3 * D / 8 steps of tensor
+// cores that truncate below 2^-23, of the 2^-20 of their parts, and of biases.
 __device__ float score_margin(const KmeansOnDevice& k, int64_t problem, int64_t row, float reach) {
   const float slack = static_cast<float>(k.x.dim + 72) * 0x1p-24f;
   const float origin = k.origin_length[problem];
   return 2.0f * slack * reach * (sqrtf(k.length[row]) + 2.0f * origin + reach);
 }
 
-// The least score of every sample over the threads that have some of its sums.
+// The smallest score of every sample, over the threads that share its sums.
 template <bool kExact>
 __device__ void write_nearest(const KmeansOnDevice& k, const TileRows& rows, const Best& best,
                               float reach, Least* least) {
@@ -269,7 +271,7 @@ __global__ void __launch_bounds__(kThreads) assign_kernel(const KmeansOnDevice k
     if (step % parts == parts - 1) {
       take_scores<kExact>(k, first_centre, step / parts * kCentres, count, sum, best);
     }
-    __syncthreads();  // before the next but one step's pieces come
+    __syncthreads();  // before the pieces of the step after next arrive
   }
   auto* least = reinterpret_cast<Least*>(samples);     // [4, 128]
   float* reaches = reinterpret_cast<float*>(centres);  // [kWarps]

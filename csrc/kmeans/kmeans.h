@@ -10,7 +10,7 @@
 
 namespace pydream {
 
-// Samples of one problem, side by side.
+// Samples of one problem, contiguous.
 struct Samples {
   const void* data;  // [N, D]
   Dtype type;
@@ -26,24 +26,24 @@ struct KmeansSettings {
   Seeding seeding;
   int max_iter;
   double tol;
-  bool spherical;  // samples have length 1, and so shall centres
+  bool spherical;  // samples have length 1, and so must centres
   uint64_t seed;
 };
 
 struct KmeansProblem {
   Samples x;
   int64_t k;
-  float* centroid;  // [k, D], the initial ones where they are given
+  float* centroid;  // [k, D], with the initial ones if they are given
   int64_t* label;   // [N]
   double* inertia;
   int64_t* n_iter;
 };
 
-// Clusters problems that share one buffer: samples offsets[b] .. offsets[b + 1] of x [T, D] are
-// those of problem b, and its k[b] centroids follow those of the problem before. Fills centroids
-// [C, D], labels [T], inertia (float64) and n_iter [B]; `init` is k-means++, random or given, the
-// latter with the first centroids in place. Throws std::invalid_argument for samples and centroids
-// that are not finite or too large for float32 distances.
+// Clusters problems that share one buffer: problem b has the samples offsets[b] .. offsets[b + 1]
+// of x [T, D], and its k[b] centroids follow those of the previous problem. Fills centroids [C, D],
+// labels [T], inertia (float64) and n_iter [B]. `init` is k-means++, random or given; the last
+// expects the first centroids in place. Throws std::invalid_argument for samples and centroids that
+// are not finite or too large for float32 distances.
 void kmeans_cpu(const View& x, const std::vector<int64_t>& offsets, const std::vector<int64_t>& k,
                 const std::string& init, int max_iter, double tol, bool spherical, uint64_t seed,
                 const View& centroids, const View& labels, const View& inertia, const View& n_iter,
@@ -56,7 +56,7 @@ struct NearestProblem {
   int64_t* nearest;       // [k, count]
 };
 
-// Such problems, taken apart.
+// The problems of a shared buffer.
 std::vector<KmeansProblem> kmeans_problems(const View& x, const std::vector<int64_t>& offsets,
                                            const std::vector<int64_t>& k, const View& centroids,
                                            const View& labels, const View& inertia,
@@ -65,8 +65,8 @@ std::vector<NearestProblem> nearest_problems(const View& x, const std::vector<in
                                              const std::vector<int64_t>& k, const View& centroids,
                                              const View& nearest);
 
-// Throws std::invalid_argument that names the first row of centroids [C, D] that is not finite, or
-// whose squared length is above an eighth of float32's largest.
+// Throws std::invalid_argument naming the first row of centroids [C, D] that is not finite, or
+// whose squared length exceeds an eighth of float32's largest.
 void check_finite(const View& centroids, const std::string& what);
 
 Seeding parse_seeding(const std::string& name);
@@ -74,16 +74,16 @@ Seeding parse_seeding(const std::string& name);
 // Draws k of `count` samples without replacement.
 void random_samples(int64_t count, int64_t k, uint64_t seed, int64_t* chosen);
 
-// The same, as many as `chosen` [k] has room for.
+// The same, for as many as `chosen` [k] has room for.
 void random_samples_cpu(int64_t count, uint64_t seed, const View& chosen);
 
-// Fills nearest [C, n] with the n samples of a problem that lie nearest to each centroid [C, D],
-// nearest first.
+// Fills nearest [C, n] with the n samples of a problem nearest to each centroid [C, D], nearest
+// first.
 void nearest_samples_cpu(const View& x, const std::vector<int64_t>& offsets,
                          const std::vector<int64_t>& k, const View& centroids, const View& nearest,
                          int threads);
 
-// How many candidates a step of greedy k-means++ tries, as scikit-learn does.
+// Number of candidates in a step of greedy k-means++, the same as scikit-learn's.
 inline int seeding_trials(int64_t k) {
   return 2 + static_cast<int>(std::log(static_cast<double>(k)));
 }

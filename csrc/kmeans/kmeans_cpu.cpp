@@ -6,8 +6,8 @@
 namespace pydream {
 namespace {
 
-// Problems whose iteration takes less than some hundred microseconds are each given to one thread:
-// sharing their tiles would cost as much.
+// Problems whose iteration takes less than some hundred microseconds get one thread each: sharing
+// their tiles would cost as much.
 constexpr double kSmall = 1e8;  // multiply-adds
 
 void solve(const std::vector<KmeansProblem>& problems, const KmeansSettings& settings,
@@ -40,7 +40,7 @@ void kmeans_cpu(const View& x, const std::vector<int64_t>& offsets, const std::v
   if (settings.seeding == Seeding::given) check_finite(centroids, "init");
   try {
     solve(problems, settings, threads);
-  } catch (const UnusableSamples&) {  // of whichever problem came first
+  } catch (const UnusableSamples&) {  // of any problem
     std::vector<Samples> samples;
     for (const KmeansProblem& problem : problems) samples.push_back(problem.x);
     throw_unusable_rows(samples);

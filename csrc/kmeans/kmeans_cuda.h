@@ -1,5 +1,5 @@
-// k-means on a CUDA device, as bindings_cuda.cpp calls it: begin, then iterations, then finish.
-// All problems are worked on by each launch, those that have ended are passed over.
+// k-means on a CUDA device, for bindings_cuda.cpp: begin, then iterations, then finish. Each launch
+// works on all problems and skips those that have converged.
 #pragma once
 
 #include "common/faults.h"
@@ -10,14 +10,14 @@ namespace pydream {
 
 constexpr int64_t kTileRows = 128;  // samples of a block
 
-// One problem, in device memory; the last entry of a table stands behind all.
+// One problem, in device memory; the last entry of a table is the end of all problems.
 struct ProblemEntry {
   int64_t first_row;
   int64_t first_centre;
   int64_t first_tile;
 };
 
-// What all kernels are given. B problems, T samples, C centres, D dimensions, tiles of kTileRows.
+// Arguments of all kernels. B problems, T samples, C centres, D dimensions, tiles of kTileRows.
 struct KmeansOnDevice {
   Samples x;                  // [T, D]
   const ProblemEntry* table;  // [B + 1]
@@ -28,20 +28,20 @@ struct KmeansOnDevice {
   int64_t* label_out;   // [T]
   double* inertia;      // [B]
   int64_t* n_iter;      // [B]
-  int32_t* unfinished;  // [1], problems that have not ended
+  int32_t* unfinished;  // [1], problems that have not converged
   // Working memory.
-  float* origin;            // [B, D], a point near the samples
-  float* origin_length;     // [B]
-  float* length;            // [T], squared distances to the origin
-  float* near;              // [T], squared distances to the own centre, where they are needed
-  int32_t* label;           // [T], as in the sums
-  int32_t* next;            // [T], as of the centres now; ~label where scores do not decide
-  uint32_t* prepared;       // [C, padded], centres less the origin, in the format of the comparison
-  float* bias;              // [C]
-  float* reach;             // [C], distances to the origin
+  float* origin;         // [B, D], a point near the samples
+  float* origin_length;  // [B]
+  float* length;         // [T], squared distances to the origin
+  float* near;           // [T], squared distances to the own centre, where needed
+  int32_t* label;        // [T], labels that the sums reflect
+  int32_t* next;         // [T], labels for the current centres; ~label if scores do not decide
+  uint32_t* prepared;    // [C, padded], centres minus the origin, in the format of the comparison
+  float* bias;           // [C]
+  float* reach;          // [C], distances to the origin
   unsigned long long* sum;  // [C, D], in units of the problem's `unit`, two's complement
   int32_t* members;         // [C]
-  double* shift;            // [C], squares of how far the centres moved
+  double* shift;            // [C], squared movements of the centres
   double* variance;         // [B]
   uint32_t* largest;        // [B], bits of the largest magnitude of the samples
   int32_t* changed;         // [B]
@@ -49,30 +49,30 @@ struct KmeansOnDevice {
   double* partial;          // [tiles], sums of a tile
 };
 
-// Bytes of working memory, and where its parts lie.
+// Size of the working memory in bytes, and the layout of its parts.
 int64_t kmeans_workspace(KmeansOnDevice* k, unsigned char* memory);
 
-// Lengths of samples, origins, checks of the values; forgets all labels.
+// Computes lengths of samples and origins, checks the values, and resets all labels.
 void kmeans_begin_cuda(const KmeansOnDevice& k, const Launch& where);
 
-// First labels, of the centroids given.
+// Assigns the first labels, by the given centroids.
 void kmeans_start_cuda(const KmeansOnDevice& k, const Launch& where);
 
-// Moves the centroids once and labels anew, in problems that have not ended.
+// Updates the centroids and labels once, in problems that have not converged.
 void kmeans_iterate_cuda(const KmeansOnDevice& k, double tol, bool spherical, const Launch& where);
 
-// Labels and inertia out.
+// Writes labels and inertia.
 void kmeans_finish_cuda(const KmeansOnDevice& k, const Launch& where);
 
-// Greedy k-means++: working memory of its own.
+// Greedy k-means++, with its own working memory.
 struct SeedingOnDevice {
   int64_t most_trials;
   float* distance;      // [T, trials]
   double* potential;    // [tiles, trials]
   double* nearest;      // [tiles]
   int64_t* candidate;   // [B, trials], rows
-  int32_t* candidates;  // [B], how many of them
-  int32_t* best;        // [B], of the candidates
+  int32_t* candidates;  // [B], number of candidates
+  int32_t* best;        // [B], index of the best candidate
 };
 int64_t seeding_workspace(SeedingOnDevice* s, const KmeansOnDevice& k, unsigned char* memory);
 void seed_plusplus_cuda(const KmeansOnDevice& k, const SeedingOnDevice& s, uint64_t seed,
@@ -89,8 +89,8 @@ struct NearestOnDevice {
 };
 constexpr int64_t kTogether = 8;
 
-// Fills nearest [C, n] (int64) with the n samples of x [T, D] that lie nearest to each of centroids
-// [C, D]; table [B + 1, 3] has the groups as its tiles, distance is working memory [C, n].
+// Fills nearest [C, n] (int64) with the n samples of x [T, D] nearest to each of centroids [C, D];
+// the tiles of table [B + 1, 3] are the groups, and distance is working memory [C, n].
 void nearest_samples_cuda(const View& x, const View& table, int64_t groups, const View& centroids,
                           const View& distance, const View& nearest, const Launch& where);
 

@@ -1,4 +1,4 @@
-// For the kernels of k-means: which problem a block works on, and sums over blocks and warps.
+// For the kernels of k-means: the problem of a block, and sums over blocks and warps.
 #pragma once
 
 #include "common/report.h"
@@ -8,8 +8,8 @@
 
 namespace pydream {
 
-// The problem that a tile, a centre or another running number falls to: `first` says where each
-// problem's begin, in the table's entries.
+// The problem of a tile, a centre or another running number; `first` selects the entry of the table
+// with the first number of each problem.
 __device__ inline int64_t problem_of(const KmeansOnDevice& k, int64_t number,
                                      int64_t ProblemEntry::* first) {
   int64_t low = 0, high = k.problems;
@@ -32,13 +32,13 @@ __device__ inline TileRows rows_of(const KmeansOnDevice& k, int64_t tile) {
   return {problem, begin, min(begin + kTileRows, k.table[problem + 1].first_row)};
 }
 
-// Row `row` of the samples, by one value.
+// One value of row `row` of the samples.
 template <class T>
 __device__ float sample(const KmeansOnDevice& k, int64_t row, int64_t d) {
   return widen(static_cast<const T*>(k.x.data)[row * k.x.dim + d]);
 }
 
-// |x - c|^2 by a warp, to every lane.
+// |x - c|^2 by a warp, returned to every lane.
 template <class T>
 __device__ float warp_distance(const KmeansOnDevice& k, int64_t row, const float* centre) {
   float sum = 0.0f;
@@ -53,7 +53,7 @@ constexpr size_t kSumBytes = kWarps * sizeof(double);
 
 inline dim3 blocks(int64_t count) { return dim3(static_cast<unsigned>(count)); }
 
-// In 1 / unit: how many units the value 1 has.
+// 1 / unit: the number of units in the value 1.
 __device__ inline double units(const KmeansOnDevice& k, int64_t problem) {
   const int64_t count = k.table[problem + 1].first_row - k.table[problem].first_row;
   int bits = 0;
@@ -62,7 +62,7 @@ __device__ inline double units(const KmeansOnDevice& k, int64_t problem) {
   return ldexp(1.0, 61 - bits - exponent);
 }
 
-// Runs what is written for samples of type T.
+// Instantiates a call for the type T of the samples.
 #define PYDREAM_BY_TYPE(type, ...) \
   switch (type) {                  \
     case Dtype::float16: {         \
@@ -84,10 +84,10 @@ __device__ inline double units(const KmeansOnDevice& k, int64_t problem) {
 // Finds every sample's nearest centre, into `next` (assign_cuda.cu).
 void assign_cuda(const KmeansOnDevice& k, CudaStream stream);
 
-// Brings labels, sums and members to what the assignment found (move_cuda.cu).
+// Updates labels, sums and members by the assignment (move_cuda.cu).
 void move_cuda(const KmeansOnDevice& k, CudaStream stream);
 
-// Gives each centre without samples the one that is farthest from its own.
+// Gives each centre without samples the sample farthest from its own.
 void fill_cuda(const KmeansOnDevice& k, CudaStream stream);
 
 }  // namespace pydream

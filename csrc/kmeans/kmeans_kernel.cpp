@@ -1,12 +1,13 @@
 // The inner loops of k-means, compiled once per instruction set.
 //
-// Scores: a panel holds the centres of two vectors, [D, 2 * kWidth]; of each of kRows rows one
-// value is broadcast and multiplied with both, so that kRows * 2 sums stay in registers. The rows
-// are read where they lie, the panel from the second-level cache (D = 2048: 256 KiB of 2 MiB).
-// Presumes: D up to 8000 for that; beyond, panels come from the third-level cache, at the pace of
-// 10 bytes a cycle. Limit: the multiply-adds, N * k * D; 294 GFLOP/s on two cores of a Xeon with
-// AVX-512 where torch's matrix product (MKL) makes 226, for 5000 x 2048 by 128.
-// Sums are kept by parts of 256 dimensions, which bounds their rounding (score_slack).
+// Scores: a panel holds two vectors of centres, [D, 2 * kWidth]. One value of each of kRows rows is
+// broadcast and multiplied with both, so kRows * 2 sums stay in registers. The rows are read in
+// place, the panel from the second-level cache (D = 2048: 256 KiB of 2 MiB).
+// Presumes: D up to 8000 for that; beyond, panels come from the third-level cache, at 10 bytes a
+// cycle.
+// Limit: the multiply-adds, N * k * D; 294 GFLOP/s on two cores of a Xeon with AVX-512 where
+// torch's matrix product (MKL) reaches 226, for 5000 x 2048 by 128. Partial sums of 256 dimensions
+// bound the rounding (score_slack).
 #include "kmeans/kmeans_kernel.h"
 
 #include <limits>
@@ -95,7 +96,7 @@ void score_rows_out(const float* const* rows, int64_t dim, const Panel& panel, f
   }
 }
 
-// A group of rows that is not full has a function of its own: kRest rows or fewer.
+// A group of rows that is not full has its own function: kRest rows or fewer.
 template <int kRest>
 void score_rest(const float* const* rows, int64_t count, int64_t dim, const Panel& panel,
                 Minimum* const* minima) {
@@ -160,7 +161,7 @@ float distance(const float* x, const float* point, int64_t dim) {
   return sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3])) + rest;
 }
 
-// Several rows at a time, so that a vector of a point is loaded once for all of them.
+// Several rows at a time, so that each vector of a point is loaded once for all of them.
 template <int kSome, int kPoints>
 void distances_of(const float* const* rows, const float* const* points, int64_t dim, int64_t stride,
                   float* squared) {

@@ -10,7 +10,7 @@
 
 namespace pydream {
 
-// Memory that is not set at first.
+// Uninitialised memory.
 template <class T>
 class Buffer {
  public:
@@ -23,31 +23,31 @@ class Buffer {
   std::unique_ptr<T[]> values_;
 };
 
-// What is known of every sample about the centres as they are.
+// Bounds on the distances of every sample to the current centres.
 struct Standing {
   explicit Standing(int64_t count)
       : label(count), own(count), upper(count), lower(count), stale(count) {}
 
   Buffer<int32_t> label;
   Buffer<float> own;      // squared distance to the own centre, unless stale
-  Buffer<float> upper;    // the distance to the own centre is at most this
-  Buffer<float> lower;    // and to every other centre at least this
+  Buffer<float> upper;    // upper bound of the distance to the own centre
+  Buffer<float> lower;    // lower bound of the distance to every other centre
   Buffer<uint8_t> stale;  // whether the own centre has moved since `own`
 };
 
-// Centres in panels, those that moved farthest first.
+// Centres in panels, sorted by descending movement.
 class Panels {
  public:
   Panels(int64_t k, int64_t dim, const KmeansKernels& kernels);
 
-  // `order` [k] says which centres; `origin` [D] is a point near the samples.
+  // `order` [k] lists the centres; `origin` [D] is a point near the samples.
   void pack(const float* centroid, const int32_t* order, const float* origin, int threads);
 
   int64_t count() const { return count_; }
   Panel at(int64_t panel) const;
 
-  // How far a squared distance made of a score may be off, for a sample at this squared distance
-  // from the origin.
+  // Bound of the error of a squared distance computed from a score, for a sample at this squared
+  // distance from the origin.
   float margin(float length) const;
 
  private:
@@ -63,26 +63,26 @@ class Panels {
   float origin_length_ = 0.0f;
 };
 
-// The mean of up to 256 samples, evenly spaced: a point near them.
+// The mean of up to 256 samples, evenly spaced: a point near all of them.
 std::vector<float> origin_of(const Samples& x, const KmeansKernels& kernels);
 
-// Some sample is not finite, or its squared length above an eighth of float32's largest.
+// A sample is not finite, or its squared length exceeds an eighth of float32's largest.
 struct UnusableSamples {};
 
 // Squared distances of all samples to a point. Throws UnusableSamples.
 void squared_distances(const Samples& x, const float* point, float* squared,
                        const KmeansKernels& kernels, int threads);
 
-// Throws std::invalid_argument that names the first unusable rows of all problems.
+// Throws std::invalid_argument naming the first unusable rows of all problems.
 [[noreturn]] void throw_unusable_rows(const std::vector<Samples>& problems);
 
-// Chooses k samples as centres by greedy k-means++ (as scikit-learn does) and fills the standing.
+// Chooses k samples as centres by greedy k-means++ (as scikit-learn does) and fills the bounds.
 void seed_plusplus(const KmeansProblem& problem, uint64_t seed, Standing& standing, int threads);
 
 // Chooses k samples without replacement as centres.
 void seed_random(const KmeansProblem& problem, uint64_t seed);
 
-// Runs one problem to its end.
+// Runs one problem until it converges.
 void lloyd(const KmeansProblem& problem, const KmeansSettings& settings, int threads);
 
 }  // namespace pydream

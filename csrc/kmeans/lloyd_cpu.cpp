@@ -1,9 +1,10 @@
 // Lloyd's iterations with bounds, in the manner of Hamerly ("Making k-means even faster", 2010):
-// every sample keeps how far its own centre is at most and all others at least. After an update,
-// a centre that moved by p can win a sample only if p makes up for the gap between the two. So the
-// centres are put in the order of how far they moved, and a sample is scored against the first of
-// them alone, as many as its gap leaves. On features of CIFAR-10 (5000 x 2048, k 128) 24 iterations
-// take 11.4 full passes so; the bounds are rounded outwards, and labels are what they are without.
+// every sample keeps an upper bound of the distance to its own centre, and a lower bound for all
+// others. After an update, a centre that moved by p can win a sample only if p exceeds the gap
+// between the two bounds. So the centres are sorted by their movement, and a sample is scored only
+// against the first of them, as many as its gap requires. On features of CIFAR-10
+// (5000 x 2048, k 128), 24 iterations cost as much as 11.4 full passes. The bounds are rounded
+// outwards, and labels are the same as without them.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -16,10 +17,10 @@
 namespace pydream {
 namespace {
 
-constexpr float kUp = 1.0f + 0x1p-22f;    // a rounding or two
+constexpr float kUp = 1.0f + 0x1p-22f;    // one or two roundings
 constexpr float kDown = 1.0f - 0x1p-22f;  // the same, downwards
 
-// A lower bound less a movement.
+// A lower bound minus a movement.
 float less(float bound, float movement) {
   const float left = bound - movement;
   return left > 0.0f ? left * kDown : left * kUp;
@@ -69,18 +70,18 @@ class Lloyd {
   }
 
  private:
-  // Some samples in turn, and memory for them.
+  // A range of samples, and working memory for them.
   struct Tile {
     Tile(int64_t rows, int64_t dim, bool wide)
         : minimum(rows), row(rows), widened(wide ? 0 : rows * dim), sample(rows), panels(rows) {}
 
     int64_t begin = 0, end = 0;
     Buffer<Minimum> minimum;
-    Buffer<const float*> row;  // where a sample of the tile lies as floats, or null
+    Buffer<const float*> row;  // the sample of the tile as floats, or null
     Buffer<float> widened;
-    Buffer<int64_t> sample;     // those to be scored, with the most panels first
-    Buffer<int32_t> panels;     // [end - begin], how many panels each is scored against
-    std::vector<int64_t> take;  // [panels + 1], how many samples there are to each panel
+    Buffer<int64_t> sample;     // samples to score, those with the most panels first
+    Buffer<int32_t> panels;     // [end - begin], number of panels that each is scored against
+    std::vector<int64_t> take;  // [panels + 1], number of samples for each panel
   };
 
   // Rows of at most 1 MiB, which stay in the second-level cache from panel to panel.
@@ -119,7 +120,7 @@ class Lloyd {
     return kernels_.distance(from, problem_.centroid + centre * x_.dim, x_.dim);
   }
 
-  // Scores each sample of the tile against its first panels, into minima by place.
+  // Scores each sample of the tile against its first panels, into minima indexed by place.
   void score(Tile& tile) const {
     const int64_t count = tile.end - tile.begin;
     tile.take.assign(static_cast<size_t>(panels_.count() + 1), 0);
@@ -159,12 +160,12 @@ class Lloyd {
     }
   }
 
-  // The least squared distance that a score may stand for.
+  // The smallest squared distance that a score may stand for.
   float least(int64_t sample, float score) const {
     return length_[sample] + 2.0f * score - panels_.margin(length_[sample]);
   }
 
-  // Where scores leave open which centre is nearest: by distances to all of them.
+  // If scores do not decide which centre is nearest: distances to all centres.
   void resolve(Tile& tile, int64_t i) {
     const float* from = row(tile, i);
     float best = kInfinity, second = kInfinity;
@@ -194,7 +195,7 @@ class Lloyd {
     return squared > 0.0f ? std::sqrt(squared) * kDown : 0.0f;
   }
 
-  // What the movements leave open is looked at again, and no more.
+  // Scores only the centres that the movements leave in question.
   void assign_bounded(Tile& tile) {
     for (int64_t i = tile.begin; i < tile.end; ++i) {
       tile.panels[i - tile.begin] = panels_to_score(tile, i);
@@ -217,7 +218,7 @@ class Lloyd {
     }
     if (standing_.upper[i] < less(standing_.lower[i], rank_movement_[0])) return 0;
     if (standing_.stale[i]) settle(i, squared_distance(row(tile, i), label));
-    // The order is by movement, so those that may have come close enough are the first.
+    // Centres are sorted by movement, so those that may have come close enough are the first.
     const float lower = standing_.lower[i];
     const float upper = standing_.upper[i];
     const auto end =
@@ -227,7 +228,7 @@ class Lloyd {
     return static_cast<int32_t>((centres + kernels_.columns - 1) / kernels_.columns);
   }
 
-  // Takes the winner of those scored if it is nearer than the own centre.
+  // Adopts the best centre scored if it is nearer than the own centre.
   void consider(Tile& tile, int64_t i) {
     const Nearest nearest = kernels_.reduce(tile.minimum[i - tile.begin]);
     const int32_t own = standing_.label[i];
@@ -257,7 +258,7 @@ class Lloyd {
     });
   }
 
-  // A centre without samples gets the one that is farthest from its own, of centres with several.
+  // A centre without samples gets the sample farthest from its own, of centres with several.
   void fill_empty() {
     std::fill(members_.begin(), members_.end(), 0);
     for (int64_t i = 0; i < x_.count; ++i) ++members_[standing_.label[i]];
@@ -283,7 +284,7 @@ class Lloyd {
     }
   }
 
-  // Samples to add to each centre's sum, or to take from it, in their order.
+  // Samples to add to each centre's sum, or to subtract from it, in order.
   struct Event {
     int64_t sample;
     double sign;
@@ -305,7 +306,7 @@ class Lloyd {
     each([&](int32_t centre, Event event) { events_[place[centre]++] = event; });
   }
 
-  // New centres from the labels; returns the sum of the squares of how far they moved.
+  // Computes centres from the labels; returns the sum of their squared movements.
   double update() {
     const bool all = !summed_ || 2 * changes() > x_.count;
     sort_events(all);
@@ -351,7 +352,7 @@ class Lloyd {
     movement_[centre] = std::sqrt(squared_distance(scratch.data(), centre)) * (1.0f + slack_);
   }
 
-  // The mean over dimensions of the samples' variance, from the sums of all centres.
+  // The samples' variance, averaged over dimensions, from the sums of all centres.
   void measure_variance() {
     const double count = static_cast<double>(x_.count);
     double squares = 0.0;
@@ -393,11 +394,11 @@ class Lloyd {
   std::vector<float> origin_;
   Buffer<float> length_;  // [N], squared distances to the origin
   Standing standing_;
-  Buffer<int32_t> before_;  // [N], labels that the sums stand for
+  Buffer<int32_t> before_;  // [N], labels that the sums reflect
   Panels panels_;
   std::vector<double> sum_;           // [k, D]
   std::vector<int64_t> members_;      // [k]
-  std::vector<float> movement_;       // [k], how far each centre moved at most
+  std::vector<float> movement_;       // [k], upper bounds of the movement of each centre
   std::vector<int32_t> order_;        // [k], centres by movement
   std::vector<float> rank_movement_;  // [k + 1], movements in that order, then 0
   std::vector<int64_t> first_event_;  // [k + 1]

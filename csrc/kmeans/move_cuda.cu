@@ -1,15 +1,15 @@
-// Samples that change their cluster: by the assignment, and to centres that lost all of theirs.
+// Samples that change their cluster: by the assignment, or to a centre without samples.
 //
-// Shapes: samples [T, D], sums [C, D]; a block takes 128 samples, or a problem with empty clusters,
-// whose samples one block looks through for each of them.
-// Presumes: few labels change and few are near ties, which are settled by k distances of a warp;
-// samples that are all alike pay that for every row.
-// Limit: bandwidth. The first time, one read of the samples and an atomic addition for each of
-// their values; then only samples whose label has changed are read.
+// Shapes: samples [T, D], sums [C, D]; a block processes 128 samples, or a problem with empty
+// clusters, whose samples it searches once per empty cluster.
+// Presumes: few labels change, and few are near ties, each of which costs a warp k distances; if
+// all samples are equal, every row costs that.
+// Limit: bandwidth. The first time, one read of the samples and an atomic addition for each value;
+// then only samples with a changed label are read.
 //
-// Sums are integers: values in a unit so small that N of the largest just fit in 63 bits, which
-// for a million samples is 2^-42 of the largest. So they are exact and do not depend on the order
-// of the additions, and taking a sample out again leaves no trace.
+// Sums are integers: values in the smallest unit for which N of the largest value fit in 63 bits,
+// 2^-42 of the largest for a million samples. So they are exact and independent of the order of
+// additions, and subtracting a sample leaves no trace.
 
 #include "common/host_device.h"
 #include "common/threads.h"
@@ -18,7 +18,7 @@
 namespace pydream {
 namespace {
 
-// The centre nearest to a row by distances, the first of those as near; by a warp.
+// The centre nearest to a row by distances, the first of equally near ones; by a warp.
 template <class T>
 __device__ int32_t settle(const KmeansOnDevice& k, const TileRows& rows, int64_t row) {
   const int64_t first = k.table[rows.problem].first_centre;
@@ -35,20 +35,20 @@ __device__ int32_t settle(const KmeansOnDevice& k, const TileRows& rows, int64_t
   return nearest;
 }
 
-// What to label a row with, as assign_cuda.cu left it; by a warp.
+// The new label of a row, from the result of assign_cuda.cu; by a warp.
 template <class T>
 __device__ int32_t decide(const KmeansOnDevice& k, const TileRows& rows, int64_t row) {
   const int32_t before = k.label[row], after = k.next[row];
   if (after < 0) return settle<T>(k, rows, row);
   if (!k.fast || before < 0 || before == after) return after;
-  // Scores are rounded much: a label changes only if the distances say so, too.
+  // Scores have large rounding errors: a label changes only if the distances agree.
   const float* centroid = k.centroid + k.table[rows.problem].first_centre * k.x.dim;
   const float here = warp_distance<T>(k, row, centroid + before * k.x.dim);
   const float there = warp_distance<T>(k, row, centroid + after * k.x.dim);
   return there < here || (there == here && after < before) ? after : before;
 }
 
-// Brings sums and members to the labels in `next`.
+// Updates sums and members to the labels in `next`.
 template <class T>
 __global__ void __launch_bounds__(kThreads) move_kernel(const KmeansOnDevice k) {
   const TileRows rows = rows_of(k, blockIdx.x);
@@ -79,7 +79,7 @@ struct Farthest {
   int64_t row;
 };
 
-// The sample farthest from its centre, of those with others, to every thread; row -1 for none.
+// The sample farthest from its centre, of centres with several; to every thread; row -1 if none.
 __device__ Farthest find_farthest(const KmeansOnDevice& k, const ProblemEntry& entry, int64_t end,
                                   Farthest* shared) {
   Farthest best = {0.0f, -1};
@@ -122,7 +122,7 @@ __device__ void give_sample(const KmeansOnDevice& k, const ProblemEntry& entry, 
   __syncthreads();
 }
 
-// Gives each centre without samples the one that is farthest from its own: a block a problem.
+// Gives each centre without samples the sample farthest from its own: a block per problem.
 template <class T>
 __global__ void __launch_bounds__(kThreads) fill_kernel(const KmeansOnDevice k) {
   Farthest* shared = shared_memory<Farthest>();  // [kThreads]

@@ -45,7 +45,7 @@ class Closest {
   std::vector<Candidate> heap_;
 };
 
-// A problem, ready to be scored.
+// A problem, prepared for scoring.
 struct Prepared {
   Prepared(const NearestProblem& problem, const KmeansKernels& kernels, int threads)
       : origin(origin_of(problem.x, kernels)),
@@ -96,7 +96,7 @@ class PanelSearch {
       const float length = prepared_.length[first + r];
       const float least = length - prepared_.panels.margin(length);
       for (int64_t j = 0; j < centres_; ++j) {
-        // A score only says whom to leave out: those that stay are measured.
+        // A score only excludes samples; the others are measured.
         if (least + 2.0f * scores[r * kernels_.columns + j] > closest_[j].limit()) continue;
         closest_[j].offer({kernels_.distance(rows[r], centre(j), dim), first + r});
       }

@@ -1,12 +1,11 @@
 // The samples nearest to each centre, on CUDA.
 //
-// Shapes: samples [T, D], centres [C, D], nearest [C, count]; a block takes 8 centres of a problem
-// and all of its samples, 256 at a time.
-// Presumes: nothing; best with a count of some tens, since each sample that is among the nearest
-// so far moves those behind it on.
-// Limit: 3 * N * k * D operations in float32, of differences, so that equal points are at
-// distance 0; an eighth of the centres' number of reads of the samples, from the second-level
-// cache.
+// Shapes: samples [T, D], centres [C, D], nearest [C, count]; a block processes 8 centres of a
+// problem and all of its samples, 256 at a time.
+// Presumes: nothing; fastest with a count of some tens, because each sample inserted among the
+// nearest shifts those after it.
+// Limit: 3 * N * k * D operations in float32, on differences, so that equal points are at distance
+// 0; reads of the samples from the second-level cache, one per eight centres.
 #include <limits>
 
 #include "common/host_device.h"
@@ -16,9 +15,9 @@
 namespace pydream {
 namespace {
 
-constexpr int kBatch = kThreads;  // samples measured before the nearest are sorted in
+constexpr int kBatch = kThreads;  // samples measured before they are sorted in
 constexpr float kMostLength = std::numeric_limits<float>::max() / 8;
-constexpr float kMostValue = 6.5e18f;  // its root
+constexpr float kMostValue = 6.5e18f;  // its square root
 static_assert(kTogether == kWarps, "a warp sorts for a centre");
 
 // Distances of a row to the block's centres, by a warp; returns the row's squared length.
@@ -43,13 +42,13 @@ __device__ float measure_row(const NearestOnDevice& n, int64_t first, int centre
   return warp_sum(length);
 }
 
-// Puts a sample among the nearest of a centre, behind those as near; by a warp.
+// Inserts a sample among the nearest of a centre, after equally near ones; by a warp.
 __device__ void insert(float* distance, int64_t* nearest, int64_t filled, int64_t count,
                        float value, int64_t row) {
   const int64_t lane = threadIdx.x % 32;
-  const int64_t kept = min(filled, count - 1);  // of those there are, that many stay
+  const int64_t kept = min(filled, count - 1);  // number of the present entries that stay
   int64_t place = kept;
-  for (int64_t top = kept; top > 0; top -= 32) {  // from behind, those farther move on by one
+  for (int64_t top = kept; top > 0; top -= 32) {  // from the end, farther entries shift by one
     const int64_t at = top - 1 - lane;
     const bool farther = at >= 0 && distance[at] > value;
     const float moved = farther ? distance[at] : 0.0f;
@@ -64,7 +63,7 @@ __device__ void insert(float* distance, int64_t* nearest, int64_t filled, int64_
     for (unsigned vote = votes; vote != 0; vote &= vote - 1) --place;
     if (votes != kAllLanes) break;
   }
-  __syncwarp();  // all lanes have read how far the last one is
+  __syncwarp();  // all lanes have read the last distance
   if (lane == 0) {
     distance[place] = value;
     nearest[place] = row;

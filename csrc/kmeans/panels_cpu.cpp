@@ -88,7 +88,7 @@ std::vector<float> origin_of(const Samples& x, const KmeansKernels& kernels) {
 namespace {
 
 bool usable(const float* row, const std::vector<float>& zeros, const KmeansKernels& kernels) {
-  // Of differences, four times as much is a number yet.
+  // A difference may be four times as much, which is still finite.
   constexpr float kMost = std::numeric_limits<float>::max() / 8;
   return kernels.distance(row, zeros.data(), static_cast<int64_t>(zeros.size())) <= kMost;
 }

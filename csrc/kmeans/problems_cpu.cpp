@@ -1,4 +1,4 @@
-// Many problems in one buffer, taken apart.
+// Splits a shared buffer into its problems.
 #include <limits>
 #include <stdexcept>
 

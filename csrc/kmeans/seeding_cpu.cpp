@@ -11,12 +11,13 @@
 namespace pydream {
 namespace {
 
-constexpr int64_t kBlock = 256;   // samples whose distances are summed as one
+constexpr int64_t kBlock = 256;   // samples whose distances form one partial sum
 constexpr int64_t kTogether = 4;  // samples measured at a time
 constexpr uint32_t kPurpose = static_cast<uint32_t>(Stream::kmeans) << 16;
 
-// Greedy k-means++: each step draws candidates with a chance that grows with the squared distance
-// to the nearest centre so far, and takes the one that leaves the least sum of those distances.
+// Greedy k-means++: each step draws candidates with probability proportional to the squared
+// distance to the nearest centre so far, and keeps the candidate that leaves the smallest sum of
+// those distances.
 class PlusPlus {
  public:
   PlusPlus(const KmeansProblem& problem, uint64_t seed, Standing& standing, int threads)
@@ -53,7 +54,8 @@ class PlusPlus {
     double sum = 0.0;
     int64_t block = 0;
     while (block + 1 < blocks_ && sum + nearest_[block] <= mark) sum += nearest_[block++];
-    int64_t last = -1;  // of a positive distance, if rounding leaves the mark beyond the end
+    int64_t last =
+        -1;  // sample with a positive distance, in case rounding leaves the mark beyond the end
     for (int64_t i = block * kBlock; i < x_.count; ++i) {
       const float own = standing_.own[i];
       if (own <= 0.0f) continue;
@@ -70,7 +72,7 @@ class PlusPlus {
   void draw(uint32_t step) {
     const double total = std::accumulate(nearest_.begin(), nearest_.end(), 0.0);
     candidates_.clear();
-    if (total <= 0.0) {  // every sample lies on a centre: the first that is none itself
+    if (total <= 0.0) {  // every sample is on a centre: take the first that is not a centre
       const auto free = std::find(chosen_.begin(), chosen_.end(), uint8_t{0});
       candidates_.push_back(free - chosen_.begin());
       return;
@@ -82,7 +84,7 @@ class PlusPlus {
     }
   }
 
-  // Distances of all samples to the candidates, and what sums they would leave.
+  // Distances of all samples to the candidates, and the sums that each candidate would leave.
   void measure() {
     const int64_t count = static_cast<int64_t>(candidates_.size());
     Buffer<float> points(count * x_.dim);

@@ -1,11 +1,11 @@
-// Greedy k-means++ on CUDA; see seeding_cpu.cpp, whose draws these are.
+// Greedy k-means++ on CUDA, with the draws of seeding_cpu.cpp.
 //
-// Shapes: samples [T, D], distances to candidates [T, trials]; a block takes a problem to draw, and
-// 128 samples to measure.
-// Presumes: k up to 10^6, so 15 candidates at most. Two launches for each centre, all problems in
-// both; a draw reads the sums of a problem's tiles one after the other, by a thread for each
-// candidate: with a million samples, 7813 of them.
-// Limit: for each centre one read of the samples, and 3 * candidates operations a value.
+// Shapes: samples [T, D], distances to candidates [T, trials]; a block draws for one problem, or
+// measures 128 samples.
+// Presumes: k up to 10^6, so 15 candidates at most. Two launches per centre, each for all problems.
+// A draw reads the sums of a problem's tiles one after another, by a thread per candidate: with a
+// million samples, 7813 of them.
+// Limit: per centre one read of the samples, and 3 * candidates operations per value.
 
 #include "common/host_device.h"
 #include "common/philox.h"
@@ -17,12 +17,12 @@ namespace {
 
 constexpr int kMostTrials = 16;
 constexpr int kAtOnce = 4;
-constexpr int32_t kChosen = -2;  // in `label`, which holds -1 otherwise
+constexpr int32_t kChosen = -2;  // in `label`, which is -1 otherwise
 constexpr uint32_t kPurpose = static_cast<uint32_t>(Stream::kmeans) << 16;
 
 __device__ int trials_of(int64_t k) { return 2 + static_cast<int>(log(static_cast<double>(k))); }
 
-// The distance to the nearest centre so far, with the one that was just chosen.
+// The distance to the nearest centre so far, including the centre just chosen.
 __device__ float nearest_so_far(const KmeansOnDevice& k, const SeedingOnDevice& s, int64_t row,
                                 int32_t best) {
   return fminf(k.near[row], s.distance[row * s.most_trials + best]);
@@ -37,7 +37,8 @@ __device__ int64_t find_sample(const KmeansOnDevice& k, const SeedingOnDevice& s
   int64_t tile = entry.first_tile;
   while (tile + 1 < next.first_tile && sum + s.nearest[tile] <= mark) sum += s.nearest[tile++];
   const int64_t begin = entry.first_row + (tile - entry.first_tile) * kTileRows;
-  int64_t last = -1;  // of a positive distance, if rounding leaves the mark beyond the end
+  int64_t last =
+      -1;  // sample with a positive distance, in case rounding leaves the mark beyond the end
   for (int64_t row = begin; row < next.first_row; ++row) {
     const float near = nearest_so_far(k, s, row, best);
     if (!(near > 0.0f)) continue;
@@ -51,7 +52,7 @@ __device__ int64_t find_sample(const KmeansOnDevice& k, const SeedingOnDevice& s
   return last < 0 ? entry.first_row : last;
 }
 
-// Which of the candidates leaves the least sum of distances; to every thread.
+// The candidate that leaves the smallest sum of distances, returned to every thread.
 __device__ int32_t best_candidate(const SeedingOnDevice& s, const ProblemEntry& entry,
                                   const ProblemEntry& next, int candidates, double* sums) {
   const int thread = static_cast<int>(threadIdx.x);
@@ -70,7 +71,7 @@ __device__ int32_t best_candidate(const SeedingOnDevice& s, const ProblemEntry& 
   return best;
 }
 
-// Takes the best candidate of the step before, and draws those of this step.
+// Adopts the best candidate of the previous step, and draws the candidates of this step.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     draw_kernel(const KmeansOnDevice k, const SeedingOnDevice s, uint64_t seed, int64_t step) {
@@ -96,7 +97,7 @@ __global__ void __launch_bounds__(kThreads)
       k.label[row] = kChosen;
       s.best[problem] = best;
     }
-    __syncthreads();  // candidates and sums have been read, the nearest are written
+    __syncthreads();  // candidates and sums have been read, and the nearest written
   }
   if (step == centres) return;
   double total = 0.0;
@@ -114,7 +115,7 @@ __global__ void __launch_bounds__(kThreads)
     candidate[thread] = find_sample(k, s, problem, best, unit * total);
   } else if (step == 0) {
     candidate[0] = entry.first_row + below(words.word[0], next.first_row - entry.first_row);
-  } else {  // every sample lies on a centre: the first that is none itself
+  } else {  // every sample is on a centre: take the first that is not a centre
     int64_t row = entry.first_row;
     while (row + 1 < next.first_row && k.label[row] == kChosen) ++row;
     candidate[0] = row;
@@ -153,7 +154,7 @@ __global__ void __launch_bounds__(kThreads)
   __syncwarp();
   for (int64_t row = rows.begin + warp; row < rows.end; row += kWarps) {
     const float near = step == 0 ? kInfinity : nearest_so_far(k, s, row, s.best[rows.problem]);
-    __syncwarp();  // all lanes have read what is written now
+    __syncwarp();  // all lanes have read what is overwritten next
     if (lane == 0) k.near[row] = near;
     for (int first = 0; first < count; first += kAtOnce) {
       float squared[kAtOnce];

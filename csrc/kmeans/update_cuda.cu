@@ -1,9 +1,9 @@
-// What surrounds the assignment: lengths of the samples, new centres, and the end.
+// The steps around the assignment: lengths of the samples, new centres, and the stopping test.
 //
 // Shapes: samples [T, D], sums [C, D]; a block takes 128 samples, a centre or a problem.
 // Presumes: nothing of D and k; fewer than 2^31 tiles and centres.
 // Limit: bandwidth: one read of the samples before the first iteration and one after the last; in
-// between, centres and their sums.
+// between, the centres and their sums.
 #include <limits>
 
 #include "kmeans/kmeans_device.h"
@@ -11,11 +11,11 @@
 namespace pydream {
 namespace {
 
-constexpr int64_t kLooks = 256;        // samples whose mean is the origin
-constexpr float kMostHalf = 65504.0f;  // of float16; far from all samples that it could hold
+constexpr int64_t kLooks = 256;        // samples that are averaged to the origin
+constexpr float kMostHalf = 65504.0f;  // of float16; farther than any sample in float16
 constexpr float kMostLength = std::numeric_limits<float>::max() / 8;
 
-// The mean of some samples, by a block for each problem.
+// The mean of some samples, by a block per problem.
 template <class T>
 __global__ void __launch_bounds__(kThreads) origin_kernel(const KmeansOnDevice k) {
   double* sums = shared_memory<double>();  // [kWarps]
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(kThreads) origin_kernel(const KmeansOnDevice k
   }
 }
 
-// A warp for each row of a tile in turn.
+// The rows of a tile in turn, by a warp each.
 template <class T>
 __global__ void __launch_bounds__(kThreads) length_kernel(const KmeansOnDevice k, Faults faults) {
   const TileRows rows = rows_of(k, blockIdx.x);
@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(kThreads) length_kernel(const KmeansOnDevice k
   }
 }
 
-// Writes what the assignment compares with: a block for each centre.
+// Writes the centres in the format of the comparison: a block per centre.
 template <class T>
 __device__ void prepare(const KmeansOnDevice& k, int64_t problem, int64_t centre, double* sums) {
   const bool narrow_words = k.fast && sizeof(T) == 2;
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(const KmeansOnDevice 
   prepare<T>(k, problem, centre, sums);
 }
 
-// The mean of a centre's samples, how far that is from where it was, and what is made of it.
+// The mean of a centre's samples, its distance from the previous centre, and its new state.
 template <class T>
 __global__ void __launch_bounds__(kThreads) update_kernel(const KmeansOnDevice k, bool spherical) {
   double* sums = shared_memory<double>();  // [kWarps]
@@ -149,12 +149,12 @@ __global__ void __launch_bounds__(kThreads) update_kernel(const KmeansOnDevice k
     moved += difference * difference;
     centroid[d] = mean;
   }
-  moved = block_sum(moved, sums);  // its barriers stand between writing centroids and reading them
+  moved = block_sum(moved, sums);  // its barriers separate the writes of centroids from their reads
   if (threadIdx.x == 0) k.shift[centre] = moved;
   prepare<T>(k, problem, centre, sums);
 }
 
-// The mean over dimensions of the samples' variance: a block for each problem.
+// The samples' variance, averaged over dimensions: a block per problem.
 __global__ void __launch_bounds__(kThreads) variance_kernel(const KmeansOnDevice k) {
   double* sums = shared_memory<double>();  // [kWarps]
   const int64_t problem = blockIdx.x;
@@ -179,11 +179,11 @@ __global__ void __launch_bounds__(kThreads) variance_kernel(const KmeansOnDevice
   const double variance = block_sum(squares, sums) / count - block_sum(offset, sums);
   if (threadIdx.x == 0) {
     k.variance[problem] = fmax(variance, 0.0) / static_cast<double>(k.x.dim);
-    k.changed[problem] = 0;  // labels that the iterations shall change
+    k.changed[problem] = 0;  // number of labels that an iteration changes
   }
 }
 
-// Whether a problem has ended: a block for each.
+// Whether a problem has converged: a block per problem.
 __global__ void __launch_bounds__(kThreads) judge_kernel(const KmeansOnDevice k, double tol) {
   double* sums = shared_memory<double>();  // [kWarps]
   const int64_t problem = blockIdx.x;
@@ -203,7 +203,7 @@ __global__ void __launch_bounds__(kThreads) judge_kernel(const KmeansOnDevice k,
   k.changed[problem] = 0;
 }
 
-// Distances once more, each of differences: sums of squared ones by tiles.
+// The final distances, computed from differences: sums of their squares by tiles.
 template <class T>
 __global__ void __launch_bounds__(kThreads) finish_kernel(const KmeansOnDevice k) {
   double* sums = shared_memory<double>();  // [kWarps]

@@ -1,4 +1,4 @@
-// Where the parts of k-means' working memory lie, one behind the other.
+// Layout of k-means' working memory.
 #include "kmeans/kmeans_device.h"
 
 namespace pydream {
