@@ -1,5 +1,5 @@
-// The augmentations of DSA and their adjoint: what all devices share. See pydream/ops/augment.py
-// for the contract.
+// The augmentations of DSA and their adjoint: the part shared by all devices. See
+// pydream/ops/augment.py for the contract.
 #pragma once
 
 #include <cstdint>
@@ -10,8 +10,8 @@
 
 namespace pydream {
 
-// A pixel's colour is mixed of its own value, the mean over its channels, and the mean of the
-// image: saturation, then contrast. The mix is its own adjoint; the brightness is added to it.
+// A pixel's colour is a mix of its own value, the mean over its channels, and the mean of the
+// image: saturation, then contrast. The mix is its own adjoint. The brightness is added to it.
 struct ColourMix {
   float own;
   float channels;
@@ -19,7 +19,7 @@ struct ColourMix {
   float brightness;
 };
 
-// Where output pixel (x, y) is read: at (a x + b y + tx, c x + d y + ty) of the input.
+// Output pixel (x, y) reads the input at (a x + b y + tx, c x + d y + ty).
 struct AffineMap {
   float a, b, tx;
   float c, d, ty;
@@ -43,14 +43,14 @@ PYDREAM_HOST_DEVICE static inline AugmentRow augment_row(const float* row) {  //
           {row[9], row[10], row[11], row[12]}};
 }
 
-// A batch, what to do to each of its images, and where the results go.
+// A batch, the augmentation of each of its images, and the destination of the results.
 struct Augment {
   const void* from;         // [N, C, H, W]
   const float* parameters;  // [N / together, 13]
   void* to;                 // [N, C, H, W]
   Dtype type;
   int64_t images;
-  int64_t together;  // images with one row of parameters
+  int64_t together;  // images that share a row of parameters
   int64_t channels;
   int64_t height;
   int64_t width;
@@ -62,30 +62,30 @@ inline Augment augment_task(const View& x, const View& parameters, const View& r
           x.shape[3]};
 }
 
-// Fills result [N, C, H, W] from x [N, C, H, W], both contiguous, by parameters [M, 13].
-// `adjoint`: of the linear part, with respect to the images.
+// Fills result [N, C, H, W] from x [N, C, H, W], both contiguous, by parameters [M, 13]; with
+// `adjoint`, applies the adjoint of the linear part with respect to the images.
 void diff_augment_cpu(const View& x, const View& parameters, const View& result, bool adjoint,
                       int threads);
 
-// One image per call, from augment_kernel.cpp; `scratch` has as many floats as augment_scratch
-// says and is zero before the first of them.
+// One image per call, from augment_kernel.cpp; `scratch` has augment_scratch floats, all zero
+// before the first image.
 struct AugmentKernels {
   void (*forward)(const Augment& task, int64_t image, float* scratch);
   void (*adjoint)(const Augment& task, int64_t image, float* scratch);
 };
 
-// Planes in the scratch of the CPU have a column and a row of zeros before and two behind, so that
-// a bilinear read has its four pixels wherever it falls.
+// On the CPU, planes in the scratch have a column and a row of zeros before them and two after, so
+// that any bilinear read finds its four pixels.
 constexpr int64_t kAugmentMargin = 3;
 
 inline int64_t augment_plane(const Augment& task) {
   return (task.height + kAugmentMargin) * (task.width + kAugmentMargin);
 }
 
-// Channels that the adjoint of a warp takes at once.
+// Channels that the adjoint of a warp processes at once.
 constexpr int64_t kAugmentTogether = 4;
 
-// Rows of the scratch hold whole vectors, of the widest that there are.
+// Rows of the scratch are whole vectors of the widest instruction set.
 inline int64_t augment_row_values(const Augment& task) { return (task.width + 15) / 16 * 16; }
 
 inline int64_t augment_scratch(const Augment& task) {

@@ -11,7 +11,7 @@ PYDREAM_KERNELS(AugmentKernels, augment_kernels)
 
 namespace {
 
-// Values of the images that a thread takes at a time.
+// Values of the images that a thread processes at a time.
 constexpr int64_t kTogether = 65536;
 
 }  // namespace

@@ -2,13 +2,14 @@
 //
 // Shapes: images [N, C, H, W]; a block makes an image, from its mean to its last pixel.
 // Presumes: planes of less than 2^31 pixels. Images of up to kStaged values (73 x 73 with three
-// channels) are kept in shared memory in float32; larger ones are read again where they lie, mostly
-// from the second-level cache. Of the adjoint: maps that do not crowd many output pixels around one
-// input pixel; a singular one makes it look at all of them for each, which is slow but right.
+// channels) are staged in shared memory in float32; larger ones are read again in place, mostly
+// from the second-level cache. The adjoint presumes maps that do not crowd many output pixels
+// around one input pixel; for a singular map it checks all outputs for each input pixel, which is
+// slow but right.
 // Limit: bandwidth, one read and one write of the batch.
 //
-// A pixel's neighbours are summed before its colours are mixed, which is the same by linearity. The
-// adjoint gathers: an input pixel looks for the outputs that read it, so that no sum depends on the
+// A pixel's neighbours are summed before its colours are mixed, which gives the same by linearity.
+// The adjoint gathers: an input pixel looks for the outputs that read it, so no sum depends on the
 // order of threads.
 #include "augment/augment_cuda.h"
 #include "common/launch.h"
@@ -19,9 +20,9 @@ namespace {
 
 constexpr int kImageThreads = 512;
 constexpr int kImageWarps = kImageThreads / 32;
-constexpr int kBlocks = 2;  // on a multiprocessor: 64 registers a thread, next to no spills
+constexpr int kBlocks = 2;  // per multiprocessor: 64 registers a thread, almost no spills
 constexpr int64_t kStaged = 16384;
-constexpr int kTogether = 4;  // channels that are summed at once, in registers
+constexpr int kTogether = 4;  // channels summed at once, in registers
 
 struct Shape {
   int channels;
@@ -34,7 +35,7 @@ struct Place {
   int x, y;
 };
 
-// In 32 bits, since a GPU divides 64 by many instructions.
+// In 32 bits, because a 64-bit division takes a GPU many instructions.
 __device__ Place place_of(uint32_t pixel, const Shape& shape) {
   const uint32_t width = static_cast<uint32_t>(shape.width);
   return {static_cast<int>(pixel % width), static_cast<int>(pixel / width)};
@@ -46,8 +47,8 @@ __device__ bool inside(const Cutout& cutout, int x, int y) {
          across < cutout.left + cutout.width;
 }
 
-// The pixels that an output reads along one side: `first` and the one behind it, with their
-// weights; 0 of what lies outside.
+// The pixels that an output reads along one side: `first` and the next one, with their weights; 0
+// for a pixel outside of the image.
 struct Taps {
   int first;
   float weight[2];
@@ -71,7 +72,7 @@ __device__ float map_y(const AffineMap& map, int x, int y) {
   return fmaf(map.c, static_cast<float>(x), fmaf(map.d, static_cast<float>(y), map.ty));
 }
 
-// What an output pixel reads: sums over four input pixels.
+// The input of an output pixel: a weighted sum of four input pixels.
 struct Reading {
   Taps across, down;
 
@@ -79,7 +80,7 @@ struct Reading {
       : across(find_taps(map_x(map, x, y), shape.width)),
         down(find_taps(map_y(map, x, y), shape.height)) {}
 
-  // Of all weights: less than 1 at the border.
+  // The sum of the weights: less than 1 at the border.
   __device__ float share() const {
     return (across.weight[0] + across.weight[1]) * (down.weight[0] + down.weight[1]);
   }
@@ -99,8 +100,8 @@ struct Reading {
   }
 };
 
-// The inverse of a map's linear part, and how far along each side the outputs lie that read a
-// pixel. Infinite or NaN where there is none.
+// The inverse of a map's linear part, and the extent, along each side, of the outputs that read a
+// pixel. Infinite or NaN if there is no inverse.
 struct Inverse {
   float a, b, c, d;
   float reach_x, reach_y;
@@ -117,8 +118,8 @@ struct Inverse {
   }
 };
 
-// The outputs that read an input pixel: those of a box whose weight for it is not 0. What rounding
-// leaves out at the rim of the box has next to no weight.
+// The outputs that read an input pixel: those in a box whose weight for it is not 0. Outputs at the
+// rim of the box that rounding excludes have almost no weight.
 struct Readers {
   const AffineMap& map;
   const Cutout& cutout;
@@ -170,7 +171,7 @@ __device__ void sum_channels(const T* image, const Shape& shape, const Neighbour
 }
 
 // Sums a pixel's neighbours, mixes the colours of the sums and adds a constant. With more than
-// kTogether channels the sums are made twice: for their mean, and for the pixel.
+// kTogether channels, the sums are computed twice: for their mean, and for the pixel.
 template <class T, class Out, class Neighbours>
 __device__ void make_pixel(const T* image, const Shape& shape, const Neighbours& neighbours,
                            const ColourMix& mix, float constant, Out* out) {
@@ -194,8 +195,8 @@ __device__ void make_pixel(const T* image, const Shape& shape, const Neighbours&
   }
 }
 
-// Copies the image into shared memory if there is any, and returns the sum of what it has; for the
-// adjoint the sum of what its pixels' readings have.
+// Copies the image to shared memory, if there is any, and returns the sum of its values; for the
+// adjoint, the sum over what its pixels read.
 template <class T, bool kAdjoint>
 __device__ double stage(const T* image, const Shape& shape, const AugmentRow& row, float* staged) {
   float sum = 0.0f;

@@ -1,4 +1,4 @@
-// DSA's augmentations on a CUDA device, as bindings_cuda.cpp calls them.
+// DSA's augmentations on a CUDA device, for bindings_cuda.cpp.
 #pragma once
 
 #include "augment/augment.h"
@@ -6,7 +6,7 @@
 
 namespace pydream {
 
-// As diff_augment_cpu.
+// Like diff_augment_cpu.
 void diff_augment_cuda(const View& x, const View& parameters, const View& result, bool adjoint,
                        const Launch& where);
 

@@ -1,11 +1,11 @@
 // DSA's augmentations of an image and their adjoint, compiled once per instruction set.
 //
-// Shapes: images [C, H, W], planes in the scratch [H + 3, W + 3], and such of four channels side by
-// side; all arithmetic in float32.
-// Presumes: an image, its planes in the scratch and the result fit the second-level cache (3 x 224
-// x 224 do); larger ones are right, and slower. An image is done by one thread from end to end, so
-// the adjoint may add to its planes where the pixels were read, in a fixed order.
-// Limit: at 32 x 32 the arithmetic of the bilinear reads; for shifts and flips bandwidth.
+// Shapes: images [C, H, W]; planes in the scratch [H + 3, W + 3], also with four channels
+// interleaved; all arithmetic in float32.
+// Presumes: an image, its planes in the scratch and the result fit the second-level cache
+// (3 x 224 x 224 do); larger ones are right, but slower. One thread processes a whole image, so the
+// adjoint can add to its planes at the pixels that were read, in a fixed order.
+// Limit: at 32 x 32 the arithmetic of the bilinear reads; for shifts and flips, bandwidth.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -23,12 +23,12 @@ struct Shape {
   int64_t width;
 };
 
-// The planes of an image, whose rows may have something between them.
+// The planes of an image, with arbitrary strides between rows.
 template <class Value>
 struct Planes {
   Value* first;
-  int64_t row;    // values from a row to the next
-  int64_t plane;  // and from a plane to the next
+  int64_t row;    // values from one row to the next
+  int64_t plane;  // values from one plane to the next
 
   Value* at(int64_t channel, int64_t y) const { return first + channel * plane + y * row; }
 };
@@ -58,7 +58,7 @@ Scratch lay_out(const Augment& task, float* memory) {
           rows + 6 * step + task.channels * task.height * task.width};
 }
 
-// The image in float32: as it lies there, or widened into `values`.
+// The image in float32: in place, or widened into `values`.
 const float* load_image(const Augment& task, int64_t image, float* values) {
   const int64_t count = task.channels * task.height * task.width;
   switch (task.type) {
@@ -73,7 +73,7 @@ const float* load_image(const Augment& task, int64_t image, float* values) {
   }
 }
 
-// Where float32 results go: to their place, or to `values`, from where store_image narrows them.
+// Destination of float32 results: the output itself, or `values`, from which store_image narrows.
 float* result_of(const Augment& task, int64_t image, float* values) {
   const int64_t count = task.channels * task.height * task.width;
   if (task.type != Dtype::float32) return values;
@@ -89,7 +89,7 @@ void store_image(const Augment& task, int64_t image, const float* values) {
   }
 }
 
-// The mean of an image. Columns are summed first, over all rows: float32 is enough for these.
+// The mean of an image. Columns are summed first, over all rows, for which float32 suffices.
 float mean_of(const Planes<const float>& image, const Shape& shape, float* __restrict sums) {
   std::fill_n(sums, shape.width, 0.0f);
   for (int64_t c = 0; c < shape.channels; ++c) {
@@ -104,7 +104,7 @@ float mean_of(const Planes<const float>& image, const Shape& shape, float* __res
                             static_cast<double>(shape.channels * shape.height * shape.width));
 }
 
-// Mixes each pixel with the mean of its channels and that of the image, and adds `brightness`.
+// Mixes each pixel with the mean of its channels and the mean of the image, and adds `brightness`.
 void mix_colours(const Planes<const float>& from, const Planes<float>& to, const Shape& shape,
                  const ColourMix& mix, float brightness, float* __restrict sums) {
   const float constant =
@@ -125,7 +125,7 @@ void mix_colours(const Planes<const float>& from, const Planes<float>& to, const
   }
 }
 
-// A map of whole pixels: output (x, y) is input (sign_x x + shift_x, sign_y y + shift_y).
+// A map by whole pixels: output (x, y) is input (sign_x x + shift_x, sign_y y + shift_y).
 struct Move {
   int64_t sign_x, shift_x;
   int64_t sign_y, shift_y;
@@ -172,15 +172,15 @@ void move_rows(const Planes<const float>& from, const Planes<float>& to, const S
   }
 }
 
-// Within [0, most]; 0 for NaN.
+// Clamps to [0, most]; 0 for NaN.
 inline Floats clamped(Floats values, float most) {
   const Floats low = {}, high = splat(most);
   values = values > low ? values : low;
   return values < high ? values : high;
 }
 
-// Of each pixel of output row y: the first of the four that it reads in a plane of the scratch, and
-// their weights. Also of those that fill up the last vector: there is something to be read for any.
+// For each pixel of output row y: the first of the four pixels that it reads in a plane of the
+// scratch, and their weights. Pixels that pad the last vector read valid memory, too.
 void find_taps(const AffineMap& map, const Shape& shape, int64_t y, const Scratch& scratch) {
   const int32_t stride = static_cast<int32_t>(scratch.padded.row);
   const float from_x = map.b * static_cast<float>(y) + map.tx + 1.0f;  // the margin
@@ -207,7 +207,7 @@ struct Neighbours {
   Floats left, right;
 };
 
-// Gathered as pairs, which compilers do not find: less than half the time of warp.
+// Gathers pairs, which compilers do not do by themselves: less than half the time of warp.
 inline Neighbours pick(const float* plane, const int32_t* tap) {
 #if defined(__AVX512F__)
   const __m512i at = _mm512_loadu_si512(tap);
@@ -260,12 +260,12 @@ void warp(const Scratch& scratch, const Planes<float>& to, const Shape& shape,
   }
 }
 
-// A pixel in some channels at once, as the adjoint of warp adds them up.
+// A pixel in some channels at once, the unit that the adjoint of warp adds.
 typedef float Pixel __attribute__((vector_size(kAugmentTogether * sizeof(float))));
 
-// The adjoint of warp in a few channels: adds what each output pixel has to those that it reads.
-// Neighbours share some of these, and their sums wait for each other; so pixels a quarter of a row
-// apart take turns.
+// The adjoint of warp in a few channels: adds each output pixel's value to the pixels that it
+// reads. Neighbouring outputs share some of these, and their additions would wait for each other,
+// so pixels a quarter of a row apart take turns.
 template <int kChannels>
 void spread_pixels(const Planes<const float>& from, int64_t channel, const Scratch& scratch,
                    const Shape& shape, const AffineMap& map) {
@@ -292,7 +292,7 @@ void spread_pixels(const Planes<const float>& from, int64_t channel, const Scrat
   }
 }
 
-// Channels lie side by side while they are summed, so that one addition does for four: rotating 256
+// Channels are interleaved while they are summed, so that one addition does for four: rotating 256
 // images of 3 x 32 x 32 back takes a thread 1.5 ms instead of 2.8.
 void warp_back(const Planes<const float>& from, const Scratch& scratch, const Shape& shape,
                const AffineMap& map) {
@@ -312,7 +312,7 @@ void warp_back(const Planes<const float>& from, const Scratch& scratch, const Sh
   }
 }
 
-// The first pixel that does not lie before `position`, at most `side`.
+// The first pixel at or after `position`, at most `side`.
 int64_t first_from(float position, int64_t side) {
   const float most = static_cast<float>(side);
   const float first = std::ceil(position);

@@ -12,12 +12,13 @@ PYDREAM_KERNELS(BlockKernels, block_kernels)
 
 namespace {
 
-// Values of one image that a thread takes at once: its second-level cache holds a few times this.
+// Values of one image that a thread processes at a time; a few times this fits its second-level
+// cache.
 constexpr int64_t kPiece = 1 << 16;
-// Channels that are taken together: the most that lie side by side in a kernel's registers.
+// Channels processed together: the most that fit in a kernel's registers.
 constexpr int64_t kChannels = 64;
 
-// A row of floats for each image: [N, C], or several of them.
+// One or several rows of floats per image: [N, C] each.
 class Table {
  public:
   Table(int64_t rows, int64_t channels) : channels_(channels), values_(rows * channels) {}
@@ -43,9 +44,9 @@ void over_images(const BlockShape& shape, int threads, const Work& work) {
                });
 }
 
-// Sums over every image, what follows from the sums of all that share statistics, and a pass with
-// that: sum(image, first, count), combine(group, images from, to, first, count), pass(image, first,
-// count). An image with statistics of its own is still in the cache when it is passed over again.
+// Runs sum(image, first, count) for every image; combine(group, images from, to, first, count) for
+// all images that share statistics; then pass(image, first, count), which uses the combined sums.
+// An image with statistics of its own is still in the cache at its second pass.
 template <class Sum, class Combine, class Pass>
 void in_two_passes(const BlockShape& shape, int threads, const Sum& sum, const Combine& combine,
                    const Pass& pass) {
@@ -62,7 +63,7 @@ void in_two_passes(const BlockShape& shape, int threads, const Sum& sum, const C
   over_images(shape, threads, pass);
 }
 
-// What the kernels are told of an image.
+// The kernels' arguments for one image.
 class Images {
  public:
   Images(const BlockShape& shape, const float* images, const float* pooled_slope,
@@ -159,8 +160,8 @@ void forward(const BlockShape& shape, const float* images, double eps, const Blo
       });
 }
 
-// From the slope of the pooled values [N, H / 2, W / 2, C] those of the images [N, H, W, C], the
-// weight and the bias [C].
+// From the slope of the pooled values [N, H / 2, W / 2, C], computes those of the images [N, H, W,
+// C], the weight and the bias [C].
 void backward(const BlockShape& shape, const float* images, const BlockNorm& norm,
               const float* pooled_slope, float* image_slope, float* weight_slope, float* bias_slope,
               int threads) {
@@ -199,7 +200,7 @@ void backward(const BlockShape& shape, const float* images, const BlockNorm& nor
   }
 }
 
-// The slopes of what depends on the results of backward.
+// Slopes with respect to the results of backward.
 struct SecondSlopes {
   const float* image;   // [N, H, W, C], with respect to image_slope
   const float* weight;  // [C], with respect to weight_slope
@@ -218,8 +219,9 @@ void second_backward(const BlockShape& shape, const float* images, const BlockNo
   Table factor = table(shape.groups()), offset = table(shape.groups()),
         v_factor = table(shape.groups()), linear = table(shape.groups()),
         constant = table(shape.groups()), by_weight = table(shape.groups());
-  // With x the normed deviation, h = g a - v scale mean(g x) is the slope with respect to x, where
-  // a = second.weight - scale mean(v x); the rest follows from x having mean 0 and variance 1.
+  // With x the normalised deviation, h = g a - v scale mean(g x) is the slope with respect to x,
+  // where a = second.weight - scale mean(v x); the rest follows because x has mean 0 and variance
+  // 1.
   const auto combine = [&](int64_t group, int64_t from, int64_t to, int64_t first, int64_t count) {
     const double values = static_cast<double>((to - from) * shape.pixels());
     for (int64_t channel = first; channel < first + count; ++channel) {
@@ -264,7 +266,7 @@ void second_backward(const BlockShape& shape, const float* images, const BlockNo
   }
 }
 
-// Of weight, bias, mean and rstd.
+// From weight, bias, mean and rstd.
 BlockNorm norm_of(const View& weight, const View& bias, const View& mean, const View& rstd) {
   return {weight.as<const float>(), bias.as<const float>(), mean.as<float>(), rstd.as<float>()};
 }

@@ -2,13 +2,13 @@
 // set.
 //
 // Shapes: images [H, W, C], channels last; pooled [H / 2, W / 2, C].
-// Presumes: the taken channels of an image fit the second-level cache (32 x 32 x 128 are 512 KiB),
-// since each is read two or three times. Limit: bandwidth; forward reads the images once and writes
-// a quarter, backward reads and writes as much. PyTorch's operations move four times that, and its
-// group norm takes channels-last images pixel by pixel.
+// Presumes: the channels of an image processed together fit the second-level cache (32 x 32 x 128
+// are 512 KiB), because each is read two or three times. Limit: bandwidth; forward reads the images
+// once and writes a quarter, backward reads and writes as much. PyTorch's operations move four
+// times that, and its group norm processes channels-last images pixel by pixel.
 //
-// Up to kBlock vectors of channels are taken side by side, their sums in registers. Whatever the
-// width, a channel's sums run over the pixels in one order.
+// Up to kBlock vectors of channels are processed side by side, with their sums in registers. For
+// any width, the sums of a channel run over the pixels in the same order.
 #include "block/block.h"
 #include "common/simd.h"
 
@@ -16,10 +16,10 @@ namespace pydream {
 namespace PYDREAM_ISA {
 namespace {
 
-// As many as leave room for two sums and four constants of each in the registers.
+// As many as fit in the registers with two sums and four constants each.
 constexpr int kBlock = kWidth == 16 ? 4 : 2;
 
-// B vectors of channels, [B * lanes] where they are loaded from.
+// B vectors of channels, [B * lanes] in memory.
 template <class V, int B>
 struct Lanes {
   V value[B];
@@ -37,7 +37,7 @@ struct Lanes {
   }
 };
 
-// Calls work.run<V, B>(channel) until the channels are done.
+// Calls work.run<V, B>(channel) until all channels are processed.
 template <class Work>
 void over_channels(int64_t first, int64_t count, const Work& work) {
   const int64_t end = first + count;
@@ -57,9 +57,9 @@ void over_channels(int64_t first, int64_t count, const Work& work) {
   for (; first < end; ++first) work.template run<float, 1>(first);
 }
 
-// Calls inside(pixel, cell) for every cell, as offsets in values, the first being that of its upper
-// left pixel; outside(pixel) for those of a last odd row or column; and end_row() from time to
-// time, so that sums can be taken by rows first, which rounds less.
+// Calls inside(pixel, cell) for every cell, with offsets in values, of the upper left pixel and of
+// the cell; outside(pixel) for those of a last odd row or column; and end_row() now and then, so
+// that sums can be taken by rows first, which rounds less.
 template <class Inside, class Outside, class EndRow>
 inline void over_pixels(const BlockImage& image, const Inside& inside, const Outside& outside,
                         const EndRow& end_row) {
@@ -81,7 +81,7 @@ inline void over_pixels(const BlockImage& image, const Inside& inside, const Out
   }
 }
 
-// The four pixels of a cell, the first being the upper left one, as offsets in values.
+// The four pixels of a cell, upper left first, as offsets in values.
 struct Cell {
   int64_t places[4];
 
@@ -125,7 +125,7 @@ struct Moments {
   }
 };
 
-// What every pass asks of a channel: d, whether the ReLU let it pass, and what it let pass.
+// The values of a channel that every pass needs: d, the ReLU's mask, and its output.
 template <class V, int B>
 struct Channels {
   using L = Lanes<V, B>;
@@ -140,7 +140,7 @@ struct Channels {
     return load_as<V>(images + b * L::kStep) - mean.value[b];
   }
 
-  // `value` where the ReLU of deviation d let pass, else 0; NaN lets pass, as in PyTorch.
+  // `value` where the ReLU of deviation d is open, else 0; open for NaN, as in PyTorch.
   V masked(V d, V value, int b) const {
     const V normed = d * scale.value[b] + bias.value[b];
     return normed <= 0.0f ? V{} : value;
@@ -152,7 +152,7 @@ struct Channels {
   }
 };
 
-constexpr float kQuarter = 0.25f;  // of a cell's pixels
+constexpr float kQuarter = 0.25f;  // weight of each pixel of a cell
 
 struct Forward {
   const BlockImage& image;
@@ -304,7 +304,7 @@ struct SecondBackward {
     const L v_factor = L::at(terms.v_factor + channel);
     const L linear = L::at(terms.linear + channel), constant = L::at(terms.constant + channel);
     const float* images = image.images + channel;
-    // Writes the slope of a pixel; returns its part of a cell's.
+    // Writes the slope of a pixel; returns its contribution to that of the cell.
     const auto put = [&](int64_t place, V upstream, int b) {
       const V d = channels.deviation(images + place, b);
       const V g = channels.masked(d, upstream, b);

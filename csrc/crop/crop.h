@@ -1,8 +1,8 @@
-// What cropping computes, for CPU and CUDA alike: where boxes fall, and which source
-// pixels weigh how much in an output pixel.
+// The geometry of cropping, for CPU and CUDA alike: whether boxes are inside their image, and the
+// weights of source pixels in an output pixel.
 //
-// `static`: the vector kernels include this once per instruction set, and the linker
-// must never put the copy for one processor where another one runs.
+// `static`: the vector kernels include this header once per instruction set, and the linker must
+// never substitute the code for another processor.
 #pragma once
 
 #include <cmath>
@@ -12,8 +12,8 @@
 
 namespace pydream {
 
-// One decoded image, its pixels' channels interleaved: uint8 [height, width, C], the
-// pixels of a row contiguous. The fields lie as in a row of the int64 table that Python passes.
+// One decoded image with interleaved channels: uint8 [height, width, C], the pixels of a row
+// contiguous. The fields have the layout of a row of the int64 table that Python passes.
 struct Image {
   int64_t address;
   int64_t height;
@@ -21,9 +21,9 @@ struct Image {
   int64_t row_stride;  // bytes
 };
 
-// One axis of an antialiased bilinear resize, as PyTorch defines it: a triangle as wide as
-// the larger of the source and the output pixel. Single precision where PyTorch has it,
-// so that large coordinates round the same way.
+// One axis of an antialiased bilinear resize, as PyTorch defines it: a triangle as wide as the
+// larger of the source and the output pixel. In single precision where PyTorch uses it, so that
+// large coordinates round the same way.
 struct Resampling {
   int64_t source;
   float step;     // source pixels per output pixel
@@ -42,7 +42,7 @@ PYDREAM_HOST_DEVICE static inline int64_t max_taps(const Resampling& axis) {
   return 2 * static_cast<int64_t>(ceilf(axis.support)) + 1;
 }
 
-// The source pixels under an output pixel, and where its middle falls.
+// The source pixels under an output pixel, and the position of its centre.
 struct PixelTaps {
   int32_t first;
   int32_t count;
@@ -66,8 +66,8 @@ PYDREAM_HOST_DEVICE static inline float tap_weight(const Resampling& axis, const
   return height > 0.0f ? height : 0.0f;
 }
 
-// Writes the weights of output pixel `index` (they sum to 1) and returns in `first` the
-// source pixel of the first one, and their number.
+// Writes the weights of output pixel `index`, which sum to 1; returns their number, and in `first`
+// the source pixel of the first weight.
 PYDREAM_HOST_DEVICE static inline int32_t pixel_weights(const Resampling& axis, int64_t index,
                                                         int32_t* first, float* weights) {
   const PixelTaps taps = pixel_taps(axis, index);

@@ -97,7 +97,7 @@ void crop_resize_cpu(const std::vector<View>& images, const View& boxes, const V
   task.image_index = image_index.as<const int64_t>();
   check(task);
   const auto kernel = crop_kernels().crop_resize;
-  // Small patches go out by the dozen, few ones one by one.
+  // A thread takes small patches by the dozen, and few patches one by one.
   const int64_t grain = std::clamp<int64_t>(task.num_patches / (16 * threads), 1, 32);
   parallel_for(task.num_patches, grain, threads,
                [&](int64_t begin, int64_t end) { kernel(task, begin, end); });

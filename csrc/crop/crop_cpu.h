@@ -1,4 +1,4 @@
-// Cropping on the CPU, as bindings.cpp calls it. Errors name the arguments of pydream.ops.
+// Cropping on the CPU, for bindings.cpp. Errors name the arguments of pydream.ops.
 #pragma once
 
 #include <cstdint>
@@ -9,9 +9,9 @@ namespace pydream {
 
 // Fills out [P, C, canvas height, canvas width], contiguous or channels-last, with patches of
 // `size`. `images` are [H, W, C] each, or one batch [N, H, W, C], of bytes; boxes [P, 4] and
-// image_index [P] (or null) are int64, flip [P] (or null) is bool. Throws std::invalid_argument for
-// a box that is empty or not inside its image, and for an image index out of range, before anything
-// is written.
+// image_index [P] (or null) are int64, flip [P] (or null) is bool. Throws std::invalid_argument
+// before anything is written: for a box that is empty or not inside its image, and for an image
+// index out of range.
 void crop_resize_cpu(const std::vector<View>& images, const View& boxes, const View& image_index,
                      const View& flip, std::pair<int64_t, int64_t> size, const Scaling& scaling,
                      const View& out, int threads);

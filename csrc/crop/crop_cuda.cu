@@ -2,14 +2,14 @@
 //
 // Shapes: boxes of h x w x C bytes in, C x H x W values out on a canvas, P patches; a block makes
 // kRows rows of the canvas and kColumns columns of the patch.
-// Presumes: rows contiguous, 1 <= C <= 4; any size from 1 x 1 up. Source columns are taken
+// Presumes: rows contiguous, 1 <= C <= 4; any size from 1 x 1 up. Source columns are processed
 // kTile bytes at a time, taps kTapsAtOnce at a time: larger boxes take more rounds.
-// Limit: bandwidth, the bytes under a box once and the canvas once (a 266 x 266 x 3 box to
-// 112 x 112 in bfloat16 on a canvas of 224 x 224: 212 + 301 kB, mostly the canvas). Neighbouring
-// blocks share source rows, which they find in the second-level cache.
+// Limit: bandwidth, the bytes under a box once and the canvas once (a 266 x 266 x 3 box to 112 x
+// 112 in bfloat16 on a canvas of 224 x 224: 212 + 301 kB, mostly the canvas). Neighbouring blocks
+// share source rows, which stay in the second-level cache.
 //
-// Down first, as on the CPU: a thread sums four neighbouring bytes down the taps of each row, and
-// leaves the sums in shared memory; then a thread sums one output pixel across.
+// Vertical first, as on the CPU: a thread sums four neighbouring bytes down the taps of each row,
+// and stores the sums in shared memory; then a thread sums one output pixel horizontally.
 #include "common/report.h"
 #include "common/threads.h"
 #include "crop/crop_cuda.h"
@@ -23,7 +23,7 @@ constexpr int kRowsPerThread = kRows * kColumns / kThreads;
 constexpr int kTile = 4 * kThreads;
 constexpr int kTapsAtOnce = 64;
 
-// The taps of one axis, from the middle of an output pixel; weights are scaled by `norm`.
+// The taps of one axis around the centre of an output pixel; weights are scaled by `norm`.
 struct Axis {
   PixelTaps taps;
   float norm;
@@ -37,7 +37,7 @@ __device__ Axis axis_of(const Resampling& resampling, int64_t index) {
 }
 
 struct Shared {
-  float columns[kRows][kTile];        // sums of the source's bytes down
+  float columns[kRows][kTile];        // vertical sums of the source's bytes
   float weights[kRows][kTapsAtOnce];  // of a round of taps
   Axis rows[kRows];
 };
@@ -46,7 +46,7 @@ __device__ int64_t read_index(const void* values, bool wide, int64_t at) {
   return wide ? static_cast<const int64_t*>(values)[at] : static_cast<const int32_t*>(values)[at];
 }
 
-// Finds image and box of a patch; false if there is none, which one thread reports.
+// Finds image and box of a patch. If there is none, one thread reports it; returns false.
 __device__ bool find_box(const CropOnDevice& crop, int64_t patch, bool reporter, Image* image,
                          Box* box) {
   const int64_t index = crop.image_index != nullptr
@@ -69,7 +69,7 @@ __device__ bool find_box(const CropOnDevice& crop, int64_t patch, bool reporter,
   return false;
 }
 
-// Four bytes at any address, as two aligned words; what lies at `end` and behind is 0.
+// Four bytes at any address, read as two aligned words; bytes from `end` on are 0.
 __device__ uint32_t load_four(const uint8_t* from, const uint8_t* end) {
   const uintptr_t address = reinterpret_cast<uintptr_t>(from);
   const uint32_t* words = reinterpret_cast<const uint32_t*>(address & ~uintptr_t{3});
@@ -83,7 +83,7 @@ __device__ uint32_t load_four(const uint8_t* from, const uint8_t* end) {
   return value;
 }
 
-// The source of one block: from the box's first pixel on, and where the image ends.
+// The source of one block, from the box's first pixel on, and the end of the image.
 struct Source {
   const uint8_t* corner;
   const uint8_t* end;
@@ -134,18 +134,18 @@ __device__ void sum_down(const Source& source, const Resampling& vertical, int r
   __syncthreads();
 }
 
-// Zeros in `count` values from `to` on, by one warp.
+// Writes `count` zeros from `to` on, by one warp.
 template <class Value>
 __device__ void clear(Value* to, int64_t count) {
   for (int64_t at = threadIdx.x % 32; at < count; at += 32) to[at] = Value{};
 }
 
-// What a block writes: rows [top, bottom) of the canvas, columns [left, right).
+// The region that a block writes: rows [top, bottom) of the canvas, columns [left, right).
 struct Region {
   int64_t top, bottom, left, right;
 };
 
-// Zeros in the block's part of the canvas, outside of the patch, or everywhere.
+// Writes zeros to the block's part of the canvas: outside of the patch, or everywhere.
 template <class Value>
 __device__ void clear_margins(const CropResize& task, const Region& region, bool everywhere,
                               Value* canvas) {

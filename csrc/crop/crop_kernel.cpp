@@ -1,17 +1,19 @@
-// crop_resize on the CPU, one instruction set per compilation (csrc/common/isa.h).
+// crop_resize on the CPU, compiled once per instruction set (csrc/common/isa.h).
 //
 // Shapes: boxes of h x w bytes x C in, C x H x W values out, P patches; a patch is one item.
 // Presumes: rows contiguous, 1 <= C <= 4, everything in range; any size from 1 x 1 up.
-// Limit: arithmetic first, memory close behind. Every byte under a box is widened, converted and
-// multiplied for each of the two output rows it reaches, every column sum multiplied twice in
-// the second pass: some 130,000 vector operations of 16 lanes for 112 x 112 out of 266 x 266 x 3.
-// Measured on one core with AVX-512: 46 us with all in cache; 79 us from and to memory, where
+// Limit: arithmetic, closely followed by memory. Every byte under a box is widened, converted and
+// multiplied for each of the two output rows it contributes to, and every column sum is multiplied
+// twice in the second pass: some 130,000 vector operations of 16 lanes for 112 x 112 out of 266 x
+// 266 x 3.
+// Measured on one core with AVX-512: 46 us with all data in cache; 79 us from and to memory, where
 // copying as many bytes (213 kB in, 151 kB out) takes 33 us.
 //
-// The rows of the output are made in strips of kLanes. Down first: in that direction the bytes
-// of a row need no shuffling, whatever C is. The sums are transposed in registers, so that a
-// vector holds one column of the strip; across is then plain multiply-adds too, and the flip,
-// the layout and the normalisation are a matter of where and with what the result is stored.
+// The rows of the output are made in strips of kLanes. The vertical pass comes first, because in
+// that direction the bytes of a row need no shuffling, for any C. The sums are transposed in
+// registers, so that a vector holds one column of the strip. The horizontal pass then is plain
+// multiply-adds, too, and flip, layout and normalisation only change the address and the constants
+// of a store.
 #include "crop/crop_kernel.h"
 
 #include <cstring>
@@ -22,7 +24,7 @@ namespace pydream {
 namespace PYDREAM_ISA {
 namespace {
 
-// For each output pixel of an axis the source pixels under it and their weights.
+// The source pixels under each output pixel of an axis, and their weights.
 struct Taps {
   int64_t stride;  // between the weights of two output pixels
   int32_t* first;  // [outputs]
@@ -37,20 +39,20 @@ struct Taps {
   }
 };
 
-constexpr int kBlock = 4;  // vectors of a row that are summed down at once
+constexpr int kBlock = 4;  // vectors of a row that are summed vertically at once
 
-// Going down the rows block by block is not a pattern that processors foresee: the bytes two
-// cache lines ahead are asked for by hand, which takes a fifth off the whole.
+// Processors do not predict the access pattern of going down the rows block by block. So the bytes
+// two cache lines ahead are prefetched explicitly, which saves a fifth of the time.
 constexpr int kAhead = 128;
 
-// What one thread needs for one patch, laid into its scratch memory.
+// A thread's working memory for one patch.
 struct Workspace {
   Taps down;
   Taps across;
   float* tile;      // [kLanes, kBlock * kLanes], sums of a strip: row by row
   float* columns;   // [box width * C, kLanes], the same of the whole strip, transposed
   float* result;    // [W * C, kLanes]
-  uint8_t* padded;  // [box height, kLanes], a box narrower than a vector
+  uint8_t* padded;  // [box height, kLanes], of a box narrower than a vector
 
   Workspace(const CropResize& task, const Box& box, const Resampling& vertical,
             const Resampling& horizontal) {
@@ -58,7 +60,7 @@ struct Workspace {
     int64_t used = 0;
     const auto reserve = [&used](int64_t floats) {
       const int64_t offset = used;
-      used += (floats + 15) / 16 * 16;  // 64 bytes: no vector crosses a cache line
+      used += (floats + 15) / 16 * 16;  // multiples of 64 bytes: no vector crosses a cache line
       return offset;
     };
     down.stride = max_taps(vertical);
@@ -95,8 +97,8 @@ struct Strip {
   int64_t rows;
 };
 
-// Sums Vectors * kLanes neighbouring bytes down the taps of each row of the strip, and writes
-// them transposed to `columns` [Vectors * kLanes, kLanes].
+// Sums Vectors * kLanes neighbouring bytes down the taps of each row of the strip, and writes the
+// sums transposed to `columns` [Vectors * kLanes, kLanes].
 template <int Vectors>
 void sum_down(const uint8_t* source, int64_t row_stride, const Taps& taps, Strip strip, float* tile,
               float* columns) {
@@ -128,7 +130,7 @@ void sum_down(const uint8_t* source, int64_t row_stride, const Taps& taps, Strip
   }
 }
 
-// All bytes of the strip's rows; `bytes` >= kLanes, the last vector overlaps its neighbour.
+// All bytes of the strip's rows; `bytes` >= kLanes, and the last vector overlaps its neighbour.
 void sum_strip(const uint8_t* source, int64_t row_stride, int64_t bytes, Strip strip,
                const Workspace& work) {
   constexpr int64_t kWide = kBlock * kLanes;
@@ -195,13 +197,13 @@ void store_rows(const float* source, int64_t length, int64_t rows, typename Pixe
   }
 }
 
-// Where a patch lies on its canvas: channels-last, the C values of a pixel are neighbours and
-// there is one plane; else there are C planes.
+// The position of a patch on its canvas. Channels-last has one plane, in which the C values of a
+// pixel are neighbours; otherwise there are C planes.
 struct Placement {
   int64_t planes;
-  int64_t plane_stride;  // in values, as all here
+  int64_t plane_stride;  // in values, as all fields
   int64_t row_stride;
-  int64_t length;      // of the patch's row within a plane
+  int64_t length;      // of a row of the patch within a plane
   int64_t left;        // of the patch within a row
   int64_t top;         // rows above the patch
   int64_t patch_size;  // the whole canvas
@@ -218,7 +220,7 @@ struct Placement {
   }
 };
 
-// Zeros around the patch.
+// Writes zeros around the patch.
 template <class Value>
 void clear_margins(const CropResize& task, const Placement& place, Value* canvas) {
   if (place.length == place.row_stride && task.height == task.canvas_height) return;

@@ -21,7 +21,7 @@ struct CropResize {
   int64_t channels;  // 1 to 4
   int64_t height, width;
   int64_t canvas_height, canvas_width;
-  float scale[4];  // an output value is scale[c] * (the byte's scale, 0 to 255) + shift[c]
+  float scale[4];  // an output value is scale[c] * byte + shift[c]
   float shift[4];
   Dtype dtype;
   bool channels_last;
@@ -32,11 +32,11 @@ struct CropResize {
   }
 };
 
-// Of each channel, the scale and the shift of a byte's value.
+// Scale and shift that map a byte's value to the output, for each channel.
 using Scaling = std::pair<std::vector<float>, std::vector<float>>;
 
-// The part of a task that is alike on all devices: patches of `size` (height, width), from
-// num_images images, on the canvases of out [P, C, canvas_height, canvas_width].
+// The part of a task shared by all devices: patches of `size` (height, width), from num_images
+// images, on the canvases of out [P, C, canvas_height, canvas_width].
 inline CropResize crop_task(int64_t num_images, const View& flip, std::pair<int64_t, int64_t> size,
                             const Scaling& scaling, const View& out) {
   CropResize task{};
@@ -54,12 +54,14 @@ inline CropResize crop_task(int64_t num_images, const View& flip, std::pair<int6
     task.shift[c] = scaling.second.at(static_cast<size_t>(c));
   }
   task.dtype = out.dtype;
-  task.channels_last = out.stride[1] == 1;  // with one channel or one pixel all the same
+  task.channels_last =
+      out.stride[1] == 1;  // with one channel or one pixel, both layouts are the same
   task.out = out.data;
   return task;
 }
 
-// Memory of the calling thread, aligned to 64 bytes, good until its next call; zeroed when fresh.
+// Memory of the calling thread, aligned to 64 bytes, valid until its next call; zeroed when
+// allocated.
 float* thread_scratch(int64_t floats);
 
 // One per instruction set, from crop_kernel.cpp: makes patches [begin, end). Boxes and indices must

@@ -13,8 +13,8 @@ constexpr int kLanes = static_cast<int>(kWidth);
 typedef uint16_t Shorts __attribute__((vector_size(kLanes * 2)));
 typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
 
-// GCC 12 takes a vector of bytes apart to widen it (four times slower in all), hence the
-// instructions by name, and bytes zipped with zeros where there are no such instructions.
+// GCC 12 takes a vector of bytes apart to widen it (four times slower overall). So the instructions
+// are named, and bytes are interleaved with zeros if there are no such instructions.
 inline Floats load_bytes(const uint8_t* address) {
 #if defined(__AVX512F__)
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(address));
@@ -52,13 +52,13 @@ inline Floats shuffle(Floats a, Floats b) {
   return shuffle<Pattern>(a, b, typename IndicesTo<kLanes>::type());
 }
 
-// Within each quarter of 128 bits, a's and b's first (or last) two elements in turn.
+// Within each quarter of 128 bits, interleaves the first (or last) two elements of a and b.
 template <int Last>
 struct Zip {
   static constexpr int at(int i) { return (i % 2) * kLanes + i / 4 * 4 + i % 4 / 2 + Last * 2; }
 };
 
-// Within each quarter, a's first (or last) pair, then b's.
+// Within each quarter, the first (or last) pair of a, then that of b.
 template <int Last>
 struct Pair {
   static constexpr int at(int i) { return i % 4 / 2 * kLanes + i / 4 * 4 + i % 2 + Last * 2; }
@@ -72,7 +72,7 @@ struct Quarters {
   }
 };
 
-// rows[i][j] becomes rows[j][i]; kLanes / 4 * 16 single shuffles at 16 lanes and 8.
+// rows[i][j] becomes rows[j][i]; kLanes / 4 * 16 single shuffles with 16 lanes and 8.
 inline __attribute__((always_inline)) void transpose(Floats (&rows)[kLanes]) {
   constexpr int kGroups = kLanes / 4;
   Floats quarters[kGroups][4];
@@ -113,7 +113,7 @@ inline Vector choose(Ints mask, Vector yes, Vector no) {
   return (Vector)(((Words)mask & (Words)yes) | (~(Words)mask & (Words)no));
 }
 
-// The pixel types: kLanes values cast, to nearest, ties to even, and stored.
+// The pixel types: kLanes values, cast to nearest, ties to even, and stored.
 struct AsFloat32 {
   using Value = float;
   static void put(void* out, Floats values) { store(out, values); }
@@ -132,7 +132,7 @@ struct AsFloat16 {
   static void put(void* out, Floats values) {
     const Words sign = ((Words)values >> 16) & 0x8000;
     const Words size = (Words)values & 0x7FFFFFFF;
-    // From 2^-14 on: the exponent's bias goes from 127 to 15, 13 bits are rounded away.
+    // From 2^-14 on: the exponent's bias changes from 127 to 15, and 13 bits are rounded away.
     const Words normal = (size - (112u << 23) + 0x0FFF + ((size >> 13) & 1)) >> 13;
     // Below, float16 has steps of 2^-24, which is float32's step at 0.5.
     const Words small = (Words)((Floats)size + 0.5f) - 0x3F000000;
@@ -143,7 +143,7 @@ struct AsFloat16 {
   }
 };
 
-// On bytes the tie goes up, as PyTorch and Pillow have it.
+// For bytes, ties round up, as in PyTorch and Pillow.
 struct AsUint8 {
   using Value = uint8_t;
   static void put(void* out, Floats values) {

@@ -1,5 +1,5 @@
-// Multi-formation: the cells of an image, each upsampled to an image of its own. What every device
-// shares; see pydream/ops/formation.py for the contract.
+// Multi-formation: the cells of an image, each upsampled to an image of its own. The part shared by
+// all devices; see pydream/ops/formation.py for the contract.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace pydream {
 
-// [B, N, C, H, W] images to [B, f^2 * N, C, S, S]; or, for derivatives, back.
+// [B, N, C, H, W] images to [B, f^2 * N, C, S, S]; for derivatives, the reverse.
 struct Formation {
   Dtype type;
   int64_t batches;
@@ -21,7 +21,7 @@ struct Formation {
   int64_t size;
 };
 
-// Of images [B, N, C, H, W] and the result [B, f^2 * N, C, S, S], or of both without B.
+// From images [B, N, C, H, W] and the result [B, f^2 * N, C, S, S], or both without B.
 inline Formation formation_of(const View& images, int64_t factor, const View& result) {
   const int64_t* shape = images.shape + images.rank - 4;
   return {
@@ -29,12 +29,12 @@ inline Formation formation_of(const View& images, int64_t factor, const View& re
       factor,       result.shape[result.rank - 1]};
 }
 
-// Side of a cell: the last ones reach over the image where the factor does not divide its side.
+// Side of a cell. If the factor does not divide the side, the last cells extend past the image.
 PYDREAM_HOST_DEVICE inline int64_t cell_side(int64_t side, int64_t factor) {
   return (side + factor - 1) / factor;
 }
 
-// Where a plane [S, S] of the result comes from.
+// Source of a plane [S, S] of the result.
 struct Cell {
   int64_t plane;  // of the images, [H, W]
   int64_t top;
@@ -43,18 +43,18 @@ struct Cell {
 
 // Plane ((b f^2 + k) N + i) C + c of the result is cell k of image i of batch b.
 PYDREAM_HOST_DEVICE inline Cell cell_of(const Formation& shape, int64_t plane) {
-  const int64_t own = shape.images * shape.channels;  // planes of a batch's images
+  const int64_t own = shape.images * shape.channels;  // planes of one batch of images
   const int64_t cell = plane / own % (shape.factor * shape.factor);
   const int64_t batch = plane / own / (shape.factor * shape.factor);
   return {batch * own + plane % own, cell / shape.factor * cell_side(shape.height, shape.factor),
           cell % shape.factor * cell_side(shape.width, shape.factor)};
 }
 
-// Pixel i of `to` is (1 - weight) * pixel `low` + weight * pixel (low + 1) of `from`: torch's rule,
-// interpolate(mode="bilinear", align_corners=False), in whole numbers, so that it is exact.
+// Pixel i of `to` is (1 - weight) * pixel `low` + weight * pixel (low + 1) of `from`: the rule of
+// torch's interpolate(mode="bilinear", align_corners=False), in integers and therefore exact.
 struct Between {
   int64_t low;
-  float weight;  // 0 where low is the last pixel
+  float weight;  // 0 if low is the last pixel
 };
 
 PYDREAM_HOST_DEVICE inline Between between(int64_t i, int64_t from, int64_t to) {
@@ -65,8 +65,8 @@ PYDREAM_HOST_DEVICE inline Between between(int64_t i, int64_t from, int64_t to) 
   return {low, static_cast<float>(place - low * 2 * to) / static_cast<float>(2 * to)};
 }
 
-// The first pixel of `to` that lies at pixel `low` of `from` or behind it; `to` if there is none.
-// So pixels [first_from(q - 1), first_from(q + 1)) are those that pixel q of `from` has a part in.
+// The first pixel of `to` at or past pixel `low` of `from`; `to` if there is none. So pixel q of
+// `from` contributes to the pixels [first_from(q - 1), first_from(q + 1)).
 PYDREAM_HOST_DEVICE inline int64_t first_from(int64_t low, int64_t from, int64_t to) {
   const int64_t least = (2 * low + 1) * to - from;  // of 2 * i * from
   if (least <= 0) return 0;
@@ -74,15 +74,15 @@ PYDREAM_HOST_DEVICE inline int64_t first_from(int64_t low, int64_t from, int64_t
   return first < to ? first : to;
 }
 
-// Fills result [B, f^2 * N, C, S, S] from images [B, N, C, H, W], with `padding` beside them.
+// Fills result [B, f^2 * N, C, S, S] from images [B, N, C, H, W], padded with `padding`.
 void multi_formation_cpu(const View& images, int64_t factor, float padding, const View& result,
                          int threads);
 
-// Fills images [B, N, C, H, W] with the derivative by them, from that by the result.
+// Fills images [B, N, C, H, W] with the derivative by the images, from the one by the result.
 void multi_formation_backward_cpu(const View& gradient, int64_t factor, const View& images,
                                   int threads);
 
-// Tables of one side for the kernels of an instruction set: of each pixel of the result,
+// Tables of one side, for the kernels of an instruction set: for each pixel of the result,
 struct Stretch {
   int64_t from;
   int64_t to;
@@ -91,7 +91,7 @@ struct Stretch {
   const float* weight;  // [to], of high
 };
 
-// and of each pixel of a cell, the `most` or fewer pixels of the result that it has a part in.
+// and for each pixel of a cell, the pixels of the result it contributes to, at most `most`.
 struct Readers {
   int64_t from;
   int64_t to;
@@ -100,7 +100,7 @@ struct Readers {
   const float* weight;   // [most, from], 0 where there are fewer
 };
 
-// The part of a cell that is inside the image, in a plane of `stride` values a row.
+// The part of a cell inside the image, in a plane with `stride` values per row.
 struct Inside {
   int64_t offset;  // of its first pixel
   int64_t stride;
@@ -108,10 +108,10 @@ struct Inside {
   int64_t columns;
 };
 
-// Values behind a row that vectors may read: two registers of the widest.
+// Values past the end of a row that vectors may read: two registers of the widest.
 constexpr int64_t kSlack = 32;
 
-// One per instruction set, from formation_kernel.cpp; a plane of the result each.
+// One per instruction set, from formation_kernel.cpp; each call makes one plane of the result.
 struct FormationKernels {
   // scratch: [2 * columns.to + columns.from + kSlack]
   void (*upsample)(const Stretch& rows, const Stretch& columns, const Inside& cell, Dtype type,

@@ -11,7 +11,7 @@ PYDREAM_KERNELS(FormationKernels, formation_kernels)
 
 namespace {
 
-// Pixels of the result that a thread takes at once.
+// Pixels of the result that a thread processes at a time.
 constexpr int64_t kPiece = 16384;
 
 class StretchTable {

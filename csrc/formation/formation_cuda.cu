@@ -4,10 +4,10 @@
 // Presumes: sides below 2^23, so that twice a side is exact in float32. Limit: bandwidth, the
 // result once and the images once.
 //
-// A thread has a column of a plane, kRows rows of it. It goes down the rows and keeps what two
-// rows share: forward the two stretched values that it blends, which change with every second
-// row where a cell is doubled; backward the sums of the two pixels that a row of the result has a
-// part in. Each is written once, by one thread, so sums have one order and no atomics.
+// A thread processes kRows rows of one column of a plane. It goes down the rows and keeps the
+// values that two rows share: forward the two stretched values that it blends, which change every
+// second row if a cell is doubled; backward the sums of the two pixels that contribute to a row of
+// the result. One thread writes each value once, so sums have a fixed order and need no atomics.
 #include <algorithm>
 
 #include "common/launch.h"
@@ -19,7 +19,7 @@ namespace {
 
 constexpr int64_t kRows = 8;
 
-// The rows of the result that this block makes, found once for all of its columns.
+// The rows of the result that this block makes, computed once for all of its columns.
 struct RowTable {
   int32_t low[kRows];
   float weight[kRows];
@@ -73,13 +73,13 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// A pixel's part in those of the result, along one side: a tent, level beyond the ends of the cell.
+// The share of a pixel in those of the result, along one side: a tent, constant past the ends.
 struct Tent {
   int64_t begin;
   int64_t end;
-  float start;  // how far `begin` lies from the pixel, times 2 * size
+  float start;  // distance of `begin` from the pixel, times 2 * size
   float step;   // from one pixel of the result to the next, the same
-  float whole;  // 2 * size, where a part ends
+  float whole;  // 2 * size, where a share ends
   bool level_before;
   bool level_behind;
 };
@@ -96,7 +96,7 @@ __device__ Tent tent_of(int64_t pixel, int64_t side, int64_t size) {
           pixel == side - 1};
 }
 
-// sum over a row of the result [S] of a pixel's part in each value times that value.
+// Sum over a row of the result [S] of a pixel's share in each value times that value.
 template <class T>
 __device__ float shrunk(const Tent& tent, const T* line) {
   float sum = 0.0f, distance = tent.start;
@@ -133,8 +133,8 @@ __global__ void __launch_bounds__(kThreads)
   const Tent columns = tent_of(x % width, width, size);
   T* out = images + (plane * shape.height + top) * shape.width + x;
 
-  // Sums of rows q and q + 1 of the cell; `next` is where q ends, in rows of the result times
-  // 2 * size. Rows before the first are shared with the block above, which writes them.
+  // Sums of rows q and q + 1 of the cell; `next` is the end of q, in rows of the result times 2 *
+  // size. The block above also reads the rows before the first, and writes them.
   int64_t q = max(first - 1, static_cast<int64_t>(0));
   float low = 0.0f, high = 0.0f;
   const auto advance = [&] {
@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(kThreads)
   while (q < last) advance();
 }
 
-// Blocks for `columns` threads' columns of `chunks` parts each.
+// Grid for a thread per column, with each column in `chunks` parts.
 dim3 blocks_for(int64_t columns, int64_t chunks) {
   return dim3(static_cast<unsigned>((columns + kThreads - 1) / kThreads * chunks));
 }

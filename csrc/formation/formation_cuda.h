@@ -1,4 +1,4 @@
-// Multi-formation on a CUDA device, as bindings_cuda.cpp calls it.
+// Multi-formation on a CUDA device, for bindings_cuda.cpp.
 #pragma once
 
 #include "common/stream.h"

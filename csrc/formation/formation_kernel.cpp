@@ -1,12 +1,12 @@
-// Cells upsampled bilinearly, and the adjoint of that, compiled once per instruction set.
+// Bilinear upsampling of cells, and its adjoint, compiled once per instruction set.
 //
 // Shapes: planes [S, S] of the result, cells [h, w] in planes [H, W] of the images.
-// Presumes: some rows of S values in the first-level cache. Limit: bandwidth, the result once and
+// Presumes: some rows of S values fit the first-level cache. Limit: bandwidth, the result once and
 // the images once.
 //
-// Both go row by row, along the rows and across them apart: forward every row of a cell is
-// stretched once, and two neighbours are blended for each row of the result; backward the rows of
-// the result that a row of a cell has a part in are added up, and that sum is shrunk.
+// Both work row by row, and treat the two directions separately. Forward, every row of a cell is
+// stretched once, and two neighbours are blended for each row of the result. Backward, the rows of
+// the result to which a row of a cell contributes are summed, and the sum is shrunk.
 #include <type_traits>
 
 #include "common/simd.h"
@@ -16,10 +16,10 @@ namespace pydream {
 namespace PYDREAM_ISA {
 namespace {
 
-// Places of a row that lie near each other are picked out of one register or two, instead of value
-// by value: the way back of 100 images of 32 x 32 takes half the time or less. Plain x86 has no
-// such shuffle; and Clang has none by variable places for its vector types, hence the instructions
-// by name.
+// Nearby elements of a row are selected from one or two registers instead of one by one: the
+// backward pass of 100 images of 32 x 32 takes at most half the time. Plain x86 has no such
+// shuffle, and Clang offers none with variable indices for its vector types, so the instructions
+// are named.
 #ifdef __AVX2__
 inline Ints places_from(const int32_t* places, int32_t first) { return load(places) - first; }
 
@@ -42,7 +42,7 @@ inline Floats pick(Floats values, Floats next, Ints places) {
 #endif
 #endif
 
-// from [columns.from], of which kWidth values behind the last may be read.
+// from [columns.from], followed by kWidth values that may be read.
 void stretch(const Stretch& columns, const float* from, float* __restrict to) {
   int64_t x = 0;
 #ifdef __AVX2__
@@ -61,7 +61,7 @@ void stretch(const Stretch& columns, const float* from, float* __restrict to) {
   }
 }
 
-// Puts a row of a cell into wide [w], padding beside what is inside the image.
+// Writes a row of a cell to wide [w], with padding where it is outside of the image.
 template <class T>
 void take_row(const Inside& cell, int64_t row, int64_t width, float padding, const T* images,
               float* wide) {
@@ -96,7 +96,7 @@ void upsample_typed(const Stretch& rows, const Stretch& columns, const Inside& c
   }
 }
 
-// line = sum over some rows [S] of weight * row; the weights lie `step` apart.
+// line = sum over some rows [S] of weight * row; the weights are `step` apart.
 void add_rows(const float* from, const float* weight, int64_t step, int64_t count, int64_t width,
               float* line) {
   int64_t x = 0;
@@ -112,8 +112,8 @@ void add_rows(const float* from, const float* weight, int64_t step, int64_t coun
   }
 }
 
-// The adjoint of stretch, of the first `count` columns; 2 * kWidth values behind the last of
-// line [S + most] may be read.
+// The adjoint of stretch, for the first `count` columns; 2 * kWidth values past the end of line [S
+// + most] may be read.
 void shrink(const Readers& columns, const float* line, int64_t count, float* __restrict to) {
   int64_t x = 0;
 #ifdef __AVX2__
@@ -150,7 +150,7 @@ void gather_typed(const Readers& rows, const Readers& columns, const Inside& cel
   } else {
     widen(gradient, rows.to * columns.to, scratch);
   }
-  // Behind the last column stand weights of 0.
+  // Past the last column, weights are 0.
   for (int64_t t = 0; t < columns.most; ++t) line[columns.to + t] = 0.0f;
   for (int64_t q = 0; q < cell.rows; ++q) {
     const int64_t left = rows.to - rows.first[q];
@@ -161,7 +161,7 @@ void gather_typed(const Readers& rows, const Readers& columns, const Inside& cel
   }
 }
 
-// Calls work(a value of the type).
+// Calls work with a value of the dtype's type.
 template <class Work>
 void by_type(Dtype type, const Work& work) {
   switch (type) {

@@ -21,18 +21,18 @@ inline Metric parse_metric(const std::string& name) {
   throw std::invalid_argument("metric cannot be " + name);
 }
 
-// One layer of both lists, as rows that lie side by side.
+// One layer of both lists, as contiguous rows.
 struct Layer {
   const void* synthetic;  // [rows, columns]
   const void* real;       // [rows, columns]
-  void* gradient;         // [rows, columns], of the layer's distance, or null
+  void* gradient;         // [rows, columns], derivative of the layer's distance, or null
   Dtype type;
   int64_t rows;
   int64_t columns;
 };
 
-// Two lists of contiguous gradients and a third for derivatives, or none, as layers. The lists are
-// alike in everything but their memory, so of the other two their addresses are enough.
+// Two lists of contiguous gradients as layers, and optionally a third for derivatives. Pairs differ
+// only in their memory, so addresses suffice for the second and third list.
 inline std::vector<Layer> layers_of(const std::vector<View>& synthetic,
                                     const std::vector<uintptr_t>& real,
                                     const std::vector<uintptr_t>& gradients) {
@@ -53,7 +53,7 @@ double gradient_distance_cpu(const std::vector<View>& synthetic, const std::vect
                              const std::vector<uintptr_t>& gradients, const std::string& metric,
                              int threads);
 
-// What is added to the product of two lengths before a cosine is divided by it.
+// Constant added to the product of two lengths before a cosine is divided by it.
 constexpr double kCosineFloor = 1e-6;
 
 // Some consecutive values, or whole rows, of a layer.
@@ -67,7 +67,7 @@ struct Span {
 };
 
 // One per instruction set, from matching_kernel.cpp. Values: sums of squared or absolute
-// differences, with their gradients times `scale`. Rows: the sum of 1 - cos.
+// differences, and their gradients times `scale`. Rows: the sum of 1 - cos.
 struct MatchingKernels {
   double (*squared)(const Span& span, float scale);
   double (*absolute)(const Span& span, float scale);

@@ -11,17 +11,17 @@ PYDREAM_KERNELS(MatchingKernels, matching_kernels)
 
 namespace {
 
-// Values of a span: long beside the taking of one by a thread, short beside a list.
+// Values of a span: long compared with its scheduling on a thread, short compared with a list.
 constexpr int64_t kSpan = 65536;
 
-// A span, the layer it is of, and its part of the layer's distance.
+// A span, its layer, and its part of the layer's distance.
 struct Piece {
   Span span;
   size_t layer;
   double value;
 };
 
-// `from` moved on by some values; null stays null.
+// `from` advanced by some values; null stays null.
 template <class Pointer>
 Pointer moved(Pointer from, Dtype type, int64_t values) {
   using Bytes = std::conditional_t<std::is_const_v<std::remove_pointer_t<Pointer>>,
@@ -58,7 +58,7 @@ double measure(const Span& span, Metric metric) {
       const double columns = static_cast<double>(span.columns);
       return matching_kernels().absolute(span, static_cast<float>(1.0 / columns)) / columns;
     }
-    case Metric::l2:  // the derivative is divided by the distance when that is known
+    case Metric::l2:  // the derivative is divided by the distance once that is known
       return matching_kernels().squared(span, 0.5f);
     default:
       return matching_kernels().squared(span, 1.0f);

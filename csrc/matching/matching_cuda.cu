@@ -1,14 +1,14 @@
 // Distances of gradients and their derivatives on CUDA, all layers of a list in one launch.
 //
-// Shapes: layers [rows, columns] of two lists, a third written; a block takes kChunk values of a
-// layer, or for cosines one row.
-// Presumes: up to kMostLayers layers a launch (ResNet-18 has 62 parameters), which are given by
-// value, so that a CUDA graph holds them; more take several launches. Rows of cosines are read
-// twice, the second time from the second-level cache.
+// Shapes: layers [rows, columns] of two lists; a third is written. A block processes kChunk values
+// of a layer, or for cosines one row.
+// Presumes: up to kMostLayers layers per launch (ResNet-18 has 62 parameters), passed by value, so
+// that a CUDA graph contains them; more take several launches. Rows of cosines are read twice, the
+// second time from the second-level cache.
 // Limit: bandwidth, the three lists once.
 //
-// The block that ends last adds up the sums of all blocks, in their order, so that the value is the
-// same on every run.
+// The last block to finish adds the sums of all blocks in their order, so the value is the same in
+// every run.
 #include <cstddef>
 
 #include "common/launch.h"
@@ -109,7 +109,7 @@ __device__ double measure(const Layer& layer, int64_t part, Metric metric, doubl
                                : differences<T>(layer, part * kChunk, metric, shared);
 }
 
-// Whether this is the last block of all to come here; all of the sums can be read then.
+// Whether this is the last block of all to finish; it can then read all sums.
 __device__ bool last_of_all(const MatchingTask& task, double* shared) {
   __syncthreads();
   if (threadIdx.x == 0) {
@@ -152,7 +152,7 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) *task.memory.value = static_cast<float>(total);
 }
 
-// The l2 distance of each layer: a block for each.
+// The l2 distance of each layer: a block per layer.
 __global__ void __launch_bounds__(kThreads)
     length_kernel(const MatchingTask task, const Layers layers) {
   double* shared = shared_memory<double>();  // [kWarps]
@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) task.memory.distance[task.layer_before + number] = sqrt(total);
 }
 
-// Divides derivatives by the distance of their layer; the first block adds the distances up.
+// Divides derivatives by the distance of their layer; the first block adds the distances.
 __global__ void __launch_bounds__(kThreads)
     divide_kernel(const MatchingTask task, const Layers layers, int64_t all_layers) {
   double* shared = shared_memory<double>();  // [kWarps]
@@ -207,7 +207,7 @@ int64_t blocks_of(const Layer& layer, Metric metric) {
   return (layer.rows * layer.columns + kChunk - 1) / kChunk;
 }
 
-// Calls launch_some(task, layers, blocks) for as many layers at a time as arguments hold.
+// Calls launch_some(task, layers, blocks) for as many layers at a time as fit in the arguments.
 template <class Launch>
 void in_launches(const std::vector<Layer>& all, MatchingTask task, const Launch& launch_some) {
   Layers layers{};

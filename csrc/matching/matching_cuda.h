@@ -1,4 +1,4 @@
-// Distances of gradients on a CUDA device, as bindings_cuda.cpp calls them.
+// Distances of gradients on a CUDA device, for bindings_cuda.cpp.
 #pragma once
 
 #include "common/stream.h"
@@ -6,11 +6,11 @@
 
 namespace pydream {
 
-// How many blocks of the kernel the layers take: as many sums are kept in `partial`.
+// Number of blocks that the layers take, and of the sums in `partial`.
 int64_t matching_blocks(const std::vector<Layer>& layers, Metric metric);
 
 // Fills value [] and the gradients of the layers. Working memory: partial [blocks] and distance
-// [layers] of float64; finished [1] of int32, which is 0.
+// [layers] of float64; finished [1] of int32, which must be 0.
 void gradient_distance_cuda(const std::vector<Layer>& layers, Metric metric, const View& partial,
                             const View& distance, const View& finished, const View& value,
                             const Launch& where);

@@ -1,9 +1,9 @@
 // Distances of gradients and their derivatives in one pass, compiled once per instruction set.
 //
-// Shapes: spans of some thousand values, or rows [R, K], of two lists, and a third written.
-// Presumes: spans short enough for float32 sums of each lane (kBlock values); rows that fit the
-// second-level cache with both lists (K up to some 10^5), as they are read twice there.
-// Limit: bandwidth, the three lists once. Where no derivative is wanted, two.
+// Shapes: spans of some thousand values, or rows [R, K], of two lists; a third is written.
+// Presumes: spans short enough for float32 sums in each lane (kBlock values); rows of both lists
+// that fit the second-level cache (K up to some 10^5), because they are read twice.
+// Limit: bandwidth, the three lists once; without a derivative, two.
 #include <cmath>
 
 #include "common/simd.h"
@@ -13,7 +13,7 @@ namespace pydream {
 namespace PYDREAM_ISA {
 namespace {
 
-constexpr int64_t kBlock = 4096;  // values summed in float32 before they are added in float64
+constexpr int64_t kBlock = 4096;  // values summed in float32 before the sum is added in float64
 constexpr int64_t kChains = 4;
 
 inline Floats magnitude(Floats values) {
@@ -100,7 +100,7 @@ Products products(const float* x, const float* y, int64_t count) {
   return total;
 }
 
-// 1 - <x, y> / (|x| |y| + floor) and, where it is wanted, its derivative a * x + b * y.
+// 1 - <x, y> / (|x| |y| + floor) and, if wanted, its derivative a * x + b * y.
 double cosine_row(const float* x, const float* y, float* gradient, int64_t count) {
   const Products p = products(x, y, count);
   const double length_x = std::sqrt(p.xx), length_y = std::sqrt(p.yy);
@@ -118,7 +118,7 @@ double cosine_row(const float* x, const float* y, float* gradient, int64_t count
 }
 
 // Calls work(x, y, gradient, count) on float32 pieces of `piece` values each; 16-bit values are
-// widened first, and narrowed back.
+// widened before, and narrowed after.
 template <class T, class Work>
 double in_pieces(const Span& span, int64_t count, int64_t piece, const Work& work) {
   const T* x = static_cast<const T*>(span.synthetic);
