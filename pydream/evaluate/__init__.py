@@ -1,4 +1,4 @@
-"""Training on distilled sets, and what it is worth on real test images."""
+"""Evaluation of distilled sets by training students on them and testing these on real images."""
 
 from __future__ import annotations
 

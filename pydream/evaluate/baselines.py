@@ -1,4 +1,4 @@
-"""The real images that a distilled set is held against."""
+"""Real images as baselines for a distilled set."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pydream.ops import random_keys
 from pydream.progress import track
 from pydream.seeds import Draw
 
-_MOST_BYTES = 16 << 30  # of all images together
-_AT_ONCE = 1024  # images decoded and embedded at a time
+_MOST_BYTES = 16 << 30  # in all images together
+_AT_ONCE = 1024  # number of images decoded and embedded at a time
 
 
 def baseline_images(
@@ -40,23 +40,23 @@ def baseline_images(
     source
         The training split.
     per_class
-        Images of each class; all where it has fewer, or for ``"full"``.
+        Number of images per class, or all of a smaller class; ignored for ``"full"``.
     side
         Side of the images, in pixels.
     seed
         Random seed of the baseline ``random``; the others do not depend on it.
     observer
-        Gives the features that coresets are chosen by.
+        Observer whose features select the coresets.
     workers
-        Threads that decode.
+        Number of threads that decode.
     allow_skipped
-        Share of the images that may be unreadable, where all of them are looked at.
+        Largest share of the images that may be unreadable, for baselines that read all of them.
 
     Raises
     ------
     PydreamError
-        If too many images cannot be read, a class has none that can, a coreset has no observer, or
-        all images together are too many to be held.
+        If too many images are unreadable, all images of a class are, a coreset has no observer, or
+        the images exceed the memory limit.
     """
     if name == "random":
         return random_real_images(source, per_class, side, seed=seed, workers=workers)
@@ -76,26 +76,26 @@ def random_real_images(
 ) -> LabelledImages:
     """Draw random images of every class, as many as a distilled set has.
 
-    Images of a class are put in an order that follows from the seed and their identity, and the
-    first ones that can be read are taken: all of them where a class has fewer.
+    Seed and identity decide the order of a class's images, and the first readable ones are taken,
+    or all of a smaller class.
 
     Parameters
     ----------
     source
         The training split.
     per_class
-        Images of each class.
+        Number of images per class.
     side
         Side of the images, in pixels, the same as for `load_split`.
     seed
-        In [0, 2^63).
+        Random seed, in [0, 2^63).
     workers
-        Threads that decode.
+        Number of threads that decode.
 
     Raises
     ------
     PydreamError
-        If no image of some class can be read.
+        If all images of a class are unreadable.
     """
     ids = torch.from_numpy(source.ids)
     keys = random_keys(ids, seed=seed, draw=Draw.RANDOM_BASELINE).numpy()
@@ -121,7 +121,7 @@ def _first(
     unreadable: Unreadable,
     count: int,
 ) -> npt.NDArray[np.int64]:
-    """Return the readable images of a class that have the lowest keys."""
+    """Return the readable images of a class with the lowest keys."""
     indices = source.class_indices(label)
     usable = indices[~np.isin(indices, list(unreadable.reasons))]
     if not len(usable):
@@ -140,7 +140,7 @@ def _coreset(
     workers: int,
     unreadable: Unreadable,
 ) -> npt.NDArray[np.int64]:
-    """Choose rows of a source by the features of all its images that can be read."""
+    """Choose rows of a source by the features of all its readable images."""
     order = np.concatenate([source.class_indices(c) for c in range(len(source.class_names))])
     features: list[torch.Tensor] = []
     readable: list[int] = []

@@ -61,8 +61,8 @@ class EvaluateConfig(SetSettings, RecipeSettings):
     """Folder for the results, each in a file of its own. By default the folder results in the set,
     or beside a set that pydream did not write."""
     exif: Literal["ignore", "apply"] | None = None
-    """Whether to rotate and mirror real images according to their EXIF orientation. By default as
-    when the set was distilled."""
+    """Treatment of the EXIF orientation of real images: apply rotates and mirrors them accordingly,
+    and ignore leaves them as stored. By default the same as when the set was distilled."""
     allow_skipped: float = 0.01
     """Largest share of the real images that may be unreadable; a run with more is refused."""
     resume: bool = False

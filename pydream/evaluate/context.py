@@ -1,4 +1,4 @@
-"""The context that all students of an evaluation share, and how it is recorded."""
+"""The context that all students of an evaluation share, and its record."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class EvaluationContext:
 
 
 def _check_observer(config: EvaluateConfig, given: nn.Module | None) -> None:
-    """Raise PydreamError if an observer is needed and there is none."""
+    """Raise PydreamError if an observer is needed but missing."""
     if given is not None or config.observer is not None:
         return
     what = None
@@ -90,14 +90,14 @@ def open_evaluation(
     config
         The settings.
     train, test
-        Real images where they are no file or known set.
+        Real images, if they are neither a file nor a known set.
     given
-        An observer that is no file.
+        An observer that is not a file.
 
     Raises
     ------
     PydreamError
-        If something cannot be used, or the results cannot be written.
+        If an input cannot be used, or the results cannot be written.
     """
     _check_observer(config, given)
     distilled = open_set(config, _class_names(config, test))
@@ -159,14 +159,14 @@ def _open_observer(
 
 
 def _class_names(config: EvaluateConfig, test: Source | None) -> tuple[str, ...] | None:
-    """Return the names that serve for a set which only numbers its classes."""
+    """Return the class names for a set that only numbers its classes."""
     if test is None and config.source is not None and has_split(config.source, "test"):
         test = open_source(config.source, "test")
     return None if test is None else test.class_names
 
 
 def evaluation_facts(context: EvaluationContext) -> dict[str, Any]:
-    """Say what was evaluated with what, as JSON takes it."""
+    """Return the inputs and settings of the evaluation, ready for JSON."""
     manifest, observer = context.distilled.manifest, context.observer
     settings = dataclasses.asdict(context.config)
     return {

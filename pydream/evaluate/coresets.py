@@ -1,6 +1,6 @@
-"""Coresets: real images of every class that stand for all of it, chosen by their features.
+"""Coresets: real images that represent their class, chosen by their features.
 
-All classes are worked on together: rows of a class lie side by side, and every step picks one row
+All classes are processed together: the rows of a class are contiguous, and every step picks one row
 of each class.
 """
 
@@ -21,17 +21,17 @@ _ROWS_AT_ONCE = 16384
 def herding(features: Tensor, offsets: Sequence[int], count: int) -> list[Tensor]:
     """Choose samples whose mean stays as near as possible to the mean of their class.
 
-    The first is the one most similar to the mean; every further one makes up best for what the
-    mean of those before it lacks. Rows are taken at length 1.
+    The first sample is the one most similar to the mean; every further one best compensates the
+    error of the mean so far. Rows are scaled to length 1.
 
     Parameters
     ----------
     features
-        float32 (R, D): the rows of every class side by side.
+        float32 (R, D), the rows of each class contiguous.
     offsets
         First row of each of K classes, and the end of the last; no class is empty.
     count
-        Samples of each class; all of a class that has fewer.
+        Number of samples per class, or all of a smaller class.
 
     Returns
     -------
@@ -60,10 +60,10 @@ def herding(features: Tensor, offsets: Sequence[int], count: int) -> list[Tensor
 
 
 def k_centre(features: Tensor, offsets: Sequence[int], count: int) -> list[Tensor]:
-    """Choose samples such that no other of the class lies far from all of them, greedily.
+    """Choose samples greedily so that no other sample of the class is far from all of them.
 
     The first is nearest to the mean of its class; every further one is the farthest from those
-    before it (twice the best possible radius at most).
+    before it (at most twice the best possible radius).
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def _pick(
     offsets: Sequence[int],
     count: int,
 ) -> list[Tensor]:
-    """Take of each class the row with the highest score, again and again; of equals the first."""
+    """Repeatedly take the row of each class with the highest score, the first of equals."""
     rows, classes = torch.arange(len(labels), device=labels.device), len(offsets) - 1
     left = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
     chosen: list[Tensor] = []
@@ -115,7 +115,7 @@ def _pick(
         best = values.new_full((classes,), -torch.inf).scatter_reduce(0, labels, values, "amax")
         where = torch.where(left & (values == best[labels]), rows, len(rows))
         picked = rows.new_full((classes,), len(rows)).scatter_reduce(0, labels, where, "amin")
-        # A class that has no row left keeps its last one, which is not taken again below.
+        # A class without rows left keeps its last row, which is not taken again below.
         picked = torch.where(picked < len(rows), picked, chosen[-1] if chosen else picked)
         left[picked] = False
         chosen.append(picked)

@@ -1,4 +1,4 @@
-"""Evaluates a distilled set: students trained on it from scratch, measured on real test images."""
+"""Evaluation of a distilled set: students trained on it from scratch and tested on real images."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ def evaluate_set(
     test: Source | None = None,
     observer: nn.Module | None = None,
 ) -> EvaluationResult:
-    """Train students on a distilled set and on baselines; measure them on real test images.
+    """Train students on a distilled set and on baselines; test them on real images.
 
     Parameters
     ----------
     config
         The settings.
     train
-        Real training images for the baselines, where they are no file or known set.
+        Real training images for the baselines, if they are neither a file nor a known set.
     test
-        Real test images, likewise.
+        Real test images, if they are neither a file nor a known set.
     observer
-        A classifier of normalised (B, 3, S, S) float32 images, where it is no file;
-        ``config.observer`` is then only a name for it, which may not be empty, and
-        ``config.students`` must be given.
+        A classifier of normalised (B, 3, S, S) float32 images, if it is not a file;
+        ``config.observer`` is then only its name, which must not be empty, and ``config.students``
+        is required.
 
     Returns
     -------
     EvaluationResult
-        For every student and kind of labels a row for the set and one for each baseline; also
-        written to a new file, with a figure beside it.
+        For every student and kind of labels, a row for the set and a row for each baseline; also
+        written to a new file, with a figure.
 
     Raises
     ------
     PydreamError
-        If something given cannot be used.
+        If an input cannot be used.
     """
     context = open_evaluation(config, train, test, observer)
     check_plans(context)
@@ -75,7 +75,7 @@ def _row(plan: Plan, runs: tuple[StudentRun, ...]) -> EvaluationRow:
 
 
 def _run(context: EvaluationContext, plan: Plan) -> StudentRun:
-    """Return the measurements of a student, which may have been trained before."""
+    """Return the measurements of a student, trained now or before."""
     known = identity(context, plan)
     run = context.finished.find(known)
     if run is None:
@@ -107,7 +107,7 @@ def _train(context: EvaluationContext, plan: Plan) -> StudentRun:
 
 
 def _targets(context: EvaluationContext, plan: Plan) -> tuple[Targets, int]:
-    """Return where the targets come from, and how many epochs share them."""
+    """Return the source of the targets, and the number of epochs that share them."""
     recipe, device = plan.recipe, context.device
     if plan.labels == "hard":
         of_rows = plan.trained_on.labels.repeat(recipe.views_per_image).to(device)

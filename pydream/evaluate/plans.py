@@ -1,4 +1,4 @@
-"""The students of an evaluation, each settled whole before the first one is trained."""
+"""The students of an evaluation, all fully specified before the first one is trained."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class Plan:
     labels
         Source of its targets: ``"online"``, ``"stored"``, ``"own"`` or ``"hard"``.
     images
-        Name of what it is trained on: ``"distilled"`` or a baseline.
+        Name of its training images: ``"distilled"`` or a baseline.
     trained_on
-        Those images.
+        Its training images.
     recipe
         Training recipe.
     seed
-        All random numbers of its training follow from it.
+        Random seed of its training.
     stored
-        The labels that were stored for this seed, for ``"stored"``.
+        The labels stored for this seed, for ``"stored"``.
     """
 
     student: str
@@ -54,17 +54,17 @@ class Plan:
 
     @property
     def row(self) -> tuple[str, str, str]:
-        """Facts that students of different seeds share: a row of the result."""
+        """Properties that students of different seeds share: a row of the result."""
         return self.student, self.labels, self.images
 
 
 def check_plans(context: EvaluationContext) -> None:
-    """Build every student, settle its recipe and open stored labels, before anything is written.
+    """Build every student, resolve its recipe and open stored labels, before anything is written.
 
     Raises
     ------
     PydreamError
-        If a student does not fit the images, a number of the recipe is out of its range, or stored
+        If a student does not fit the images, a number of the recipe is out of range, or stored
         labels do not fit.
     """
     config, distilled = context.config, context.distilled
@@ -78,9 +78,9 @@ def check_plans(context: EvaluationContext) -> None:
 
 
 def settle_plans(context: EvaluationContext) -> list[Plan]:
-    """Choose images, recipe and labels of every student, row by row, seed by seed.
+    """Select images, recipe and labels of every student, row by row, seed by seed.
 
-    Random images are drawn anew for each seed; what several rows share is made once.
+    Random images are drawn anew for each seed; inputs shared by several rows are made once.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def settle_plans(context: EvaluationContext) -> list[Plan]:
 
 
 def _combinations(config: EvaluateConfig) -> list[tuple[str, str]]:
-    """Return which labels go with which images; baselines have online labels for stored ones."""
+    """Return the labels for each kind of images; baselines use online labels instead of stored."""
     pairs: list[tuple[str, str]] = []
     for labels in config.labels:
         pairs.append((labels, "distilled"))
@@ -135,7 +135,7 @@ def _images(context: EvaluationContext, name: str, seed: int) -> LabelledImages:
 
 
 def _stored(context: EvaluationContext, recipe: ResolvedRecipe, seed: int) -> StoredLabels:
-    """Open the stored labels of a seed, and check that they are of this set and these views."""
+    """Open the stored labels of a seed, and check that they match the set and the views."""
     stored = StoredLabels(context.distilled, seed)
     stored.check(recipe, context.mean, context.std)
     return stored
@@ -144,10 +144,10 @@ def _stored(context: EvaluationContext, recipe: ResolvedRecipe, seed: int) -> St
 def settle_recipe(
     context: EvaluationContext, student: str, labels: str, images: str, num_images: int
 ) -> ResolvedRecipe:
-    """Settle the recipe for some images.
+    """Resolve the recipe for some images.
 
-    Hard labels are compared at temperature 1, and a set's own soft labels too unless a
-    temperature is given: those who make such labels train on them so (DATM, DD-Ranking).
+    Hard labels are compared at temperature 1. So are a set's own soft labels unless a temperature
+    is given, because methods that make such labels train on them that way (DATM, DD-Ranking).
     """
     config, distilled = context.config, context.distilled
 
@@ -175,10 +175,10 @@ def settle_recipe(
 
 
 def identity(context: EvaluationContext, plan: Plan) -> dict[str, Any]:
-    """Return all that a student's measurements follow from, ready for JSON."""
+    """Return everything that decides a student's measurements, ready for JSON."""
     observer, config = context.observer, context.config
     asked = plan.labels == "online" or plan.images in ("herding", "k-centre")
-    # Only where it is applied, so that students of before there was a choice are found.
+    # Only if it is applied, so that students from before this option are found.
     exif = config.exif or exif_of(context.distilled)
     return {
         **({"exif": exif} if exif == "apply" else {}),
@@ -204,7 +204,7 @@ def identity(context: EvaluationContext, plan: Plan) -> dict[str, Any]:
 
 
 def eval_every(context: EvaluationContext, plan: Plan) -> int:
-    """Return the epochs between two measurements; a tenth of all of them by default."""
+    """Return the epochs between two measurements, by default a tenth of all epochs."""
     return context.config.eval_every or max(1, plan.recipe.epochs // 10)
 
 

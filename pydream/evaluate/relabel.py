@@ -1,4 +1,4 @@
-"""Labels stored once, so that students train without the observer: on the same views as with it."""
+"""Labels stored once, so that students train without the observer on the same views."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class RelabelResult:
     Attributes
     ----------
     path
-        The folder of the labels: in that of the set, or beside a set that is not ours.
+        The folder of the labels: in the folder of a set of pydream, or beside any other set.
     images_bytes, labels_bytes
-        Size of the image files (of the pixels, if they are in a file of tensors) and of all stored
-        labels.
+        Size in bytes of the image files (of the pixels, if they are in a file of tensors), and of
+        all stored labels.
     epochs
-        Number of epochs that labels are stored for, with each seed.
+        Number of epochs with stored labels, for each seed.
     """
 
     path: Path
@@ -57,21 +57,21 @@ class RelabelResult:
 def relabel(config: RelabelConfig, *, observer: torch.nn.Module | None = None) -> RelabelResult:
     """Store the observer's logits of every view that a student will be trained on.
 
-    The views follow from seed, epoch and row alone, so a student that is trained with
-    ``labels="stored"`` sees those same views again. The bytes of images and labels are written into
-    the manifest of a set of ours. A killed run goes on where it was when it is started again.
+    The views depend only on seed, epoch and row, so a student trained with ``labels="stored"`` sees
+    the same views again. The manifest of a set of pydream records the size of its images and
+    labels. An interrupted run continues when it is started again.
 
     Parameters
     ----------
     config
         The settings.
     observer
-        A classifier of normalised (B, 3, S, S) float32 images, where it is no file.
+        A classifier of normalised (B, 3, S, S) float32 images, if it is not a file.
 
     Raises
     ------
     PydreamError
-        If something given cannot be used, or labels of other settings are there.
+        If an input cannot be used, or labels for other settings exist.
     """
     names = None if config.source is None else open_source(config.source).class_names
     distilled = open_set(config, names)
@@ -144,7 +144,7 @@ def _plan(
 def _store(
     distilled: DistilledSet, observer: Observer, recipe: ResolvedRecipe, plan: LabelPlan
 ) -> None:
-    """Store the epochs that are not there yet."""
+    """Store the epochs that are missing."""
     folder = labels_folder(distilled, plan.seed)
     images = distilled.images.to(observer.device)
     fitting = observer.with_tile(largest_batch(len(images), recipe))
@@ -164,13 +164,13 @@ def _store(
 
 
 def _note_bytes(distilled: DistilledSet) -> None:
-    """Write into the manifest which labels are stored."""
+    """Record the stored labels in the manifest."""
     stored: dict[str, dict[str, Any]] = {}
     for file in sorted(distilled.beside("labels").glob("seed-*/labels.json")):
         seed = int(file.parent.name.removeprefix("seed-"))
         try:
             labels = StoredLabels(distilled, seed)
-        except PydreamError:  # of another run, not finished
+        except PydreamError:  # of an unfinished run
             continue
         plan = labels.plan
         stored[str(seed)] = {

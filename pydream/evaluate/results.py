@@ -1,4 +1,4 @@
-"""The outcome of an evaluation: rows, a table for people, files for machines."""
+"""Results of an evaluation: rows, a table for the terminal, and files."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class StudentRun:
     seed
         Random seed of the training.
     curve
-        Its measurements; the last one is of the last epoch.
+        Its measurements, the last one after the last epoch.
     steps
-        Batches it was trained on.
+        Number of training steps.
     train_seconds, test_seconds
-        Spent on training and on the measurements.
+        Time spent on training and on measurements.
     """
 
     seed: int
@@ -51,18 +51,18 @@ class StudentRun:
 
     @property
     def last(self) -> Checkpoint:
-        """The measurement of the last epoch."""
+        """The measurement after the last epoch."""
         return self.curve[-1]
 
     @property
     def best(self) -> Checkpoint:
-        """The measurement with the highest top-1; the first of them."""
+        """The measurement with the highest top-1, the first of equals."""
         return max(self.curve, key=lambda checkpoint: checkpoint.top1)
 
 
 @dataclass(frozen=True)
 class EvaluationRow:
-    """Students that differ in the seed alone.
+    """Students that differ only in their seed.
 
     Attributes
     ----------
@@ -76,9 +76,9 @@ class EvaluationRow:
     image_count
         Number of training images.
     recipe
-        How.
+        Training recipe.
     runs
-        One for each seed.
+        The students, by seed.
     """
 
     images: str
@@ -95,7 +95,7 @@ class EvaluationRow:
 
     @property
     def last_std(self) -> float | None:
-        """Standard deviation (n − 1) of top-1 at the last epoch; None of a single run."""
+        """Standard deviation (n − 1) of top-1 at the last epoch; None for a single run."""
         return _deviation([run.last.top1 for run in self.runs])
 
     @property
@@ -105,7 +105,7 @@ class EvaluationRow:
 
     @property
     def best_std(self) -> float | None:
-        """Standard deviation (n − 1) of the best top-1; None of a single run."""
+        """Standard deviation (n − 1) of the best top-1; None for a single run."""
         return _deviation([run.best.top1 for run in self.runs])
 
     @property
@@ -115,16 +115,16 @@ class EvaluationRow:
 
     @property
     def top5_std(self) -> float | None:
-        """Standard deviation (n − 1) of top-5 at the last epoch; None of a single run."""
+        """Standard deviation (n − 1) of top-5 at the last epoch; None for a single run."""
         return _deviation([run.last.top5 for run in self.runs])
 
     @property
     def seconds(self) -> float:
-        """Mean seconds of a run, measurements included."""
+        """Mean time of a run in seconds, including measurements."""
         return fmean(run.train_seconds + run.test_seconds for run in self.runs)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it, means and deviations included, as JSON takes it."""
+        """Return all fields, means and deviations, ready for JSON."""
         plain = dataclasses.asdict(self)
         for run, record in zip(self.runs, plain["runs"], strict=True):
             record["last"] = dataclasses.asdict(run.last)
@@ -139,7 +139,7 @@ class EvaluationResult:
     Attributes
     ----------
     path
-        The file that holds all of this as JSON.
+        The JSON file of this result.
     facts
         Inputs of the evaluation: set, observer, test images, settings and versions.
     rows
@@ -151,19 +151,19 @@ class EvaluationResult:
     rows: tuple[EvaluationRow, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what the file holds, and its path."""
+        """Return the content of the file, and its path."""
         return {"path": str(self.path), **_content(self.facts, self.rows)}
 
 
 def write_results(
     folder: Path, facts: dict[str, Any], rows: tuple[EvaluationRow, ...]
 ) -> EvaluationResult:
-    """Write ``results-0001.json``, or the first number that is free, and a figure of that name.
+    """Write ``results-0001.json``, or the first free number, and a figure of the same name.
 
     Raises
     ------
     PydreamError
-        If nothing can be written there.
+        If the folder cannot be written.
     """
     text = json.dumps(_content(facts, rows), indent=2) + "\n"
     with disk_errors(folder, RESUME):
@@ -181,7 +181,7 @@ def write_results(
 
 
 def result_table(result: EvaluationResult) -> RenderableType:
-    """Lay the rows out for a terminal, a table for each student; ± over the seeds."""
+    """Format the rows for a terminal, as a table for each student; ± is over the seeds."""
     seeds = len(result.facts["config"]["seeds"])
     size = result.facts["set"]
     weight = f"images of the set: {byte_words(size['images_bytes'])}"
@@ -200,7 +200,7 @@ def result_table(result: EvaluationResult) -> RenderableType:
 
 
 def _student_table(title: str, rows: Sequence[EvaluationRow]) -> Table:
-    """Lay the rows of one student out, in less than 80 columns."""
+    """Format the rows of one student in less than 80 columns."""
     table = Table(title=Text(title), box=None, padding=(0, 2, 0, 0), title_justify="left")
     for name in ("labels", "images"):
         table.add_column(name, no_wrap=True)
@@ -261,36 +261,36 @@ def accuracy_figure(rows: Sequence[EvaluationRow]) -> bytes:
 
 
 def _content(facts: dict[str, Any], rows: tuple[EvaluationRow, ...]) -> dict[str, Any]:
-    """Return what the file holds."""
+    """Return the content of the file."""
     return {**facts, "rows": [row.as_dict() for row in rows]}
 
 
 def _deviation(values: list[float]) -> float | None:
-    """Return the standard deviation of a sample of two or more."""
+    """Return the standard deviation of two or more values, else None."""
     return stdev(values) if len(values) > 1 else None
 
 
 def _percent(mean: float, deviation: float | None) -> str:
-    """Write a share as a percentage."""
+    """Format a share as a percentage."""
     return f"{mean:.1%}" if deviation is None else f"{100 * mean:.1f} ± {100 * deviation:.1f}%"
 
 
 class FinishedStudents:
-    """A folder with a file for every trained student, named by all that it follows from.
+    """A folder with a file for every trained student, named after everything that decides it.
 
     Parameters
     ----------
     folder
-        Made with the first student.
+        Folder of the files, made with the first student.
     resume
-        Whether students that are there are taken.
+        Reuse students whose files exist.
     """
 
     def __init__(self, folder: Path, resume: bool) -> None:
         self._folder, self._resume = folder, resume
 
     def find(self, identity: Mapping[str, Any]) -> StudentRun | None:
-        """Return the student of this identity, if it is there and wanted."""
+        """Return the student of this identity, if it exists and may be reused."""
         file = self._file(identity)
         if not (self._resume and file.is_file()):
             return None

@@ -13,12 +13,12 @@ from pydream.files import expand_settings
 from pydream.models.config import ObserverSettings
 
 Layout: TypeAlias = Literal["tensors", "rded", "ddranking"]
-"""Tool whose layout is written."""
+"""Layout to write, named after the tool that reads it."""
 
 
 @dataclass(frozen=True)
 class SetSettings(ObserverSettings):
-    """A distilled set, from pydream or another tool, and how to read it."""
+    """A distilled set, from pydream or another tool, and the settings for reading it."""
 
     set: Annotated[marks.Positional[Path], marks.arg(metavar="SET")]
     """Distilled set: a folder that pydream wrote, a folder of class folders, a .pt file of [images,
@@ -48,7 +48,7 @@ class ExportConfig(ObserverSettings):
     Raises
     ------
     PydreamError
-        If the layout needs an observer and none is given, or takes none.
+        If the layout needs an observer but has none, or does not use one.
     """
 
     set: Annotated[marks.Positional[Path], marks.arg(metavar="SET")]

@@ -1,4 +1,4 @@
-"""DD-Ranking (arXiv 2505.13300): its score, and its names for networks and settings.
+"""DD-Ranking (arXiv 2505.13300): its score, and its names of networks and settings.
 
 Names and settings are those of its release 0.2.0.
 """
@@ -17,15 +17,15 @@ from pydream.errors import PydreamError
 from pydream.models import ConvNet
 from pydream.sets.manifest import Manifest
 
-_WIDTH = 128  # of every ConvNet there
+_WIDTH = 128  # of all its ConvNets
 _RESNETS = ("resnet18", "resnet34", "resnet50")
-_SMALL_SIDES = (32, 64)  # at which it gives ResNets the stem for small images
+_SMALL_SIDES = (32, 64)  # sides for which its ResNets have the stem for small images
 _DATASETS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 _LAYERS = re.compile(r"layers\.(conv|norm)\.(\d+)\.")
 _LAYERS_OF_A_BLOCK = 4  # convolution, norm, ReLU, pool
 
 LEARNING_RATE = 0.001
-"""Settings with which DD-Ranking's own evaluation of RDED trains students on distilled images."""
+"""Learning rate in DD-Ranking's own evaluation of RDED."""
 
 
 def label_robust_score(
@@ -35,7 +35,7 @@ def label_robust_score(
     any_random: float,
     weight: float = 0.5,
 ) -> float:
-    """Score a distilled set without what its labels alone achieve (DD-Ranking's LRS).
+    """Score a distilled set, discounting the effect of its labels alone (DD-Ranking's LRS).
 
     With the hard label recovery HLR = `hard_real` - `hard_distilled`, the improvement over random
     IOR = `any_distilled` - `any_random` and α = w·IOR - (1 - w)·HLR, the score is
@@ -44,13 +44,13 @@ def label_robust_score(
     Parameters
     ----------
     hard_real
-        Accuracy of students of the full real set with hard labels, as a fraction.
+        Accuracy of students trained on the full real set with hard labels, in [0, 1].
     hard_distilled
-        Accuracy of students of the distilled set with hard labels.
+        Accuracy of students trained on the distilled set with hard labels.
     any_distilled
-        Accuracy of students of the distilled set with the labels its method uses.
+        Accuracy of students trained on the distilled set with the method's labels.
     any_random
-        Accuracy of students of as many random real images with such labels.
+        Accuracy of students trained on as many random real images with such labels.
     weight
         Weight of the improvement over random, w.
 
@@ -62,7 +62,7 @@ def label_robust_score(
     Raises
     ------
     PydreamError
-        If a number lies outside [0, 1].
+        If a number is outside [0, 1].
     """
     numbers = {
         "hard_real": hard_real,
@@ -82,16 +82,16 @@ def label_robust_score(
 
 @dataclass(frozen=True)
 class Teacher:
-    """A network as DD-Ranking builds and loads it.
+    """A network in the form that DD-Ranking builds and loads.
 
     Attributes
     ----------
     model_name
         DD-Ranking's name of the architecture.
     use_torchvision
-        Whether it takes the network from torchvision.
+        Whether DD-Ranking builds the network with torchvision.
     weights
-        The state dict, by its names.
+        The state dict, by DD-Ranking's names.
     """
 
     model_name: str
@@ -100,18 +100,18 @@ class Teacher:
 
 
 def as_teacher(model: nn.Module, arch: str, side: int, order: Sequence[int]) -> Teacher:
-    """Name a network and its weights as DD-Ranking does.
+    """Translate a network and its weights to DD-Ranking's names.
 
     Parameters
     ----------
     model
-        Model with trained weights.
+        Network with trained weights.
     arch
-        Name of the architecture as `pydream.models.build_model` takes it.
+        Architecture, as for `pydream.models.build_model`.
     side
         Side of the images, in pixels.
     order
-        Class j of the teacher is class ``order[j]`` of the model.
+        Class of the model for each class of the teacher.
 
     Raises
     ------
@@ -138,17 +138,17 @@ def as_teacher(model: nn.Module, arch: str, side: int, order: Sequence[int]) -> 
 
 
 def _in_sequence(found: re.Match[str]) -> str:
-    """Return the name of a ConvNet's layer where all layers are one sequence."""
+    """Return the name of a ConvNet's layer in one sequence of all layers."""
     return f"features.{int(found[2]) * _LAYERS_OF_A_BLOCK + (found[1] == 'norm')}."
 
 
 def teacher_file(dataset: str, model_name: str) -> str:
-    """Return where DD-Ranking looks for a teacher, below the folder it is started in."""
+    """Return the path of a teacher in DD-Ranking, relative to the working directory."""
     return f"teacher_models/{dataset}/{model_name}/ckpt_best.pt"
 
 
 def dataset_name(description: str) -> str:
-    """Return what DD-Ranking calls the source of a set; its own name if it is another."""
+    """Return DD-Ranking's name for the source of a set, or the source's own."""
     name, _, _ = description.partition(":")
     return _DATASETS.get(name) or re.sub(r"[^\w.-]+", "-", description).strip("-.") or "images"
 
@@ -159,7 +159,7 @@ def settings(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> dict[str, Any]:
-    """Return the configuration of its evaluator of soft labels, as it evaluates RDED.
+    """Return the configuration of DD-Ranking's evaluator of soft labels, as it evaluates RDED.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ def settings(
     teacher
         Network that gives soft labels, and the architecture of students.
     mean, std
-        Mean and standard deviation that its images, and so test images, are normalised with.
+        Mean and standard deviation that the set's images, and so test images, are normalised with.
     """
     described = (manifest.source or {}).get("description", "")
     side, dataset = manifest.side, dataset_name(described)

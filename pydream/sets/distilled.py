@@ -1,4 +1,4 @@
-"""A distilled set on disk, read."""
+"""A distilled set on disk, opened for reading."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ PROVENANCE_SCHEMA = pa.schema(
 
 
 class StoredImages(Sequence[torch.Tensor]):
-    """The images of a set, each read when it is asked for.
+    """The images of a set, each read on access.
 
     Parameters
     ----------
     files
-        One for each image.
+        The image files, in order.
     side
-        Height and width that each must have, in pixels.
+        Required height and width of each image, in pixels.
     """
 
     def __init__(self, files: Sequence[Path], side: int) -> None:
@@ -66,7 +66,7 @@ class StoredImages(Sequence[torch.Tensor]):
         Raises
         ------
         PydreamError
-            If its file cannot be read, or holds an image of another size.
+            If the file is unreadable, or the image has another size.
         """
         if isinstance(index, slice):
             return StoredImages(self.files[index], self.side)
@@ -84,7 +84,7 @@ class StoredImages(Sequence[torch.Tensor]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all images together, once they are read."""
+        """Bytes of all images together, once decoded."""
         return len(self) * 3 * self.side**2
 
     def stack(self) -> torch.Tensor:
@@ -94,7 +94,7 @@ class StoredImages(Sequence[torch.Tensor]):
 
 
 class ImagesInMemory(Sequence[torch.Tensor]):
-    """The images of a set that are in memory already.
+    """Images of a set that are in memory.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ class ImagesInMemory(Sequence[torch.Tensor]):
     def __getitem__(self, index: slice) -> ImagesInMemory: ...
 
     def __getitem__(self, index: int | slice) -> torch.Tensor | ImagesInMemory:
-        """Return an image, (side, side, 3) uint8, or some of the images."""
+        """Return an image, (side, side, 3) uint8, or several of the images."""
         chosen = self.pixels[index]
         return ImagesInMemory(chosen) if isinstance(index, slice) else chosen
 
@@ -126,30 +126,30 @@ class ImagesInMemory(Sequence[torch.Tensor]):
         return self.pixels.nbytes
 
     def stack(self) -> torch.Tensor:
-        """Return all images, (N, side, side, 3) uint8; they are not copied."""
+        """Return all images, (N, side, side, 3) uint8, without a copy."""
         return self.pixels
 
 
 @dataclass(frozen=True)
 class DistilledSet:
-    """A distilled set; images on disk are read when they are asked for.
+    """A distilled set; images on disk are read on access.
 
     Attributes
     ----------
     path
         Its folder or file.
     manifest
-        Its description, from ``manifest.json``; of another's set, as much as is known.
+        Its description, from ``manifest.json``; for a set of another tool, as much as is known.
     stored
-        Its images one by one, class by class.
+        Its images, read one by one, class by class.
     labels
         (N,) int64.
     class_names
-        The names of the classes, in the order of the labels.
+        Names of the classes, in the order of the labels.
     provenance
-        One row per cell: where its patch came from; None if the set has no such file.
+        One row per cell with the origin of its patch; None if the set has no such file.
     soft_labels
-        (N, K) float32 logits that came with another's set; None where it has hard labels alone.
+        (N, K) float32 logits that came with a set of another tool; None if it has only hard labels.
     """
 
     path: Path
@@ -167,19 +167,19 @@ class DistilledSet:
 
     @functools.cached_property
     def images_sha256(self) -> str:
-        """Hash of the image files by the manifest, or of the pixels of another tool's set."""
+        """SHA-256 of the image files from the manifest, or of the pixels of another tool's set."""
         if self.is_ours:
             return str(self.manifest.images_sha256)
         return hashlib.sha256(self.images.numpy().tobytes()).hexdigest()
 
     @property
     def is_ours(self) -> bool:
-        """Whether it lies in a folder as pydream writes it."""
+        """Whether the set is a folder in pydream's layout."""
         return (self.path / "manifest.json").is_file()
 
     @property
     def images_bytes(self) -> int:
-        """Bytes of the image files; of the pixels, where images lie in a file of tensors."""
+        """Bytes of the image files; of the pixels, if the images are in a file of tensors."""
         stored = self.stored
         if isinstance(stored, ImagesInMemory):
             return stored.nbytes
@@ -188,13 +188,13 @@ class DistilledSet:
 
     @property
     def labels_bytes(self) -> int:
-        """Bytes of the set's own soft labels and of those that `pydream relabel` has stored."""
+        """Bytes of the set's own soft labels and of those stored by `pydream relabel`."""
         own = 0 if self.soft_labels is None else self.soft_labels.nbytes
         files = self.beside("labels").rglob("*")
         return own + sum(file.stat().st_size for file in files if file.is_file())
 
     def beside(self, name: str) -> Path:
-        """Return where something made from the set lies: in its folder, if the set is ours."""
+        """Return the path of a derived file: in the set's folder if the set is pydream's."""
         path = self.path
         return path / name if self.is_ours else path.with_name(f"{path.stem}-{name}")
 
@@ -205,13 +205,13 @@ def load_set(path: str | os.PathLike[str]) -> DistilledSet:
     Parameters
     ----------
     path
-        The folder that holds ``manifest.json`` and ``images/``.
+        Folder with ``manifest.json`` and ``images/``.
 
     Raises
     ------
     PydreamError
-        If the folder holds no set, a set of a newer format, or other numbers of images than the
-        manifest says.
+        If the folder has no set, a set of a newer format, or numbers of images that contradict the
+        manifest.
     """
     path = Path(path)
     manifest = Manifest.read(path)

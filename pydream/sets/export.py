@@ -1,4 +1,4 @@
-"""A distilled set written as other tools read it."""
+"""Export of a distilled set in the layouts of other tools."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pydream.versions import package_record
 
 @dataclass(frozen=True)
 class ExportedSet:
-    """Files that `export_set` has written.
+    """Files written by `export_set`.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class ExportedSet:
     images
         Number of images.
     bytes
-        Size of all files together, in bytes.
+        Size of all files together.
     """
 
     path: Path
@@ -50,17 +50,17 @@ class ExportedSet:
 
 @dataclass(frozen=True)
 class _Labeller:
-    """An observer, and which of its classes are the set's."""
+    """An observer, and its class for each class of the set."""
 
     observer: Observer
     order: list[int]
 
     def logits(self, images: Tensor) -> Tensor:
-        """Return (N, K) float32 of normalised images, on the CPU, in the order of the set."""
+        """Return logits of normalised images, (N, K) float32 on the CPU, in the set's order."""
         return self.observer.with_class_order(self.order).logits(images).cpu()
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Return images as the observer takes them."""
+        """Return images normalised for the observer."""
         mean, std = (
             torch.tensor(values).view(-1, 1, 1)
             for values in (self.observer.mean, self.observer.std)
@@ -69,21 +69,21 @@ class _Labeller:
 
 
 def export_set(config: ExportConfig) -> ExportedSet:
-    """Write a distilled set as other tools read it.
+    """Write a distilled set in the layout of another tool.
 
-    ``tensors``: ``images.pt`` is [images, labels], float32 (N, 3, S, S) in [0, 1] and int64 (N,);
-    with an observer, ``soft_labels.pt`` is float16 (N, K), its logits for these images;
+    ``tensors``: ``images.pt`` is [images, labels], float32 (N, 3, S, S) in [0, 1] and int64 (N,).
+    With an observer, ``soft_labels.pt`` is float16 (N, K), its logits for these images.
     ``info.json`` has class names, mean, std, method and hashes.
 
     ``rded``: ``00000/class00000_id00000.png`` and so on, the files of the set byte for byte.
 
-    ``ddranking``: ``images.pt``, float32 (N, 3, S, S), normalised with the observer's mean and
-    std, since DD-Ranking trains on it as it is; ``labels.pt``, float32 (N, K), the observer's
-    logits for it; ``lr.pt``, a scalar; ``images/00000/…``, the files of the set; the observer's
-    weights where DD-Ranking looks for a teacher, below ``teacher_models``; ``config.json``, to
-    be used from inside the folder.
+    ``ddranking``: ``images.pt``, float32 (N, 3, S, S), normalised with the observer's mean and std,
+    because DD-Ranking trains on it unchanged; ``labels.pt``, float32 (N, K), the observer's logits
+    for it; ``lr.pt``, a scalar; ``images/00000/…``, the files of the set; the observer's weights
+    below ``teacher_models``, where DD-Ranking looks for a teacher; ``config.json``, for use from
+    inside the folder.
 
-    Images come class by class. They are those of the set's own ``images.pt`` where it has one.
+    Images are sorted by class. If the set has its own ``images.pt``, they come from there.
 
     Parameters
     ----------
@@ -97,8 +97,8 @@ def export_set(config: ExportConfig) -> ExportedSet:
     Raises
     ------
     PydreamError
-        If the set, the observer or the folder cannot be used, or DD-Ranking has no network like
-        the observer. Nothing is then left at ``config.out``.
+        If the set, the observer or the folder cannot be used, or DD-Ranking has no network like the
+        observer. Nothing is then left at ``config.out``.
     """
     check_free(config.out)
     distilled = load_set(config.set)
@@ -143,7 +143,7 @@ def _write_tensors(distilled: DistilledSet, folder: Path, labeller: _Labeller | 
 
 def _write_ddranking(distilled: DistilledSet, folder: Path, config: ExportConfig) -> None:
     labeller = _labeller(config, distilled)
-    assert labeller is not None  # as the settings promise
+    assert labeller is not None  # guaranteed by the settings
     teacher = _teacher(config, labeller)
     observer = labeller.observer
     images = labeller.normalised(_images(distilled))
@@ -159,7 +159,7 @@ def _write_ddranking(distilled: DistilledSet, folder: Path, config: ExportConfig
 
 
 def _images(distilled: DistilledSet) -> Tensor:
-    """Return all images, (N, 3, S, S) float32 in [0, 1]: in float as far as the set has them."""
+    """Return all images, (N, 3, S, S) float32 in [0, 1], from ``images.pt`` if there is one."""
     file = distilled.path / "images.pt"
     if not file.is_file():
         return (distilled.images.float() / 255).movedim(-1, 1).contiguous()
@@ -176,14 +176,14 @@ def _images(distilled: DistilledSet) -> Tensor:
 
 
 def _save(content: Any, file: Path) -> None:
-    """Write as torch.save does; a full disk is an OSError, which it would not be there."""
+    """Write like torch.save, but raise OSError if the disk is full."""
     stream = io.BytesIO()
     torch.save(content, stream)
     file.write_bytes(stream.getbuffer())
 
 
 def _copy_images(distilled: DistilledSet, folder: Path, name: str) -> None:
-    """Copy the image files into class folders of five digits."""
+    """Copy the image files to class folders named by five digits."""
     number = dict.fromkeys(range(len(distilled.class_names)), 0)
     for file in image_files(distilled.path):
         label = int(file.parent.name)
@@ -212,7 +212,7 @@ def _labeller(config: ExportConfig, distilled: DistilledSet) -> _Labeller | None
 
 
 def _teacher(config: ExportConfig, labeller: _Labeller) -> ddranking.Teacher:
-    """Read the observer's weights as DD-Ranking takes them."""
+    """Read the observer's weights in the form that DD-Ranking uses."""
     assert config.observer is not None
     observer = labeller.observer
     if observer.side != observer.network_side:

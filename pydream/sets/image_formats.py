@@ -1,4 +1,4 @@
-"""The image files of a distilled set: their formats, where they lie, and their hash."""
+"""The image files of a distilled set: formats, paths and hash."""
 
 from __future__ import annotations
 

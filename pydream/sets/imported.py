@@ -1,4 +1,4 @@
-"""Distilled sets of other tools, read as sets of ours: image folders and files of tensors."""
+"""Distilled sets of other tools, opened like pydream's: image folders and files of tensors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pydream.sets.manifest import FORMAT_VERSION, Manifest
 from pydream.sets.tensor_files import LabelledTensors, read_soft_labels, read_tensors, to_pixels
 from pydream.versions import PACKAGE
 
-_NUMBERED = re.compile(r"\d{5}")  # RDED's and DD-Ranking's names of class folders
+_NUMBERED = re.compile(r"\d{5}")  # names of class folders in RDED and DD-Ranking
 _NUMBER = re.compile(r"\d+")
 _SUFFIXES = (".pt", ".pth")
 _KINDS = (
@@ -45,7 +45,7 @@ def open_distilled(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> DistilledSet:
-    """Open a distilled set, whoever made it.
+    """Open a distilled set, from pydream or another tool.
 
     Parameters
     ----------
@@ -65,43 +65,42 @@ def open_distilled(
         - a folder with such an ``images.pt``.
 
         Images in a file are (N, C, S, S), with one channel or three: uint8, or floating point in
-        [0, 1], or in [0, 255] and reaching 8; other values are undone with `mean` and `std` first.
-        Labels are class numbers, (N,); one-hot rows; or soft labels, (N, K) logits or
-        probabilities, which may also lie beside hard labels in a file with ``soft_labels`` for
+        [0, 1] or in [0, 255] and reaching 8; `mean` and `std` are undone for other values. Labels
+        are class numbers, (N,); one-hot rows; or soft labels, (N, K) logits or probabilities. Soft
+        labels may also accompany hard labels, under the name ``soft_labels`` in the dict, or in a
+        file with ``soft_labels`` for ``images`` in its name.
         ``images``, or under that name in the dict.
-    class_names
-        Names of the classes of the real images, in their order. They serve for labels in a file,
-        and for class folders that only number the classes (``00000``, ``new000``, ``0`` to
-        ``10``), which are matched by number. Folders with these very names come in this order.
-        Not looked at where the set itself names its classes, as ``info.json`` beside the tensors
-        of `pydream export` does.
+    Names of the classes of the real images, in order. They apply to labels in a file, and to class
+    folders that only number the classes (``00000``, ``new000``, ``0`` to ``10``), which are matched
+    by number. Folders with exactly these names come in this order. Ignored if the set itself names
+    its classes, as ``info.json`` beside the tensors of `pydream export` does.
     classes
-        A text file with the name of each class of the set on a line of its own, in the order of
-        its numbers or, by natural order, of its folders. It goes before all other names.
+        Text file with the name of each class on its own line, in the order of the numbers or, in
+        natural order, of the folders. It takes precedence over all other names.
     mean, std
         Mean and standard deviation that the images of a file were normalised with, per channel.
 
     Returns
     -------
     DistilledSet
-        Its images class by class, in the order of the file or of the file names. With soft labels
-        alone the images of a file keep its order, and their class is the likeliest one; where
-        that would give classes unequal numbers of images, they are taken class by class, as
-        DD-Ranking takes them.
+        Its images sorted by class, in the order of the file or of the file names. With only soft
+        labels, the images of a file keep their order, and the class of each is the likeliest one.
+        If that gave classes different numbers of images, they are instead read class by class, as
+        DD-Ranking does.
 
     Raises
     ------
     PydreamError
-        If nothing of this kind is there, a file cannot be read or carries code, images are not
-        square or not of one side, classes have unequal numbers of images, or names, numbers or
-        soft labels do not fit.
+        If there is no set, a file cannot be read or carries code, images are not square or differ
+        in side, classes have different numbers of images, or names, numbers or soft labels do not
+        fit.
 
     Warns
     -----
     RuntimeWarning
-        If values lie beyond [0, 1] after `mean` and `std` are undone (they are clipped), if
-        folders are matched with `class_names` by number, or if soft labels are likeliest for
-        another class than an image is taken for.
+        If values are outside [0, 1] after `mean` and `std` are undone (they are clipped), if
+        folders are matched with `class_names` by number, or if soft labels favour another class
+        than the image's.
     """
     path = Path(path)
     if (path / "manifest.json").is_file():
@@ -129,7 +128,7 @@ def open_distilled(
 
 
 def read_class_names(file: str | os.PathLike[str]) -> list[str]:
-    """Read class names, one a line; empty lines at the end are left out.
+    """Read class names, one per line; empty lines at the end are ignored.
 
     Raises
     ------
@@ -152,7 +151,7 @@ def read_class_names(file: str | os.PathLike[str]) -> list[str]:
 def _label(
     held: LabelledTensors, file: Path, class_names: Sequence[str] | None
 ) -> tuple[Tensor, Tensor]:
-    """Return the class of every image, (N,) int64, and the order in which images are taken."""
+    """Return the class of every image, (N,) int64, and the order of the images."""
     soft, labels = held.soft_labels, held.labels
     count = len(held.images)
     if soft is not None and class_names is not None and soft.shape[1] != len(class_names):
@@ -191,7 +190,7 @@ def _label(
 
 
 def _exported_facts(file: Path) -> tuple[list[str] | None, int]:
-    """Read class names and factor from what `pydream export` wrote beside its tensors."""
+    """Read class names and factor from the ``info.json`` that `pydream export` wrote."""
     if not file.is_file():
         return None, 1
     try:
@@ -199,7 +198,7 @@ def _exported_facts(file: Path) -> tuple[list[str] | None, int]:
         if info["package"]["name"] != PACKAGE:
             return None, 1
         return [str(name) for name in info["class_names"]], int(info["factor"])
-    except (ValueError, KeyError, TypeError):  # of somebody else
+    except (ValueError, KeyError, TypeError):  # written by another tool
         return None, 1
 
 
@@ -211,7 +210,7 @@ def _imported(
     factor: int = 1,
     soft_labels: Tensor | None = None,
 ) -> DistilledSet:
-    """Return the set, with a manifest of what is known."""
+    """Return the set, with a manifest of the known facts."""
     names = tuple(class_names)
     manifest = Manifest(
         format=FORMAT_VERSION,
@@ -236,7 +235,7 @@ def _open_folders(
     """Open a folder of class folders."""
     layout = find_class_folders(FolderTree(root), str(root)).open("train", str(root))
     order, names = _name_folders(layout, root, class_names, given)
-    place = np.argsort(order)  # by class as the folders are sorted: its number in the set
+    place = np.argsort(order)  # number in the set, by class in the order of the sorted folders
     rows = np.argsort(place[layout.labels], kind="stable")
     labels = torch.from_numpy(place[layout.labels][rows])
     _check_even(labels, len(names), str(root))
@@ -251,7 +250,7 @@ def _open_folders(
             "must be square"
         )
     soft = None
-    if (path / "labels.pt").is_file() and root != path:  # DD-Ranking's
+    if (path / "labels.pt").is_file() and root != path:  # of DD-Ranking
         soft = read_soft_labels(path / "labels.pt", len(files))
         if soft.shape[1] != len(names):
             raise PydreamError(
@@ -264,7 +263,7 @@ def _open_folders(
 def _name_folders(
     layout: Layout, root: Path, class_names: Sequence[str] | None, given: Sequence[str] | None
 ) -> tuple[list[int], Sequence[str]]:
-    """Return the order of the class folders in the set, as indices into theirs, and the names."""
+    """Return the order of the class folders in the set, as indices, and the names."""
     folders = layout.class_names
     order = sorted(range(len(folders)), key=lambda index: natural_order(folders[index]))
     natural = [folders[index] for index in order]
@@ -287,7 +286,7 @@ def _name_folders(
             f"fit {count} class names; they must be numbered 0 to {count - 1} or 1 to {count}: "
             "give --classes with a file that names the class of each, one a line"
         )
-    if not _NUMBERED.fullmatch(natural[0]):  # a convention, which nobody need be told of
+    if not _NUMBERED.fullmatch(natural[0]):  # a convention that needs no warning
         warnings.warn(
             f"{root}: class folders are matched by number: {natural[0]} is {class_names[0]}, "
             f"{natural[-1]} is {class_names[-1]}; --classes FILE names them otherwise",
@@ -298,7 +297,7 @@ def _name_folders(
 
 
 def _numbers(names: Sequence[str]) -> list[int] | None:
-    """Return the number in each name, where the names differ in that alone (new000, new001)."""
+    """Return the number in each name if the names differ in nothing else (new000, new001)."""
     found = [_NUMBER.findall(name) for name in names]
     frames = {_NUMBER.sub("#", name) for name in names}
     if len(frames) > 1 or any(len(labels) != 1 for labels in found):
@@ -314,7 +313,7 @@ def natural_order(name: str) -> tuple[list[tuple[int, str]], str]:
 
 
 def _sort_by_class(labels: Tensor, file: Path, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Check hard labels; return them sorted, and the order that sorts them, which is stable."""
+    """Check hard labels; return them sorted, and the stable order that sorts them."""
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
         raise PydreamError(
@@ -327,7 +326,7 @@ def _sort_by_class(labels: Tensor, file: Path, num_classes: int) -> tuple[Tensor
 
 
 def _check_even(labels: Tensor, num_classes: int, where: str) -> None:
-    """Raise PydreamError unless all classes have as many images."""
+    """Raise PydreamError unless all classes have the same number of images."""
     counts = labels.bincount(minlength=num_classes)
     if counts.min() != counts.max():
         raise PydreamError(

@@ -1,4 +1,4 @@
-"""``manifest.json``: the record that a distilled set keeps of itself, whatever method made it."""
+"""``manifest.json``: the record that a distilled set keeps of itself, for all methods."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FILE = "manifest.json"
 
 
 class SourceRecord(TypedDict, total=False):
-    """The real images that a set was distilled from; ``ignored`` only if files were."""
+    """The real images that a set was distilled from; ``ignored`` only if files were ignored."""
 
     description: str
     split: str
@@ -29,20 +29,20 @@ class SourceRecord(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The description of a distilled set; None is what a set does not tell.
+    """The description of a distilled set; None for facts that a set does not record.
 
-    The fields come in the order of the file, under the names that they have there.
+    The fields have the order and the names of the file.
 
     Attributes
     ----------
     format
         Version of the file's format.
     method
-        ``"rded"``, ``"dream"``; ``"imported"`` for another's set.
+        ``"rded"``, ``"dream"``; ``"imported"`` for a set of another tool.
     package
-        ``name`` and ``version`` of the package that made the set; another's set has none.
+        ``name`` and ``version`` of the package that made the set; None for a set of another tool.
     config
-        The settings that decide the bytes of the set, and hashes of what they name.
+        The settings that decide the bytes of the set, and hashes of the files they name.
     seed
         The random seed.
     source
@@ -52,32 +52,31 @@ class Manifest:
     images_per_class
         IPC.
     factor
-        Patches or cells per side of an image.
+        Patches or cells along each side of an image.
     side
         Height and width of the images, in pixels.
     mean, std
-        What the images are normalised with, per channel, on the scale of [0, 1].
+        Normalisation of the images, per channel, on the scale of [0, 1].
     image_format
         Format of the image files.
     images_bytes, images_sha256
-        Bytes and SHA-256 of the image files together.
+        Bytes and SHA-256 of all image files together.
     skipped
-        Source images that could not be read: ``key`` and ``reason`` of each.
+        Unreadable source images: ``key`` and ``reason`` of each.
     enlarged
-        How many source images were smaller than a patch (RDED).
+        Number of source images that were smaller than a patch (RDED).
     observer
-        The observer (RDED): ``arch``, ``weights_sha256``, ``precision``, what images it takes
-        (``side``, ``mean``, ``std`` and their ``origins``, which older sets lack), its accuracy on
-        real images (``top1``, ``images``, ``held_out``) and the order of its classes
-        (``class_order``).
+        The observer (RDED): ``arch``, ``weights_sha256``, ``precision``; its input (``side``,
+        ``mean``, ``std`` and their ``origins``, which older sets lack); its accuracy on real images
+        (``top1``, ``images``, ``held_out``); and the order of its classes (``class_order``).
     network
-        ``arch`` of the networks that were matched (DREAM+).
+        ``arch`` of the matched networks (DREAM+).
     history
         Loss and accuracy by iteration (DREAM+).
     labels_bytes, labels
-        Bytes of the stored labels, and what they are by seed (`pydream relabel`).
+        Bytes of the stored labels, and their description by seed (`pydream relabel`).
     others
-        What else a file says.
+        All other entries of a file.
     """
 
     format: int
@@ -111,7 +110,7 @@ class Manifest:
         Raises
         ------
         PydreamError
-            If there is none, it lacks what every set says, or its format is newer.
+            If there is none, it lacks a required entry, or its format is newer.
         """
         file = folder / _FILE
         if not file.is_file():
@@ -129,15 +128,15 @@ class Manifest:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Manifest:
-        """Make a manifest of the content of the file.
+        """Make a manifest from the content of the file.
 
         Raises
         ------
         KeyError
-            If it lacks what every set says.
+            If it lacks a required entry.
         """
         values = {"method": "unknown", **content}
-        values.pop("class_to_idx", None)  # which follows from the names
+        values.pop("class_to_idx", None)  # follows from the names
         for name in ("format", "class_names", "images_per_class", "side"):
             values[name] = content[name]
         for name in ("class_names", "mean", "std"):
@@ -148,7 +147,7 @@ class Manifest:
         return cls(**values, others=others)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the content of the file; what is not told is left out."""
+        """Return the content of the file, without facts that are None."""
         content: dict[str, Any] = {}
         for setting in dataclasses.fields(self):
             value = getattr(self, setting.name)
@@ -178,18 +177,18 @@ def describe_set(
     image_format: ImageFormat,
     skipped: Sequence[Mapping[str, str]],
 ) -> Manifest:
-    """Return the manifest of a set, as far as all methods share it.
+    """Return the manifest of a set, with the entries that all methods share.
 
     Parameters
     ----------
     folder
-        The set, its images written.
+        Folder of the set, with its images.
     source
-        Source that it was distilled from.
+        Source that the set was distilled from.
     method
         Name of the method.
     identity
-        What decides its bytes, with ``seed`` and ``source_fingerprint``.
+        Facts that decide the bytes of the set, including ``seed`` and ``source_fingerprint``.
     ipc, factor, side
         Images per class, cells per side, pixels per side.
     mean, std
@@ -197,7 +196,7 @@ def describe_set(
     image_format
         Format of the files.
     skipped
-        Source images that could not be read: ``key`` and ``reason`` of each.
+        Unreadable source images: ``key`` and ``reason`` of each.
     """
     files = list((folder / "images").glob("*/*"))
     described: SourceRecord = {

@@ -21,7 +21,7 @@ from pydream.sets.imported import open_distilled
 
 
 def open_named_set(settings: SetSettings, class_names: Sequence[str] | None = None) -> DistilledSet:
-    """Open a distilled set, whoever made it; `class_names` serve where it has only numbers.
+    """Open a distilled set of any tool; `class_names` apply if it only numbers its classes.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def open_set(settings: SetSettings, class_names: Sequence[str] | None = None) ->
     Raises
     ------
     PydreamError
-        If it cannot be read, or its image files are not those that its manifest describes.
+        If it cannot be read, or its image files do not match its manifest.
     """
     distilled = open_named_set(settings, class_names)
     if distilled.is_ours and hash_image_files(distilled.path) != distilled.images_sha256:
@@ -60,14 +60,14 @@ def open_real(
     split: str,
     exif: Literal["ignore", "apply"] | None = None,
 ) -> Source:
-    """Open the real images that were named, or that the set was distilled from.
+    """Open the named real images, or those that the set was distilled from.
 
-    Their EXIF counts as is asked, by default as it did when the set was distilled.
+    Their EXIF orientation is applied as the settings say, by default as in the distillation.
 
     Raises
     ------
     PydreamError
-        If there are none, without such a split, or with other classes than the set.
+        If there are no images, they lack this split, or their classes are not those of the set.
     """
     named = named or (distilled.manifest.source or {}).get("description")
     if named is None:
@@ -84,13 +84,13 @@ def open_real(
 
 
 def exif_of(distilled: DistilledSet) -> Literal["ignore", "apply"]:
-    """Return whether the EXIF of the real images counted when a set was distilled."""
+    """Return the treatment of the EXIF orientation when a set was distilled."""
     config = distilled.manifest.config or {}
     return "apply" if config.get("exif") == "apply" else "ignore"
 
 
 def check_class_names(source: Source, distilled: DistilledSet) -> None:
-    """Raise PydreamError unless the real images have the classes of the set, in their order."""
+    """Raise PydreamError unless the real images have the classes of the set, in order."""
     real, own = source.class_names, distilled.class_names
     if real == own:
         return
@@ -117,12 +117,12 @@ def open_observer(
     precision: str,
     device: torch.device,
 ) -> Observer:
-    """Load the observer as `load_set_observer` does, its classes in the order of the set's.
+    """Load the observer like `load_set_observer`, with its classes in the order of the set.
 
     Raises
     ------
     PydreamError
-        If it cannot be loaded, or does not know the classes of the set.
+        If it cannot be loaded, or lacks a class of the set.
     """
     observer = load_set_observer(
         given, distilled, settings, arch=arch, precision=precision, device=device
@@ -139,10 +139,10 @@ def load_set_observer(
     precision: str,
     device: str | torch.device,
 ) -> Observer:
-    """Load an observer of the images of a set.
+    """Load an observer for the images of a set.
 
-    The observer that made the set keeps the side, mean and std that it had then, unless the
-    settings have others.
+    The observer that made the set keeps its side, mean and std of that time, unless the settings
+    override them.
 
     Raises
     ------
@@ -171,13 +171,13 @@ def load_set_observer(
 def class_order(observer: Observer, distilled: DistilledSet) -> list[int]:
     """Find the classes of a set among those of an observer.
 
-    The observer that made the set keeps the order found then; for another one see
+    The observer that made the set keeps the order found then. For any other observer see
     `pydream.models.class_outputs.class_outputs`.
 
     Parameters
     ----------
     observer
-        Its classes as its weights have them.
+        Observer, with the classes in the order of its weights.
     distilled
         The set.
 
@@ -188,8 +188,7 @@ def class_order(observer: Observer, distilled: DistilledSet) -> list[int]:
 
     Raises
     ------
-    PydreamError
-        If the observer does not know a class, or has another number of classes and no names.
+    If the observer lacks a class, or has another number of classes and no names.
     """
     names = distilled.class_names
     made_by = distilled.manifest.observer or {}

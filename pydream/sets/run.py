@@ -1,4 +1,4 @@
-"""The end of a run that makes a distilled set, whatever its method."""
+"""The end of a run that makes a distilled set, for all methods."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ def finish_run(
     watch: Stopwatch,
     write_report: Callable[[DistilledSet, Callable[[Path, bytes], None]], None],
 ) -> tuple[Path, dict[str, float]]:
-    """Write what stands beside the images of a set, and put the set in its place.
+    """Write the other files of a set, and move the set to its place.
 
     Parameters
     ----------
     writer
-        Writer of the set, which has written images and provenance.
+        Writer of the set, after images and provenance.
     manifest
-        What ``manifest.json`` says.
+        Content of ``manifest.json``.
     watch
-        Counted the seconds of the run, which ``run.json`` tells.
+        Stopwatch of the run, whose seconds go into ``run.json``.
     write_report
-        Writes the report of a set; told the set, and what writes a file there.
+        Function of the set and of a function that writes a file; writes the report of the set.
 
     Returns
     -------
     tuple[Path, dict[str, float]]
-        The folder of the set; wall-clock seconds by stage, and of the whole.
+        The folder of the set; wall-clock seconds of each stage and of the whole run.
 
     Raises
     ------
     PydreamError
-        If something cannot be written, or something else lies in the place of the set by now.
+        If a file cannot be written, or the place of the set is no longer free.
     """
     with watch("write"):
         writer.write_text(writer.set / "manifest.json", manifest.as_text())

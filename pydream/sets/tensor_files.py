@@ -1,4 +1,4 @@
-"""Files of tensors that hold a distilled set: its images, their labels, and what both may mean."""
+"""Files of tensors that hold a distilled set: images, labels, and their possible meanings."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from torch import Tensor
 from pydream.data.array_forms import HALF_LEVEL, levels_scale
 from pydream.errors import PydreamError, first_line
 
-_MOST_BEYOND = 0.5  # share of values beyond [0, 1] above which mean and std cannot be right
-# Probabilities that were rounded to float16 and summed up over a thousand classes.
+_MOST_BEYOND = 0.5  # share of values outside [0, 1] above which mean and std must be wrong
+# Tolerance for probabilities rounded to float16 and summed over a thousand classes.
 _SUM_TOLERANCE = 1e-3
-_LEAST_PROBABILITY = 1e-12  # stands for a probability of 0, whose logarithm is not finite
-# What the accuracies beside the images in DC's results are unpickled by: numbers come of it and
-# nothing else. NumPy 1 and 2 have the function at different places.
+_LEAST_PROBABILITY = 1e-12  # in place of a probability of 0, whose logarithm is not finite
+# Function that unpickles the accuracies beside the images in DC's results; it makes only numbers.
+# NumPy 1 and 2 have it in different modules.
 _SCALAR = np.float64(0).__reduce__()[0]
 _NUMBERS_OF_NUMPY: list[Any] = [
     (_SCALAR, "numpy.core.multiarray.scalar"),
@@ -33,17 +33,17 @@ _NUMBERS_OF_NUMPY: list[Any] = [
 
 @dataclass(frozen=True)
 class LabelledTensors:
-    """Images and labels as a file holds them.
+    """Images and labels from a file.
 
     Attributes
     ----------
     images
         (N, C, S, S) floating point or uint8; C is 1 or 3.
     labels
-        (N,) int64, not checked against a number of classes; None where only `soft_labels` or
-        nothing at all says what an image shows.
+        (N,) int64, not checked against a number of classes; None if there are only `soft_labels`,
+        or no labels at all.
     soft_labels
-        (N, K) float32 logits; None where the file has hard labels alone.
+        (N, K) float32 logits; None if the file has only hard labels.
     """
 
     images: Tensor
@@ -52,17 +52,17 @@ class LabelledTensors:
 
 
 def read_tensors(file: Path) -> LabelledTensors:
-    """Read images and labels from a file, or from two that lie beside each other.
+    """Read images and labels from a file, or from two files side by side.
 
     Parameters
     ----------
     file
-        A file of ``torch.save``; `pydream.sets.imported.open_distilled` lists what it may hold.
+        File of ``torch.save``; `pydream.sets.imported.open_distilled` lists its possible contents.
 
     Raises
     ------
     PydreamError
-        If a file cannot be read, carries code, or holds something else.
+        If a file cannot be read, carries code, or has any other content.
     """
     images, labels, soft = _parts(_load(file), file)
     _check_images(images, file)
@@ -87,12 +87,12 @@ def read_tensors(file: Path) -> LabelledTensors:
 
 
 def read_soft_labels(file: Path, num_images: int) -> Tensor:
-    """Read soft labels, (N, K) float32 logits, from a file that holds them alone.
+    """Read soft labels, (N, K) float32 logits, from a file of their own.
 
     Raises
     ------
     PydreamError
-        If it cannot be read, or holds anything else than a row for each image.
+        If it cannot be read, or does not have a row for each image.
     """
     content = _load(file)
     if not isinstance(content, Tensor):
@@ -101,7 +101,7 @@ def read_soft_labels(file: Path, num_images: int) -> Tensor:
 
 
 def as_logits(soft: Tensor, num_images: int, file: Path) -> Tensor:
-    """Return soft labels as logits, (N, K) float32; the logarithms of rows of probabilities."""
+    """Return soft labels as logits, (N, K) float32: logarithms, if rows are probabilities."""
     shape = tuple(soft.shape)
     if soft.dim() != 2 or shape[0] != num_images or not soft.is_floating_point():
         raise PydreamError(
@@ -119,10 +119,10 @@ def as_logits(soft: Tensor, num_images: int, file: Path) -> Tensor:
 def to_pixels(
     images: Tensor, file: Path, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Tensor:
-    """Bring (N, C, S, S) to (N, S, S, 3) uint8, undoing what they were scaled with.
+    """Convert (N, C, S, S) to (N, S, S, 3) uint8, undoing the scaling.
 
-    Values in [0, 1] and levels of 8 bits, which `levels_scale` tells apart, are taken as they are.
-    All others were normalised with `mean` and `std`, one number for each channel.
+    Values in [0, 1] and 8-bit levels, which `levels_scale` distinguishes, are used directly. For
+    all others, the normalisation with `mean` and `std`, one number per channel, is undone.
     """
     if images.dtype == torch.uint8:
         levels = images
@@ -145,7 +145,7 @@ def _undo(
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
 ) -> Tensor:
-    """Take back the normalisation; warn where the result lies beyond [0, 1]."""
+    """Undo the normalisation; warn if the result is outside [0, 1]."""
     values = f"{file}: values are {found[0]:.4g} to {found[1]:.4g}, beyond [0, 1]"
     channels = images.shape[1]
     if mean is None or std is None:
@@ -177,7 +177,7 @@ def _undo(
 
 
 def _parts(content: Any, file: Path) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Find images, labels and soft labels in what a file holds; what it lacks is None."""
+    """Find images, labels and soft labels in the content of a file; None for a missing one."""
     if isinstance(content, Tensor):
         return content, _beside(file, "labels"), None
     parts: list[Any] = []
@@ -197,7 +197,7 @@ def _parts(content: Any, file: Path) -> tuple[Tensor, Tensor | None, Tensor | No
 
 
 def _first_pair(pairs: Sequence[Any], file: Path) -> Any:
-    """Return the first of several experiments' sets."""
+    """Return the set of the first of several experiments."""
     if len(pairs) > 1:
         warnings.warn(
             f"{file} holds the sets of {len(pairs)} experiments; the first is taken",
@@ -208,7 +208,7 @@ def _first_pair(pairs: Sequence[Any], file: Path) -> Any:
 
 
 def _beside(file: Path, kind: str) -> Tensor | None:
-    """Read the tensor in the file whose name has `kind` for images, if there is one."""
+    """Read the tensor in the file with `kind` instead of images in its name, if there is one."""
     beside = file.with_name(file.name.replace("images", kind))
     if beside == file or not beside.is_file():
         return None
@@ -219,7 +219,7 @@ def _beside(file: Path, kind: str) -> Tensor | None:
 
 
 def _read_rows(labels: Tensor, num_images: int, file: Path) -> tuple[Tensor | None, Tensor | None]:
-    """Tell rows of labels apart: hard labels of (N, 1) or one-hot rows, else soft labels."""
+    """Distinguish rows of labels: hard labels as (N, 1) or one-hot rows, else soft labels."""
     integers = not (labels.is_floating_point() or labels.is_complex())
     if labels.shape[1] == 1 and integers:
         return labels[:, 0], None
@@ -255,7 +255,7 @@ def _check_images(images: Tensor, file: Path) -> None:
 
 
 def _load(file: Path) -> Any:
-    """Read a file of torch.save with the reader that runs no code."""
+    """Read a file of torch.save without running code."""
     try:
         with torch.serialization.safe_globals(_NUMBERS_OF_NUMPY):
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -266,5 +266,5 @@ def _load(file: Path) -> Any:
         ) from error
     except MemoryError:
         raise
-    except Exception as error:  # bytes that are no such file fail in any way
+    except Exception as error:  # the reader of a damaged file may raise anything
         raise PydreamError(f"{file} is no file of torch.save: {first_line(error)}") from error

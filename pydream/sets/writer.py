@@ -1,9 +1,9 @@
-"""A distilled set put on disk so that a killed run loses nothing.
+"""Writing of a distilled set to disk, such that a killed run loses nothing.
 
-While a set is made it lives beside its place, in ``<out>.partial``: the future set in ``set/``,
-one record per finished class in ``state/``. Every file and class folder is written elsewhere in
-there and renamed, and the last step renames ``set/`` to the place asked for. So ``<out>`` either
-is a whole set or does not exist.
+An unfinished set is in ``<out>.partial``: the future set in ``set/``, and one record per finished
+class in ``state/``. Every file and class folder is written under another name there and renamed,
+and the last step renames ``set/`` to ``<out>``. So ``<out>`` is either a whole set or does not
+exist.
 """
 
 from __future__ import annotations
@@ -31,36 +31,36 @@ from pydream.sets.distilled import PROVENANCE_SCHEMA
 from pydream.sets.image_formats import SUFFIXES, ImageFormat
 from pydream.sets.manifest import Manifest
 
-# A quarter of the time of zlib's default, for files that are a sixteenth larger: forty collages of
-# 224 pixels take 0.18 s and 3.76 MB; at level 3, 0.25 s and 3.68; at 6, 0.64 s and 3.54.
+# Takes a quarter of the time of zlib's default, for files a sixteenth larger: forty collages of 224
+# pixels take 0.18 s and 3.76 MB; at level 3, 0.25 s and 3.68; at 6, 0.64 s and 3.54.
 _PNG_LEVEL = 1
-# Pillow holds the GIL while it encodes, torchvision's operator does not; a torchvision without it
-# leaves PNG to Pillow.
+# Pillow holds the GIL while it encodes; torchvision's operator does not. Pillow encodes PNG if
+# torchvision lacks the operator.
 _torchvision_png: Callable[..., torch.Tensor] | None
 _torchvision_png = getattr(torch.ops.image, "encode_png", None)
 
-_ENCODERS = 4  # images encoded at a time
+_ENCODERS = 4  # number of images encoded at a time
 _SMALL = 3 * 64 * 64  # bytes of an image up to which threads cost more than they save
 
 
 class SetWriter(PartialRun):
-    """Writes a distilled set class by class, and can go on where a killed run stopped.
+    """Writes a distilled set class by class, and can continue a killed run.
 
     Parameters
     ----------
     out
         Folder of the finished set. It must not exist, or be empty.
     identity
-        What decides the bytes of the set: its configuration, source and observer. A partial
-        set is gone on with only if its identity is the same.
+        Facts that decide the bytes of the set: its configuration, source and observer. A partial
+        set is continued only if its identity is the same.
     resume
-        Whether to go on with a partial set. Without one, a new set is begun.
+        Continue a partial set. Without one, a new set is begun.
 
     Raises
     ------
     PydreamError
-        If ``out`` holds anything, if a partial set is there and `resume` is false, if it was
-        begun with another identity, or if the folder cannot be written.
+        If ``out`` is not empty, if a partial set exists and `resume` is false, if it was begun with
+        another identity, or if the folder cannot be written.
     """
 
     def __init__(self, out: Path, identity: Mapping[str, Any], *, resume: bool) -> None:
@@ -70,9 +70,9 @@ class SetWriter(PartialRun):
 
     @contextmanager
     def begin(self) -> Iterator[None]:
-        """Make the folders, and keep other processes out of them while the block runs.
+        """Make the folders, and lock them against other processes during the block.
 
-        Before this nothing is written.
+        Nothing is written before this.
 
         Raises
         ------
@@ -87,7 +87,8 @@ class SetWriter(PartialRun):
 
     def finished_class(self, label: int) -> dict[str, Any] | None:
         """Return the record of a class whose images are written, or None."""
-        # A run killed while it forgot a finished set leaves records of images that are gone.
+        # A run killed while it deleted a finished set's state leaves records of images that are
+        # gone.
         return self.record(f"{label:05d}") if self._images_of(label).is_dir() else None
 
     def _images_of(self, label: int) -> Path:
@@ -118,7 +119,7 @@ class SetWriter(PartialRun):
         scratch = self._scratch / f"{label:05d}"
         place = self._images_of(label)
         with disk_errors(scratch, RESUME):
-            for leftover in (scratch, place):  # of a run killed before the class had its record
+            for leftover in (scratch, place):  # of a run killed before it recorded the class
                 if leftover.exists():
                     shutil.rmtree(leftover)
             scratch.mkdir()
@@ -142,7 +143,7 @@ class SetWriter(PartialRun):
             (self._scratch / "provenance.parquet").replace(self.set / "provenance.parquet")
 
     def finish(self) -> Path:
-        """Put the set in its place and forget the state."""
+        """Move the set to its place and delete the state."""
         check_free(self.out)
         with disk_errors(self.out, RESUME):
             self.set.rename(self.out)
@@ -151,14 +152,14 @@ class SetWriter(PartialRun):
 
 
 def finished_manifest(out: Path, identity: Mapping[str, Any]) -> Manifest | None:
-    """Return the manifest of the set that a run would resume, where it is finished; else None.
+    """Return the manifest of the set that a run would resume, if it is finished; else None.
 
-    What the run had kept beside the set is removed, where it was killed before it did so itself.
+    Remaining state of the run beside the set is removed, in case the run was killed before that.
 
     Raises
     ------
     PydreamError
-        If it was made with other settings, or the rest cannot be removed.
+        If the set was made with other settings, or the state cannot be removed.
     """
     if not (out / "manifest.json").is_file():
         return None
@@ -173,12 +174,12 @@ def finished_manifest(out: Path, identity: Mapping[str, Any]) -> Manifest | None
 
 
 def check_place_of_set(out: Path, *, resume: bool) -> None:
-    """See, before any work, that a set can be written to its place.
+    """Check, before any work, that a set can be written to its place.
 
     Raises
     ------
     PydreamError
-        If something else is there, or nothing can be written there. A run that resumes may find its
+        If something else is there, or the place cannot be written. A run that resumes may find its
         finished set.
     """
     check_place(out)
@@ -187,7 +188,7 @@ def check_place_of_set(out: Path, *, resume: bool) -> None:
 
 
 def check_free(out: Path) -> None:
-    """Raise PydreamError if something lies where a set is to be written."""
+    """Raise PydreamError if the place of a set is not free."""
     if out.is_dir() and not any(out.iterdir()):
         return
     if (out / "manifest.json").is_file():
@@ -209,7 +210,7 @@ def png(image: torch.Tensor) -> bytes:
 
 
 def save_image(image: torch.Tensor, file: Path, quality: int) -> None:
-    """Store a (3, H, W) uint8 image in the format that the file's suffix names."""
+    """Store a (3, H, W) uint8 image in the format of the file's suffix."""
     if file.suffix == ".png":
         file.write_bytes(png(image))
     elif file.suffix == ".webp":

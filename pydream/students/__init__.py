@@ -1,1 +1,1 @@
-"""Students: networks trained from scratch on a distilled set, and how well they do."""
+"""Students: networks trained from scratch on a distilled set, and their accuracy."""

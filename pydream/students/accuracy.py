@@ -40,18 +40,18 @@ def measure_accuracy(
     std: Sequence[float],
     precision: str,
 ) -> Accuracy:
-    """Classify the test images with a copy of the student made ready for inference.
+    """Classify the test images with a copy of the student prepared for inference.
 
     Parameters
     ----------
     student
-        Takes (B, 3, S, S) normalised images; its mode does not matter and is left as it is.
+        Network for (B, 3, S, S) normalised images; its mode does not matter and does not change.
     test
-        On the student's device.
+        Test images, on the student's device.
     mean, std
         Mean and standard deviation to normalise with, three numbers each, for pixels in [0, 1].
     precision
-        Arithmetic, one of those of `load_observer`.
+        Arithmetic, as for `load_observer`.
     """
     side = test.images.shape[1]
     device = test.images.device

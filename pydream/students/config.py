@@ -11,7 +11,7 @@ from pydream.students.recipe import Mix, Optimizer, Schedule, Views
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeSettings:
-    """A training recipe, and the numbers that replace its own."""
+    """A training recipe, and settings that override its own."""
 
     recipe: Literal["rded", "idc"] = "rded"
     """Training recipe of the students; the following settings replace its numbers."""
@@ -46,7 +46,7 @@ class RecipeSettings:
     crop_ratio: tuple[float, float] | None = None
     """Smallest and largest ratio of a crop's width to its height. By default the recipe's."""
     horizontal_flip: bool | None = None
-    """Whether to mirror half of the views at random. By default the recipe's choice."""
+    """Mirror half of the views at random. By default the recipe's choice."""
     mix: Mix | None = None
     """Method of mixing two images into one. By default the recipe's."""
     mix_probability: float | None = None

@@ -1,4 +1,4 @@
-"""Training targets of students, and the losses that compare students with them."""
+"""Training targets of students, and the loss that compares students with them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pydream.models import Observer
 from pydream.students.views import MixedBatch
 
 Targets: TypeAlias = Callable[[MixedBatch], torch.Tensor]
-"""Gives the class probabilities, (B, K) float32, that a student should have on a batch."""
+"""Function that returns the target class probabilities of a batch, (B, K) float32."""
 
 
 def online_targets(observer: Observer, temperature: float, batch_size: int) -> Targets:
-    """Ask the observer about each batch, as the student sees it: mixed.
+    """Query the observer about each batch, mixed as the student sees it.
 
     Parameters
     ----------
     observer
-        Its classes in the order of the set's.
+        The observer, with the set's order of classes.
     temperature
         Temperature that its logits are divided by before the softmax.
     batch_size
-        Images of a batch, at most. The observer's tiles are cut to fit, since a padded row costs
-        as much as an image.
+        Largest number of images in a batch. The observer's tiles are cut to fit, because a padded
+        row costs as much as an image.
     """
     fitting = observer.with_tile(batch_size)
 
@@ -37,12 +37,12 @@ def online_targets(observer: Observer, temperature: float, batch_size: int) -> T
 
 
 def hard_targets(labels: torch.Tensor, num_classes: int) -> Targets:
-    """Take the true classes of an image and of its partner, by their shares.
+    """Use the true classes of an image and of its partner, weighted by their shares.
 
     Parameters
     ----------
     labels
-        (R,) int64: of the rows that batches name, on the device where the student is trained.
+        (R,) int64, of all rows that batches may name, on the training device.
     num_classes
         Number of classes.
     """
@@ -58,15 +58,14 @@ def hard_targets(labels: torch.Tensor, num_classes: int) -> Targets:
 
 
 def own_targets(soft_labels: torch.Tensor, temperature: float) -> Targets:
-    """Take the soft labels that came with a set, of an image and of its partner, by their shares.
+    """Use the set's own soft labels of an image and of its partner, weighted by their shares.
 
     Parameters
     ----------
     soft_labels
-        (R, K) float32 logits of the rows that batches name, on the device where the student is
-        trained.
+        (R, K) float32 logits of all rows that batches may name, on the training device.
     temperature
-        Temperature that they are divided by before the softmax.
+        Temperature that the logits are divided by before the softmax.
     """
     probabilities = torch.softmax(soft_labels / temperature, dim=1)
 
@@ -79,12 +78,12 @@ def own_targets(soft_labels: torch.Tensor, temperature: float) -> Targets:
 def soft_loss(logits: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
     """Kullback-Leibler divergence of the softened prediction from the targets, batch mean.
 
-    RDED, section 4.3. There is no factor of temperature² to make up for the smaller gradients.
+    RDED, section 4.3. No factor of temperature² compensates for the smaller gradients.
 
     Parameters
     ----------
     logits
-        (B, K) floating point, of the student; taken to float32.
+        (B, K) floating point, of the student; converted to float32.
     targets
         (B, K) float32, rows sum to 1.
     temperature

@@ -1,4 +1,4 @@
-"""CutMix (arXiv 1905.04899): a box of each image of a batch replaced by its partner's."""
+"""CutMix (arXiv 1905.04899): a box of each image of a batch comes from its partner."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def cut_mix(
     images
         (B, C, S, S) floating point; overwritten.
     partners
-        (B,) int64: the partner of each image, as its place in the batch.
+        (B,) int64: index of each image's partner in the batch.
     share
         Share of its area that an image keeps if the border does not cut the box, in [0, 1].
     down, across
-        The middle of the box, in [0, 1) of the side.
+        The centre of the box, as a share of the side, in [0, 1).
 
     Returns
     -------
@@ -33,7 +33,7 @@ def cut_mix(
 
 
 def cut_box(side: int, share: float, down: float, across: float) -> tuple[int, int, int, int]:
-    """Place CutMix's box: √(1 − share) of the side long, its middle anywhere, cut at the border.
+    """Place CutMix's box: √(1 − share) of the side long, centred anywhere, cut at the border.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def cut_box(side: int, share: float, down: float, across: float) -> tuple[int, i
     share
         Share of its area that an image keeps if the border does not cut the box.
     down, across
-        The middle, in [0, 1) of the side.
+        The centre, as a share of the side, in [0, 1).
 
     Returns
     -------

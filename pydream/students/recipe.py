@@ -1,4 +1,4 @@
-"""Training recipes as data: what was published, and the numbers that follow for one student."""
+"""Training recipes as data: published numbers, and their resolution for one student."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ Schedule: TypeAlias = Literal["half-cosine", "steps"]
 """Learning-rate schedule: the first half of a cosine decay, down to one half; or a division by 5
 after 2/3 and again after 5/6 of the epochs."""
 
-_FALLS, _FALL = (2 / 3, 5 / 6), 0.2  # of the schedule "steps"
+_FALLS, _FALL = (
+    (2 / 3, 5 / 6),
+    0.2,
+)  # shares of the epochs, and factor of the rate
 
 
 @dataclass(frozen=True)
 class MixRule:
-    """Numbers that belong to one way of mixing.
+    """Parameters of one way of mixing.
 
     Attributes
     ----------
@@ -42,7 +45,7 @@ class MixRule:
 
 @dataclass(frozen=True)
 class SpecialCase:
-    """A published deviation for one image set, and maybe one student only."""
+    """A published deviation for one image set, and possibly for one student only."""
 
     num_classes: int
     side: int
@@ -51,29 +54,29 @@ class SpecialCase:
     learning_rate: float | None = None
 
     def applies(self, student: str, num_classes: int, side: int) -> bool:
-        """Tell whether it holds for this student on images of this kind."""
+        """Return whether the deviation applies to this student on images of this kind."""
         same_student = self.student is None or student.partition("-")[0] == self.student
         return same_student and (self.num_classes, self.side) == (num_classes, side)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A published way to train a student, with its tables; `resolve` reads them.
+    """A published way to train a student, with its tables, which `resolve` reads.
 
     Attributes
     ----------
     name
         Its name on the command line.
     epochs
-        Passes over the set.
+        Number of passes over the set.
     batch_sizes
-        Batch size by images per class. Between two entries, the one nearest in ratio holds.
+        Batch size by images per class. Other values use the entry nearest in ratio.
     batch_multiples
-        Factor of the batch size by number of classes, likewise nearest in ratio.
+        Factor of the batch size by number of classes. Other values use the entry nearest in ratio.
     learning_rate
-        Learning rate of students that `learning_rates` does not name.
+        Learning rate of students that are not in `learning_rates`.
     learning_rates
-        Learning rate by the beginning of the student's name.
+        Learning rate by the first part of the student's name.
     special_cases
         Image sets with numbers of their own.
     optimizer, schedule
@@ -87,13 +90,13 @@ class Recipe:
     views
         Views that a student is trained on.
     crop_ratio
-        Least and greatest width by height of a random crop.
+        Smallest and largest ratio of width to height of a random crop.
     horizontal_flip
-        Whether half of the views are mirrored.
+        Mirror half of the views.
     mix
         Method of mixing two images.
     mix_probability
-        Share of the batches that are.
+        Share of the batches that are mixed.
     mixes
         Rule for each way of mixing.
     """
@@ -150,7 +153,7 @@ RDED = Recipe(
     mix_probability=1.0,
     mixes={"cutmix": MixRule(1.0, 20.0), "mixup": MixRule(0.8, 4.0)},
 )
-"""RDED's (arXiv 2312.03526, section 5.1 and appendix)."""
+"""Recipe of RDED (arXiv 2312.03526, section 5.1 and appendix)."""
 
 IDC = Recipe(
     name="idc",
@@ -172,7 +175,7 @@ IDC = Recipe(
     mix_probability=0.5,
     mixes={"cutmix": MixRule(1.0, 20.0), "mixup": MixRule(0.8, 4.0)},
 )
-"""IDC's, which DREAM and DREAM+ are measured by (ICML 2022; arXiv 2310.15052, section 4.1), made
+"""Recipe of IDC, by which DREAM and DREAM+ are measured (ICML 2022; arXiv 2310.15052, section 4.1),
 for hard labels; the temperatures are RDED's."""
 
 RECIPES: Mapping[str, Recipe] = {RDED.name: RDED, IDC.name: IDC}
@@ -180,22 +183,22 @@ RECIPES: Mapping[str, Recipe] = {RDED.name: RDED, IDC.name: IDC}
 
 @dataclass(frozen=True)
 class ResolvedRecipe:
-    """A recipe with every number settled: all that training needs to know.
+    """A recipe in which every number is set: everything that training needs.
 
     Attributes
     ----------
     name
-        Name of the recipe that it comes from.
+        Name of the published recipe.
     epochs, batch_size, learning_rate, optimizer, schedule, betas, momentum, weight_decay, views
-        The same as in `Recipe`. The batch size is the largest: the views of an epoch are dealt
-        evenly over as few batches as it allows.
+        The same as in `Recipe`. The batch size is an upper limit: the views of an epoch are split
+        evenly into as few batches as possible.
     factor
-        Patches per side of an image, which are shuffled, or cells, which are enlarged; 1 leaves
-        images as they are.
+        Patches or cells along each side of an image: patches are shuffled, and cells enlarged. With
+        1, images do not change.
     crop_scale, crop_ratio
-        Bounds of the area (as a share of the image's) and of width by height of a random crop.
+        Bounds of the area of a random crop (as a share of the image's), and of its width by height.
     horizontal_flip
-        Whether half of the views are mirrored.
+        Mirror half of the views.
     mix, mix_probability, mix_concentration, temperature
         The same as in `Recipe` and `MixRule`.
 
@@ -249,13 +252,13 @@ class ResolvedRecipe:
 
     @property
     def views_per_image(self) -> int:
-        """Number of views of an epoch from one image: its cells, if they are enlarged, else 1."""
+        """Number of views of one image in an epoch: its cells if they are enlarged, else 1."""
         return self.factor**2 if self.views == "dsa" else 1
 
     def learning_rate_at(self, epoch: int) -> float:
         """Return the learning rate of an epoch (the first is 0).
 
-        Times ½(1 + cos(π·epoch / 2·epochs)), from 1 down to a half; or times 0.2 from 2/3 of the
+        The factor is ½(1 + cos(π·epoch / 2·epochs)), from 1 down to a half; or 0.2 from 2/3 of the
         epochs on, and again from 5/6.
         """
         if self.schedule == "steps":
@@ -274,19 +277,19 @@ def resolve(
     factor: int,
     overrides: Mapping[str, Any],
 ) -> ResolvedRecipe:
-    """Settle every number of a recipe.
+    """Set every number of a recipe.
 
     Parameters
     ----------
     recipe
         Published recipe.
-    student
+    Architecture, as for `build_model`.
         Architecture, as `build_model` takes it.
     num_images, num_classes, side, factor
         Size of the set: number of images and of classes, side of the images in pixels, and number
         of patches along it.
     overrides
-        Values of fields of `ResolvedRecipe` that take the place of the recipe's.
+        Values that replace the recipe's, by the field of `ResolvedRecipe`.
 
     Raises
     ------
@@ -325,7 +328,7 @@ def resolve(
 def _published(
     recipe: Recipe, student: str, num_images: int, num_classes: int, side: int
 ) -> tuple[int, float]:
-    """Return batch size and learning rate as the recipe's tables have them."""
+    """Return batch size and learning rate from the recipe's tables."""
     batch_size = _nearest(recipe.batch_sizes, num_images / num_classes)
     batch_size *= _nearest(recipe.batch_multiples, num_classes)
     architecture = student.removeprefix("timm/")

@@ -1,4 +1,4 @@
-"""An observer's labels of the views of a set, kept on disk epoch by epoch."""
+"""An observer's labels of the views of a set, stored on disk by epoch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pydream.students.views import MixedBatch
 from pydream.versions import check_format
 
 FORMAT_VERSION = 1
-# What decides the views, and with them what the observer was asked.
+# Settings that decide the views, and thus the observer's labels.
 _VIEW_FIELDS = (
     "views",
     "batch_size",
@@ -37,7 +37,7 @@ _VIEW_FIELDS = (
 
 
 def view_settings(recipe: ResolvedRecipe) -> dict[str, Any]:
-    """Return the settings that decide the views of an epoch, as JSON has them."""
+    """Return the settings that decide the views of an epoch, ready for JSON."""
     settings = {name: getattr(recipe, name) for name in _VIEW_FIELDS}
     return dict(json.loads(json.dumps(settings)))
 
@@ -51,7 +51,7 @@ class LabelPlan:
     images_sha256
         SHA-256 of the set's image files.
     class_names
-        In the order of the columns.
+        Names of the classes, in the order of the columns.
     observer
         ``arch``, ``weights_sha256`` and ``precision``.
     mean, std
@@ -61,13 +61,13 @@ class LabelPlan:
     seed
         Random seed of the views.
     epochs
-        Stored are epochs 0, every, 2·every, … below this.
+        Epochs 0, every, 2·every, … below this number are stored.
     every
-        Epochs that share views and labels.
+        Number of epochs that share views and labels.
     top_k
-        Number of highest logits that are kept; None for all.
+        Number of highest logits that are stored; None for all.
     temperature
-        Temperature that logits beyond `top_k` were divided by before they were summed up.
+        Temperature that the logits beyond `top_k` were divided by before they were summed.
     """
 
     images_sha256: str
@@ -88,7 +88,7 @@ class LabelPlan:
 
 
 def labels_folder(distilled: DistilledSet, seed: int) -> Path:
-    """Return where the labels of one seed of a set lie."""
+    """Return the folder of the labels of one seed of a set."""
     return distilled.beside("labels") / f"seed-{seed}"
 
 
@@ -98,12 +98,12 @@ def epoch_file(folder: Path, epoch: int) -> Path:
 
 
 def write_plan(folder: Path, plan: LabelPlan) -> None:
-    """Write ``labels.json``, or see that what is there is the same plan.
+    """Write ``labels.json``, or check that the existing one has the same plan.
 
     Raises
     ------
     PydreamError
-        If labels of another plan are there, or nothing can be written.
+        If labels of another plan exist, or the folder cannot be written.
     """
     file = folder / "labels.json"
     content = {"format": FORMAT_VERSION, **dataclasses.asdict(plan)}
@@ -120,17 +120,17 @@ def write_plan(folder: Path, plan: LabelPlan) -> None:
 
 
 def write_epoch(file: Path, logits: torch.Tensor, top_k: int | None, temperature: float) -> None:
-    """Store the logits of the views of one epoch, whole or not at all.
+    """Store the logits of the views of one epoch atomically.
 
     Parameters
     ----------
     file
         File of the epoch, from `epoch_file`.
     logits
-        (R, K) float32, row by row of the set.
+        (R, K) float32, in the order of the set's rows.
     top_k
-        How many classes to keep of each row; of the others the logarithm of their summed
-        exponentials at the temperature is kept, and they share it evenly when it is read.
+        Number of classes to store of each row. For the others, the logarithm of their summed
+        exponentials at the temperature is stored, and readers divide it evenly among them.
     temperature
         Temperature that logits are divided by.
     """
@@ -147,7 +147,7 @@ def write_epoch(file: Path, logits: torch.Tensor, top_k: int | None, temperature
 
 
 class StoredLabels:
-    """Labels that `pydream relabel` has stored, opened for a set and a recipe.
+    """Labels stored by `pydream relabel`, opened for a set and a recipe.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ class StoredLabels:
     Raises
     ------
     PydreamError
-        If there are none, some are missing, or they are of a newer format.
+        If there are no labels, some are missing, or their format is newer.
     """
 
     def __init__(self, distilled: DistilledSet, seed: int) -> None:
@@ -182,7 +182,7 @@ class StoredLabels:
             )
 
     def check(self, recipe: ResolvedRecipe, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Raise PydreamError unless the labels are of the set's images, in a recipe's views."""
+        """Raise PydreamError unless the labels match the set's images and a recipe's views."""
         plan = self.plan
         if plan.images_sha256 != self._distilled.images_sha256:
             raise PydreamError(f"{self.folder} holds labels of other images than the set's")
@@ -206,7 +206,7 @@ class StoredLabels:
             )
 
     def targets(self, temperature: float, device: torch.device) -> Targets:
-        """Return what gives the class probabilities of a batch, (B, K) float32."""
+        """Return the function that gives the class probabilities of a batch, (B, K) float32."""
         held: dict[int, Mapping[str, torch.Tensor]] = {}
         classes = len(self.plan.class_names)
 
@@ -220,7 +220,7 @@ class StoredLabels:
         return targets
 
     def nbytes(self) -> int:
-        """Return the bytes of the files."""
+        """Return the size of the files in bytes."""
         return sum(file.stat().st_size for file in self.folder.iterdir())
 
     def _load(self, epoch: int, device: torch.device) -> dict[str, torch.Tensor]:
@@ -234,7 +234,7 @@ class StoredLabels:
 def probabilities(
     stored: Mapping[str, torch.Tensor], num_classes: int, temperature: float
 ) -> torch.Tensor:
-    """Return the class probabilities, (B, K) float32, of what `write_epoch` stored of some rows."""
+    """Return the class probabilities, (B, K) float32, of some rows stored by `write_epoch`."""
     logits = stored["logits"].float() / temperature
     if "classes" not in stored:
         return torch.softmax(logits, dim=1)
@@ -245,7 +245,7 @@ def probabilities(
 
 
 def differences(have: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Say which settings differ: ``name have, not wanted; …``."""
+    """Describe the settings that differ: ``name have, not wanted; …``."""
     parts = []
     for name in {**wanted, **have}:
         one, other = have.get(name), wanted.get(name)

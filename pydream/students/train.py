@@ -1,4 +1,4 @@
-"""Trains a student from scratch on a few images that lie in memory."""
+"""Training of a student from scratch on a few images in memory."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Checkpoint:
     Attributes
     ----------
     epoch
-        Epochs done.
+        Number of epochs done.
     loss
-        Mean over the images of that epoch.
+        Mean loss over the images of that epoch.
     top1, top5
         Shares of the test images.
     """
@@ -48,18 +48,18 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class TrainedStudent:
-    """A student, and how it got there.
+    """A trained student, and the record of its training.
 
     Attributes
     ----------
     model
-        In training mode, on the device of the images.
+        The network in training mode, on the device of the images.
     curve
-        The measurements; the last one is of the last epoch.
+        The measurements, the last one after the last epoch.
     steps
-        Batches trained on.
+        Number of training steps.
     train_seconds, test_seconds
-        Spent on training and on the measurements.
+        Time spent on training and on measurements.
     """
 
     model: nn.Module
@@ -85,43 +85,43 @@ def train_student(
     precision: str = "float32",
     description: str = "training",
 ) -> TrainedStudent:
-    """Train a student and measure it on the way.
+    """Train a student, and measure it between epochs.
 
-    The initial weights, the views and whatever the student itself draws (dropout) follow from the
-    seed alone; torch's generators are left as they were.
+    The initial weights, the views and the student's own draws (dropout) depend only on the seed;
+    torch's generators do not change.
 
     Parameters
     ----------
     images
-        (N, S, S, 3) uint8, on the device to train on.
+        (N, S, S, 3) uint8, on the training device.
     targets
-        Gives the targets of a batch.
+        Function that returns the targets of a batch.
     test
         Test images on the same device.
     recipe
         Training recipe.
     student
-        Architecture, as `build_model` takes it.
+        Architecture, as for `build_model`.
     num_classes
         Number of logits.
     mean, std
         Mean and standard deviation to normalise with, three numbers each, for pixels in [0, 1].
     seed
-        In [0, 2^63).
+        Random seed, in [0, 2^63).
     eval_every
-        Epochs between measurements; the last epoch is always measured.
+        Number of epochs between measurements; the last epoch is always measured.
     labelled_every
-        Epochs that see the same views one after the other, those of the first of them.
+        Number of consecutive epochs that share the views of the first of them.
     precision
         ``"float32"``, or ``"bfloat16"`` for mixed precision.
     description
-        Shown beside the progress bar.
+        Text beside the progress bar.
 
     Raises
     ------
     PydreamError
-        If the student cannot be built, would get a single image as a batch and has batch norm, or
-        the loss is no longer a finite number.
+        If the student cannot be built, has batch norm and would get a batch of one image, or the
+        loss is no longer finite.
     """
     side, device = images.shape[1], images.device
     with own_random_numbers(seed, device), keep_freed_memory(), arithmetic_of(precision):
@@ -163,7 +163,7 @@ def _train_epoch(
     recipe: ResolvedRecipe,
     precision: str,
 ) -> float:
-    """Take one step for each batch; return the sum of the losses of all images."""
+    """Take one step per batch; return the sum of the losses of all images."""
     losses = []
     for batch in batches:
         device = batch.images.device
@@ -184,7 +184,7 @@ def _train_epoch(
 
 
 def make_optimizer(model: nn.Module, recipe: ResolvedRecipe) -> torch.optim.Optimizer:
-    """Make SGD, or AdamW with weight decay on parameters with two dimensions or more alone."""
+    """Make SGD, or AdamW with weight decay only for parameters of two or more dimensions."""
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
             model.parameters(),

@@ -1,16 +1,17 @@
 """Training views of a student: shuffled patches, crops, flips and mixes, drawn from counters.
 
-Nothing here knows a model or a label, and nothing is remembered between calls: the batches of an
-epoch can be made again at any time, on any machine, so labels can be stored beside them.
+Nothing here depends on a model or a label, and no state is kept between calls: the batches of an
+epoch can be made again at any time, on any machine, so their labels can be stored.
 
-Where the random numbers come from: each kind of draw of each epoch has a 63-bit seed of its own,
-NumPy's ``SeedSequence(seed, spawn_key=(kind, epoch))``. Orders and crops take it to
-`random_keys` and `random_crop_boxes`, with the image's row in the set as its identity. Flips and
-patch orders are the raw words of ``Philox(seed)``, so many to a row, in the order of the rows;
-DSA's parameters are rows of `random_augment`.
-So shuffle, crop and flip of an image depend on (seed, row, epoch) and on nothing else: not on the
-batch size, nor on how many images come after it. Mixes are drawn per batch, from the spawn key
-``(kind, epoch, step)``: share, box and partners depend on the batch size too.
+Each kind of draw of each epoch has its own 63-bit seed, from NumPy's
+``SeedSequence(seed, spawn_key=(kind, epoch))``. Orders and crops pass it to `random_keys` and
+`random_crop_boxes`, with the image's row in the set as its identity. Flips and patch orders are the
+raw words of ``Philox(seed)``, a fixed number per row, in the order of the rows. DSA's parameters
+are rows of `random_augment`.
+
+So shuffle, crop and flip of an image depend only on (seed, row, epoch), not on the batch size or on
+the number of later images. Mixes are drawn per batch, from the spawn key ``(kind, epoch, step)``:
+share, box and partners also depend on the batch size.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from pydream.students.recipe import ResolvedRecipe
 
 
 class _Draw(enum.IntEnum):
-    """The kinds of draws; the numbers are part of what a seed means."""
+    """The kinds of draws; their numbers are part of the meaning of a seed."""
 
     ORDER = 1
     PATCHES = 2
@@ -50,21 +51,21 @@ class _Draw(enum.IntEnum):
 
 @dataclass(frozen=True)
 class MixedBatch:
-    """One batch of an epoch, ready for a model.
+    """One batch of an epoch, ready for a network.
 
     Attributes
     ----------
     images
         (B, 3, S, S) float32, normalised, mixed, channels last.
     rows
-        (B,) int64: which these are of the images of the set, or of their enlarged cells: row
-        k·N + i is cell k of image i of N.
+        (B,) int64: row of each image in the set, or among its enlarged cells, in which row k·N + i
+        is cell k of image i of N.
     partners
-        (B,) int64: the rows that each is mixed with.
+        (B,) int64: the row that each image is mixed with.
     share
-        The part of each image that is its own; the rest is its partner's.
+        Share of each image that is its own; the rest comes from its partner.
     epoch
-        Epoch that they are views of.
+        Epoch of these views.
     """
 
     images: torch.Tensor
@@ -83,26 +84,26 @@ def views(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Iterator[MixedBatch]:
-    """Make the batches of one epoch, in their order.
+    """Make the batches of one epoch, in order.
 
     Parameters
     ----------
     images
-        (N, S, S, 3) uint8, the whole set, on the device where it is trained on.
+        (N, S, S, 3) uint8, the whole set, on the training device.
     epoch
-        The first is 0.
+        Number of the epoch, from 0.
     seed
-        In [0, 2^63).
+        Random seed, in [0, 2^63).
     recipe
-        Says how the images are dealt out, augmented and mixed.
+        Recipe for the batches, the augmentation and the mixing.
     mean, std
         Mean and standard deviation to normalise with, three numbers each, for pixels in [0, 1].
 
     Yields
     ------
     MixedBatch
-        As few batches as the batch size allows, equal in size up to one view; each image, or each
-        of its cells, comes once.
+        As few batches as the batch size allows, of sizes that differ by at most one view. Each
+        image, or each of its cells, appears once.
     """
     make = _augmented_cells if recipe.views == "dsa" else _crops
     for step, (whole, chosen) in enumerate(make(images, epoch, seed, recipe, mean, std)):
@@ -118,7 +119,7 @@ def _crops(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Make the batches of an epoch of random crops, and say of which rows they are."""
+    """Make the batches of an epoch of random crops, with their rows."""
     count, side = images.shape[:2]
     rows, device = torch.arange(count), images.device
     boxes = random_crop_boxes(
@@ -133,7 +134,7 @@ def _crops(
     if recipe.horizontal_flip:
         flips = torch.from_numpy(uniform(derived_seed(seed, _Draw.FLIP, epoch), count) < 0.5)
     shuffle = patch_orders(count, recipe.factor, derived_seed(seed, _Draw.PATCHES, epoch))
-    # One upload an epoch: a GPU is not waited for in any step.
+    # One upload per epoch, so no step waits for a GPU.
     drawn = (_order(count, epoch, seed), boxes, flips, shuffle)
     order, boxes, flips, shuffle = (to_device(array, device) for array in drawn)
     for chosen in order.tensor_split(steps_per_epoch(count, recipe)):
@@ -160,7 +161,7 @@ def _augmented_cells(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Make the batches of an epoch of enlarged and augmented cells; and say of which rows."""
+    """Make the batches of an epoch of enlarged and augmented cells, with their rows."""
     device, side = images.device, images.shape[1]
     count = len(images) * recipe.views_per_image
     strategy = "color_crop_cutout_scale_rotate" + ("_flip" if recipe.horizontal_flip else "")
@@ -188,12 +189,12 @@ def steps_per_epoch(num_images: int, recipe: ResolvedRecipe) -> int:
 
 
 def largest_batch(num_images: int, recipe: ResolvedRecipe) -> int:
-    """Return how many views the largest batch of an epoch has."""
+    """Return the number of views in the largest batch of an epoch."""
     return -(-num_images * recipe.views_per_image // steps_per_epoch(num_images, recipe))
 
 
 def patch_orders(count: int, factor: int, seed: int) -> torch.Tensor:
-    """Draw, for each image, an order of its rows of patches and one of its columns.
+    """Draw for each image an order of its rows of patches, and one of its columns.
 
     Returns
     -------
@@ -205,10 +206,10 @@ def patch_orders(count: int, factor: int, seed: int) -> torch.Tensor:
 
 
 def shuffle_patches(images: torch.Tensor, orders: torch.Tensor) -> torch.Tensor:
-    """Reorder the rows of patches of each image, and the columns.
+    """Reorder the rows and the columns of patches of each image.
 
-    Where the factor does not divide the side, the first rows and columns of patches are one pixel
-    larger than the rest, as in the collages; they keep their sizes when they move.
+    If the factor does not divide the side, the first rows and columns of patches are one pixel
+    larger, as in the collages; they keep their size when they move.
 
     Parameters
     ----------
@@ -220,12 +221,12 @@ def shuffle_patches(images: torch.Tensor, orders: torch.Tensor) -> torch.Tensor:
     Returns
     -------
     Tensor
-        (B, S, S, 3) uint8: place i holds what was at ``orders[..., i]``.
+        (B, S, S, 3) uint8: position i holds the patch from ``orders[..., i]``.
     """
     side, factor = images.shape[1], orders.shape[2]
     strips = torch.arange(side).tensor_split(factor)
     strip_of = torch.cat([torch.full_like(strip, place) for place, strip in enumerate(strips)])
-    # Pixels go where their strip goes, and keep their order within it.
+    # Pixels move with their strip, and keep their order within it.
     place_of = torch.argsort(orders, dim=2)[:, :, to_device(strip_of, images.device)]
     down, across = torch.argsort(place_of, dim=2, stable=True).unbind(1)
     within = torch.arange(len(images), device=images.device)
@@ -235,18 +236,18 @@ def shuffle_patches(images: torch.Tensor, orders: torch.Tensor) -> torch.Tensor:
 def mix(
     images: torch.Tensor, recipe: ResolvedRecipe, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Mix each image of a batch with another one (or itself), all with the same share and box.
+    """Mix each image of a batch with another one (or itself), with one share and box for all.
 
-    Where the recipe mixes only some batches, and not this one, each is its own partner.
+    If the recipe mixes only some batches, and not this one, each image is its own partner.
 
-    CutMix (arXiv 1905.04899) or MixUp (arXiv 1710.09412), as the recipe says.
+    The method is the recipe's: CutMix (arXiv 1905.04899) or MixUp (arXiv 1710.09412).
 
     Parameters
     ----------
     images
         (B, 3, S, S) floating point; may be overwritten.
     recipe
-        Gives the way of mixing and its concentration.
+        Recipe with the method and concentration of mixing.
     seed
         Random seed of this batch.
 
@@ -255,7 +256,7 @@ def mix(
     Tensor
         (B, 3, S, S), mixed.
     Tensor
-        (B,) int64: the partner of each image, as a place in the batch.
+        (B,) int64: index of each image's partner in the batch.
     float
         The share of an image that is its own.
     """
