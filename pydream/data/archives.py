@@ -24,24 +24,24 @@ ARCHIVE_SUFFIXES = (
     *(".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst"),
     *(".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst"),
 )
-"""Files with these endings, in any case, are opened as archives; their kind goes by content."""
+"""Files with these endings, in any case, are opened as archives; their content decides the kind."""
 
 _OTHERS = {b"Rar!": "rar", b"7z\xbc\xaf": "7z"}
 _INNER_ARCHIVES = (*ARCHIVE_SUFFIXES, ".rar", ".7z")
 _READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # methods of compression
-# Names without these, nearly all, need no cleaning: archives hold up to millions.
+# Nearly all names have none of these and need no cleaning: archives hold up to millions.
 _ODD = ("/.", "//")
-_MOST_LINKS = 40  # that one name may go through, as on Linux
+_MOST_LINKS = 40  # links that one name may follow, as on Linux
 _INDEXING = threading.Lock()  # held while an archive is indexed
 
 
 def open_archive(path: Path) -> Tree:
-    """Open an archive of any kind that is read.
+    """Open an archive of any supported kind.
 
     Raises
     ------
     PydreamError
-        When it is none, damaged, or of a kind that is not read.
+        If the file is not an archive, is damaged, or is of an unsupported kind.
     """
     try:
         status = path.stat()
@@ -54,7 +54,7 @@ def open_archive(path: Path) -> Tree:
 
 @lru_cache(maxsize=4)
 def _open(path: Path, identity: tuple[int, ...]) -> Tree:
-    """Index an archive; kept, since a run opens both splits of the same one."""
+    """Index an archive, and keep the index, because a run opens both splits of the same archive."""
     with open(path, "rb") as file:
         start = file.read(6)
     for magic, kind in _OTHERS.items():
@@ -69,14 +69,14 @@ def _open(path: Path, identity: tuple[int, ...]) -> Tree:
 
 
 class _ArchiveTree(Tree):
-    """Folders of an archive, from the names of its members, and its bytes.
+    """The folders of an archive, from the names of its members, and its content.
 
     Parameters
     ----------
     path
         The archive.
     names
-        Names of all members, cleaned.
+        Names of all members, without ``./``.
     named
         Path or name that the user gave, for messages.
     left_out
@@ -119,7 +119,7 @@ class _ArchiveTree(Tree):
         return sorted(folders), sorted(files)
 
     def _read_at(self, offset: int, size: int) -> bytes:
-        """Read without moving a shared file position, so that threads do not meet."""
+        """Read without a shared file position, so that threads do not interfere."""
         try:
             data = os.pread(self._descriptor, size, offset)
         except OSError as error:
@@ -218,19 +218,19 @@ def _check_readable(path: Path, info: zipfile.ZipInfo) -> None:
 class _TarMember(NamedTuple):
     offset: int  # of the data
     size: int
-    stored: tuple[tuple[int, int], ...] | None  # offset and size of what a sparse file stores
+    stored: tuple[tuple[int, int], ...] | None  # offset and size of the parts of a sparse file
 
 
 class TarTree(_ArchiveTree):
-    """Files inside a tar archive, and inside the tars that it holds in place of images.
+    """Files inside a tar archive, and inside tars in it.
 
-    A tar in a tar is a folder of the name that it has without its suffix, as the classes of
-    ILSVRC 2012 are shipped. Links to other members are followed.
+    A tar in a tar is a folder named after it, without its suffix, as the classes of ILSVRC 2012 are
+    shipped. Links to other members are followed.
 
     Parameters
     ----------
     path
-        The archive, not compressed.
+        The archive, uncompressed.
     named
         Path or name that the user gave, for messages.
     """
@@ -247,7 +247,7 @@ class TarTree(_ArchiveTree):
                 for name in inner:
                     member = self._members.pop(name)
                     folder = name[: -len(".tar")]
-                    self._folder_names.append(f"{folder}/")  # a class, also where it is empty
+                    self._folder_names.append(f"{folder}/")  # a class, even if it is empty
                     if member.size:
                         self._index(path, folder, member.offset, member.offset + member.size)
         except (tarfile.TarError, ValueError, EOFError) as error:
@@ -260,7 +260,7 @@ class TarTree(_ArchiveTree):
         super().__init__(path, names, named, self._left_out)
 
     def _index(self, path: Path, folder: str, offset: int, end: int) -> None:
-        """Note the members of a tar between two offsets of the file, and of tars appended to it."""
+        """Index the members between two offsets of the file, and those of tars appended to it."""
         following: int | None = offset
         with open(path, "rb") as file:
             while following is not None:
@@ -294,10 +294,10 @@ class TarTree(_ArchiveTree):
     def _add(self, name: str, member: tarfile.TarInfo) -> None:
         stored: Any = member.sparse if member.issparse() else None
         self._members[name] = _TarMember(member.offset_data, member.size, stored)
-        self._links.pop(name, None)  # the last of a name counts, as where it is unpacked
+        self._links.pop(name, None)  # the last member of a name counts, as in unpacking
 
     def _add_link(self, name: str, member: tarfile.TarInfo, folder: str) -> None:
-        """Note where a link leads; that of a symbolic one starts at its folder."""
+        """Record the target of a link; a symbolic link is relative to its folder."""
         start = posixpath.dirname(name) if member.issym() else folder
         target = _text(member.linkname)
         if member.islnk():
@@ -306,7 +306,7 @@ class TarTree(_ArchiveTree):
         self._members.pop(name, None)
 
     def _follow_links(self) -> None:
-        """Give the links to files the bytes of these; count the others."""
+        """Give links to files the content of their targets, and count the others."""
         for name, target in self._links.items():
             for _ in range(_MOST_LINKS):
                 if target not in self._links:
@@ -338,7 +338,7 @@ class TarTree(_ArchiveTree):
 
 
 def _text(name: str) -> str:
-    """Member name as text: where it is not UTF-8, it is taken as Latin-1."""
+    """Return the name of a member as text: UTF-8 or, failing that, Latin-1."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -347,12 +347,12 @@ def _text(name: str) -> str:
 
 
 def _outside(name: str) -> list[str]:
-    """Kind of a name that cannot be listed, unless it is that of the root."""
+    """Return the kind of a name that cannot be listed; empty for the root."""
     return ["names that lead out of the archive"] if ".." in name else []
 
 
 def _clean(name: str) -> str | None:
-    """Member name without ``./``; None for what has no name or points out of the archive.
+    """Return a member name without ``./``; None if it is empty or leads out of the archive.
 
     A name that ends in a slash is a folder, and keeps the slash.
     """

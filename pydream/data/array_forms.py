@@ -1,4 +1,4 @@
-"""Images and labels in the forms in which arrays have them, brought to one form."""
+"""Conversion of images and labels from the various forms of arrays to one form."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 from pydream.errors import PydreamError
 
 _CHANNELS = (1, 3, 4)
-# Floats that reach this value hold levels of 8 bits. Normalised images span 1 / std at most, which
-# is below 5 for every usual std (0.2 to 0.35).
+# Floats that reach this value are 8-bit levels. Normalised images span at most 1 / std, which is
+# below 5 for every usual std (0.2 to 0.35).
 _LEAST_BRIGHT_LEVEL = 8
-_AT_ONCE = 4096  # images that are converted at a time
+_AT_ONCE = 4096  # number of images converted at a time
 _EXPECTED = "(N, H, W), (N, H, W, C) or (N, C, H, W) with 1, 3 or 4 channels"
 
 HALF_LEVEL = 0.5 / 255
-"""Distance beyond [0, 1] at which a value still rounds to a level of 8 bits."""
+"""Distance outside [0, 1] at which a value still rounds to an 8-bit level."""
 
 
 def levels_scale(least: float, most: float) -> float | None:
-    """Tell what floating-point pixels are multiplied by to become levels of 8 bits.
+    """Return the factor that turns floating-point pixels into 8-bit levels.
 
-    Resizing and arithmetic leave values a little beyond their range; up to half a level beyond it
+    Resizing and arithmetic leave values slightly outside their range; up to half a level outside,
     they are clamped.
 
     Parameters
@@ -33,8 +33,8 @@ def levels_scale(least: float, most: float) -> float | None:
     Returns
     -------
     float or None
-        255 for values in [0, 1]; 1 for levels, from 0 to 255 and reaching 8 at least; None for all
-        others, which were normalised or are no numbers.
+        255 for values in [0, 1]; 1 for levels from 0 to 255 that reach at least 8; None for all
+        others, which were normalised or are not numbers.
     """
     if least >= -HALF_LEVEL and most <= 1 + HALF_LEVEL:
         return 255.0
@@ -42,20 +42,20 @@ def levels_scale(least: float, most: float) -> float | None:
 
 
 def as_images(images: np.ndarray, name: str, description: str) -> np.ndarray:
-    """Bring images to uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3).
+    """Convert images to uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3).
 
     Parameters
     ----------
     images
-        (N, H, W), (N, H, W, C) or (N, C, H, W): integers from 0 to 255, booleans, or floats as
-        `levels_scale` knows them. Of four channels the last, alpha, is dropped.
+        (N, H, W), (N, H, W, C) or (N, C, H, W): integers from 0 to 255, booleans, or floats in a
+        range of `levels_scale`. Of four channels, the last (alpha) is dropped.
     name, description
         Name of the array and of the source, for messages.
 
     Raises
     ------
     PydreamError
-        If they have another shape, or values out of these ranges.
+        If they have another shape, or values outside of these ranges.
     """
     found = f"{images.dtype} of shape {images.shape}"
     if images.dtype.kind not in "uifb" or images.ndim not in (3, 4):
@@ -96,7 +96,7 @@ def _as_bytes(images: np.ndarray, name: str, description: str) -> np.ndarray:
 def as_labels(
     labels: np.ndarray, name: str, description: str, names: Sequence[str] | None = None
 ) -> tuple[np.ndarray, list[str] | None]:
-    """Bring labels to integers (N,).
+    """Convert labels to integers (N,).
 
     Parameters
     ----------
@@ -105,14 +105,14 @@ def as_labels(
     name, description
         Name of the array and of the source, for messages.
     names
-        Names of the classes, if they are known; labels that are strings must be among them.
+        Names of the classes, if known; labels that are strings must be among them.
 
     Returns
     -------
     ndarray
         Integers (N,).
     list of str or None
-        Names of the classes, sorted, where the labels are strings.
+        Names of the classes, sorted, if the labels are strings.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def as_labels(
 
 
 def _are_strings(labels: np.ndarray) -> bool:
-    """Return whether objects, as pandas keeps its columns, are all strings."""
+    """Return whether objects are all strings, as in pandas' columns."""
     return labels.dtype.kind in "OT" and all(isinstance(label, str) for label in labels.tolist())
 
 

@@ -17,7 +17,7 @@ from pydream.errors import MissingSplitError, PydreamError, first_line
 
 _FLOATS_OF_NUMPY = (torch.float16, torch.float32, torch.float64)
 _DIGIT_NAMES = tuple("0123456789")
-# In lower case; the first pair counts that is there. Ours; MedMNIST's; Keras'; scikit-learn's.
+# In lower case; the first pair present is used. Ours; MedMNIST's; Keras'; scikit-learn's.
 _NPZ_NAMES = {
     "train": (
         ("images", "labels"),
@@ -62,8 +62,8 @@ class ArraySource(Source):
         description, split
             See `Source`.
         positions
-            Integers (N,): where each image stands in the user's array, its name in the keys; by
-            default 0 … N - 1.
+            Integers (N,): index of each image in the user's array, which is its name in the keys;
+            by default 0 … N - 1.
         """
         if positions is None:
             positions = np.arange(len(labels))
@@ -93,7 +93,7 @@ class ArraySource(Source):
 
 
 def open_arrays(images: Any, labels: Any, split: str) -> Source:
-    """Check tensors or arrays that the user holds in memory, and wrap them."""
+    """Check the user's tensors or arrays in memory, and wrap them."""
     pixels, numbers = _to_numpy(images), _to_numpy(labels)
     description = f"arrays of shape {pixels.shape}"
     if split != "train":
@@ -107,7 +107,7 @@ def open_arrays(images: Any, labels: Any, split: str) -> Source:
 
 
 def open_npz(path: Path, split: str) -> Source:
-    """Open the train or test arrays of an npz file, under any of the names in `_NPZ_NAMES`."""
+    """Open the train or test arrays of an npz file, by any of the names in `_NPZ_NAMES`."""
     description = str(path)
     with _load_npz(path) as archive:
         of_train = _npz_names(archive.files, "train")
@@ -137,14 +137,14 @@ def open_npz(path: Path, split: str) -> Source:
 
 
 def npz_has_test(path: Path) -> bool:
-    """Whether an npz file holds a test split."""
+    """Return whether an npz file has a test split."""
     with _load_npz(path) as archive:
         found = _npz_names(archive.files, "test")
         return found is not None and {*found} <= {*archive.files}
 
 
 def _npz_names(present: Sequence[str], split: str) -> tuple[str, str] | None:
-    """Return the names of images and labels, as they are written; None if there is neither."""
+    """Return the names of images and labels as spelled in the file; None if both are missing."""
     written = {name.lower(): name for name in reversed(present)}
     pairs = _NPZ_NAMES[split]
     for enough in (all, any):
@@ -166,7 +166,7 @@ def _missing_arrays(path: Path, present: Sequence[str], split: str) -> PydreamEr
 
 
 def open_digits(split: str) -> Source:
-    """scikit-learn's 1,797 digits; every fifth of a class, in the set's order, is test."""
+    """Open scikit-learn's 1,797 digits; every fifth of a class, in order, is for testing."""
     from sklearn.datasets import load_digits  # takes a second to import
 
     bunch = load_digits()
@@ -205,8 +205,8 @@ def _svhn(dataset: Any) -> tuple[np.ndarray, Any, Sequence[str]]:
 _Unpack = Callable[[Any], tuple[np.ndarray, Any, Sequence[str]]]
 _IDX = "train-images-idx3-ubyte*"  # also compressed
 _MAT = "train_32x32.mat"
-# Name in a spec: torchvision's class, folder of its files below the root, a pattern of one of these
-# files, how to take the set apart.
+# Name in a spec: torchvision's class, folder of its files below the root, a pattern for one of
+# these files, and the function that reads the set.
 TORCHVISION_SETS: dict[str, tuple[Any, str, str, _Unpack]] = {
     "cifar10": (sets.CIFAR10, "cifar-10-batches-py", "data_batch_1", _cifar),
     "cifar100": (sets.CIFAR100, "cifar-100-python", "train", _cifar),
@@ -217,7 +217,7 @@ TORCHVISION_SETS: dict[str, tuple[Any, str, str, _Unpack]] = {
 
 
 def torchvision_spec(path: Path) -> str | None:
-    """Name one of `TORCHVISION_SETS` as a source, where a path leads to its files alone.
+    """Return the spec of one of `TORCHVISION_SETS` if a path contains only its files.
 
     Raises
     ------
@@ -243,7 +243,7 @@ def _holds(folder: Path, pattern: str) -> bool:
 
 
 def open_torchvision(name: str, root: Path, split: str) -> Source:
-    """Open one of `TORCHVISION_SETS` from files that are there; nothing is downloaded."""
+    """Open one of `TORCHVISION_SETS` from existing files; nothing is downloaded."""
     dataset_class, folder, _, unpack = TORCHVISION_SETS[name]
     choice = {"split": split} if name == "svhn" else {"train": split == "train"}
     try:
@@ -328,7 +328,7 @@ def _entry(archive: Any, name: str, path: Path) -> np.ndarray:
 
 
 def _to_numpy(values: Any) -> np.ndarray:
-    """Return the values of a tensor of any floating-point type, or of what NumPy takes."""
+    """Return the values of a tensor of any floating-point type, or of an array-like, for NumPy."""
     try:
         if isinstance(values, torch.Tensor):
             values = values.detach().cpu()

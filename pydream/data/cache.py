@@ -1,4 +1,4 @@
-"""Compressed tars, decompressed once: only so can their files be read in any order."""
+"""Compressed tars, decompressed once, because only then can their files be read in any order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pydream.progress import say
 
 
 def _zstd(path: Path) -> Any:
-    import pyarrow  # which brings its own codec; it takes a while to import
+    import pyarrow  # has its own codecs; the import takes a while
 
     return pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
 
@@ -35,19 +35,19 @@ _AT_ONCE = 16 << 20
 
 
 def decompressed(path: Path, magic: bytes) -> Path:
-    """Return the decompressed content of a file, from the cache where it is there already.
+    """Return the decompressed content of a file, from the cache if it is there.
 
-    It lies in ``$XDG_CACHE_HOME/pydream`` or ``~/.cache/pydream``, under a name that follows from
-    the path of the file, its size and the time of its last change. It is written beside that name
-    and renamed when it is whole, so that no part of it is ever read. Of several runs one writes it,
-    and the others wait. What a killed run leaves is overwritten by the next one.
+    The cache is ``$XDG_CACHE_HOME/pydream`` or ``~/.cache/pydream``. The name of a file in it
+    depends on the path, the size and the modification time of the source. It is written under
+    another name and renamed when complete, so no partial file is ever read. Of several runs, one
+    writes it while the others wait. Remains of a killed run are overwritten by the next one.
 
     Parameters
     ----------
     path
         The compressed file.
     magic
-        Its first bytes, a key of `COMPRESSED`.
+        First bytes of the file, a key of `COMPRESSED`.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def decompressed(path: Path, magic: bytes) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _sole_writer(place) as part:
-            if not place.is_file():  # else another run has made it in the meantime
+            if not place.is_file():  # else another run has made it meanwhile
                 say(f"{path}: decompressing it once, to {place}")
                 _decompress(path, magic, part)
                 part.flush()
@@ -79,9 +79,9 @@ def decompressed(path: Path, magic: bytes) -> Path:
 
 @contextmanager
 def _sole_writer(place: Path) -> Iterator[IO[bytes]]:
-    """Open the file that is written before it becomes `place`, empty, while no other run has it.
+    """Open the empty file that will be renamed to `place`, while no other run has it open.
 
-    It is removed at the end, unless it was renamed.
+    It is removed at the end unless it was renamed.
     """
     file = _locked(place)
     try:
@@ -90,16 +90,16 @@ def _sole_writer(place: Path) -> Iterator[IO[bytes]]:
     finally:
         with suppress(OSError):
             os.unlink(file.name)
-        with suppress(OSError):  # what a full disk has not taken
+        with suppress(OSError):  # data that a full disk has refused
             file.close()
 
 
 def _locked(place: Path) -> IO[bytes]:
-    """Lock the file beside `place`, which a killed run may have left; wait for a run that has it.
+    """Lock the temporary file of `place`, perhaps left by a killed run; wait for other runs.
 
-    Where the file system knows no locks, each run has a file of its own.
+    If the file system has no locks, each run uses a file of its own.
     """
-    import fcntl  # not on Windows
+    import fcntl  # absent on Windows
 
     part = place.with_name(f"{place.name}.part")
     while True:
@@ -120,7 +120,7 @@ def _locked(place: Path) -> IO[bytes]:
 
 
 def _decompress(path: Path, magic: bytes, target: IO[bytes]) -> None:
-    """Write the content; errors of the file itself are told from those of the disk."""
+    """Write the content; distinguish errors of the file itself from those of the disk."""
     with COMPRESSED[magic](path) as source:
         while True:
             try:
@@ -139,7 +139,7 @@ def _decompress(path: Path, magic: bytes, target: IO[bytes]) -> None:
 def _folder(path: Path) -> Path:
     """Return the folder of the cache."""
     named = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(named):  # as the XDG specification asks
+    if os.path.isabs(named):  # required by the XDG specification
         return Path(named) / "pydream"
     try:
         return Path.home() / ".cache" / "pydream"

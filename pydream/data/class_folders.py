@@ -1,4 +1,4 @@
-"""Images in one folder per class, with or without folders for the splits above them."""
+"""Images in one folder per class, possibly below folders of splits."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from pydream.formatting import listed
 
 HOW = "put the images of each class into one folder: ROOT/<class>/<image>"
 _LISTED = 5
-_FEW = 8  # folders of a set that are parts, not classes: images, annotations, lists, …
-# Parts of sets for detection and segmentation, as other tools lay them out.
+_FEW = 8  # number of folders up to which they may be parts of a set: images, annotations, lists, …
+# Parts of sets for detection and segmentation, in the layouts of other tools.
 _PARTS = frozenset(
     (
         *("images", "imgs", "labels", "annotations", "masks", "mask", "gt", "groundtruth"),
@@ -40,11 +40,11 @@ _PARTS = frozenset(
 
 
 class _Place(NamedTuple):
-    """Places of the splits found."""
+    """Locations of the splits."""
 
     train: str | None
     test: str | None
-    above: Counter[str]  # what lies beside them
+    above: Counter[str]  # files around them
     found: tuple[str, ...]
 
 
@@ -58,20 +58,20 @@ def find_class_folders(
     tree, description
         The same as for `pydream.data.files.find_splits`.
     base
-        The folder that holds the splits; by default they are looked for in the root and in the
-        folders that it wraps.
+        The folder of the splits; by default they are searched in the root and in the folders that
+        it wraps.
     classes
-        The classes of the train split, where it is not in class folders.
+        The classes of the train split, if it has no class folders.
 
     Returns
     -------
     Splits
-        The splits; the first of the places is the train split's, where there is one.
+        The splits; the first location is that of the train split, if there is one.
 
     Raises
     ------
     PydreamError
-        When folders are called after splits, but which belong together cannot be told.
+        If folders are named after splits, but it is unclear which belong together.
     """
     place = _find_place(tree, description, wrappers(tree) if base is None else [base], classes)
     known = list(classes) or (None if place.train is None else visible(tree, place.train)[0])
@@ -91,7 +91,7 @@ def find_class_folders(
 def _find_place(
     tree: Tree, description: str, levels: Sequence[str], known: Sequence[str]
 ) -> _Place:
-    """Find the folders of the splits; without any, the innermost wrapper is all train."""
+    """Find the folders of the splits; without any, the innermost wrapper is the train split."""
     read = [(path, visible(tree, path)[0]) for path in levels]
     marked = [(path, found) for path, names in read if (found := split_folders(names))]
     if not marked:
@@ -125,7 +125,7 @@ def _find_place(
 
 
 def _only_folder_with_images(tree: Tree, path: str, names: Sequence[str]) -> str | None:
-    """Find the folder that holds the class folders beside others without images, as meta/."""
+    """Find the only folder with images, next to others without any, such as meta/."""
     if not 1 < len(names) <= _FEW:
         return None
     with_images = [name for name in names if _has_image(tree, join(path, name))]
@@ -142,12 +142,12 @@ def _has_image(tree: Tree, path: str) -> bool:
 
 
 def _shares(tree: Tree, folder: str, classes: Sequence[str]) -> bool:
-    """Whether a folder has class folders of the train split, if there is one."""
+    """Return whether a folder has class folders of the train split, if there is one."""
     return not classes or bool(places_of(visible(tree, folder)[0], classes))
 
 
 def _unwrapped(tree: Tree, path: str, classes: Sequence[str]) -> str:
-    """Pass through a split's folder that only wraps another, as in seg_train/seg_train."""
+    """Descend through folders of a split that only wrap another, as in seg_train/seg_train."""
     while True:
         folders, files = visible(tree, path)
         if len(folders) != 1 or any(map(is_image, files)) or folders[0] in classes:
@@ -159,7 +159,7 @@ def _unwrapped(tree: Tree, path: str, classes: Sequence[str]) -> str:
 
 
 def _beside(tree: Tree, levels: Sequence[str], used: Sequence[str]) -> Counter[str]:
-    """Count what lies in these folders beside what is used and what leads there."""
+    """Count the files in these folders, except those used and the folders that lead there."""
     ignored: Counter[str] = Counter()
     for level in levels:
         folders, files = visible(tree, level, ignored)
@@ -193,16 +193,16 @@ def lay_out_class_folders(
     root
         The folder of class folders.
     train
-        The folder of the train split, where these are images for testing.
+        The folder of the train split, if these images are for testing.
     known
-        The classes of the train split, which the labels then are of.
+        The classes of the train split, which then define the labels.
     above
         Files left out around the folder.
 
     Raises
     ------
     PydreamError
-        When the files do not lie in class folders, or those are not the classes of train.
+        If the files are not in class folders, or these are not the classes of the train split.
     """
     where = _where(description, root)
     ignored = Counter(above or ())
@@ -230,7 +230,7 @@ def lay_out_class_folders(
         _refuse_empty(empty, where)
     else:
         ignored.update({"empty class folders": len(empty)} if empty else ())
-    if not np.all(np.diff(numbers) >= 0):  # folders of test that are written another way
+    if not np.all(np.diff(numbers) >= 0):  # test folders spelled differently
         order = sorted(range(len(keys)), key=lambda row: (numbers[row], keys[row]))
         keys, numbers = [keys[row] for row in order], [numbers[row] for row in order]
     return Layout(
@@ -239,7 +239,7 @@ def lay_out_class_folders(
 
 
 def refuse_parts(layout: Layout, description: str) -> None:
-    """Refuse folders that are parts of a set for detection or segmentation, and no classes."""
+    """Refuse folders that are parts of a set for detection or segmentation instead of classes."""
     names = layout.class_names
     if len(names) > 1 and all(name.lower().replace("_", "") in _PARTS for name in names):
         raise PydreamError(
@@ -271,12 +271,12 @@ def _labels_of(
 
 
 def places_of(folders: Sequence[str], names: Sequence[str]) -> dict[str, int]:
-    """Find folders among the names of classes, also in another case or Unicode normalisation.
+    """Find folders among the names of classes, ignoring case and Unicode normalisation.
 
     Returns
     -------
     dict[str, int]
-        The place of each folder that is among `names`.
+        The index in `names` of each folder found there.
     """
     exact = {name: place for place, name in enumerate(names)}
     normal = {_normal(name): place for place, name in enumerate(names)}
@@ -298,7 +298,7 @@ def _folded(name: str) -> str:
 
 
 def _lying(files: Sequence[str], ignored: Counter[str]) -> str:
-    """Say what lies in a folder without class folders."""
+    """Describe the content of a folder without class folders."""
     if any(map(is_image, files)):
         return "images lie directly in it"
     kinds = ignored + Counter(map(file_kind, files))

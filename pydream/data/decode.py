@@ -1,8 +1,8 @@
 """Decoding of image files to RGB pixels.
 
-JPEG goes through torchvision's libjpeg-turbo binding, which is three times as fast as Pillow on
-small files. Everything else goes through Pillow: its PNG decoder is as fast as torchvision's and,
-unlike that one, survives damaged files.
+torchvision's libjpeg-turbo binding decodes JPEG, three times as fast as Pillow for small files.
+Pillow decodes everything else: its PNG decoder is as fast as torchvision's and, unlike that one,
+survives damaged files.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from pydream.data.formats import PILLOW_FORMATS
 from pydream.errors import ImageError, first_line
 
 MAX_PIXELS = 2 * 89_478_485
-"""Largest image that is decoded, in pixels: where Pillow, too, stops by default."""
+"""Largest image that is decoded, in pixels: Pillow's own default limit."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_START, _JPEG_LAST = b"\xff\xd8\xff", b"\xff\xd9"
 # Frame headers SOF0 to SOF15; C4, C8 and CC are other segments in the same range.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-# Markers that stand alone: TEM, RST0 to RST7, SOI.
+# Markers without a segment: TEM, RST0 to RST7, SOI.
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD9)})
 _JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
 _JPEG_ADOBE = 0xEE
 _ORIENTATION = 0x0112  # of EXIF
-# What stands in place of images, by its first bytes without leading blanks, in lower case.
+# Content found in files in place of images, by its first bytes without leading blanks, in lower
+# case.
 _NO_IMAGES = {
     b"<!doctype": "a web page",
     b"<html": "a web page",
@@ -47,21 +48,21 @@ _NO_IMAGES = {
 }
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 _RGB_MODE = 3  # torchvision.io.ImageReadMode.RGB
-# The operator, not torchvision.io.decode_jpeg: that one warns of its deprecation on every call.
-# A torchvision without it leaves JPEG to Pillow.
+# The operator, not torchvision.io.decode_jpeg, which warns of its deprecation on every call.
+# Without the operator, Pillow decodes JPEG.
 _torchvision_jpeg: Callable[..., torch.Tensor] | None
 _torchvision_jpeg = getattr(torch.ops.image, "decode_jpeg", None)
 
 
 class EncodedJpeg(NamedTuple):
-    """A JPEG of three 8-bit channels, whole by its first and last bytes, not decoded yet.
+    """An undecoded JPEG of three 8-bit channels, complete by its first and last bytes.
 
     Attributes
     ----------
     data
-        (n,) uint8, the file.
+        (n,) uint8, the content of the file.
     shape
-        Shape that it decodes to: height, width, 3.
+        Shape of the decoded image: height, width, 3.
     """
 
     data: torch.Tensor
@@ -73,7 +74,7 @@ class EncodedJpeg(NamedTuple):
         return self.shape[0] * self.shape[1] * self.shape[2]
 
     def decode(self) -> torch.Tensor:
-        """Decode it on the CPU; as `decode_image`."""
+        """Decode it on the CPU, like `decode_image`."""
         return decode_image(self.data.numpy().tobytes())
 
 
@@ -94,7 +95,7 @@ def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Header:
     data
         A whole image file.
     max_pixels
-        Larger images are refused.
+        Limit above which images are refused.
 
     Returns
     -------
@@ -104,7 +105,7 @@ def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Header:
     Raises
     ------
     ImageError
-        When the file is empty, of no known kind, cut off in its header, or too large.
+        If the file is empty, of an unknown kind, truncated in its header, or too large.
     """
     if data.startswith(_JPEG_START):
         header = _read_jpeg_header(data)
@@ -129,21 +130,21 @@ def read_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Header:
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
     """Decode an image file of one of `pydream.data.formats.PILLOW_FORMATS` to RGB.
 
-    Grey becomes RGB with equal channels, alpha is dropped, samples of 16 bits keep their high
-    byte, and of an animation the first frame is taken. The orientation in EXIF is not applied:
-    torchvision's ImageFolder does not apply it, and observers were trained without it. That of a
-    TIFF is, there and here: Pillow does so itself.
+    Grey becomes RGB with equal channels, alpha is dropped, 16-bit samples keep their high byte, and
+    of an animation the first frame is used. The EXIF orientation is not applied, as in
+    torchvision's ImageFolder, with which observers are trained. The exception is TIFF, in both,
+    because Pillow applies it.
 
-    A file that ends early is an error. So is a PNG with a wrong checksum; JPEG has none, so
-    damage inside its data that still parses goes unseen, here as in every other decoder.
+    A file that ends early is an error. So is a PNG with a wrong checksum. JPEG has none, so damage
+    in its data that still parses goes unnoticed, as in every other decoder.
 
     Parameters
     ----------
     data
-        A whole image file; its kind is told from its first bytes, not from a name.
+        A whole image file; its first bytes decide its kind, not its name.
     max_pixels
-        Images with more pixels (height × width) are refused before they are decoded. Pillow's
-        own limit, ``PIL.Image.MAX_IMAGE_PIXELS``, holds besides for all but JPEG.
+        Images with more pixels (height × width) are refused before decoding. Pillow's own limit,
+        ``PIL.Image.MAX_IMAGE_PIXELS``, also applies to all but JPEG.
 
     Returns
     -------
@@ -153,7 +154,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
     Raises
     ------
     ImageError
-        When the data cannot be decoded; the message is a short reason.
+        If the data cannot be decoded; the message is a short reason.
     """
     return _decode(data, read_header(data, max_pixels=max_pixels))
 
@@ -161,14 +162,14 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
 def prepare(
     content: bytes | np.ndarray, *, upright: bool = False
 ) -> tuple[int, Callable[[], torch.Tensor]]:
-    """Tell what an image will take in memory before it is decoded.
+    """Return the memory that an image needs before it is decoded.
 
     Parameters
     ----------
     content
-        An encoded file, or uint8 pixels (H, W), (H, W, 1) or (H, W, 3), as `Source.read` gives.
+        An encoded file, or uint8 pixels (H, W), (H, W, 1) or (H, W, 3), as from `Source.read`.
     upright
-        Whether to turn and mirror it as its EXIF asks.
+        Rotate and mirror the image according to its EXIF orientation.
 
     Returns
     -------
@@ -178,7 +179,7 @@ def prepare(
     Raises
     ------
     ImageError
-        When the header cannot be read.
+        If the header cannot be read.
     """
     if isinstance(content, np.ndarray):
         return 3 * content.shape[0] * content.shape[1], partial(_pixels_to_rgb, content)
@@ -190,9 +191,9 @@ def prepare(
 def prepare_for_gpu(
     content: bytes | np.ndarray, *, upright: bool = False
 ) -> tuple[int, Callable[[], torch.Tensor | EncodedJpeg]]:
-    """Do as `prepare`, but leave a whole, plain JPEG as it is for a GPU to decode.
+    """Like `prepare`, but return a whole, plain JPEG undecoded, for a GPU.
 
-    One that has to be turned is decoded on the CPU.
+    A JPEG that must be rotated is decoded on the CPU.
     """
     if isinstance(content, bytes) and content.startswith(_JPEG_START):
         header = read_header(content)
@@ -205,7 +206,7 @@ def prepare_for_gpu(
 
 
 def _pixels_to_rgb(pixels: np.ndarray) -> torch.Tensor:
-    """RGB tensor of grey or colour pixels, without a copy where they are RGB already."""
+    """Return an RGB tensor of grey or colour pixels, without a copy if they are RGB already."""
     image = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
     if image.ndim == 2:
         image = image.unsqueeze(-1)
@@ -233,20 +234,20 @@ def _decode_upright(data: bytes, header: Header) -> torch.Tensor:
 
 
 def _orientation(data: bytes) -> int:
-    """Return the orientation in EXIF that is still to be applied, 1 to 8; 1 is upright."""
+    """Return the EXIF orientation that must still be applied, 1 to 8; 1 is upright."""
     try:
         with _open_with_pillow(data) as image:
-            # Pillow turns a TIFF itself.
+            # Pillow rotates a TIFF itself.
             found = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
     except MemoryError:
         raise
-    except Exception:  # EXIF that cannot be read turns nothing, in any viewer
+    except Exception:  # unreadable EXIF rotates nothing, in any viewer
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def _decode_jpeg(data: bytes, operator: Callable[..., torch.Tensor]) -> torch.Tensor:
-    # bytearray: torch warns of memory that it may not write to, and the copy is small.
+    # bytearray: torch warns of read-only memory, and the copy is small.
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     try:
         image = operator(encoded, _RGB_MODE, False)
@@ -254,7 +255,7 @@ def _decode_jpeg(data: bytes, operator: Callable[..., torch.Tensor]) -> torch.Te
         # "decode_jpeg, <file>:<line>, <reason>", then perhaps a stack trace.
         reason = re.sub(r"^.*\.cpp:\d+, ", "", first_line(error))
         raise ImageError(f"damaged JPEG: {reason}") from error
-    # The pixels lie as (H, W, 3) behind the (3, H, W) view, so this is no copy.
+    # The (3, H, W) view has (H, W, 3) memory, so this does not copy.
     return image.permute(1, 2, 0).contiguous()
 
 
@@ -270,7 +271,7 @@ def _open_with_pillow(data: bytes) -> Image.Image:
 
 
 def _what_else(data: bytes) -> str:
-    """Say what a file is that Pillow does not know as an image."""
+    """Describe a file that Pillow does not recognise as an image."""
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
         return "a HEIC photograph, which Pillow cannot read: convert it to JPEG"
     start = data[:64].lstrip().lower()
@@ -297,7 +298,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _read_jpeg_header(data: bytes) -> Header:
-    """Walk the segments up to the frame header, which holds the size."""
+    """Walk the segments up to the frame header, which contains the size."""
     position, adobe = 2, False
     while 0 <= position < len(data) - 1:
         marker = data[position + 1]
@@ -315,7 +316,7 @@ def _read_jpeg_header(data: bytes) -> Header:
             plain = data[position + 4] == 8 and data[position + 9 : position + 10] == b"\x03"
             return Header("jpeg", height, width, plain and not adobe)
         else:
-            adobe |= marker == _JPEG_ADOBE  # such a file may hold RGB or CMYK
+            adobe |= marker == _JPEG_ADOBE  # such a file may be RGB or CMYK
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     raise ImageError("damaged JPEG: cut off or without a frame header")
 
@@ -329,7 +330,7 @@ def _read_png_header(data: bytes) -> Header:
 
 
 def _check_png(data: bytes) -> None:
-    """Check what Pillow does not: the checksums of the pixel data, and that the file is whole."""
+    """Check the checksums of the pixel data and the end of the file, which Pillow ignores."""
     view = memoryview(data)
     position = len(_PNG_SIGNATURE)
     while position + 12 <= len(data):

@@ -1,4 +1,4 @@
-"""JPEGs decoded by a GPU, through torchvision's binding of nvJPEG."""
+"""JPEG decoding on a GPU, through torchvision's binding of nvJPEG."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _decode_jpegs = getattr(torch.ops.image, "decode_jpegs_cuda", None)
 
 
 def decodes_jpeg(device: torch.device) -> bool:
-    """Return whether this torchvision decodes JPEGs on the device: by letting it."""
+    """Return whether this torchvision decodes JPEGs on the device, by trying."""
     if device.type != "cuda":
         return False
     stream = io.BytesIO()
@@ -36,22 +36,22 @@ def decode_on(
 ) -> tuple[list[torch.Tensor], dict[int, str]]:
     """Decode the JPEGs among some images in one call, on a GPU.
 
-    nvJPEG rounds otherwise than libjpeg-turbo: pixels may differ by a few levels from those
-    decoded on the CPU. JPEGs that it refuses are decoded there.
+    nvJPEG rounds differently from libjpeg-turbo: pixels may differ by a few levels from those
+    decoded on the CPU. JPEGs that nvJPEG refuses are decoded on the CPU.
 
     Parameters
     ----------
     device
         GPU to decode on.
     images
-        JPEGs, and images that are left as they are.
+        JPEGs, and images that are returned unchanged.
 
     Returns
     -------
     list[Tensor]
-        uint8 (H, W, 3) each; black for one that cannot be decoded.
+        uint8 (H, W, 3) each; black if a JPEG cannot be decoded.
     dict[int, str]
-        Why, by place in the list.
+        Reason that a JPEG cannot be decoded, by index in the list.
     """
     out: list[torch.Tensor] = []
     errors: dict[int, str] = {}
@@ -81,7 +81,7 @@ def _on_gpu(
         planes = _decode([jpeg.data for jpeg in encoded], device)
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError:  # one that nvJPEG refuses fails the call
+    except RuntimeError:  # one refused JPEG fails the whole call
         return [None] * len(encoded)
     sizes = [tuple(plane.shape[1:]) for plane in planes]
     if sizes != [jpeg.shape[:2] for jpeg in encoded]:
@@ -90,7 +90,7 @@ def _on_gpu(
 
 
 def _decode(data: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
-    """Call torchvision's decoder, which works on a stream of its own and waits for no other.
+    """Call torchvision's decoder, which works on its own stream and waits for no other.
 
     nvJPEG runs on its own stream, but allocates from the current one. Synchronise before the call,
     because queued work may still read the recycled block; and after a failure, because the block is

@@ -22,7 +22,7 @@ from pydream.errors import ImageError, PydreamError
 
 
 class FileSource(Source):
-    """Images that are files of a tree.
+    """Images stored as files of a tree.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class FileSource(Source):
     split
         ``"train"`` or ``"test"``.
     table
-        The file of labels to take, a path in the tree; by default it is looked for.
+        File with the labels, a path in the tree; by default it is searched for.
     """
 
     def __init__(self, tree: Tree, description: str, split: str, table: str | None = None) -> None:
@@ -58,7 +58,7 @@ class FileSource(Source):
     def fingerprint(self, indices: Iterable[int] | None = None) -> str:
         """SHA-256 over class names, keys, and sizes or checksums; see `Source.fingerprint`.
 
-        Labels count where they are not in the keys.
+        Labels are included if the keys do not contain them.
         """
         digest = hashlib.sha256("\0".join((*self.class_names, "", *self.keys)).encode())
         if self._named_labels:
@@ -69,7 +69,7 @@ class FileSource(Source):
 
 
 def find_splits(tree: Tree, description: str, table: str | None = None) -> Splits:
-    """Find out how the images of a tree are laid out and labelled.
+    """Determine the layout and the labels of the images in a tree.
 
     Parameters
     ----------
@@ -78,12 +78,12 @@ def find_splits(tree: Tree, description: str, table: str | None = None) -> Split
     description
         Path or name that the user gave, for messages.
     table
-        The file of labels to take, a path in the tree; by default it is looked for.
+        File with the labels, a path in the tree; by default it is searched for.
 
     Raises
     ------
     PydreamError
-        When the names contradict each other, or `table` cannot be understood.
+        If the names contradict each other, or `table` cannot be understood.
     """
     if table is None and (splits := find_imagenet(tree, description)) is not None:
         return splits
@@ -110,7 +110,7 @@ def find_splits(tree: Tree, description: str, table: str | None = None) -> Split
 def _with_test_folder(
     tree: Tree, description: str, splits: Splits, beside: FoldersAndTables
 ) -> Splits:
-    """Add the class folders of a test split, where tables give the train split alone."""
+    """Add the class folders of a test split if tables describe only the train split."""
     if beside.names or "test" in splits.lay_out:
         return splits
     train = splits.lay_out["train"]
@@ -124,7 +124,7 @@ def _with_test_folder(
 
 
 def _checked_train(lay_out: Callable[[], Layout], description: str, problem: str) -> Layout:
-    """Lay out class folders, refuse what can be no classes, and tell of tables beside them."""
+    """List class folders, refuse folders that cannot be classes, and report tables beside them."""
     try:
         layout = lay_out()
     except PydreamError as error:
@@ -141,7 +141,7 @@ def open_tree(path: Path) -> Tree:
     Raises
     ------
     PydreamError
-        When it is neither, damaged, or of a kind that cannot be read.
+        If it is neither, is damaged, or is of an unsupported kind.
     """
     folder = path.parent if path.name == TRAIN_TAR else path
     unpacked = path == folder and (folder / "train").is_dir()
@@ -169,7 +169,7 @@ class FolderTree(Tree):
                         folders.append(entry.name)
                     elif entry.is_file():
                         files.append(entry.name)
-                    elif entry.is_symlink():  # to nothing: an error when it is read or listed
+                    elif entry.is_symlink():  # dangling: an error only when it is read or listed
                         has_extension = "." in entry.name.lstrip(".")
                         (files if has_extension else folders).append(entry.name)
         except OSError as error:
@@ -199,7 +199,7 @@ class FolderTree(Tree):
             return "missing"
 
     def _refuse_cycle(self, link: str) -> None:
-        """Refuse a link that leads back to a folder on the way to it: there would be no end."""
+        """Refuse a link to a folder above it, which would never end."""
         target = os.path.realpath(link)
         folder, inner = os.path.dirname(link), link
         while len(folder) >= len(self._path) and folder != inner:

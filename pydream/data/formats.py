@@ -1,4 +1,4 @@
-"""The formats of image files that are read: those of photographs, as far as Pillow has them."""
+"""The formats of image files that are read: those for photographs that Pillow supports."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import importlib
 
 from PIL import Image, features
 
-# By plugin of Pillow: only these are loaded, and no file is tried as anything else. Pillow also
-# opens documents, icons, textures, measurements and film, whose files are no photographs.
+# By plugin of Pillow: only these are loaded, and files are tried as nothing else. Pillow also opens
+# documents, icons, textures, measurements and films, which are not photographs.
 _PLUGINS = {
     "JpegImagePlugin": "JPEG",
     "MpoImagePlugin": "MPO",
@@ -21,7 +21,7 @@ _PLUGINS = {
     "PpmImagePlugin": "PPM",
     "QoiImagePlugin": "QOI",
 }
-# What a build of Pillow may lack, by format.
+# Features that a build of Pillow may lack, by format.
 _NEEDED = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
 _NO_PHOTOGRAPHS = {".pfm"}  # floats of an unknown range
 
@@ -41,9 +41,9 @@ def _load() -> tuple[str, ...]:
 
 _LOADED = _load()
 
-# MPO is opened as the JPEG that it begins with.
+# Pillow opens MPO as the JPEG at its beginning.
 PILLOW_FORMATS = tuple(name for name in _LOADED if name in Image.OPEN)
-"""Names of the formats that files are tried as. ``Image.open`` would otherwise import every plugin
+"""Names of the formats that files are tried as. Otherwise ``Image.open`` would import every plugin
 of Pillow on its first call, in a worker thread."""
 
 IMAGE_SUFFIXES = tuple(
@@ -53,4 +53,4 @@ IMAGE_SUFFIXES = tuple(
         if name in _LOADED and suffix not in _NO_PHOTOGRAPHS
     )
 )
-"""Files with these endings, in any case, are images; others are left out and counted."""
+"""Files with these endings, in any case, are images; others are ignored and counted."""

@@ -1,6 +1,6 @@
-"""ImageNet as it is shipped: folders of WordNet IDs for training, flat images for validation.
+"""ImageNet as shipped: folders of WordNet IDs for training, flat images for validation.
 
-ILSVRC 2012 from image-net.org, from Kaggle and as torchvision keeps it; and Tiny-ImageNet.
+ILSVRC 2012 from image-net.org, from Kaggle and in torchvision's layout; and Tiny-ImageNet.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from pydream.errors import PydreamError
 
 _VALIDATION_IMAGE = re.compile(r"ILSVRC2012_val_\d{8}\.jpe?g", re.IGNORECASE)
 _KAGGLE = ("Data", "CLS-LOC")
-# What comes with the images, and is neither an image nor left out.
+# Files that accompany the images: neither images nor counted as ignored.
 _SHIPPED = re.compile(r"\.(txt|csv|xml|mat|bin|gz|tar|md)|.*devkit.*|Annotations|ImageSets", re.I)
 
 
 class _Base(NamedTuple):
-    """Place of an ImageNet in a tree."""
+    """Location of an ImageNet in a tree."""
 
-    path: str  # the folder that holds the splits
+    path: str  # the folder of the splits
     above: tuple[str, ...]  # the folders above it, from the root down
     train: str | None
     flat: str | None  # the folder with the validation images
@@ -47,9 +47,9 @@ class _Base(NamedTuple):
 
 
 def raised_root(path: Path) -> Path:
-    """Climb from a folder inside Kaggle's ILSVRC to where its labels lie.
+    """Climb from a folder inside Kaggle's ILSVRC to the folder of its labels.
 
-    ``ILSVRC`` and ``ILSVRC/Data/CLS-LOC`` have them above, beside the folder ``ILSVRC``.
+    The labels of ``ILSVRC`` and ``ILSVRC/Data/CLS-LOC`` are beside the folder ``ILSVRC``.
     """
     full = path.absolute()
     if full.parts[-2:] == _KAGGLE:
@@ -66,8 +66,8 @@ def find_imagenet(tree: Tree, description: str) -> Splits | None:
     Returns
     -------
     Splits or None
-        The splits, without ``"test"`` where no labels of the validation images are found; None
-        when this is no ImageNet, or one in class folders alone.
+        The splits, without ``"test"`` if the labels of the validation images are missing; None if
+        the tree is no ImageNet, or has only class folders.
     """
     base = _find_base(tree)
     if base is None:
@@ -92,7 +92,7 @@ def find_imagenet(tree: Tree, description: str) -> Splits | None:
 
 
 def _find_base(tree: Tree) -> _Base | None:
-    """Find the folder with the splits, in wrappers and in Kaggle's folders."""
+    """Find the folder of the splits, in wrappers and in Kaggle's folders."""
     paths = wrappers(tree)
     for number, path in enumerate(paths):
         above = paths[:number]
@@ -146,7 +146,7 @@ def _are_wnids(names: Sequence[str]) -> bool:
 
 
 def _wanted(tree: Tree, base: _Base) -> str:
-    """Say which file of labels is missing, and where it goes."""
+    """Return which file of labels is missing, and its place."""
     assert base.flat is not None
     count = sum(map(is_image, visible(tree, base.flat)[1]))
     where = base.flat or "the root"
@@ -177,7 +177,7 @@ def _lay_out_train(tree: Tree, base: _Base, description: str, note: str) -> Layo
 def _lay_out_flat(
     tree: Tree, root: str, where: str, labels: ValidationLabels, wnids: Sequence[str]
 ) -> Layout:
-    """Label images that lie in one folder."""
+    """Label the images of a flat folder."""
     ignored: Counter[str] = Counter()
     _, files = visible(tree, root, ignored)
     images = [name for name in files if is_image(name)]

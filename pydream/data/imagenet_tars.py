@@ -1,4 +1,4 @@
-"""ILSVRC 2012 as image-net.org ships it: a tar of the tars of the classes, and a tar of images."""
+"""ILSVRC 2012 as shipped by image-net.org: a tar of one tar per class, and a tar of images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def join_shipped(folder: Tree, path: Path) -> Tree:
     Parameters
     ----------
     folder
-        The folder, whose files are listed beside them: the development kit has the labels of the
+        The folder, whose other files remain visible: the development kit has the labels of the
         validation images.
     path
         Path of the tar.
@@ -30,7 +30,7 @@ def join_shipped(folder: Tree, path: Path) -> Tree:
 
 
 class _JoinedTree(Tree):
-    """Archives as folders of a tree, beside the files of a folder."""
+    """Archives as folders of a tree, along with the files of a folder."""
 
     def __init__(self, beside: Tree, mounted: dict[str, Tree]) -> None:
         self._beside = beside
@@ -58,7 +58,7 @@ class _JoinedTree(Tree):
         return tree.size(inner)
 
     def mark(self, path: str) -> str:
-        """Tell what is known of a file's content; see `Tree.mark`."""
+        """Return the facts known about a file's content; see `Tree.mark`."""
         tree, inner = self._at(path)
         return tree.mark(inner)
 

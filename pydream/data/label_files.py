@@ -1,4 +1,4 @@
-"""Tables of file and label beside images, as ``labels.csv``: what they say of which image."""
+"""Tables of files and labels beside images, such as ``labels.csv``, matched with the images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pydream.data.split_names import (
 from pydream.errors import ImageError, PydreamError
 from pydream.formatting import byte_words
 
-_MOST_BYTES = 2**28  # of a table; one of a million rows has a quarter of that
+_MOST_BYTES = 2**28  # of a table; one with a million rows has a quarter of that
 _FOLDERS_OF_TABLES = (
     *("labels", "label", "annotations", "annotation", "csv", "meta", "metadata"),
     *("lists", "split", "splits"),
@@ -32,18 +32,18 @@ _LIST_SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".mat", ".xml", ".l
 class Row(NamedTuple):
     """One row of a table."""
 
-    cell: str  # that names a file
-    label: str  # empty where the table has none
-    key: str | None  # of the image that the cell names
+    cell: str  # name of a file
+    label: str  # empty if the table has none
+    key: str | None  # key of the image that the cell names
 
 
 class TableRows(NamedTuple):
     """The rows of one split in a table."""
 
-    path: str  # of the table, from the folder of the images' keys
-    word: str  # of the split, as in `split_name`
-    told: bool  # whether a name or a column says the split; otherwise it is train
-    column: str  # of the labels; empty where the table has none
+    path: str  # path of the table, from the folder in which the images' keys begin
+    word: str  # word of the split, as in `split_name`
+    told: bool  # whether a name or a column states the split; otherwise it is train
+    column: str  # name of the labels' column; empty if the table has none
     rows: list[Row]
 
     @property
@@ -59,17 +59,17 @@ class LabelFiles:
     Attributes
     ----------
     level
-        The folder of the tables, which keys of images start from.
+        The folder of the tables, in which the keys of images begin.
     images
-        Keys of all images below it.
+        Keys of all images below the folder.
     ignored
-        Number of other files there, by kind.
+        Number of other files below the folder, by kind.
     tables
-        Rows that name images, one entry for each split of each table.
+        Rows that name images, one entry per split of each table.
     problem
-        Why a table of files was not understood.
+        Reason that a table of files was not understood.
     unread
-        Files that by their names may list the images for testing, and are none of the tables.
+        Files whose names suggest a list of test images, but that are not tables.
     """
 
     level: str = ""
@@ -95,14 +95,15 @@ class LabelFiles:
         split
             ``"train"`` or ``"test"``.
         label_of
-            The label of a row whose cell names an image; none where it has no label.
+            Function that returns the label of a row whose cell names an image; None without a
+            label.
         told
-            Whether to take only those that a name or a column says to be of the split.
+            Consider only rows that a name or a column assigns to the split.
 
         Returns
         -------
         TableRows or None
-            Those of test before those of validation, and then those that label most images.
+            Rows of test in preference to those of validation, then those that label most images.
         """
         counts = {
             number: sum(bool(row.key and label_of(row)) for row in table.rows)
@@ -119,7 +120,7 @@ class LabelFiles:
 
 
 class _Images:
-    """The images below a folder, found by what a table calls them."""
+    """The images below a folder, found by the names in a table."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         self.keys = keys
@@ -132,11 +133,11 @@ class _Images:
                 self._by_name[path.rpartition("/")[2]].append(key)
 
     def has(self, cell: str, folders: Sequence[str]) -> bool:
-        """Whether a cell names an image; see `find`."""
+        """Return whether a cell names an image; see `find`."""
         return self.find(cell, folders) is not None
 
     def find(self, cell: str, folders: Sequence[str]) -> str | None:
-        """Key of what a cell names: a path from one of the folders, or a name found once."""
+        """Return the key for a cell: a path from one of the folders, or a name that is unique."""
         path = cell.replace("\\", "/").removeprefix("./").lstrip("/")
         for folder in folders:
             if (exact := join(folder, path)) in self._exact:
@@ -150,7 +151,7 @@ class _Images:
                     return found[0]
         for spelling in paths:
             named = self._by_name.get(spelling.rpartition("/")[2], [])
-            if len(named) > 1:  # as cat/1.png, in a table that does not lie beside cat/
+            if len(named) > 1:  # as cat/1.png, in a table that is not beside cat/
                 named = [key for key in named if _ends_with(key, spelling)] or named
             if len(named) > 1:
                 named = [key for key in named if key.startswith(tuple(f"{f}/" for f in folders))]
@@ -160,13 +161,13 @@ class _Images:
 
 
 def _ends_with(key: str, path: str) -> bool:
-    """Whether the last parts of a key, with or without extension, are a path in lower case."""
+    """Return whether the end of a key, with or without extension, is a path in lower case."""
     key = key.casefold()
     return any(f"/{spelling}".endswith(f"/{path}") for spelling in (key, _stem(key)))
 
 
 def find_label_files(tree: Tree, description: str, table: str | None = None) -> LabelFiles:
-    """Find tables of file and label, and the images that they name.
+    """Find tables of files and labels, and the images that they name.
 
     Parameters
     ----------
@@ -176,9 +177,9 @@ def find_label_files(tree: Tree, description: str, table: str | None = None) -> 
     Raises
     ------
     PydreamError
-        When `table` does not name files and their labels.
+        If `table` does not name files and their labels.
     """
-    problems: list[tuple[str, str]] = []  # of the first folder with any
+    problems: list[tuple[str, str]] = []  # of the first folder with problems
     unread: list[str] = []
     for level in [""] if table else _levels(tree):
         paths: dict[str, str | None] = {table: None} if table else _tables_at(tree, level)
@@ -202,14 +203,14 @@ def find_label_files(tree: Tree, description: str, table: str | None = None) -> 
 
 
 def _levels(tree: Tree) -> list[str]:
-    """Folders that may hold the tables: the wrappers, and the one folder in the innermost."""
+    """Return the folders that may hold tables: the wrappers, and a sole folder in the innermost."""
     paths = wrappers(tree)
     folders, _ = visible(tree, paths[-1])
     return [*paths, join(paths[-1], folders[0])] if len(folders) == 1 else paths
 
 
 def _files_at(tree: Tree, level: str) -> list[tuple[str, str]]:
-    """Files in a folder, in its folders for splits and in those for labels: folder and name."""
+    """Return the files of a folder, and of its folders for splits and labels: folder and name."""
     folders, _ = visible(tree, level)
     inner = [name for name in folders if name.lower() in _FOLDERS_OF_TABLES]
     for names in (split_folders(folders) or {}).values():
@@ -223,7 +224,7 @@ def _files_at(tree: Tree, level: str) -> list[tuple[str, str]]:
 
 
 def _tables_at(tree: Tree, level: str) -> dict[str, str | None]:
-    """Tables of a folder: path to the word of the split, where a name says it."""
+    """Return the tables of a folder: path, and word of the split if its name has one."""
     tables = {}
     for folder, file in _files_at(tree, level):
         if is_table(file):
@@ -234,7 +235,7 @@ def _tables_at(tree: Tree, level: str) -> dict[str, str | None]:
 
 
 def _lists_at(tree: Tree, level: str) -> list[str]:
-    """Files that by their names may say which images are for testing."""
+    """Return the files whose names suggest a list of test images."""
     return [
         join(folder, file)
         for folder, file in _files_at(tree, level)
@@ -247,7 +248,7 @@ def _lists_at(tree: Tree, level: str) -> list[str]:
 def _read_tables(
     tree: Tree, level: str, paths: dict[str, str | None], images: _Images
 ) -> tuple[list[TableRows], list[tuple[str, str]]]:
-    """Read the tables, by split; and what is wrong with others: path and reason."""
+    """Return the tables that can be read, by split, and for the others path and reason."""
     folders_of = split_folders(visible(tree, level)[0]) or {}
     found: list[TableRows] = []
     problems = []
@@ -279,5 +280,5 @@ def _read_tables(
 
 
 def _stem(path: str) -> str:
-    """Path without the extension of its last part."""
+    """Return a path without the extension of its last part."""
     return posixpath.splitext(path)[0]

@@ -1,4 +1,4 @@
-"""Tables of file and label, as they come beside a folder of images: CSV, TSV, JSON lines, text."""
+"""Tables of files and labels that accompany a folder of images: CSV, TSV, JSON lines, text."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ _LABEL_COLUMNS = (
     *("labelidx", "classidx", "y", "tag", "tags", "type"),
 )
 _SPLIT_COLUMNS = ("split", "set", "subset", "dataset", "partition", "usage", "fold")
-_TRIED = 200  # rows by which the column of files is found
-_MATCHING = 0.5  # of them must name files
+_TRIED = 200  # rows that decide the column of files
+_MATCHING = 0.5  # share of these that must name files
 _LISTED = 8
 
 
 @dataclass(frozen=True)
 class LabelTable:
-    """The rows of a table that names files, and mostly their labels."""
+    """The rows of a table that names files and usually their labels."""
 
     path: str
     rows: list[tuple[str, str, str]]  # cell of the file, label, word of the split
-    column: str  # what the labels' column is called; empty where there is none
-    problem: str  # why the labels' column was not found
-    has_splits: bool  # whether a column gives the split of each row
+    column: str  # name of the labels' column; empty if there is none
+    problem: str  # reason that the labels' column was not found
+    has_splits: bool  # whether a column states the split of each row
 
 
 def is_table(name: str) -> bool:
-    """Whether a file may be a table of labels, by its name alone."""
+    """Return whether a file may be a table of labels, by its name alone."""
     name = name.lower()
-    if "submission" in name:  # guesses, not labels
+    if "submission" in name:  # predictions, not labels
         return False
     if name.endswith(".txt"):
         stem = name.removesuffix(".txt")
@@ -54,7 +54,7 @@ def is_table(name: str) -> bool:
 def read_table(
     tree: Tree, root: str, path: str, word: str, names_file: Callable[[str], bool]
 ) -> LabelTable | None:
-    """Read a table of file and label.
+    """Read a table of files and labels.
 
     Parameters
     ----------
@@ -63,15 +63,14 @@ def read_table(
     root, path
         A folder, and the table's path from it.
     word
-        The word of the split of its rows, where no column says so; see `split_name`.
+        Word of the split of its rows, if no column states it; see `split_name`.
     names_file
-        Whether a cell names an image.
+        Function that returns whether a cell names an image.
 
     Returns
     -------
     LabelTable or None
-        None when no column names files. Labels are empty where the column that holds them cannot
-        be told.
+        None if no column names files. Labels are empty if their column cannot be identified.
     """
     rows = _read_rows(path, tree.read(join(root, path)), names_file)
     if not rows:
@@ -83,7 +82,7 @@ def read_table(
         [cell for row in tried if (cell := row[column]) and names_file(cell)]
         for column in range(width)
     ]
-    # Whole numbers that are labels may name files, too, but fewer of them.
+    # Integer labels may name files, too, but fewer of them.
     files = max(range(width), key=lambda column: (len(set(named[column])), -column))
     if len(named[files]) < _MATCHING * len(tried):
         return None
@@ -101,7 +100,7 @@ def read_table(
 
 
 def _read_rows(path: str, content: bytes, names_file: Callable[[str], bool]) -> list[list[str]]:
-    """Cells of every line that has any, without white space around them."""
+    """Return the cells of every non-empty line, stripped of white space."""
     text = _decoded(content)
     if path.lower().endswith(".jsonl"):
         rows = _json_rows(text)
@@ -121,7 +120,7 @@ def _read_rows(path: str, content: bytes, names_file: Callable[[str], bool]) -> 
 
 
 def _decoded(content: bytes) -> str:
-    """Text in UTF-8 or UTF-16 with a mark, or what Windows programs write."""
+    """Decode UTF-8, UTF-16 with a byte-order mark, or the encoding of Windows programs."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16", "replace")
     try:
@@ -144,7 +143,7 @@ def _json_rows(text: str) -> list[list[str]]:
 def _labels(
     header: list[str] | None, body: Sequence[list[str]], files: int
 ) -> tuple[Callable[[list[str]], str] | None, str]:
-    """Find the column of labels, or columns of which one is 1 in each row, or say why not."""
+    """Find the column of labels, or one-hot columns; otherwise return the reason."""
     width = len(body[0]) if body else 0
     others = [column for column in range(width) if column != files]
     if header is not None:
@@ -158,7 +157,7 @@ def _labels(
         column = others[0]
         return itemgetter(column), header[column] if header else f"column {column + 1}"
     words = [column for column in others if not all(_is_number(row[column]) for row in body)]
-    if len(words) == 1:  # beside numbers as those of a box
+    if len(words) == 1:  # beside numbers, such as those of a box
         column = words[0]
         return itemgetter(column), header[column] if header else f"column {column + 1}"
     if header is not None and others and _is_one_hot(body, others):
@@ -182,7 +181,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _is_one_hot(body: Sequence[list[str]], columns: Sequence[int]) -> bool:
-    """Whether every row has a single 1 among zeros."""
+    """Return whether every row has a single 1 among zeros."""
     for row in body:
         try:
             values = [float(row[column]) for column in columns]
@@ -196,7 +195,7 @@ def _is_one_hot(body: Sequence[list[str]], columns: Sequence[int]) -> bool:
 def _split_words(
     header: list[str] | None, body: Sequence[list[str]], files: int
 ) -> Callable[[list[str]], str] | None:
-    """Find a column that says of which split each row is."""
+    """Find a column that states the split of each row."""
     for column, name in enumerate(header or ()):
         if column == files or _plain(name) not in _SPLIT_COLUMNS:
             continue

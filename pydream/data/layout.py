@@ -1,4 +1,4 @@
-"""Trees of files, on disk or in an archive, and what is read from them: labelled images."""
+"""Trees of files, on disk or in an archive, and the labelled images read from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydream.errors import MissingSplitError
 WNID = re.compile(r"n\d{8}")
 """Name of a class of ImageNet: its ID in WordNet."""
 
-# Names beyond those with a leading dot, in lower case. Each is written by one tool and is no word.
+# Names besides those with a leading dot, in lower case. Each is written by one tool and is no word.
 _CLUTTER = frozenset(
     (
         *("__macosx", "icon\r", "network trash folder", "temporary items"),  # macOS
@@ -31,7 +31,7 @@ _KINDS_SHOWN = 6
 
 
 class Tree(ABC):
-    """Files below a root, named by paths with slashes that start at the root (``""``).
+    """Files below a root, with slash-separated paths that begin at the root (``""``).
 
     Attributes
     ----------
@@ -43,19 +43,19 @@ class Tree(ABC):
 
     @abstractmethod
     def list(self, path: str) -> tuple[list[str], list[str]]:
-        """Sorted names of all folders and of all files that lie directly in a folder."""
+        """Return the sorted names of the folders and of the files directly in a folder."""
 
     @abstractmethod
     def read(self, path: str) -> bytes:
-        """Content of a file; ImageError when it cannot be read. Thread-safe."""
+        """Return the content of a file; ImageError if it cannot be read. Thread-safe."""
 
     @abstractmethod
     def size(self, path: str) -> int:
-        """Size of a file in bytes; ImageError when it cannot be told."""
+        """Return the size of a file in bytes; ImageError if it is unknown."""
 
     @abstractmethod
     def mark(self, path: str) -> str:
-        """Tell what is known of a file's content without reading it."""
+        """Return the facts known about a file's content without reading it."""
 
 
 @dataclass(frozen=True)
@@ -66,21 +66,21 @@ class Layout:
     class_names: tuple[str, ...]
     keys: tuple[str, ...]  # paths from the root, sorted by label, then by name
     labels: np.ndarray  # int64 (N,)
-    ignored: Mapping[str, int]  # what was left out: how many of each kind
-    labels_from: str = ""  # the file that the labels were read from; else folders name them
-    notes: tuple[str, ...] = ()  # what else the user should know
+    ignored: Mapping[str, int]  # number of ignored files, by kind
+    labels_from: str = ""  # file with the labels; empty if folders name them
+    notes: tuple[str, ...] = ()  # further remarks for the user
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The splits of a tree, ``"train"`` and ``"test"``, laid out when they are asked for."""
+    """The splits of a tree, ``"train"`` and ``"test"``, each listed on demand."""
 
     lay_out: Mapping[str, Callable[[], Layout]]
     places: tuple[str, ...] = field(default=())  # where they were found
-    missing: Mapping[str, str] = field(default_factory=dict)  # why a split cannot be read
+    missing: Mapping[str, str] = field(default_factory=dict)  # reason that a split cannot be read
 
     def open(self, split: str, description: str) -> Layout:
-        """Lay out one split of what the user named; MissingSplitError if it has none."""
+        """List one split of the user's source; MissingSplitError if it has none."""
         if split in self.lay_out:
             return self.lay_out[split]()
         found = ", ".join(filter(None, self.places))
@@ -90,17 +90,17 @@ class Splits:
 
 
 def join(folder: str, name: str) -> str:
-    """Path of what is called `name` in `folder`."""
+    """Return the path of `name` in `folder`."""
     return f"{folder}/{name}" if folder and name else folder or name
 
 
 def is_image(name: str) -> bool:
-    """Whether a file counts as an image, by its extension."""
+    """Return whether a file counts as an image, by its extension."""
     return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def is_clutter(name: str) -> bool:
-    """Whether a file or folder is one that a system or a tool leaves behind, and no data."""
+    """Return whether a file or folder is left behind by a system or tool, and is not data."""
     return name.startswith(".") or name.lower() in _CLUTTER
 
 
@@ -119,13 +119,13 @@ def visible(
 
 
 def file_kind(name: str) -> str:
-    """Kind of a file that is no image: its extension."""
+    """Return the kind of a file that is not an image: its extension."""
     _, dot, extension = name.rpartition(".")
     return f".{extension.lower()}" if dot and extension else "without extension"
 
 
 def images_below(tree: Tree, root: str, folder: str, ignored: Counter[str]) -> list[str]:
-    """Sorted paths from `root` of the images at any depth of one of its folders."""
+    """Return the sorted paths from `root` of the images at any depth of one of its folders."""
     images: list[str] = []
     waiting = [folder]
     while waiting:
@@ -138,9 +138,9 @@ def images_below(tree: Tree, root: str, folder: str, ignored: Counter[str]) -> l
 
 
 def wrappers(tree: Tree) -> list[str]:
-    """Paths from the root down through the folders that only wrap one other.
+    """Return the paths from the root down through the folders that only wrap another folder.
 
-    A wrapper holds one folder and no image, and that folder holds folders and no image.
+    A wrapper has one folder and no image, and that folder has folders and no image.
     """
     path, paths = "", [""]
     while True:
@@ -162,12 +162,12 @@ def by_class(keys: Iterable[str], labels: Iterable[int]) -> tuple[tuple[str, ...
 
 
 def ignored_words(ignored: Mapping[str, int]) -> str:
-    """Say in one line what was left out, the most frequent kinds first."""
+    """Describe the ignored files in one line, the most frequent kinds first."""
     kinds = sorted(ignored.items(), key=lambda item: (-item[1], item[0]))
     words = [f"{count:,} {kind}" for kind, count in kinds[:_KINDS_SHOWN]]
     if rest := kinds[_KINDS_SHOWN:]:
         words.append(f"{sum(count for _, count in rest):,} of {len(rest)} more kinds")
-    # Names that are no text, or break the line, are shown escaped.
+    # Names that are not text, or contain line breaks, are escaped.
     text = ", ".join(words).encode("utf-8", "backslashreplace").decode()
     return "".join(
         character if character.isprintable() else ascii(character)[1:-1] for character in text

@@ -20,8 +20,8 @@ from pydream.timeline import stage
 T = TypeVar("T")
 _Prepare = Callable[[bytes | np.ndarray], tuple[int, Callable[[], T]]]
 
-# A worker takes several small images at once, since waking a thread costs as much as decoding a
-# CIFAR image: 256 KiB of pixels or 32 images, whichever is less. A large image goes alone.
+# A worker takes several small images at once, because waking a thread costs as much as decoding a
+# CIFAR image: 256 KiB of pixels or 32 images, whichever is less. A large image is taken alone.
 _RUN_BYTES = 256 * 1024
 _RUN_IMAGES = 32
 
@@ -34,32 +34,32 @@ def decode_ahead(
     budget: int,
     turn: threading.Event | None = None,
 ) -> Generator[torch.Tensor | ImageError, None, None]:
-    """Decode images in threads and give them out in order.
+    """Decode images in threads, and yield them in order.
 
     Parameters
     ----------
     source
         Source of the images.
     indices
-        Indices of the images, in the order wanted; repeats are allowed.
+        Indices of the images, in the order of the results; repeats are allowed.
     workers
         Number of threads that read and decode, at least 1.
     budget
-        Bytes of pixels that may be decoded, or in decoding, and not yet given out. One image is
-        always let through, however large.
+        Bytes of pixels that may be decoded, or in decoding, before the consumer takes them. One
+        image is always admitted, however large.
     turn
-        While this is not set, files are read, and few or no images decoded.
+        Event without which files are read, but few or no images decoded.
 
     Yields
     ------
     Tensor or ImageError
-        uint8 (H, W, 3) for each index, or why that image cannot be read. Closing the generator
-        stops the threads.
+        uint8 (H, W, 3) for each index, or the reason that the image cannot be read. Closing the
+        generator stops the threads.
 
     Raises
     ------
     ValueError
-        When `workers` or `budget` is below 1.
+        If `workers` or `budget` is below 1.
     """
     return _Pipeline(
         source, indices, workers, budget, partial(prepare, upright=source.upright), turn
@@ -69,7 +69,7 @@ def decode_ahead(
 def read_ahead(
     source: Source, indices: Sequence[int], *, workers: int, budget: int
 ) -> Generator[torch.Tensor | EncodedJpeg | ImageError, None, None]:
-    """Do as `decode_ahead`, but leave JPEGs that a GPU can decode undecoded."""
+    """Like `decode_ahead`, but leave JPEGs that a GPU can decode undecoded."""
     return _Pipeline(
         source, indices, workers, budget, partial(prepare_for_gpu, upright=source.upright)
     ).results()
@@ -77,17 +77,17 @@ def read_ahead(
 
 @dataclass(frozen=True)
 class _Run(Generic[T]):
-    """Images from a position on: the bytes that each will take, and what decodes it."""
+    """Images from a position on: the size of each in memory, and the function that decodes it."""
 
     position: int
     prepared: list[tuple[int, Callable[[], T] | ImageError]]
 
 
 class _Pipeline(Generic[T]):
-    """Workers claim runs of positions, reserve memory in order of position, decode, publish.
+    """Workers that claim runs of positions, reserve memory in order of position, decode, publish.
 
-    Memory is granted in order of position, so the image that the consumer waits for never waits
-    for memory held by later ones.
+    Memory is granted in order of position, so the image that the consumer waits for never waits for
+    memory of later ones.
     """
 
     def __init__(
@@ -111,9 +111,9 @@ class _Pipeline(Generic[T]):
         self._budget = budget
         self._changed = threading.Condition()
         self._run_length = 1
-        self._claimed = 0  # positions below it have been claimed by a worker
+        self._claimed = 0  # positions below it are claimed by a worker
         self._reserved = 0  # positions below it have their memory
-        self._held = 0  # bytes decoded or in decoding, and not given out
+        self._held = 0  # bytes decoded or in decoding, and not yet taken
         self._finished: dict[int, tuple[list[T | ImageError], int]] = {}  # by first position; bytes
         self._failure: BaseException | None = None
         self._closed = False
@@ -155,7 +155,7 @@ class _Pipeline(Generic[T]):
             self._changed.notify_all()
 
     def _work(self) -> None:
-        waiting: deque[_Run[T]] = deque()  # read, and not decoded
+        waiting: deque[_Run[T]] = deque()  # read, but not decoded
         try:
             while not self._closed:
                 if not waiting or self._reads_on(waiting):
@@ -175,7 +175,7 @@ class _Pipeline(Generic[T]):
                 self._changed.notify_all()
 
     def _reads_on(self, waiting: deque[_Run[T]]) -> bool:
-        """Return whether to read more while it is not the turn of decoding."""
+        """Return whether to read more while decoding must wait its turn."""
         if self._turn is None or self._turn.is_set():
             return False
         size = sum(size for run in waiting for size, _ in run.prepared)
@@ -203,10 +203,10 @@ class _Pipeline(Generic[T]):
         return True
 
     def _claim(self) -> range:
-        """Take the next positions; none when all are taken."""
+        """Claim the next positions; empty if all are claimed."""
         with self._changed:
             left = len(self._indices) - self._claimed
-            # Towards the end shorter runs, so that the workers finish together.
+            # Shorter runs towards the end, so that the workers finish together.
             length = max(1, min(self._run_length, left // (2 * self._workers)))
             run = range(self._claimed, self._claimed + min(length, left))
             self._claimed = run.stop
@@ -223,7 +223,7 @@ class _Pipeline(Generic[T]):
         self._run_length = max(1, min(_RUN_IMAGES, _RUN_BYTES // max(1, mean)))
 
     def _reserve(self, position: int, sizes: list[int]) -> int:
-        """Wait for memory for at least the first size; return for how many there is, 0: closed."""
+        """Wait for memory for at least the first size; return how many fit, 0 if closed."""
         with self._changed:
             while not self._closed:
                 if self._reserved == position:

@@ -1,4 +1,4 @@
-"""Splits of images that tables name, alone or beside class folders."""
+"""Splits defined by tables, alone or with class folders."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from pydream.data.layout import Layout, Splits, by_class, file_kind, join
 from pydream.errors import PydreamError
 
 MOST_WITHOUT_FILE = 0.1
-"""Share of the rows that may name no image; beyond it, something else must be wrong."""
+"""Largest share of the rows that may name no image; above it, the table must be wrong."""
 
-_PURE = 0.9  # of the folders must have images of one label for them to be class folders
-_COVERED = 0.5  # of the images must have a label for a table to speak against the folders
+_PURE = 0.9  # share of the folders with images of one label, for folders to be classes
+_COVERED = 0.5  # share of the images with a label, for a table to contradict the folders
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 LabelOf = Callable[[Row], str | None]
@@ -28,9 +28,9 @@ LabelOf = Callable[[Row], str | None]
 
 @dataclass(frozen=True)
 class TableLayout:
-    """Layout of a table's rows of one split, made when the split is asked for."""
+    """Layout of a table's rows of one split, made on demand."""
 
-    description: str  # what the user named
+    description: str  # of the source, as the user gave it
     files: LabelFiles
     table: TableRows
     label_of: LabelOf
@@ -83,19 +83,19 @@ class TableLayout:
 
 
 def table_splits(files: LabelFiles, description: str, *, chosen: bool) -> Splits:
-    """Lay out what tables alone say.
+    """List the images of tables without class folders.
 
-    Images that a table keeps for testing are left out of the train split, whatever others say. The
-    labels of images in a list without labels are those that another table gives.
+    Images that a table reserves for testing are left out of the train split, whatever other tables
+    say. Images in a list without labels get those of another table.
 
     Parameters
     ----------
     files
         The tables.
     description
-        Description for messages, as `pydream.data.files.find_splits` takes it.
+        Description for messages, as for `pydream.data.files.find_splits`.
     chosen
-        Whether the user named the table itself, which then is the only one.
+        Whether the user named the table, which then is the only one.
     """
     given: dict[str, tuple[str, TableRows]] = {}
     for table in files.tables:
@@ -137,14 +137,14 @@ def table_splits(files: LabelFiles, description: str, *, chosen: bool) -> Splits
 
 
 class FoldersAndTables:
-    """Class folders of a train split, and what tables say of the images in them.
+    """Class folders of a train split, and the rows of tables about the images in them.
 
     Parameters
     ----------
     root
-        The folder of the class folders.
+        The folder that contains the class folders.
     names
-        Their names.
+        Names of the class folders.
     files
         The tables.
 
@@ -153,7 +153,7 @@ class FoldersAndTables:
     are_classes : bool
         Whether the folders are the classes.
     differs : str
-        The table that gives other labels than the folders do; empty where none does.
+        The table whose labels differ from the folders; empty if none does.
     """
 
     def __init__(self, root: str, names: Sequence[str], files: LabelFiles) -> None:
@@ -189,7 +189,7 @@ class FoldersAndTables:
         )  # fmt: skip
 
     def _outweigh(self, labels: Mapping[str, set[str]], labelled: int, images: int) -> bool:
-        """Whether folders with images of several labels are the classes all the same."""
+        """Return whether folders are the classes although some have images of several labels."""
         if len(labels) == 1 or any(self._folder(key) is not None for key in self._test_keys()):
             return False
         if labelled < _COVERED * images:
@@ -197,7 +197,7 @@ class FoldersAndTables:
         return len({re.sub(r"\d+", "", folder) for folder in labels}) > 1  # images_1, images_2
 
     def _folder(self, key: str) -> str | None:
-        """Class folder of an image, empty where it lies directly in the root; None elsewhere."""
+        """Return the class folder of an image; empty for the root, None elsewhere."""
         path = join(self.files.level, key)
         start = f"{self.root}/" if self.root else ""
         if not path.startswith(start):
@@ -206,35 +206,35 @@ class FoldersAndTables:
         return folder if slash else ""
 
     def _test_keys(self) -> frozenset[str]:
-        """Images that any table keeps for testing."""
+        """Return the images that any table reserves for testing."""
         tested = (_keys(table) for table in self.files.tables if table.split == "test")
         return frozenset[str]().union(*tested)
 
     def _in_classes(self, keys: Iterable[str]) -> frozenset[str]:
-        """Those of the images that lie in class folders."""
+        """Return the images that are in class folders."""
         return frozenset(key for key in keys if self._folder(key) in self._places)
 
     def class_of(self, row: Row) -> str | None:
-        """Class of a row: its folder, or the one that its label stands for; None for others."""
+        """Return the class of a row: its folder, or the folder of its label; None for others."""
         folder = self._folder(row.key or "")
         if folder in self._places:
             return folder
         return self._class_of.get(row.label)
 
     def merge(self, folders: Splits, train: Callable[[], Layout], description: str) -> Splits:
-        """Take each split from the folders, and from the tables what those do not tell.
+        """Take each split from the folders, and from tables the facts that folders lack.
 
-        Images that a table keeps for testing are left out of the train split. They are the test
-        split, where the folders have none.
+        Images that a table reserves for testing are left out of the train split. They become the
+        test split if the folders have none.
 
         Parameters
         ----------
         folders
             The class folders of each split.
         train
-            Lays out those of the train split.
+            Function that lists the class folders of the train split.
         description
-            Description for messages, as `pydream.data.files.find_splits` takes it.
+            Description for messages, as for `pydream.data.files.find_splits`.
         """
         test = self.files.best("test", self.class_of, told=True)
         listed = self.files.best("train", self.class_of, told=True)
@@ -274,7 +274,7 @@ class FoldersAndTables:
         )
 
     def _untaken_note(self, listed: TableRows | None, in_list: frozenset[str]) -> str:
-        """Say why tables that may tell the images for testing do not give a test split."""
+        """Explain why tables that may list test images do not define a test split."""
         if table := self.files.best("test", lambda row: row.label, told=True):
             label = next(row.label for row in table.rows if row.key and row.label)
             return (
@@ -305,7 +305,7 @@ def _keep(
     notes: Sequence[str],
     description: str,
 ) -> Layout:
-    """Lay out class folders without the images that tables keep for testing."""
+    """List class folders without the images that tables reserve for testing."""
     layout = lay_out()
     said = (*filter(None, notes), *layout.notes)
     if kept is None:
@@ -334,12 +334,12 @@ def _keep(
 
 
 def _keys(table: TableRows | None) -> frozenset[str]:
-    """Images that the rows name."""
+    """Return the images that the rows name."""
     return frozenset(row.key for row in table.rows if row.key) if table else frozenset()
 
 
 def _sorted_names(labels: Iterable[str]) -> list[str]:
-    """Labels in order: of their value where all are numbers, else as text."""
+    """Return labels in order: by value if all are numbers, else as text."""
     names = set(labels)
     if all(map(_NUMBER.fullmatch, names)):
         return sorted(names, key=lambda name: (float(name), name))

@@ -1,4 +1,4 @@
-"""Whole images of a source, brought to the one side that a network takes."""
+"""Whole images of a source, resized to the side of a network's input."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from pydream.errors import ImageError, PydreamError
 from pydream.ops import crop_resize
 
 SMALL_SIDE = 64
-"""Up to this side, a whole image is resized; above it, its central square is taken."""
+"""Largest side at which a whole image is resized; above it, the central square is used."""
 
 _CENTRE_SHARE = 224 / 256  # the usual resize to 256, centre crop of 224
 _LARGE_SIDE = 224
-_LOOKED_AT = 9  # images, spread over the source, that tell the side
-_BUDGET = 128 << 20  # bytes of decoded images that wait
+_LOOKED_AT = 9  # images, spread over the source, that decide the side
+_BUDGET = 128 << 20  # bytes of decoded images that may wait
 _AT_ONCE = 16 << 20  # bytes of decoded images that are resized in one call
 _ROWS = 512
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images in memory, at one side, with their classes.
+    """Images in memory, all of one side, with their classes.
 
     Attributes
     ----------
@@ -48,13 +48,13 @@ class LabelledImages:
 def side_of(source: Source) -> int:
     """Return the side of small images, or the usual 224.
 
-    A few images are looked at, since some photographs of a large set are tiny. Where at least half
-    of them have a side up to 64, the side is that of the first of these.
+    A few images decide, because some photographs of a large set are tiny. If at least half of these
+    have a side up to 64, the result is the side of the first of them.
 
     Raises
     ------
     PydreamError
-        If none of them can be read.
+        If none of these images can be read.
     """
     sides: list[int] = []
     reason = ""
@@ -70,7 +70,7 @@ def side_of(source: Source) -> int:
 
 
 def whole_view_box(height: int, width: int, side: int) -> tuple[int, int, int, int]:
-    """Choose the part of an image that stands for the whole.
+    """Choose the part of an image that represents the whole.
 
     Parameters
     ----------
@@ -97,18 +97,18 @@ def whole_views(
     std: tuple[float, ...] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """Bring images to square views.
+    """Resize images to square views.
 
     Parameters
     ----------
     images
-        n of (H, W, C) uint8, each of its own size.
+        n images (H, W, C) uint8 of any sizes.
     side
         Side of the views, in pixels.
     mean, std
         Mean and standard deviation to normalise with, per channel, on the scale of [0, 1].
     dtype
-        Type of the views; uint8 stays on the scale of 0 to 255.
+        Dtype of the views; uint8 keeps the scale of 0 to 255.
 
     Returns
     -------
@@ -137,33 +137,33 @@ def whole_images(
     rows: int = _ROWS,
     advance: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[torch.Tensor, list[int]]]:
-    """Bring whole images to one side, in order.
+    """Resize whole images to one side, in order.
 
     Parameters
     ----------
     source, indices
-        The images, and which of them.
+        The images, and the indices of those to return.
     side
-        Side in pixels. Up to 64 the whole image is resized, and above that its central part.
+        Side in pixels. Up to 64 the whole image is resized, above it the central part.
     workers
-        Threads that decode.
+        Number of threads that decode.
     unreadable
-        Takes note of the images that cannot be read.
+        Record of the images that cannot be read.
     rows
-        Number of `indices` that make up a tensor.
+        Number of `indices` per tensor.
     advance
-        Told how many of `indices` are done, readable or not, after each tensor.
+        Called after each tensor with the number of `indices` done, readable or not.
 
     Yields
     ------
     tuple[Tensor, list of int]
-        (n, side, side, 3) uint8 with n up to `rows`, and their places among `indices`; images that
-        cannot be read are left out.
+        (n, side, side, 3) uint8 with n up to `rows`, and their positions in `indices`; unreadable
+        images are left out.
 
     Raises
     ------
     PydreamError
-        If too many cannot be read.
+        If too many images cannot be read.
     """
     decoded = decode_ahead(source, indices, workers=workers, budget=_BUDGET)
     with closing(decoded):
@@ -196,7 +196,7 @@ def whole_images(
 def load_images(
     source: Source, indices: Sequence[int], side: int, *, workers: int, unreadable: Unreadable
 ) -> torch.Tensor:
-    """Decode images and bring them to one side.
+    """Decode images and resize them to one side.
 
     Parameters
     ----------
@@ -206,12 +206,12 @@ def load_images(
     Returns
     -------
     Tensor
-        (n, side, side, 3) uint8, one for each index; black where an image cannot be read.
+        (n, side, side, 3) uint8, in the order of the indices; black for an unreadable image.
 
     Raises
     ------
     PydreamError
-        If too many cannot be read.
+        If too many images cannot be read.
     """
     images = torch.zeros(len(indices), side, side, 3, dtype=torch.uint8)
     groups = whole_images(source, indices, side, workers=workers, unreadable=unreadable)
@@ -223,25 +223,25 @@ def load_images(
 def load_split(
     source: Source, side: int, *, workers: int, device: torch.device, allow_skipped: float = 0.01
 ) -> LabelledImages:
-    """Decode all images of a source and bring them to one side.
+    """Decode all images of a source and resize them to one side.
 
     Parameters
     ----------
     source
         The split of a set.
     side
-        Side in pixels. Up to 64 the whole image is resized, and above that its central part.
+        Side in pixels. Up to 64 the whole image is resized, above it the central part.
     workers
-        Threads that decode.
+        Number of threads that decode.
     device
         Device that stores the images.
     allow_skipped
-        Share of the images that may be unreadable; these are left out, counted and named.
+        Largest share of the images that may be unreadable; these are left out, counted and named.
 
     Raises
     ------
     PydreamError
-        If more of them cannot be read, or none can.
+        If more images cannot be read, or none can.
     """
     unreadable = Unreadable(source, len(source), allow_skipped)
     images = load_images(source, range(len(source)), side, workers=workers, unreadable=unreadable)

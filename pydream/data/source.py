@@ -1,4 +1,4 @@
-"""Interface of every source of images."""
+"""Interface of all sources of images."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pydream.errors import PydreamError
 
 
 class Source(ABC):
-    """The labelled images of one split, in an order that depends on their names alone.
+    """The labelled images of one split, in an order that depends only on their names.
 
-    Images are sorted by class, then by key. All methods may be called from several threads.
+    Images are sorted by class, then by key. All methods are thread-safe.
 
     Attributes
     ----------
     description : str
-        Path or name that the user gave, for example a path.
+        Path or name that the user gave.
     split : str
         ``"train"`` or ``"test"``.
     class_names : tuple[str, ...]
@@ -33,13 +33,13 @@ class Source(ABC):
     labels : ndarray
         int64 (N,), non-decreasing, below ``len(class_names)``.
     ignored : int
-        Number of files, folders and rows of tables that were left out.
+        Number of files, folders and rows of tables that were ignored.
     ignored_kinds : Mapping[str, int]
         Number of these by kind, for example ``{".txt": 3, "@eaDir/": 1}``.
     notes : tuple[str, ...]
-        Remarks on how the images were found, in sentences.
+        Sentences on how the images were found.
     upright : bool
-        Whether images are turned and mirrored as their EXIF asks.
+        Whether images are rotated and mirrored according to their EXIF orientation.
     """
 
     upright: bool = False
@@ -76,12 +76,12 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, index: int) -> bytes | npt.NDArray[np.uint8]:
-        """Read one image as it is stored.
+        """Read one image as stored.
 
         Parameters
         ----------
         index
-            Position in `keys`.
+            Index in `keys`.
 
         Returns
         -------
@@ -91,21 +91,21 @@ class Source(ABC):
         Raises
         ------
         ImageError
-            When it cannot be read.
+            If it cannot be read.
         """
 
     @abstractmethod
     def fingerprint(self, indices: Iterable[int] | None = None) -> str:
-        """SHA-256, in hex, over class names, keys and what the source knows of the contents.
+        """Return the SHA-256, in hex, of class names, keys and the known facts about the contents.
 
-        That is the file sizes for a folder or tar, sizes and checksums for a zip, the pixels for
-        arrays. Nothing is decoded.
+        These facts are file sizes for a folder or tar, sizes and checksums for a zip, and pixels
+        for arrays. Nothing is decoded.
 
         Parameters
         ----------
         indices
-            Images whose contents count, by default all: on a network disk, asking for the size of
-            a million files takes minutes.
+            Images whose contents are included, by default all: on a network disk, the sizes of a
+            million files take minutes.
         """
 
     def image(self, index: int) -> torch.Tensor:
@@ -114,7 +114,7 @@ class Source(ABC):
         Parameters
         ----------
         index
-            Position in `keys`.
+            Index in `keys`.
 
         Returns
         -------
@@ -124,30 +124,30 @@ class Source(ABC):
         Raises
         ------
         ImageError
-            When it cannot be read or decoded; the message is the reason, without the key.
+            If it cannot be read or decoded; the message is the reason, without the key.
         """
         _, decode = prepare(self.read(index), upright=self.upright)
         return decode()
 
     def class_indices(self, label: int) -> npt.NDArray[np.int64]:
-        """Positions of the images of one class.
+        """Return the indices of the images of one class.
 
         Parameters
         ----------
         label
-            Position in `class_names`.
+            Index in `class_names`.
 
         Returns
         -------
         ndarray
-            int64, increasing.
+            int64, ascending.
         """
         first, end = np.searchsorted(self.labels, (label, label + 1))
         return np.arange(first, end, dtype=np.int64)
 
     @cached_property
     def ids(self) -> npt.NDArray[np.int64]:
-        """Identity of every image, from its key alone, by which its random numbers are drawn.
+        """Identity of every image, derived from its key, by which its random numbers are drawn.
 
         int64 (N,): the first 8 bytes of BLAKE2b of the key in UTF-8, little-endian, signed.
         """

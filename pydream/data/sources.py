@@ -1,4 +1,4 @@
-"""Opening of the source that a user names."""
+"""Opening of the source named by the user."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def open_source(
           - a table of file and label beside the images (``labels.csv``, ``train.csv``,
             ``metadata.jsonl``).
 
-          What systems and tools leave behind (hidden files, ``__MACOSX``, ``@eaDir``) is left
-          out.
+          Files that systems and tools leave behind (hidden files, ``__MACOSX``, ``@eaDir``) are
+          ignored.
         - such a table itself, in the folder of its images or above them.
         - an ``.npz`` file with ``images``, (N, H, W), (N, H, W, C) or (N, C, H, W), from 0 to 255
           (floats must reach 8) or floats from 0 to 1, and ``labels``, integers (N,) without gaps,
@@ -79,8 +79,8 @@ def open_source(
     split
         ``"train"`` or ``"test"``. A set without splits is all train.
     exif
-        Whether the orientation in the EXIF of image files is applied. torchvision's ImageFolder
-        does not apply it.
+        Treatment of the EXIF orientation of image files: ``"apply"``, or ``"ignore"``, as in
+        torchvision's ImageFolder.
 
     Returns
     -------
@@ -90,15 +90,15 @@ def open_source(
     Raises
     ------
     PydreamError
-        When the source is missing, empty, damaged or not laid out as above; `MissingSplitError`
-        when it has no such split.
+        If the source is missing, empty, damaged or in another layout; `MissingSplitError` if it has
+        no such split.
     ValueError
-        When `split` or `exif` is none of these words.
+        If `split` or `exif` is any other word.
 
     Notes
     -----
-    Standard error tells how many files were left out, and of which kinds, and where labels that
-    folders do not tell were read from.
+    Standard error reports the number and kinds of ignored files, and the file of the labels if
+    folders do not name the classes.
     """
     _check_split(split)
     if exif not in ("ignore", "apply"):
@@ -116,7 +116,7 @@ def open_source(
 
 
 def check_classes(source: Source) -> None:
-    """Raise PydreamError where all images are of one class, and there is nothing to learn."""
+    """Raise PydreamError if all images are of one class, which leaves nothing to learn."""
     if len(source.class_names) > 1:
         return
     raise PydreamError(
@@ -127,7 +127,7 @@ def check_classes(source: Source) -> None:
 
 
 def _report(source: Source) -> None:
-    """Say what the user should know of how images were found, in a line or two."""
+    """Report how images were found, in a line or two."""
     where = f"{source.description} ({source.split})"
     for note in source.notes:
         _say_once(f"{where}: {note}")
@@ -137,7 +137,7 @@ def _report(source: Source) -> None:
 
 @lru_cache(maxsize=256)
 def _say_once(line: str) -> None:
-    """Say a line, unless it was said: one run may open a source several times."""
+    """Print a line once: one run may open a source several times."""
     say(line)
 
 
@@ -157,14 +157,14 @@ def _open(spec: str | os.PathLike[str] | tuple[Any, Any], split: str) -> Source:
 
 
 def has_split(spec: SourceSpec, split: str) -> bool:
-    """Whether a source has a split; arguments as in `open_source`.
+    """Return whether a source has a split; arguments as for `open_source`.
 
     Raises
     ------
     PydreamError
-        When the source is missing or damaged.
+        If the source is missing or damaged.
     ValueError
-        When `split` is neither ``"train"`` nor ``"test"``.
+        If `split` is neither ``"train"`` nor ``"test"``.
     """
     _check_split(split)
     if isinstance(spec, Source):
@@ -182,7 +182,7 @@ def has_split(spec: SourceSpec, split: str) -> bool:
 
 
 def _tree(path: Path) -> tuple[Tree, str | None]:
-    """Open the files of a folder or archive, or those beside a table of labels, which is named."""
+    """Open the files of a folder or archive, or those around a table of labels; return its name."""
     with _unreadable_as_error(path):
         if is_table(path.name) and path.is_file():
             return files.open_tree(path.parent), path.name
@@ -205,7 +205,7 @@ def _check_split(split: str) -> None:
 
 
 def _named(spec: str | os.PathLike[str]) -> str | Path:
-    """Return the name of a source, with its home folder for ``~``."""
+    """Return the name of a source with ``~`` expanded."""
     if isinstance(spec, str):
         if not spec.strip():
             raise PydreamError(f"an empty name was given for a source; give {_KINDS}")
@@ -225,7 +225,7 @@ def _pair(spec: tuple[Any, ...]) -> tuple[Any, Any]:
 
 
 def _torchvision_name(spec: str | Path) -> tuple[str, Path] | None:
-    """Name and root of ``name:ROOT``; None when it is no such spec."""
+    """Return name and root of ``name:ROOT``; None for any other spec."""
     name, colon, root = str(spec).partition(":")
     if name not in arrays.TORCHVISION_SETS:
         return None
@@ -237,7 +237,7 @@ def _torchvision_name(spec: str | Path) -> tuple[str, Path] | None:
 
 
 def _existing(spec: str | Path) -> Path:
-    """Path of a source that is there and of a kind that can be read."""
+    """Return the path of a source that exists and has a readable kind."""
     path = Path(spec)
     with _unreadable_as_error(path):
         there, named = path.exists(), arrays.torchvision_spec(path)

@@ -1,4 +1,4 @@
-"""Names of folders and files that stand for a split, in any of the usual words."""
+"""Names of folders and files that denote a split, in all usual words."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 _TRAIN = ("train", "training", "trn")
-# By preference: the first with labels counts.
+# By preference: the first one with labels is used.
 _TEST = (
     *("test", "testing", "tst", "val", "validation", "valid", "validate"),
     *("eval", "evaluation", "dev", "holdout"),
 )
 _UNLABELLED = ("pred", "predict", "prediction", "unlabeled", "unlabelled", "unsup", "inference")
-# Said of any folder, so that train and test_images belong together.
+# Part of any folder's name, so that train and test_images belong together.
 _FILLERS = (
     *("set", "sets", "data", "dataset", "images", "image", "imgs", "img", "split", "folder"),
     *("labels", "label"),
@@ -26,19 +26,19 @@ _WORDS = {
 }
 
 
-_LISTS = ("split", "splits")  # in the name of a file that tells which image is of which split
+_LISTS = ("split", "splits")  # in the name of a file that lists the split of each image
 
 
 class SplitName(NamedTuple):
-    """Meaning of a name that contains a split's name."""
+    """Meaning of a name that contains the name of a split."""
 
     split: str  # train, test or unlabelled
-    word: str  # the word that says so
+    word: str  # the word that denotes the split
     rest: tuple[str, ...]  # the other words, without those that fit any folder
 
 
 def split_name(name: str) -> SplitName | None:
-    """Read a name as that of a split; None when it has no word of one, or several.
+    """Interpret a name as that of a split; None if it has no word for one, or several.
 
     >>> split_name("seg_train")
     SplitName(split='train', word='train', rest=('seg',))
@@ -52,17 +52,17 @@ def split_name(name: str) -> SplitName | None:
 
 
 def split_of(word: str) -> str:
-    """Split that a word is of: train, test or unlabelled."""
+    """Return the split of a word: train, test or unlabelled."""
     return _WORDS[word]
 
 
 def preference(word: str) -> int:
-    """Place of a word of a split among those of all: the first is preferred."""
+    """Return the rank of a word of a split; the lowest is preferred."""
     return list(_WORDS).index(word)
 
 
 def may_list_test(name: str) -> bool:
-    """Whether a file's name says that it may tell which images are for testing."""
+    """Return whether a file's name suggests that it lists test images."""
     return any(_WORDS.get(word) == "test" or word in _LISTS for word in _words(name))
 
 
@@ -72,7 +72,7 @@ def _words(name: str) -> list[str]:
 
 
 def _without_filler(word: str) -> str:
-    """Take ``trainset`` as ``train``."""
+    """Return ``train`` for ``trainset``, for example."""
     for filler in _FILLERS:
         if word.endswith(filler) and word.removesuffix(filler) in _WORDS:
             return word.removesuffix(filler)
@@ -80,16 +80,16 @@ def _without_filler(word: str) -> str:
 
 
 def split_folders(names: Iterable[str]) -> dict[str, list[str]] | None:
-    """Find which of the folders beside each other are splits.
+    """Find the splits among sibling folders.
 
-    Folders are splits when one for training and one for testing are named alike but for that
-    word, or when all are named after splits; a class that happens to be called ``train`` is none.
+    Folders are splits if a training and a testing one differ only in that word, or if all are named
+    after splits; a single class named ``train`` is not a split.
 
     Returns
     -------
     dict[str, list[str]] or None
-        The folders for ``"train"`` and ``"test"``, the preferred first; None when there are none,
-        or when it cannot be told which belong together.
+        The folders for ``"train"`` and ``"test"``, the preferred first; None if there are none, or
+        if it is unclear which belong together.
     """
     names = list(names)
     read = {name: found for name in names if (found := split_name(name))}
@@ -98,7 +98,7 @@ def split_folders(names: Iterable[str]) -> dict[str, list[str]] | None:
         if found.split != "unlabelled":
             groups.setdefault(found.rest, {}).setdefault(found.split, []).append(name)
     whole = [group for group in groups.values() if len(group) == 2]
-    # A single folder called after more than a split is a set in a wrapper, as imagenet-val.
+    # A single folder named after several splits is a set in a wrapper, such as imagenet-val.
     if not whole and len(read) == len(names) and (len(names) > 1 or () in groups):
         whole = list(groups.values())
     if len(whole) != 1:
@@ -110,5 +110,5 @@ def split_folders(names: Iterable[str]) -> dict[str, list[str]] | None:
 
 
 def look_like_splits(names: Iterable[str]) -> bool:
-    """Whether all names contain a split's name, so that they can hardly be classes."""
+    """Return whether all names contain the name of a split, so they can hardly be classes."""
     return all(split_name(name) for name in names)

@@ -1,4 +1,4 @@
-"""A part of a source: some of its classes, some images of each."""
+"""A part of a source: some of its classes, and some images of each."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Subset(Source):
     Parameters
     ----------
     source
-        The whole.
+        The whole source.
     classes
-        Number of classes, the first in their order.
+        Number of classes, taken from the first on.
     per_class
-        Number of images of each class, the first in their order; None for all.
+        Number of images of each class, taken from the first on; None for all.
     """
 
     def __init__(self, source: Source, classes: int, per_class: int | None = None) -> None:
@@ -38,10 +38,10 @@ class Subset(Source):
         self.upright = source.upright
 
     def read(self, index: int) -> bytes | npt.NDArray[np.uint8]:
-        """Read one image as it is stored; see `Source.read`."""
+        """Read one image as stored; see `Source.read`."""
         return self._source.read(int(self._rows[index]))
 
     def fingerprint(self, indices: Iterable[int] | None = None) -> str:
-        """SHA-256 over what the whole knows of these images; see `Source.fingerprint`."""
+        """Return the whole source's SHA-256 of these images; see `Source.fingerprint`."""
         rows = range(len(self)) if indices is None else indices
         return self._source.fingerprint(int(self._rows[row]) for row in rows)

@@ -1,4 +1,4 @@
-"""The end of a tar: `tarfile` silently takes a header that it cannot read for the end."""
+"""The end of a tar, because `tarfile` silently takes an unreadable header for the end."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ _SCANNED_AT_ONCE = 1 << 20  # bytes; whole blocks
 def check_whole(
     file: IO[bytes], stopped: int, end: int, last: tarfile.TarInfo | None, folder: str
 ) -> None:
-    """See that a tar ends where `tarfile` stopped to read it.
+    """Check that a tar ends where `tarfile` stopped reading it.
 
-    A whole tar ends in a block of zeros there, or, as some tools leave it, with its last member,
-    perhaps not padded to a block.
+    A complete tar ends there in a block of zeros or, from some tools, with its last member, perhaps
+    without padding to a block.
 
     Parameters
     ----------
     file
-        File that the tar is read from.
+        File that contains the tar.
     stopped, end
         Offsets in the file: where the next member would begin, and where the tar must end.
     last
-        The last member that was read.
+        The last member read.
     folder
-        For a tar inside of one, its name without ``.tar``; for messages.
+        For a tar inside another one, its name without ``.tar``; for messages.
 
     Raises
     ------
     TarError
-        If the tar is cut off, or damaged there.
+        If the tar is truncated, or damaged at that offset.
     """
     cut = stopped - end >= tarfile.BLOCKSIZE
     if last is not None and last.isreg() and not last.issparse():
@@ -47,7 +47,7 @@ def check_whole(
 
 
 def find_appended(file: IO[bytes], stopped: int, end: int) -> tuple[int | None, int]:
-    """Find what follows the zeros at the end of a tar.
+    """Find the content after the zeros at the end of a tar.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def find_appended(file: IO[bytes], stopped: int, end: int) -> tuple[int | None, 
     int or None
         Start of another tar, if several were joined by ``cat``.
     int
-        Number of bytes that follow and are no tar.
+        Number of trailing bytes that are not a tar.
     """
     file.seek(stopped)
     place = stopped

@@ -1,4 +1,4 @@
-"""Images that cannot be read: left out, counted and named; too many of them are an error."""
+"""Unreadable images: left out, counted and named; too many of them are an error."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pydream.progress import say
 
 
 class Unreadable:
-    """The images of a source that a run could not read.
+    """The unreadable images of a source in one run.
 
     Parameters
     ----------
     source
         Source of the images.
     total
-        Number of its images that the run asks for.
+        Number of its images that the run requests.
     allowed
-        Share of these that may be unreadable. None where others are drawn in their place, so that
-        nothing is missing from the result.
+        Largest share of these that may be unreadable. None if others are drawn in their place, so
+        that nothing is missing from the result.
 
     Attributes
     ----------
     reasons : dict[int, str]
-        Why, by place in the source.
+        Reason that an image is unreadable, by index in the source.
     """
 
     def __init__(self, source: Source, total: int, allowed: float | None) -> None:
@@ -37,12 +37,12 @@ class Unreadable:
         self._said = 0
 
     def add(self, reasons: Mapping[int, str]) -> None:
-        """Note images, by place in the source; one that is known already counts once.
+        """Record images, by index in the source; repeated ones count once.
 
         Raises
         ------
         PydreamError
-            If there are more of them now than allowed.
+            If their number now exceeds the limit.
         """
         self.reasons.update(reasons)
         if self._allowed is not None and len(self.reasons) > self._allowed * self._total:
@@ -53,7 +53,7 @@ class Unreadable:
             )
 
     def records(self, indices: Iterable[int] | None = None) -> list[dict[str, str]]:
-        """Return ``key`` and ``reason`` of all of them, or of those among some places."""
+        """Return ``key`` and ``reason`` of all of them, or of those among some indices."""
         places = sorted(self.reasons) if indices is None else indices
         return [
             {"key": self._source.keys[place], "reason": self.reasons[place]}
@@ -62,7 +62,7 @@ class Unreadable:
         ]
 
     def say(self) -> None:
-        """Say on standard error how many they are and name the first, if there are new ones."""
+        """Print their number and the first of them on standard error, if there are new ones."""
         if len(self.reasons) > self._said:
             say(f"{self._count()} cannot be read and are left out: {self._names()}")
         self._said = len(self.reasons)

@@ -1,4 +1,4 @@
-"""Images brought to a device in one transfer, without waiting for it."""
+"""Transfer of images to a device in one copy, without waiting for it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 
 
 def upload(images: Sequence[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
-    """Copy images to a device in one transfer, packed one behind the other.
+    """Copy images to a device in one transfer, packed one after another.
 
-    To a GPU they go through page-locked memory, and the call does not wait for the copy: what is
-    queued on the current stream after it finds them there.
+    To a GPU, they go through page-locked memory, and the call does not wait for the copy: work
+    queued later on the current stream finds the images there.
 
     Parameters
     ----------
     images
-        uint8 (H, W, C) each, of any sizes, on the CPU; those on a device already stay.
+        uint8 (H, W, C) each, of any sizes, on the CPU; images already on a device stay there.
     device
         Device to copy them to.
 
@@ -35,6 +35,6 @@ def upload(images: Sequence[torch.Tensor], device: torch.device) -> list[torch.T
 
 
 def _views(packed: torch.Tensor, images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Cut a buffer into places for images."""
+    """Divide a buffer into views with the shapes of the images."""
     parts = torch.split(packed, [image.numel() for image in images])
     return [part.view(image.shape) for part, image in zip(parts, images, strict=True)]

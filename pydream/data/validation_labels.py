@@ -1,4 +1,4 @@
-"""The labels of ImageNet's validation images, in any of the files that they are shipped in."""
+"""The labels of ImageNet's validation images, in any file that ships them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class ValidationLabels:
     Attributes
     ----------
     path
-        File that they were read from.
+        File with the labels.
     by_name
         ID of each image, by its name without extension.
     by_number
-        ID of each image in the order of their numbers, which start at 1.
+        ID of each image in the order of their numbers, which begin at 1.
     """
 
     path: str
@@ -45,13 +45,13 @@ class ValidationLabels:
         return len(self.by_name) or len(self.by_number)
 
     def of(self, name: str) -> str | None:
-        """ID of the image with this file name; None when it has none.
+        """Return the ID of the image with this file name; None if it has none.
 
         Raises
         ------
         PydreamError
-            When labels go by number and there are too few for the number of this image: they are
-            those of other images.
+            If labels go by number and there are too few for the number of this image: they belong
+            to other images.
         """
         if self.by_name:
             return self.by_name.get(name.rpartition(".")[0])
@@ -68,7 +68,7 @@ class ValidationLabels:
 def find_validation_labels(
     tree: Tree, levels: Sequence[str], wnids: Sequence[str]
 ) -> ValidationLabels | None:
-    """Look for labels in folders, and in the development kit and the annotations beside them.
+    """Look for labels in folders, and in the development kit and the annotations in them.
 
     Parameters
     ----------
@@ -77,13 +77,13 @@ def find_validation_labels(
     levels
         Folders to look in.
     wnids
-        The classes of the train split, sorted; none where there is no train split.
+        The classes of the train split, sorted; empty if there is no train split.
 
     Raises
     ------
     PydreamError
-        When a file of labels is there and cannot be understood, or gives numbers and the list of
-        classes that they count in is unknown.
+        If a file of labels cannot be understood, or contains numbers for an unknown list of
+        classes.
     """
     files = dict(_candidates(tree, levels))
     for name, read in _READERS.items():
@@ -103,7 +103,7 @@ def find_validation_labels(
 
 
 def _candidates(tree: Tree, levels: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Files that may hold labels, by name in lower case."""
+    """Return the files that may hold labels, by name in lower case."""
     found: dict[str, list[str]] = {}
     waiting = list(dict.fromkeys(level for start in levels for level in _with_parent(start)))
     while waiting:
@@ -126,7 +126,7 @@ def _with_parent(path: str) -> tuple[str, str]:
 def _from_text(
     path: str, content: bytes, numbered: Callable[[str, set[int]], Sequence[str]]
 ) -> ValidationLabels:
-    """Read a label a line: of a named image, as an ID or a number, or of the images in order."""
+    """Read labels by line: of named images, as IDs or numbers, or of the images in order."""
     by_name: dict[str, str] = {}
     numbers: dict[str, int] = {}
     by_number: list[str] = []
@@ -152,11 +152,11 @@ def _numbered(
     path: str,
     numbers: set[int],
 ) -> Sequence[str]:
-    """Find the list of classes that the numbers in a file count in, from 0.
+    """Find the list of classes that the numbers in a file index, from 0.
 
-    It is the train split's where its classes, and no others, all occur, or where it is the whole
-    of ILSVRC 2012. Other numbers, as those beside the folders of some classes, count in the 1,000
-    classes of ILSVRC 2012, sorted by ID.
+    It is the train split's if exactly its classes occur, or if it is the whole of ILSVRC 2012.
+    Other numbers, such as those beside the folders of some classes, index the 1,000 classes of
+    ILSVRC 2012, sorted by ID.
     """
     if numbers == set(range(len(wnids))):
         return wnids
@@ -181,7 +181,7 @@ def _numbered(
 
 
 def _ilsvrc_classes(tree: Tree, files: Mapping[str, Sequence[str]]) -> Sequence[str] | None:
-    """IDs of the classes of ILSVRC 2012, sorted: from a list beside the labels, or from timm."""
+    """Return the IDs of ILSVRC 2012, sorted: from a list beside the labels, or from timm."""
     for name in _ILSVRC_LISTS:
         for path in files.get(name, ()):
             lines = tree.read(path).decode("utf-8", "replace").splitlines()
@@ -197,12 +197,12 @@ def _ilsvrc_classes(tree: Tree, files: Mapping[str, Sequence[str]]) -> Sequence[
 
 
 def _stem(name: str) -> str:
-    """Name of an image without folders and extension."""
+    """Return the name of an image without folders and extension."""
     return name.rpartition("/")[2].rpartition(".")[0] or name
 
 
 def _from_devkit(path: str, truth: bytes, meta: bytes) -> ValidationLabels:
-    """Read the development kit of 2012: IDs of its own, which a MATLAB file explains."""
+    """Read the development kit of 2012, whose own IDs a MATLAB file explains."""
     import scipy.io
 
     try:
@@ -211,7 +211,7 @@ def _from_devkit(path: str, truth: bytes, meta: bytes) -> ValidationLabels:
             zip(map(int, synsets["ILSVRC2012_ID"]), map(str, synsets["WNID"]), strict=True)
         )
         return ValidationLabels(path, by_number=[wnids[int(line)] for line in truth.split()])
-    except Exception as error:  # whatever scipy raises for a damaged file, as MatReadError
+    except Exception as error:  # scipy raises anything for a damaged file, such as MatReadError
         raise PydreamError(
             f"{path} and the {_META} beside it are not those of ILSVRC2012_devkit_t12: "
             f"{first_line(error)}"
@@ -219,7 +219,7 @@ def _from_devkit(path: str, truth: bytes, meta: bytes) -> ValidationLabels:
 
 
 def _from_packed_devkit(path: str, content: bytes) -> ValidationLabels:
-    """Read the development kit out of its archive."""
+    """Read the development kit from its archive."""
     found = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
@@ -235,7 +235,7 @@ def _from_packed_devkit(path: str, content: bytes) -> ValidationLabels:
 
 
 def _from_torchvision(path: str, content: bytes) -> ValidationLabels:
-    """Read what torchvision keeps of the development kit."""
+    """Read torchvision's extract of the development kit."""
     import torch
 
     try:
@@ -248,7 +248,7 @@ def _from_torchvision(path: str, content: bytes) -> ValidationLabels:
 
 
 def _from_annotations(tree: Tree, levels: Sequence[str]) -> ValidationLabels | None:
-    """Read a class out of the annotation of each image, ``Annotations/CLS-LOC/val/*.xml``."""
+    """Read the class from the annotation of each image, ``Annotations/CLS-LOC/val/*.xml``."""
     for level in levels:
         path = level
         for step in ("Annotations", "CLS-LOC", "val"):
@@ -266,7 +266,7 @@ def _from_annotations(tree: Tree, levels: Sequence[str]) -> ValidationLabels | N
     return None
 
 
-# By preference: what names its images before what only counts on their order. None: text.
+# By preference: files that name their images before those that rely on their order. None: text.
 _READERS: dict[str, Callable[[str, bytes], ValidationLabels] | None] = {
     "val_annotations.txt": None,
     "loc_val_solution.csv": None,
