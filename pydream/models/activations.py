@@ -1,13 +1,13 @@
-"""Activations of a classifier: how many rows of them to compute at a time, and its features."""
+"""Activations of a classifier: their size, which decides the rows per pass, and its features."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-# Rows of a tile at most, and bytes that its biggest activation must stay below. On the CPU, glibc
-# takes buffers of 32 MiB and more from the kernel anew, page by page, at every call, and smaller
-# tiles stay in the cache. Images per second on two cores of a Xeon (AVX-512, float32), by tile:
+# Largest number of rows in a tile, and of bytes in its largest activation. On the CPU, glibc
+# requests buffers of 32 MiB and more from the kernel at every call, page by page, and smaller tiles
+# stay in the cache. Images per second on two cores of a Xeon (AVX-512, float32), by tile:
 #   ConvNet-3 at 32²     8: 1617, 16: 2003, 32: 1766, 64: 1531, 128: 1281, 512: 1314
 #   ResNet-18 at 224²    2: 58, 4: 65, 8: 70, 16: 59, 32: 52
 #   the same, modified, at 32²    8: 104, 16: 135, 32: 157, 64: 158, 128: 106, 256: 142
@@ -18,7 +18,7 @@ _TILE_ELSEWHERE = (512, 1 << 30)
 
 @torch.no_grad()
 def choose_tile(model: nn.Module, side: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Return the most rows, a power of two, whose biggest activation stays within bounds.
+    """Return the most rows, a power of two, whose largest activation stays within the limit.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def choose_tile(model: nn.Module, side: int, dtype: torch.dtype, device: torch.d
     leaves = [module for module in model.modules() if not any(module.children())]
     hooks = [leaf.register_forward_hook(note) for leaf in leaves]
     try:
-        model.forward(image)  # as it is written, should it be compiled
+        model.forward(image)  # the original, in case it is compiled
     finally:
         for hook in hooks:
             hook.remove()
@@ -51,14 +51,14 @@ def choose_tile(model: nn.Module, side: int, dtype: torch.dtype, device: torch.d
 
 @torch.no_grad()
 def embed(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Return the input of the linear layer that is called last, or else the logits.
+    """Return the input of the last linear layer called, or the logits if there is none.
 
     Parameters
     ----------
     model
         The classifier.
     images
-        (B, 3, side, side), as the classifier takes them, on its device.
+        (B, 3, side, side), normalised for the classifier, on its device.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def embed(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
         for layer in layers
     ]
     try:
-        logits: torch.Tensor = model.forward(images)  # as it is written, should it be compiled
+        logits: torch.Tensor = model.forward(images)  # the original, in case it is compiled
     finally:
         for hook in hooks:
             hook.remove()

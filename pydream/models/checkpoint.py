@@ -1,4 +1,4 @@
-"""Weights on disk: read without running code, checked against the model, never overwritten."""
+"""Weights on disk: read without running code, checked against the network, never overwritten."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pydream.formatting import listed
 from pydream.models.foreign_files import foreign_file, foreign_folder
 from pydream.models.state_dicts import WRAPPERS, find_weights, fit_names
 
-# Heads that torchvision's GoogLeNet and Inception use in training only.
+# Heads of torchvision's GoogLeNet and Inception that only training uses.
 _AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
 
 
@@ -38,7 +38,7 @@ class Checkpoint(NamedTuple):
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Read a checkpoint; no code in it is ever run.
+    """Read a checkpoint without running any code in it.
 
     Parameters
     ----------
@@ -50,21 +50,21 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor],
     -------
     dict of str to Tensor
         The weights on the CPU. Prefixes that parallel, compiled, averaged and Lightning models put
-        in front of all names (``module.``, ``_orig_mod.``, ``model.``, …) are removed. One that
-        only most names have stays; `load_into` removes it where the network has no such names.
+        before all names (``module.``, ``_orig_mod.``, ``model.``, …) are removed. A prefix of only
+        most names stays; `load_into` removes it if the network has no such names.
     dict of str to str
-        The metadata of a safetensors file; of a torch file its ``arch``, if it has one.
+        The metadata of a safetensors file; the ``arch`` of a torch file, if it has one.
 
     Raises
     ------
     PydreamError
-        If the file is missing, is no checkpoint, or carries code.
+        If the file is missing, is not a checkpoint, or carries code.
     """
     return open_checkpoint(path)[:2]
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a checkpoint as `read_weights` does, and say what was chosen."""
+    """Read a checkpoint like `read_weights`, and describe the choice among several state dicts."""
     path = Path(path)
     try:
         if not path.is_file():
@@ -89,18 +89,18 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 def load_into(
     model: nn.Module, path: str | os.PathLike[str], weights: Mapping[str, torch.Tensor], arch: str
 ) -> None:
-    """Copy weights into a model, in place; all must fit.
+    """Copy weights into a network, in place; all must fit.
 
     Parameters
     ----------
     model
-        Model that the weights are loaded into.
+        Network that the weights are loaded into.
     path
         Origin of the weights, for messages.
     weights
-        Weights as ``read_weights`` returns them.
+        Weights as returned by ``read_weights``.
     arch
-        Architecture of the model, for messages.
+        Architecture of the network, for messages.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def load_into(
         for name, tensor in fit_names(weights, own).items()
         if name in own or not name.startswith(_AUXILIARY_HEADS)
     }
-    # Old torch files lack the counters of batch norm, which evaluation does not use.
+    # Old torch files lack batch norm's counters, which evaluation does not use.
     optional = {name for name in own if name.endswith(".num_batches_tracked")}
     missing = [name for name in own if name not in given and name not in optional]
     unexpected = [name for name in given if name not in own]
@@ -135,21 +135,21 @@ def load_into(
 def save_weights(
     model: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, str]
 ) -> None:
-    """Write the weights of a model as safetensors, beside the path first and then renamed.
+    """Write the weights of a network as safetensors, under another name first and then renamed.
 
     Parameters
     ----------
     model
-        Model whose parameters and buffers are written.
+        Network whose parameters and buffers are written.
     path
-        The file to make, and its folders if need be.
+        The new file; missing folders are made.
     metadata
-        Stored in the file's header.
+        Metadata for the file's header.
 
     Raises
     ------
     PydreamError
-        If something is there already, or cannot be written.
+        If the file exists or cannot be written.
     """
     path = Path(path)
     check_free(path)
@@ -165,7 +165,7 @@ def save_weights(
 
 
 def _serialize(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Return the bytes of a safetensors file, the same ones for the same content.
+    """Return the bytes of a safetensors file, always the same for the same content.
 
     safetensors itself writes the metadata in an order that changes from call to call.
     """
@@ -180,9 +180,9 @@ def _serialize(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) ->
 
 
 def hash_weights(weights: Mapping[str, torch.Tensor]) -> str:
-    """Return the sha256, in hex, over names, dtypes, shapes and bytes, in the order of the names.
+    """Return the SHA-256, in hex, of names, dtypes, shapes and bytes, in the order of the names.
 
-    The same weights give the same hash whatever file they came in.
+    The same weights give the same hash in any file.
     """
     digest = hashlib.sha256()
     for name in sorted(weights):
@@ -193,7 +193,7 @@ def hash_weights(weights: Mapping[str, torch.Tensor]) -> str:
 
 
 def _looks_like_safetensors(path: Path) -> bool:
-    """Return whether the file starts as safetensors do: the length of a JSON header, then it."""
+    """Return whether the file begins like safetensors: with the length of a JSON header."""
     with path.open("rb") as file:
         start = file.read(9)
     return len(start) == 9 and start[8:] == b"{" and start[:2] != b"PK"
@@ -214,15 +214,15 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 
 def _read_torch(path: Path) -> Checkpoint:
-    """Read a file of torch.save with the reader that builds tensors and plain containers only."""
+    """Read a file of torch.save with the reader that makes only tensors and plain containers."""
     try:
-        # Namespace, a bare record, is how torchvision's and timm's trainers keep their options.
+        # torchvision's and timm's trainers keep their options in a Namespace, a bare record.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it warns of is an error here
+            warnings.simplefilter("ignore")  # its warnings are errors here
             content = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except Exception as error:  # bytes that are no checkpoint fail in any way
+    except Exception as error:  # a damaged file fails in any way
         raise _unreadable(path, error) from error
     arch = content.get("arch") if isinstance(content, dict) else None
     weights, remark = find_weights(content)
@@ -236,7 +236,7 @@ def _read_torch(path: Path) -> Checkpoint:
 
 
 def _unreadable(path: Path, error: Exception) -> PydreamError:
-    """Tell a pickle with objects in it from what is no checkpoint at all."""
+    """Distinguish a pickle with objects in it from a file that is not a checkpoint."""
     with path.open("rb") as file:
         pickled = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
     if not (pickled and isinstance(error, pickle.UnpicklingError)):
@@ -260,7 +260,7 @@ def _unreadable(path: Path, error: Exception) -> PydreamError:
 
 
 def _check_values(weights: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> None:
-    """Raise PydreamError if a weight is no finite number."""
+    """Raise PydreamError if a weight is not finite."""
     broken = [
         name
         for name, tensor in weights.items()
@@ -281,7 +281,7 @@ def _shape_error(
     given: torch.Tensor,
     mine: torch.Tensor,
 ) -> PydreamError:
-    """Say which tensor differs, and why where that is known."""
+    """Name the tensor that differs, and the reason if known."""
     shapes = f"{name} is {tuple(given.shape)} in {path} but {tuple(mine.shape)} in {arch}"
     alone = given.shape[1:] == mine.shape[1:] and name.startswith(_classifier_names(model))
     why = f": it was trained for {given.shape[0]} classes" if alone else ""

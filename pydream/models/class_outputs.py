@@ -19,21 +19,21 @@ def class_outputs(
 ) -> list[int]:
     """Find the outputs of an observer for the classes of an image set.
 
-    Classes are found by their names in the weights file. Without names there, an observer of
-    ImageNet-1K knows classes that are named by their WordNet IDs (``n01440764``), by timm's list of
-    them. Any other observer must have as many outputs as there are classes, in the same order.
+    Classes are identified by their names in the weights file. Without names there, an observer of
+    ImageNet-1K recognises classes named by their WordNet IDs (``n01440764``), with timm's list of
+    these. Any other observer must have as many outputs as classes, in the same order.
 
     Parameters
     ----------
     observer
-        With its outputs in their own order.
+        Observer with its outputs in their own order.
     class_names
         Names of the classes, in order.
     where
         Owner of the classes, for messages.
     measured
-        Whether the observer's accuracy on these classes is measured afterwards, so that a wrong
-        order is found out. Other names for as many classes are then taken to be in order.
+        Whether the observer's accuracy on these classes is measured later, which would reveal a
+        wrong order. If so, as many classes with other names are assumed to be in order.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def class_outputs(
     Raises
     ------
     PydreamError
-        If the observer does not know a class, or has another number of outputs and no names.
+        If the observer lacks a class, or has another number of outputs and no names.
     """
     known: Sequence[str] | None = observer.class_names
     same_number = observer.num_classes == len(class_names)
@@ -71,7 +71,7 @@ def class_outputs(
 
 
 def _imagenet_ids(class_names: Sequence[str], where: str) -> list[str] | None:
-    """Return the WordNet IDs of ImageNet-1K in their order, where classes are named by such IDs."""
+    """Return ImageNet-1K's WordNet IDs in order if classes are named by such IDs, else None."""
     if not all(WNID.fullmatch(name) for name in class_names):
         return None
     try:

@@ -89,8 +89,8 @@ class ObserverConfig:
     """Device to train on: auto (a GPU that this build can use, else the CPU), cpu, cuda or
     cuda:1."""
     exif: Literal["ignore", "apply"] = "ignore"
-    """Whether to rotate and mirror images according to their EXIF orientation. torchvision's
-    ImageFolder, and so most training code, ignores it."""
+    """Treatment of the EXIF orientation: apply rotates and mirrors images accordingly; ignore
+    leaves them as stored, as torchvision's ImageFolder and most training code do."""
     allow_skipped: float = 0.01
     """Largest share of the images that may be unreadable; a run with more is refused."""
     workers: int = dataclasses.field(default_factory=usable_processors)

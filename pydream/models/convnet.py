@@ -19,7 +19,7 @@ NORMS: tuple[Norm, ...] = get_args(Norm)
 class ConvNet(nn.Module):
     """Blocks of 3×3 convolution, norm, ReLU and 2×2 average pool, then one linear layer.
 
-    Parameters and buffers are named as in the published checkpoints:
+    Parameters and buffers have the names of the published checkpoints:
     ``layers.conv.0.weight``, ``layers.norm.0.weight``, …, ``classifier.weight``.
 
     Parameters
@@ -29,11 +29,11 @@ class ConvNet(nn.Module):
     side
         Height and width of the images, in pixels.
     channels
-        Channels of the images.
+        Number of channels of the images.
     depth
         Number of blocks; each halves the side, rounding down.
     width
-        Channels after each convolution.
+        Number of channels after each convolution.
     norm
         ``"batch"`` (RDED), ``"instance"`` (DREAM; a group norm with one group per channel and
         learned scale and shift) or ``"none"``.
@@ -119,9 +119,9 @@ def norm_layer(norm: Norm, width: int) -> nn.Module:
 
 
 def fused(norm: nn.Module, images: torch.Tensor) -> torch.Tensor | None:
-    """Return images after norm, ReLU and pool where kernels do that at once, else None.
+    """Return the images after norm, ReLU and pool if kernels can do all three, else None.
 
-    A batch norm in training moves its running statistics, as it does by itself.
+    A batch norm in training updates its running statistics, as usual.
     """
     if isinstance(norm, nn.GroupNorm) and takes_kernels(images):
         return norm_relu_pool(images, norm.weight, norm.bias, "instance", eps=norm.eps)
@@ -141,5 +141,5 @@ def fused(norm: nn.Module, images: torch.Tensor) -> torch.Tensor | None:
 
 
 def _has_hooks(layer: nn.Module) -> bool:
-    """Whether somebody wants to see what goes through this layer."""
+    """Return whether the layer has hooks, which need its own call."""
     return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)

@@ -1,4 +1,4 @@
-"""Files that are taken for checkpoints and are none: what each of them is, and the way on."""
+"""Files mistaken for checkpoints: what each of them is, and what to use instead."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import zipfile
 from pathlib import Path
 
-_START = 1024  # bytes in which every one of these formats shows itself
+_START = 1024  # first bytes of a file, which identify all these formats
 
 _CONVERT = "convert it to PyTorch, then give the file of torch.save(model.state_dict(), ...)"
 # By the first bytes of a file.
@@ -30,7 +30,7 @@ _TITLE = re.compile(rb"<title>\s*(.*?)\s*<", re.IGNORECASE | re.DOTALL)
 
 
 def foreign_file(path: Path) -> str | None:
-    """Say what a file is that holds no weights of PyTorch, and what to do; None if it may.
+    """Describe a file without weights of PyTorch, and the remedy; None if it may have weights.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def foreign_file(path: Path) -> str | None:
 
 
 def foreign_folder(path: Path) -> str:
-    """Say what to give instead of a folder; the end of a sentence that begins with the path."""
+    """Name the file to use instead of a folder; the end of a sentence that begins with the path."""
     if any(path.glob("*.distcp")) or (path / ".metadata").is_file():
         return (
             "is a distributed checkpoint: join it with `python -m "
@@ -96,7 +96,7 @@ def foreign_folder(path: Path) -> str:
 
 
 def _foreign_zip(path: Path) -> str | None:
-    """Say what a zip archive is, unless torch.save wrote it."""
+    """Describe a zip archive, unless torch.save wrote it."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

@@ -1,4 +1,4 @@
-"""Makes a trained classifier cheaper to run, without changing what it computes."""
+"""Optimisation of a trained classifier for inference, without changing its function."""
 
 from __future__ import annotations
 
@@ -11,32 +11,31 @@ from torch import fx, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-# What a ReLU may overwrite: these layers always return fresh memory that they do not need again.
+# Layers whose output a ReLU may overwrite: always fresh memory that the layer does not need again.
 _FRESH_LAYERS = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.Linear)
 _FRESH_FUNCTIONS = (operator.add, torch.add)
 
-# Folding changes the order of roundings, no more: float32 networks of a hundred layers stay within
-# a hundredth of this of the largest logit, while a wrongly traced one misses it by far.
+# Folding changes only the order of roundings: float32 networks of a hundred layers differ by less
+# than a hundredth of this share of the largest logit, while a wrong trace differs far more.
 _SAME = 1e-2
 
 
 def fold(model: nn.Module, images: torch.Tensor, logits: torch.Tensor) -> nn.Module:
-    """Fold batch norms into the convolutions before them, and let ReLUs work in place.
+    """Fold batch norms into the convolutions before them, and make ReLUs work in place.
 
     Parameters
     ----------
     model
-        A classifier of (B, 3, side, side), float32. It is frozen, put into evaluation mode, and
-        shares what is not folded with the result.
+        A classifier of (B, 3, side, side), float32. It is frozen, set to evaluation mode, and
+        shares all unfolded layers with the result.
     images, logits
-        Some images of noise, and what the model says of them: what the folded network must say.
+        Some noise images, and the model's logits for them, which the folded network must reproduce.
 
     Returns
     -------
     Module
-        The folded network. A model that ``torch.fx`` cannot trace, or whose trace computes
-        something else (because its Python code looks at more than the image), comes back as
-        it is.
+        The folded network; or the model itself if ``torch.fx`` cannot trace it, or if the trace
+        computes something else (because its Python code depends on more than the image).
     """
     model.eval().requires_grad_(False)
     try:
@@ -53,7 +52,7 @@ def fold(model: nn.Module, images: torch.Tensor, logits: torch.Tensor) -> nn.Mod
 
 
 def _fold_batch_norms(model: fx.GraphModule) -> None:
-    """Fold each batch norm that alone takes a convolution's output; each must be called once."""
+    """Fold each batch norm that is the sole user of a convolution; each must be called once."""
     modules = dict(model.named_modules())
     calls = Counter(node.target for node in model.graph.nodes if node.op == "call_module")
     for node in list(model.graph.nodes):
@@ -80,7 +79,7 @@ def _fold_batch_norms(model: fx.GraphModule) -> None:
 
 
 def _fused(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """Make one convolution of both, scaled in float64, so that it costs one rounding."""
+    """Merge both into one convolution, scaled in float64, so that it costs one rounding."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     weight, bias = fuse_conv_bn_weights(
@@ -92,7 +91,7 @@ def _fused(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
         None if norm.weight is None else norm.weight.double(),
         None if norm.bias is None else norm.bias.double(),
     )
-    # The copy takes the new weight where the old one was, which is not copied.
+    # The old weight is not copied: the new one takes its place.
     fused = copy.deepcopy(conv, {id(conv.weight): _frozen(weight)})
     fused.bias = _frozen(bias)
     return fused
@@ -103,7 +102,7 @@ def _frozen(values: torch.Tensor) -> nn.Parameter:
 
 
 def _make_relus_in_place(model: fx.GraphModule) -> None:
-    """Replace each ReLU layer that alone takes a freshly made tensor by one that overwrites it."""
+    """Replace each ReLU that is the sole user of a fresh tensor by one that overwrites it."""
     modules = dict(model.named_modules())
     for node in list(model.graph.nodes):
         if node.op != "call_module" or type(modules[node.target]) is not nn.ReLU:
@@ -121,11 +120,11 @@ def _make_relus_in_place(model: fx.GraphModule) -> None:
 
 
 def _agree(folded: nn.Module, images: torch.Tensor, wanted: torch.Tensor) -> bool:
-    """Return whether the folded network gives these logits for these images, up to rounding."""
+    """Return whether the folded network reproduces the logits of the images, up to rounding."""
     with torch.no_grad():
         try:
             got = folded(images)
-        except Exception:  # a trace may have frozen what it should not, and then fail in any way
+        except Exception:  # a wrong trace may fail in any way
             return False
     return bool(
         got.shape == wanted.shape and (got - wanted).abs().max() <= _SAME * wanted.abs().max()

@@ -19,7 +19,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _IMAGENET_SIDE = 224
 _SMALL_STEM_SIDE = 32
 LARGEST_SMALL_STEM_SIDE = 64
-"""Above it, a ResNet without strides in its stem takes minutes for the images of a preflight."""
+"""Largest side for a ResNet without strides in its stem; above it, a preflight takes minutes."""
 
 GIVEN, FILE, ARCH, SHAPES, DEFAULT = (
     "given",
@@ -62,30 +62,30 @@ def find_inputs(
     std: Sequence[float] | None = None,
     likely_side: int | None = None,
 ) -> Inputs:
-    """Find what images a network takes.
+    """Determine the images that a network takes.
 
-    What is given comes first, then the metadata of the checkpoint, the shapes of the weights (side
-    only), what timm or torchvision say of the architecture's pretrained weights, and ImageNet's
-    numbers.
+    In order of precedence: the values given, the metadata of the checkpoint, the shapes of the
+    weights (for the side), the records of timm or torchvision for the architecture's pretrained
+    weights, and ImageNet's numbers.
 
     Parameters
     ----------
     arch
         The architecture.
     weights, metadata
-        The checkpoint's.
+        Weights and metadata of the checkpoint.
     where
         The checkpoint's name, for messages.
     side, mean, std
         Values given by the user; None to find them.
     likely_side
-        The side of the images at hand, in pixels, taken where the network fits several sides and
-        nothing says which.
+        Side of the images of the run, in pixels, for a network that fits several sides if nothing
+        else decides.
 
     Raises
     ------
     PydreamError
-        If what is given or in the metadata is no side, mean or standard deviation.
+        If a value, or one in the metadata, is not a valid side, mean or standard deviation.
     """
     own = {} if {"mean", "std", "side"} <= metadata.keys() else _of_architecture(arch)
     found_side, origin = _side(arch, weights, metadata, where, side, likely_side, own)
@@ -114,7 +114,7 @@ def _side(
     likely: int | None,
     own: Mapping[str, Any],
 ) -> tuple[int, str]:
-    """Return the side and where it is from."""
+    """Return the side and its origin."""
     if given is not None:
         return given, GIVEN
     text = metadata.get("side")
@@ -135,7 +135,7 @@ def _side(
 
 
 def _of_architecture(arch: str) -> dict[str, Any]:
-    """Return side, mean and std of the pretrained weights that timm or torchvision have."""
+    """Return side, mean and std of the pretrained weights in timm or torchvision."""
     if arch.startswith("timm/"):
         return _of_timm(arch.removeprefix("timm/"))
     try:
@@ -146,7 +146,7 @@ def _of_architecture(arch: str) -> dict[str, Any]:
 
 
 def _of_timm(name: str) -> dict[str, Any]:
-    """Return what timm says of a model; nothing where timm or the model is not there."""
+    """Return timm's record of a model; empty if timm or the model is missing."""
     try:
         timm: Any = importlib.import_module("timm")
     except ImportError:

@@ -1,4 +1,4 @@
-"""Makes observers of checkpoints and of trained models."""
+"""Construction of observers from checkpoints and from trained models."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from pydream.models.resnet_ap import ResNetAP
 from pydream.models.state_dicts import choose_reading, fit_names, readings
 from pydream.torch_state import usual_torch_state
 
-# A prime that no layer but the classifier has as its number of rows.
+# A prime that is the number of rows of no layer except the classifier.
 _MARK = 1_009
 
-# torch.nn.init hands its own functions to a mode, and those that they call inside no more.
+# torch.nn.init passes its own functions to a mode, but not those that they call.
 _DRAWING = (
     torch.Tensor.normal_,
     torch.Tensor.uniform_,
@@ -45,7 +45,7 @@ _DRAWING = (
 
 
 class _Undrawn(TorchFunctionMode):
-    """Leaves out the drawing of random weights, where all of them will be loaded."""
+    """Skips the drawing of random weights if all of them will be loaded."""
 
     def __torch_function__(
         self,
@@ -74,20 +74,20 @@ def load_observer(
     device: str | torch.device = "auto",
     compiled: bool = False,
 ) -> Observer:
-    """Make an observer of a checkpoint, or of a trained model.
+    """Make an observer from a checkpoint or from a trained model.
 
-    Values that are not given are taken from the metadata that ``save_weights`` wrote, then from the
-    shapes of the weights, then from timm's or torchvision's records of the architecture's own
-    pretrained weights. The last resort is ImageNet's mean and std, and its side of 224; for the
-    small-image ResNets (``-modified``) it is the images' side if that is 64 at most, else 32.
-    ``Observer.origins`` tells which it was.
+    Missing values come from the metadata written by ``save_weights``, then from the shapes of the
+    weights, then from timm's or torchvision's records of the architecture's own pretrained weights.
+    The last resort is ImageNet's mean and std, and its side of 224; for the small-image ResNets
+    (``-modified``) it is the images' side if that is at most 64, else 32. ``Observer.origins``
+    records the origin of each value.
 
     Parameters
     ----------
     checkpoint
         A safetensors or torch file, or a classifier of (B, 3, side, side); the module is copied.
     arch
-        Name of the architecture as ``build_model`` takes it.
+        Architecture, as for ``build_model``.
     num_classes
         Number of logits.
     side
@@ -95,17 +95,18 @@ def load_observer(
     mean, std
         Three numbers each, for pixels in [0, 1].
     likely_side
-        The side of the images at hand, taken where the network fits several and nothing else tells.
+        Side of the images of the run, for a network that fits several sides if nothing else
+        decides.
     precision
-        ``"float32"``, ``"bfloat16"``, ``"float16"`` (on a GPU), or ``"auto"``: bfloat16 where the
-        processor or the GPU multiplies it natively, float32 elsewhere. float32 means IEEE
-        float32: TF32 stays off during a GPU's passes.
+        ``"float32"``, ``"bfloat16"``, ``"float16"`` (on a GPU), or ``"auto"``: bfloat16 if the
+        processor or the GPU multiplies it natively, else float32. float32 means IEEE float32: TF32
+        is off during a GPU's passes.
     device
-        Device that it runs on: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"``: a GPU that this
-        build of pydream can use, else the CPU.
+        Device that runs the observer: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or ``"auto"``: a GPU
+        that this build of pydream can use, else the CPU.
     compiled
-        Whether ``torch.compile`` makes kernels for it: some of a minute once, then faster passes.
-        The last bits of the logits are others.
+        Compile the network with ``torch.compile``: up to a minute once, then faster passes. It
+        changes the last bits of the logits.
 
     Returns
     -------
@@ -114,8 +115,8 @@ def load_observer(
     Raises
     ------
     PydreamError
-        If the checkpoint cannot be read, does not fit the architecture, or something that is
-        needed is neither given nor found.
+        If the checkpoint cannot be read or does not fit the architecture, or a required value is
+        neither given nor found.
     """
     target = resolve_device(device)
     precision = resolve_precision(precision, target)
@@ -149,7 +150,7 @@ class _Opened:
         return readings(weights) if self.model is None else [weights]
 
     def sha256(self, place: int) -> str:
-        """Hash one of the readings, once."""
+        """Return the hash of one of the readings, computed once."""
         if place not in self.hashes:
             self.hashes[place] = hash_weights(self.readings[place])
         return self.hashes[place]
@@ -192,7 +193,7 @@ def _observer_of(
     else:
         model, place, left_out = _build(arch, num_classes, inputs.side, opened.readings, where)
         remark = "; ".join(filter(None, (remark, left_out)))
-    with ThreadPoolExecutor(1) as beside:  # hashing gigabytes takes seconds, and no GIL
+    with ThreadPoolExecutor(1) as beside:  # hashing gigabytes takes seconds and releases the GIL
         weights_sha256 = beside.submit(opened.sha256, place)
         model = model.float().to(target)
         with ieee_float32():
@@ -230,20 +231,20 @@ def load_configured_observer(
     device: str | torch.device,
     compiled: bool = False,
 ) -> Observer:
-    """Load the observer that a command was given, for the images that it will be asked about.
+    """Load the observer given to a command, for the images of its run.
 
     Parameters
     ----------
     checkpoint, arch, likely_side, precision, device, compiled
         The arguments of `load_observer`.
     settings
-        Side, mean and std as given to the command.
+        Side, mean and std given to the command.
     side
-        Side of the images that the observer will be given. If the settings have another, images are
-        resized to that.
+        Side of the images for the observer. If the settings have another side, images are resized
+        to that.
     kept
-        Gives, by the sha256 of the weights, ``arch``, ``side``, ``mean`` and ``std`` as far as a
-        set says that this observer had them; `arch` and the settings come first.
+        Function of the weights' SHA-256 that returns ``arch``, ``side``, ``mean`` and ``std``, as
+        far as a set records them for this observer; `arch` and the settings take precedence.
 
     Raises
     ------
@@ -284,7 +285,7 @@ def load_configured_observer(
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """Turn "auto" into what is fast on the device."""
+    """Resolve "auto" to the fastest precision of the device."""
     if precision == "float16" and device.type == "cpu":
         raise PydreamError("precision float16 is for GPUs: give --device cuda, or bfloat16")
     if precision in DTYPES:
@@ -296,7 +297,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def _native_bfloat16(device: torch.device) -> bool:
-    """Return whether the device multiplies bfloat16 itself; most GPUs before 2020 emulate it."""
+    """Return whether the device multiplies bfloat16 natively; most GPUs before 2020 emulate it."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -310,9 +311,9 @@ def _build(
     found: Sequence[dict[str, torch.Tensor]],
     where: str,
 ) -> tuple[nn.Module, int, str]:
-    """Build the model and load its weights into it; torch's generator is left as it was.
+    """Build the model and load its weights; torch's generator does not change.
 
-    Return also which of the readings these are, and in words what was left out.
+    Also return the index of the reading, and a description of the weights left out.
     """
     with torch.random.fork_rng(devices=[]), _Undrawn():
         model = construct(arch, num_classes=num_classes or _MARK, side=side)
@@ -321,7 +322,7 @@ def _build(
         _check_family(model, arch, weights, where)
         if num_classes is None:
             num_classes = _count_classes(model, weights)
-            if num_classes is None:  # another architecture: what differs is found in loading
+            if num_classes is None:  # another architecture: loading reports the difference
                 load_into(model, where, weights, arch)
                 raise PydreamError(f"{where} does not show its number of classes")
             model = construct(arch, num_classes=num_classes, side=side)
@@ -332,7 +333,7 @@ def _build(
 def _check_family(
     model: nn.Module, arch: str, weights: Mapping[str, torch.Tensor], where: str
 ) -> None:
-    """Raise PydreamError if the weights are those of another architecture that is known by them."""
+    """Raise PydreamError if the weights identify another architecture."""
     differing = [
         name
         for name, tensor in model.state_dict().items()
@@ -348,7 +349,7 @@ def _check_family(
 
 
 def _count_classes(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> int | None:
-    """Count the rows of the weights that have ``_MARK`` of them in a model for so many classes."""
+    """Count the rows of the weights that have ``_MARK`` rows in a model with ``_MARK`` classes."""
     for name, parameter in model.named_parameters():
         if parameter.shape[0] == _MARK and name in weights and weights[name].dim() > 0:
             return weights[name].shape[0]
@@ -358,7 +359,7 @@ def _count_classes(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> int
 def _arch_from(
     metadata: Mapping[str, str], weights: Mapping[str, torch.Tensor], where: str
 ) -> tuple[str, str]:
-    """Return the architecture that the metadata or the shapes name, and which of them does."""
+    """Return the architecture named by the metadata or the shapes, and which of these named it."""
     arch = metadata.get("arch")
     if not arch:
         arch = recognise_arch(weights)

@@ -1,4 +1,4 @@
-"""Architecture names as people write them, and the names that they stand for here."""
+"""Architecture names in their usual spellings, and pydream's names for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS = (
     "resnet18-modified (any torchvision ResNet with a 3×3 stem and no max-pool), "
     "any torchvision classifier such as resnet18, or timm/NAME"
 )
-"""Names that ``build_model`` takes, in words."""
+"""Names for ``build_model``, in words."""
 
 OWN = re.compile(r"convnet\d+(-.+)?|resnetap\d+(-.+)?")
 """Names of ConvNets and ResNet-APs."""
@@ -36,10 +36,10 @@ _POOLED_RESNET = re.compile(r"resnet(\d+)(bn|in)?ap(bn|in)?")
 
 
 def canonical_arch(arch: str) -> str:
-    """Return the name that an architecture has here.
+    """Return pydream's name of an architecture.
 
-    Case, underscores, hyphens and blanks do not matter, and the names of other code of the field
-    are known: ``ResNet18``, ``MobileNetV2``, ``EfficientNet-B0``, ``ConvNetD3``, ``conv3``,
+    Case, underscores, hyphens and blanks do not matter, and names from other code of the field are
+    recognised: ``ResNet18``, ``MobileNetV2``, ``EfficientNet-B0``, ``ConvNetD3``, ``conv3``,
     ``ResNet18_CIFAR``, ``ResNet18AP``.
 
     Parameters
@@ -50,8 +50,8 @@ def canonical_arch(arch: str) -> str:
     Returns
     -------
     str
-        The name as ``build_model`` takes it; `arch` itself if it is such a name, or if no
-        architecture or more than one is called so.
+        The name for ``build_model``; `arch` itself if it is such a name, or if the name is unknown
+        or ambiguous.
     """
     if arch.startswith("timm/") or OWN.fullmatch(arch) or arch in torchvision_names():
         return arch
@@ -66,7 +66,7 @@ def canonical_arch(arch: str) -> str:
 
 
 def _field_name(key: str) -> str | None:
-    """Translate a name of other code, written without separators."""
+    """Translate a name from other code, written without separators."""
     convnet = _CONVNET.fullmatch(key)
     if convnet is not None:
         words = convnet["norm"]
@@ -99,7 +99,7 @@ def _small_resnets() -> list[str]:
 
 
 def own_names() -> list[str]:
-    """Return examples of the names that are not torchvision's, to suggest near ones."""
+    """Return examples of pydream's own names, for suggestions."""
     convnets = [f"convnet{depth}" for depth in range(1, 8)]
     suffixed = [f"{name}-{suffix}" for name in convnets for suffix in ("w64", *NORMS)]
     pooled = [f"resnetap{depth}" for depth in BLOCKS]
@@ -108,20 +108,20 @@ def own_names() -> list[str]:
 
 
 def unknown_arch(arch: str, names: list[str]) -> PydreamError:
-    """Return the error for a name that no model has, with the nearest of `names`."""
+    """Return the error for an unknown name, with the nearest of `names`."""
     by_key: dict[str, list[str]] = {}
     for name in names:
         by_key.setdefault(_key(name), []).append(name)
     near = difflib.get_close_matches(_key(arch), by_key, n=3)
     found = [name for key in near for name in by_key[key]][:3]
-    if not found and "_" in arch and _is_timm(arch):  # whose import takes seconds
+    if not found and "_" in arch and _is_timm(arch):  # the import takes seconds
         found = [f"timm/{arch}"]
     hint = f"; did you mean {' or '.join(found)}?" if found else "."
     return PydreamError(f"unknown architecture {arch!r}{hint} Known: {KINDS}")
 
 
 def _is_timm(name: str) -> bool:
-    """Return whether timm, where it is installed, has a model of this name."""
+    """Return whether timm, if installed, has a model of this name."""
     if importlib.util.find_spec("timm") is None:
         return False
     timm: Any = importlib.import_module("timm")
@@ -129,5 +129,5 @@ def _is_timm(name: str) -> bool:
 
 
 def _key(name: str) -> str:
-    """Write a name without case and separators."""
+    """Return a name without case and separators."""
     return re.sub(r"[^a-z0-9]", "", name.lower())

@@ -1,4 +1,4 @@
-"""The observer: a trained classifier that says how real a patch looks, and labels images."""
+"""The observer: a trained classifier that scores the realism of patches, and labels images."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ class Observer:
     Attributes
     ----------
     arch
-        The architecture, as ``build_model`` takes it (or the class name of a module).
+        Architecture, as for ``build_model`` (or the class name of a module).
     num_classes
         Number of logits.
     side
-        Height and width of the images that it is asked about, in pixels.
+        Height and width of the images for the observer, in pixels.
     network_side
-        Height and width of the images that the network takes: those of `side`, resized.
+        Height and width of the network's input: images of `side`, resized.
     mean, std
         Mean and standard deviation of the input, per channel, for pixels in [0, 1].
     origins
         Origin of ``arch``, ``side``, ``mean`` and ``std``, in words; under ``weights``, the state
         dict chosen among several in the file, if there was a choice.
     precision
-        ``"float32"``, ``"bfloat16"`` or ``"float16"``: of weights and activations. With
-        ``"float32"`` a GPU does not use TF32.
+        ``"float32"``, ``"bfloat16"`` or ``"float16"``, for weights and activations. With
+        ``"float32"``, a GPU does not use TF32.
     dtype
-        The same, as a torch dtype.
+        The precision as a torch dtype.
     weights_sha256
-        Hash over names and bytes of the weights.
+        Hash of the names and bytes of the weights.
     device
         Device of the weights and of the forward passes.
     tile
-        Rows of one forward pass.
+        Number of rows in one forward pass.
     class_names
-        Names of the classes in the order of the logits, where the checkpoint has them.
+        Names of the classes in the order of the logits, if the checkpoint has them.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Observer:
         self.weights_sha256 = weights_sha256
         self.class_names = class_names
         self.dtype = DTYPES[precision]
-        with ieee_float32():  # as `tried` was made
+        with ieee_float32():  # as for `tried`
             self._model = fold(model, *tried).to(dtype=self.dtype)
         self._model.to(memory_format=torch.channels_last)
         self._columns = num_classes
@@ -98,10 +98,10 @@ class Observer:
             self._compile()
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Classify images, in tiles of exactly ``tile`` rows, the last one filled up with zeros.
+        """Classify images, in tiles of exactly ``tile`` rows, the last one padded with zeros.
 
-        So memory does not grow with the number of images, and an image's logits do not depend on
-        how many others come with it. Where the device's memory runs out, tiles are halved.
+        So memory does not grow with the number of images, and the logits of an image do not depend
+        on the number of other images. If the device runs out of memory, tiles are halved.
 
         Parameters
         ----------
@@ -126,7 +126,7 @@ class Observer:
         return logits if self._order is None else logits[:, self._order]
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Embed images: what enters the last linear layer, or the logits where there is none.
+        """Embed images: the input of the last linear layer, or the logits if there is none.
 
         Parameters
         ----------
@@ -153,15 +153,15 @@ class Observer:
         boxes: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Normalise images as `logits` and `features` take them, resized where need be.
+        """Normalise images for `logits` and `features`, and resize them if necessary.
 
         Parameters
         ----------
         images
             (n, H, W, 3) uint8, on any device.
         boxes, image_index
-            Parts of the images to be taken, as `pydream.ops.crop_resize` has them; by default
-            each image whole.
+            Parts of the images to use, as for `pydream.ops.crop_resize`; by default each whole
+            image.
 
         Returns
         -------
@@ -189,7 +189,7 @@ class Observer:
     def _in_tiles(
         self, images: torch.Tensor, run: Callable[[torch.Tensor], torch.Tensor], columns: int
     ) -> torch.Tensor:
-        """Return what `run` makes of the images, a tile at a time: (B, columns)."""
+        """Return the result of `run` on the images, one tile at a time: (B, columns)."""
         result = torch.empty(len(images), columns, device=self.device, dtype=torch.float32)
         start = 0
         while start < len(images):
@@ -203,12 +203,12 @@ class Observer:
         return result
 
     def halve_tile(self, error: torch.OutOfMemoryError) -> None:
-        """Take half the rows at a time from now on, because the device's memory has run out.
+        """Halve the tile from now on, because the device is out of memory.
 
         Raises
         ------
         PydreamError
-            If there is only one row left to take.
+            If the tile has only one row.
         """
         if self.tile == 1:
             raise PydreamError(
@@ -225,17 +225,17 @@ class Observer:
         )
 
     def with_class_order(self, order: Sequence[int]) -> Observer:
-        """Return this observer with its classes renumbered; the weights are shared.
+        """Return this observer with its classes reordered; the weights are shared.
 
         Parameters
         ----------
         order
-            Column j of the new logits is column ``order[j]`` of these. It may leave classes out.
+            Old column of each new column of the logits. Classes may be left out.
 
         Raises
         ------
         ValueError
-            If a class is out of range or comes twice, or none is left.
+            If a class is out of range or repeated, or none is left.
         """
         order = [int(output) for output in order]
         if not order or len(set(order)) < len(order):
@@ -256,13 +256,13 @@ class Observer:
         Parameters
         ----------
         side
-            Height and width of the images, in pixels. The network takes them as they are, unless
-            this observer resizes: then it resizes them too.
+            Height and width of the images, in pixels. An observer that resizes images continues to;
+            any other passes them to the network unchanged.
 
         Raises
         ------
         PydreamError
-            If the network only takes the side it was made for.
+            If the network only accepts its original side.
         """
         if self.side != self.network_side:
             return self.resizing_from(side)
@@ -279,8 +279,8 @@ class Observer:
     def resizing_from(self, side: int) -> Observer:
         """Return this observer for images of another side, resized for the network.
 
-        The weights are shared. Images are resized bilinearly, with antialiasing, after they were
-        normalised.
+        The weights are shared. Images are resized bilinearly, with antialiasing, after
+        normalisation.
 
         Parameters
         ----------
@@ -292,7 +292,7 @@ class Observer:
         return other
 
     def with_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> Observer:
-        """Return this observer for images normalised otherwise; the weights are shared.
+        """Return this observer for images with another normalisation; the weights are shared.
 
         Parameters
         ----------
@@ -304,7 +304,7 @@ class Observer:
         return other
 
     def facts(self) -> dict[str, str]:
-        """Return what decides its logits, besides mean and std, as JSON takes it."""
+        """Return the facts that decide the logits, except mean and std, ready for JSON."""
         facts = {
             "arch": self.arch,
             "weights_sha256": self.weights_sha256,
@@ -314,7 +314,7 @@ class Observer:
         return {**facts, "resized_to": str(self.network_side)} if resized else facts
 
     def input_facts(self) -> dict[str, Any]:
-        """Return what images the network takes and where that is from, as JSON takes it."""
+        """Return the input of the network and its origins, ready for JSON."""
         return {
             "side": self.network_side,
             "mean": list(self.mean),
@@ -323,9 +323,9 @@ class Observer:
         }
 
     def announce(self) -> None:
-        """Say on standard error, in a line, what was taken for an observer, and from where.
+        """Describe the observer and its origins in a line on standard error.
 
-        For the moment when the inputs of a run are known to be good and its work begins.
+        For the moment when a run has checked its inputs and begins its work.
         """
         origins = self.origins
         words = [
@@ -344,14 +344,14 @@ class Observer:
         say(f"observer: {'; '.join(words)}")
 
     def with_tile(self, batch_size: int) -> Observer:
-        """Return this observer with tiles cut to fit batches of some size; the weights are shared.
+        """Return this observer with tiles cut to fit a batch size; the weights are shared.
 
-        A row that fills up a tile costs as much as an image.
+        A padding row of a tile costs as much as an image.
 
         Parameters
         ----------
         batch_size
-            Images of a batch, at most.
+            Largest number of images in a batch.
         """
         other = copy.copy(self)
         other.tile = -(-batch_size // -(-batch_size // self.tile))
@@ -370,7 +370,7 @@ class Observer:
             return embed(self._model, self._filled_up(images)).float()
 
     def _filled_up(self, images: torch.Tensor) -> torch.Tensor:
-        """Fill a tile up with zeros, on the device, as the network takes it."""
+        """Pad a tile with zeros, on the device, in the dtype and layout of the network."""
         if self.side != self.network_side:
             images = functional.interpolate(
                 images.to(self.device).float(),
@@ -385,13 +385,13 @@ class Observer:
         return images.contiguous(memory_format=torch.channels_last)
 
     def _compile(self) -> None:
-        """Compile the network for whole tiles, and see that it works."""
+        """Compile the network for whole tiles, and check that it works."""
         self._model.compile(dynamic=False)
         try:
             self.logits(torch.zeros(1, 3, self.side, self.side, dtype=self.dtype))
         except PydreamError:
             raise
-        except Exception as error:  # the compiler runs other programs, and fails in any way
+        except Exception as error:  # the compiler runs other programs and fails in any way
             raise PydreamError(
                 f"torch.compile cannot make kernels for {self.arch} on {self.device}: "
                 f"{first_line(error)}"

@@ -29,12 +29,12 @@ _RESNETS: dict[tuple[tuple[int, ...], bool], tuple[str, ...]] = {
 _RESNET_APS: dict[tuple[int, ...], int] = {(1, 1, 1, 1): 10, (2, 2, 2, 2): 18, (3, 4, 6, 3): 34}
 _DEFAULT_WIDTH = 128
 _PREFIX_TOKENS = (1, 2, 0, 5, 4)  # class, distillation and register tokens before the patches
-# Sides that images of the field have: MNIST, CIFAR, STL-10, Tiny-ImageNet and ImageNet subsets.
+# Sides of the field's images: MNIST, CIFAR, STL-10, Tiny-ImageNet and ImageNet subsets.
 _USUAL_SIDES = (28, 32, 64, 96, 128, 224, 256)
 
 
 def recognise_arch(weights: Weights) -> str | None:
-    """Name the architecture whose names and shapes these weights have.
+    """Name the architecture with the names and shapes of these weights.
 
     Parameters
     ----------
@@ -44,8 +44,8 @@ def recognise_arch(weights: Weights) -> str | None:
     Returns
     -------
     str or None
-        The name as ``build_model`` takes it; None unless it is a ConvNet, a torchvision ResNet
-        (also with the stem for small images) or a ResNet-AP.
+        The name for ``build_model``; None unless it is a ConvNet, a torchvision ResNet (also with
+        the stem for small images) or a ResNet-AP.
     """
     weights = usual_names(weights)
     for name in _candidates(weights):
@@ -55,7 +55,7 @@ def recognise_arch(weights: Weights) -> str | None:
 
 
 def _candidates(weights: Weights) -> Iterable[str]:
-    """Name architectures whose layers are called so."""
+    """Yield architectures whose layers have such names."""
     if "layers.conv.0.weight" in weights:
         return _convnets(weights)
     if "fc.weight" not in weights or "layer1.0.conv1.weight" not in weights:
@@ -114,7 +114,7 @@ def _large_resnet_ap_stem(weights: Weights) -> bool:
 def recognise_side(
     arch: str, weights: Weights, likely: int | None = None
 ) -> tuple[int | None, str]:
-    """Find the side of the images in the shapes of a ConvNet or a vision transformer.
+    """Determine the side of the images from the shapes of a ConvNet or a vision transformer.
 
     Parameters
     ----------
@@ -123,14 +123,14 @@ def recognise_side(
     weights
         Weights by name.
     likely
-        The side of the images at hand, to choose by where several sides have the same shapes.
+        Side of the images of the run, which decides if several sides give the same shapes.
 
     Returns
     -------
     int or None
         Side in pixels; None if the shapes do not depend on it.
     str
-        The other sides that have the same shapes, if there are any.
+        The other sides with the same shapes, if there are any.
     """
     weights = usual_names(weights)
     depth = _convnet_depth(weights)
@@ -150,7 +150,7 @@ def recognise_side(
 
 
 def _transformer_side(weights: Weights) -> int | None:
-    """Find the side by the number of position embeddings and the size of a patch."""
+    """Determine the side from the number of position embeddings and the size of a patch."""
     for positions, patches in (
         ("pos_embed", "patch_embed.proj.weight"),  # timm
         ("encoder.pos_embedding", "conv_proj.weight"),  # torchvision

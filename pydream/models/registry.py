@@ -1,4 +1,4 @@
-"""Classifiers by name: ConvNet, ResNet-AP, torchvision's, timm's."""
+"""Classifiers by name: ConvNet, ResNet-AP, and those of torchvision and timm."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydream.models.convnet import NORMS, ConvNet, Norm
 from pydream.models.names import canonical_arch, own_names, torchvision_names, unknown_arch
 from pydream.models.resnet_ap import BLOCKS, ResNetAP
 
-# The auxiliary heads of these two return more than logits while they train.
+# While training, the auxiliary heads of these two networks return more than logits.
 _WITHOUT_AUXILIARY_HEADS = {"aux_logits": False, "init_weights": True}
 _OPTIONS = {"googlenet": _WITHOUT_AUXILIARY_HEADS, "inception_v3": _WITHOUT_AUXILIARY_HEADS}
 
@@ -26,19 +26,19 @@ def build_model(arch: str, *, num_classes: int, side: int, channels: int = 3) ->
     Parameters
     ----------
     arch
-        ``"convnet3"`` (any depth), with ``"-w64"`` (width) and ``"-batch"``, ``"-instance"`` or
-        ``"-none"`` (norm) in any order behind it; ``"resnetap10"``, ``"resnetap18"`` or
-        ``"resnetap34"``, with instance norm unless ``"-batch"`` or ``"-none"`` is behind it;
-        ``"resnet18-modified"``: any torchvision ResNet with a 3×3 stem of stride 1 and no
-        max-pool, for small images; the name of any torchvision classifier; ``"timm/NAME"`` for
-        timm's. Case, underscores and hyphens do not matter, and the names of other code of the
-        field are known (``"ResNet18"``, ``"ConvNetD3"``, ``"conv3"``).
+        ``"convnet3"`` (any depth), followed by ``"-w64"`` (width) and ``"-batch"``, ``"-instance"``
+        or ``"-none"`` (norm) in any order; ``"resnetap10"``, ``"resnetap18"`` or ``"resnetap34"``,
+        with instance norm unless followed by ``"-batch"`` or ``"-none"``; ``"resnet18-modified"``:
+        any torchvision ResNet with a 3×3 stem of stride 1 and no max-pool, for small images; the
+        name of any torchvision classifier; ``"timm/NAME"`` for timm's. Case, underscores and
+        hyphens do not matter, and names from other code of the field are recognised
+        (``"ResNet18"``, ``"ConvNetD3"``, ``"conv3"``).
     num_classes
         Number of logits.
     side
         Height and width of the images, in pixels.
     channels
-        Channels of the images; other than 3 with ConvNet, ResNet-AP and timm only.
+        Number of channels of the images; other than 3 only with ConvNet, ResNet-AP and timm.
 
     Returns
     -------
@@ -48,8 +48,8 @@ def build_model(arch: str, *, num_classes: int, side: int, channels: int = 3) ->
     Raises
     ------
     PydreamError
-        If no such model is known, timm is asked for but absent, or the model cannot take images
-        of this side or with these channels.
+        If no such model is known, timm is named but not installed, or the model does not accept
+        images of this side or with these channels.
     """
     model = construct(arch, num_classes=num_classes, side=side, channels=channels)
     check_takes(model, arch, side=side, channels=channels)
@@ -57,7 +57,7 @@ def build_model(arch: str, *, num_classes: int, side: int, channels: int = 3) ->
 
 
 def construct(arch: str, *, num_classes: int, side: int, channels: int = 3) -> nn.Module:
-    """Build as ``build_model`` does, without trying that images of this side fit."""
+    """Build like ``build_model``, without checking that images of this side fit."""
     if num_classes < 1:
         raise PydreamError(f"a classifier needs at least 1 class, got {num_classes}")
     arch = canonical_arch(arch)
@@ -98,7 +98,7 @@ def check_takes(
     Raises
     ------
     PydreamError
-        If the model cannot take them, or does not return (2, number of classes).
+        If the model does not accept them, or does not return (2, number of classes).
     """
     model.eval()
     like = next(iter(model.parameters()), torch.zeros(0))
@@ -108,7 +108,7 @@ def check_takes(
     try:
         with torch.no_grad():
             logits = model(images)
-    except Exception as error:  # a model may fail in any way on images that do not fit it
+    except Exception as error:  # a model may fail in any way on images that do not fit
         raise PydreamError(
             f"{arch} cannot take {side}×{side} images with {channels} channels: {first_line(error)}"
         ) from error
@@ -122,7 +122,7 @@ def check_takes(
 
 
 def _parse_convnet(arch: str) -> tuple[int, int, Norm]:
-    """Read depth, width and norm out of a name such as convnet4-w64-instance."""
+    """Parse depth, width and norm from a name such as convnet4-w64-instance."""
     head, *suffixes = arch.split("-")
     number = re.fullmatch(r"convnet(\d+)", head)
     widths = [int(suffix[1:]) for suffix in suffixes if re.fullmatch(r"w\d+", suffix)]
@@ -138,7 +138,7 @@ def _parse_convnet(arch: str) -> tuple[int, int, Norm]:
 
 
 def _parse_resnet_ap(arch: str) -> tuple[int, Norm]:
-    """Read depth and norm out of a name such as resnetap10-batch."""
+    """Parse depth and norm from a name such as resnetap10-batch."""
     for depth in BLOCKS:
         norms: dict[str, Norm] = {f"resnetap{depth}": "instance"}
         norms |= {f"resnetap{depth}-{norm}": norm for norm in NORMS}
@@ -159,7 +159,7 @@ def _modify_stem(model: nn.Module, arch: str) -> nn.Module:
 
 
 def _timm_model(arch: str, num_classes: int, side: int, channels: int) -> nn.Module:
-    """Build one of timm's models; timm is imported here and nowhere else."""
+    """Build one of timm's models; this is the only place that imports timm."""
     name = arch.removeprefix("timm/")
     try:
         timm: Any = importlib.import_module("timm")

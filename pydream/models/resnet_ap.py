@@ -1,4 +1,4 @@
-"""ResNet-AP, a ResNet that pools where others stride: for ImageNet subsets of few images."""
+"""ResNet-AP, a ResNet with pooling instead of strides, for ImageNet subsets of few images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydream.errors import PydreamError
 from pydream.models.convnet import NORMS, Norm, norm_layer
 
 BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
-"""Depth, and the blocks of each of the four stages."""
+"""Number of blocks in each of the four stages, by depth."""
 
 _WIDTHS = (64, 128, 256, 512)
 # Each stage but the first halves the side.
@@ -19,12 +19,12 @@ _HALVINGS = len(_WIDTHS) - 1
 class ResNetAP(nn.Module):
     """A ResNet of basic blocks with average pooling in place of strides.
 
-    The stem goes by the image side: above 128 a 7×7 convolution and a 4×4 average pool, above 64
-    a 3×3 convolution and a 2×2 pool, else a 3×3 convolution alone; norm and ReLU lie before the
-    pool. Then four stages of 64, 128, 256 and 512 channels, of which all but the first halve the
-    side, a global average pool and one linear layer. No convolution has a bias.
+    The image side decides the stem: above 128 a 7×7 convolution and a 4×4 average pool, above 64 a
+    3×3 convolution and a 2×2 pool, else only a 3×3 convolution; norm and ReLU precede the pool.
+    Four stages of 64, 128, 256 and 512 channels follow, of which all but the first halve the side,
+    then a global average pool and one linear layer. No convolution has a bias.
 
-    Parameters and buffers are named as in the published code: ``layer0.conv1.weight``,
+    Parameters and buffers have the names of the published code: ``layer0.conv1.weight``,
     ``layer2.0.downsample.0.weight``, …, ``fc.weight``.
 
     Parameters
@@ -34,9 +34,9 @@ class ResNetAP(nn.Module):
     side
         Height and width of the images, in pixels; at least 8, and 16 with instance norm.
     channels
-        Channels of the images.
+        Number of channels of the images.
     depth
-        10, 18 or 34: blocks as ResNet's tables have them, and one a stage for 10.
+        10, 18 or 34: the blocks of ResNet's tables, or one per stage for 10.
     norm
         ``"instance"`` (a group norm with one group per channel and learned scale and shift),
         ``"batch"`` or ``"none"``.
@@ -70,7 +70,7 @@ class ResNetAP(nn.Module):
             raise PydreamError(f"ResNetAP: depth must be one of {known}, got {depth}")
         if norm not in NORMS:
             raise PydreamError(f"ResNetAP: norm must be one of {', '.join(NORMS)}, got {norm!r}")
-        # The instance norm of a single pixel is a constant, and so would all features be.
+        # The instance norm of a single pixel is constant, which would make all features constant.
         last = 2 if norm == "instance" else 1
         if side < last << _HALVINGS:
             raise PydreamError(
@@ -129,7 +129,7 @@ class _Stem(nn.Module):
 
 
 class _BasicBlock(nn.Module):
-    """Two 3×3 convolutions beside a shortcut; where the side is halved, a pool between them."""
+    """Two 3×3 convolutions with a shortcut; a pool between them if the side is halved."""
 
     def __init__(self, inputs: int, width: int, norm: Norm, *, halve: bool = False) -> None:
         super().__init__()

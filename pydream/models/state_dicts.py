@@ -1,4 +1,4 @@
-"""The weights of a network inside what a trainer saved, under the names they have here."""
+"""The weights of a network in the content of a trainer's file, with pydream's names."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from pydream.formatting import listed
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
-"""Under which keys trainers keep a state dict."""
+"""Keys under which trainers store a state dict."""
 
-# Weights averaged over the training, under the names that timm, torchvision and others give them.
+# Weights averaged over the training, by the names of timm, torchvision and others.
 _AVERAGED = (
     "state_dict_ema",
     "model_ema",
@@ -24,14 +24,14 @@ _AVERAGED = (
     "averaged_model",
     "swa_model",
 )
-# What data parallelism, torch.compile, Lightning modules and timm's wrapper put in front of names.
+# Prefixes from data parallelism, torch.compile, Lightning modules and timm's wrapper.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "timm_model.")
-# A head beside a backbone is part of the network, so this one goes only where all names have it.
+# A head next to a backbone is part of the network, so this prefix is removed only from all names.
 _WHOLE_PREFIXES = (*_PREFIXES, "backbone.")
 
 
 def find_weights(content: Any) -> tuple[dict[str, torch.Tensor], str]:
-    """Find the state dict in what a torch file holds.
+    """Find the state dict in the content of a torch file.
 
     Parameters
     ----------
@@ -41,10 +41,9 @@ def find_weights(content: Any) -> tuple[dict[str, torch.Tensor], str]:
     Returns
     -------
     dict of str to Tensor
-        The weights, without the prefixes of wrappers that all names have; empty if there is no
-        state dict.
+        The weights, without wrappers' prefixes of all names; empty if there is no state dict.
     str
-        In words, what was chosen among several state dicts; empty if there was no choice.
+        Description of the choice among several state dicts; empty if there was none.
     """
     weights, key, other = _state_dict(content)
     remarks = []
@@ -58,9 +57,9 @@ def find_weights(content: Any) -> tuple[dict[str, torch.Tensor], str]:
 
 
 def _state_dict(content: Any) -> tuple[dict[str, torch.Tensor], str | None, str | None]:
-    """Return a state dict, the key it is under, and the key of an averaged one that is not taken.
+    """Return a state dict, its key, and the key of an averaged state dict that is ignored.
 
-    The weights that were trained come before those that were averaged.
+    Trained weights are preferred to averaged ones.
     """
     if not isinstance(content, Mapping):
         return {}, None, None
@@ -97,20 +96,20 @@ def _without_common_prefixes(weights: dict[str, torch.Tensor]) -> dict[str, torc
 
 
 def readings(weights: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-    """List what of some weights may be the network.
+    """List the subsets of some weights that may be the network.
 
-    A Lightning module has the weights of its loss beside those of its network, which have a prefix;
-    but a network, too, may have most of its weights in a part that is called as wrappers are.
+    A Lightning module has the weights of its loss next to those of its network, which have a
+    prefix. But a network may also have most of its weights in a part with the name of a wrapper.
 
     Parameters
     ----------
     weights
-        Weights as `find_weights` returns them.
+        Weights as returned by `find_weights`.
 
     Returns
     -------
     list of dict
-        The weights as they are, then those below the prefix that most names have, and so on.
+        The weights unchanged, then those below the prefix of most names, and so on.
     """
     found = [weights]
     while (prefix := _main_prefix(found[-1])) is not None:
@@ -119,21 +118,21 @@ def readings(weights: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
 
 
 def choose_reading(found: Sequence[dict[str, torch.Tensor]], own: Iterable[str]) -> tuple[int, str]:
-    """Choose the weights of a network among what a trainer keeps beside them.
+    """Choose the weights of a network from everything in a trainer's file.
 
     Parameters
     ----------
     found
-        Readings as `readings` returns them.
+        Readings as returned by `readings`.
     own
-        The names that the network here has.
+        Names of the network's weights.
 
     Returns
     -------
     int
-        Which of them has most of these names; of several, the last.
+        Index of the reading with most of these names; of several, the last.
     str
-        In words, what was left out; empty if nothing was.
+        Description of the weights left out; empty if none was.
     """
     names = {*own}
     chosen = max(reversed(range(len(found))), key=lambda place: len(names & found[place].keys()))
@@ -153,7 +152,7 @@ def _below(weights: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.
 
 
 def _main_prefix(weights: Iterable[str]) -> str | None:
-    """Return the prefix of wrappers that most names have, if there is one."""
+    """Return the wrapper's prefix of most names, if there is one."""
     names = list(weights)
     counts = {wrapper: sum(name.startswith(wrapper) for name in names) for wrapper in _PREFIXES}
     prefix, count = max(counts.items(), key=lambda item: item[1])
@@ -163,24 +162,24 @@ def _main_prefix(weights: Iterable[str]) -> str | None:
 def fit_names(
     weights: Mapping[str, torch.Tensor], own: Iterable[str]
 ) -> Mapping[str, torch.Tensor]:
-    """Rename weights of the same network in other code, where that gives the network's own names.
+    """Rename weights of the same network in other code if that gives the network's own names.
 
-    What lies outside the network is left out first, as `choose_reading` does.
+    Weights outside the network are left out first, as by `choose_reading`.
 
-    Known are the ResNets of kuangliu/pytorch-cifar and of DC's code (``shortcut`` for
+    Recognised are the ResNets of kuangliu/pytorch-cifar and of DC's code (``shortcut`` for
     ``downsample``; ``linear`` or ``classifier`` for ``fc``) and DC's ConvNet (``features.0``, …).
 
     Parameters
     ----------
     weights
-        Weights as `find_weights` returns them.
+        Weights as returned by `find_weights`.
     own
-        The names that the network here has.
+        Names of the network's weights.
 
     Returns
     -------
     Mapping of str to Tensor
-        Under other names if they are then the network's own, else as they were.
+        The renamed weights if their names are then the network's own, else the original ones.
     """
     found = readings(dict(weights))
     weights = found[choose_reading(found, own := [*own])[0]]
@@ -192,13 +191,13 @@ def fit_names(
 
 
 def usual_names(weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-    """Rename weights as `fit_names` does, judging by the names in the file alone."""
+    """Rename weights like `fit_names`, by the names in the file alone."""
     weights = readings(dict(weights))[-1]
     return _convnet(weights) or _torchvision_resnet(weights)
 
 
 def _torchvision_resnet(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Name the weights of other ResNets as torchvision does."""
+    """Rename the weights of other ResNets to torchvision's names."""
     if "layer1.0.conv1.weight" not in weights:
         return dict(weights)
     return {
@@ -208,7 +207,7 @@ def _torchvision_resnet(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.
 
 
 def _convnet(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Name the weights of DC's ConvNet as ours; nothing if they are of something else."""
+    """Rename the weights of DC's ConvNet to pydream's names; empty for any other network."""
     heads = {"classifier.weight", "classifier.bias"}
     parts = {name: re.fullmatch(r"features\.(\d+)\.(\w+)", name) for name in {*weights} - heads}
     if not heads <= weights.keys() or not parts or not all(parts.values()):

@@ -1,4 +1,4 @@
-"""Trains an observer on a labelled image set."""
+"""Training of an observer on a labelled image set."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ from pydream.seeds import own_random_numbers
 from pydream.torch_state import usual_torch_state
 
 _MOMENTUM = 0.9
-_WARM_UP = 0.2  # share of the steps in which the learning rate rises
-_FINGERPRINTED = 1000  # images whose contents tell a source from another; all names do besides
-_TRAINING = "training"  # in the metadata: settings and result, by which a finished run is known
-# What changes how a training goes, never what it makes; `source` is known by its contents.
+_WARM_UP = 0.2  # share of the steps with a rising learning rate
+_FINGERPRINTED = 1000  # images whose contents identify the source, in addition to all names
+_TRAINING = "training"  # metadata of settings and result, which identify a finished run
+# Settings that change how a training proceeds, never its result; `source` is known by its contents.
 _EXECUTION = ("source", "out", "workers", "allow_skipped", "resume")
 
 
@@ -55,7 +55,7 @@ class TrainedObserver:
     Attributes
     ----------
     path
-        The weights.
+        File of the weights.
     arch
         The architecture.
     side
@@ -63,15 +63,15 @@ class TrainedObserver:
     top1
         Accuracy after the last epoch, in [0, 1].
     images
-        Number of images it was measured on.
+        Number of images that the accuracy was measured on.
     held_out
         Origin of these images, in words.
     skipped
-        Training images that could not be read.
+        Unreadable training images.
     loss
         Mean training loss of the last epoch.
     seconds
-        Time of the whole.
+        Duration of the training.
     """
 
     path: Path
@@ -87,24 +87,24 @@ class TrainedObserver:
 
 @usual_torch_state()
 def train_observer(config: ObserverConfig, *, source: Source | None = None) -> TrainedObserver:
-    """Train a classifier on real images, measure it on others, and save it.
+    """Train a classifier on real images, measure its accuracy on others, and save it.
 
-    SGD with Nesterov momentum under one cycle of the learning rate, and smoothed labels. Images
+    SGD with Nesterov momentum under one cycle of the learning rate, and smoothed labels. Images of
     up to 64 pixels a side are cropped at random after padding by 4 (an eighth of sides below 32),
-    larger ones by random resized crops of 8 to 100 % of the area; half of them are mirrored. The
-    accuracy is measured on the test split or, where there is none, on a tenth of the images of
-    each class, kept aside.
+    larger ones by random resized crops of 8 to 100 % of the area; half of the images are mirrored.
+    The accuracy is measured on the test split or, without one, on a held-out tenth of the images of
+    each class.
 
-    Every half minute and at Ctrl-C the state is written to ``<out>.partial``; a run with `resume`
-    goes on from there to the same bytes.
+    Every half minute and at Ctrl-C, the state is written to ``<out>.partial``; a run with `resume`
+    continues from it to the same bytes.
 
     Parameters
     ----------
     config
         The settings.
     source
-        The images, where they are no file or known set; ``config.source`` is
-        then only a name for them, which may not be empty, and a tenth is kept aside.
+        The images, if they are neither a file nor a known set; ``config.source`` is then only their
+        name, which must not be empty, and a tenth of the images is held out.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def train_observer(config: ObserverConfig, *, source: Source | None = None) -> T
     Raises
     ------
     PydreamError
-        If something given cannot be used, or the training diverges.
+        If an input cannot be used, or the training diverges.
     """
     start = time.perf_counter()
     out = config.out or Path(
@@ -177,7 +177,7 @@ def train_observer(config: ObserverConfig, *, source: Source | None = None) -> T
 def _identity(
     config: ObserverConfig, source: Source, side: int, precision: str, device: torch.device
 ) -> dict[str, Any]:
-    """Return what decides the weights; by its contents, the source may lie anywhere."""
+    """Return the facts that decide the weights; the contents, not the path, name the source."""
     settings = {
         name: value for name, value in dataclasses.asdict(config).items() if name not in _EXECUTION
     }
@@ -192,7 +192,7 @@ def _identity(
 
 
 def _finished(out: Path, identity: Mapping[str, Any]) -> TrainedObserver:
-    """Return what a training has made that is to be resumed and was finished before."""
+    """Return the result of a training that is to be resumed but had finished."""
     try:
         training = json.loads(read_weights(out)[1][_TRAINING])
     except (PydreamError, KeyError):
@@ -214,7 +214,7 @@ def _train(
     device: torch.device,
     run: PartialRun,
 ) -> float:
-    """Train in place, from where the run stands; return the mean loss of the last epoch."""
+    """Train in place, from the state of the run; return the mean loss of the last epoch."""
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=config.learning_rate,
@@ -227,7 +227,7 @@ def _train(
         optimizer,
         max_lr=config.learning_rate,
         total_steps=steps,
-        # A rise of one step alone is a division by zero in the schedule.
+        # In the schedule, a rise of only one step divides by zero.
         pct_start=_WARM_UP if _WARM_UP * steps != 1 else math.nextafter(_WARM_UP, 0),
         cycle_momentum=False,
     )
@@ -264,7 +264,7 @@ def _train(
 def _end_epoch(
     progress: TrainingProgress, images: TrainingImages, config: ObserverConfig, run: PartialRun
 ) -> None:
-    """Turn to the next epoch; a training that has diverged is not gone on with."""
+    """Begin the next epoch, unless the training has diverged."""
     progress.loss = progress.total.item() / images.steps
     progress.epoch += 1
     progress.total = torch.zeros_like(progress.total)
@@ -285,7 +285,7 @@ def _measure(
     precision: str,
     config: ObserverConfig,
 ) -> tuple[float, int]:
-    """Return the accuracy on whole images, and how many could be read."""
+    """Return the accuracy on whole images, and the number of readable ones."""
     device = next(model.parameters()).device
     observer = load_observer(
         model,
@@ -296,7 +296,7 @@ def _measure(
         device=device,
     )
     right = images = 0
-    # Never refused: by now the training is done, and would be lost.
+    # Never refused: the training is finished, and would be lost.
     unreadable = Unreadable(source, len(indices), None)
     with track("measuring observer", len(indices), "images") as advance:
         for views, places in whole_images(
@@ -309,7 +309,7 @@ def _measure(
             advance=advance,
         ):
             labels = torch.from_numpy(source.labels[indices[places]])
-            # Students are ranked by topk, which may choose another of two equal logits than argmax.
+            # Students are ranked by topk, which may prefer another of two equal logits than argmax.
             likeliest = observer.logits(observer.views(views)).argmax(1).cpu()
             right += int((likeliest == labels).sum())
             images += len(places)
@@ -322,7 +322,7 @@ def _measure(
 def _metadata(
     model: nn.Module, config: ObserverConfig, source: Source, side: int, top1: float
 ) -> dict[str, str]:
-    """Return what `load_observer` will want to know."""
+    """Return the metadata for `load_observer`."""
     metadata = {
         "arch": config.arch,
         "side": str(side),

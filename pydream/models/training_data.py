@@ -1,4 +1,4 @@
-"""The images an observer is trained on and measured on, as batches."""
+"""Batches of the images that train and test an observer."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from pydream.seeds import Draw
 
 _MOST_PADDING = 4  # pixels on each side, for sides of 32 and more; an eighth of smaller sides
 _SCALE, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-_BUDGET = 256 << 20  # bytes of decoded images that wait
+_BUDGET = 256 << 20  # bytes of decoded images that may wait
 
 Indices = npt.NDArray[np.int64]
 
 
 def hold_out(source: Source, test: Source | None, seed: int) -> tuple[Indices, Indices, str]:
-    """Choose what to train on and what to measure on.
+    """Choose the training images and the test images.
 
-    Without a test split a tenth of each class, at least one image, is kept aside: the images whose
-    random keys come first, so that adding images of one class changes no other.
+    Without a test split, a tenth of each class, at least one image, is held out: the images with
+    the lowest random keys, so that further images of one class change no other.
 
     Returns
     -------
     tuple[ndarray, ndarray, str]
-        Places in `source` to train on, places in `test` (or `source`) to measure on, and in words
-        what the latter are.
+        Indices in `source` for training, indices in `test` (or `source`) for testing, and a
+        description of the latter.
 
     Raises
     ------
     PydreamError
-        If the splits have other classes, or a class has a single image.
+        If the splits have different classes, or a class has a single image.
     """
     everything = np.arange(len(source))
     if test is not None:
@@ -69,32 +69,32 @@ def hold_out(source: Source, test: Source | None, seed: int) -> tuple[Indices, I
 
 
 class TrainingImages:
-    """Gives the training images batch by batch, augmented.
+    """Yields the training images batch by batch, augmented.
 
-    Up to 64 pixels a side they are decoded once and kept, and cropped after padding; larger ones
-    are decoded again in every epoch, by threads, and cropped at random scales.
+    Images of up to 64 pixels a side are decoded once, stored, and cropped after padding. Larger
+    images are decoded again in every epoch, by threads, and cropped at random scales.
 
     Parameters
     ----------
     source, indices
-        The images, and which of them.
+        The images, and the indices of those to use.
     side
         Side of the images in a batch, in pixels.
     batch_size
-        Images of a batch; with fewer images in all, that many.
+        Number of images in a batch; at most the number of all images.
     horizontal_flip
-        Whether half of them are mirrored.
+        Mirror half of the images.
     seed
-        Decides order, crops and flips.
+        Random seed of order, crops and flips.
     workers
-        Threads that decode.
+        Number of threads that decode.
     allow_skipped
-        Share of the images that may be unreadable.
+        Largest share of the images that may be unreadable.
 
     Attributes
     ----------
     unreadable
-        The images that could not be read.
+        The unreadable images.
     """
 
     def __init__(
@@ -117,25 +117,25 @@ class TrainingImages:
         self._ids = torch.from_numpy(source.ids)
         self._labels = torch.from_numpy(source.labels.astype(np.int64))
         self._workers = workers
-        self._start = self._done = 0  # batches of this epoch: left out, and given
-        self._begun = self._generator.get_state()  # of this epoch
+        self._start = self._done = 0  # batches of this epoch: skipped, and yielded
+        self._begun = self._generator.get_state()  # state at the start of this epoch
         self._pixels = self._load(indices) if side <= SMALL_SIDE else None
         self._indices = torch.from_numpy(np.setdiff1d(indices, sorted(self.unreadable.reasons)))
         self.batch_size = min(batch_size, len(self._indices))
 
     @property
     def steps(self) -> int:
-        """Batches of an epoch; the images that do not fill one are left out of that epoch."""
+        """Number of batches in an epoch; images that do not fill a batch are left out of it."""
         return len(self._indices) // self.batch_size
 
     def epoch(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Go through the images once, in random order; the rest of them after `restore`.
+        """Yield the images once, in random order; only the rest of them after `restore`.
 
         Yields
         ------
         tuple[Tensor, Tensor]
-            (batch_size, 3, side, side) float32, normalised, channels-last, and (batch_size,)
-            int64 labels. Where images cannot be read, batches have fewer.
+            (batch_size, 3, side, side) float32, normalised, channels-last, and (batch_size,) int64
+            labels. Batches with unreadable images are smaller.
         """
         self._begun = self._generator.get_state()
         self._done, self._start = self._start, 0
@@ -148,18 +148,18 @@ class TrainingImages:
         self.unreadable.say()
 
     def state(self) -> dict[str, Any]:
-        """Return what `restore` goes on from: behind the batch that was given last."""
+        """Return the state for `restore`: after the last batch yielded."""
         reasons = dict(self.unreadable.reasons)
         return {"generator": self._begun, "batches": self._done, "unreadable": reasons}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on in the midst of an epoch."""
+        """Continue within an epoch."""
         self._generator.set_state(state["generator"])
         self._start = self._done = state["batches"]
         self.unreadable.reasons.update(state["unreadable"])
 
     def _load(self, indices: Indices) -> torch.Tensor:
-        """Decode the images: (n, side, side, 3) uint8, without the skipped ones."""
+        """Decode the images: (n, side, side, 3) uint8, without unreadable ones."""
         pixels = torch.empty(len(indices), self._side, self._side, 3, dtype=torch.uint8)
         count = 0
         for views, _ in whole_images(
@@ -176,7 +176,7 @@ class TrainingImages:
     def _padded_crops(
         self, order: torch.Tensor, flips: torch.Tensor
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Crop images kept in memory at random places after padding them with black."""
+        """Crop images in memory at random positions after padding them with black."""
         assert self._pixels is not None
         boxes = torch.full((len(order), 4), self._side, dtype=torch.int32)
         padding = min(_MOST_PADDING, self._side // 8)
@@ -215,7 +215,7 @@ class TrainingImages:
                 yield self._crop(images, boxes[:, 0], flip[kept]), self._labels[group[kept]]
 
     def _split(self, *columns: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Cut columns of the same length into batches, from the first one that is not done."""
+        """Split columns of the same length into batches, from the first one not done."""
         start = self._done * self.batch_size
         parts = [torch.split(column[start:], self.batch_size) for column in columns]
         return zip(*parts, strict=True) if start < len(columns[0]) else iter(())
@@ -223,7 +223,7 @@ class TrainingImages:
     def _crop(
         self, images: torch.Tensor | list[torch.Tensor], boxes: torch.Tensor, flip: torch.Tensor
     ) -> torch.Tensor:
-        """Cut one box out of each image, as the model takes it."""
+        """Cut one box out of each image, normalised for the model."""
         return crop_resize(
             images,
             boxes,

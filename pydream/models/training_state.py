@@ -1,4 +1,4 @@
-"""State of an observer's training, so that a killed one continues to the same weights."""
+"""State of an observer's training, so that a killed run continues to the same weights."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class TrainingProgress:
     Attributes
     ----------
     epoch
-        The one that runs, from 0.
+        Number of the current epoch, from 0.
     total
         Sum of the losses of its steps, on the device.
     loss
-        Mean of the last epoch that is done.
+        Mean loss of the last finished epoch.
     """
 
     epoch: int
@@ -42,16 +42,16 @@ class TrainingProgress:
 
 
 class TrainingState:
-    """All that the next step of a training follows from; written to disk and read back.
+    """Everything that decides the next step of a training, written to disk and read back.
 
     Parameters
     ----------
     run
-        Run that keeps it on disk.
+        Run that stores the state on disk.
     model, optimizer, schedule, images
         Model in training, and the objects that train it.
     device
-        Device that it is trained on.
+        Device of the training.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class TrainingState:
         self._written = time.monotonic()
 
     def is_due(self) -> bool:
-        """Return whether it is some time since the state was written."""
+        """Return whether enough time has passed since the state was written."""
         return time.monotonic() - self._written >= _SECONDS_BETWEEN
 
     def write(self, progress: TrainingProgress) -> None:
-        """Write the state between two steps, in place of the last one."""
+        """Write the state between two steps, in place of the previous one."""
         content = {
             **{name: part.state_dict() for name, part in self._parts.items()},
             "images": self._images.state(),
@@ -94,7 +94,7 @@ class TrainingState:
         self._written = time.monotonic()
 
     def read(self) -> TrainingProgress:
-        """Take over the state that was written last; without one, begin.
+        """Restore the last state written; without one, begin.
 
         Raises
         ------
@@ -116,7 +116,7 @@ class TrainingState:
                 torch.cuda.set_rng_state(content["random on the GPU"], self._device)
         except (MemoryError, torch.OutOfMemoryError):  # the checkpoint is good
             raise
-        except Exception as error:  # bytes that are no checkpoint fail in any way
+        except Exception as error:  # a damaged checkpoint fails in any way
             raise PydreamError(
                 f"the checkpoint in {self._run.partial} cannot be read: remove that folder to "
                 "start again"
@@ -128,13 +128,13 @@ class TrainingState:
 
 @contextmanager
 def interrupt_between_steps() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C wait until a step is done; a second one does not wait.
+    """Delay Ctrl-C until a step is done; a second one takes effect at once.
 
     Yields
     ------
     Callable
-        Tells whether Ctrl-C was pressed. In threads other than the main one, and where somebody
-        else handles it, it is left alone.
+        Function that returns whether Ctrl-C was pressed. In threads other than the main one, and
+        under another handler, Ctrl-C is not delayed.
     """
     pressed = threading.Event()
 
