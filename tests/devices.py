@@ -99,7 +99,8 @@ def _settle(check_values: Callable[[], None]) -> None:
 
 def as_called(name: str) -> Callable[..., Any]:
     """Return an op as a user calls it: with tensors that lie where they should."""
-    return inspect.unwrap(getattr(ops, name))
+    op: Callable[..., Any] = inspect.unwrap(getattr(ops, name))
+    return op
 
 
 def place(value: Any) -> Any:

@@ -146,6 +146,6 @@ def test_a_peak_without_proc_is_in_bytes_too(
     """As on macOS, where getrusage counts bytes; elsewhere it counts KiB."""
     monkeypatch.setattr(allocator, "Path", lambda name: Path("/nonexistent"))
     usage = SimpleNamespace(ru_maxrss=5_000_000)
-    monkeypatch.setattr(allocator.resource, "getrusage", lambda whose: usage)
+    monkeypatch.setattr("pydream.allocator.resource.getrusage", lambda whose: usage)
     monkeypatch.setattr(sys, "platform", system)
     assert peak_host_bytes() == 5_000_000 * unit

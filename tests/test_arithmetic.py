@@ -47,6 +47,14 @@ def takes_tf32() -> bool:
     return cudnn.allow_tf32 or matmul.allow_tf32
 
 
+def set_precisions(everywhere: str, convolutions: str, products: str) -> None:
+    """Use the switches of PyTorch 2.9, which the oldest supported one does not have."""
+    backends: Any = torch.backends
+    backends.fp32_precision = everywhere
+    backends.cudnn.conv.fp32_precision = convolutions
+    backends.cuda.matmul.fp32_precision = products
+
+
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
     before = switches()
@@ -54,8 +62,7 @@ def as_before() -> Iterator[None]:
     torch.set_float32_matmul_precision(before["products"])
     cudnn.allow_tf32 = before["convolutions"]
     if "new" in before:
-        torch.backends.fp32_precision = "none"
-        cudnn.conv.fp32_precision, matmul.fp32_precision = before["new"]
+        set_precisions("none", *before["new"])
     cudnn.enabled, cudnn.deterministic, cudnn.benchmark = before["chosen"]
     assert switches() == before
 
@@ -84,8 +91,7 @@ def test_tf32_is_off_in_the_block_and_as_before_behind_it(
 def test_a_program_that_uses_the_switches_of_pytorch_2_9_is_served_too(
     everywhere: str, convolutions: str, products: str
 ) -> None:
-    torch.backends.fp32_precision = everywhere
-    cudnn.conv.fp32_precision, matmul.fp32_precision = convolutions, products
+    set_precisions(everywhere, convolutions, products)
     before = switches()
     with repeatable_float32():
         assert not takes_tf32()

@@ -31,7 +31,8 @@ def raises(error: Exception) -> Any:
 
 
 def absent(given: Tensor) -> Tensor:
-    return importlib.import_module("a_library_that_nobody_has").double(given)
+    doubled: Tensor = importlib.import_module("a_library_that_nobody_has").double(given)
+    return doubled
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def comparison(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def compare(comparison: ModuleType, rivals: dict[str, Any], **options: Any) -> dict[str, Any]:
-    return comparison.compared(
+    found: dict[str, Any] = comparison.compared(
         comparison.Rival(lambda x: x + x),
         {name: comparison.Rival(call, **options) for name, call in rivals.items()},
         [torch.arange(1000.0), torch.arange(1000.0)],
@@ -52,6 +53,7 @@ def compare(comparison: ModuleType, rivals: dict[str, Any], **options: Any) -> d
         limit=1e-9,
         least=1e-4,
     )
+    return found
 
 
 def test_a_rival_without_a_figure_says_why_and_the_others_have_theirs(

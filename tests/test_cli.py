@@ -381,7 +381,7 @@ def test_descriptions_stand_alone_and_name_their_default_once() -> None:
 
 
 def test_a_setting_of_the_speed_group_is_no_part_of_the_identity_of_a_set() -> None:
-    configs = {
+    configs: dict[str, Any] = {
         "rded": RdedConfig(source="digits", observer="x.pt"),
         "dream": DreamConfig(source="digits"),
     }

@@ -11,7 +11,7 @@ import pytest
 from pydream.models import ObserverConfig, train_observer
 from pydream.rded import RdedConfig, distill
 from pydream.sets import ExportConfig, export_set
-from pydream.sets.export import Layout
+from pydream.sets.config import Layout
 
 pytest.importorskip("tyro", reason="the command line needs tyro")
 from pydream.cli import main

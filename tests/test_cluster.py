@@ -90,7 +90,8 @@ def far_away(kind: str) -> np.ndarray:
     if kind == "whole seconds":
         return far_away("seconds").astype(np.int64)
     places = np.repeat([[0.0, 0.0], [2.0, 1.0], [0.0, 3.0]], 40, 0)
-    return places + np.array([445000.0, 4627000.0]) + generator.normal(0, 0.1, (120, 2))
+    moved: np.ndarray = places + np.array([445000.0, 4627000.0])
+    return moved + generator.normal(0, 0.1, (120, 2))
 
 
 @pytest.mark.parametrize("convert", [lambda x: x, torch.from_numpy])
@@ -195,7 +196,7 @@ def test_settings_changed_after_a_fit_do_not_reach_predict() -> None:
 
 def test_more_fits_are_as_good_as_the_best_of_them() -> None:
     x = torch.randn(120, 2, generator=torch.Generator().manual_seed(0))
-    options = {"n_clusters": 9, "init_method": "random", "random_state": 5}
+    options: dict[str, Any] = {"n_clusters": 9, "init_method": "random", "random_state": 5}
     alone = [pydream.KMeans(**{**options, "random_state": 5 + i}).fit(x) for i in range(10)]
     best = min(alone, key=lambda model: model.inertia_)
     for n_init in (10, "auto"):
@@ -248,7 +249,7 @@ def test_refuses(options: dict[str, Any], x: torch.Tensor, message: str) -> None
 @pytest.mark.parametrize("value", ["foo", 2.5, None])
 def test_n_init_is_a_number_or_auto(value: str | float | None) -> None:
     with pytest.raises(TypeError, match=f'n_init must be an int or "auto", got {value!r}'):
-        pydream.KMeans(3, n_init=value).fit(clumps())
+        pydream.KMeans(3, n_init=value).fit(clumps())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("method", ["fit", "predict", "transform", "score"])
@@ -282,8 +283,9 @@ def test_every_method_refuses_the_same_tensors(
 def test_what_comes_beside_the_samples_has_values_too(name: str) -> None:
     given = clumps()[:3] if name == "centroids" else torch.ones(60)
     for odd in (given.to("meta"), given.to_sparse()):
+        beside: dict[str, Any] = {name: odd}
         with pytest.raises(TypeError, match=f"{name} must be a dense tensor"):
-            pydream.KMeans(3).fit(clumps(), **{name: odd})
+            pydream.KMeans(3).fit(clumps(), **beside)
 
 
 def test_predict_asks_for_a_fit_and_its_features() -> None:
@@ -305,4 +307,4 @@ def test_import_does_not_bring_scikit_learn() -> None:
     code = "import sys, pydream; assert 'sklearn' not in sys.modules; pydream.KMeans"
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'kmeans'"):
-        pydream.kmeans  # noqa: B018
+        pydream.kmeans  # type: ignore[attr-defined]  # noqa: B018

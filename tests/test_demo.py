@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def test_the_demo_shows_what_it_promises(tmp_path: Path) -> None:
         ({"seed": 2**63}, "seed must be 0 to"),
     ],
 )
-def test_settings_out_of_range_are_refused(changes: dict[str, int], message: str) -> None:
+def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(PydreamError, match=message):
         DemoConfig(**changes)
 

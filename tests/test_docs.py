@@ -49,7 +49,9 @@ def anchor(heading: str) -> str:
 def imported(tree: ast.Module) -> dict[str, Any]:
     """Run the imports of an example alone, and return what they name."""
     names: dict[str, Any] = {}
-    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    imports: list[ast.stmt] = [
+        node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
     exec(compile(ast.Module(imports, []), "example", "exec"), names)
     return names
 

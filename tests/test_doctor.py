@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def test_what_cannot_be_imported_is_a_problem(
 
 def test_a_missing_package_is_a_problem_unless_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_version(name: str) -> str:
-        raise doctor.PackageNotFoundError(name)
+        raise PackageNotFoundError(name)
 
     monkeypatch.setattr(doctor, "version", no_version)
     diagnosis = diagnose()
@@ -111,7 +112,7 @@ def test_the_least_memory_limit_counts(tmp_path: Path, monkeypatch: pytest.Monke
         old = group.startswith("memory")
         (folder / ("memory.limit_in_bytes" if old else "memory.max")).write_text(limit + "\n")
     monkeypatch.setattr(memory_limits, "_CGROUPS", tmp_path)
-    monkeypatch.setattr(memory_limits.resource, "getrlimit", lambda which: (-1, -1))
+    monkeypatch.setattr("pydream.memory_limits.resource.getrlimit", lambda which: (-1, -1))
 
     def groups(lines: str) -> None:
         file = tmp_path / "self"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pydream import dream, files, rded
+from pydream import dream, rded
 from pydream.demo import DemoConfig, run_demo
 from pydream.dream import CompareConfig, DreamConfig
 from pydream.errors import PydreamError
@@ -152,7 +152,7 @@ def test_a_read_only_folder_and_a_full_disk_are_found_before_the_work(
         def refuse(code: int = code, **options: object) -> None:
             raise OSError(code, os.strerror(code))
 
-        monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
+        monkeypatch.setattr("pydream.files.tempfile.TemporaryFile", refuse)
         with pytest.raises(PydreamError, match=rf"new cannot be written: {os.strerror(code)}; "):
             check_place(tmp_path / "new")
 

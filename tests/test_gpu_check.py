@@ -128,9 +128,9 @@ def test_a_check_that_is_stopped_shows_its_table_and_records_the_step(
         python(gpu_check, HANGS, name="hangs"),
         python(gpu_check, "2", name="after"),
     ]
-    begun = []
+    begun: list[str] = []
 
-    class Popen(subprocess.Popen):
+    class Popen(subprocess.Popen[str]):
         def wait(self, timeout: float | None = None) -> int:
             if timeout is not None and (tmp_path / "hangs.log").exists():
                 while not begun:

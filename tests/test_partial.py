@@ -145,7 +145,9 @@ def test_a_run_killed_while_it_forgets_is_finished_by_the_next(tmp_path: Path) -
                     break
         made = files(out)
         kept = shutil.copytree(run.partial, tmp_path / f"{number}" / "kept")
-        assert finished_manifest(out, IDENTITY).as_text() == MANIFEST
+        finished = finished_manifest(out, IDENTITY)
+        assert finished is not None
+        assert finished.as_text() == MANIFEST
         assert not run.partial.exists()
         # With the set out of the way, a run goes on from what is left, and makes all images.
         kept.rename(run.partial)

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pydream.dream import DreamConfig
 from pydream.evaluate import EvaluateConfig
-from pydream.models.train import ObserverConfig
+from pydream.models import ObserverConfig
 from pydream.processors import usable_processors
 from pydream.rded import RdedConfig
 
@@ -24,7 +25,7 @@ def test_every_command_has_its_number_of_workers_on_macos(monkeypatch: pytest.Mo
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.delattr(os, "process_cpu_count", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 10)
-    configs = [
+    configs: list[Any] = [
         RdedConfig("images", "observer"),
         DreamConfig("images"),
         EvaluateConfig(Path("set"), observer="observer"),

@@ -6,7 +6,6 @@ import itertools
 
 import pytest
 
-from pydream import progress
 from pydream.progress import track
 
 
@@ -14,7 +13,7 @@ from pydream.progress import track
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Play the time: its one number is what the clock says."""
     now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("pydream.progress.time.monotonic", lambda: now[0])
     return now
 
 

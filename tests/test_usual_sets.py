@@ -63,7 +63,7 @@ def tiny_imagenet(root: Path) -> Path:
 def arrays(root: Path, side: int, grey: bool) -> Path:
     rng = np.random.default_rng(0)
     labels = np.arange(2 * PER_CLASS) % 2
-    images = np.stack([picture(rng, label, side, side) for label in labels])
+    images = np.stack([picture(rng, label, side, side) for label in labels.tolist()])
     if grey:
         images = images[..., 0]
     path = root.with_suffix(".npz")

@@ -97,7 +97,7 @@ def build(place: Path) -> Path:
     def compile_one(source: Path) -> Path:
         target = place / f"{source.parent.name}-{source.stem}.o"
         subprocess.run(
-            [COMPILER, "-x", "c++", *flags, "-c", str(source), "-o", str(target)], check=True
+            [str(COMPILER), "-x", "c++", *flags, "-c", str(source), "-o", str(target)], check=True
         )
         return target
 
@@ -105,7 +105,7 @@ def build(place: Path) -> Path:
         objects = list(pool.map(compile_one, sources()))
     module = place / "_cuda_on_cpu.so"
     subprocess.run(
-        [COMPILER, "-shared", *SANITIZE, *map(str, objects), "-o", str(module)], check=True
+        [str(COMPILER), "-shared", *SANITIZE, *map(str, objects), "-o", str(module)], check=True
     )
     return module
 

@@ -13,7 +13,7 @@ import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pyarrow
@@ -39,7 +39,7 @@ def zstd(data: bytes) -> bytes:
     return compressed
 
 
-def tar_of(files: dict[str, bytes], **options: object) -> bytes:
+def tar_of(files: dict[str, bytes], **options: Any) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", **options) as archive:
         for name, content in files.items():
@@ -49,7 +49,7 @@ def tar_of(files: dict[str, bytes], **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def contents(path: Path, split: str = "train") -> dict[str, bytes]:
+def contents(path: Path, split: str = "train") -> dict[str, Any]:
     source = open_source(path, split)
     return {key: source.read(index) for index, key in enumerate(source.keys)}
 
@@ -405,9 +405,9 @@ def test_a_damaged_header_does_not_end_a_tar_early(tmp_path: Path) -> None:
         damaged[whole.index(member) + 101] ^= 1  # in the mode, which only the checksum covers
         (tmp_path / "set.tar").write_bytes(damaged)
         assert words in refusal(tmp_path / "set.tar")
-    member = tarfile.TarInfo.frombuf(inner["n2.tar"][:512], "utf-8", "strict")
-    member.name, member.size = "long.png", 10_000
-    longer = member.tobuf() + bytes(600)  # its data would reach into the next class
+    header = tarfile.TarInfo.frombuf(inner["n2.tar"][:512], "utf-8", "strict")
+    header.name, header.size = "long.png", 10_000
+    longer = header.tobuf() + bytes(600)  # its data would reach into the next class
     (tmp_path / "set.tar").write_bytes(tar_of({**inner, "n2.tar": longer}))
     assert "its member 'n2/long.png' is cut off" in refusal(tmp_path / "set.tar")
 

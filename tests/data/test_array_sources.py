@@ -4,6 +4,7 @@ import pickle
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def some_arrays(
     return images, labels
 
 
-def refusal(spec: object, split: str = "train") -> str:
+def refusal(spec: Any, split: str = "train") -> str:
     with pytest.raises(PydreamError) as caught:
         open_source(spec, split)
     message = str(caught.value)
@@ -132,7 +133,7 @@ def test_pair_of_wrong_length() -> None:
     assert "a pair (images, labels), got 3 items" in refusal((1, 2, 3))
 
 
-def save(path: Path, **arrays: np.ndarray) -> Path:
+def save(path: Path, **arrays: Any) -> Path:
     np.savez(path, **arrays)
     return path
 
@@ -362,7 +363,7 @@ def test_class_folders_called_as_those_of_torchvision_are_class_folders(
         ((np.zeros((2, 3, 3)), np.array(["a", None])), "must be integers or strings"),
     ],
 )
-def test_what_names_no_source_is_refused_in_a_line(spec: object, reason: str) -> None:
+def test_what_names_no_source_is_refused_in_a_line(spec: Any, reason: str) -> None:
     assert reason in refusal(spec)
     if not isinstance(spec, tuple):
         with pytest.raises(PydreamError, match=reason):
@@ -508,7 +509,7 @@ def test_cifar(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(cifar, "meta", meta)
 
     for split in ("train", "test"):
-        check(open_source(f"{name}:{tmp_path}", split), *written[split], names)
+        check(open_source(f"{name}:{tmp_path}", split), written[split][0], written[split][1], names)
     (folder / "train_1").write_bytes(b"damaged")
     assert "missing or damaged" in refusal(f"{name}:{tmp_path}")
 

@@ -4,7 +4,9 @@ import json
 import os
 import unicodedata
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trees import labels_by_name, pack, write_images
@@ -174,13 +176,14 @@ def test_one_class_is_refused_with_the_way_on(tmp_path: Path) -> None:
 def test_every_command_that_learns_refuses_one_class(tmp_path: Path) -> None:
     write_images(tmp_path / "set", ["images/0.png", "images/1.png"])
     named = str(tmp_path / "set")
-    for run, config in (
+    runs: list[tuple[Callable[[Any], object], object]] = [
         (train_observer, ObserverConfig(source=named, out=tmp_path / "o.safetensors")),
         (rded.distill, RdedConfig(source=named, observer="none", ipc=1, out=tmp_path / "rded")),
         (dream.distill, DreamConfig(source=named, ipc=1, out=tmp_path / "dream")),
-    ):
+    ]
+    for run, config in runs:
         with pytest.raises(PydreamError, match="only one class, 'images'"):
-            run(config)  # type: ignore[operator]
+            run(config)
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,8 @@ def jpeg_decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     """Also the fallback for a torchvision that no longer has the operator."""
     if request.param == "pillow":
         monkeypatch.setattr(decode, "_torchvision_jpeg", None)
-    return request.param
+    name: str = request.param
+    return name
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -131,7 +133,8 @@ def test_other_kinds(kind: str, options: dict[str, object]) -> None:
 def test_first_frame_of_an_animation() -> None:
     frames = [Image.fromarray(make_pixels(8, 9, seed)).quantize(16) for seed in range(3)]
     data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert Image.open(io.BytesIO(data)).n_frames == 3
+    image: Any = Image.open(io.BytesIO(data))
+    assert image.n_frames == 3
     check(decode_image(data), np.asarray(frames[0].convert("RGB")))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,7 +106,7 @@ def test_only_whole_plain_jpegs_are_left(data: bytes, left: bool) -> None:
 
 def test_images_keep_their_places(stand_in: list[int]) -> None:
     plain = torch.full((2, 3, 3), 7, dtype=torch.uint8)
-    images = [jpeg(5, 9), plain, jpeg(40, 3), jpeg(8, 8)]
+    images: list[Any] = [jpeg(5, 9), plain, jpeg(40, 3), jpeg(8, 8)]
     decoded, errors = decode_on(CPU, images)
     assert errors == {}
     assert stand_in == [3]
@@ -181,6 +182,8 @@ def test_reading_ahead_leaves_jpegs_and_decodes_the_rest(tmp_path: Path) -> None
     for wanted, got in zip(
         decode_ahead(source, range(7), workers=2, budget=5000), read, strict=True
     ):
+        assert isinstance(wanted, torch.Tensor)
+        assert not isinstance(got, ImageError)
         assert torch.equal(wanted, got.decode() if isinstance(got, EncodedJpeg) else got)
 
 

@@ -7,6 +7,7 @@ import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def pack(request: pytest.FixtureRequest) -> Pack:
     return pack
 
 
-def refusal(spec: object, split: str = "train") -> str:
+def refusal(spec: Any, split: str = "train") -> str:
     with pytest.raises(PydreamError) as caught:
         open_source(spec, split)
     message = str(caught.value)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
-from timm.data import ImageNetInfo
+from timm.data.imagenet_info import ImageNetInfo
 from torchvision.datasets import imagenet as torchvision_imagenet
 from trees import labels_by_name, pack, write_images
 

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_same_as_decoding_one_by_one(workers: int, tmp_path: Path) -> None:
     (tmp_path / "b" / "bad.jpg").write_bytes(encode(make_pixels(9, 9), "JPEG")[:-30])
     (tmp_path / "b" / "bad.png").write_bytes(b"")
     source = open_source(tmp_path)
-    indices = np.random.default_rng(0).permutation(len(source))
+    indices = np.random.default_rng(0).permutation(len(source)).tolist()
     failed = 0
     for index, item in zip(
         indices, decode_ahead(source, indices, workers=workers, budget=10_000), strict=True
@@ -112,9 +113,9 @@ def test_budget_is_kept(workers: int, sides: list[int], monkeypatch: pytest.Monk
     budget = 4 * 3 * 130 * 130
     waiting, most = 0, 0
     lock = threading.Lock()
-    decode = prefetch._decode
+    decode: Callable[[Any], Any] = prefetch._decode
 
-    def counted(item: object) -> object:
+    def counted(item: Any) -> Any:
         nonlocal waiting, most
         result = decode(item)
         with lock:
@@ -125,6 +126,7 @@ def test_budget_is_kept(workers: int, sides: list[int], monkeypatch: pytest.Monk
     monkeypatch.setattr(prefetch, "_decode", counted)
     source = Recorded(sides)
     for number, item in enumerate(decode_ahead(source, range(60), workers=workers, budget=budget)):
+        assert isinstance(item, torch.Tensor)
         with lock:
             waiting -= item.numel()
         if number == 0:  # the consumer takes its time until the budget is made use of
@@ -139,8 +141,13 @@ def test_budget_is_kept(workers: int, sides: list[int], monkeypatch: pytest.Monk
 
 def test_image_above_the_budget_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
-    decode = prefetch._decode
-    monkeypatch.setattr(prefetch, "_decode", lambda item: decoded.append(1) or decode(item))
+    decode: Callable[[Any], Any] = prefetch._decode
+
+    def counted(item: Any) -> Any:
+        decoded.append(1)
+        return decode(item)
+
+    monkeypatch.setattr(prefetch, "_decode", counted)
     items = decode_ahead(Recorded([50] * 20), range(20), workers=4, budget=1)
     for given in range(1, 20):
         next(items)
@@ -215,12 +222,13 @@ def test_out_of_turn_files_are_read_and_nothing_is_decoded(monkeypatch: pytest.M
     read: list[int] = []
     original = type(source).read
 
-    def counted(self: object, index: int) -> object:
+    def counted(self: Any, index: int) -> Any:
         read.append(index)
         return original(self, index)
 
     monkeypatch.setattr(type(source), "read", counted)
-    turn, taken = threading.Event(), []
+    turn = threading.Event()
+    taken: list[Any] = []
     size = 300 * 400 * 3
     decoded = decode_ahead(source, range(40), workers=2, budget=40 * size, turn=turn)
 

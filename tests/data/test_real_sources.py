@@ -53,4 +53,5 @@ def test_photographs_decoded_ahead(data_root: Path) -> None:
     images = decode_ahead(source, indices, workers=2, budget=2**22)
     with zipfile.ZipFile(path) as archive:
         for index, image in zip(indices, images, strict=True):
+            assert isinstance(image, torch.Tensor)
             check_against_pillow(image, archive.read(f"imagenet-sample/{source.keys[index][16:]}"))

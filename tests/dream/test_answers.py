@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pydream.dream.matching import Answers, Match, Matcher, answer_distance
+from pydream.dream.config import Match
+from pydream.dream.matching import Answers, Matcher, answer_distance
 from pydream.errors import PydreamError
 from pydream.models.convnet import ConvNet, Norm
 from pydream.models.registry import build_model

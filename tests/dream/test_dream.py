@@ -88,11 +88,13 @@ def test_a_set_on_disk(tmp_path: Path, digits: Source, other_digits: Source) -> 
     for row in rows:
         assert digits.labels[digits.keys.index(row["source"])] == row["class"]
     history = result.manifest.history
+    assert history is not None
     assert [entry["iteration"] for entry in history] == list(range(ITERATIONS + 1))
     assert history[0]["loss"] is None
     assert all(entry["loss"] > 0 for entry in history[1:])
     assert [len(entry.get("top1", [])) for entry in history] == [2, 0, 2, 0, 2, 2]
     facts = inspect_set(distilled)
+    assert facts.integrity is not None
     assert facts.integrity.intact
     assert facts.scores is None
     render_inspection(facts)
@@ -117,11 +119,12 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     assert not (tmp_path / "stopped").exists()
     done: list[int] = []
     iterate = MatchingLoop.iterate
-    monkeypatch.setattr(
-        MatchingLoop,
-        "iterate",
-        lambda self, synthetic, at: done.append(at) or iterate(self, synthetic, at),
-    )
+
+    def counted(self: MatchingLoop, synthetic: Any, at: int) -> Any:
+        done.append(at)
+        return iterate(self, synthetic, at)
+
+    monkeypatch.setattr(MatchingLoop, "iterate", counted)
     resumed = distill(config(tmp_path / "stopped", resume=True), source=digits)
     assert done == ([3, 4] if how == "interrupt" else [2, 3, 4])
     assert files(resumed) == files(whole)
@@ -166,10 +169,12 @@ def test_own_networks(tmp_path: Path, digits: Source) -> None:
             self.classifier = nn.Linear(4 * 36, 3)
 
         def features(self, images: torch.Tensor) -> torch.Tensor:
-            return self.convolution(images).flatten(1)
+            features: torch.Tensor = self.convolution(images).flatten(1)
+            return features
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return self.classifier(self.features(images))
+            logits: torch.Tensor = self.classifier(self.features(images))
+            return logits
 
     made = config(tmp_path / "set", iterations=1, arch="small")
     result = distill(made, source=digits, make_network=Small)

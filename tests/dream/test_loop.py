@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from pydream.data import Source
-from pydream.dream.config import DreamConfig, fill_in
+from pydream.dream.config import DreamConfig, Match, fill_in
 from pydream.dream.loop import MatchingLoop
-from pydream.dream.matching import Match
 from pydream.dream.real import ClassImages, load_class_images
 from pydream.dream.synthetic import SyntheticImages
 from pydream.models.registry import construct

@@ -119,7 +119,7 @@ def test_batches_do_not_matter(batch_size: int) -> None:
 
 def test_leaves_the_network_as_it_was() -> None:
     images, labels = pictures()
-    network = ConvNet(3, SIDE, channels=1, depth=2, width=8, norm="batch")
+    network: Any = ConvNet(3, SIDE, channels=1, depth=2, width=8, norm="batch")
     network.layers["norm"][1].eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     modes = [module.training for module in network.modules()]
@@ -131,7 +131,7 @@ def test_leaves_the_network_as_it_was() -> None:
 
 def test_a_layer_by_name_is_the_method() -> None:
     images, labels = pictures()
-    network = ConvNet(3, SIDE, channels=1, depth=2, width=8, norm="instance")
+    network: Any = ConvNet(3, SIDE, channels=1, depth=2, width=8, norm="instance")
     by_method = RepresentativeSampler(images, labels, 10).embed(network)
     by_name = RepresentativeSampler(images, labels, 10, layer="layers.pool.1").embed(network)
     # Watched layers run one after the other: the same sums in another order.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,8 @@ def offsets(sizes: list[int] = SIZES) -> list[int]:
 def herded(rows: torch.Tensor, count: int) -> list[int]:
     """Algorithm 4 of iCaRL word for word: the mean of the exemplars near to that of the class."""
     rows = torch.nn.functional.normalize(rows.double(), dim=1)
-    mean, chosen = rows.mean(0), []
+    mean = rows.mean(0)
+    chosen: list[int] = []
     for step in range(1, min(count, len(rows)) + 1):
         total = sum((rows[place] for place in chosen), torch.zeros_like(mean))
         apart = (mean - (total + rows) / step).norm(dim=1)
@@ -43,7 +45,9 @@ def farthest_first(rows: torch.Tensor, count: int) -> list[int]:
 
 @pytest.mark.parametrize("count", [1, 5, 25])
 @pytest.mark.parametrize(("choose", "plain"), [(herding, herded), (k_centre, farthest_first)])
-def test_every_class_as_if_it_were_alone(choose: Callable, plain: Callable, count: int) -> None:
+def test_every_class_as_if_it_were_alone(
+    choose: Callable[..., Any], plain: Callable[..., list[int]], count: int
+) -> None:
     rows, places = features(), offsets()
     found = choose(rows, places, count)
     for begin, size, chosen in zip(places, SIZES, found, strict=False):
@@ -51,7 +55,7 @@ def test_every_class_as_if_it_were_alone(choose: Callable, plain: Callable, coun
 
 
 @pytest.mark.parametrize("choose", [herding, k_centre])
-def test_equal_rows_are_chosen_once_each(choose: Callable) -> None:
+def test_equal_rows_are_chosen_once_each(choose: Callable[..., Any]) -> None:
     rows = torch.ones(6, 3)
     (chosen,) = choose(rows, [0, 6], 4)
     assert len(set(chosen.tolist())) == 4

@@ -24,6 +24,8 @@ from pydream.evaluate import (
 from pydream.evaluate.baselines import baseline_images, random_real_images
 from pydream.models import build_model, load_observer, read_weights, save_weights
 from pydream.sets import ExportConfig, export_set
+from pydream.sets.config import Layout
+from pydream.students.train import train_student
 
 NAMES = [str(label) for label in range(10)]
 
@@ -80,7 +82,9 @@ def test_students_of_set_and_baseline_beat_chance(digits: Digits, digits_set: Pa
     text = rendered(result)
     assert "distilled" in text
     assert "random" in text
-    assert f"{100 * result.rows[0].last_mean:.1f} ± {100 * result.rows[0].last_std:.1f}%" in text
+    row = result.rows[0]
+    assert row.last_std is not None
+    assert f"{100 * row.last_mean:.1f} ± {100 * row.last_std:.1f}%" in text
 
 
 def test_results_say_what_was_done(digits: Digits, digits_set: Path) -> None:
@@ -392,11 +396,10 @@ def test_finished_students_are_taken_on_resume(
 ) -> None:
     first = evaluate_set(config(digits_set, digits, seeds=(0,)))
     trained = []
-    train = evaluation.train_student
 
     def watched(*arguments: Any, **settings: Any) -> Any:
         trained.append(settings["seed"])
-        return train(*arguments, **settings)
+        return train_student(*arguments, **settings)
 
     monkeypatch.setattr(evaluation, "train_student", watched)
     again = evaluate_set(config(digits_set, digits, seeds=(0, 1), resume=True))
@@ -409,7 +412,7 @@ def test_finished_students_are_taken_on_resume(
 
 @pytest.mark.parametrize("layout", ["tensors", "rded", "ddranking"])
 def test_sets_in_the_layouts_of_others(
-    digits: Digits, digits_set: Path, tmp_path: Path, layout: str
+    digits: Digits, digits_set: Path, tmp_path: Path, layout: Layout
 ) -> None:
     arch = "convnet3"  # of width 128, as DD-Ranking has it
     model = build_model(arch, num_classes=10, side=SIDE)
@@ -431,8 +434,13 @@ def test_soft_labels_of_anothers_set_are_trained_on(digits: Digits, tmp_path: Pa
     soft = 9.0 * torch.eye(10)[drawn.labels]
     file = tmp_path / "images.pt"
     torch.save([images, (drawn.labels + 1) % 10], file)
-    settings = {"observer": None, "students": (ARCH,), "source": "digits", "epochs": 20}
-    settings["labels"] = ("own", "hard")
+    settings: dict[str, Any] = {
+        "observer": None,
+        "students": (ARCH,),
+        "source": "digits",
+        "epochs": 20,
+        "labels": ("own", "hard"),
+    }
     with pytest.raises(PydreamError, match="without soft labels; give --labels online, stored or"):
         evaluate_set(config(file, digits, **settings))
     torch.save(soft, tmp_path / "soft_labels.pt")

@@ -144,7 +144,9 @@ def test_bytes_are_told_and_in_the_manifest(digits: Digits, digits_set: Path) ->
     manifest = json.loads((digits_set / "manifest.json").read_text())
     assert manifest["labels_bytes"] == size
     assert set(manifest["labels"]) == {"0", "7"}
-    assert load_set(digits_set).manifest.labels["7"]["epochs"] == 3
+    labels = load_set(digits_set).manifest.labels
+    assert labels is not None
+    assert labels["7"]["epochs"] == 3
 
 
 def test_a_killed_run_goes_on(digits: Digits, digits_set: Path) -> None:

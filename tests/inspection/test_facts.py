@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -57,6 +58,7 @@ def test_integrity_follows_the_rule(make_set: MakeSet) -> None:
         inner = hashlib.sha256((distilled.path / name).read_bytes()).hexdigest()
         digest.update(name.encode() + b"\0" + inner.encode() + b"\n")
     integrity = inspect_set(distilled).integrity
+    assert integrity is not None
     assert integrity.images_sha256 == digest.hexdigest()
     assert integrity.intact
 
@@ -69,15 +71,22 @@ def test_one_flipped_bit_is_seen(make_set: MakeSet, place: int) -> None:
     data[place] ^= 1
     file.write_bytes(data)
     facts = inspect_set(distilled)
+    assert facts.integrity is not None
     assert not facts.integrity.intact
     assert "not those the manifest describes" in shown(facts)
 
 
 def test_a_renamed_and_a_missing_file_are_seen(make_set: MakeSet) -> None:
-    for change in (lambda file: file.unlink(), lambda file: file.rename(file.with_stem("9"))):
+    changes: list[Callable[[Path], object]] = [
+        lambda file: file.unlink(),
+        lambda file: file.rename(file.with_stem("9")),
+    ]
+    for change in changes:
         distilled = make_set()
         change(distilled.path / "images" / "00000" / "00000.png")
-        assert not inspect_set(distilled).integrity.intact
+        integrity = inspect_set(distilled).integrity
+        assert integrity is not None
+        assert not integrity.intact
 
 
 def test_without_provenance_there_are_no_scores(make_set: MakeSet) -> None:

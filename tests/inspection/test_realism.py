@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +59,8 @@ def normalised(images: torch.Tensor, observer: Observer) -> torch.Tensor:
 def distances(first: torch.Tensor, second: torch.Tensor) -> np.ndarray:
     """Compute all Euclidean distances, in float64."""
     difference = first.double().numpy()[:, None] - second.double().numpy()[None]
-    return np.sqrt((difference**2).sum(axis=2))
+    apart: np.ndarray = np.sqrt((difference**2).sum(axis=2))
+    return apart
 
 
 def features(rows: int, columns: int, seed: int) -> torch.Tensor:
@@ -165,9 +167,12 @@ def test_realism_agreement_and_spread_are_those_of_the_formulas(
     for name, value in wanted.items():
         assert getattr(found, name) == pytest.approx(value, rel=THROUGH_A_NETWORK), name
     # One patch per image: the whole of it.
+    assert found is not None
     assert found.patch_realism == pytest.approx(found.realism)
     assert found.coverage_distance is None
-    assert measures.random_real is measures.real is None
+    assert measures.random_real is None
+    assert measures.real is None
+    assert measures.observer is not None
     assert measures.observer["weights_sha256"] == observer.weights_sha256
     json.dumps(dataclasses.asdict(measures))
 
@@ -194,8 +199,9 @@ def test_patches_are_scored_at_the_full_side(digits: Digits, digits_set: Path) -
                 grown = functional.resize(cell.float(), [SIDE, SIDE], antialias=True)
                 logits = observer.logits(normalised(grown.permute(1, 2, 0)[None], observer))
                 scores.append(float(torch.log_softmax(logits.double(), dim=1)[0, label]))
-    found = measure_set(distilled, observer).distilled.patch_realism
-    assert found == pytest.approx(np.mean(scores), rel=THROUGH_A_NETWORK)
+    found = measure_set(distilled, observer).distilled
+    assert found is not None
+    assert found.patch_realism == pytest.approx(np.mean(scores), rel=THROUGH_A_NETWORK)
 
 
 def test_coverage_is_by_the_nearest_of_the_class(
@@ -220,10 +226,12 @@ def test_coverage_is_by_the_nearest_of_the_class(
         nearest.append(distances(found, embedded[distilled.labels == label]).min(axis=1))
         bounds[0] += np.sort(nearest[-1])[:4].sum() / 40
         bounds[1] += np.sort(nearest[-1])[-4:].sum() / 40
+    assert measures.distilled is not None
     covered = measures.distilled.coverage_distance
+    assert covered is not None
     assert bounds[0] <= covered * (1 + THROUGH_A_NETWORK)
     assert covered <= bounds[1] * (1 + THROUGH_A_NETWORK)
-    random = measures.random_real
+    random: Any = measures.random_real
     assert random.coverage_distance > 0  # a sample is none of the random images
     assert random.patch_realism is None
     assert random.pairwise_distance > 0
@@ -231,7 +239,9 @@ def test_coverage_is_by_the_nearest_of_the_class(
     again = measure_set(distilled, observer, source, most_real=99)
     assert again == measures
     few = measure_set(distilled, observer, source, most_real=3)
+    assert few.real is not None
     assert few.real.samples == 30
+    assert few.random_real is not None
     assert few.random_real.realism == random.realism
 
 
@@ -245,10 +255,13 @@ def test_coverage_of_a_class_of_equal_images(digits: Digits, digits_set: Path) -
     found = observer.features(normalised(real, observer))
     own = observer.features(normalised(distilled.images, observer))
     wanted = [distances(found[c : c + 1], own[distilled.labels == c]).min() for c in range(10)]
+    assert measures.distilled is not None
     covered = measures.distilled.coverage_distance
     assert covered == pytest.approx(np.mean(wanted), rel=THROUGH_A_NETWORK)
+    assert measures.random_real is not None
     assert measures.random_real.coverage_distance == 0
     assert measures.random_real.pairwise_distance == 0
+    assert measures.real is not None
     assert measures.real.samples == 20
 
 
@@ -256,7 +269,9 @@ def test_one_image_per_class_has_no_spread(digits: Digits, tmp_path: Path) -> No
     distilled = load_set(write_set(tmp_path / "set", digits.train.images[:10], NAMES))
     found = measure_set(distilled, observer_of(digits, distilled), open_source("digits"))
     for images in (found.distilled, found.random_real):
+        assert images is not None
         assert images.pairwise_distance is None
+        assert images.coverage_distance is not None
         assert images.coverage_distance > 0
 
 
@@ -276,6 +291,7 @@ def test_unreadable_and_scarce_real_images(digits: Digits, digits_set: Path) -> 
     with pytest.raises(PydreamError, match=r"digits has too few images .* more than 5"):
         measure_set(distilled, observer, Subset(whole, 10, 5))
     six_of_seven = measure_set(distilled, observer, Damaged(whole, 10, 7))
+    assert six_of_seven.real is not None
     assert six_of_seven.real.samples == 10
     every = {label: [whole.keys[i] for i in whole.class_indices(label)] for label in range(9)}
     with_provenance(digits_set, every)

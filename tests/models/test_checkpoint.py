@@ -20,7 +20,7 @@ from pydream.models import build_model, load_into, read_weights, save_weights
 from pydream.models.checkpoint import hash_weights
 
 
-def small(num_classes: int = 4, arch: str = "convnet2-w8") -> torch.nn.Module:
+def small(num_classes: int = 4, arch: str = "convnet2-w8") -> Any:
     torch.manual_seed(0)
     return build_model(arch, num_classes=num_classes, side=8)
 
@@ -204,7 +204,7 @@ def test_counters_of_batch_norm_may_be_absent() -> None:
 
 def test_auxiliary_heads_are_left_out() -> None:
     theirs = torchvision.models.googlenet(num_classes=5, aux_logits=True, init_weights=False)
-    ours = build_model("googlenet", num_classes=5, side=32)
+    ours: Any = build_model("googlenet", num_classes=5, side=32)
     load_into(ours, "FILE", theirs.state_dict(), "googlenet")
     assert torch.equal(ours.fc.weight, theirs.fc.weight)
 

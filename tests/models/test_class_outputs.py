@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ def outputs(
     known: Sequence[str] | None = None,
     measured: bool = True,
 ) -> list[int]:
-    observer = SimpleNamespace(num_classes=num_classes, class_names=known)
+    observer: Any = SimpleNamespace(num_classes=num_classes, class_names=known)
     return class_outputs(observer, names, "SET", measured=measured)
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -8,12 +8,15 @@ from torch.nn import functional
 
 from pydream.errors import PydreamError
 from pydream.models import ConvNet
+from pydream.models.convnet import Norm
 
 # Ours and the formulas run in float64; they differ by the order of sums of at most 9·width terms.
 ROUNDING = 1e-10
 
+Model = TypeVar("Model", bound=torch.nn.Module)
 
-def randomised(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+
+def randomised(model: Model, seed: int = 0) -> Model:
     """Draw every parameter and statistic, so that no layer is neutral by its initial values."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in model.state_dict().items():
@@ -24,8 +27,8 @@ def randomised(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 def functional_convnet(
-    weights: dict[str, torch.Tensor], images: torch.Tensor, depth: int, norm: str, training: bool
-) -> torch.Tensor:
+    weights: dict[str, torch.Tensor], images: torch.Tensor, depth: int, norm: Norm, training: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     """What a ConvNet computes, from its state dict."""
     for block in range(depth):
         images = functional.conv2d(
@@ -49,7 +52,8 @@ def functional_convnet(
         height, width = images.shape[2] // 2 * 2, images.shape[3] // 2 * 2
         even, odd = slice(0, height, 2), slice(1, height, 2)
         images = images[:, :, :height, :width]
-        images = sum(images[:, :, y][..., x] for y in (even, odd) for x in (even, odd)) / 4
+        corners = [images[:, :, y][..., x] for y in (even, odd) for x in (even, odd)]
+        images = torch.stack(corners).sum(0) / 4
     features = images.reshape(len(images), -1)
     return features, features @ weights["classifier.weight"].T + weights["classifier.bias"]
 
@@ -58,7 +62,7 @@ def functional_convnet(
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(("depth", "side", "channels"), [(1, 2, 3), (2, 11, 1), (3, 19, 3)])
 def test_it_computes_the_formula(
-    norm: str, training: bool, depth: int, side: int, channels: int
+    norm: Norm, training: bool, depth: int, side: int, channels: int
 ) -> None:
     model = randomised(ConvNet(7, side, channels, depth, 5, norm).double()).train(training)
     images = torch.randn(3, channels, side, side, dtype=torch.float64)
@@ -82,7 +86,7 @@ def test_keys_are_those_of_the_published_checkpoints() -> None:
 
 
 @pytest.mark.parametrize("norm", ["instance", "none"])
-def test_norms_without_statistics_treat_each_image_alone(norm: str) -> None:
+def test_norms_without_statistics_treat_each_image_alone(norm: Norm) -> None:
     model = ConvNet(4, 8, depth=2, width=6, norm=norm).double()
     images = torch.randn(5, 3, 8, 8, dtype=torch.float64)
     alone = torch.cat([model(image[None]) for image in images])

@@ -157,7 +157,7 @@ def test_the_file_of_a_sets_observer_is_read_and_hashed_once(
 ) -> None:
     sha256 = load_observer(checkpoint).weights_sha256
     made_by = {"weights_sha256": sha256 if made_it else "", "mean": [0.1, 0.2, 0.3]}
-    distilled = SimpleNamespace(manifest=SimpleNamespace(side=8, observer=made_by))
+    distilled: Any = SimpleNamespace(manifest=SimpleNamespace(side=8, observer=made_by))
     read, begin = Mock(wraps=checkpoints._read_safetensors), Mock(wraps=hashlib.sha256)
     monkeypatch.setattr(checkpoints, "_read_safetensors", read)
     monkeypatch.setattr(checkpoints, "hashlib", SimpleNamespace(sha256=begin))

@@ -113,7 +113,9 @@ class SharedLayers(nn.Module):
         once = self.first(self.conv(images))
         both = self.relu(once) + once
         again = self.second(self.conv(both))
-        return self.classifier((self.relu(again) - self.relu(images + 1) + images).mean((2, 3)))
+        mixed = self.relu(again) - self.relu(images + 1) + images
+        logits: torch.Tensor = self.classifier(mixed.mean((2, 3)))
+        return logits
 
 
 class LooksAtValues(nn.Module):
@@ -124,7 +126,7 @@ class LooksAtValues(nn.Module):
         self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        seen = self.norm(self.conv(images)).mean((2, 3))
+        seen: torch.Tensor = self.norm(self.conv(images)).mean((2, 3))
         return seen if seen[0, 0] > 1e9 else -seen
 
 
@@ -133,6 +135,7 @@ def test_models_that_do_not_fold_run_as_they_are(kind: Callable[[], nn.Module]) 
     model = kind().eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
             nn.init.normal_(module.running_mean)
     observer = load_observer(model, side=8, precision="float32")
     assert norms(observer) == norms_of(model)
@@ -252,7 +255,7 @@ def test_class_order(tmp_path: Path) -> None:
     turned = observer.with_class_order([2, 0, 3, 1])
     assert torch.equal(turned.logits(images), logits[:, [2, 0, 3, 1]])
     assert turned.class_names == ("c", "a", "d", "b")
-    twice = turned.with_class_order(np.array([1, 2]))
+    twice = turned.with_class_order(np.array([1, 2]))  # type: ignore[arg-type]
     assert torch.equal(twice.logits(images), logits[:, [0, 3]])
     assert (twice.class_names, twice.num_classes) == (("a", "d"), 2)
     assert torch.equal(observer.logits(images), logits)
@@ -394,12 +397,16 @@ def test_auto_precision_follows_the_processor(
 def test_auto_precision_follows_the_gpu_in_use(
     monkeypatch: pytest.MonkeyPatch, native: bool, wanted: str
 ) -> None:
-    asked = []
+    asked: list[torch.device] = []
 
     def supported(including_emulation: bool = True) -> bool:
         return including_emulation or native
 
-    monkeypatch.setattr(torch.cuda, "device", lambda device: asked.append(device) or nullcontext())
+    def entered(device: torch.device) -> nullcontext[None]:
+        asked.append(device)
+        return nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "device", entered)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     assert resolve_precision("auto", torch.device("cuda", 1)) == wanted
     assert asked == [torch.device("cuda", 1)]
@@ -442,14 +449,14 @@ def test_no_weights_are_drawn_that_will_be_loaded() -> None:
 def test_a_compiled_observer_computes_the_same() -> None:
     model = trained_like("convnet2-w8", 5, 8)
     images = torch.randn(70, 3, 8, 8)
-    options = {"arch": "convnet2-w8", "side": 8, "precision": "float32"}
+    options: dict[str, Any] = {"arch": "convnet2-w8", "side": 8, "precision": "float32"}
     observer = load_observer(model, compiled=True, **options)
     close(observer.logits(images), load_observer(model, **options).logits(images), FOLDED)
     assert observer.with_side(8).tile == observer.tile
 
 
 def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self, **options: Any) -> None:
+    def broken(self: nn.Module, **options: Any) -> None:
         self._compiled_call_impl = lambda *arguments: (_ for _ in ()).throw(OSError("no g++"))
 
     monkeypatch.setattr(nn.Module, "compile", broken)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 import timm
@@ -12,7 +13,7 @@ from pydream.errors import PydreamError
 from pydream.models import ConvNet, build_model
 
 # Two float32 runs of the same layers in the same order.
-EXACT = {"rtol": 0.0, "atol": 0.0}
+EXACT: dict[str, Any] = {"rtol": 0.0, "atol": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -118,10 +119,10 @@ def test_no_classes() -> None:
 
 
 def test_weights_come_from_the_global_generator() -> None:
-    first, second, third = (
-        (torch.manual_seed(seed), build_model("convnet2-w8", num_classes=3, side=8))[1]
-        for seed in (1, 1, 2)
-    )
-    weights = [model.classifier.weight for model in (first, second, third)]
+    weights = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        model: Any = build_model("convnet2-w8", num_classes=3, side=8)
+        weights.append(model.classifier.weight)
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])

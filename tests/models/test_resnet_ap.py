@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -10,14 +10,17 @@ from torch.nn import functional
 
 from pydream.errors import PydreamError
 from pydream.models import ResNetAP, build_model, load_observer, save_weights
+from pydream.models.convnet import Norm
 
 # Ours and the formulas run in float64; they differ by the order of sums of some thousand terms.
 ROUNDING = 1e-9
 # The observer's pass in float32, folded and in another layout, relative to the largest logit.
 SAME_LOGITS = 1e-4
 
+Model = TypeVar("Model", bound=torch.nn.Module)
 
-def randomised(model: ResNetAP) -> ResNetAP:
+
+def randomised(model: Model) -> Model:
     """Draw every scale and shift, so that no norm is neutral by its initial values."""
     generator = torch.Generator().manual_seed(0)
     for tensor in model.state_dict().values():
@@ -26,23 +29,29 @@ def randomised(model: ResNetAP) -> ResNetAP:
     return model
 
 
-def normalised(images: torch.Tensor, weights: dict, name: str, norm: str) -> torch.Tensor:
+def normalised(
+    images: torch.Tensor, weights: dict[str, torch.Tensor], name: str, norm: Norm
+) -> torch.Tensor:
     if norm == "none":
         return images
     over = (0, 2, 3) if norm == "batch" else (2, 3)
     mean = images.mean(over, keepdim=True)
     variance = ((images - mean) ** 2).mean(over, keepdim=True)
     scale, shift = (weights[f"{name}.{kind}"].view(1, -1, 1, 1) for kind in ("weight", "bias"))
-    return (images - mean) / (variance + 1e-5).sqrt() * scale + shift
+    normed: torch.Tensor = (images - mean) / (variance + 1e-5).sqrt() * scale + shift
+    return normed
 
 
 def pooled(images: torch.Tensor, by: int) -> torch.Tensor:
     height, width = (length // by * by for length in images.shape[2:])
     whole = images[:, :, :height, :width]
-    return sum(whole[:, :, y::by, x::by] for y in range(by) for x in range(by)) / by**2
+    shifted = [whole[:, :, y::by, x::by] for y in range(by) for x in range(by)]
+    return torch.stack(shifted).sum(0) / by**2
 
 
-def block(images: torch.Tensor, weights: dict, name: str, norm: str, halve: bool) -> torch.Tensor:
+def block(
+    images: torch.Tensor, weights: dict[str, torch.Tensor], name: str, norm: Norm, halve: bool
+) -> torch.Tensor:
     """A basic block, layer by layer, from the state dict."""
     inner = functional.conv2d(images, weights[f"{name}.conv1.weight"], padding=1)
     inner = normalised(inner, weights, f"{name}.bn1", norm).clamp(min=0)
@@ -60,7 +69,7 @@ def block(images: torch.Tensor, weights: dict, name: str, norm: str, halve: bool
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
 @pytest.mark.parametrize(("stage", "inputs", "side"), [(1, 64, 5), (2, 64, 7), (4, 256, 6)])
-def test_a_block_computes_the_formula(norm: str, stage: int, inputs: int, side: int) -> None:
+def test_a_block_computes_the_formula(norm: Norm, stage: int, inputs: int, side: int) -> None:
     model = randomised(ResNetAP(3, 32, norm=norm).double()).train()
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     images = torch.randn(2, inputs, side, side, dtype=torch.float64)
@@ -99,7 +108,7 @@ def test_the_whole_computes_the_formula(side: int, kernel: int, pool: int) -> No
     ],
 )
 def test_shapes(side: int, sides: list[int]) -> None:
-    model = build_model("resnetap10", num_classes=10, side=side)
+    model: Any = build_model("resnetap10", num_classes=10, side=side)
     seen = []
     for number in range(5):
         getattr(model, f"layer{number}").register_forward_hook(
@@ -167,7 +176,7 @@ def test_convolutions_are_he_normal_by_their_outputs_and_have_no_bias() -> None:
         ("resnetap34-none", 34, "none"),
     ],
 )
-def test_names(arch: str, depth: int, norm: str) -> None:
+def test_names(arch: str, depth: int, norm: Norm) -> None:
     model = build_model(arch, num_classes=6, side=16, channels=1)
     assert isinstance(model, ResNetAP)
     assert (model.depth, model.norm, model.side) == (depth, norm, 16)
@@ -196,7 +205,7 @@ def test_names_that_cannot_be_built(arch: str, words: str) -> None:
 
 @pytest.mark.parametrize(("norm", "least"), [("instance", 16), ("batch", 8), ("none", 8)])
 def test_the_smallest_side_tells_images_apart_and_one_less_is_refused(
-    norm: str, least: int
+    norm: Norm, least: int
 ) -> None:
     model = ResNetAP(2, least, norm=norm)
     features = model.features(torch.randn(2, 3, least, least))

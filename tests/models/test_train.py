@@ -43,7 +43,12 @@ def pixels_of(batch: torch.Tensor) -> torch.Tensor:
 
 
 def training_images(source: Source, side: int, **changes: Any) -> TrainingImages:
-    options = {"batch_size": 8, "horizontal_flip": True, "seed": 0, "workers": 2}
+    options: dict[str, Any] = {
+        "batch_size": 8,
+        "horizontal_flip": True,
+        "seed": 0,
+        "workers": 2,
+    }
     options |= {"allow_skipped": 0.01, **changes}
     return TrainingImages(source, np.arange(len(source)), side, **options)
 
@@ -75,10 +80,13 @@ def test_digits_are_learned_and_the_file_says_all(tmp_path: Path) -> None:
 def test_the_seed_decides_the_bytes_and_nothing_else_does(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     weights = []
-    for number, changes in enumerate(({}, {"workers": 3}, {"seed": 1})):
-        options = {"workers": 1, "epochs": 1, "arch": "convnet1-w4", "source": "digits", **changes}
+    for number, (workers, seed) in enumerate(((1, 0), (3, 0), (1, 1))):
         out = tmp_path / f"{number}.safetensors"
-        train_observer(ObserverConfig(out=out, **options))
+        train_observer(
+            ObserverConfig(
+                source="digits", arch="convnet1-w4", epochs=1, workers=workers, seed=seed, out=out
+            )
+        )
         weights.append(read_weights(out)[0])
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
     assert sha256(tmp_path / "0.safetensors") == sha256(tmp_path / "1.safetensors")
@@ -240,7 +248,7 @@ def test_whole_images_in_order_without_the_broken(tmp_path: Path) -> None:
     source = open_source(tmp_path / "set")
     unreadable = Unreadable(source, 9, None)
     (tmp_path / "set" / "b" / "004.png").write_bytes(b"broken")
-    done = []
+    done: list[Any] = []
     groups = []
     for group in whole_images(
         source, range(1, 10), 9, workers=2, unreadable=unreadable, rows=4, advance=done.append

@@ -449,7 +449,8 @@ def test_opcheck_and_compile() -> None:
             torch.library.opcheck(op, (given.requires_grad_(), parameters))
 
     def augment(x: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
-        return as_called("diff_augment")(x * 2, parameters).square().sum()
+        total: torch.Tensor = as_called("diff_augment")(x * 2, parameters).square().sum()
+        return total
 
     compiled = torch.compile(augment, fullgraph=True, backend="aot_eager")
     start = x.clone().requires_grad_()

@@ -11,6 +11,8 @@ from torch.func import functional_call, grad, vmap
 
 from pydream import ops
 from pydream.models import ConvNet
+from pydream.models.convnet import Norm
+from pydream.ops.block import Statistics
 
 # Of the largest value: sums of at most some thousand products in float32, beside float64.
 ROUNDING = 3e-6
@@ -64,7 +66,8 @@ def by_formula(
     normed = normalised(images, weight, bias, statistics, eps)
     height, width = images.shape[2] // 2 * 2, images.shape[3] // 2 * 2
     cells = normed.clamp(min=0)[:, :, :height, :width]
-    return cells.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean((3, 5))
+    means: torch.Tensor = cells.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean((3, 5))
+    return means
 
 
 def values_and_slopes(
@@ -119,7 +122,7 @@ def test_far_from_zero(isa: str) -> None:
 
 
 @pytest.mark.parametrize("statistics", ["instance", "batch"])
-def test_a_flat_image_is_its_bias(isa: str, statistics: str) -> None:
+def test_a_flat_image_is_its_bias(isa: str, statistics: Statistics) -> None:
     images = torch.full((2, 17, 4, 4), 0.3)
     weight, bias = torch.randn(17), torch.randn(17)
     pooled = ops.norm_relu_pool(images, weight, bias, statistics)
@@ -183,8 +186,9 @@ def test_threads_and_batches_change_nothing() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_other_dtypes_are_pytorchs_operations(dtype: torch.dtype) -> None:
     tensors = [tensor.to(dtype) for tensor in inputs((2, 5, 6, 6), "instance")[:3]]
-    expected = F.avg_pool2d(F.group_norm(tensors[0], 5, *tensors[1:]).relu(), 2)
-    pooled = ops.norm_relu_pool(*tensors)
+    images, weight, bias = tensors
+    expected = F.avg_pool2d(F.group_norm(images, 5, weight, bias).relu(), 2)
+    pooled = ops.norm_relu_pool(images, weight, bias)
     assert pooled.dtype == dtype
     torch.testing.assert_close(pooled, expected, rtol=0.0, atol=0.0)
 
@@ -248,15 +252,16 @@ class Plain(ConvNet):
     """The same network, a layer at a time."""
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
+        layers: Any = self.layers
         for block in range(self.depth):
             for name in ("conv", "norm", "relu", "pool"):
-                images = self.layers[name][block](images)
+                images = layers[name][block](images)
         return images.flatten(1)
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch"])
 @pytest.mark.parametrize("training", [True, False])
-def test_convnet_computes_the_same_with_it(norm: str, training: bool) -> None:
+def test_convnet_computes_the_same_with_it(norm: Norm, training: bool) -> None:
     torch.manual_seed(0)
     fused = ConvNet(7, 9, width=20, norm=norm).train(training)
     plain = Plain(7, 9, width=20, norm=norm).train(training)
@@ -276,7 +281,7 @@ def test_convnet_computes_the_same_with_it(norm: str, training: bool) -> None:
 
 
 def test_hooks_on_the_layers_of_a_convnet_see_what_passes() -> None:
-    network = ConvNet(3, 8, width=4, norm="instance")
+    network: Any = ConvNet(3, 8, width=4, norm="instance")
     seen = []
     handle = network.layers["relu"][1].register_forward_hook(lambda *given: seen.append(given[2]))
     network(torch.rand(2, 3, 8, 8))
@@ -288,7 +293,7 @@ def test_hooks_on_the_layers_of_a_convnet_see_what_passes() -> None:
 def test_a_convnet_under_vmap_is_the_same() -> None:
     network = ConvNet(3, 8, width=4, norm="instance")
     images = torch.rand(2, 5, 3, 8, 8)
-    state = dict(network.named_parameters())
+    state: dict[str, torch.Tensor] = dict(network.named_parameters())
     together = vmap(lambda image: functional_call(network, state, (image,)))(images)
     torch.testing.assert_close(
         together, torch.stack([network(image) for image in images]), rtol=REORDERED, atol=REORDERED

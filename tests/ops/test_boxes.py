@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -52,8 +53,8 @@ def test_boxes_lie_inside_their_images(
 ) -> None:
     boxes = ops.random_crop_boxes(SIZES, 200, scale=scale, ratio=ratio).long()
     top, left, height, width = boxes.unbind(-1)
-    assert (top.min(), left.min()) >= (0, 0)
-    assert (height.min(), width.min()) >= (1, 1)
+    assert (int(top.min()), int(left.min())) >= (0, 0)
+    assert (int(height.min()), int(width.min())) >= (1, 1)
     assert ((top + height) <= SIZES[:, :1]).all()
     assert ((left + width) <= SIZES[:, 1:]).all()
 
@@ -70,12 +71,13 @@ def test_boxes_are_distributed_as_torchvision_draws_them(
         [RandomResizedCrop.get_params(image, (0.08, 1.0), ratio) for _ in range(draws)]
     )
     ours = ops.random_crop_boxes(torch.tensor([size]), draws, ratio=ratio, seed=1)[0].numpy()
-    for name, measure in {
+    measures: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "top": lambda boxes: boxes[:, 0],
         "left": lambda boxes: boxes[:, 1],
         "area": lambda boxes: boxes[:, 2] * boxes[:, 3],
         "ratio": lambda boxes: boxes[:, 3] / boxes[:, 2],
-    }.items():
+    }
+    for name, measure in measures.items():
         p_value = stats.ks_2samp(measure(ours), measure(theirs)).pvalue
         assert p_value > SIGNIFICANCE, f"{name}: p = {p_value}"
 
@@ -156,7 +158,7 @@ BAD_BOX_ARGUMENTS = [
 def test_bad_arguments_are_named(
     change: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    arguments = {"sizes": SIZES, "num_crops": 2} | change
+    arguments: dict[str, Any] = {"sizes": SIZES, "num_crops": 2} | change
     with pytest.raises(error, match=message):
         ops.random_crop_boxes(arguments.pop("sizes"), arguments.pop("num_crops"), **arguments)
 

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -86,7 +86,7 @@ def test_one_patch_an_image_is_the_identity(dtype: torch.dtype) -> None:
 def test_every_pixel_comes_from_the_stated_patch() -> None:
     classes, images, factor, side = 2, 5, 3, 4
     shape = (classes, images * factor**2, 3, side, side)
-    patches = torch.arange(np.prod(shape), dtype=torch.float32).view(shape)
+    patches = torch.arange(math.prod(shape), dtype=torch.float32).view(shape)
     found = ops.collage(patches, factor, factor * side)
     for c in range(classes):
         for i in range(images):
@@ -159,7 +159,8 @@ def test_compiles_whole() -> None:
     collage = as_called("collage")
 
     def halved(patches: torch.Tensor) -> torch.Tensor:
-        return collage(patches / 2, 2, 11) + 1
+        framed: torch.Tensor = collage(patches / 2, 2, 11) + 1
+        return framed
 
     compiled = torch.compile(halved, fullgraph=True, backend="aot_eager", dynamic=True)
     for classes in (2, 3):

@@ -47,13 +47,17 @@ def some_boxes(images: list[torch.Tensor], per_image: int, seed: int = 0) -> tor
     return boxes.flatten(0, 1)
 
 
-def resized_crop(
-    image: torch.Tensor, top: int, left: int, height: int, width: int, size: tuple[int, int]
-) -> torch.Tensor:
+def resized_crop(image: torch.Tensor, box: list[int], size: tuple[int, int]) -> torch.Tensor:
     """Torchvision's, of (C, H, W); PyTorch repeats the first row of outputs one pixel wide."""
+    top, left, height, width = box
     if size[1] > 1:
-        return tv.resized_crop(image, top, left, height, width, list(size), antialias=True)
-    turned = tv.resized_crop(image.mT, left, top, width, height, [1, size[0]], antialias=True)
+        crop: torch.Tensor = tv.resized_crop(
+            image, top, left, height, width, list(size), antialias=True
+        )
+        return crop
+    turned: torch.Tensor = tv.resized_crop(
+        image.mT, left, top, width, height, [1, size[0]], antialias=True
+    )
     return turned.mT
 
 
@@ -70,7 +74,7 @@ def by_torchvision(
     patches = []
     for patch, box in enumerate(boxes.tolist()):
         image = images[int(image_index[patch])].permute(2, 0, 1).float() / 255
-        value = resized_crop(image, *box, size)
+        value = resized_crop(image, box, size)
         if flip is not None and flip[patch]:
             value = tv.horizontal_flip(value)
         patches.append(value if mean is None else tv.normalize(value, mean, std))
@@ -103,7 +107,7 @@ def test_far_down_and_far_up(isa: str, size: tuple[int, int]) -> None:
     images = make_images(3, [(1000, 2000), (1001, 53), (2, 3)])
     boxes = torch.tensor([[0, 0, 1000, 2000], [1, 0, 1000, 53], [0, 0, 2, 3]])
     patches = ops.crop_resize(images, boxes, size)
-    expected = by_torchvision(images, boxes, range(3), size)
+    expected = by_torchvision(images, boxes, torch.arange(3), size)
     torch.testing.assert_close(patches, expected, rtol=0, atol=FLOAT_TOLERANCE)
 
 
@@ -121,7 +125,7 @@ def test_flip_normalise_canvas_and_cast(
     boxes, image_index = boxes[order], image_index[order]
     flip = torch.rand(len(boxes), generator=generator) < 0.5
     canvas = (size[0] + 7, size[1] + 2)
-    arguments = {
+    arguments: dict[str, Any] = {
         "image_index": image_index.int(),
         "flip": flip,
         "canvas": canvas,
@@ -151,7 +155,7 @@ def test_casts_round_as_pytorch_does_over_the_whole_range(
 ) -> None:
     # The smallest and the largest standard deviations give infinite and subnormal float16 values.
     ramp = torch.arange(256, dtype=torch.uint8).reshape(1, 256, 1)
-    arguments = {"mean": [0.3], "std": [std]}
+    arguments: dict[str, Any] = {"mean": [0.3], "std": [std]}
     boxes = torch.tensor([[0, 0, 1, 256]])
     exact = ops.crop_resize([ramp], boxes, (3, 1777), **arguments)
     cast = ops.crop_resize([ramp], boxes, (3, 1777), dtype=dtype, **arguments)
@@ -176,7 +180,7 @@ def test_uint8_is_the_rounded_float_and_close_to_torchvisions_uint8(
     assert (window - exact).abs().max() <= 0.5 + 255 * FLOAT_TOLERANCE
     theirs = torch.stack(
         [
-            resized_crop(images[i].permute(2, 0, 1), *box, size)
+            resized_crop(images[i].permute(2, 0, 1), box, size)
             for i, box in zip(image_index.tolist(), boxes.tolist(), strict=True)
         ]
     )
@@ -228,7 +232,13 @@ def test_numpy_arrays_are_read_in_place(isa: str) -> None:
     image.flags.writeable = False
     box = np.array([[3, 4, 20, 30]])
     patches = ops.crop_resize([image], box, 8, flip=np.array([True]), image_index=np.array([0]))
-    expected = by_torchvision([torch.tensor(image)], torch.from_numpy(box), [0], (8, 8), [True])
+    expected = by_torchvision(
+        [torch.tensor(image)],
+        torch.from_numpy(box),
+        torch.tensor([0]),
+        (8, 8),
+        torch.tensor([True]),
+    )
     torch.testing.assert_close(patches, expected, rtol=0, atol=FLOAT_TOLERANCE)
 
 
@@ -246,7 +256,7 @@ def test_out_is_written_whole_and_returned(
 ) -> None:
     images = make_images(3)
     boxes = some_boxes(images, 2)
-    arguments = {"canvas": (21, 30), "dtype": dtype, "channels_last": channels_last}
+    arguments: dict[str, Any] = {"canvas": (21, 30), "dtype": dtype, "channels_last": channels_last}
     expected = ops.crop_resize(images, boxes, 16, **arguments)
     out = torch.full_like(expected, 77)
     assert ops.crop_resize(images, boxes, 16, out=out, **arguments) is out
@@ -315,7 +325,7 @@ BAD_VALUES = [
 def test_values_out_of_range_are_quoted(
     isa: str, change: dict[str, torch.Tensor], message: str
 ) -> None:
-    arguments = {"images": IMAGES, "boxes": BOXES, "size": 8} | change
+    arguments: dict[str, Any] = {"images": IMAGES, "boxes": BOXES, "size": 8} | change
     with pytest.raises(ValueError, match=devices.faulty_place(message)):
         ops.crop_resize(**arguments)
     sizes = torch.tensor([image.shape[:2] for image in IMAGES])
@@ -366,7 +376,7 @@ def test_bad_arguments_are_named(
     change: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        ops.crop_resize(**({"images": IMAGES, "boxes": BOXES, "size": 8} | change))
+        ops.crop_resize(**{"images": IMAGES, "boxes": BOXES, "size": 8, **change})
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

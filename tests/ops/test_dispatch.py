@@ -123,7 +123,7 @@ def test_a_driver_that_is_too_old_is_blamed_first(gpu_of_tomorrow: SimpleNamespa
         _dispatch.launch_on(DEVICE)
 
 
-def words(address: int) -> ctypes.Array[ctypes.c_int64]:
+def words(address: int) -> Any:
     """The counts and places that lie at an address."""
     return (ctypes.c_int64 * _dispatch.no_faults(pin=False).numel()).from_address(address)
 
@@ -133,7 +133,7 @@ def counted(gpu_of_tomorrow: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -
     """What kernels have counted on a GPU: a box, and another one by the time they have ended."""
     faults, unpinned = _dispatch.no_faults(pin=False), _dispatch.no_faults
     faults[1] = torch.tensor([1, 9])
-    done = []
+    done: list[Any] = []
 
     def synchronize(device: torch.device) -> None:
         done.append("device")
@@ -164,14 +164,18 @@ def test_kernels_that_still_count_are_waited_for(
         _dispatch.launch_on(DEVICE)
     assert counted.done == ["device", ("taken", 0, 5), "stream"]
     assert counted.faults.equal(_dispatch.no_faults(pin=False))
-    assert _dispatch.launch_on(DEVICE).faults == counted.faults.data_ptr()
+    launch = _dispatch.launch_on(DEVICE)
+    assert launch is not None
+    assert launch.faults == counted.faults.data_ptr()
 
 
 def test_nothing_is_waited_for_while_a_graph_is_captured(
     counted: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_dispatch, "capturing", lambda device: True)
-    assert _dispatch.launch_on(DEVICE).stream == 5
+    launch = _dispatch.launch_on(DEVICE)
+    assert launch is not None
+    assert launch.stream == 5
     assert counted.done == []
     monkeypatch.setattr(_dispatch, "capturing", lambda device: False)
     with pytest.raises(ValueError, match=r"^boxes\[7\] is not inside its image"):
@@ -211,5 +215,7 @@ def test_an_op_without_cuda_kernels_is_not_launched(
     )
     monkeypatch.setattr(_dispatch, "_LIBRARY", library)
     monkeypatch.setattr(torch.library, "register_fake", lambda *_, **__: None)
-    _dispatch.register("op(Tensor x) -> Tensor", lambda x: "cpu", None, lambda x: "meta", None)
+    _dispatch.register(
+        "op(Tensor x) -> Tensor", lambda x: "cpu", None, lambda x: "meta", lambda x: None
+    )
     assert ran["CompositeExplicitAutograd"](torch.empty(0, device=device)) == device

@@ -50,7 +50,7 @@ NO_TENSORS: dict[str, Callable[[], Any]] = {
     "words": lambda: ["a", "b"],
     "a dict": dict,
     "an object": object,
-    "a generator": lambda: (nothing for nothing in ()),
+    "a generator": lambda: (number for number in range(0)),
     "a float": lambda: 1.5,
     "NaN": lambda: float("nan"),
     "beyond 64 bits": lambda: 2**70,
@@ -79,7 +79,7 @@ ARRAYS: dict[str, Callable[[], Any]] = {
     "strings": lambda: np.array(["a"]),
     "big-endian": lambda: np.ones((3, 3), ">f4"),
     "backwards": lambda: np.ones((3, 3), np.float32)[::-1],
-    "masked": lambda: np.ma.ones((3, 3)),  # type: ignore[no-untyped-call]
+    "masked": lambda: np.ma.ones((3, 3)),
     "long double": lambda: np.ones(3, np.longdouble),
     "odd strides": lambda: np.zeros(4, "u1,f4")["f1"],
     "a number of NumPy": lambda: np.float32(1.5),
@@ -158,7 +158,8 @@ def test_a_gradient_without_a_derivative_is_refused(name: str) -> None:
 
 
 def test_check_values_names_a_device_that_is_none() -> None:
-    for device in ("gpu", 1.5, "cuda:x", []):
+    odd: list[Any] = ["gpu", 1.5, "cuda:x", []]
+    for device in odd:
         with pytest.raises((TypeError, ValueError), match="device must be"):
             ops.check_values(device)
 
@@ -188,7 +189,8 @@ def test_arrays_of_numpy_are_taken_as_they_are() -> None:
     assert ops.kmeans(half, 2).labels.equal(ops.kmeans(torch.from_numpy(half), 2).labels)
     batch = ops.kmeans(x.reshape(2, 6, 3), np.int32(2))
     assert batch.centroids.shape == (2, 2, 3)
-    assert ops.kmeans(x.reshape(2, 6, 3), np.array([1, 2])).centroids.shape == (3, 3)
+    counts: Any = np.array([1, 2])
+    assert ops.kmeans(x.reshape(2, 6, 3), counts).centroids.shape == (3, 3)
 
 
 @pytest.fixture

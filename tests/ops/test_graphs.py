@@ -231,7 +231,12 @@ def test_numbers_of_problems_that_differ_are_sent_but_not_while_capturing(
     captures: None, monkeypatch: pytest.MonkeyPatch, counts: list[int]
 ) -> None:
     sent = []
-    monkeypatch.setattr(_problems, "to_device", lambda x, device: sent.append(x) or x)
+
+    def to_device(x: Any, device: torch.device) -> Any:
+        sent.append(x)
+        return x
+
+    monkeypatch.setattr(_problems, "to_device", to_device)
     values = [0, 5, 6] if len(set(counts)) == 1 else [0, 1, 2]
     found = _problems.per_centroid(values, counts, torch.device("cpu"))
     assert found.equal(torch.tensor(values).repeat_interleave(torch.tensor(counts)))

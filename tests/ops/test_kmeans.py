@@ -158,7 +158,7 @@ class TestKMeans:
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_fast_inertia_never_rises(self, dtype: torch.dtype) -> None:
         x = torch.randn(200, 5, generator=torch.Generator().manual_seed(3)).to(dtype)
-        options = {"init": "random", "tol": 0.0, "precision": "fast"}
+        options: dict[str, Any] = {"init": "random", "tol": 0.0, "precision": "fast"}
         inertia = torch.stack(
             [ops.kmeans(x, 9, max_iter=iterations, **options).inertia for iterations in ITERATIONS]
         )
@@ -235,7 +235,7 @@ class TestKMeans:
     @pytest.mark.parametrize("dim", [3, 40, 264])
     def test_fast_precision_is_near(self, dim: int, dtype: torch.dtype) -> None:
         x = clumps(140, dim, 9, seed=7).to(dtype)
-        options = {"init": x[:9].float(), "max_iter": 3, "tol": 0.0}
+        options: dict[str, Any] = {"init": x[:9].float(), "max_iter": 3, "tol": 0.0}
         fast = ops.kmeans(x, 9, precision="fast", **options)
         exact = ops.kmeans(x, 9, **options)
         torch.testing.assert_close(fast.inertia, exact.inertia, rtol=FAST_RTOL, atol=0.0)

@@ -24,19 +24,23 @@ COSINE_ATOL = 1e-6
 SHAPES = [(64, 3, 3, 3), (64,), (19, 111), (1,), (), (5, 0), (0, 4), (2, 70_001), (33, 1, 5)]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
+Tensors = list[torch.Tensor]
+
 
 @pytest.fixture(params=METRICS)
 def metric(request: pytest.FixtureRequest) -> str:
-    return request.param
+    name: str = request.param
+    return name
 
 
-def lists(seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[list, list]:
+def lists(seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Tensors, Tensors]:
     generator = torch.Generator().manual_seed(seed)
     pair = [[torch.randn(shape, generator=generator) for shape in SHAPES] for _ in range(2)]
-    return tuple([layer.to(dtype) for layer in side] for side in pair)  # type: ignore[return-value]
+    first, second = ([layer.to(dtype) for layer in side] for side in pair)
+    return first, second
 
 
-def exact(x: list, y: list, metric: str) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def exact(x: Tensors, y: Tensors, metric: str) -> tuple[torch.Tensor, Tensors]:
     """Value and derivatives in float64, layer by layer, as dream.md's table has them."""
     wide = [layer.double().requires_grad_() for layer in x]
     total = torch.zeros((), dtype=torch.float64)
@@ -63,7 +67,9 @@ def exact(x: list, y: list, metric: str) -> tuple[torch.Tensor, list[torch.Tenso
     ]
 
 
-def measured(x: list, y: list, metric: str, factor: float = 1.0) -> tuple[torch.Tensor, tuple]:
+def measured(
+    x: Tensors, y: Tensors, metric: str, factor: float = 1.0
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     x = [place(layer).clone().requires_grad_() for layer in x]
     value = ops.gradient_distance(x, [place(layer) for layer in y], metric)
     slopes = torch.autograd.grad(value * factor, x, allow_unused=True, materialize_grads=True)
@@ -144,9 +150,13 @@ def test_through_a_network_is_as_eager(metric: str) -> None:
     )
     images, real = torch.rand(2, 1, 6, 6).requires_grad_(), torch.rand(5, 1, 6, 6)
 
-    def gradients(batch: torch.Tensor, **options: bool) -> tuple[torch.Tensor, ...]:
+    def gradients(batch: torch.Tensor, create_graph: bool = False) -> tuple[torch.Tensor, ...]:
         loss = network(batch).logsumexp(1).sum()
-        return torch.autograd.grad(loss, list(network.parameters()), **options)
+        parameters = list(network.parameters())
+        slopes: tuple[torch.Tensor, ...] = torch.autograd.grad(
+            loss, parameters, create_graph=create_graph
+        )
+        return slopes
 
     target = gradients(real)
     found = torch.autograd.grad(
@@ -161,7 +171,8 @@ def test_through_a_network_is_as_eager(metric: str) -> None:
 def exact_eager(x: Sequence[torch.Tensor], y: Sequence[torch.Tensor], metric: str) -> torch.Tensor:
     kept = [layer.dim() > 1 or metric != "dc" for layer in x]
     pairs = [(a, b) for a, b, keep in zip(x, y, kept, strict=True) if keep]
-    return reference.gradient_distance(*zip(*pairs, strict=True), metric)
+    synthetic, real = zip(*pairs, strict=True)
+    return reference.gradient_distance(synthetic, real, metric)
 
 
 def test_equal_lists_are_at_no_distance_and_do_not_move(isa: str, metric: str) -> None:

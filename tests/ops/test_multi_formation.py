@@ -252,7 +252,8 @@ def test_compiles_whole() -> None:
     multi_formation = as_called("multi_formation")
 
     def loss(images: torch.Tensor) -> torch.Tensor:
-        return (multi_formation(images * 2, 2, 7) ** 2).sum()
+        total: torch.Tensor = (multi_formation(images * 2, 2, 7) ** 2).sum()
+        return total
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=True)
     for count in (2, 3):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -60,7 +60,7 @@ def test_stages_lie_within_each_other(pass_time: Callable[[float], None]) -> Non
 def test_the_making_of_items_is_a_stage_and_their_use_is_not(
     pass_time: Callable[[float], None],
 ) -> None:
-    def made() -> object:
+    def made() -> Iterator[int]:
         for number in range(3):
             with stage("part"):
                 pass_time(SECONDS)
@@ -140,13 +140,14 @@ def test_operations_are_those_that_torch_counts() -> None:
     queries = torch.rand(2, 3, 9, 16, requires_grad=True)
 
     def forward() -> torch.Tensor:
-        return model(images).sum()
+        total: torch.Tensor = model(images).sum()
+        return total
 
     def attention() -> torch.Tensor:
         attended = torch.nn.functional.scaled_dot_product_attention(queries, queries, queries)
         return attended.sum() + torch.bmm(queries[0], queries[1].mT).sum()
 
-    def counted(work: object) -> tuple[int, torch.Tensor]:
+    def counted(work: Callable[[], torch.Tensor]) -> tuple[int, torch.Tensor]:
         with FlopCounterMode(display=False) as counter:
             result = work()
         return counter.get_total_flops(), result

@@ -40,6 +40,7 @@ def test_the_same_images_are_distilled(
         return [torch.ops.image.decode_jpeg(jpeg, mode, False) for jpeg in data]
 
     on_host = run(folder, random_observer, tmp_path / "host")
+    assert on_host.manifest.config is not None
     assert on_host.manifest.config["decode"] == "host"
     monkeypatch.setattr(device_jpeg, "_decode_jpegs", decode)
     waited = SimpleNamespace(synchronize=lambda: None)
@@ -55,7 +56,9 @@ def test_the_same_images_are_distilled(
         folder, random_observer, tmp_path / "device", decode="device", allow_skipped=0.2
     )
     assert sum(calls) > 0
+    assert on_device.manifest.config is not None
     assert on_device.manifest.config["decode"] == "device"
+    assert on_device.manifest.skipped is not None
     assert [image["key"] for image in on_device.manifest.skipped] == ["bee/04.jpg"]
     assert on_device.manifest.enlarged == 0  # it is in no count but that of the skipped
     damaged.write_bytes(data)

@@ -29,18 +29,17 @@ DEADLINE = 600  # seconds for a command that takes a few, on a machine however b
 CLASSES = ("ant", "bee", "cat", "dog")  # as the fixture `folder` has them
 
 
-def settings(folder: Path, weights: Path, out: Path, **changes: object) -> RdedConfig:
-    return RdedConfig(
-        **{
-            "source": str(folder),
-            "observer": str(weights),
-            "out": out,
-            "ipc": 2,
-            "factor": 2,
-            "allow_weak_observer": True,
-            **changes,
-        }
-    )
+def settings(folder: Path, weights: Path, out: Path, **changes: Any) -> RdedConfig:
+    given: dict[str, Any] = {
+        "source": str(folder),
+        "observer": str(weights),
+        "out": out,
+        "ipc": 2,
+        "factor": 2,
+        "allow_weak_observer": True,
+        **changes,
+    }
+    return RdedConfig(**given)
 
 
 def hashes(path: Path) -> dict[str, str]:
@@ -65,6 +64,7 @@ def test_a_set_is_whole_and_says_what_it_is(
     assert distilled.images.shape == (8, 32, 32, 3)
     assert distilled.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert distilled.class_names == CLASSES
+    assert distilled.provenance is not None
     assert distilled.provenance.num_rows == 8 * 4
     assert distilled.manifest.as_json() == json.loads((result.path / "manifest.json").read_text())
     assert sorted(file.name for file in result.path.iterdir()) == [
@@ -125,7 +125,7 @@ def test_another_seed_gives_another_set(
     assert hashes(other.path)["provenance.parquet"] != undisturbed["provenance.parquet"]
 
 
-def run_command(*arguments: object, **options: object) -> subprocess.Popen[str]:
+def run_command(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     pytest.importorskip("tyro", reason="the command line needs tyro")
     return subprocess.Popen(
         [sys.executable, "-m", "pydream", "rded", *map(str, arguments)],
@@ -213,6 +213,7 @@ def test_resume_does_not_score_finished_classes_again(
     for label in range(3):
         name = f"images/{label:05d}/00000.png"
         assert again[name] == reference[name]
+    assert result.manifest.skipped is not None
     assert [image["key"] for image in result.manifest.skipped] == ["bee/00.jpg", "dog/00.jpg"]
 
 
@@ -260,6 +261,7 @@ def test_digits_with_a_good_observer(digits_observer: Path, tmp_path: Path) -> N
             source="digits", observer=str(digits_observer), out=tmp_path / "set", preselect=40
         )
     )
+    assert result.manifest.observer is not None
     assert result.manifest.observer["top1"] > 0.8
     assert result.manifest.observer["held_out"] == "test split"
     rows = pq.read_table(result.path / "provenance.parquet").to_pylist()
@@ -287,7 +289,12 @@ def test_an_observer_with_its_classes_in_another_order(
     order = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
     file = tmp_path / "shuffled.safetensors"
     shuffled_observer(file, digits_observer, order)
-    config = {"source": "digits", "observer": str(file), "out": tmp_path / "set", "preselect": 40}
+    config: dict[str, Any] = {
+        "source": "digits",
+        "observer": str(file),
+        "out": tmp_path / "set",
+        "preselect": 40,
+    }
     with pytest.raises(
         PydreamError,
         match=r"where chance is 10\.0%: its classes are in another order: try --class-order infer",
@@ -295,6 +302,7 @@ def test_an_observer_with_its_classes_in_another_order(
         distill(RdedConfig(**config))
     assert not (tmp_path / "set").exists()
     result = distill(RdedConfig(**{**config, "out": tmp_path / "inferred"}, class_order="infer"))
+    assert result.manifest.observer is not None
     assert result.manifest.observer["class_order"] == [order.index(c) for c in range(10)]
     straight = distill(
         RdedConfig(
@@ -313,6 +321,7 @@ def test_an_unusable_image_is_skipped_counted_and_listed(
 ) -> None:
     (folder / "ant" / "00.jpg").write_bytes((folder / "ant" / "00.jpg").read_bytes()[:300])
     result = distill(settings(folder, random_observer, tmp_path / "set", allow_skipped=0.1))
+    assert result.manifest.skipped is not None
     assert [image["key"] for image in result.manifest.skipped] == ["ant/00.jpg"]
     rows = pq.read_table(result.path / "provenance.parquet").to_pylist()
     assert "ant/00.jpg" not in {row["source"] for row in rows}
@@ -358,6 +367,7 @@ def test_the_native_canvas_scores_the_patch_alone(folder: Path, tmp_path: Path) 
     save_weights(model, file, {"arch": "resnet18-modified", "side": "32"})
     native = distill(settings(folder, file, tmp_path / "native", canvas="native", preselect=8))
     padded = distill(settings(folder, file, tmp_path / "padded", preselect=8))
+    assert native.manifest.config is not None
     assert native.manifest.config["canvas"] == "native"
     scores = [
         pq.read_table(run.path / "provenance.parquet")["score"].to_numpy()
@@ -435,7 +445,7 @@ def test_an_observer_of_another_class_count(folder: Path, tmp_path: Path) -> Non
 
 
 def test_scores_that_are_no_numbers(folder: Path, random_observer: Path, tmp_path: Path) -> None:
-    model = build_model("convnet2-w16", num_classes=4, side=32)
+    model: Any = build_model("convnet2-w16", num_classes=4, side=32)
     with torch.no_grad():
         model.classifier.weight[0] = 3e38  # whose products with features are infinite
     file = tmp_path / "damaged.safetensors"

@@ -41,6 +41,7 @@ def config(folder: Path, random_observer: Path, tmp_path: Path) -> RdedConfig:
 
 
 def run(config: RdedConfig, **changes: Any) -> tuple[RdedResult, dict[tuple[str, int, int], float]]:
+    assert config.out is not None
     out = Path(tempfile.mkdtemp(dir=config.out.parent)) / "set"
     config = dataclasses.replace(config, out=out, **changes)
     result = distill(config)
@@ -73,6 +74,7 @@ def test_same_bytes_whatever_the_batch_and_the_budget(config: RdedConfig) -> Non
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision(config: RdedConfig, precision: str) -> None:
     result, scores = run(config, precision=precision)
+    assert result.manifest.observer is not None
     assert result.manifest.observer["precision"] == precision
     assert all(np.isfinite(score) for score in scores.values())
 
@@ -82,6 +84,7 @@ def test_decoding_there(config: RdedConfig) -> None:
         pytest.skip("this torchvision decodes no JPEG on the GPU")
     on_gpu, there = run(config, decode="device")
     _, here = run(config, decode="host", workers=2)
+    assert on_gpu.manifest.config is not None
     assert on_gpu.manifest.config["decode"] == "device"
     assert len(there.keys() & here.keys()) >= 0.5 * len(here)  # pixels differ by some levels
 
@@ -97,7 +100,7 @@ def test_scores_that_are_no_numbers_are_named(config: RdedConfig, tmp_path: Path
     from pydream.errors import PydreamError
     from pydream.models import build_model, save_weights
 
-    model = build_model("convnet2-w16", num_classes=4, side=32)
+    model: Any = build_model("convnet2-w16", num_classes=4, side=32)
     with torch.no_grad():
         model.classifier.weight.fill_(3e38)  # finite, but no product with it is
     file = tmp_path / "damaged.safetensors"

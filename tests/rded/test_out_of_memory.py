@@ -29,7 +29,8 @@ class Greedy(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if len(images) > self.rows:
             raise torch.OutOfMemoryError("out of memory")
-        return self.model(images)
+        logits: torch.Tensor = self.model(images)
+        return logits
 
 
 @pytest.mark.filterwarnings("ignore:cpu is out of memory")
@@ -76,7 +77,7 @@ def test_batches_are_halved_where_patches_do_not_fit(
     wanted = scores(fitting)
     empty = PatchMaker.empty
 
-    def limited(self, count: int) -> torch.Tensor:
+    def limited(self: PatchMaker, count: int) -> torch.Tensor:
         if count * self.crops > patches:
             raise torch.OutOfMemoryError("out of memory")
         return empty(self, count)
@@ -91,8 +92,15 @@ def test_a_run_ends_well_on_a_device_that_is_too_small(
     folder: Path, random_observer: Path, tmp_path: Path
 ) -> None:
     model = Greedy(load_observer(random_observer)._model, 4)
-    settings = {"source": str(folder), "observer": "in memory", "ipc": 2, "factor": 1, "side": 32}
-    config = RdedConfig(out=tmp_path / "set", allow_weak_observer=True, **settings)
+    config = RdedConfig(
+        source=str(folder),
+        observer="in memory",
+        out=tmp_path / "set",
+        ipc=2,
+        factor=1,
+        side=32,
+        allow_weak_observer=True,
+    )
     with pytest.warns(RuntimeWarning, match="going on with 4 images"):
         result = distill(config, observer=model)
     assert result.manifest.images_per_class == 2

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,6 +188,7 @@ def test_cells_hold_the_patches_their_provenance_names(folder: Path, random_obse
     assert images.shape == (2, 3, 32, 32)
     assert images.dtype == torch.uint8
     keys = list(source.keys)
+    row: Any
     for row in rows:
         rank = row["cell"] * 2 + row["image"]
         assert row["score"] == ranked[rank].score

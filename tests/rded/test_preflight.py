@@ -27,7 +27,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
     shares: list[float] = []
     sizes: list[int] = []
 
-    last = []
+    last: list[torch.Tensor] = []
 
     def measure(
         held_out: Source, indices: np.ndarray, observers: list[Observer], **options: object
@@ -61,7 +61,7 @@ def observer(digits_observer: Path) -> Observer:
 def look(
     digits: Source, observer: Observer, *, allow_weak: bool = False, patches: int = 100
 ) -> Preflight:
-    return preflight.preflight(
+    found: Preflight = preflight.preflight(
         digits,
         digits,
         np.arange(len(digits)),
@@ -73,6 +73,7 @@ def look(
         workers=1,
         budget=1 << 20,
     )
+    return found
 
 
 def test_a_good_observer_is_measured_once(
@@ -168,16 +169,20 @@ def test_another_normalisation_and_side_that_fit_are_found(
         look(digits, wrong)
     message = str(error.value)
     mean, std = (
-        [
-            float(value)
-            for value in re.search(rf"--observer-{name} (\S+) (\S+) (\S+)", message).groups()
-        ]
+        [float(value) for value in words(rf"--observer-{name} (\S+) (\S+) (\S+)", message)]
         for name in ("mean", "std")
     )
-    images, right = re.search(r"right on \d+ of (\d+) .* it is right on (\d+);", message).groups()
+    images, right = words(r"right on \d+ of (\d+) .* it is right on (\d+);", message)
     fitting = look(digits, load_observer(digits_observer, mean=mean, std=std))
     assert fitting.top1 > 0.5
     assert fitting.top1 == pytest.approx(int(right) / int(images), abs=0.2)  # of 64 of them
+
+
+def words(pattern: str, message: str) -> tuple[str, ...]:
+    """Find the groups of a pattern that the message must have."""
+    found = re.search(pattern, message)
+    assert found is not None, message
+    return found.groups()
 
 
 class TellsBrightness(torch.nn.Module):
@@ -200,7 +205,12 @@ def test_another_side_that_fits_is_found() -> None:
     source = ArraySource(
         images, np.repeat(np.arange(10), 8), names, description="levels", split="train"
     )
-    options = {"side": 64, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "device": "cpu"}
+    options: dict[str, Any] = {
+        "side": 64,
+        "mean": (0.0, 0.0, 0.0),
+        "std": (1.0, 1.0, 1.0),
+        "device": "cpu",
+    }
     blind = load_observer(TellsBrightness(0), precision="float32", **options)
     with pytest.raises(PydreamError, match=r"with --observer-side 32 it is right on (\d+); give"):
         look(source, blind)

@@ -25,7 +25,8 @@ scoring = importlib.import_module("pydream.rded.scoring")
 @pytest.fixture(params=[1, 2, 100])
 def queued(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setitem(memory.QUEUED, "cpu", request.param)
-    return request.param
+    batches: int = request.param
+    return batches
 
 
 def batches(
@@ -50,6 +51,8 @@ def test_batches_come_in_order_and_complete(
         assert [batch.candidates for batch in got] == [batch.candidates for batch in wanted]
         for ours, theirs in zip(got, wanted, strict=True):
             assert torch.equal(ours.scores, theirs.scores)
+            assert ours.images is not None
+            assert theirs.images is not None
             assert all(map(torch.equal, ours.images, theirs.images))
 
 
@@ -76,7 +79,7 @@ def test_what_a_later_op_reports_is_named(
     folder: Path, random_observer: Path, queued: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kernels mark a row whose logits are no numbers, and the next op, in any thread, raises."""
-    calls = []
+    calls: list[int] = []
 
     def marked(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         scores = torch.zeros(len(logits))
@@ -87,7 +90,7 @@ def test_what_a_later_op_reports_is_named(
 
     shown = PatchMaker.shown
 
-    def raising(self, indices: Any, images: Any, out: Any = None) -> Any:
+    def raising(self: PatchMaker, indices: Any, images: Any, out: Any = None) -> Any:
         if calls:
             raise ValueError("logits hold NaN (found on cuda:0 by an earlier call)")
         return shown(self, indices, images, out)

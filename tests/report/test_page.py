@@ -97,6 +97,7 @@ def test_hostile_names_are_text(make_set: MakeSet) -> None:
     distilled = make_set(
         [hostile, "{{ 7 * 7 }}", "bad\udcffbyte"], skipped=[{"key": hostile, "reason": hostile}]
     )
+    assert distilled.manifest.source is not None
     distilled.manifest.source["description"] = hostile
     html = render_report(distilled)
     html.encode()
@@ -115,7 +116,11 @@ def test_same_set_same_bytes(make_set: MakeSet, monkeypatch: pytest.MonkeyPatch)
     assert render_report(second) == expected
     written: list[dict[str, bytes]] = [{}, {}]
     for files, distilled in zip(written, (first, second), strict=True):
-        write_report(distilled, lambda path, data, files=files: files.update({path.name: data}))
+
+        def write(path: Path, data: bytes, files: dict[str, bytes] = files) -> None:
+            files[path.name] = data
+
+        write_report(distilled, write)
     assert written[0] == written[1]
     assert written[0].keys() == {"contact_sheet.png", "report.html"}
     assert str(first.path) not in expected

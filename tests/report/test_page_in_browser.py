@@ -81,6 +81,7 @@ def broad_set(make_set: MakeSet, factor: int) -> DistilledSet:
     """Make a set whose names are long and cannot be broken at spaces."""
     reason = {"key": "k" * 200, "reason": "r" * 200}
     distilled = make_set(["n" * 150, "bee"], ipc=12, side=96, factor=factor, skipped=[reason])
+    assert distilled.manifest.source is not None
     distilled.manifest.source["description"] = "/" + "d" * 150
     assert distilled.provenance is not None
     keys = pa.array(["s" * 200] * distilled.provenance.num_rows)
@@ -93,6 +94,7 @@ def broad_set(make_set: MakeSet, factor: int) -> DistilledSet:
 def test_a_page_fits_and_asks_for_nothing(
     make_set: MakeSet, measures: SetMeasures, tmp_path: Path, width: int
 ) -> None:
+    assert measures.real is not None
     measures = dataclasses.replace(
         measures,
         real=dataclasses.replace(measures.real, source="/" + "d" * 150),

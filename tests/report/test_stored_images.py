@@ -36,10 +36,13 @@ def test_a_damaged_image_is_named_when_it_is_read(make_set: MakeSet) -> None:
     file.write_bytes(file.read_bytes()[:40])
     distilled = load_set(path)
     assert distilled.stored[0].shape == (32, 32, 3)
-    for read in (lambda: distilled.stored[3], lambda: distilled.images):
+    reads: list[Callable[[], object]] = [lambda: distilled.stored[3], lambda: distilled.images]
+    for read in reads:
         with pytest.raises(PydreamError, match=r"00001.00000\.png"):
             read()
-    assert not inspect_set(distilled).integrity.intact
+    integrity = inspect_set(distilled).integrity
+    assert integrity is not None
+    assert not integrity.intact
 
 
 def test_an_image_of_another_size_is_refused(make_set: MakeSet) -> None:
@@ -63,6 +66,7 @@ class Counted(StoredImages):
 
 def test_a_report_reads_only_what_it_shows(make_set: MakeSet) -> None:
     distilled = make_set([f"c{number}" for number in range(30)], ipc=60, side=256)
+    assert isinstance(distilled.stored, StoredImages)
     stored = Counted(distilled.stored)
     assert stored.nbytes > 300 << 20
     distilled = dataclasses.replace(distilled, stored=stored)

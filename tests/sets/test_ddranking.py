@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def test_a_convnet_is_the_same_network_there(depth: int, norm: str) -> None:
     teacher = as_teacher(model, f"convnet{depth}-{norm}", 8, order)
     assert teacher.model_name == f"ConvNet-{depth}" + ("-BN" if norm == "batch" else "")
     assert not teacher.use_torchvision
-    theirs = sequence(depth, norm, 3, 8)
+    theirs: Any = sequence(depth, norm, 3, 8)
     theirs.load_state_dict(teacher.weights)  # strict: all names and shapes are theirs
     images = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
@@ -81,7 +82,7 @@ def test_a_convnet_is_the_same_network_there(depth: int, norm: str) -> None:
 
 @pytest.mark.parametrize(("arch", "side"), [("resnet18-modified", 32), ("resnet18", 224)])
 def test_resnets_are_those_of_torchvision(arch: str, side: int) -> None:
-    model = build_model(arch, num_classes=5, side=side)
+    model: Any = build_model(arch, num_classes=5, side=side)
     teacher = as_teacher(model, arch, side, [4, 0])
     assert (teacher.model_name, teacher.use_torchvision) == ("ResNet-18-BN", True)
     assert torch.equal(teacher.weights["fc.weight"], model.fc.weight[[4, 0]])

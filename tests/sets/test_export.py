@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,10 +54,11 @@ def logits_of(observer: Path, images: Tensor) -> Tensor:
     load_into(model, observer, read_weights(observer)[0], "convnet2")
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (MEAN, STD))
     with torch.no_grad():
-        return model.eval()((images - mean) / std).flip(1)
+        logits: Tensor = model.eval()((images - mean) / std).flip(1)
+    return logits
 
 
-def export(path: Path, to: str, out: Path, **settings: object) -> Path:
+def export(path: Path, to: Any, out: Path, **settings: Any) -> Path:
     result = export_set(ExportConfig(path, to, out, **settings))
     assert (result.path, result.to, result.images) == (out, to, 50)
     assert result.bytes == sum(file.stat().st_size for file in out.rglob("*") if file.is_file())

@@ -215,6 +215,7 @@ def test_soft_labels_are_kept_and_name_the_classes(
     distilled = open_distilled(tmp_path / "images.pt")
     assert np.array_equal(distilled.images.numpy(), as_numpy(pixels))
     assert distilled.labels.tolist() == [2, 2, 1, 1, 0, 0]
+    assert distilled.soft_labels is not None
     assert distilled.soft_labels.dtype == torch.float32
     # Logits count up to a constant of their row; 1e-5 is float32's rounding of logits near 10.
     ours, given = (torch.log_softmax(logits, 1) for logits in (distilled.soft_labels, LOGITS))
@@ -231,6 +232,7 @@ def test_soft_labels_beside_hard_ones_are_sorted_with_them(tmp_path: Path) -> No
     order = [1, 3, 2, 4, 0, 5]
     assert distilled.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert np.array_equal(distilled.images.numpy(), as_numpy(pixels)[order])
+    assert distilled.soft_labels is not None
     assert torch.equal(distilled.soft_labels, LOGITS[order])
 
 
@@ -258,6 +260,7 @@ def test_soft_labels_are_kept_whatever_form_the_hard_ones_have(
     torch.save(content, tmp_path / "images.pt")
     distilled = open_distilled(tmp_path)
     assert distilled.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert distilled.soft_labels is not None
     assert torch.equal(distilled.soft_labels, LOGITS[[1, 3, 2, 4, 0, 5]])
 
 
@@ -286,6 +289,7 @@ def test_soft_labels_that_leave_classes_uneven_go_class_by_class_and_it_is_said(
     with pytest.warns(RuntimeWarning, match="class by class, though the soft labels of 5 of 6"):
         distilled = open_distilled(tmp_path / "uneven.pt")
     assert distilled.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert distilled.soft_labels is not None
     assert torch.equal(distilled.soft_labels, LOGITS[[0, 0, 0, 3, 4, 5]])
     with pytest.raises(PydreamError, match="soft labels are of 3 classes, but 2 classes are named"):
         open_distilled(tmp_path / "uneven.pt", class_names="ab")
@@ -294,7 +298,9 @@ def test_soft_labels_that_leave_classes_uneven_go_class_by_class_and_it_is_said(
 def test_soft_labels_beside_dd_rankings_folders(tmp_path: Path) -> None:
     write_folders(tmp_path / "images", ["00000", "00001", "00002"], levels(6))
     torch.save(LOGITS, tmp_path / "labels.pt")
-    assert torch.equal(open_distilled(tmp_path).soft_labels, LOGITS)
+    soft_labels = open_distilled(tmp_path).soft_labels
+    assert soft_labels is not None
+    assert torch.equal(soft_labels, LOGITS)
     torch.save(LOGITS[:, :2], tmp_path / "labels.pt")
     with pytest.raises(PydreamError, match="of 2 classes, but there are 3 class folders"):
         open_distilled(tmp_path)

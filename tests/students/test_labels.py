@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from pydream.students.labels import hard_targets, online_targets, own_targets, s
 from pydream.students.views import MixedBatch
 
 # float32 log-softmax of logits below 100 keeps six digits; the divergence is a difference of two.
-CLOSE = {"rtol": 1e-4, "atol": 1e-6}
+CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-6}
 
 
 def random(*shape: int, scale: float = 1.0, seed: int = 0) -> torch.Tensor:
@@ -38,6 +40,7 @@ def test_gradient_is_the_difference_of_the_softened_outputs() -> None:
     soft_loss(student, targets, temperature).backward()
     predicted = torch.softmax(student.detach().double() / temperature, dim=1)
     wanted = (predicted - targets.double()) / temperature / 5
+    assert student.grad is not None
     torch.testing.assert_close(student.grad.double(), wanted, **CLOSE)
 
 

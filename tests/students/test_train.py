@@ -103,7 +103,8 @@ def test_students_that_draw_random_numbers_follow_the_seed(
     for state in (1, 2):
         torch.manual_seed(state)
         before = torch.get_rng_state()
-        weights.append(train(noise.images, noise).model[2].weight)
+        model: Any = train(noise.images, noise).model
+        weights.append(model[2].weight)
         assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(*weights)
 
@@ -127,6 +128,7 @@ def test_a_step_is_adamw_on_the_divergence(noise: LabelledImages) -> None:
     (-predicted[torch.arange(23), wanted].mean()).backward()
     named = dict(trained.model.named_parameters())
     for name, weight in model.named_parameters():
+        assert weight.grad is not None
         # The first step of Adam is the sign of the gradient where that is far above epsilon.
         step = weight.grad / (weight.grad.abs() + 1e-8)
         kept = 1 - 0.001 * 0.01 if weight.dim() >= 2 else 1.0

@@ -22,7 +22,7 @@ from pydream.students.views import (
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Normalising in another order of operations costs a few roundings of float32 at values below 3.
-NORMALISE = {"rtol": 0.0, "atol": 1e-5}
+NORMALISE: dict[str, Any] = {"rtol": 0.0, "atol": 1e-5}
 # The same, weighted by up to 960 in the mean.
 DIGEST = 1e-2
 # A statistical test that a right program fails once in a million seeds.
