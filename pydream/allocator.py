@@ -16,22 +16,22 @@ import torch
 # From <malloc.h> of glibc.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _INT_MAX = 2**31 - 1
-# Where glibc's own adjustment of its thresholds ends, and its limit on mappings.
+# Upper end of glibc's own adjustment of its thresholds, and its limit on mappings.
 _LARGEST_MMAP_THRESHOLD = 32 << 20
 _DEFAULT_MMAP_MAX = 65536
-# From <sys/mman.h> of Linux, and the large pages of its usual processors.
+# From <sys/mman.h> of Linux, and the size of large pages of its usual processors.
 _MADV_HUGEPAGE = 14
 _LARGE_PAGE = 2 << 20
 
 
 @contextmanager
 def keep_freed_memory() -> Iterator[None]:
-    """Let the C library keep freed memory for the block instead of giving it back to the system.
+    """Let the C library keep freed memory during the block instead of returning it to the system.
 
-    A training step takes and frees its activations, hundreds of megabytes. By default glibc gives
-    large pieces back at once, and the system maps and clears every page of them anew in the next
-    step: an eighth of the processor time of a ConvNet-3 at batch 50 on CIFAR images. At the end of
-    the block what is free goes back to the system. Elsewhere than on glibc nothing is changed.
+    A training step allocates and frees its activations, hundreds of megabytes. By default glibc
+    returns large pieces at once, and the system maps and clears every page of them again in the
+    next step: an eighth of the processor time of a ConvNet-3 at batch 50 on CIFAR images. At the
+    end of the block, free memory is returned to the system. Without glibc, nothing changes.
     """
     libc = _libc()
     if not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
@@ -49,21 +49,21 @@ def keep_freed_memory() -> Iterator[None]:
 
 
 def in_large_pages(tensor: torch.Tensor) -> torch.Tensor:
-    """Ask for large pages for a large tensor on the CPU that nothing was written to yet.
+    """Request large pages for a large CPU tensor that has not been written to yet.
 
-    What is above 32 MiB glibc maps anew for every tensor, and the system clears its 4 KiB pages
-    one by one at the first write: 11.6 ms for 33 MiB, of which the writing itself takes 2. In
-    pages of 2 MiB it is 4.7. Where the system has none to give, nothing changes.
+    glibc maps memory above 32 MiB anew for every tensor, and the system clears its 4 KiB pages one
+    by one at the first write: 11.6 ms for 33 MiB, of which the write itself takes 2 ms. With pages
+    of 2 MiB it is 4.7 ms. If the system has none left, nothing changes.
 
     Parameters
     ----------
     tensor
-        Any; smaller ones and those elsewhere are left alone.
+        Any tensor; small ones and those on other devices do not change.
 
     Returns
     -------
     Tensor
-        The same.
+        The same tensor.
     """
     if tensor.nbytes < _LARGEST_MMAP_THRESHOLD or not tensor.is_cpu:
         return tensor
@@ -76,10 +76,10 @@ def in_large_pages(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def peak_host_bytes() -> int:
-    """Return the most memory that this program has held at once, in bytes.
+    """Return the peak memory of this program, in bytes.
 
-    On Linux the kernel's own count of the program: what ``getrusage`` says there is never less than
-    what the program that started it held.
+    On Linux this is the kernel's own count of the program: the value from ``getrusage`` is never
+    less than the memory of the program that started it.
     """
     status = Path("/proc/self/status")
     if status.exists():

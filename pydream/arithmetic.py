@@ -1,4 +1,4 @@
-"""float32 products on a GPU: in float32, not TF32, and in the same way on every run."""
+"""float32 products on a GPU: in float32 instead of TF32, and the same in every run."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _Switch = tuple[Callable[[], Any], Callable[[Any], None]]  # reads it, and sets 
 
 @contextmanager
 def ieee_float32() -> Iterator[None]:
-    """Switch TF32 off for the block, in convolutions and in matrix products.
+    """Switch TF32 off during the block, in convolutions and in matrix products.
 
-    By default PyTorch lets cuDNN round the inputs of a float32 convolution to the 10 bits of
-    TF32's mantissa. The switches belong to the whole process, so other threads see them too; the
-    block leaves them as they were.
+    By default PyTorch lets cuDNN round the inputs of a float32 convolution to the 10 bits of TF32's
+    mantissa. The switches belong to the whole process, so other threads see them, too; the block
+    restores them.
     """
     values: list[tuple[_Switch, Any]] = [
         (_attribute(cudnn, "allow_tf32"), False),
         ((torch.get_float32_matmul_precision, torch.set_float32_matmul_precision), "highest"),
     ]
-    # PyTorch 2.9 brought further switches, which win over those above and are changed by them.
+    # PyTorch 2.9 added further switches, which override those above and are changed by them.
     if hasattr(cudnn, "conv"):
         for owner in (cudnn.conv, torch.backends.cuda.matmul):
             values.append((_attribute(owner, "fp32_precision"), "ieee"))
@@ -34,10 +34,10 @@ def ieee_float32() -> Iterator[None]:
 
 @contextmanager
 def repeatable_float32() -> Iterator[None]:
-    """Let cuDNN choose the same deterministic algorithms on every run, without TF32.
+    """Make cuDNN choose the same deterministic algorithms in every run, without TF32.
 
-    The switches belong to the whole process, so other threads see them too; the block leaves them
-    as they were. Whether cuDNN is used at all stays as it is.
+    The switches belong to the whole process, so other threads see them, too; the block restores
+    them. Whether cuDNN is used at all does not change.
     """
     # Benchmark mode chooses by time, which varies.
     values = [
@@ -49,7 +49,7 @@ def repeatable_float32() -> Iterator[None]:
 
 
 def arithmetic_of(precision: str) -> AbstractContextManager[None]:
-    """Return the block in which float32 is float32, if that is the precision; else an empty one."""
+    """Return `ieee_float32` if the precision is float32, else an empty context."""
     return ieee_float32() if precision == "float32" else nullcontext()
 
 
@@ -59,10 +59,10 @@ def _attribute(owner: Any, name: str) -> _Switch:
 
 @contextmanager
 def _set(values: list[tuple[_Switch, Any]]) -> Iterator[None]:
-    """Set switches for the block, in order; leave alone those that PyTorch refuses to read.
+    """Set switches during the block, in order; skip those that PyTorch refuses to read.
 
     PyTorch raises RuntimeError when an old switch is read after a program has set the 2.9 switches
-    to a state that the old ones cannot express. The newer ones decide then.
+    to a state that the old ones cannot express. The newer ones then decide.
     """
     before: list[tuple[_Switch, Any]] = []
     for switch, _ in values:

@@ -1,6 +1,6 @@
-"""Checks of settings. Values are given by name, and the error names the one that is wrong.
+"""Checks of settings, given by name; the error names the setting that is wrong.
 
-All of them raise `PydreamError`; None is a setting that was left out, and passes.
+All checks raise `PydreamError`. None stands for an omitted setting, and passes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _SEED_END = 2**63
 
 
 def at_least(least: int, **values: float | None) -> None:
-    """Check that numbers are finite and not below the least one allowed."""
+    """Check that numbers are finite and not below the least allowed."""
     for name, value in values.items():
         if value is not None and not least <= value < math.inf:
             raise PydreamError(f"{name} must be at least {least}, got {value}")
@@ -28,7 +28,7 @@ def above_zero(**values: float | None) -> None:
 
 
 def between(least: float, most: float, **values: float | None) -> None:
-    """Check that numbers lie between two others, or are one of these."""
+    """Check that numbers are between two others, inclusively."""
     for name, value in values.items():
         if value is not None and not least <= value <= most:
             raise PydreamError(f"{name} must be {least} to {most}, got {value}")
@@ -46,7 +46,7 @@ def seed(value: int, name: str = "seed") -> None:
 
 
 def seeds(values: Sequence[int]) -> None:
-    """Check that there are random seeds, each once."""
+    """Check that there is at least one random seed, and that none is repeated."""
     if not values:
         raise PydreamError("seeds must hold at least one number")
     for value in values:
@@ -55,7 +55,7 @@ def seeds(values: Sequence[int]) -> None:
 
 
 def different(**values: Sequence[object]) -> None:
-    """Check that no value of a list occurs twice."""
+    """Check that no value of a list is repeated."""
     for name, listed in values.items():
         if len({*listed}) < len(listed):
             raise PydreamError(f"{name} must differ, got {' '.join(map(str, listed))}")

@@ -25,7 +25,7 @@ from pydream.ops._checks import as_tensor, check_at_least, check_choice, check_s
 from pydream.ops._problems import check_samples, check_weight_values
 
 _RANDOM_RUNS = 10
-"""Fits of ``n_init="auto"`` from random samples, as in scikit-learn."""
+"""Number of fits for ``n_init="auto"`` from random samples, as in scikit-learn."""
 
 
 class KMeans(
@@ -36,10 +36,10 @@ class KMeans(
 ):
     """Cluster samples by Lloyd's k-means, started by greedy k-means++.
 
-    Called like scikit-learn's estimators, and like fast_pytorch_kmeans' ``KMeans`` in a program
-    that uses that. Tensors are worked on where they are, and results are tensors there; for arrays
-    (and data frames, lists) they are arrays. `pydream.ops.kmeans` clusters many problems in
-    one call.
+    The interface is that of scikit-learn's estimators, and of fast_pytorch_kmeans' ``KMeans`` for
+    programs that use it. Tensors are clustered on their own device, and results are tensors there;
+    for arrays (and data frames, lists), results are arrays. `pydream.ops.kmeans` clusters many
+    problems in one call.
 
     Parameters
     ----------
@@ -55,12 +55,12 @@ class KMeans(
     mode
         ``"euclidean"`` or ``"cosine"``.
     init_method
-        ``"k-means++"`` (or ``"kmeans++"``), ``"random"``, or the first centroids, (k, D).
+        ``"k-means++"`` (or ``"kmeans++"``), ``"random"``, or the initial centroids, (k, D).
     n_init
-        Fits from different starts, of which the one with the least inertia is kept; or ``"auto"``:
-        10 with ``"random"``, else 1.
+        Number of fits from different starts, of which the one with the smallest inertia is kept; or
+        ``"auto"``: 10 with ``"random"``, else 1.
     random_state
-        An int gives the same result on every run on one device; None another each time.
+        An int gives the same result in every run on one device; None a different one each time.
     precision
         ``"exact"``, or ``"fast"`` for a GPU's tensor cores with centroids in 16 bits.
 
@@ -71,17 +71,17 @@ class KMeans(
     labels_
         int64 (N,), of the samples of the fit.
     inertia_ : float
-        Sum of squared distances to the own centroids; in ``"cosine"`` of 1 − cos. Each counts as
-        its sample weighs.
+        Sum of squared distances to the own centroids, weighted by the samples' weights; for
+        ``"cosine"`` the sum of 1 − cos.
     n_iter_ : int
         Number of iterations that were run.
     n_features_in_ : int
-        D.
+        Dimension of the samples, D.
 
     Notes
     -----
-    Samples in float64 are centred before the kernels round them to float32, and integers are taken
-    as float64, so that clusters far from the origin are told apart.
+    float64 samples are centred before the kernels round them to float32, and integers are converted
+    to float64, so that clusters far from the origin are distinguished.
     """
 
     def __init__(
@@ -120,24 +120,24 @@ class KMeans(
         Parameters
         ----------
         X
-            (N, D) samples, a tensor or what scikit-learn takes; finite.
+            (N, D) samples, a tensor or any input of scikit-learn; finite.
         y
-            Not used; there for scikit-learn.
+            Ignored; present for scikit-learn.
         centroids
-            The first centroids, (k, D), instead of `init_method`.
+            Initial centroids, (k, D), instead of `init_method`.
         sample_weight
-            (N,), how much each sample counts; by default 1. Without kernels, and so slower: see
-            `pydream.ops.kmeans`.
+            (N,), weight of each sample; by default 1. Weighted fits use no kernels and are slower:
+            see `pydream.ops.kmeans`.
 
         Returns
         -------
         KMeans
-            This.
+            This estimator.
 
         Raises
         ------
         ValueError
-            For what `pydream.ops.kmeans` refuses.
+            In the cases of `pydream.ops.kmeans`.
 
         Warns
         -----
@@ -177,11 +177,11 @@ class KMeans(
         *,
         sample_weight: Any = None,
     ) -> Any:
-        """Find the centroids, and return the label of each sample: ``fit(...).labels_``."""
+        """Fit, and return the label of each sample: ``fit(...).labels_``."""
         return self.fit(X, y, centroids, sample_weight=sample_weight).labels_
 
     def fit_transform(self, X: Any, y: None = None, *, sample_weight: Any = None) -> Any:  # noqa: N803
-        """Find the centroids, and return the distances to them: ``fit(...).transform(X)``."""
+        """Fit, and return the distances to the centroids: ``fit(...).transform(X)``."""
         return self.fit(X, sample_weight=sample_weight).transform(X)
 
     def predict(self, X: Any) -> Any:  # noqa: N803
@@ -210,14 +210,13 @@ class KMeans(
         Returns
         -------
         Tensor or ndarray
-            (N, k) Euclidean distances, or 1 − cos in ``"cosine"``, computed in float64; float64
-            where the samples are, else float32.
+            (N, k) Euclidean distances, or 1 − cos for ``"cosine"``, computed in float64; float64
+            for float64 samples, else float32.
 
         Raises
         ------
         TypeError, ValueError
-            For samples that `pydream.ops.kmeans` refuses, but for those that are only too
-            large for it.
+            In the cases of `pydream.ops.kmeans`, except samples that are merely too large for it.
         """
         samples = self._fitted_samples(X)
         bad = samples.isfinite().all(dim=1).logical_not().nonzero()[:, 0].tolist()
@@ -236,16 +235,16 @@ class KMeans(
         return _like(distances.to(kept), X)
 
     def score(self, X: Any, y: None = None, *, sample_weight: Any = None) -> float:  # noqa: N803
-        """Return minus the inertia of samples with the centroids of the fit.
+        """Return minus the inertia of samples, with the centroids of the fit.
 
         Parameters
         ----------
         X
             (N, D) samples, on any device.
         y
-            Not used; there for scikit-learn.
+            Ignored; present for scikit-learn.
         sample_weight
-            (N,), how much each sample counts; by default 1.
+            (N,), weight of each sample; by default 1.
         """
         samples = self._fitted_samples(X)
         return -float(self._nearest(samples, self._weights(sample_weight, samples)).inertia)
@@ -268,7 +267,7 @@ class KMeans(
     ) -> ops.KMeansResult:
         return ops.kmeans(
             samples,
-            # Of a fit's own centroids, whatever `set_params` has changed since.
+            # By the fit's own settings, even if `set_params` has changed them since.
             len(start) if isinstance(start, Tensor) else int(self.n_clusters),
             init=start,
             max_iter=max_iter,
@@ -284,7 +283,7 @@ class KMeans(
         return self._cluster(samples, self.centroids.to(samples.device), weights, max_iter=0)
 
     def _samples(self, value: Any, *, reset: bool) -> Tensor:
-        """Return what came as a tensor that the op takes."""
+        """Return the samples as a tensor for the op."""
         if not isinstance(value, Tensor):
             floats = [np.float64, np.float32, np.float16]
             checked = validate_data(self, value, reset=reset, dtype=floats)
@@ -302,7 +301,7 @@ class KMeans(
         return given.double() if whole else given
 
     def _fitted_samples(self, value: Any) -> Tensor:
-        """Return samples as the op takes them beside the centroids of the fit."""
+        """Return the samples as a tensor for the op and the fit's centroids."""
         check_is_fitted(self)
         samples = check_samples(self._samples(value, reset=False), None).x
         return samples.double() if self._centroids.dtype == torch.float64 else samples
@@ -320,7 +319,7 @@ class KMeans(
         return weights
 
     def _start(self, centroids: Any, samples: Tensor) -> str | Tensor:
-        """Return the first centroids, or how to choose them."""
+        """Return the initial centroids, or the method that chooses them."""
         start, name = self.init_method, "init_method"
         if centroids is not None:
             start, name = centroids, "centroids"
@@ -334,7 +333,7 @@ class KMeans(
         return given
 
     def _runs(self, start: str | Tensor) -> int:
-        """Return how many fits to choose from."""
+        """Return the number of fits to choose from."""
         if self.n_init == "auto":
             return _RANDOM_RUNS if isinstance(start, str) and start == "random" else 1
         if not isinstance(self.n_init, (int, np.integer)):
@@ -350,7 +349,7 @@ class KMeans(
         return runs
 
     def _check(self, count: int) -> None:
-        """Raise for settings that the op would refuse by its own names."""
+        """Raise for settings that the op would refuse under its own names."""
         check_at_least(self.n_clusters, "n_clusters", 1)
         check_at_least(self.max_iter, "max_iter", 1)
         if self.n_clusters > count:
@@ -378,5 +377,5 @@ class KMeans(
 
 
 def _like(result: Tensor, given: Any) -> Any:
-    """Return a result as the samples came."""
+    """Return a result in the type of the samples."""
     return result if isinstance(given, Tensor) else result.cpu().numpy()

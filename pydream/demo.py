@@ -87,7 +87,7 @@ def run_demo(config: DemoConfig) -> DemoResult:
         If a class has fewer images than ``config.ipc``, the device cannot be used, or the folder
         cannot be written.
     """
-    from pydream.data import open_source  # imported here, since the settings need no PyTorch
+    from pydream.data import open_source  # imported here, because the settings need no PyTorch
     from pydream.devices import announce_device, resolve_device
     from pydream.evaluate import evaluate_set
     from pydream.models import train_observer

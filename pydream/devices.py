@@ -17,13 +17,13 @@ _NAMES = re.compile(
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """Return the device that was named, if it is there and the kernels of this build run on it.
+    """Return the named device, if it exists and this build's kernels run on it.
 
     Parameters
     ----------
     device
-        ``"cpu"``, ``"cuda"``, a GPU's number as ``"1"`` or ``"cuda:1"``; or ``"auto"``: the first
-        GPU that this build of pydream can use, else the CPU.
+        ``"cpu"``, ``"cuda"``, a GPU's number such as ``"1"`` or ``"cuda:1"``; or ``"auto"``: the
+        first GPU that this build of pydream can use, else the CPU.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
         return torch.device("cpu")
     try:
         place = torch.device("cuda" if known["index"] is None else f"cuda:{known['index']}")
-        found = torch.zeros(1, device=place).device  # with its index
+        found = torch.zeros(1, device=place).device  # including its index
         kernels = no_kernels(found)
     except (RuntimeError, AssertionError) as error:
         why = first_line(error).rstrip(".")
@@ -51,9 +51,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 
 def announce_device(device: str | torch.device) -> None:
-    """Say on standard error what ``"auto"`` has chosen, and why; nothing of other names.
+    """Report the choice for ``"auto"`` and its reason on standard error; silent for other names.
 
-    For the moment when the inputs of a run are known to be good and its work begins.
+    For the moment when a run has checked its inputs and begins its work.
     """
     if str(device).strip().lower() == "auto":
         found, reason = _choose()

@@ -47,11 +47,11 @@ class CompiledModule:
     compiler
         Compiler that built it.
     available
-        Instruction sets that it has kernels for and that the processor knows.
+        Instruction sets with kernels in the module that the processor supports.
     native_bfloat16
-        Whether the processor multiplies bfloat16 itself.
+        True if the processor multiplies bfloat16 natively.
     active
-        Instruction set in use; None where ``PYDREAM_ISA`` names one that is not available.
+        Instruction set in use; None if ``PYDREAM_ISA`` names one that is not available.
     """
 
     path: str | None
@@ -63,7 +63,7 @@ class CompiledModule:
 
 @dataclass(frozen=True)
 class Threads:
-    """Threads: those that torch uses, of the machine, and those this process may use."""
+    """Number of threads: those torch uses, those of the machine, and those this process may use."""
 
     torch: int | None
     machine: int | None
@@ -72,7 +72,7 @@ class Threads:
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory in bytes: of the machine, and the limit of this process or None."""
+    """Memory in bytes: of the machine, and the limit of this process, or None."""
 
     machine: int | None
     limit: int | None
@@ -80,7 +80,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as torch sees it; ``kernels`` tells whether this build has kernels for it."""
+    """A GPU as torch sees it; ``kernels`` states whether this build has kernels for it."""
 
     name: str
     capability: str
@@ -90,12 +90,12 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Cuda:
-    """CUDA, as torch sees it and as this build has kernels for it.
+    """CUDA, as torch sees it, and this build's kernels for it.
 
     Attributes
     ----------
     torch_built_for
-        Version of CUDA that torch was built for; None for a torch without it.
+        Version of CUDA that torch was built for; None for a torch without CUDA.
     devices
         The GPUs.
     architectures
@@ -103,7 +103,7 @@ class Cuda:
     driver, runtime
         Versions of the driver, and of the runtime in the build.
     error
-        Error of a driver that does not work.
+        Error of a faulty driver.
     """
 
     torch_built_for: str | None
@@ -114,7 +114,7 @@ class Cuda:
     error: str | None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the facts; versions only of kernels that there are, and no error if none was."""
+        """Return the facts, without absent versions and errors."""
         facts = asdict(self)
         if self.architectures is None:
             del facts["driver"], facts["runtime"]
@@ -130,17 +130,17 @@ class Diagnosis:
     Attributes
     ----------
     versions
-        Versions of Python and of every package; None where one is missing.
+        Versions of Python and of every package; None for a missing one.
     module
         The compiled module; None if it cannot be imported.
     threads, memory, cuda
         Processor, memory and GPUs.
     ops
-        For every op, what runs on each device.
+        For every op, the implementation on each device.
     environment
-        Environment variables that are heeded.
+        Environment variables that pydream reads.
     problems
-        Lines that each say what needs mending.
+        Descriptions of problems to fix, one line each.
     """
 
     versions: dict[str, str | None]
@@ -153,13 +153,13 @@ class Diagnosis:
     problems: list[str]
 
     def as_json(self) -> dict[str, Any]:
-        """Return all of it as JSON has it."""
+        """Return all fields, ready for JSON."""
         module = {"error": _NO_MODULE} if self.module is None else asdict(self.module)
         return {**asdict(self), "module": module, "cuda": self.cuda.as_json()}
 
 
 def diagnose() -> Diagnosis:
-    """Look at the installation and the machine; what is missing is reported, never raised."""
+    """Examine the installation and the machine; a missing part is reported, never raised."""
     problems: list[str] = []
     torch = _attempt("torch", problems)
     compiled = _attempt("pydream._C", problems)
@@ -182,7 +182,7 @@ def diagnose() -> Diagnosis:
 
 
 def _attempt(name: str, problems: list[str]) -> ModuleType | None:
-    """Import a module, or note why that fails: broken libraries raise more than ImportError."""
+    """Import a module, or record why that fails: broken libraries raise more than ImportError."""
     try:
         return importlib.import_module(name)
     except Exception as error:
@@ -207,7 +207,7 @@ def _module(module: ModuleType | None, problems: list[str]) -> CompiledModule | 
         return None
     try:
         active = module.active_isa()
-    except ValueError as error:  # PYDREAM_ISA names one that is not there
+    except ValueError as error:  # PYDREAM_ISA names an unavailable one
         active = None
         problems.append(f"PYDREAM_ISA: {error}")
     return CompiledModule(
@@ -220,7 +220,7 @@ def _module(module: ModuleType | None, problems: list[str]) -> CompiledModule | 
 
 
 def _cuda(torch: ModuleType | None, module: ModuleType | None, problems: list[str]) -> Cuda:
-    """Say what torch sees, and what this build has kernels for."""
+    """Return the facts about CUDA in torch and in this build."""
     architectures = (module and module.cuda_architectures) or None
     kernels = module.cuda if module is not None and architectures is not None else None
     devices: list[Gpu] = []
@@ -242,7 +242,7 @@ def _cuda(torch: ModuleType | None, module: ModuleType | None, problems: list[st
                 reason = missing_kernels(module, index, properties.name, capability)
                 if reason is not None:
                     problems.append(reason)
-    except RuntimeError as error:  # a driver that does not work
+    except RuntimeError as error:  # a faulty driver
         failure = first_line(error)
     return Cuda(
         torch_built_for=None if torch is None else torch.version.cuda,
@@ -257,7 +257,7 @@ def _cuda(torch: ModuleType | None, module: ModuleType | None, problems: list[st
 def _ops(
     ops: ModuleType | None, module: CompiledModule | None, cuda: Cuda
 ) -> dict[str, dict[str, str]]:
-    """Say for every op what runs on the CPU and on CUDA devices."""
+    """Return for every op the implementation on the CPU and on CUDA devices."""
     if ops is None:
         return {}
     on_cpu = "not usable"
@@ -276,7 +276,7 @@ def _ops(
         and value.__module__.startswith(ops.__name__)
         and not value.__module__.startswith(f"{ops.__name__}._")
     ]
-    # Drawn on the CPU for every device, so that all get the same.
+    # The CPU draws them for every device, so that all get the same.
     drawn = {"random_augment", "random_crop_boxes", "random_keys"}
     return {name: {"cpu": on_cpu, "cuda": on_cpu if name in drawn else on_cuda} for name in names}
 
@@ -289,7 +289,7 @@ def _environment(problems: list[str]) -> dict[str, str | None]:
 
 
 def render_diagnosis(diagnosis: Diagnosis) -> RenderableType:
-    """Lay out what `diagnose` returned for a terminal."""
+    """Format the result of `diagnose` for a terminal."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")

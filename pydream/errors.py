@@ -1,18 +1,18 @@
-"""Errors meant for the person at the keyboard: one line that says what, where, and what to do."""
+"""Errors meant for the user: one line that says what, where, and what to do."""
 
 from __future__ import annotations
 
 
 class PydreamError(Exception):
-    """Something the user gave cannot be used; the command line prints it and exits with 2."""
+    """An input from the user cannot be used; the command line prints the error and exits with 2."""
 
 
 class ImageError(PydreamError):
-    """One image cannot be read; the message is the reason, without the image's name."""
+    """An image cannot be read; the message is the reason, without the image's name."""
 
 
 class MissingSplitError(PydreamError):
-    """A source has no images, or no labelled ones, of the split that is asked for."""
+    """A source has no images, or no labelled ones, of the requested split."""
 
 
 def first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Files and folders of a run: tried before the work begins, written whole or not at all."""
+"""Files and folders of a run: checked before the work begins, and written atomically."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ ANOTHER_OUT = "give another --out"
 
 
 def expand_home(path: PathLike) -> PathLike:
-    """Replace a leading ``~`` by the home folder, also behind the name of a set (``mnist:~/data``).
+    """Replace a leading ``~`` by the home folder, also after the name of a set (``mnist:~/data``).
 
     Raises
     ------
     PydreamError
-        If the home folder is not known.
+        If the home folder is unknown.
     """
     text = str(path)
     name, colon, root = text.partition(":")
@@ -46,12 +46,12 @@ def expand_home(path: PathLike) -> PathLike:
 
 
 def expand_settings(settings: Any, *names: str) -> None:
-    """Expand ``~`` in those settings of a frozen dataclass that name files.
+    """Expand ``~`` in the named settings of a frozen dataclass, which are paths.
 
     Raises
     ------
     PydreamError
-        If one of them is empty, and as of `expand_home`.
+        If one of them is empty, and in the cases of `expand_home`.
     """
     for name in names:
         value = getattr(settings, name)
@@ -63,13 +63,13 @@ def expand_settings(settings: Any, *names: str) -> None:
 
 
 def name_after(source: str) -> str:
-    """Return the name of what is made of a source, to which the method adds its own.
+    """Return a name for the result of a source; the method adds its own.
 
     Parameters
     ----------
     source
-        A folder gives its name, a file its name without the ending of its kind (also ``.tar.gz``),
-        a set of torchvision, ``mnist:ROOT``, the name of the set.
+        A folder gives its name; a file its name without its kind's ending (also ``.tar.gz``); a set
+        of torchvision, such as ``mnist:ROOT``, the name of the set.
     """
     path = Path(source)
     name, colon, _ = source.partition(":")
@@ -83,19 +83,19 @@ def name_after(source: str) -> str:
 
 
 def check_place(path: Path, remedy: str = ANOTHER_OUT) -> None:
-    """See that a file or folder can be made, or written to where it is a folder that exists.
+    """Check that a file or folder can be made, or that an existing folder can be written to.
 
     Parameters
     ----------
     path
         The file or folder; folders above it need not exist.
     remedy
-        Advice for the user if nothing can be made there.
+        Advice for the user if the path cannot be used.
 
     Raises
     ------
     PydreamError
-        If the path has no name, something above it is no folder, or nothing can be written there.
+        If the path has no name, is below a file, or cannot be written.
     """
     if path.name in ("", ".."):
         raise PydreamError(f"{str(path)!r} does not name a new file or folder: {remedy}")
@@ -120,12 +120,12 @@ def _is_there(path: Path) -> bool:
 
 
 def check_free(path: Path, remedy: str = ANOTHER_OUT) -> None:
-    """See that nothing is at a path, and that something can be written there.
+    """Check that a path is free and can be written.
 
     Raises
     ------
     PydreamError
-        If something is there, and as of `check_place`.
+        If the path exists, and in the cases of `check_place`.
     """
     if os.path.lexists(path) and path.name not in ("", ".."):
         raise PydreamError(f"{path} exists and is not overwritten: {remedy}")
@@ -133,14 +133,14 @@ def check_free(path: Path, remedy: str = ANOTHER_OUT) -> None:
 
 
 def first_free(name: Callable[[int], Path], make: Callable[[Path], Any]) -> Path:
-    """Make the first of numbered files or folders that does not exist yet, and return it.
+    """Make the first of numbered files or folders that does not exist, and return its path.
 
     Parameters
     ----------
     name
-        Gives the path of a number, from 1 on.
+        Function that returns the path of a number, from 1 on.
     make
-        Makes it; raises FileExistsError where it is there.
+        Function that makes it; raises FileExistsError if it exists.
     """
     for number in itertools.count(1):
         path = name(number)
@@ -152,7 +152,7 @@ def first_free(name: Callable[[int], Path], make: Callable[[Path], Any]) -> Path
 
 @contextmanager
 def disk_errors(path: Path, remedy: str = KEPT) -> Iterator[None]:
-    """Turn an error of the file system into one that says what to do."""
+    """Turn an error of the file system into one with advice for the user."""
     try:
         yield
     except OSError as error:
@@ -163,10 +163,10 @@ def disk_errors(path: Path, remedy: str = KEPT) -> Iterator[None]:
 
 @contextmanager
 def written_beside(place: Path, remedy: str = KEPT) -> Iterator[Path]:
-    """Give a path beside the place of a file or folder, where it is made whole or not at all.
+    """Yield a temporary path beside `place`, and rename it to `place` at the end.
 
-    What the block has made there is put in its place at the end, in place of a file or an empty
-    folder that is there, or removed after an error.
+    The block makes a file or folder there. It replaces a file or an empty folder at `place`; after
+    an error it is removed.
 
     Raises
     ------
@@ -186,7 +186,7 @@ def written_beside(place: Path, remedy: str = KEPT) -> Iterator[Path]:
 
 
 def write_whole(file: Path, data: bytes, remedy: str = KEPT) -> None:
-    """Write a file whole or not at all; one that is there is replaced.
+    """Write a file atomically, replacing an existing one.
 
     Raises
     ------
@@ -198,12 +198,12 @@ def write_whole(file: Path, data: bytes, remedy: str = KEPT) -> None:
 
 
 def write_new(file: Path, data: bytes, remedy: str = ANOTHER_OUT) -> None:
-    """Write a new file whole or not at all, and the folders above it.
+    """Write a new file atomically, and make the folders above it.
 
     Raises
     ------
     PydreamError
-        If something is there, or cannot be written.
+        If the file exists or cannot be written.
     """
     check_free(file, remedy)
     with disk_errors(file, remedy):
@@ -213,18 +213,18 @@ def write_new(file: Path, data: bytes, remedy: str = ANOTHER_OUT) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes of pydream from writing to a folder while the block runs.
+    """Keep other processes of pydream from writing to a folder during the block.
 
-    File systems that know no locks, as some network ones, are not watched.
+    File systems without locks, such as some network ones, are not protected.
 
     Raises
     ------
     PydreamError
-        If another process has the folder.
+        If another process has locked the folder.
     """
     try:
         import fcntl
-    except ImportError:  # not on Windows
+    except ImportError:  # absent on Windows
         yield
         return
     with disk_errors(folder):

@@ -1,4 +1,4 @@
-"""Whether the CUDA kernels of this build run on a GPU, in words for the person at the keyboard."""
+"""Check whether this build's CUDA kernels run on a GPU, with a reason for the user."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 
 def cuda_version(number: int) -> str | None:
-    """Write 13000 as 13.0; None for 0, where there is no driver."""
+    """Write 13000 as 13.0; None for 0, which means no driver."""
     return f"{number // 1000}.{number % 1000 // 10}" if number else None
 
 
 def missing_kernels(module: Any, index: int, name: str, capability: tuple[int, int]) -> str | None:
-    """Say why a GPU cannot run the kernels, and what helps; None where it can.
+    """Return the reason that a GPU cannot run the kernels, with the remedy; None if it can.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def missing_kernels(module: Any, index: int, name: str, capability: tuple[int, i
     if kernels.carries(index):
         return None
     driver, runtime = kernels.driver_version(), kernels.runtime_version()
-    if driver // 1000 < runtime // 1000:  # within one major version older drivers will do
+    if driver // 1000 < runtime // 1000:  # within one major version, older drivers suffice
         return (
             f"this build of pydream is for CUDA {cuda_version(runtime)}, and the driver of {name} "
             f"for CUDA {cuda_version(driver)}: install a driver for CUDA {runtime // 1000}.0 or "

@@ -1,7 +1,7 @@
-"""Package members that are imported when they are first used.
+"""Package members that are imported on first use.
 
-Importing PyTorch takes seconds. A package whose settings the command line reads therefore names its
-members here instead of importing them, so that ``pydream --help`` answers at once.
+Importing PyTorch takes seconds. So a package with settings for the command line names its members
+here instead of importing them, which lets ``pydream --help`` answer at once.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class _LazyPackage(ModuleType):
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # The import system stores a submodule under its name. Where a member has the same name, as
-        # `pydream.rded.distill`, the member is stored instead.
+        # The import system stores a submodule under its name. If a member has the same name, such
+        # as `pydream.rded.distill`, the member is stored instead.
         if isinstance(value, ModuleType) and self.lazy_members.get(name) == value.__name__:
             value = _member(value, name)
         super().__setattr__(name, value)
@@ -37,7 +37,7 @@ class _LazyPackage(ModuleType):
 
 
 def _member(module: ModuleType, name: str) -> Any:
-    """Return the member of a module, or the module where it is the member itself."""
+    """Return the member of a module, or the module if it is the member itself."""
     return getattr(module, name, module)
 
 
@@ -47,9 +47,9 @@ def lazy_members(package: str, modules: Mapping[str, str]) -> None:
     Parameters
     ----------
     package
-        Name of the package, called while the package is imported.
+        Name of the package, which calls this during its own import.
     modules
-        The module that holds each member, by the name of the member. A subpackage holds itself.
+        Module of each member, by the name of the member. A subpackage is its own module.
     """
     module = sys.modules[package]
     module.__class__ = _LazyPackage

@@ -1,6 +1,6 @@
-"""Marks in the annotations of settings, for the command line: tyro's, looked up when it asks.
+"""Marks in the annotations of settings, for the command line: tyro's, resolved on demand.
 
-Annotations are text until then, so the API, the tests and the benchmarks run without tyro.
+Until then annotations are text, so the API, the tests and the benchmarks run without tyro.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The memory of the machine, and the limits that are set on this process."""
+"""The memory of the machine, and the limits of this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def physical_memory() -> int | None:
-    """Return the bytes of the machine's memory; None where the system does not say."""
+    """Return the bytes of the machine's memory; None if the system does not report them."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
@@ -19,9 +19,9 @@ def physical_memory() -> int | None:
 
 
 def memory_limit() -> int | None:
-    """Return the least of the limits set on this process, in bytes: ulimit -v and cgroups.
+    """Return the lowest limit of this process, in bytes: from ulimit -v and cgroups.
 
-    None where there is no limit, or none below the machine's memory.
+    None without a limit, or if the limit is not below the machine's memory.
     """
     limits = []
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
@@ -30,7 +30,7 @@ def memory_limit() -> int | None:
     for file in _cgroup_files():
         try:
             limits.append(int(file.read_text()))
-        except (OSError, ValueError):  # not there, or "max"
+        except (OSError, ValueError):  # absent, or "max"
             continue
     physical = physical_memory()
     limits = [limit for limit in limits if physical is None or limit < physical]
@@ -38,7 +38,7 @@ def memory_limit() -> int | None:
 
 
 def _cgroup_files() -> list[Path]:
-    """List where limits of this process's control groups may be written, versions 1 and 2."""
+    """List the files that may hold limits of this process's control groups, versions 1 and 2."""
     try:
         lines = _OWN_GROUPS.read_text().splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""Finished work of a run, kept on disk beside its output until that is whole.
+"""Finished work of a run, stored beside its output until the output is complete.
 
-Beside ``<out>`` lies ``<out>.partial``: in ``identity.json`` the settings that the run was begun
-with, in ``state/`` what it has kept. Every file is written elsewhere in there and renamed.
+The folder ``<out>.partial`` has the settings of the run in ``identity.json``, and its finished work
+in ``state/``. Every file is written under another name there and renamed.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ _IDENTITY = "identity.json"
 
 
 class PartialRun:
-    """Files that let a killed run continue where it stopped.
+    """Files that let a killed run continue.
 
     Parameters
     ----------
     out
         Path of the finished output.
     identity
-        What decides the bytes of the output. A run is gone on with only if its identity is the
+        Facts that decide the bytes of the output. A run is continued only if its identity is the
         same.
     resume
-        Whether to go on with a run that was begun. Without one, a new run is begun.
+        Continue a run that was begun. Without one, a new run is begun.
     what
         Kind of the output in one word, for messages.
     check
-        Raises PydreamError if something lies at `out`.
+        Function that raises PydreamError if `out` is not free.
 
     Raises
     ------
     PydreamError
-        If something lies at `out`, if a run was begun and `resume` is false, if it was begun with
-        another identity, or if something else lies in its folder.
+        If `out` is not free, if a run was begun and `resume` is false, if it was begun with another
+        identity, or if its folder has unknown content.
 
     Attributes
     ----------
     out, partial
-        The place of the output, and the folder beside it.
+        The path of the output, and that of the folder beside it.
     """
 
     def __init__(
@@ -69,15 +69,15 @@ class PartialRun:
 
     @contextmanager
     def begin(self) -> Iterator[None]:
-        """Make the folder, and keep other processes out of it while the block runs.
+        """Make the folder, and keep other processes out of it during the block.
 
-        Before this nothing is written.
+        Nothing is written before this.
 
         Raises
         ------
         PydreamError
             If another process writes to it, if it cannot be made, or if another process has
-            meanwhile finished the output or begun a run that this one may not go on with.
+            meanwhile finished the output or begun a run that this one must not continue.
         """
         with disk_errors(self.partial, RESUME):
             made = not self.partial.exists()
@@ -91,7 +91,7 @@ class PartialRun:
                         self.partial.rmdir()
                 raise
             with disk_errors(self.partial, RESUME):
-                for leftover in self.partial.rglob(".*.beside"):  # of a process that was killed
+                for leftover in self.partial.rglob(".*.beside"):  # of a killed process
                     leftover.unlink()
             self.write_text(self._begun, json.dumps(self._identity, indent=1))
             with disk_errors(self.partial, RESUME):
@@ -99,11 +99,11 @@ class PartialRun:
             yield
 
     def forget(self) -> None:
-        """Remove all that is kept."""
+        """Remove all stored work."""
         _remove(self.partial)
 
     def _check(self) -> None:
-        """Raise PydreamError unless this run can begin, or go on with one that was begun."""
+        """Raise PydreamError unless this run can begin, or continue one that was begun."""
         self._check_out(self.out)
         if not self._begun.is_file():
             if self.partial.exists() and not _is_empty_folder(self.partial):
@@ -123,15 +123,15 @@ class PartialRun:
             )
 
     def write_text(self, file: Path, text: str) -> None:
-        """Write a file inside the folder, whole or not at all."""
+        """Write a file inside the folder atomically."""
         self.write_bytes(file, text.encode())
 
     def write_bytes(self, file: Path, data: bytes) -> None:
-        """Write a file inside the folder, whole or not at all."""
+        """Write a file inside the folder atomically."""
         write_whole(file, data, RESUME)
 
     def record(self, name: str) -> dict[str, Any] | None:
-        """Return what `keep` stored under a name, or None."""
+        """Return the record that `keep` stored under a name, or None."""
         file = self._state / f"{name}.json"
         return json.loads(file.read_text()) if file.is_file() else None
 
@@ -140,11 +140,11 @@ class PartialRun:
         self.write_text(self._state / f"{name}.json", json.dumps(record))
 
     def keep_bytes(self, name: str, data: bytes) -> None:
-        """Store a file for a later `resume`, whole or not at all."""
+        """Store a file for a later `resume`, atomically."""
         self.write_bytes(self._state / name, data)
 
     def kept_bytes(self, name: str) -> bytes | None:
-        """Return what `keep_bytes` stored under a name, or None."""
+        """Return the content that `keep_bytes` stored under a name, or None."""
         file = self._state / name
         try:
             return file.read_bytes() if file.is_file() else None
@@ -155,19 +155,19 @@ class PartialRun:
 
 
 def forget_finished(out: Path, identity: Mapping[str, Any]) -> None:
-    """Remove what a run has kept that was killed between finishing its output and `forget`.
+    """Remove the folder of a run that was killed between finishing its output and `forget`.
 
     Parameters
     ----------
     out
         The finished output.
     identity
-        Identity of the run. What a run with another identity keeps is left alone.
+        Identity of the run. The folder of a run with another identity stays.
 
     Raises
     ------
     PydreamError
-        If another process is at work on it, or it cannot be removed.
+        If another process is using the folder, or it cannot be removed.
     """
     partial = _partial_of(out)
     begun = partial / _IDENTITY
@@ -188,7 +188,7 @@ def _is_empty_folder(path: Path) -> bool:
 
 
 def _remove(partial: Path) -> None:
-    """Remove the folder, its identity last: without one, nobody would know what the rest is."""
+    """Remove the folder, its identity last, because only the identity explains the rest."""
     with disk_errors(partial, RESUME):
         for entry in partial.iterdir():
             if entry.is_dir() and not entry.is_symlink():
@@ -199,7 +199,7 @@ def _remove(partial: Path) -> None:
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Say which settings differ; one that an older version did not have counts as None."""
+    """List the settings that differ; one that an older version lacked counts as None."""
     return [
         f"{key} {then.get(key)!r} then, {now.get(key)!r} now"
         for key in sorted({*then, *now} - _RETIRED)

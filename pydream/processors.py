@@ -6,13 +6,13 @@ import os
 
 
 def usable_processors() -> int:
-    """Return how many processors this process may use, 1 or more.
+    """Return the number of processors that this process may use, 1 or more.
 
-    Fewer than the machine has where a batch system or ``taskset`` allows only some of them. macOS
-    has no such limits; there all processors count.
+    It is below that of the machine if a batch system or ``taskset`` restricts the process. macOS
+    has no such limits; all its processors count.
     """
-    if hasattr(os, "sched_getaffinity"):  # on Linux
+    if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
-    if hasattr(os, "process_cpu_count"):  # from Python 3.13 on
+    if hasattr(os, "process_cpu_count"):  # Python 3.13 and later
         return os.process_cpu_count() or 1
     return os.cpu_count() or 1

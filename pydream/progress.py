@@ -35,19 +35,19 @@ class _RateColumn(ProgressColumn):
 
 
 def say(line: str) -> None:
-    """Tell the person at the keyboard something about the run, on standard error."""
+    """Print a line about the run on standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
 class Advance(Protocol):
-    """Counts units that are done."""
+    """Counts finished units."""
 
     def __call__(self, done: int, note: str = "") -> None:
-        """Count `done` units; show `note`, some words on how it goes, until there is another."""
+        """Count `done` units; show `note`, a few words on the progress, until the next one."""
 
 
 class _Log:
-    """Progress for a log: a line when another tenth is done, or when half a minute has passed."""
+    """Progress for a log: a line after every tenth, or every half minute."""
 
     def __init__(self, description: str, total: int, unit: str, done: int) -> None:
         self._description, self._total, self._unit = description, total, unit
@@ -58,7 +58,7 @@ class _Log:
     def __call__(self, done: int, note: str = "") -> None:
         self._done += done
         self._note = note or self._note
-        if self._done >= self._total:  # the end is told once, by `end`
+        if self._done >= self._total:  # `end` reports the end, once
             return
         now = time.monotonic()
         another_tenth = 10 * self._done // self._total > 10 * self._told // self._total
@@ -90,10 +90,10 @@ def _clock(seconds: float) -> str:
 
 @contextmanager
 def track(description: str, total: int, unit: str, *, done: int = 0) -> Iterator[Advance]:
-    """Show how far the block is, on standard error: a bar on a terminal, else some lines.
+    """Show the progress of the block on standard error: a bar on a terminal, else lines.
 
-    The lines are for logs and notebooks: one whenever another tenth is done, but not within a
-    second of the last, one every half minute, and one at the end.
+    The lines suit logs and notebooks: one after every tenth, at least a second apart, one every
+    half minute, and one at the end.
 
     Parameters
     ----------
@@ -102,14 +102,14 @@ def track(description: str, total: int, unit: str, *, done: int = 0) -> Iterator
     total
         Number of units in the whole.
     unit
-        The name of a unit, in the plural.
+        Name of the units, in the plural.
     done
         Number of units finished before.
 
     Yields
     ------
     Advance
-        Call it with the number of units just done.
+        Function to call with the number of units just finished.
     """
     if not sys.stderr.isatty():
         log = _Log(description, total, unit, done)

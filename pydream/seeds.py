@@ -1,4 +1,4 @@
-"""Random numbers that depend on a seed and their purpose, and on nothing else."""
+"""Random numbers that depend only on a seed and their purpose."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 
 
 class Draw(enum.IntEnum):
-    """What the random keys of real images are drawn for: `draw` of `pydream.ops.random_keys`.
+    """Purposes of the random keys of real images: `draw` of `pydream.ops.random_keys`.
 
-    Two purposes draw independently from one seed. The numbers are part of what a seed means; 0 is
-    the default of `random_keys`, with which the rows of a distilled set are put in order.
+    Two purposes draw independently from one seed. The numbers are part of the meaning of a seed. 0
+    is the default of `random_keys`, which orders the rows of a distilled set.
     """
 
     PRESELECTION = 1  # the images that RDED cuts patches from
@@ -33,7 +33,7 @@ def derived_seed(seed: int, *purpose: int) -> int:
     seed
         Random seed of the run.
     purpose
-        Numbers that name the purpose; another purpose gives independent random numbers.
+        Numbers that identify the purpose; different purposes give independent random numbers.
     """
     state = np.random.SeedSequence(seed, spawn_key=purpose).generate_state(1, np.uint64)
     return int(state[0]) >> 1
@@ -47,13 +47,13 @@ def uniform(seed: int, count: int) -> npt.NDArray[np.float64]:
 
 
 def drawn_order(seed: int, count: int) -> npt.NDArray[np.int64]:
-    """Draw an order of `count` things."""
+    """Draw an order of `count` items."""
     return np.argsort(uniform(seed, count), kind="stable")
 
 
 @contextmanager
 def own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed PyTorch's generators of the CPU and of a device for the block, then put them back."""
+    """Seed PyTorch's generators of the CPU and of a device during the block, then restore them."""
     cuda = device.type == "cuda"
     with torch.random.fork_rng([device] if cuda else []):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach every GPU

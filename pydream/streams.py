@@ -1,4 +1,4 @@
-"""A GPU's streams: captures of CUDA graphs, and copies that wait for nothing."""
+"""Streams of a GPU: captures of CUDA graphs, and copies without waiting."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ _Result = TypeVar("_Result")
 def capture(
     call: Callable[[], _Result], device: torch.device, *, warm_up: int = 1
 ) -> tuple[torch.cuda.CUDAGraph, _Result]:
-    """Make a call some times on a stream beside the current one, then put it in a CUDA graph.
+    """Run a call a few times on a side stream, then capture it in a CUDA graph.
 
-    If the capture fails, the current stream is restored and another capture can begin.
-    PyTorch alone leaves the captured stream current then, and its allocator goes on waiting for the
-    end of the capture.
+    If the capture fails, the current stream is restored and another capture can begin. PyTorch
+    alone would leave the captured stream current, and its allocator waiting for the end of the
+    capture.
 
     Parameters
     ----------
     call
-        Enqueues work on the current stream of `device`, and waits for none of it.
+        Function that enqueues work on the current stream of `device`, without waiting for any.
     device
         The GPU to capture on.
     warm_up
-        Calls before the capture, in which libraries set up what they need.
+        Number of calls before the capture, in which libraries set themselves up.
 
     Returns
     -------
     CUDAGraph
-        Its replays repeat the call.
+        Graph whose replays repeat the call.
     object
-        Result of the captured call; a replay writes its tensors anew.
+        Result of the captured call; a replay overwrites its tensors.
 
     Raises
     ------
     RuntimeError
-        If the call does what a capture forbids.
+        If the call does something that a capture forbids.
     """
     with torch.cuda.device(device):
         current, beside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -50,7 +50,7 @@ def capture(
                 call()
         current.wait_stream(beside)
         graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
-        # The outer block restores the stream where the inner one fails to.
+        # The outer block restores the stream if the inner one fails to.
         with torch.cuda.stream(beside):
             try:
                 with _nothing_freed(), torch.cuda.graph(graph, pool=pool, stream=beside):
@@ -63,7 +63,7 @@ def capture(
 
 @contextmanager
 def _nothing_freed() -> Iterator[None]:
-    """Keep Python's collector from freeing an older graph in the block: that ends a capture."""
+    """Keep Python's collector from freeing an older graph in the block, which ends a capture."""
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()
@@ -77,15 +77,15 @@ def _nothing_freed() -> Iterator[None]:
 def _abandon(pool: tuple[int, int]) -> None:
     """End the allocator's part of a failed capture, which would refuse the next one."""
     index = torch.cuda.current_device()
-    with suppress(RuntimeError):  # where only the call failed, the capture itself has ended well
+    with suppress(RuntimeError):  # if only the call failed, the capture itself has ended properly
         torch._C._cuda_endAllocateToPool(index, pool)
         torch._C._cuda_releasePool(index, pool)
 
 
 def capturing(device: torch.device) -> bool:
-    """Return whether a device's current stream is being captured in a CUDA graph.
+    """Return whether a CUDA graph is being captured on a device's current stream.
 
-    PyTorch only tells it of the current device, which need not be that of a tensor.
+    PyTorch reports it only for the current device, which may differ from that of a tensor.
     """
     if device.type != "cuda":
         return False
@@ -94,7 +94,7 @@ def capturing(device: torch.device) -> bool:
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a tensor of the CPU to a device; to a GPU through page-locked memory, in its stream."""
+    """Copy a CPU tensor to a device; to a GPU through page-locked memory, in its stream."""
     if device.type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

@@ -1,7 +1,7 @@
-"""Stages of a run by name: seconds of each, ranges for NVTX, figures for `pydream profile`.
+"""Stages of a run by name: their seconds, NVTX ranges, and the figures of `pydream profile`.
 
-With neither asked for a stage costs about a microsecond, so it stands around work of a
-millisecond and more. ``PYDREAM_NVTX=1`` makes each an NVTX range, for Nsight.
+When neither ranges nor figures are requested, a stage costs about a microsecond, so it suits work
+of a millisecond and more. ``PYDREAM_NVTX=1`` makes each stage an NVTX range, for Nsight.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class StageRecorder(Protocol):
-    """Is told of every stage while it is installed by `recording`."""
+    """Notified of every stage while `recording` has it installed."""
 
     def stage(
         self, name: str, device: torch.device | None, nbytes: int
@@ -32,7 +32,7 @@ _recorder: StageRecorder | None = None
 
 @contextmanager
 def stage(name: str, device: torch.device | None = None, *, nbytes: int = 0) -> Iterator[None]:
-    """Mark the block as a stage of a run; stages may lie within each other.
+    """Mark the block as a stage of a run; stages may be nested.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def stage(name: str, device: torch.device | None = None, *, nbytes: int = 0) -> 
 
 
 def each_in_stage(name: str, items: Iterable[T], device: torch.device | None = None) -> Iterator[T]:
-    """Give out the items; the making of each is a stage, what is done with it is not."""
+    """Yield the items; making an item belongs to the stage, using it does not."""
     source = iter(items)
     while True:
         with stage(name, device):
@@ -76,7 +76,7 @@ def each_in_stage(name: str, items: Iterable[T], device: torch.device | None = N
 
 @contextmanager
 def recording(recorder: StageRecorder) -> Iterator[None]:
-    """Tell a recorder of all stages, of all threads, while the block runs."""
+    """Notify a recorder of all stages of all threads during the block."""
     global _recorder
     before, _recorder = _recorder, recorder
     try:
@@ -87,12 +87,13 @@ def recording(recorder: StageRecorder) -> Iterator[None]:
 
 @contextmanager
 def stream_seconds(device: torch.device) -> Iterator[Callable[[], float]]:
-    """Measure what the block queues on the current stream of a GPU, without waiting for it.
+    """Measure the work that the block queues on a GPU's current stream, without waiting for it.
 
     Yields
     ------
     Callable[[], float]
-        Waits for the end of that work and returns its seconds; to be called after the block.
+        Function that waits for the end of that work and returns its seconds; call it after the
+        block.
     """
     first, last = (
         torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -112,7 +113,7 @@ def stream_seconds(device: torch.device) -> Iterator[Callable[[], float]]:
 
 
 class Stopwatch:
-    """Adds up seconds by the name of a stage: of the clock, or of a GPU's stream."""
+    """Sums seconds by the name of a stage: of the clock, or of a GPU's stream."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -130,8 +131,8 @@ class Stopwatch:
         name
             Name of the stage; only one thread at a time may count towards it.
         device
-            Where the work is done that the block starts. On a GPU the seconds are those of the
-            current stream, and nothing waits for them before `report`.
+            Device of the work that the block starts. On a GPU the seconds are those of the current
+            stream, and nothing waits for them before `report`.
         nbytes
             The same as for `stage`.
         """

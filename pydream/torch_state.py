@@ -1,4 +1,4 @@
-"""PyTorch's global state, set aside while pydream's own networks are at work."""
+"""PyTorch's global state, set aside while pydream's own networks run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 
 @contextmanager
 def usual_torch_state() -> Iterator[None]:
-    """Give PyTorch the state it starts with, and put back what the caller had.
+    """Reset PyTorch to its initial state, and restore the caller's state at the end.
 
     Default dtype float32, the CPU as default device, gradients recorded, no autocast: a run then
-    makes the same set whatever the program around it has set. As a decorator,
-    ``@usual_torch_state()``, it holds for each call of a function.
+    makes the same set in any program. As a decorator, ``@usual_torch_state()`` applies to each call
+    of a function.
     """
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)

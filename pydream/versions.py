@@ -1,4 +1,4 @@
-"""The version of the package in what it writes, and versions of formats in what it reads."""
+"""The version of the package in files that it writes, and format versions in those it reads."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ __version__ = version(PACKAGE)
 
 
 def package_record() -> dict[str, str]:
-    """Return what files say of the package that wrote them: its ``name`` and ``version``."""
+    """Return the record of the package in its files: its ``name`` and ``version``."""
     return {"name": PACKAGE, "version": __version__}
 
 
 def check_format(file: Path, version: int, newest: int) -> None:
-    """See that a file is in a format that this version of the package knows.
+    """Check that this version of the package can read the format of a file.
 
     Parameters
     ----------
     file
         The file.
     version
-        Version of its format.
+        Version of the file's format.
     newest
-        The newest version that can be read.
+        Newest readable version.
 
     Raises
     ------

@@ -22,14 +22,14 @@ def main() -> None:
     """Run the command line; exit with 2 for user errors, 130 for Ctrl-C, 1 for a closed pipe."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # what a terminal or a log cannot show
-    output = _Output(sys.stdout or io.StringIO())  # Python has None for one that is closed
+            stream.reconfigure(errors="replace")  # characters that a terminal or a log cannot show
+    output = _Output(sys.stdout or io.StringIO())  # Python has None for a closed stream
     try:
         with contextlib.redirect_stdout(cast("TextIO", output)):
             try:
                 _run()
             finally:
-                sys.stdout.flush()  # so that a closed pipe or a full disk is found here
+                sys.stdout.flush()  # so that a closed pipe or a full disk is noticed here
     except BrokenPipeError:
         _drop(sys.stdout, sys.stderr)
         raise SystemExit(1) from None
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 class _Output:
-    """Standard output, whose errors are told from those of other files."""
+    """Standard output, whose errors are distinguished from those of other files."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -72,7 +72,7 @@ class _Output:
 
 
 def _drop(*streams: TextIO) -> None:
-    """Send what is left in streams nowhere: Python flushes them once more at its end."""
+    """Discard the rest of streams, which Python would flush once more at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in streams:
         os.dup2(nowhere, stream.fileno())
@@ -99,7 +99,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Print a warning of ours as a line of its own; those of other packages as Python does."""
+    """Print a warning of pydream as a line of its own, and those of other packages as usual."""
     ours = _PACKAGE in Path(filename).resolve().parents
     python_words = warnings.formatwarning(message, category, filename, lineno, line)
     print(f"pydream: {message}" if ours else python_words.rstrip(), file=file or sys.stderr)

@@ -1,4 +1,4 @@
-"""The commands, one function each, which imports what it runs so that help needs no PyTorch."""
+"""The commands, one function each, which import on demand so that help needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def rded_command(config: Annotated[RdedConfig, Whole], *, json: Json = False) ->
 
     result = distill(config)
     observer = result.manifest.observer
-    assert observer is not None  # as every set of RDED has one
+    assert observer is not None  # every set of RDED has one
     rows = {
         "observer": f"{observer['arch']}, right on {observer['top1']:.1%} of "
         f"{observer['images']} images ({observer['held_out']})"
@@ -324,7 +324,7 @@ COMMANDS: Commands = {
 
 
 def run() -> None:
-    """Parse the arguments of this process, and run the command that they name or show its help."""
+    """Parse the arguments of this process, and run the named command or show its help."""
     arguments = sys.argv[1:]
     command = named_command(arguments, COMMANDS)
     if {"-h", "--help"} & {*arguments} and (command or arguments[0].startswith("-")):

@@ -1,7 +1,8 @@
 """The pages of ``--help``: options in groups, one paragraph each, and examples.
 
-tyro groups options by the dataclass that holds them, and only under a prefix (``--method.seed``).
-The settings here are flat, so these pages are written from the same annotations and docstrings.
+tyro groups options by the dataclass that declares them, and only under a prefix
+(``--method.seed``). The settings here are flat, so these pages are generated from the same
+annotations and docstrings.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import docstring_parser
 
 from pydream.cli.options import PROFILED, Commands, Option, grouped_options, options_of
 
-_COLUMN = 24  # where descriptions begin
+_COLUMN = 24  # start of the descriptions
 _WIDEST = 100
 _INTRODUCTION = "Dataset distillation, fast and dependable."
 _EXAMPLES = (
@@ -38,7 +39,7 @@ def help_page(command: Sequence[str], commands: Commands) -> str:
     Parameters
     ----------
     command
-        The words that name the command: none, one, or ``("profile", method)``.
+        Words that name the command: none, one, or ``("profile", method)``.
     commands
         The functions of all commands, by name.
 
@@ -51,7 +52,7 @@ def help_page(command: Sequence[str], commands: Commands) -> str:
 
 
 def description(option: Option) -> str:
-    """Return the description of an option as one paragraph, which ends with its default."""
+    """Return the description of an option as one paragraph ending with its default."""
     text = option.help or _descriptions(option.owner)[option.field]
     text = " ".join(text.split())
     if option.flag and option.default:
@@ -66,7 +67,7 @@ def description(option: Option) -> str:
 
 
 def examples(command: str, commands: Commands) -> list[str]:
-    """Return the command lines that the docstring of a command shows."""
+    """Return the example command lines in the docstring of a command."""
     parsed = docstring_parser.parse(commands[command].__doc__ or "")
     return [line for part in parsed.examples for line in (part.description or "").splitlines()]
 
@@ -100,7 +101,7 @@ def _sections(command: Sequence[str], commands: Commands) -> Iterator[str]:
 
 
 def _usage(command: Sequence[str], options: Iterable[Option]) -> str:
-    """Return a line with the command, what it needs, and where its other options go."""
+    """Return a line with the command, its required options, and the place of the others."""
     words = ["usage: pydream", command[0], *(["[options]", *command[1:]] if command[1:] else [])]
     if command == ["profile"]:
         return " ".join([*words, "[options]", f"{{{','.join(PROFILED)}}} ..."])
@@ -118,7 +119,7 @@ def _written(option: Option) -> str:
 
 @functools.cache
 def _descriptions(owner: Any) -> dict[str, str]:
-    """Return what docstrings say of the parameters of a function or the fields of a dataclass."""
+    """Return the descriptions of a function's parameters or a dataclass's fields, by name."""
     if not isinstance(owner, type):
         parsed = [docstring_parser.parse(owner.__doc__ or "")]
     else:

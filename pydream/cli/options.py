@@ -15,15 +15,15 @@ Commands = Mapping[str, Callable[..., None]]
 
 Json = Annotated[bool, tyro.conf.arg(help="Print the result as JSON, for scripts.")]
 Whole = tyro.conf.arg(name="")
-"""The options of a dataclass are those of the command, without a prefix."""
+"""Makes the options of a dataclass options of the command, without a prefix."""
 
 PROFILED = ("rded", "dream", "evaluate")
 """The commands whose runs `pydream profile` measures."""
 SPEED = "Speed: never changes the result"
 _VALUES_BEFORE_METHOD = {"--save": 1, "--compare": 2}
 
-# The groups of help, in order, and their options, in order. Where an option belongs to different
-# groups in different commands, the exception is written with its command.
+# The groups of help, in order, and their options, in order. An option in different groups for
+# different commands is listed with its command.
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "What": (
         "set", "source", "observer", "rded arch", "observer_arch", "observer_side", "observer_mean",
@@ -63,9 +63,9 @@ class Option:
     metavar
         Placeholder of its value; empty for a flag.
     default
-        The value without it; `inspect.Parameter.empty` if it is required.
+        Value if it is omitted; `inspect.Parameter.empty` if it is required.
     help
-        Its description, where the annotation has one.
+        Description, if the annotation has one.
     """
 
     field: str
@@ -77,17 +77,17 @@ class Option:
 
     @property
     def required(self) -> bool:
-        """Whether the command needs it."""
+        """Whether the command requires the option."""
         return self.default is inspect.Parameter.empty
 
     @property
     def flag(self) -> bool:
-        """Whether it takes no value."""
+        """Whether the option takes no value."""
         return not self.metavar
 
 
 def options_of(command: str, commands: Commands) -> list[Option]:
-    """Return the options of a command: of its settings and of its own parameters.
+    """Return the options of a command: those of its settings and its own parameters.
 
     Parameters
     ----------
@@ -103,13 +103,13 @@ def options_of(command: str, commands: Commands) -> list[Option]:
         kind = _plain(hints[name])
         if dataclasses.is_dataclass(kind):
             options += _of_settings(kind)
-        elif name != "method":  # the settings of another command, behind its name
+        elif name != "method":  # the settings of another command, after its name
             options.append(_option(name, function, hints[name], parameter.default))
     return options
 
 
 def option_names(command: Sequence[str], commands: Commands) -> list[str]:
-    """List the options of a command, as ``["rded"]``; of ``["profile", "rded"]`` those of both."""
+    """List the options of a command such as ``["rded"]``; for ``["profile", "rded"]`` of both."""
     names = [
         name for word in command for option in options_of(word, commands) for name in option.names
     ]
@@ -122,7 +122,7 @@ def grouped_options(command: str, commands: Commands) -> dict[str, list[Option]]
     Raises
     ------
     KeyError
-        If an option is in no group.
+        If an option belongs to no group.
     """
     options = {}
     for option in options_of(command, commands):
@@ -140,10 +140,10 @@ def grouped_options(command: str, commands: Commands) -> dict[str, list[Option]]
 
 
 def named_command(arguments: Sequence[str], commands: Commands) -> list[str]:
-    """Return the command that arguments name: one word, two of ``profile METHOD``, or none."""
+    """Return the command named by arguments: one word, two of ``profile METHOD``, or none."""
     command = [word for word in arguments[:1] if word in commands]
     if command == ["profile"]:
-        skipped = 0  # values of options before the method, which may be spelled as one
+        skipped = 0  # values of options before the method, which may look like one
         for word in arguments[1:]:
             if skipped == 0 and word in PROFILED:
                 return [*command, word]
@@ -190,7 +190,7 @@ def _plain(annotation: Any) -> Any:
 
 
 def _metavar(kind: Any) -> str:
-    """Return what stands for a value of a type, in the words of the errors of parsing."""
+    """Return the placeholder for a value of a type, in the words of parsing errors."""
     if get_origin(kind) is Literal:
         return "{" + ",".join(map(str, get_args(kind))) + "}"
     if get_origin(kind) is tuple:

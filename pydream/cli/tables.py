@@ -29,7 +29,7 @@ def print_json(value: Any) -> None:
 
 
 def print_result(result: DataclassInstance, text: str, *, json: bool) -> None:
-    """Print a result as JSON, or the text that says the same to people."""
+    """Print a result as JSON, or the text that says the same."""
     if json:
         print_json(dataclasses.asdict(result))
     else:
@@ -37,7 +37,7 @@ def print_result(result: DataclassInstance, text: str, *, json: bool) -> None:
 
 
 def print_set(result: RdedResult | DreamResult, rows: Mapping[str, str], *, json: bool) -> None:
-    """Print the set that a method has made; `rows` hold the facts of this method alone."""
+    """Print the set made by a method; `rows` hold the facts of this method alone."""
     manifest = result.manifest
     if json:
         print_json({"path": result.path, "manifest": manifest.as_json(), "seconds": result.seconds})

@@ -21,9 +21,9 @@ _NEAREST = 3
 
 @contextmanager
 def one_line_errors(commands: Commands) -> Iterator[None]:
-    """Turn what tyro cannot parse inside the block into a PydreamError.
+    """Turn tyro's parsing errors in the block into PydreamError.
 
-    The hook is not part of tyro's public interface. Without it tyro prints its own, longer errors.
+    The hook is not part of tyro's public interface. Without it, tyro prints its own, longer errors.
     """
     try:
         from tyro._errors import on_parse_error
@@ -42,7 +42,7 @@ def one_line_errors(commands: Commands) -> Iterator[None]:
 
 
 def _message(event: ParseErrorEvent, command: Sequence[str], commands: Commands) -> str | None:
-    """Say what is wrong; None of kinds of errors that this version does not know."""
+    """Return the message of an error; None for kinds of errors that this version does not know."""
     from tyro import _errors
 
     unknown = _unknown(event, command, commands)
@@ -68,7 +68,7 @@ def _message(event: ParseErrorEvent, command: Sequence[str], commands: Commands)
 
 
 def _unknown(event: ParseErrorEvent, command: Sequence[str], commands: Commands) -> str | None:
-    """Say which word is unknown, and which come nearest to it; None where all are known."""
+    """Name the unknown word and the nearest known ones; None if all words are known."""
     from tyro import _errors
 
     tokens: list[str] = getattr(event, "tokens", [])
@@ -97,7 +97,7 @@ def _unknown(event: ParseErrorEvent, command: Sequence[str], commands: Commands)
 
 
 def _nearest(word: str, names: Iterable[str]) -> str:
-    """Return a clause on the names that are spelled much like a word; empty where none is."""
+    """Return a clause with the names spelled similarly to a word; empty if there are none."""
     near = difflib.get_close_matches(word, list(names), _NEAREST)
     if not near:
         return ""
@@ -105,12 +105,12 @@ def _nearest(word: str, names: Iterable[str]) -> str:
 
 
 def _name(word: str) -> str:
-    """Return the option that a word of the command line names, as help writes it."""
+    """Return the option for a word of the command line, as in help."""
     return word.partition("=")[0].replace("_", "-")
 
 
 def _given(option: str) -> list[str]:
-    """Return the values that an option was given last, behind ``=`` and behind it."""
+    """Return the values last given to an option, after ``=`` or after it."""
     places = [place for place, word in enumerate(sys.argv) if _name(word) == option]
     if not places:
         return []
@@ -120,7 +120,7 @@ def _given(option: str) -> list[str]:
 
 
 def _shown(argument: ArgumentDefinition) -> str:
-    """Return how an argument is written on the command line: of several names, the one given."""
+    """Return an argument as written on the command line: of several names, the one given."""
     if argument.is_positional():
         return str(argument.lowered.metavar)
     names = argument.lowered.name_or_flags

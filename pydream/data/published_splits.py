@@ -95,7 +95,7 @@ def table_splits(files: LabelFiles, description: str, *, chosen: bool) -> Splits
     description
         Description for messages, as for `pydream.data.files.find_splits`.
     chosen
-        Whether the user named the table, which then is the only one.
+        True if the user named the table, which then is the only one.
     """
     given: dict[str, tuple[str, TableRows]] = {}
     for table in files.tables:
@@ -151,7 +151,7 @@ class FoldersAndTables:
     Attributes
     ----------
     are_classes : bool
-        Whether the folders are the classes.
+        True if the folders are the classes.
     differs : str
         The table whose labels differ from the folders; empty if none does.
     """

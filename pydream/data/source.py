@@ -39,7 +39,7 @@ class Source(ABC):
     notes : tuple[str, ...]
         Sentences on how the images were found.
     upright : bool
-        Whether images are rotated and mirrored according to their EXIF orientation.
+        True if images are rotated and mirrored according to their EXIF orientation.
     """
 
     upright: bool = False

@@ -58,7 +58,7 @@ class Preset:
     many_classes
         Method of selecting representatives; see `pydream.dream.RepresentativeSampler`.
     flip
-        Whether mirroring keeps an image in its class, as it does not for digits.
+        True if a mirrored image still belongs to its class, unlike a digit.
     factor
         Number of cells along each side of a distilled image.
     """

@@ -1,4 +1,4 @@
-"""A look at a distilled set without training: what it says of itself, realism and diversity."""
+"""Inspection of a distilled set without training: its facts, realism and diversity."""
 
 from __future__ import annotations
 

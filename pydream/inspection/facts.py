@@ -31,7 +31,7 @@ class ScoreSummary:
     cells
         Number of cells.
     distinct_sources
-        Number of source images that they were cut from.
+        Number of source images that the cells were cut from.
     """
 
     mean: float
@@ -58,7 +58,7 @@ class ClassScores:
     scores: ScoreSummary
 
     def as_json(self) -> dict[str, Any]:
-        """Return one level of names, with ``class`` for the number."""
+        """Return the fields without nesting, with ``class`` for the number."""
         return {"class": self.label, "name": self.name, **asdict(self.scores)}
 
 
@@ -69,9 +69,9 @@ class Integrity:
     Attributes
     ----------
     images_sha256, expected
-        Hash of the files, and the manifest's.
+        Hash of the files, and that in the manifest.
     intact
-        Whether the two agree.
+        True if the two hashes agree.
     """
 
     images_sha256: str
@@ -81,7 +81,7 @@ class Integrity:
 
 @dataclass(frozen=True)
 class SetFacts:
-    """Description of a distilled set; None is what the set does not tell.
+    """Description of a distilled set; None for facts that the set does not record.
 
     Attributes
     ----------
@@ -92,15 +92,15 @@ class SetFacts:
     classes, images
         Number of classes and of images.
     skipped, enlarged
-        Number of source images that could not be read, and of those smaller than a patch.
+        Number of unreadable source images, and of those smaller than a patch.
     bytes
         Bytes of the image files.
     integrity
-        The image files compared with the manifest; None for another's set.
+        The image files compared with the manifest; None for a set of another tool.
     scores, per_class
-        Realism scores of the set and of every class; None where patches were not chosen by them.
+        Realism scores of the set and of every class; None if they did not select the patches.
     measures
-        Realism and diversity, as given.
+        Realism and diversity, if measured.
     """
 
     path: str
@@ -124,7 +124,7 @@ class SetFacts:
     measures: SetMeasures | None
 
     def as_json(self) -> dict[str, Any]:
-        """Return all of it as JSON has it."""
+        """Return all fields, ready for JSON."""
         facts = asdict(self)
         if self.per_class is not None:
             facts["per_class"] = [row.as_json() for row in self.per_class]
@@ -137,7 +137,7 @@ def inspect_set(distilled: DistilledSet, measures: SetMeasures | None = None) ->
     Parameters
     ----------
     distilled
-        The set, as `pydream.sets.imported.open_distilled` opens it.
+        The set, as opened by `pydream.sets.imported.open_distilled`.
     measures
         Result of `pydream.inspection.realism.measure_set`.
     """
@@ -174,7 +174,7 @@ def _check_files(distilled: DistilledSet) -> Integrity:
 
 
 def has_scores(provenance: pa.Table | None) -> bool:
-    """Tell whether cells were chosen by their realism scores."""
+    """Return whether cells were chosen by their realism scores."""
     return provenance is not None and provenance["score"].null_count == 0
 
 
@@ -222,14 +222,14 @@ def class_scores(provenance: pa.Table, class_names: Sequence[str]) -> list[Class
 
 
 def render_inspection(facts: SetFacts, *, per_class: bool = False) -> RenderableType:
-    """Lay out what `inspect_set` returned for a terminal.
+    """Format the result of `inspect_set` for a terminal.
 
     Parameters
     ----------
     facts
         Result of `inspect_set`.
     per_class
-        Whether to add a table of the scores of every class.
+        Add a table of the scores of every class.
     """
     parts: list[RenderableType] = [_overview(facts)]
     if facts.measures is not None:

@@ -1,4 +1,4 @@
-"""Looks at a distilled set whole: its description, its files, and its measures."""
+"""Inspection of a whole distilled set: its description, its files, and its measures."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Inspection:
     distilled
         The set.
     measures
-        Realism and diversity, as `pydream.inspection.measure_set` returns them.
+        Realism and diversity, from `pydream.inspection.measure_set`.
     facts
-        Description, integrity and measures, as `pydream.inspection.inspect_set` returns them.
+        Description, integrity and measures, from `pydream.inspection.inspect_set`.
     """
 
     distilled: DistilledSet
@@ -46,15 +46,15 @@ def inspect(
     config
         The settings.
     observer
-        A classifier of normalised (B, 3, S, S) float32 images, where it is no file;
-        ``config.observer`` is then only a name for it.
+        A classifier of normalised (B, 3, S, S) float32 images, if it is not a file;
+        ``config.observer`` is then only its name.
     source
-        Real images to compare with, where they are no file or known set.
+        Real images to compare with, if they are neither a file nor a known set.
 
     Raises
     ------
     PydreamError
-        If something given cannot be used.
+        If an input cannot be used.
     """
     if source is None and config.source is not None:
         source = open_source(config.source)

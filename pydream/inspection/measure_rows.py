@@ -10,7 +10,7 @@ from pydream.inspection.realism import SetMeasures
 
 
 class MeasureRow(NamedTuple):
-    """One measure of a set, and of random real images where it was taken of them."""
+    """One measure of a set and, if available, of random real images."""
 
     name: str
     note: str
@@ -42,7 +42,7 @@ _OF_IMAGES: tuple[tuple[str, str, str, Callable[[float], str]], ...] = (
 
 
 def measure_rows(measures: SetMeasures) -> list[MeasureRow]:
-    """Put measures into words.
+    """Describe measures in words.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def measure_rows(measures: SetMeasures) -> list[MeasureRow]:
     Returns
     -------
     list[MeasureRow]
-        One row for each measure that was taken.
+        One row for each measure taken.
     """
     rows = []
     for key, name, note, words in _OF_IMAGES:

@@ -1,4 +1,4 @@
-"""An observer's answers to images: to whole ones and to the cells of distilled ones."""
+"""An observer's answers to whole images and to the cells of distilled ones."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from pydream.ops import realism_scores
 
 
 def cell_boxes(side: int, factor: int) -> torch.Tensor:
-    """Return where the cells of a collage lie (`pydream.ops.collage`), row by row.
+    """Return the boxes of the cells of a collage (`pydream.ops.collage`), row by row.
 
     Parameters
     ----------
     side
         Side of the image, in pixels; at least `factor`.
     factor
-        Cells per side.
+        Number of cells along each side.
 
     Returns
     -------
     Tensor
         (factor², 4) int32: top, left, height, width.
     """
-    pixels = np.array_split(np.arange(side), factor)  # the first ones get a pixel more
+    pixels = np.array_split(np.arange(side), factor)  # the first ones are one pixel larger
     parts = [(int(batch[0]), len(batch)) for batch in pixels]
     boxes = [(top, left, height, width) for top, height in parts for left, width in parts]
     return torch.tensor(boxes, dtype=torch.int32)
@@ -62,12 +62,12 @@ class Observed(NamedTuple):
 
     @classmethod
     def joined(cls, parts: Sequence[Observed]) -> Observed:
-        """Put those of several batches behind each other."""
+        """Concatenate the answers to several batches."""
         return cls(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
 def observe(images: torch.Tensor, labels: torch.Tensor, observer: Observer) -> Observed:
-    """Ask the observer about (n, S, S, 3) uint8 images with these labels."""
+    """Query the observer about (n, S, S, 3) uint8 images with these labels."""
     seen = []
     for start in range(0, len(images), observer.tile):
         rows, own = images[start : start + observer.tile], labels[start : start + observer.tile]
@@ -100,7 +100,7 @@ def patch_scores(
 
 
 def features_of(images: Iterator[torch.Tensor], observer: Observer) -> torch.Tensor:
-    """Embed images as they come: (n, D) float32, on the CPU; (0, 0) where there are none."""
+    """Embed a stream of images: (n, D) float32, on the CPU; (0, 0) without images."""
     parts = []
     while tile := list(islice(images, observer.tile)):
         parts.append(observer.features(observer.views(torch.stack(tile))).cpu())
@@ -110,5 +110,5 @@ def features_of(images: Iterator[torch.Tensor], observer: Observer) -> torch.Ten
 def _scores(logits: torch.Tensor, labels: torch.Tensor, observer: Observer) -> torch.Tensor:
     try:
         return realism_scores(logits, labels)
-    except ValueError as error:  # not numbers
+    except ValueError as error:  # values that are not numbers
         raise PydreamError(f"the observer ({observer.arch}) cannot be used: {error}") from error

@@ -27,10 +27,10 @@ class CellOrigin:
     source
         Key of the source image.
     top, left, height, width
-        The box in the source image, in its pixels. None where the set was optimised: the cell
-        began as the whole source image.
+        The box in the source image, in its pixels. None for an optimised set, whose cell began as
+        the whole source image.
     score
-        Realism score of the patch; None where the set was optimised.
+        Realism score of the patch; None for an optimised set.
     """
 
     cell: int
@@ -64,20 +64,20 @@ class ImageOrigin:
     cells: list[CellOrigin]
 
     def as_json(self) -> dict[str, Any]:
-        """Return all of it as JSON has it, with ``class`` for the name of the class."""
+        """Return all fields, ready for JSON, with ``class`` for the name of the class."""
         facts = asdict(self)
         return {"class": facts.pop("class_name"), **facts}
 
 
 def image_origin(distilled: DistilledSet, name: str) -> ImageOrigin:
-    """Say which source images a distilled image was made of.
+    """Return the source images that a distilled image was made of.
 
     Parameters
     ----------
     distilled
-        The set, as `pydream.sets.distilled.load_set` reads it.
+        The set, as read by `pydream.sets.distilled.load_set`.
     name
-        Class and index, as ``robin/3``; the index counts from 0, as the names of the files do.
+        Class and index, such as ``robin/3``; the index counts from 0, like the names of the files.
 
     Raises
     ------
@@ -119,14 +119,14 @@ def class_origins(provenance: pa.Table, label: int) -> dict[int, list[CellOrigin
 
 
 def box_words(cell: CellOrigin) -> str:
-    """Say which part of its source image a cell shows."""
+    """Describe the part of its source image that a cell shows."""
     if cell.top is None:
         return "whole"
     return f"{cell.width} × {cell.height} at {cell.left}, {cell.top}"
 
 
 def render_origin(origin: ImageOrigin) -> Table:
-    """Lay out what `image_origin` returned for a terminal."""
+    """Format the result of `image_origin` for a terminal."""
     table = Table(title=Text(origin.file), title_justify="left", box=None, pad_edge=False)
     table.add_column("cell", justify="right")
     table.add_column("source", overflow="fold")

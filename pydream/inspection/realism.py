@@ -1,7 +1,7 @@
 """Realism and diversity of a distilled set, measured without training on it.
 
-RDED (Sun et al., arXiv 2312.03526, proposition 1) asks of a distilled set that it be diverse and
-realistic, as an observer sees it.
+RDED (Sun et al., arXiv 2312.03526, proposition 1) requires a distilled set to be diverse and
+realistic, as judged by an observer.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from pydream.processors import usable_processors
 from pydream.seeds import Draw
 from pydream.sets.distilled import DistilledSet
 
-_SEED = 0  # of the real images that are drawn: the same ones for every set
-_BATCH = 256  # images that are decoded at a time
+_SEED = 0  # of the random real images, the same for every set
+_BATCH = 256  # number of images decoded at a time
 
 
 @dataclass(frozen=True)
 class ImageMeasures:
-    """Realism and diversity of images, as an observer sees them.
+    """Realism and diversity of images, as judged by an observer.
 
     Attributes
     ----------
     realism
         Mean log probability of the true class.
     patch_realism
-        The same of the cells, each resized to a whole image; None for real images.
+        Mean log probability for the cells, each resized to a whole image; None for real images.
     agreement
-        Share of images whose likeliest class is theirs.
+        Share of images whose likeliest class is their own.
     entropy
         Mean entropy of the soft labels at temperature 1, in nats.
     pairwise_distance
@@ -72,7 +72,7 @@ class RealSamples:
     source
         Description of the source.
     classes, samples
-        How many classes and images were looked at.
+        Number of classes, and of images in all.
     """
 
     source: str
@@ -82,16 +82,16 @@ class RealSamples:
 
 @dataclass(frozen=True)
 class SetMeasures:
-    """What was measured of a distilled set; None is what was not.
+    """Measures of a distilled set; None for a measure that was not taken.
 
     Attributes
     ----------
     images_bytes
-        Bytes of the image files, or of pixels that lie in a file of tensors.
+        Bytes of the image files, or of the pixels in a file of tensors.
     labels_bytes
         Bytes of the labels.
     effective_sources
-        Number of equally frequent source images that are as diverse (`effective_number`); None
+        Number of equally frequent source images of the same diversity (`effective_number`); None
         without provenance.
     observer
         ``arch`` and ``weights_sha256`` of the observer.
@@ -119,28 +119,28 @@ def measure_set(
 ) -> SetMeasures:
     """Measure realism and diversity of a distilled set (arXiv 2312.03526, proposition 1).
 
-    Everything but bytes and sources needs an observer. With real images too, as many of them as
-    the set has are drawn at random and measured like the set, so that its numbers can be judged.
-    The real samples that both have to cover are neither these nor sources of the set. Images are
-    decoded some hundred at a time.
+    All measures except bytes and sources need an observer. With real images, as many as the set has
+    are also drawn at random and measured like the set, so that its numbers can be judged. The real
+    samples that both must cover are neither these nor sources of the set. Images are decoded a few
+    hundred at a time.
 
     Parameters
     ----------
     distilled
         The set.
     observer
-        Observer for images of the set's side, with the set's classes in its order, as
-        `pydream.sets.opening.open_observer` returns it.
+        Observer for images of the set's side, with the set's order of classes, as returned by
+        `pydream.sets.opening.open_observer`.
     source
-        Real images; must have all classes of the set.
+        Real images, of all classes of the set.
     most_real
-        Real samples of each class, at most; drawn with a fixed seed.
+        Largest number of real samples per class, drawn with a fixed seed.
 
     Raises
     ------
     PydreamError
-        If the observer takes images of another side or has other classes, the source lacks a
-        class or has too few images, or there is a source without an observer.
+        If the observer accepts another side or has other classes, the source lacks a class or has
+        too few images, or there is a source but no observer.
     """
     measures = SetMeasures(
         distilled.images_bytes, distilled.labels_bytes, _effective_sources(distilled)
@@ -172,19 +172,19 @@ def measure_set(
 
 
 def effective_number(counts: Sequence[int]) -> float:
-    """Return how many equally frequent things are as diverse: exp of the entropy of the shares.
+    """Return the number of equally frequent items of the same diversity: exp of the entropy.
 
     Parameters
     ----------
     counts
-        Number of occurrences of each thing; at least one is above 0.
+        Number of occurrences of each item; at least one is above 0.
     """
     weights = torch.tensor(counts, dtype=torch.float64)
     return float(torch.special.entr(weights / weights.sum()).sum().exp())
 
 
 def pairwise_distance(features: torch.Tensor) -> float | None:
-    """Return the mean Euclidean distance of two different rows; None of a single one.
+    """Return the mean Euclidean distance between two different rows; None for a single row.
 
     Parameters
     ----------
@@ -202,12 +202,12 @@ def nearest_distances(samples: torch.Tensor, images: torch.Tensor) -> torch.Tens
     samples
         (n, D) floating point, features of real images.
     images
-        (m, D) of the same dtype, of those that stand for them; m at least 1.
+        (m, D) of the same dtype, features of the images that represent them; m at least 1.
 
     Returns
     -------
     Tensor
-        (n,), of the same dtype. By differences, not by a product of matrices, which would lose
+        (n,), of the same dtype. Computed from differences, because a product of matrices would lose
         the distances of near duplicates to rounding.
     """
     distances = torch.cdist(samples, images, compute_mode="donot_use_mm_for_euclid_dist")
@@ -217,7 +217,7 @@ def nearest_distances(samples: torch.Tensor, images: torch.Tensor) -> torch.Tens
 def _check(
     distilled: DistilledSet, observer: Observer, source: Source | None, most_real: int
 ) -> None:
-    """Raise PydreamError unless all fit together."""
+    """Raise PydreamError unless set, observer and source match."""
     if observer.side != distilled.stored.side:
         raise PydreamError(
             f"the observer ({observer.arch}) takes images of {observer.side} pixels a side, those "
@@ -246,7 +246,7 @@ def _effective_sources(distilled: DistilledSet) -> float | None:
 
 
 def _observe_set(distilled: DistilledSet, observer: Observer) -> tuple[Observed, torch.Tensor]:
-    """Return what the observer says of all images, and the scores of all their cells."""
+    """Return the observer's answers to all images, and the scores of all their cells."""
     boxes = cell_boxes(distilled.stored.side, distilled.manifest.factor)
     batch = max(_BATCH, observer.tile)
     seen, of_patches = [], []
@@ -259,7 +259,7 @@ def _observe_set(distilled: DistilledSet, observer: Observer) -> tuple[Observed,
 
 
 class _Comparison(NamedTuple):
-    """Random real images, and how far real samples are from them and from a set."""
+    """Random real images, and the distances of real samples from them and from a set."""
 
     random: Observed
     labels: torch.Tensor  # (n,) int64, of the random images
@@ -270,7 +270,7 @@ class _Comparison(NamedTuple):
 def _compare(
     images: Observed, distilled: DistilledSet, observer: Observer, source: Source, most_real: int
 ) -> _Comparison:
-    """Draw as many real images as the set has, and samples that both have to cover."""
+    """Draw as many real images as the set has, and samples that both must cover."""
     provenance = distilled.provenance
     used = set() if provenance is None else {*provenance["source"].to_pylist()}
     per_class = distilled.manifest.images_per_class
@@ -312,7 +312,7 @@ def _compare(
 
 
 def _drawn(source: Source, name: str, used: set[str]) -> npt.NDArray[np.int64]:
-    """Return the images of a class that the set was not made of, in a random order."""
+    """Return the images of a class that are not sources of the set, in random order."""
     indices = source.class_indices(source.class_names.index(name))
     free = indices[[source.keys[index] not in used for index in indices]]
     keys = random_keys(torch.from_numpy(source.ids[free]), seed=_SEED, draw=Draw.REAL_SAMPLES)
@@ -326,7 +326,7 @@ def _summary(
     patch_realism: float | None = None,
     coverage_distance: float | None = None,
 ) -> ImageMeasures:
-    """Average over images, and over classes what is measured within each."""
+    """Average over images, and over classes for measures within a class."""
     classes = sorted({*labels.tolist()})
     distances = [pairwise_distance(images.features[labels == label]) for label in classes]
     spreads = [distance for distance in distances if distance is not None]

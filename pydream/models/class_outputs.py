@@ -32,7 +32,7 @@ def class_outputs(
     where
         Owner of the classes, for messages.
     measured
-        Whether the observer's accuracy on these classes is measured later, which would reveal a
+        True if the observer's accuracy on these classes is measured later, which would reveal a
         wrong order. If so, as many classes with other names are assumed to be in order.
 
     Returns

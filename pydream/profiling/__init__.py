@@ -1,4 +1,4 @@
-"""Time of a run, stage by stage, compared with what the machine can do."""
+"""Time of a run by stage, compared with the limits of the machine."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-# Copied at a time: far beyond a processor's or a card's caches.
+# Bytes per copy: far beyond the caches of any processor or GPU.
 _COPIED = {"cpu": 1 << 28, "cuda": 1 << 30}
-# Side of the matrices, so large that the product and not its start is measured.
+# Side of the matrices, large enough for the product to dominate its launch.
 _SIDE = {"cpu": 2048, "cuda": 8192}
 _ROUNDS = 7
 
@@ -23,9 +23,10 @@ class Limits:
     Attributes
     ----------
     copy_bytes
-        A second, read and written, by a copy far larger than its caches.
+        Bytes per second, read and written, of a copy far larger than the caches.
     matrix_operations
-        A second, by a product of square matrices; a multiplication and an addition are two.
+        Operations per second of a product of square matrices; a multiplication and an addition
+        count as two.
     dtype
         Type of the matrices.
     threads
@@ -38,14 +39,14 @@ class Limits:
     threads: int
 
     def least_seconds(self, nbytes: int, operations: int) -> float:
-        """Return how long so much work takes at least (the roofline of Williams et al., 2009)."""
+        """Return the least time of so much work (the roofline of Williams et al., 2009)."""
         return max(nbytes / self.copy_bytes, operations / self.matrix_operations)
 
 
 def measure_limits(device: torch.device, dtype: torch.dtype = torch.float32) -> Limits:
-    """Measure a device: the middle of seven copies and of seven products; about a second.
+    """Measure a device: the median of seven copies and of seven products; about a second.
 
-    On a GPU float32 means TF32 where PyTorch is allowed to take it, as networks do.
+    On a GPU, float32 means TF32 if PyTorch is allowed to use it, as for networks.
     """
     size, side = _COPIED[device.type], _SIDE[device.type]
     source = torch.ones(size, dtype=torch.uint8, device=device)

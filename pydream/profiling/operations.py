@@ -1,4 +1,4 @@
-"""Operations of convolutions and matrix products, counted as they are called."""
+"""Operations of convolutions and matrix products, counted at each call."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch.utils.flop_counter import flop_registry
 
 
 class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what one thread calls, and what autograd calls for it, by the stage it is in.
+    """Counts the operations that one thread calls, and autograd for it, by stage.
 
-    The formulas are PyTorch's own. Shapes recorded by torch's profiler would tell the same, but
-    keep something of every tensor, and so memory in pieces: training steps took twice their time,
-    and 40 MiB more each.
+    The formulas are PyTorch's own. The shapes recorded by torch's profiler would give the same
+    counts, but keep data of every tensor and so fragment memory: training steps took twice their
+    time, and 40 MiB more each.
 
     Attributes
     ----------
-    path
+    Path of the thread's current stage; empty if there is none.
         Path of the stage that the thread is in; empty if there is none.
     by_stage
-        Operations, a multiplication and an addition counted as two, by the path of the stage.
+        Operations by the path of the stage; a multiplication and an addition count as two.
     uncounted
-        Names of products whose formula refused what they were called with.
+        Names of products whose formula refused their arguments.
     """
 
     def __init__(self) -> None:

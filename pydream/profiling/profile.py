@@ -1,4 +1,4 @@
-"""A method run whole under torch's profiler: a table of its stages, and a trace."""
+"""A whole run of a method under torch's profiler: a table of its stages, and a trace."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ _METHODS: Mapping[type[Any], tuple[str, Callable[[Any], Any]]] = {
 
 
 def profile(config: MethodConfig, save: Path | None = None) -> Profile:
-    """Run a method whole and say where its time goes.
+    """Run a method from start to end, and measure where its time goes.
 
-    Where the settings name no folder for what the method makes, that is made in a temporary one and
-    dropped. The profiler itself takes time: about ten microseconds for each operation of PyTorch.
+    If the settings name no output folder, the output goes to a temporary folder and is discarded.
+    The profiler itself takes time: about ten microseconds per operation of PyTorch.
 
     Parameters
     ----------
@@ -61,12 +61,12 @@ def profile(config: MethodConfig, save: Path | None = None) -> Profile:
     Returns
     -------
     Profile
-        The profile, as it was written.
+        The profile, as written to the file.
 
     Raises
     ------
     PydreamError
-        If a file is there already or cannot be written; and what the method raises.
+        If a file exists or cannot be written; also any error of the method.
     """
     method, run = _METHODS[type(config)]
     path = save or _free_name(method)
@@ -77,7 +77,7 @@ def profile(config: MethodConfig, save: Path | None = None) -> Profile:
     config = dataclasses.replace(config, device=str(device))
     limits = measure_limits(device, _arithmetic(config, device))
     recorder = Recorder()
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # or its notes lie between the lines of ours
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else its notes appear between pydream's lines
     with tempfile.TemporaryDirectory() as folder:
         if config.out is None:
             config = dataclasses.replace(config, out=Path(folder) / "out")
@@ -88,7 +88,7 @@ def profile(config: MethodConfig, save: Path | None = None) -> Profile:
                 torch.cuda.synchronize(device)
             seconds = time.perf_counter() - begun
     recorder.finish()
-    path = save or _free_name(method)  # another process may have taken the name in the meantime
+    path = save or _free_name(method)  # another process may have taken the name meanwhile
     result = Profile(
         path=path,
         format=FORMAT_VERSION,
@@ -132,7 +132,7 @@ def _free_name(method: str) -> Path:
 
 
 def _arithmetic(config: MethodConfig, device: torch.device) -> torch.dtype:
-    """Return what the method's networks compute in."""
+    """Return the dtype of the method's networks."""
     precision = getattr(config, "precision", "float32")
     return getattr(torch, resolve_precision(precision, device))  # type: ignore[no-any-return]
 
@@ -143,13 +143,13 @@ def _traced(device: torch.device) -> torch.profiler.profile:
         activities.append(ProfilerActivity.CUDA)
     try:
         everywhere = _ExperimentalConfig(profile_all_threads=True)
-    except TypeError:  # before PyTorch 2.8 only the main thread is in the trace
+    except TypeError:  # before PyTorch 2.8, the trace has only the main thread
         everywhere = _ExperimentalConfig()
     return torch.profiler.profile(activities=activities, experimental_config=everywhere)
 
 
 def _peak_memory(device: torch.device) -> dict[str, int]:
-    """Return the most bytes held since the process began."""
+    """Return the peak memory since the process began, in bytes."""
     memory = {"host": peak_host_bytes()}
     if device.type == "cuda":
         memory["device"] = torch.cuda.max_memory_allocated(device)
@@ -157,7 +157,7 @@ def _peak_memory(device: torch.device) -> dict[str, int]:
 
 
 def _stages(recorder: Recorder, limits: Limits, whole: float) -> list[Stage]:
-    """List the stages; an outer one holds the bytes and operations of those within it too."""
+    """List the stages; an outer one includes the bytes and operations of those within it."""
     begun = list(recorder.totals)
 
     def place(path: str) -> list[int]:

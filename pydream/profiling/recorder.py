@@ -14,7 +14,7 @@ from pydream.profiling.operations import OperationCounter
 from pydream.streams import capturing
 from pydream.timeline import stream_seconds
 
-# What the ranges of stages begin with among the events of torch's profiler.
+# Prefix of the ranges of stages among the events of torch's profiler.
 PREFIX = "pydream: "
 BETWEEN = " / "
 
@@ -30,12 +30,12 @@ class StageTotal:
     calls
         Number of calls.
     nbytes
-        Number of bytes that it had to read and write at least; 0 if it did not say.
+        Number of bytes that it had to read and write at least; 0 if unknown.
     operations
         Number of operations in convolutions and matrix products; a multiplication and an addition
         count as two.
     threads
-        Threads that passed it.
+        Threads that ran it.
     """
 
     seconds: float = 0.0
@@ -46,7 +46,7 @@ class StageTotal:
 
 
 class Recorder:
-    """Adds up stages, each under its path: the names of those around it and its own.
+    """Sums stages by their path: the names of the surrounding stages and its own.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class Recorder:
             outer = counter.path
             path = f"{outer}{BETWEEN}{name}" if outer else name
             counter.path = path
-            with self._lock:  # in the order in which they begin, so that an outer one comes first
+            with self._lock:  # in the order of their beginning, so that an outer stage comes first
                 self.totals.setdefault(path, StageTotal())
             try:
                 with torch.profiler.record_function(PREFIX + path), self._timed(path, device):
@@ -85,7 +85,7 @@ class Recorder:
 
     @contextmanager
     def _counting(self) -> Iterator[OperationCounter]:
-        """Give the counter of this thread, which begins with an outermost stage."""
+        """Yield the counter of this thread, which begins with an outermost stage."""
         present: OperationCounter | None = getattr(self._around, "counter", None)
         if present is not None:
             yield present
@@ -112,7 +112,7 @@ class Recorder:
                 with self._lock:
                     self.totals[path].seconds += passed
         elif capturing(device):
-            yield  # it runs when the graph is replayed, within the stage around that
+            yield  # a replay of the graph runs it, within the stage around that
         else:
             with stream_seconds(device) as seconds:
                 with self._lock:
@@ -120,7 +120,7 @@ class Recorder:
                 yield
 
     def finish(self) -> None:
-        """Wait for what a GPU has still to do, and add its seconds."""
+        """Wait for the pending work of a GPU, and add its seconds."""
         for path, seconds in self._queued:
             self.totals[path].seconds += seconds()
         self._queued.clear()

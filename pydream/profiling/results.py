@@ -22,7 +22,7 @@ class Stage:
     Attributes
     ----------
     path
-        Names of the stages around it and its own, from the outermost on, joined by ``" / "``.
+        Names of the surrounding stages and its own, from the outermost on, joined by ``" / "``.
     seconds
         Seconds of the clock, or of a GPU's stream, summed over all threads.
     share
@@ -32,14 +32,14 @@ class Stage:
     threads
         Number of threads that ran it.
     bytes
-        Bytes that it and the stages within it had to read and write at least; 0 where no stage
-        says so.
+        Bytes that it and the stages within it had to read and write at least; 0 if no stage reports
+        them.
     operations
         Operations of convolutions and matrix products, in it and the stages within it; a
         multiplication and an addition count as two.
     of_limit
-        The least time that the bytes or the operations could take on the device, over the seconds;
-        None without either.
+        Least time for the bytes or the operations on the device, divided by the seconds; None
+        without either.
     """
 
     path: str
@@ -54,7 +54,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Profile:
-    """The profile of a run, as it was written.
+    """The profile of a run, as written to its file.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class Profile:
     method
         ``"rded"``, ``"dream"`` or ``"evaluate"``.
     device
-        The device, as torch names it.
+        The device, by torch's name.
     seconds
         Seconds of the whole run.
     limits
@@ -77,11 +77,11 @@ class Profile:
     memory
         Peak bytes since the process began: ``host``, and on a GPU ``device``.
     stages
-        The stages; each follows those around it.
+        The stages; each follows the stages around it.
     uncounted
         Names of products whose operations could not be counted.
     config
-        Settings of the run, as JSON has them.
+        Settings of the run, ready for JSON.
     machine
         The diagnosis of the installation (`pydream.doctor.Diagnosis.as_json`).
     """
@@ -122,12 +122,12 @@ def trace_beside(path: Path) -> Path:
 
 
 def read_profile(path: Path) -> Profile:
-    """Read a file of `pydream.profiling.profile`; the result equals what that returned.
+    """Read a file of `pydream.profiling.profile`; equals the result of that function.
 
     Raises
     ------
     PydreamError
-        If the file is something else, or its format is newer.
+        If the file is not a profile, or its format is newer.
     """
     try:
         content = dict(json.loads(path.read_text()))

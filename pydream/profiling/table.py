@@ -15,7 +15,7 @@ _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def profile_table(profile: Profile) -> RenderableType:
-    """Lay one profile out for a terminal.
+    """Format one profile for a terminal.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def profile_table(profile: Profile) -> RenderableType:
 
 
 def comparison_table(one: Profile, other: Profile, *, names: tuple[str, str]) -> RenderableType:
-    """Lay two profiles of the same method side by side.
+    """Format two profiles of the same method side by side.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def _indented(stage: Stage) -> Text:
 
 
 def _work(stage: Stage) -> tuple[str, str]:
-    """Return operations, or else bytes; and how many in a second."""
+    """Return operations, or else bytes; and the rate per second."""
     amount, unit = (stage.operations, "op") if stage.operations else (stage.bytes, "B")
     if not amount or not stage.seconds:
         return "", ""

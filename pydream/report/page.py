@@ -24,22 +24,22 @@ from pydream.sets.distilled import DistilledSet, ImagesInMemory, StoredImages
 from pydream.sets.manifest import Manifest
 from pydream.sets.writer import png
 
-# What a page shows, so that it stays below about 10 MB.
+# Limits of a page, which keep it below about 10 MB.
 _MOST_IMAGES = 800
 _MOST_PIXELS = 16_000_000
 _MOST_PER_CLASS = 10
 _LEAST_PER_CLASS = 4
-_MOST_CELLS = 16  # of an image, whose sources are listed
-_LONGEST_KEY = 80  # characters of the name of a source image
+_MOST_CELLS = 16  # of an image, with their sources
+_LONGEST_KEY = 80  # number of characters of a source image's name
 
-_AT_ONCE = 64 << 20  # bytes up to which the images of a set are read all together
+_AT_ONCE = 64 << 20  # bytes up to which all images of a set are read together
 
 
 @dataclass(frozen=True)
 class _Thumbnail:
     uri: str
     title: str
-    stem: str  # of its file
+    stem: str  # of the file's name
     origins: list[str]
 
 
@@ -60,37 +60,36 @@ def write_report(
     write: Callable[[Path, bytes], None],
     pictures: Mapping[int, torch.Tensor] | None = None,
 ) -> None:
-    """Write ``contact_sheet.png`` and ``report.html`` into the folder of a set.
+    """Write ``contact_sheet.png`` and ``report.html`` to the folder of a set.
 
     Parameters
     ----------
     distilled
-        The set, as `pydream.sets.distilled.load_set` reads it.
+        The set, as read by `pydream.sets.distilled.load_set`.
     write
-        Writes a file; told its path and its bytes.
+        Function of a path and bytes that writes a file.
     pictures
-        Snapshots of optimised images by iteration: some of them as they were then, uint8 (k, S, S,
-        3).
+        Snapshots by iteration of some optimised images, uint8 (k, S, S, 3).
     """
     images = _images(distilled)
     sheet = contact_sheet(images, distilled.labels, distilled.class_names)
-    with ThreadPoolExecutor(1) as beside:  # encoding does not need the GIL, the page does
+    with ThreadPoolExecutor(1) as beside:  # encoding releases the GIL, which the page needs
         encoded = beside.submit(png, torch.from_numpy(np.array(sheet)).permute(2, 0, 1))
         write(distilled.path / "report.html", _render(distilled, images, pictures).encode())
         write(distilled.path / "contact_sheet.png", encoded.result())
 
 
 def render_report(distilled: DistilledSet, measures: SetMeasures | None = None) -> str:
-    """Render the page of a distilled set: HTML that needs nothing beside it, and no network.
+    """Render the page of a distilled set: HTML without other files or network.
 
-    The same set gives the same bytes: the page tells neither the time nor where the set lies.
+    The same set gives the same bytes: the page contains neither the time nor the path of the set.
 
     Parameters
     ----------
     distilled
-        The set, as `pydream.sets.distilled.load_set` reads it.
+        The set, as read by `pydream.sets.distilled.load_set`.
     measures
-        Result of `pydream.inspection.realism.measure_set`, to be shown too.
+        Result of `pydream.inspection.realism.measure_set`, to include.
     """
     return _render(distilled, _images(distilled), measures=measures)
 
@@ -134,12 +133,12 @@ def _render(
         measures=measures,
         measure_rows=None if measures is None else measure_rows(measures),
     )
-    # Names of folders may hold bytes that are no UTF-8.
+    # Names of folders may contain bytes that are not UTF-8.
     return page.encode("utf-8", "replace").decode()
 
 
 def _facts(manifest: Manifest) -> list[tuple[str, str]]:
-    """List what made the set, as (name, value)."""
+    """List the facts of the distillation, as (name, value)."""
     facts = []
     if (source := manifest.source) is not None:
         facts = [
@@ -150,7 +149,7 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
         facts += _patch_facts(manifest, manifest.observer)
     elif manifest.config is not None:
         facts += _matching_facts(manifest)
-    if manifest.package is None:  # another's set
+    if manifest.package is None:  # a set of another tool
         return [*facts, ("Cells per side (factor)", str(manifest.factor))]
     return [
         *facts,
@@ -166,7 +165,7 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def _patch_facts(manifest: Manifest, observer: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """List what chose the patches (RDED)."""
+    """List the facts that decided the patches (RDED)."""
     config = manifest.config or {}
     canvas = {
         "pad": "pad: patches are scored on a canvas of the full side",
@@ -190,7 +189,7 @@ def _patch_facts(manifest: Manifest, observer: Mapping[str, Any]) -> list[tuple[
 
 
 def _matching_facts(manifest: Manifest) -> list[tuple[str, str]]:
-    """List what the images were optimised by (DREAM)."""
+    """List the facts of the optimisation (DREAM)."""
     config = manifest.config or {}
     return [
         ("Network", config["arch"]),
@@ -213,14 +212,14 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def _images(distilled: DistilledSet) -> torch.Tensor | StoredImages | ImagesInMemory:
-    """Return all images of a small set; images of a large one are read when they are needed."""
+    """Return all images of a small set; images of a large one are read on access."""
     return distilled.images if distilled.stored.nbytes <= _AT_ONCE else distilled.stored
 
 
 def _gallery(
     distilled: DistilledSet, images: torch.Tensor | StoredImages | ImagesInMemory
 ) -> list[_Row]:
-    """Choose pictures for the page, evenly over the classes and over the images of each."""
+    """Select pictures for the page, evenly over the classes and over the images of each."""
     by_class = indices_by_class(distilled.labels, len(distilled.class_names))
     room = min(_MOST_IMAGES, max(1, _MOST_PIXELS // distilled.stored.side**2))
     per_class = int(np.clip(room // len(by_class), _LEAST_PER_CLASS, _MOST_PER_CLASS))
@@ -245,7 +244,7 @@ def _gallery(
 
 
 def _origin_lines(cells: list[CellOrigin]) -> list[str]:
-    """Say of the first cells of an image where they are from."""
+    """Describe the origins of the first cells of an image."""
     lines = []
     for cell in cells[:_MOST_CELLS]:
         key = cell.source

@@ -35,23 +35,23 @@ def contact_sheet(
     per_class: int | None = None,
     largest_side: int = 4000,
 ) -> Image.Image:
-    """Lay out a set on one picture: a row for each class, its name at the left.
+    """Draw a set on one picture: a row for each class, its name at the left.
 
-    Many classes with few images each stand in several blocks of rows, side by side.
-    Small images are enlarged by a whole factor (nearest neighbour), large ones reduced by one
-    (mean of the pixels), as far as needed. Where a set has more classes, or more images of a
-    class, than the picture has room for, an even selection is shown and a last line says so.
+    Many classes with few images each form several blocks of rows, side by side. Small images are
+    enlarged by a whole factor (nearest neighbour), large ones reduced by one (mean of the pixels),
+    as far as needed. If the picture has no room for all classes, or all images of a class, it shows
+    an even selection, and a last line says so.
 
     Parameters
     ----------
     images
-        (N, S, S, 3) uint8, on the CPU; or N of (S, S, 3), of which only those shown are taken.
+        (N, S, S, 3) uint8, on the CPU; or N of (S, S, 3), of which only those shown are read.
     labels
         (N,) int64, in [0, len(class_names)).
     class_names
         Names of the classes; long ones are shortened.
     per_class
-        The most images to show of a class; as many as there is room for if None.
+        Largest number of images of a class; None for as many as fit.
     largest_side
         Limit of width and height, in pixels.
 
@@ -59,7 +59,7 @@ def contact_sheet(
     ------
     TypeError, ValueError
         If an argument has another dtype or shape, a label has no name, there is no image, or
-        `largest_side` has no room for a single one.
+        `largest_side` is too small for a single image.
     """
     _check(images, labels, class_names)
     by_class = indices_by_class(labels, len(class_names))
@@ -99,7 +99,7 @@ def indices_by_class(labels: torch.Tensor, classes: int) -> dict[int, list[int]]
 
 
 def even_selection(count: int, wanted: int) -> list[int]:
-    """Choose up to `wanted` of range(count), evenly spread, the first and the last among them."""
+    """Choose up to `wanted` of range(count), evenly spread, including the first and the last."""
     chosen = np.linspace(0, count - 1, min(count, wanted)).round()
     return [int(index) for index in chosen]
 
@@ -107,7 +107,7 @@ def even_selection(count: int, wanted: int) -> list[int]:
 def data_uri(image: torch.Tensor) -> str:
     """Encode an (S, S, 3) uint8 image for a page: PNG up to a side of 64, JPEG above.
 
-    Photographs of a set at full size would make a page of many megabytes as PNG.
+    Full-size photographs as PNG would make a page of many megabytes.
     """
     picture = Image.fromarray(image.numpy())
     stream = io.BytesIO()
@@ -127,7 +127,7 @@ def _resized(picture: Image.Image, cell: int) -> Image.Image:
 
 
 def _size(layout: SheetLayout, caption: str) -> tuple[int, int]:
-    """Add the room that a caption takes."""
+    """Add the space for a caption."""
     width, height = layout.size
     if not caption:
         return width, height
@@ -137,7 +137,7 @@ def _size(layout: SheetLayout, caption: str) -> tuple[int, int]:
 
 
 def _caption(layout: SheetLayout, classes: int, per_class: int) -> str:
-    """Say what was left out, or nothing."""
+    """Describe the classes and images left out; empty if there are none."""
     parts = []
     if layout.rows < classes:
         parts.append(f"{layout.rows} of {classes} classes")

@@ -1,4 +1,4 @@
-"""Plots of a distilled set as SVG that takes its colours from the page it stands in."""
+"""Plots of a distilled set as SVG in the colours of the surrounding page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# Colours that matplotlib writes, and what the page puts in their place.
+# Colours that matplotlib writes, and their replacements in the page.
 _INK, _FAINT, _BAR = "#010203", "#040506", "#070809"
 _PAGE_COLOURS = {_INK: "var(--ink)", _FAINT: "var(--line)", _BAR: "var(--accent)"}
 
@@ -40,10 +40,10 @@ _STYLE = {
 
 
 def score_histogram(scores: npt.NDArray[np.floating]) -> str:
-    """Draw how many patches have which realism score, as an SVG element.
+    """Draw the distribution of the realism scores of patches, as an SVG element.
 
-    The axis is logarithmic in the distance to 0, the best score there is: the scores of
-    selected patches crowd there over several orders of magnitude.
+    The axis is logarithmic in the distance from 0, the best possible score, because the scores of
+    selected patches are close to it over several orders of magnitude.
 
     Parameters
     ----------
@@ -55,10 +55,10 @@ def score_histogram(scores: npt.NDArray[np.floating]) -> str:
     highest = max(int(np.ceil(np.log10(distance.max()))), lowest + 1)
     edges = np.logspace(lowest, highest, (highest - lowest) * _BINS_PER_DECADE + 1)
     counts, _ = np.histogram(distance.clip(edges[0], edges[-1]), edges)
-    # What the user's matplotlibrc says must not change the bytes of a report.
+    # The user's matplotlibrc must not change the bytes of a report.
     with matplotlib.style.context(["default", _STYLE]):
         figure = Figure(figsize=(4.4, 2.3))
-        axes = figure.add_axes((0.16, 0.22, 0.78, 0.74))  # laid out by hand: half of the time
+        axes = figure.add_axes((0.16, 0.22, 0.78, 0.74))  # explicit positions: half of the time
         axes.stairs(counts, edges, fill=True, color=_BAR)
         _label_axes(axes, lowest, highest)
         stream = io.StringIO()
@@ -68,13 +68,13 @@ def score_histogram(scores: npt.NDArray[np.floating]) -> str:
 
 
 def history_curves(history: Sequence[Mapping[str, Any]]) -> str:
-    """Draw loss and, where it was measured, accuracy against the iteration, as an SVG element.
+    """Draw loss and, if measured, accuracy against the iteration, as an SVG element.
 
     Parameters
     ----------
     history
-        Entries with ``iteration``, ``loss`` (None before the first) and perhaps ``top1``, one share
-        of each student.
+        Entries with ``iteration``, ``loss`` (None before the first iteration) and optionally
+        ``top1``, one share per student.
     """
     losses = [(entry["iteration"], entry["loss"]) for entry in history if entry["loss"] is not None]
     measured = [
@@ -117,7 +117,7 @@ def _label_axes(axes: Axes, lowest: int, highest: int) -> None:
 
 
 def _tick_words(distance: float) -> str:
-    """Write the score at this distance from 0."""
+    """Format the score at this distance from 0."""
     if distance >= 0.001:
         return f"−{distance:g}"
     exponent = f"{np.log10(distance):.0f}"
@@ -125,7 +125,7 @@ def _tick_words(distance: float) -> str:
 
 
 def _for_page(svg: str, description: str) -> str:
-    """Keep the element alone, without prolog and style sheet; colours come from the page."""
+    """Return only the element, without prolog and style sheet, in the colours of the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
     for colour, variable in _PAGE_COLOURS.items():

@@ -89,7 +89,7 @@ class Teacher:
     model_name
         DD-Ranking's name of the architecture.
     use_torchvision
-        Whether DD-Ranking builds the network with torchvision.
+        True if DD-Ranking builds the network with torchvision.
     weights
         The state dict, by DD-Ranking's names.
     """
