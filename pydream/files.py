@@ -104,7 +104,7 @@ def check_place(path: Path, remedy: str = ANOTHER_OUT) -> None:
             ancestor for ancestor in (path, *path.absolute().parents) if _is_there(ancestor)
         )
         if not folder.is_dir():
-            raise PydreamError(f"{path} cannot be made, since {folder} is no folder: {remedy}")
+            raise PydreamError(f"{path} cannot be made, since {folder} is not a folder: {remedy}")
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

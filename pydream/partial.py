@@ -114,7 +114,7 @@ class PartialRun:
         if not self._resume:
             raise PydreamError(
                 f"{self.partial} holds a {self._what} that was begun and not finished: add "
-                "--resume to go on with it, or remove it to start again"
+                "--resume to continue it, or remove it to start again"
             )
         if differing := differences(json.loads(self._begun.read_text()), self._identity):
             raise PydreamError(

@@ -127,7 +127,7 @@ def test_distil_for_people(
         (("rded", "TINY", "--observer", "OBSERVER", "--device", "cuda:99"), "'cuda:99' cannot be"),
         (("rded", "TINY", "--observer", "OBSERVER", "--device", "tpu!"), "'tpu!' cannot be"),
         (("inspect", "nowhere"), "nowhere does not exist; give a set of pydream"),
-        (("inspect", "OBSERVER"), "is no distilled set"),
+        (("inspect", "OBSERVER"), "is not a distilled set"),
         (("evaluate", "TINY", "--observer", "OBSERVER"), "does not say what it was distilled"),
         (("relabel", "TINY", "--observer", "OBSERVER"), "does not know the classes a, b"),
         (("evaluate", "TINY"), "online labels need an observer"),

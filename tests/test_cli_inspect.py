@@ -109,7 +109,10 @@ def test_one_image(monkeypatch: pytest.MonkeyPatch, capsys: Any, made: tuple[Pat
         (("--observer", "OBSERVER", "--observer-arch", "convnet3"), "convnet3"),
         (("--observer", "OBSERVER", "--most-real", "0"), "most_real must be at least 1"),
         (("--report", "OBSERVER"), "is not overwritten: give --report the name of a new file"),
-        (("--report", "SET/manifest.json/page.html"), "manifest.json is no folder: give --report"),
+        (
+            ("--report", "SET/manifest.json/page.html"),
+            "manifest.json is not a folder: give --report",
+        ),
         (("--report", "."), "'.' does not name a new file"),
         (("--image", "a/0"), "no class 'a'"),
         (("--image", "1/0", "--observer", "OBSERVER"), "--image goes without --observer"),

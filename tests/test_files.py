@@ -129,7 +129,7 @@ def test_a_place_that_can_be_written_to_is_left_as_it_was(tmp_path: Path) -> Non
         ("", "does not name a new file or folder: give another --out"),
         (".", "does not name a new file or folder"),
         ("..", "does not name a new file or folder"),
-        ("file/x/y", "file/x/y cannot be made, since .*file is no folder: give another --out"),
+        ("file/x/y", "file/x/y cannot be made, since .*file is not a folder: give another --out"),
         ("n" * 300, "cannot be written: File name too long; give another --out"),
     ],
 )
@@ -224,9 +224,9 @@ def test_errors_of_the_disk_name_the_file_and_what_helps(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("file/x", "cannot be made, since .*file is no folder: give"),
+        ("file/x", "cannot be made, since .*file is not a folder: give"),
         (".", r"'\.' does not name a new file or folder: give"),
-        ("file", "exists|no folder"),
+        ("file", "exists|not a folder"),
     ],
 )
 def test_every_command_tries_the_place_of_its_output_before_it_opens_anything(

@@ -167,5 +167,5 @@ def _from_strings(
     places = {label: place for place, label in enumerate(known)}
     strange = sorted({*labels.tolist()} - {*known})
     if strange:
-        raise PydreamError(f"{description}: {name} hold {strange[0]!r}, which is no class")
+        raise PydreamError(f"{description}: {name} hold {strange[0]!r}, which is not a class")
     return np.array([places[label] for label in labels.tolist()], dtype=np.int64), known

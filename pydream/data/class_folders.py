@@ -101,9 +101,9 @@ def _find_place(
         path, names = read[-1]
         if len(names) > 1 and look_like_splits(names):
             raise PydreamError(
-                f"{_where(description, path)}: the folders {_listed(names)} are called after "
-                "splits, not classes, and which belong together is unclear; call them train and "
-                "test, or name one of them as the source"
+                f"{_where(description, path)}: the folders {_listed(names)} are named after "
+                "splits, not classes, and which belong together is unclear; name them train and "
+                "test, or give one of them as the source"
             )
         return _Place(path, None, _beside(tree, levels[:-1], (path,)), (path,))
     path, splits = next((mark for mark in marked if len(mark[1]) == 2), marked[0])
@@ -264,7 +264,7 @@ def _labels_of(
     strange = [folder for folder in folders if folder not in labels]
     if strange:
         raise PydreamError(
-            f"{where}: {strange[0]!r} is no class of the train split {train!r}; "
+            f"{where}: {strange[0]!r} is not a class of the train split {train!r}; "
             "name the class folders alike in both"
         )
     return labels

@@ -40,7 +40,7 @@ _NO_IMAGES = {
     b"<!doctype": "a web page",
     b"<html": "a web page",
     b"<?xml": "XML",
-    b"<svg": "SVG, which is no raster image",
+    b"<svg": "SVG, which is not a raster image",
     b"version https://git-lfs": "a Git LFS pointer: `git lfs pull` fetches the file",
     b"%pdf": "a PDF",
     b"pk\x03\x04": "a zip archive",

@@ -205,5 +205,5 @@ class FolderTree(Tree):
         while len(folder) >= len(self._path) and folder != inner:
             way = os.path.realpath(folder)
             if os.path.commonpath((way, target)) == target:
-                raise PydreamError(f"{link}: links to a folder that it lies in; remove the link")
+                raise PydreamError(f"{link}: links to a folder above it; remove the link")
             folder, inner = os.path.dirname(folder), folder

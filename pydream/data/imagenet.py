@@ -67,7 +67,7 @@ def find_imagenet(tree: Tree, description: str) -> Splits | None:
     -------
     Splits or None
         The splits, without ``"test"`` if the labels of the validation images are missing; None if
-        the tree is no ImageNet, or has only class folders.
+        the tree is not an ImageNet, or has only class folders.
     """
     base = _find_base(tree)
     if base is None:

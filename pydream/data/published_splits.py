@@ -60,7 +60,7 @@ class TableLayout:
                 ignored["images without a label"] += 1
             elif label not in places:
                 raise PydreamError(
-                    f"{where}: {label!r}, of {row.cell}, is no label of the train split"
+                    f"{where}: {label!r}, of {row.cell}, is not a label of the train split"
                 )
             elif labels.setdefault(row.key, places[label]) != places[label]:
                 raise PydreamError(
@@ -278,7 +278,7 @@ class FoldersAndTables:
         if table := self.files.best("test", lambda row: row.label, told=True):
             label = next(row.label for row in table.rows if row.key and row.label)
             return (
-                f"{table.path} is not used: its labels, as {label!r}, are no class folders of the "
+                f"{table.path} is not used: its labels, as {label!r}, are not class folders of the "
                 "train split"
             )
         if self.files.unread:

@@ -32,8 +32,8 @@ _KINDS = ", ".join(
 )
 
 _TENSORS = (
-    "is no source of real images; save it by numpy.savez(FILE, images=…, labels=…), or in Python "
-    "give pydream.open_source((images, labels))"
+    "is not a source of real images; save it by numpy.savez(FILE, images=…, labels=…), or in "
+    "Python give pydream.open_source((images, labels))"
 )
 _ADVICE = {
     ".npy": "a single array; put images and labels into one file by "
@@ -213,7 +213,7 @@ def _named(spec: str | os.PathLike[str]) -> str | Path:
     if isinstance(spec, os.PathLike):
         return expand_home(Path(spec))
     raise PydreamError(
-        f"{type(spec).__name__} is no source; give the name of one ({_KINDS}), or a pair "
+        f"{type(spec).__name__} is not a source; give the name of one ({_KINDS}), or a pair "
         "(images, labels)"
     )
 

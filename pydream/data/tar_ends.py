@@ -41,7 +41,7 @@ def check_whole(
     if not cut and not any(file.read(max(0, min(tarfile.BLOCKSIZE, end - stopped)))):
         return
     if last is None:
-        raise tarfile.ReadError(f"{folder}.tar inside of it is no tar archive")
+        raise tarfile.ReadError(f"{folder}.tar inside it is not a tar archive")
     name = join(folder, last.name)
     raise tarfile.ReadError(f"its member {name!r} is cut off" if cut else f"damaged after {name!r}")
 

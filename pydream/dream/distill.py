@@ -133,8 +133,8 @@ def distill(
     if side % settings.factor:
         padded = -(-side // settings.factor) * settings.factor
         warnings.warn(
-            f"side {side} is no multiple of factor {settings.factor}: images are padded to "
-            f"{padded} pixels before they are cut in cells",
+            f"side {side} is not a multiple of factor {settings.factor}: images are padded to "
+            f"{padded} pixels before they are cut into cells",
             stacklevel=3,  # skip the wrapper of usual_torch_state
         )
     identity = {**settings.identity(), "source_fingerprint": source.fingerprint()}

@@ -242,10 +242,10 @@ def _class_offsets(value: TensorLike, count: int) -> list[int]:
         raise TypeError(f"labels must be int64 or int32, got {labels.dtype}")
     labels = labels.to("cpu", torch.int64)
     if count == 0:
-        raise ValueError("images must be one at least, got none")
+        raise ValueError("images must hold at least one image, got none")
     if int(labels[0]) < 0 or (labels.diff() < 0).any():
         raise ValueError(
-            "labels must not fall, nor be negative: sort the images by class first, as by "
+            "labels must be ascending and not negative: sort the images by class first, as by "
             "order = labels.argsort(stable=True)"
         )
     ends = torch.bincount(labels).cumsum(0)

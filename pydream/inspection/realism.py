@@ -305,7 +305,7 @@ def _compare(
     if not parts:
         raise PydreamError(
             f"{source.description} has too few images to compare {distilled.path} with: a class "
-            f"needs more than {per_class} that can be read and are no sources of the set"
+            f"needs more than {per_class} that can be read and are not sources of the set"
         )
     randoms, *others = zip(*parts, strict=True)
     return _Comparison(Observed.joined(randoms), *(torch.cat(values) for values in others))

@@ -206,7 +206,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
             content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata: dict[str, str] = file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
-        raise PydreamError(f"{path} is no whole safetensors file: {error}") from error
+        raise PydreamError(f"{path} is not a complete safetensors file: {error}") from error
     weights, remark = find_weights(content)
     if not weights:
         raise PydreamError(f"{path} holds no weights")
@@ -229,7 +229,7 @@ def _read_torch(path: Path) -> Checkpoint:
     if not weights:
         held = listed([str(key) for key in content]) if isinstance(content, dict) else ""
         raise PydreamError(
-            f"{path} is no checkpoint: it holds no state dict, neither bare nor under "
+            f"{path} is not a checkpoint: it holds no state dict, neither bare nor under "
             f"{', '.join(WRAPPERS)}" + (f"; it has {held}" if held else "")
         )
     return Checkpoint(weights, {"arch": arch} if isinstance(arch, str) else {}, remark)
@@ -241,8 +241,8 @@ def _unreadable(path: Path, error: Exception) -> PydreamError:
         pickled = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
     if not (pickled and isinstance(error, pickle.UnpicklingError)):
         return PydreamError(
-            f"{path} is no checkpoint: neither safetensors nor a torch file that can be read; it "
-            "may be cut short: copy or download it again"
+            f"{path} is not a checkpoint: neither safetensors nor a torch file that can be read; "
+            "it may be cut short: copy or download it again"
         )
     named = re.search(r"GLOBAL (\S+)", str(error))
     if named is not None and named[1].startswith("torch.distributed"):

@@ -84,7 +84,7 @@ def foreign_folder(path: Path) -> str:
             f"torch.distributed.checkpoint.format_utils dcp_to_torch {path} weights.pt`"
         )
     if (path / "zero_to_fp32.py").is_file():
-        return "is a DeepSpeed checkpoint: join it with the zero_to_fp32.py that lies in it"
+        return "is a DeepSpeed checkpoint: join it with the zero_to_fp32.py inside it"
     if (path / "saved_model.pb").is_file():
         return f"is a TensorFlow model: {_CONVERT}"
     inside = sorted(

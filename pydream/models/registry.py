@@ -115,7 +115,7 @@ def check_takes(
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or len(logits) != 2:
         what = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise PydreamError(
-            f"{arch} is no classifier: for two images it must return logits of shape "
+            f"{arch} is not a classifier: for two images it must return logits of shape "
             f"(2, classes), it returned {what}"
         )
     return images, logits

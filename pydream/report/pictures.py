@@ -156,7 +156,7 @@ def _check(
     check_dtype(labels, "labels", torch.int64)
     shape = tuple(images[0].shape) if len(images) else (0, 0)
     if shape[0] != shape[1] or shape[0] == 0:
-        raise ValueError(f"images must be square, and one at least, got {len(images)} of {shape}")
+        raise ValueError(f"images must be square, and at least one, got {len(images)} of {shape}")
     if int(labels.min()) < 0 or int(labels.max()) >= len(class_names):
         worst = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
         raise ValueError(f"labels must be in [0, {len(class_names)}), got {worst}")

@@ -116,7 +116,7 @@ def open_distilled(
     if not file.is_file():
         raise PydreamError(f"{path} does not exist; give {_KINDS}")
     if file.suffix.lower() not in _SUFFIXES:
-        raise PydreamError(f"{path} is no distilled set; give {_KINDS}")
+        raise PydreamError(f"{path} is not a distilled set; give {_KINDS}")
     own_names, factor = _exported_facts(file.with_name("info.json"))
     names = given or own_names or class_names
     held = read_tensors(file)

@@ -168,7 +168,7 @@ def _undo(
         )
     if beyond > 0:
         warnings.warn(
-            f"{file}: {beyond:.2%} of the values lie beyond [0, 1] when mean and std are undone, "
+            f"{file}: {beyond:.2%} of the values are outside [0, 1] when mean and std are undone, "
             "and are clipped",
             RuntimeWarning,
             stacklevel=4,
@@ -251,7 +251,7 @@ def _check_images(images: Tensor, file: Path) -> None:
     if shape[2] != shape[3]:
         raise PydreamError(f"{file}: images must be square, they are {shape[2]}x{shape[3]}")
     if not images.isfinite().all():
-        raise PydreamError(f"{file}: images hold values that are no finite numbers")
+        raise PydreamError(f"{file}: images hold values that are not finite")
 
 
 def _load(file: Path) -> Any:
@@ -267,4 +267,4 @@ def _load(file: Path) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # the reader of a damaged file may raise anything
-        raise PydreamError(f"{file} is no file of torch.save: {first_line(error)}") from error
+        raise PydreamError(f"{file} is not a file of torch.save: {first_line(error)}") from error

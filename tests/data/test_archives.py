@@ -387,7 +387,7 @@ def classes_of_tars(tmp_path: Path) -> tuple[dict[str, bytes], dict[str, bytes]]
 def test_a_tar_in_a_tar_that_is_none_does_not_vanish(tmp_path: Path) -> None:
     _, inner = classes_of_tars(tmp_path)
     for content, words in (
-        (b"<html>not found</html>" * 99, "n2.tar inside of it is no tar archive"),
+        (b"<html>not found</html>" * 99, "n2.tar inside it is not a tar archive"),
         (b"", "class folder 'n2' holds no image"),
     ):
         (tmp_path / "set.tar").write_bytes(tar_of({**inner, "n2.tar": content}))

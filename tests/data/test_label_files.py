@@ -232,7 +232,7 @@ def test_a_label_that_train_lacks_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path, LABELS)
     write_table(tmp_path / "train.csv", "file,label", dict(list(LABELS.items())[:6]))
     write_table(tmp_path / "test.csv", "file,label", {"6.png": "yak", "7.png": "dog"})
-    with pytest.raises(PydreamError, match=r"'yak', of 6\.png, is no label of the train split"):
+    with pytest.raises(PydreamError, match=r"'yak', of 6\.png, is not a label of the train split"):
         open_source(tmp_path, "test")
 
 

@@ -208,7 +208,7 @@ def test_a_table_of_test_images_with_other_classes_is_told_of(
     write_images(tmp_path / "test", TEST_IMAGES)
     (tmp_path / "test.csv").write_text("file,size\n3.png,9\n4.png,9\n5.png,8\n10.png,8\n")
     assert labels_by_name(open_source(tmp_path)) == TRAIN_IMAGES
-    assert "test.csv is not used: its labels, as '9', are no class folders" in (
+    assert "test.csv is not used: its labels, as '9', are not class folders" in (
         capsys.readouterr().err
     )
     assert not has_split(tmp_path, "test")

@@ -84,7 +84,7 @@ def test_folders_called_after_splits_that_do_not_pair_are_refused(
 ) -> None:
     for name in names:
         write_images(tmp_path / name, ["x/0.png"])
-    with pytest.raises(PydreamError, match="called after splits, not classes"):
+    with pytest.raises(PydreamError, match="named after splits, not classes"):
         open_source(tmp_path)
 
 

@@ -151,7 +151,7 @@ def test_resuming_with_other_settings_is_refused(
             distill(config(tmp_path / "set"), source=digits)
     with pytest.raises(PydreamError, match=r"metric 'mse' then, 'l1' now"):
         distill(config(tmp_path / "set", metric="l1", resume=True), source=digits)
-    with pytest.raises(PydreamError, match="add --resume to go on"):
+    with pytest.raises(PydreamError, match="add --resume to continue"):
         distill(config(tmp_path / "set"), source=digits)
 
 
@@ -194,7 +194,7 @@ def test_own_networks(tmp_path: Path, digits: Source) -> None:
         ({"per_cluster": 9}, "per_cluster must be at most batch_real, 8, got 9"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:side 8 is no multiple of factor 9")
+@pytest.mark.filterwarnings("ignore:side 8 is not a multiple of factor 9")
 def test_what_cannot_be_done(
     tmp_path: Path, digits: Source, changes: dict[str, Any], message: str
 ) -> None:
@@ -222,7 +222,7 @@ def test_settings_out_of_range(changes: dict[str, Any], message: str) -> None:
 
 def test_a_side_that_the_factor_does_not_divide(tmp_path: Path, digits: Source) -> None:
     with pytest.warns(
-        UserWarning, match="side 8 is no multiple of factor 3: images are padded to 9"
+        UserWarning, match="side 8 is not a multiple of factor 3: images are padded to 9"
     ):
         result = distill(config(tmp_path / "set", ipc=1, factor=3, iterations=1), source=digits)
     assert load_set(result.path).images.shape == (3, 8, 8, 3)

@@ -78,7 +78,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(PydreamError, match=r"w\.safetensors exists"):
         save_weights(small(), path, {})
     assert path.read_text() == "mine"
-    with pytest.raises(PydreamError, match="is no folder"):
+    with pytest.raises(PydreamError, match="is not a folder"):
         save_weights(small(), path / "below" / "w.safetensors", {})
     assert [path.name for path in tmp_path.iterdir()] == [path.name]
 
@@ -139,15 +139,18 @@ def write_cut_safetensors(path: Path) -> None:
         (lambda path: None, "does not exist"),
         (lambda path: path.mkdir(), "is a folder"),
         (lambda path: path.write_bytes(b""), r"is empty: copy or download it again"),
-        (lambda path: path.write_text("hello, this is text"), "is no checkpoint"),
-        (lambda path: path.write_bytes(bytes(range(256)) * 9), "is no checkpoint"),
+        (lambda path: path.write_text("hello, this is text"), "is not a checkpoint"),
+        (lambda path: path.write_bytes(bytes(range(256)) * 9), "is not a checkpoint"),
         (write_archive, "is a zip archive with folder/readme in it, not a checkpoint: unpack it"),
         (write_cut, "is cut short or damaged"),
-        (write_cut_safetensors, "is no whole safetensors file"),
-        (lambda path: torch.save({"epoch": 3}, path), "is no checkpoint: it holds no state dict"),
+        (write_cut_safetensors, "is not a complete safetensors file"),
+        (
+            lambda path: torch.save({"epoch": 3}, path),
+            "is not a checkpoint: it holds no state dict",
+        ),
         (
             lambda path: torch.save([torch.zeros(2)], path),
-            "is no checkpoint: it holds no state dict",
+            "is not a checkpoint: it holds no state dict",
         ),
         (lambda path: safetensors.torch.save_file({}, path), "holds no weights"),
     ],

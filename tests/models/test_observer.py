@@ -369,7 +369,7 @@ def test_modules_that_do_not_fit() -> None:
         load_observer(model, num_classes=5)
     with pytest.raises(PydreamError, match="ConvNet cannot take 32×32 images"):
         load_observer(model, side=32)
-    with pytest.raises(PydreamError, match=r"Conv2d is no classifier.*\(2, 2, 6, 6\)"):
+    with pytest.raises(PydreamError, match=r"Conv2d is not a classifier.*\(2, 2, 6, 6\)"):
         load_observer(nn.Conv2d(3, 2, 3), side=8)
 
 

@@ -83,7 +83,7 @@ def test_weights_of_a_loss_beside_the_network_are_left_out_and_said(tmp_path: Pa
 def test_a_part_that_is_called_as_wrappers_are_keeps_its_name(
     tmp_path: Path, prefixes: tuple[str, ...]
 ) -> None:
-    """timm's VOLO has most of its weights in a part called network; a loss may lie beside it."""
+    """timm's VOLO has most of its weights in a part called network; a loss may be beside it."""
     parts = {
         "stem": nn.Conv2d(3, 4, 3),
         "network": nn.ModuleList(nn.Linear(4, 4) for _ in range(3)),

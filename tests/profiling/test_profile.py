@@ -120,7 +120,7 @@ def test_what_is_made_is_dropped(
     ]
     with pytest.raises(PydreamError, match=r"profile-rded-1\.json exists .*: give --save"):
         profile(config, Path("profile-rded-1.json"))
-    with pytest.raises(PydreamError, match=r"profile-rded-1\.json is no folder: give --save"):
+    with pytest.raises(PydreamError, match=r"profile-rded-1\.json is not a folder: give --save"):
         profile(config, Path("profile-rded-1.json/a.json"))
 
 

@@ -488,5 +488,5 @@ def test_a_folder_that_may_not_be_written(
 
 def test_an_output_below_a_file(folder: Path, random_observer: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(PydreamError, match="file is no folder: give another --out"):
+    with pytest.raises(PydreamError, match="file is not a folder: give another --out"):
         distill(settings(folder, random_observer, tmp_path / "file" / "set"))

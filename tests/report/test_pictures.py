@@ -198,7 +198,7 @@ def test_data_uri_of_a_large_image_is_close() -> None:
         ((2, 8, 8), torch.uint8, [0, 0], ValueError, "images must have shape"),
         ((2, 8, 8, 1), torch.uint8, [0, 0], ValueError, "images must have shape"),
         ((2, 8, 9, 3), torch.uint8, [0, 0], ValueError, "images must be square"),
-        ((0, 8, 8, 3), torch.uint8, [], ValueError, "one at least"),
+        ((0, 8, 8, 3), torch.uint8, [], ValueError, "at least one"),
         ((2, 8, 8, 3), torch.float32, [0, 0], TypeError, "images must be uint8, got float32"),
         ((2, 8, 8, 3), torch.uint8, [0], ValueError, "labels must have shape"),
         ((2, 8, 8, 3), torch.uint8, [0, 2], ValueError, r"labels must be in \[0, 2\), got 2"),

@@ -209,7 +209,7 @@ def interrupt(*_: object) -> None:
 def test_a_folder_that_cannot_be_made(tmp_path: Path, digits_set: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(
-        PydreamError, match=r"out cannot be made, since .*file is no folder: give another --out"
+        PydreamError, match=r"out cannot be made, since .*file is not a folder: give another --out"
     ):
         export(digits_set, "rded", tmp_path / "file" / "out")
 

@@ -438,7 +438,7 @@ PAIRS = torch.tensor([0, 0, 1, 1])
         ([GREY[:, :2], PAIRS], r"got torch.float32 of shape \(4, 2, 2, 2\)"),
         ([GREY[..., :1], PAIRS], "must be square, they are 2x1"),
         ([torch.tensor(0.5), PAIRS], "floating point or uint8, of shape"),
-        ([GREY / 0, PAIRS], "no finite numbers"),
+        ([GREY / 0, PAIRS], "not finite"),
         ([GREY, PAIRS, PAIRS], "must be .images, labels."),
         ({"images": GREY}, "a dict with images and labels"),
         (GREY, "images without labels"),
@@ -491,7 +491,7 @@ def test_paths_that_lead_to_no_set(tmp_path: Path) -> None:
     for name, message in {
         "missing": "does not exist; give a set of pydream",
         "empty": "holds no images",
-        "note.txt": "is no distilled set; give",
+        "note.txt": "is not a distilled set; give",
         "bytes.pt": r"bytes\.pt",
     }.items():
         with pytest.raises(PydreamError, match=message) as refused:
