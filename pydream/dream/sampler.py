@@ -18,7 +18,7 @@ Transform = Callable[[Tensor], Tensor]
 
 
 class RepresentativeSampler:
-    """Choose real images of every class that lie near the centres of its clusters.
+    """Chooses real images of every class near the centres of its clusters.
 
     The network embeds every image, k-means clusters each class in that space (all classes in one
     call), and the images nearest to the centres are chosen. A random batch leaves parts of a class

@@ -39,8 +39,8 @@ class EvaluateConfig(SetSettings, RecipeSettings):
     or commas. By default the observer's."""
     labels: tuple[LabelKind, ...] = ("online",)
     """Sources of training targets, one row of the result for each: the observer at every step
-    (online), what `pydream relabel` stored (stored), soft labels that came with a set of another
-    tool (own), or the classes (hard)."""
+    (online), the labels stored by `pydream relabel` (stored), soft labels that came with a set of
+    another tool (own), or the classes (hard)."""
     source: str | None = None
     """Real images with a test split. By default those that the set was distilled from."""
     seeds: tuple[int, ...] = (0,)

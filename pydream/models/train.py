@@ -192,7 +192,7 @@ def _identity(
 
 
 def _finished(out: Path, identity: Mapping[str, Any]) -> TrainedObserver:
-    """Return the result of a training that is to be resumed but had finished."""
+    """Return the result of a training to resume if it has already finished."""
     try:
         training = json.loads(read_weights(out)[1][_TRAINING])
     except (PydreamError, KeyError):
