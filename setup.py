@@ -45,7 +45,7 @@ def cuda_options() -> list[str]:
     ]
 
 
-class CMakeBuild(build_ext):
+class CMakeBuild(build_ext):  # type: ignore[misc]  # setuptools is untyped here
     """Configures and builds the CMake project, and leaves the module where setuptools asks."""
 
     def build_extension(self, ext: Extension) -> None:

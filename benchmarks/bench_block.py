@@ -11,6 +11,7 @@ from torch import Tensor
 
 from benchmarks.timing import Work, compare, report, table
 from pydream import ops
+from pydream.ops.block import Statistics
 from pydream.ops.reference import block as reference
 
 IMAGES, WIDTH = 64, 128  # what a student trains on at once, and the published width
@@ -19,7 +20,7 @@ SAME = 1e-4
 PASSES = ("forward", "and backward", "and second backward")
 
 
-def measure(side: int, statistics: str, passes: str, rounds: int) -> dict[str, Any]:
+def measure(side: int, statistics: Statistics, passes: str, rounds: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
 
     def drawn(size: int) -> Tensor:
@@ -45,8 +46,10 @@ def measure(side: int, statistics: str, passes: str, rounds: int) -> dict[str, A
 
         return run
 
-    ours = run_by(lambda: ops.norm_relu_pool(*leaves, statistics))
-    eager = run_by(lambda: reference.norm_relu_pool(*leaves, statistics == "batch", 1e-5))
+    images, weight, bias = leaves
+    batch = statistics == "batch"
+    ours = run_by(lambda: ops.norm_relu_pool(images, weight, bias, statistics))
+    eager = run_by(lambda: reference.norm_relu_pool(images, weight, bias, batch, 1e-5))
     for mine, theirs in zip(ours(), eager(), strict=True):
         # A value that is rounded across the kink of the ReLU has the other slope.
         apart = (mine - theirs).abs() > SAME * theirs.abs().max()
@@ -71,7 +74,7 @@ def measure(side: int, statistics: str, passes: str, rounds: int) -> dict[str, A
 @pytest.mark.parametrize("statistics", ["instance", "batch"])
 @pytest.mark.parametrize("side", [32, 8])
 def test_block(
-    benchmark: Any, record: dict[str, Any], side: int, statistics: str, passes: str
+    benchmark: Any, record: dict[str, Any], side: int, statistics: Statistics, passes: str
 ) -> None:
     result = measure(side, statistics, passes, 7 if benchmark.enabled else 1)
     if benchmark.enabled:

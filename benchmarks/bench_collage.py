@@ -46,7 +46,8 @@ def by_images(patches: Tensor) -> Tensor:
             own = list(of_class[i::IMAGES])
             rows = [torch.cat(own[k : k + FACTOR], 2) for k in range(0, len(own), FACTOR)]
             images.append(torch.cat(rows, 1))
-    return torch.stack(images).unflatten(0, (len(patches), IMAGES))
+    collages: Tensor = torch.stack(images).unflatten(0, (len(patches), IMAGES))
+    return collages
 
 
 def repeated(call: Callable[[], object]) -> Callable[[], None]:

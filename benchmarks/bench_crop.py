@@ -87,7 +87,9 @@ def torchvision_rivals(case: Case) -> dict[str, Callable[[], Tensor]]:
 
     def from_bytes(image: Any, *box: int) -> Tensor:
         crop = tv.to_image(tv.resized_crop(image, *box, size, antialias=True))
-        return tv.normalize(tv.to_dtype(crop, torch.float32, True), MEAN, STD).as_subclass(Tensor)
+        shown = tv.normalize(tv.to_dtype(crop, torch.float32, True), MEAN, STD)
+        plain: Tensor = shown.as_subclass(Tensor)
+        return plain
 
     return {
         "published transform, drawing boxes": lambda: torch.stack(
@@ -154,12 +156,13 @@ def memory_copy(case: Case) -> Callable[[], object]:
 
 def measure(case: Case, threads: int, rounds: int) -> dict[str, Any]:
     ours = pydream_crops(case)
-    rivals: dict[str, Callable[[], object]] = {"pydream": ours, **torchvision_rivals(case)}
+    rivals: dict[str, Callable[[], Any]] = {"pydream": ours, **torchvision_rivals(case)}
     absent = []
-    for name, module, make in (
+    filters: list[tuple[str, str, Callable[[], Callable[[], Tensor]]]] = [
         ("OpenCV INTER_AREA", "cv2", lambda: opencv_rival(case, threads)),
         ("kornia, no antialiasing", "kornia", lambda: kornia_rival(case)),
-    ):
+    ]
+    for name, module, make in filters:
         if importlib.util.find_spec(module):
             rivals[name] = make()
         else:

@@ -42,7 +42,8 @@ def network_features(count: int, dim: int, seed: int) -> Tensor:
 
     def layer(x: Tensor, width: int) -> Tensor:
         weights = torch.randn(x.shape[1], width, generator=generator) / x.shape[1] ** 0.5
-        return (x @ weights).relu()
+        activated: Tensor = (x @ weights).relu()
+        return activated
 
     return layer(layer(torch.randn(count, 32, generator=generator), 256), dim)
 

@@ -161,10 +161,7 @@ def iterations_case(size: Size, rates: Rates) -> Case:
     operations = ITERATIONS * 2 * size.problems * size.count * size.k * size.dim
     return compared(
         Rival(ours, captured=False),
-        {
-            name: Rival(lambda x, run=run: run(x, start), captured=False)
-            for name, run in rivals.items()
-        },
+        {name: Rival(partial(run, start=start), captured=False) for name, run in rivals.items()},
         [x],
         rates.setting.device,
         agree=agree,
@@ -237,10 +234,13 @@ def cases(setting: Setting) -> dict[str, Callable[[], Case]]:
         "copy": lambda: {"bytes_per_second": setting.limits.copy_bytes},
         "read": lambda: {"bytes_per_second": rates.read()},
     }
+
+    def product(dtype: torch.dtype) -> Case:
+        return {"operations_per_second": rates.limits(dtype).matrix_operations}
+
     for dtype in dict.fromkeys(size.dtype for size in SIZES):
-        found[f"matrix product, {str(dtype).removeprefix('torch.')}"] = lambda dtype=dtype: {
-            "operations_per_second": rates.limits(dtype).matrix_operations
-        }
+        name = f"matrix product, {str(dtype).removeprefix('torch.')}"
+        found[name] = partial(product, dtype)
     for prefix, case, sizes in (
         ("", iterations_case, SIZES),
         ("k-means++ start, ", start_case, STARTS),

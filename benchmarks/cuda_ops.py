@@ -123,7 +123,9 @@ def crop_case(setting: Setting, images: int, *, alike: bool) -> Case:
         inputs.append((pictures, boxes.to(device)))
     patches = len(inputs[0][1])
     count = min(PATCHES_OF_TORCHVISION, patches)
-    theirs = Rival(lambda given: by_torchvision(*given, count), captured=False, items=count)
+    theirs = Rival(
+        lambda given: by_torchvision(given[0], given[1], count), captured=False, items=count
+    )
     return compare(
         setting,
         ours,
@@ -176,7 +178,7 @@ def key_patches_case(setting: Setting) -> Case:
     ]
     return compare(
         setting,
-        lambda given: ops.key_patches(*given, 5, 40, 1),
+        lambda given: ops.key_patches(given[0], given[1], 5, 40, 1),
         {"log_softmax, gather, max, topk": Rival(lambda given: eager_key_patches(*given))},
         inputs,
         lambda mine, other: within(0)(mine.image[0], other[0]),

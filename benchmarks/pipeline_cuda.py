@@ -115,6 +115,9 @@ def run(source: Path, observer: Path, device: str, **settings: Any) -> dict[str,
         begun = time.perf_counter()
         result = distill(config)
         whole = time.perf_counter() - begun
+    made = result.manifest
+    assert made.config is not None
+    assert made.observer is not None
     stages = result.seconds
     # From the first patch to the last: what comes before and after does not grow with the images.
     first = begun + stages["open"] + stages["preflight"]
@@ -123,8 +126,8 @@ def run(source: Path, observer: Path, device: str, **settings: Any) -> dict[str,
     scoring = last - first
     fixed = whole - scoring
     return {
-        "settings": {"decode": result.manifest.config["decode"], **settings},
-        "precision": result.manifest.observer["precision"],
+        "settings": {"decode": made.config["decode"], **settings},
+        "precision": made.observer["precision"],
         "images": files,
         "seconds": whole,
         "scoring_seconds": scoring,

@@ -27,7 +27,7 @@ from pydream.data.resized import load_split
 from pydream.evaluate import EvaluateConfig, RelabelConfig, evaluate_set, relabel
 from pydream.models import build_model, load_observer, read_weights
 from pydream.rded import RdedConfig, distill
-from pydream.students.accuracy import measure
+from pydream.students.accuracy import measure_accuracy
 
 ARCH, SIDE = "convnet3", 32
 
@@ -73,7 +73,7 @@ def run_published(arguments: argparse.Namespace, workers: int) -> dict[str, floa
     seconds = published.train(arguments.set / "images", student, as_published(observer), settings)
     source = open_source(arguments.data / "cifar10.zip", "test")
     test = load_split(source, SIDE, workers=2, device=torch.device("cpu"))
-    accuracy = measure(student, test, mean=known.mean, std=known.std, precision="float32")
+    accuracy = measure_accuracy(student, test, mean=known.mean, std=known.std, precision="float32")
     return {"seconds": seconds, "top1": accuracy.top1}
 
 

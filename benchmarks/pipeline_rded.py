@@ -108,7 +108,7 @@ UNPACK: dict[str, Callable[[Path, Case], None]] = {
 }
 
 
-def run_ours(case: Case, precision: str) -> dict[str, Any]:
+def run_ours(case: Case, precision: Literal["auto", "float32"]) -> dict[str, Any]:
     from pydream.rded import RdedConfig, distill
 
     with tempfile.TemporaryDirectory() as out:
@@ -129,6 +129,7 @@ def run_ours(case: Case, precision: str) -> dict[str, Any]:
         )
         seconds = time.perf_counter() - begun
     observer = result.manifest.observer
+    assert observer is not None
     return {"seconds": seconds, "stages": result.seconds, "precision": observer["precision"]}
 
 

@@ -67,17 +67,17 @@ def update(repository: Path, *, write: bool) -> Iterator[tuple[str, bool]]:
         if write and text != wanted:
             page.write_text(wanted, encoding="utf-8")
     measured = [record for record in records if "limits" in record]
-    for name, draw, content in (
+    for name, draw, points in (
         (RATIOS, draw_ratios, [_of_ratios(row) for row in shown]),
         (ROOFLINE, draw_roofline, _points(measured)),
     ):
         # Figures differ between versions of Matplotlib, so what they were drawn of is compared.
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps(points, sort_keys=True).encode()).hexdigest()
         file = repository / name
         current = file.is_file() and digest in file.read_text(encoding="utf-8")
         yield name, current
         if write and not current:
-            draw(content, file, digest)
+            draw(points, file, digest)
 
 
 def markers(table: str) -> tuple[str, str]:
@@ -97,10 +97,10 @@ def _headlines(records: Sequence[Mapping[str, Any]]) -> list[Row]:
     for headline in HEADLINES:
         for record in records:
             own = record["name"] == headline.record
-            case = _cases(record).get(headline.case) if own else None
-            if case is not None:
-                label = headline.label or case["label"]
-                rows.append(Row(record, label, case, headline.in_readme))
+            chosen = _cases(record).get(headline.case) if own else None
+            if chosen is not None:
+                label = headline.label or chosen["label"]
+                rows.append(Row(record, label, chosen, headline.in_readme))
     return rows
 
 
@@ -118,7 +118,8 @@ def _summary(shown: Sequence[Row]) -> str:
     of_machines = _by_machine(row for row in shown if row.in_readme > 0)
     if not of_machines:
         return "\nNothing has been measured yet.\n\n"
-    rows = sorted(max(of_machines.values(), key=len), key=lambda row: row.in_readme)
+    most = max(of_machines.values(), key=len)
+    rows = sorted(most, key=lambda row: row.in_readme)
     lines = []
     for row in rows:
         peer, times = min(_peers(row.case).items(), key=lambda item: item[1])

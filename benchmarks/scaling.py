@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -149,7 +148,7 @@ def run_rded(data: Path, classes: int, images: int) -> dict[str, float]:
 
 def run_dream(data: Path, classes: int) -> dict[str, float]:
     """Do one outer iteration of DREAM+, in this process."""
-    arguments = SimpleNamespace(
+    arguments = argparse.Namespace(
         data=data, run="pydream", classes=classes, images_per_class=500, device="cpu", ipc=10,
         arch="convnet3-w32-instance", batch_real=64, inner_loop=5, network_images=250, exact=False,
     )  # fmt: skip
@@ -186,7 +185,8 @@ def main() -> None:
     if arguments.run is not None:
         torch.set_num_threads(THREADS)
         name, *numbers = arguments.run.split()
-        run = {"rded": run_rded, "dream": run_dream}[name]
+        runs: dict[str, Callable[..., dict[str, Any]]] = {"rded": run_rded, "dream": run_dream}
+        run = runs[name]
         print_run(run(arguments.data, *map(int, numbers)))
         return
     curves = [*op_curves(), *pipeline_curves(arguments.data)]

@@ -59,8 +59,8 @@ def distil(images: Tensor, labels: Tensor, ids: Tensor, observer: nn.Module, lab
     # 2. Draw random boxes in each, and make patches of them on a canvas of full side.
     sizes = torch.full((len(images), 2), 8)  # height and width
     boxes = ops.random_crop_boxes(sizes, CROPS, seed=SEED, ids=ids)
-    shown = {"canvas": SIDE, "mean": MEAN, "std": STD}
-    patches = ops.crop_resize(images, boxes.view(-1, 4), SIDE // FACTOR, **shown)
+    side, views = SIDE // FACTOR, boxes.view(-1, 4)
+    patches = ops.crop_resize(images, views, side, canvas=SIDE, mean=MEAN, std=STD)
     # 3. Score each patch: how sure the observer is of the class (equation 7).
     scores = ops.realism_scores(observer(patches), torch.full((len(patches),), label))
     # 4. Keep the best patch of each image, and the best of these.
@@ -68,7 +68,7 @@ def distil(images: Tensor, labels: Tensor, ids: Tensor, observer: nn.Module, lab
     best = ops.select_key_patches(scores.view(-1, CROPS), one_class, IPC * FACTOR**2, 1)
     # 5. Cut them as pixels, and tile them.
     rows, crops = best.image[0], best.crop[0]
-    pixels = ops.crop_resize(images[rows], boxes[rows, crops], SIDE // FACTOR, dtype=torch.uint8)
+    pixels = ops.crop_resize(images[rows], boxes[rows, crops], side, dtype=torch.uint8)
     return ops.collage(pixels[None], FACTOR, SIDE)[0]
 
 

@@ -9,7 +9,7 @@ how well networks that are trained on the result alone read the other digits, fo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from sklearn.datasets import load_digits
@@ -38,11 +38,13 @@ def network() -> ConvNet:
     return ConvNet(CLASSES, side=8, channels=1, depth=2, width=32, norm="instance")
 
 
-def gradients(model: nn.Module, images: Tensor, label: int, **options: bool) -> list[Tensor]:
+def gradients(
+    model: nn.Module, images: Tensor, label: int, create_graph: bool = False
+) -> Sequence[Tensor]:
     """Return the gradients of the loss on images of one class."""
     loss = F.cross_entropy(model(images), torch.full((len(images),), label))
     weights = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    return list(torch.autograd.grad(loss, weights, **options))
+    return torch.autograd.grad(loss, weights, create_graph=create_graph)
 
 
 def distil(images: Tensor, choose: Choose, start: list[Tensor], steps: int) -> Tensor:
@@ -56,7 +58,8 @@ def distil(images: Tensor, choose: Choose, start: list[Tensor], steps: int) -> T
             real = gradients(model, images[rows], label)
             mine = synthetic[label * IPC : (label + 1) * IPC]
             matched = gradients(model, mine, label, create_graph=True)
-            loss = sum((a - b.detach()).square().sum() for a, b in zip(matched, real, strict=True))
+            apart = [(a - b.detach()).square().sum() for a, b in zip(matched, real, strict=True)]
+            loss = sum(apart, torch.zeros(()))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -24,7 +24,7 @@ from pydream.data.sources import open_source
 from pydream.dream import RepresentativeSampler
 from pydream.models.checkpoint import read_weights
 from pydream.models.convnet import ConvNet
-from pydream.models.loading import IMAGENET_MEAN, IMAGENET_STD
+from pydream.models.inputs import IMAGENET_MEAN, IMAGENET_STD
 
 DRAWS = 20
 

@@ -43,7 +43,7 @@ def capture(
         If the call does something that a capture forbids.
     """
     with torch.cuda.device(device):
-        current, beside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        current, beside = torch.cuda.current_stream(), torch.cuda.Stream()
         beside.wait_stream(current)
         with torch.cuda.stream(beside):
             for _ in range(warm_up):

@@ -50,7 +50,7 @@ def stage(name: str, device: torch.device | None = None, *, nbytes: int = 0) -> 
         yield
         return
     if ranged:
-        torch.cuda.nvtx.range_push(name)  # type: ignore[no-untyped-call]
+        torch.cuda.nvtx.range_push(name)
     try:
         if recorder is None:
             yield
@@ -59,7 +59,7 @@ def stage(name: str, device: torch.device | None = None, *, nbytes: int = 0) -> 
                 yield
     finally:
         if ranged:
-            torch.cuda.nvtx.range_pop()  # type: ignore[no-untyped-call]
+            torch.cuda.nvtx.range_pop()
 
 
 def each_in_stage(name: str, items: Iterable[T], device: torch.device | None = None) -> Iterator[T]:
@@ -95,10 +95,7 @@ def stream_seconds(device: torch.device) -> Iterator[Callable[[], float]]:
         Function that waits for the end of that work and returns its seconds; call it after the
         block.
     """
-    first, last = (
-        torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        for _ in range(2)
-    )
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
     def seconds() -> float:
         last.synchronize()

@@ -23,10 +23,12 @@ def published(network: nn.Module) -> nn.Module:
         return network
     conv = network.layers["conv"]
     assert isinstance(conv, nn.ModuleList)
+    first = conv[0]
+    assert isinstance(first, nn.Conv2d)
     plain = PublishedConvNet(
         network.classifier.out_features,
         network.side,
-        channels=conv[0].in_channels,
+        channels=first.in_channels,
         depth=network.depth,
         width=network.width,
         norm=network.norm,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ class Settings:
     pretrain: bool
 
 
-def representatives(images: Tensor, network: nn.Module, count: int) -> Tensor:
+def representatives(images: Tensor, network: Any, count: int) -> Tensor:
     """DREAM's choice of one class: the nearest image of each of `count` clusters."""
     from fast_pytorch_kmeans import KMeans
 
@@ -67,7 +68,7 @@ def multi_formation(images: Tensor, factor: int) -> Tensor:
     return F.interpolate(torch.cat(cells), size=side, mode="bilinear")
 
 
-def matching_loss(network: nn.Module, real: Tensor, synthetic: Tensor, label: int) -> Tensor:
+def matching_loss(network: Any, real: Tensor, synthetic: Tensor, label: int) -> Tensor:
     """Squared distances of mean features and of the gradients of convolutions."""
     weights = [parameter for parameter in network.parameters() if parameter.dim() == 4]
 

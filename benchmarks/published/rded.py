@@ -31,7 +31,7 @@ class PublishedResult:
     observer_seconds: float
 
 
-class _Crops(Dataset):
+class _Crops(Dataset[torch.Tensor]):
     def __init__(self, files: Sequence[Path], crops: int, side: int, patch_side: int) -> None:
         self.files = files
         self.crops = crops

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,8 +85,12 @@ def train(folder: Path, student: nn.Module, observer: nn.Module, settings: Setti
     )
     decayed = [parameter for parameter in student.parameters() if parameter.dim() > 1]
     others = [parameter for parameter in student.parameters() if parameter.dim() <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed},
+        {"params": others, "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed}, {"params": others, "weight_decay": 0.0}],
+        groups,
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,
     )

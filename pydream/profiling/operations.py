@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 
-class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class OperationCounter(TorchDispatchMode):
     """Counts the operations that one thread calls, and autograd for it, by stage.
 
     The formulas are PyTorch's own. The shapes recorded by torch's profiler would give the same
@@ -19,8 +19,8 @@ class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Attributes
     ----------
-    Path of the thread's current stage; empty if there is none.
-        Path of the stage that the thread is in; empty if there is none.
+    path
+        Path of the thread's current stage; empty if there is none.
     by_stage
         Operations by the path of the stage; a multiplication and an addition count as two.
     uncounted

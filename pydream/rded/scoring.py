@@ -206,7 +206,7 @@ class _ScoringRun:
             self._turn.set()
         self._stream: torch.cuda.Stream | None = None
         if self._device.type == "cuda":
-            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            self._stream = torch.cuda.Stream(self._device)
 
     def scores(self, candidates: npt.NDArray[np.int64]) -> Iterator[ScoredImages]:
         queue: deque[_Queued] = deque()

@@ -30,7 +30,7 @@ def philox4x32(key: int, counter: Sequence[Tensor | int]) -> list[Tensor]:
     list of Tensor
         Four words, int64, in [0, 2^32).
     """
-    c0, c1, c2, c3 = torch.broadcast_tensors(  # type: ignore[no-untyped-call]
+    c0, c1, c2, c3 = torch.broadcast_tensors(
         *(
             word if isinstance(word, Tensor) else torch.tensor(word, device="cpu")
             for word in counter
