@@ -33,16 +33,9 @@ $(VENV)/.installed: $(BIN)/python $(SOURCES)
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	@touch $@
-
-$(VENV)/.installed-docs: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
-	@touch $@
-
-$(VENV)/.installed-bench: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+# Only the requirements of an extra: the package is there, and pip does not build it again.
+$(addprefix $(VENV)/.installed-,dev docs bench): $(VENV)/.installed-%: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet 'pydream-distill[$*]'
 	@touch $@
 
 demo: $(VENV)/.installed
