@@ -9,6 +9,7 @@ import torch
 from devices import place
 
 from pydream import ops
+from pydream.ops._view import MOST_DIMENSIONS
 from pydream.ops.matching import METRICS
 from pydream.ops.reference import matching as reference
 
@@ -76,23 +77,42 @@ def measured(
     return value.detach().cpu(), tuple(slope.cpu() for slope in slopes)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_is_the_formula_and_its_derivative(isa: str, metric: str, dtype: torch.dtype) -> None:
-    x, y = lists(dtype=dtype)
+def check_formula(x: list, y: list, metric: str) -> None:
+    """Compare value and derivatives with those of the formula in float64."""
     value, slopes = measured(x, y, metric)
     expected, expected_slopes = exact(x, y, metric)
     assert value.dtype == torch.float32
     assert value.shape == ()
     atol = COSINE_ATOL * 150 if metric in ("cos", "dc") else 0.0  # rows
     torch.testing.assert_close(value.double(), expected, rtol=VALUE_RTOL, atol=atol)
-    rtol = SLOPE_OF_HALF.get(dtype, SLOPE_RTOL)
     for a, slope, wanted in zip(x, slopes, expected_slopes, strict=True):
-        assert slope.dtype == dtype
+        assert slope.dtype == a.dtype
+        rtol = SLOPE_OF_HALF.get(a.dtype, SLOPE_RTOL)
         scale = float(wanted.abs().max()) if wanted.numel() else 0.0
         if metric in ("cos", "dc") and a.numel():  # made of two parts of a length of 1 / |x|
             rows = a.double().reshape(a.shape[0] if a.dim() else 1, -1)
             scale = float(1 / (rows.norm(dim=1) + 1e-6).min())
         torch.testing.assert_close(slope.double(), wanted, rtol=rtol, atol=rtol * scale + 1e-7)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_is_the_formula_and_its_derivative(isa: str, metric: str, dtype: torch.dtype) -> None:
+    check_formula(*lists(dtype=dtype), metric)
+
+
+def test_layers_have_any_number_of_dimensions(isa: str, metric: str) -> None:
+    """Kernels take five at most; more are flattened, and the rows stay what they were."""
+    shapes = [(7, 2, 3, 1, 2, 5), (3, 1, 2, 2, 1, 1, 4), (0, 1, 2, 1, 1, 3), (2, 0, 1, 1, 1, 1)]
+    assert all(len(shape) > MOST_DIMENSIONS for shape in shapes)
+    generator = torch.Generator().manual_seed(12)
+    x, y = ([torch.randn(shape, generator=generator) for shape in shapes] for _ in range(2))
+    x[0] = x[0].transpose(1, 5).contiguous().transpose(1, 5)  # in another order in memory
+    check_formula(x, y, metric)
+    plain, plain_slopes = reference.value_and_gradients(x, y, metric, True)
+    value, slopes = measured(x, y, metric)
+    torch.testing.assert_close(value, plain, rtol=VALUE_RTOL, atol=COSINE_ATOL)
+    for slope, expected in zip(slopes, plain_slopes, strict=True):
+        torch.testing.assert_close(slope, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_an_outer_factor_reaches_the_derivative(isa: str, metric: str) -> None:
