@@ -55,6 +55,12 @@ PYBIND11_MODULE(_C, m) {
   m.def("collage_cpu", &pydream::collage_cpu, release_gil());
 
   // kmeans
+  py::class_<pydream::KmeansSettings>(m, "KmeansSettings")
+      .def(py::init(
+          [](const std::string& init, int max_iter, double tol, bool spherical, uint64_t seed) {
+            return pydream::KmeansSettings{pydream::parse_seeding(init), max_iter, tol, spherical,
+                                           seed};
+          }));
   m.def("kmeans_cpu", &pydream::kmeans_cpu, release_gil());
   m.def("random_samples_cpu", &pydream::random_samples_cpu, release_gil());
   m.def("nearest_samples_cpu", &pydream::nearest_samples_cpu, release_gil());

@@ -31,7 +31,7 @@ void bind_device(py::module_& m) {
       [](uintptr_t taken, const Launch& where) { take_faults_cuda(faults_at(taken), where); },
       release_gil());
   m.def("device_count", &device_count);
-  m.def("carries", &carries);
+  m.def("has_code_for", &has_code_for);
   m.def("driver_version", &driver_version);
   m.def("runtime_version", &runtime_version);
 }

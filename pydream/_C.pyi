@@ -1,14 +1,14 @@
 # ruff: noqa: N999
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol, type_check_only
 
+from pydream.ops._dispatch import Launch
 from pydream.ops._view import View
 
 compiler: str
 cuda_architectures: str
 dtypes: tuple[str, ...]
-# The entries for CUDA devices take a pydream.ops._dispatch.Launch where those below take threads.
-cuda: Any
+cuda: CudaKernels  # only in a build with CUDA: `cuda_architectures` is not empty
 
 # build
 def available_isas() -> list[str]: ...
@@ -61,15 +61,16 @@ def key_patches_cpu(
 def collage_cpu(patches: View, factor: int, images: View, threads: int) -> None: ...
 
 # kmeans
+class KmeansSettings:
+    def __init__(
+        self, init: str, max_iter: int, tol: float, spherical: bool, seed: int
+    ) -> None: ...
+
 def kmeans_cpu(
     x: View,
     offsets: Sequence[int],
     k: Sequence[int],
-    init: str,
-    max_iter: int,
-    tol: float,
-    spherical: bool,
-    seed: int,
+    settings: KmeansSettings,
     centroids: View,
     labels: View,
     inertia: View,
@@ -130,3 +131,125 @@ def norm_relu_pool_second_backward_cpu(
     results: Sequence[View],
     threads: int,
 ) -> None: ...
+
+# The submodule `cuda`: its entries take a Launch where those above take threads.
+@type_check_only
+class CudaKernels(Protocol):
+    fault_kinds: int
+    tile_rows: int
+    centres_together: int
+    KmeansRun: type[CudaKmeansRun]
+    LayerList: type[CudaLayerList]
+
+    # device
+    def any_fault(self, faults: int) -> bool: ...
+    def take_faults(self, taken: int, launch: Launch) -> None: ...
+    def device_count(self) -> int: ...
+    def has_code_for(self, device: int) -> bool: ...
+    def driver_version(self) -> int: ...
+    def runtime_version(self) -> int: ...
+
+    # crop
+    def crop_resize(
+        self,
+        images: View,
+        boxes: View,
+        image_index: View | None,
+        flip: View | None,
+        size: tuple[int, int],
+        scaling: tuple[Sequence[float], Sequence[float]],
+        out: View,
+        launch: Launch,
+    ) -> None: ...
+
+    # score
+    def realism_scores(
+        self,
+        logits: View,
+        labels: View,
+        score: View | None,
+        best: View | None,
+        crop: View | None,
+        launch: Launch,
+    ) -> None: ...
+    def best_crops(self, scores: View, best: View, crop: View, launch: Launch) -> None: ...
+    def top_images(
+        self,
+        best: View,
+        crop: View,
+        labels: View,
+        scratch: View,
+        image: View,
+        out_crop: View,
+        score: View,
+        launch: Launch,
+    ) -> None: ...
+
+    # collage
+    def collage(self, patches: View, factor: int, images: View, launch: Launch) -> None: ...
+
+    # kmeans
+    def nearest_samples(
+        self,
+        x: View,
+        table: View,
+        groups: int,
+        centroids: View,
+        distance: View,
+        nearest: View,
+        launch: Launch,
+    ) -> None: ...
+
+    # matching
+    def gradient_distance(
+        self,
+        layers: CudaLayerList,
+        metric: str,
+        partial: View,
+        distance: View,
+        finished: View,
+        value: View,
+        launch: Launch,
+    ) -> None: ...
+
+    # formation
+    def multi_formation(
+        self, images: View, factor: int, padding: float, result: View, launch: Launch
+    ) -> None: ...
+    def multi_formation_backward(
+        self, gradient: View, factor: int, images: View, launch: Launch
+    ) -> None: ...
+
+    # augment
+    def diff_augment(
+        self, x: View, parameters: View, result: View, adjoint: bool, launch: Launch
+    ) -> None: ...
+
+@type_check_only
+class CudaKmeansRun:
+    def __init__(
+        self, x: View, table: View, centres: int, most_centres: int, tiles: int, fast: bool
+    ) -> None: ...
+    def workspace_bytes(self) -> int: ...
+    def seeding_bytes(self) -> int: ...
+    def give(
+        self,
+        workspace: View,
+        centroids: View,
+        labels: View,
+        inertia: View,
+        n_iter: View,
+        unfinished: View,
+    ) -> None: ...
+    def begin(self, launch: Launch) -> None: ...
+    def seed(self, workspace: View, seed: int, launch: Launch) -> None: ...
+    def start(self, launch: Launch) -> None: ...
+    def iterate(self, tol: float, spherical: bool, launch: Launch) -> None: ...
+    def finish(self, launch: Launch) -> None: ...
+
+@type_check_only
+class CudaLayerList:
+    def __init__(
+        self, synthetic: Sequence[View], real: Sequence[int], gradients: Sequence[int]
+    ) -> None: ...
+    def blocks(self, metric: str) -> int: ...

@@ -234,7 +234,7 @@ def _cuda(torch: ModuleType | None, module: ModuleType | None, problems: list[st
                     name=properties.name,
                     capability=f"{properties.major}.{properties.minor}",
                     memory=properties.total_memory,
-                    kernels=kernels is not None and kernels.carries(index),
+                    kernels=kernels is not None and kernels.has_code_for(index),
                 )
             )
             if kernels is not None:

@@ -21,7 +21,7 @@ def missing_kernels(module: Any, index: int, name: str, capability: tuple[int, i
         Number, name and compute capability of the GPU.
     """
     kernels = module.cuda
-    if kernels.carries(index):
+    if kernels.has_code_for(index):
         return None
     driver, runtime = kernels.driver_version(), kernels.runtime_version()
     if driver // 1000 < runtime // 1000:  # within one major version, older drivers suffice

@@ -173,7 +173,9 @@ def test_a_gpu_that_the_build_has_no_code_for_is_one_line(
         return real(*size, device=device, **options)
 
     kernels = SimpleNamespace(
-        carries=lambda index: False, driver_version=lambda: 13000, runtime_version=lambda: 13000
+        has_code_for=lambda index: False,
+        driver_version=lambda: 13000,
+        runtime_version=lambda: 13000,
     )
     build = SimpleNamespace(cuda_architectures="80-real 90", cuda=kernels)
     monkeypatch.setattr(_dispatch, "_C", build)

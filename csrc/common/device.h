@@ -7,7 +7,7 @@ namespace pydream {
 int device_count();
 
 // Whether this module's kernels run on a device, as its machine code or as PTX.
-bool carries(int device);
+bool has_code_for(int device);
 
 // CUDA's own numbers, 13000 for 13.0; 0 without a driver.
 int driver_version();

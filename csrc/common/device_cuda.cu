@@ -13,7 +13,7 @@ int device_count() {
   return succeeded(cudaGetDeviceCount(&count)) ? count : 0;
 }
 
-bool carries(int device) {
+bool has_code_for(int device) {
   try {
     const DeviceGuard guard(device);
     cudaFuncAttributes attributes;

@@ -1,7 +1,7 @@
 // Philox 4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy
 // as 1, 2, 3" (SC 2011): four random words from (key, counter), without state. CPU and CUDA share
-// this definition; pydream/ops/reference/crop.py has it in PyTorch, and the tests compare both with
-// the authors' known answers.
+// this definition; pydream/ops/reference/philox.py has it in PyTorch, and the tests compare both
+// with the authors' known answers.
 #pragma once
 
 #include <cstdint>

@@ -41,13 +41,12 @@ struct KmeansProblem {
 
 // Clusters problems that share one buffer: problem b has the samples offsets[b] .. offsets[b + 1]
 // of x [T, D], and its k[b] centroids follow those of the previous problem. Fills centroids [C, D],
-// labels [T], inertia (float64) and n_iter [B]. `init` is k-means++, random or given; the last
-// expects the first centroids in place. Throws std::invalid_argument for samples and centroids that
-// are not finite or too large for float32 distances.
+// labels [T], inertia (float64) and n_iter [B]. Seeding::given expects the first centroids in
+// place. Throws std::invalid_argument for samples and centroids that are not finite or too large
+// for float32 distances.
 void kmeans_cpu(const View& x, const std::vector<int64_t>& offsets, const std::vector<int64_t>& k,
-                const std::string& init, int max_iter, double tol, bool spherical, uint64_t seed,
-                const View& centroids, const View& labels, const View& inertia, const View& n_iter,
-                int threads);
+                const KmeansSettings& settings, const View& centroids, const View& labels,
+                const View& inertia, const View& n_iter, int threads);
 
 struct NearestProblem {
   Samples x;
@@ -69,6 +68,7 @@ std::vector<NearestProblem> nearest_problems(const View& x, const std::vector<in
 // whose squared length exceeds an eighth of float32's largest.
 void check_finite(const View& centroids, const std::string& what);
 
+// Reads k-means++, random or given. Throws std::invalid_argument for another name.
 Seeding parse_seeding(const std::string& name);
 
 // Draws k of `count` samples without replacement.

@@ -31,12 +31,10 @@ void solve(const std::vector<KmeansProblem>& problems, const KmeansSettings& set
 }  // namespace
 
 void kmeans_cpu(const View& x, const std::vector<int64_t>& offsets, const std::vector<int64_t>& k,
-                const std::string& init, int max_iter, double tol, bool spherical, uint64_t seed,
-                const View& centroids, const View& labels, const View& inertia, const View& n_iter,
-                int threads) {
+                const KmeansSettings& settings, const View& centroids, const View& labels,
+                const View& inertia, const View& n_iter, int threads) {
   const std::vector<KmeansProblem> problems =
       kmeans_problems(x, offsets, k, centroids, labels, inertia, n_iter);
-  const KmeansSettings settings = {parse_seeding(init), max_iter, tol, spherical, seed};
   if (settings.seeding == Seeding::given) check_finite(centroids, "init");
   try {
     solve(problems, settings, threads);

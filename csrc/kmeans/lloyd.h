@@ -24,8 +24,8 @@ class Buffer {
 };
 
 // Bounds on the distances of every sample to the current centres.
-struct Standing {
-  explicit Standing(int64_t count)
+struct Bounds {
+  explicit Bounds(int64_t count)
       : label(count), own(count), upper(count), lower(count), stale(count) {}
 
   Buffer<int32_t> label;
@@ -77,7 +77,7 @@ void squared_distances(const Samples& x, const float* point, float* squared,
 [[noreturn]] void throw_unusable_rows(const std::vector<Samples>& problems);
 
 // Chooses k samples as centres by greedy k-means++ (as scikit-learn does) and fills the bounds.
-void seed_plusplus(const KmeansProblem& problem, uint64_t seed, Standing& standing, int threads);
+void seed_plusplus(const KmeansProblem& problem, uint64_t seed, Bounds& bounds, int threads);
 
 // Chooses k samples without replacement as centres.
 void seed_random(const KmeansProblem& problem, uint64_t seed);

@@ -38,7 +38,7 @@ class Lloyd {
         slack_(distance_slack(x_.dim)),
         origin_(origin_of(x_, kernels_)),
         length_(x_.count),
-        standing_(x_.count),
+        bounds_(x_.count),
         before_(x_.count),
         panels_(k_, x_.dim, kernels_),
         sum_(static_cast<size_t>(k_ * x_.dim)),
@@ -51,7 +51,7 @@ class Lloyd {
     squared_distances(x_, origin_.data(), length_.data(), kernels_, threads_);
     std::iota(order_.begin(), order_.end(), 0);
     if (settings_.seeding == Seeding::plusplus) {
-      seed_plusplus(problem_, settings_.seed, standing_, threads_);
+      seed_plusplus(problem_, settings_.seed, bounds_, threads_);
     } else {
       if (settings_.seeding == Seeding::random) seed_random(problem_, settings_.seed);
       panels_.pack(problem_.centroid, order_.data(), origin_.data(), threads_);
@@ -154,9 +154,9 @@ class Lloyd {
         resolve(tile, i);
         continue;
       }
-      standing_.label[i] = nearest.centre;
+      bounds_.label[i] = nearest.centre;
       settle(i, squared);
-      standing_.lower[i] = bound(i, nearest.second);
+      bounds_.lower[i] = bound(i, nearest.second);
     }
   }
 
@@ -174,19 +174,19 @@ class Lloyd {
       if (squared < best) {
         second = best;
         best = squared;
-        standing_.label[i] = static_cast<int32_t>(centre);
+        bounds_.label[i] = static_cast<int32_t>(centre);
       } else if (squared < second) {
         second = squared;
       }
     }
     settle(i, best);
-    standing_.lower[i] = std::sqrt(second) * (1.0f - slack_);
+    bounds_.lower[i] = std::sqrt(second) * (1.0f - slack_);
   }
 
   void settle(int64_t sample, float squared) {
-    standing_.own[sample] = squared;
-    standing_.upper[sample] = std::sqrt(squared) * (1.0f + slack_);
-    standing_.stale[sample] = 0;
+    bounds_.own[sample] = squared;
+    bounds_.upper[sample] = std::sqrt(squared) * (1.0f + slack_);
+    bounds_.stale[sample] = 0;
   }
 
   // A lower bound of a distance, from its score.
@@ -205,22 +205,22 @@ class Lloyd {
       const int64_t panels = tile.panels[i - tile.begin];
       // Centres that were not scored moved no farther than the first of them.
       const float unseen = rank_movement_[std::min(panels * kernels_.columns, k_)];
-      standing_.lower[i] = panels == panels_.count() ? kInfinity : less(standing_.lower[i], unseen);
+      bounds_.lower[i] = panels == panels_.count() ? kInfinity : less(bounds_.lower[i], unseen);
       if (panels > 0) consider(tile, i);
     }
   }
 
   int32_t panels_to_score(Tile& tile, int64_t i) {
-    const int32_t label = standing_.label[i];
+    const int32_t label = bounds_.label[i];
     if (movement_[label] > 0.0f) {
-      standing_.upper[i] = (standing_.upper[i] + movement_[label]) * kUp;
-      standing_.stale[i] = 1;
+      bounds_.upper[i] = (bounds_.upper[i] + movement_[label]) * kUp;
+      bounds_.stale[i] = 1;
     }
-    if (standing_.upper[i] < less(standing_.lower[i], rank_movement_[0])) return 0;
-    if (standing_.stale[i]) settle(i, squared_distance(row(tile, i), label));
+    if (bounds_.upper[i] < less(bounds_.lower[i], rank_movement_[0])) return 0;
+    if (bounds_.stale[i]) settle(i, squared_distance(row(tile, i), label));
     // Centres are sorted by movement, so those that may have come close enough are the first.
-    const float lower = standing_.lower[i];
-    const float upper = standing_.upper[i];
+    const float lower = bounds_.lower[i];
+    const float upper = bounds_.upper[i];
     const auto end =
         std::partition_point(rank_movement_.begin(), rank_movement_.begin() + k_,
                              [&](float movement) { return !(upper < less(lower, movement)); });
@@ -231,10 +231,10 @@ class Lloyd {
   // Adopts the best centre scored if it is nearer than the own centre.
   void consider(Tile& tile, int64_t i) {
     const Nearest nearest = kernels_.reduce(tile.minimum[i - tile.begin]);
-    const int32_t own = standing_.label[i];
-    const float known = standing_.own[i];
+    const int32_t own = bounds_.label[i];
+    const float known = bounds_.own[i];
     const bool stays = nearest.centre == own;
-    float& lower = standing_.lower[i];
+    float& lower = bounds_.lower[i];
     const float other = stays ? nearest.second : nearest.best;
     if (least(i, other) > known) {
       lower = std::min(lower, bound(i, other));
@@ -246,14 +246,14 @@ class Lloyd {
     const float loser = std::sqrt(std::max(squared, known)) * (1.0f - slack_);
     lower = std::min({lower, bound(i, nearest.second), loser});
     if (!wins) return;
-    standing_.label[i] = nearest.centre;
+    bounds_.label[i] = nearest.centre;
     settle(i, squared);
   }
 
   void refresh() {
     over_tiles([&](Tile& tile) {
       for (int64_t i = tile.begin; i < tile.end; ++i) {
-        if (standing_.stale[i]) settle(i, squared_distance(row(tile, i), standing_.label[i]));
+        if (bounds_.stale[i]) settle(i, squared_distance(row(tile, i), bounds_.label[i]));
       }
     });
   }
@@ -261,26 +261,26 @@ class Lloyd {
   // A centre without samples gets the sample farthest from its own, of centres with several.
   void fill_empty() {
     std::fill(members_.begin(), members_.end(), 0);
-    for (int64_t i = 0; i < x_.count; ++i) ++members_[standing_.label[i]];
+    for (int64_t i = 0; i < x_.count; ++i) ++members_[bounds_.label[i]];
     if (std::find(members_.begin(), members_.end(), 0) == members_.end()) return;
     refresh();
     for (int64_t centre = 0; centre < k_; ++centre) {
       if (members_[centre] > 0) continue;
       int64_t farthest = -1;
       for (int64_t i = 0; i < x_.count; ++i) {
-        if (members_[standing_.label[i]] > 1 && standing_.own[i] > 0.0f &&
-            (farthest < 0 || standing_.own[i] > standing_.own[farthest])) {
+        if (members_[bounds_.label[i]] > 1 && bounds_.own[i] > 0.0f &&
+            (farthest < 0 || bounds_.own[i] > bounds_.own[farthest])) {
           farthest = i;
         }
       }
       if (farthest < 0) return;
-      --members_[standing_.label[farthest]];
+      --members_[bounds_.label[farthest]];
       ++members_[centre];
-      standing_.label[farthest] = static_cast<int32_t>(centre);
-      standing_.own[farthest] = 0.0f;
-      standing_.stale[farthest] = 1;
-      standing_.upper[farthest] = kInfinity;
-      standing_.lower[farthest] = 0.0f;
+      bounds_.label[farthest] = static_cast<int32_t>(centre);
+      bounds_.own[farthest] = 0.0f;
+      bounds_.stale[farthest] = 1;
+      bounds_.upper[farthest] = kInfinity;
+      bounds_.lower[farthest] = 0.0f;
     }
   }
 
@@ -294,9 +294,9 @@ class Lloyd {
     first_event_.assign(static_cast<size_t>(k_ + 1), 0);
     const auto each = [&](const auto& visit) {
       for (int64_t i = 0; i < x_.count; ++i) {
-        if (!all && before_[i] == standing_.label[i]) continue;
+        if (!all && before_[i] == bounds_.label[i]) continue;
         if (!all) visit(before_[i], Event{i, -1.0});
-        visit(standing_.label[i], Event{i, 1.0});
+        visit(bounds_.label[i], Event{i, 1.0});
       }
     };
     each([&](int32_t centre, Event) { ++first_event_[centre + 1]; });
@@ -316,7 +316,7 @@ class Lloyd {
     });
     if (!summed_) measure_variance();
     summed_ = true;
-    std::copy_n(standing_.label.data(), x_.count, before_.data());
+    std::copy_n(bounds_.label.data(), x_.count, before_.data());
     std::iota(order_.begin(), order_.end(), 0);
     std::stable_sort(order_.begin(), order_.end(),
                      [&](int32_t a, int32_t b) { return movement_[a] > movement_[b]; });
@@ -369,7 +369,7 @@ class Lloyd {
 
   int64_t changes() const {
     int64_t count = 0;
-    for (int64_t i = 0; i < x_.count; ++i) count += before_[i] != standing_.label[i];
+    for (int64_t i = 0; i < x_.count; ++i) count += before_[i] != bounds_.label[i];
     return count;
   }
 
@@ -377,8 +377,8 @@ class Lloyd {
     refresh();
     double inertia = 0.0;
     for (int64_t i = 0; i < x_.count; ++i) {
-      inertia += standing_.own[i];
-      problem_.label[i] = standing_.label[i];
+      inertia += bounds_.own[i];
+      problem_.label[i] = bounds_.label[i];
     }
     *problem_.inertia = inertia;
     *problem_.n_iter = iteration;
@@ -393,7 +393,7 @@ class Lloyd {
   const float slack_;
   std::vector<float> origin_;
   Buffer<float> length_;  // [N], squared distances to the origin
-  Standing standing_;
+  Bounds bounds_;
   Buffer<int32_t> before_;  // [N], labels that the sums reflect
   Panels panels_;
   std::vector<double> sum_;           // [k, D]

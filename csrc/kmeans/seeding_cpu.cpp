@@ -20,11 +20,11 @@ constexpr uint32_t kPurpose = static_cast<uint32_t>(Stream::kmeans) << 16;
 // those distances.
 class PlusPlus {
  public:
-  PlusPlus(const KmeansProblem& problem, uint64_t seed, Standing& standing, int threads)
+  PlusPlus(const KmeansProblem& problem, uint64_t seed, Bounds& bounds, int threads)
       : problem_(problem),
         x_(problem.x),
         kernels_(kmeans_kernels()),
-        standing_(standing),
+        bounds_(bounds),
         seed_(seed),
         threads_(threads),
         trials_(seeding_trials(problem.k)),
@@ -38,7 +38,7 @@ class PlusPlus {
   void run() {
     const Philox4 words = philox4x32(seed_, 0, 0, 0, kPurpose);
     candidates_ = {below(words.word[0], x_.count)};
-    std::fill_n(standing_.own.data(), x_.count, kInfinity);
+    std::fill_n(bounds_.own.data(), x_.count, kInfinity);
     std::fill_n(second_.data(), x_.count, kInfinity);
     for (int64_t step = 0; step < problem_.k; ++step) {
       if (step > 0) draw(static_cast<uint32_t>(step));
@@ -57,14 +57,14 @@ class PlusPlus {
     int64_t last =
         -1;  // sample with a positive distance, in case rounding leaves the mark beyond the end
     for (int64_t i = block * kBlock; i < x_.count; ++i) {
-      const float own = standing_.own[i];
+      const float own = bounds_.own[i];
       if (own <= 0.0f) continue;
       last = i;
       sum += own;
       if (sum > mark) return i;
     }
     for (int64_t i = block * kBlock; last < 0 && i-- > 0;) {
-      if (standing_.own[i] > 0.0f) last = i;
+      if (bounds_.own[i] > 0.0f) last = i;
     }
     return last;
   }
@@ -119,7 +119,7 @@ class PlusPlus {
       kernels_.distances(row, rows, point.data(), count, x_.dim, squared);
       for (int64_t r = 0; r < rows; ++r) {
         for (int64_t c = 0; c < count; ++c) {
-          potential[c] += std::min(standing_.own[first + r], squared[r * count + c]);
+          potential[c] += std::min(bounds_.own[first + r], squared[r * count + c]);
         }
       }
     }
@@ -153,10 +153,10 @@ class PlusPlus {
     const int64_t count = static_cast<int64_t>(candidates_.size());
     for (int64_t i = 0; i < x_.count; ++i) {
       const float squared = distance_[i * count + candidate];
-      if (squared < standing_.own[i]) {
-        second_[i] = standing_.own[i];
-        standing_.own[i] = squared;
-        standing_.label[i] = static_cast<int32_t>(step);
+      if (squared < bounds_.own[i]) {
+        second_[i] = bounds_.own[i];
+        bounds_.own[i] = squared;
+        bounds_.label[i] = static_cast<int32_t>(step);
       } else {
         second_[i] = std::min(second_[i], squared);
       }
@@ -166,16 +166,16 @@ class PlusPlus {
   void finish() {
     const float slack = distance_slack(x_.dim);
     for (int64_t i = 0; i < x_.count; ++i) {
-      standing_.stale[i] = 0;
-      standing_.upper[i] = std::sqrt(standing_.own[i]) * (1.0f + slack);
-      standing_.lower[i] = std::sqrt(second_[i]) * (1.0f - slack);
+      bounds_.stale[i] = 0;
+      bounds_.upper[i] = std::sqrt(bounds_.own[i]) * (1.0f + slack);
+      bounds_.lower[i] = std::sqrt(second_[i]) * (1.0f - slack);
     }
   }
 
   const KmeansProblem& problem_;
   const Samples& x_;
   const KmeansKernels& kernels_;
-  Standing& standing_;
+  Bounds& bounds_;
   const uint64_t seed_;
   const int threads_;
   const int64_t trials_;
@@ -190,8 +190,8 @@ class PlusPlus {
 
 }  // namespace
 
-void seed_plusplus(const KmeansProblem& problem, uint64_t seed, Standing& standing, int threads) {
-  PlusPlus(problem, seed, standing, threads).run();
+void seed_plusplus(const KmeansProblem& problem, uint64_t seed, Bounds& bounds, int threads) {
+  PlusPlus(problem, seed, bounds, threads).run();
 }
 
 void random_samples(int64_t count, int64_t k, uint64_t seed, int64_t* chosen) {

@@ -4,9 +4,9 @@
 namespace pydream {
 namespace {
 
-class Carver {
+class WorkspaceLayout {
  public:
-  explicit Carver(unsigned char* memory) : memory_(memory) {}
+  explicit WorkspaceLayout(unsigned char* memory) : memory_(memory) {}
 
   template <class T>
   void take(T** part, int64_t count) {
@@ -25,37 +25,37 @@ class Carver {
 }  // namespace
 
 int64_t kmeans_workspace(KmeansOnDevice* k, unsigned char* memory) {
-  Carver carver(memory);
-  carver.take(&k->origin, k->problems * k->x.dim);
-  carver.take(&k->origin_length, k->problems);
-  carver.take(&k->length, k->x.count);
-  carver.take(&k->near, k->x.count);
-  carver.take(&k->label, k->x.count);
-  carver.take(&k->next, k->x.count);
-  carver.take(&k->prepared, k->centres * k->padded);
-  carver.take(&k->bias, k->centres);
-  carver.take(&k->reach, k->centres);
-  carver.take(&k->sum, k->centres * k->x.dim);
-  carver.take(&k->members, k->centres);
-  carver.take(&k->shift, k->centres);
-  carver.take(&k->variance, k->problems);
-  carver.take(&k->largest, k->problems);
-  carver.take(&k->changed, k->problems);
-  carver.take(&k->done, k->problems);
-  carver.take(&k->partial, k->tiles);
-  return carver.used();
+  WorkspaceLayout layout(memory);
+  layout.take(&k->origin, k->problems * k->x.dim);
+  layout.take(&k->origin_length, k->problems);
+  layout.take(&k->length, k->x.count);
+  layout.take(&k->near, k->x.count);
+  layout.take(&k->label, k->x.count);
+  layout.take(&k->next, k->x.count);
+  layout.take(&k->prepared, k->centres * k->padded);
+  layout.take(&k->bias, k->centres);
+  layout.take(&k->reach, k->centres);
+  layout.take(&k->sum, k->centres * k->x.dim);
+  layout.take(&k->members, k->centres);
+  layout.take(&k->shift, k->centres);
+  layout.take(&k->variance, k->problems);
+  layout.take(&k->largest, k->problems);
+  layout.take(&k->changed, k->problems);
+  layout.take(&k->done, k->problems);
+  layout.take(&k->partial, k->tiles);
+  return layout.used();
 }
 
 int64_t seeding_workspace(SeedingOnDevice* s, const KmeansOnDevice& k, unsigned char* memory) {
   s->most_trials = seeding_trials(k.most_centres);
-  Carver carver(memory);
-  carver.take(&s->distance, k.x.count * s->most_trials);
-  carver.take(&s->potential, k.tiles * s->most_trials);
-  carver.take(&s->nearest, k.tiles);
-  carver.take(&s->candidate, k.problems * s->most_trials);
-  carver.take(&s->candidates, k.problems);
-  carver.take(&s->best, k.problems);
-  return carver.used();
+  WorkspaceLayout layout(memory);
+  layout.take(&s->distance, k.x.count * s->most_trials);
+  layout.take(&s->potential, k.tiles * s->most_trials);
+  layout.take(&s->nearest, k.tiles);
+  layout.take(&s->candidate, k.problems * s->most_trials);
+  layout.take(&s->candidates, k.problems);
+  layout.take(&s->best, k.problems);
+  return layout.used();
 }
 
 }  // namespace pydream

@@ -6,13 +6,16 @@ import functools
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
 from pydream import _C
 from pydream.gpus import missing_kernels
 from pydream.streams import capturing
+
+if TYPE_CHECKING:
+    from pydream._C import CudaKernels
 
 # Faults that kernels report, in the order of csrc/common/faults.h.
 _FAULTS = (
@@ -37,7 +40,7 @@ _making_reports = threading.Lock()
 class Launch(NamedTuple):
     """CUDA kernels, and the device and stream of a call. Passed whole, as their last argument."""
 
-    module: Any
+    module: CudaKernels
     faults: int
     device: int
     stream: int

@@ -50,11 +50,7 @@ def _cpu_kmeans(
         view(x),
         offsets,
         k,
-        init,
-        max_iter,
-        tol,
-        spherical,
-        seed,
+        _C.KmeansSettings(init, max_iter, tol, spherical, seed),
         view(centroids),
         view(labels),
         view(inertia),
@@ -103,7 +99,7 @@ def _cuda_kmeans(
     result = _empty_result(x, offsets, k)
     if k and max(k) > _MOST_CENTROIDS:
         raise ValueError(f"k must be at most {_MOST_CENTROIDS} on a GPU, got {max(k)}")
-    centroids, _, inertia, n_iter = result
+    centroids, labels, inertia, n_iter = result
     if given is not None:
         centroids.copy_(given)
     if x.shape[0] == 0:
@@ -116,7 +112,14 @@ def _cuda_kmeans(
     run = launch.module.KmeansRun(view(x), view(table), sum(k), max(k), tiles, precision == "fast")
     workspace = x.new_empty(run.workspace_bytes(), dtype=torch.uint8)
     unfinished = x.new_empty(1, dtype=torch.int32)
-    run.give(view(workspace), *(view(tensor) for tensor in result), view(unfinished))
+    run.give(
+        view(workspace),
+        view(centroids),
+        view(labels),
+        view(inertia),
+        view(n_iter),
+        view(unfinished),
+    )
     run.begin(launch)
     if init == "k-means++":
         seeding = x.new_empty(run.seeding_bytes(), dtype=torch.uint8)

@@ -14,7 +14,7 @@ import torch
 
 from pydream import _C
 from pydream.ops._view import view
-from pydream.ops.reference import crop as reference
+from pydream.ops.reference import boxes as reference
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMPILER = shutil.which("c++")

@@ -8,7 +8,7 @@
 namespace pydream {
 
 int device_count() { return 1; }
-bool carries(int device) { return device == 0; }
+bool has_code_for(int device) { return device == 0; }
 int driver_version() { return 0; }
 int runtime_version() { return 0; }
 

@@ -24,7 +24,9 @@ def gpu_of_tomorrow(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     if devices.DEVICE == "cuda-on-cpu":
         pytest.skip("about the launches on a GPU")
     kernels = SimpleNamespace(
-        carries=lambda index: False, driver_version=lambda: 13000, runtime_version=lambda: 13010
+        has_code_for=lambda index: False,
+        driver_version=lambda: 13000,
+        runtime_version=lambda: 13010,
     )
     build = SimpleNamespace(cuda_architectures="80-real", cuda=kernels)
     monkeypatch.setattr(_dispatch, "_C", build)
@@ -185,7 +187,7 @@ def test_nothing_is_waited_for_while_a_graph_is_captured(
 def test_threads_that_come_first_together_share_one_report(
     gpu_of_tomorrow: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gpu_of_tomorrow.carries = lambda index: True
+    gpu_of_tomorrow.has_code_for = lambda index: True
     made = []
 
     def slowly(*, pin: bool) -> torch.Tensor:

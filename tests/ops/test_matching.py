@@ -77,7 +77,7 @@ def measured(
     return value.detach().cpu(), tuple(slope.cpu() for slope in slopes)
 
 
-def check_formula(x: list, y: list, metric: str) -> None:
+def check_formula(x: Tensors, y: Tensors, metric: str) -> None:
     """Compare value and derivatives with those of the formula in float64."""
     value, slopes = measured(x, y, metric)
     expected, expected_slopes = exact(x, y, metric)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pydream.ops.reference.crop import philox4x32
+from pydream.ops.reference.philox import WORD_MASK, philox4x32
 
 STREAM_AUGMENT = 3
 COLUMNS = 13
@@ -22,7 +22,6 @@ CROP_SHARE = 0.125
 MOST_SCALE = 1.2
 MOST_DEGREES = 15.0
 CUTOUT_SHARE = 0.5
-_WORD = 0xFFFFFFFF
 
 
 def random_augment(
@@ -31,7 +30,8 @@ def random_augment(
     """See `pydream.ops.random_augment`."""
     row = torch.arange(count, device="cpu")
     (b, s, c, choice), (first, second, down, across) = (
-        philox4x32(seed, (row & _WORD, row >> 32, block, STREAM_AUGMENT << 16)) for block in (0, 1)
+        philox4x32(seed, (row & WORD_MASK, row >> 32, block, STREAM_AUGMENT << 16))
+        for block in (0, 1)
     )
     drawn = torch.zeros(count, COLUMNS, dtype=torch.float64, device="cpu")
     drawn[:, SATURATION : CONTRAST + 1] = 1.0

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from pydream.ops.reference.crop import philox4x32
+from pydream.ops.reference.philox import philox4x32
 
 STREAM_KMEANS = 4
 _PURPOSE = STREAM_KMEANS << 16
