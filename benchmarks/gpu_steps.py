@@ -50,10 +50,19 @@ SANITIZERS = {
     "initcheck": "reads of memory that nobody has written",
 }
 # A few tests of every family of kernels: a launch takes a hundred times as long under a sanitizer.
-FAMILIES = ("augment", "collage", "crop", "kmeans", "matching", "multi_formation", "score")
+FAMILIES = (
+    "augment",
+    "cells",
+    "collage",
+    "crop",
+    "kmeans",
+    "matching",
+    "multi_formation",
+    "score",
+)
 FEW = (
     "far_down or identity or canvas_and_cast or every_position or is_the_contract or loop_over"
-    " or as_alone or given_centroids_of_each or more_layers_than_a_launch"
+    " or as_alone or given_centroids_of_each or more_layers_than_a_launch or least_squares_cell"
 )
 # Of DREAM+ on CIFAR-10, but for a tenth of the steps.
 PUBLISHED_SIZE = {

@@ -8,6 +8,7 @@
 #include "augment/augment.h"
 #include "block/block.h"
 #include "casters.h"
+#include "cells/cells_cpu.h"
 #include "collage/collage.h"
 #include "common/isa.h"
 #include "crop/crop_cpu.h"
@@ -45,6 +46,9 @@ PYBIND11_MODULE(_C, m) {
 
   // crop
   m.def("crop_resize_cpu", &pydream::crop_resize_cpu, release_gil());
+
+  // cells
+  m.def("matched_cells_cpu", &pydream::matched_cells_cpu, release_gil());
 
   // score
   m.def("realism_scores_cpu", &pydream::realism_scores_cpu, release_gil());

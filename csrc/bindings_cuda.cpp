@@ -5,6 +5,7 @@
 #include "augment/augment_cuda.h"
 #include "bindings.h"
 #include "casters.h"
+#include "cells/cells_cuda.h"
 #include "collage/collage_cuda.h"
 #include "common/device.h"
 #include "common/faults.h"
@@ -138,6 +139,7 @@ void bind_matching(py::module_& m) {
 void bind_cuda(py::module_& m) {
   bind_device(m);
   m.def("crop_resize", &crop_resize_cuda, release_gil());
+  m.def("match_cells", &match_cells_cuda, release_gil());
   m.def("realism_scores", &realism_scores_cuda, release_gil());
   m.def("best_crops", &best_crops_cuda, release_gil());
   m.def("top_images", &top_images_cuda, release_gil());

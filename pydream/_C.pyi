@@ -48,6 +48,17 @@ def crop_resize_cpu(
     threads: int,
 ) -> None: ...
 
+# cells
+def matched_cells_cpu(
+    images: Sequence[View],
+    boxes: View,
+    image_index: View | None,
+    size: tuple[int, int],
+    enlarged: tuple[int, int],
+    out: View,
+    threads: int,
+) -> None: ...
+
 # score
 def realism_scores_cpu(logits: View, labels: View, scores: View, threads: int) -> None: ...
 def select_key_patches_cpu(

@@ -31,6 +31,7 @@ OPS = (
     "select_key_patches",
     "key_patches",
     "collage",
+    "matched_cells",
     "kmeans",
     "nearest_samples",
     "representatives",

@@ -54,6 +54,15 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "precision": "exact",
         "weights": torch.linspace(0.5, 2.0, 12),
     },
+    "matched_cells": {
+        "images": torch.arange(2 * 6 * 7 * 3).remainder(251).byte().view(2, 6, 7, 3),
+        "boxes": BOXES,
+        "size": 4,
+        "enlarged": 8,
+        "inside": (4, 3),
+        "image_index": torch.tensor([1, 0]),
+        "dtype": torch.float32,
+    },
     "multi_formation": {"images": IMAGES, "factor": 2, "size": 7},
     "nearest_samples": {
         "x": X,

@@ -12,8 +12,6 @@
 
 namespace pydream {
 
-PYDREAM_KERNELS(CropKernels, crop_kernels)
-
 namespace {
 
 constexpr size_t kAlignment = 64;
@@ -32,7 +30,9 @@ std::string numbers(const Box& box) {
          std::to_string(box.height) + ", " + std::to_string(box.width) + ")";
 }
 
-void check(const CropResize& task) {
+}  // namespace
+
+void check_crops(const CropResize& task) {
   for (int64_t patch = 0; patch < task.num_patches; ++patch) {
     const int64_t index = task.image_of(patch);
     if (index < 0 || index >= task.num_images) {
@@ -56,8 +56,7 @@ void check(const CropResize& task) {
   }
 }
 
-// The images of a list, or of one batch.
-std::vector<Image> table_of(const std::vector<View>& images) {
+std::vector<Image> image_table(const std::vector<View>& images) {
   std::vector<Image> table;
   const auto add = [&table](const View& image, int64_t number) {
     const int64_t* shape = image.shape + image.rank - 3;  // height, width, channels
@@ -71,8 +70,6 @@ std::vector<Image> table_of(const std::vector<View>& images) {
   }
   return table;
 }
-
-}  // namespace
 
 float* thread_scratch(int64_t floats) {
   thread_local Scratch scratch;
@@ -90,12 +87,12 @@ float* thread_scratch(int64_t floats) {
 void crop_resize_cpu(const std::vector<View>& images, const View& boxes, const View& image_index,
                      const View& flip, std::pair<int64_t, int64_t> size, const Scaling& scaling,
                      const View& out, int threads) {
-  const std::vector<Image> table = table_of(images);
+  const std::vector<Image> table = image_table(images);
   CropResize task = crop_task(static_cast<int64_t>(table.size()), flip, size, scaling, out);
   task.images = table.data();
   task.boxes = boxes.as<const Box>();
   task.image_index = image_index.as<const int64_t>();
-  check(task);
+  check_crops(task);
   const auto kernel = crop_kernels().crop_resize;
   // A thread takes small patches by the dozen, and few patches one by one.
   const int64_t grain = std::clamp<int64_t>(task.num_patches / (16 * threads), 1, 32);

@@ -3,9 +3,19 @@
 
 #include <cstdint>
 
+#include "common/isa.h"
 #include "crop/crop_kernel.h"
 
 namespace pydream {
+
+PYDREAM_KERNELS(CropKernels, crop_kernels)
+
+// The images of a list, [H, W, C] each, or of one batch [N, H, W, C].
+std::vector<Image> image_table(const std::vector<View>& images);
+
+// Throws std::invalid_argument for a box that is empty or not inside its image, and for an image
+// index out of range.
+void check_crops(const CropResize& task);
 
 // Fills out [P, C, canvas height, canvas width], contiguous or channels-last, with patches of
 // `size`. `images` are [H, W, C] each, or one batch [N, H, W, C], of bytes; boxes [P, 4] and

@@ -6,6 +6,7 @@ from pydream.ops._dispatch import check_values
 from pydream.ops.augment import diff_augment, random_augment
 from pydream.ops.block import norm_relu_pool
 from pydream.ops.boxes import random_crop_boxes, random_keys
+from pydream.ops.cells import matched_cells
 from pydream.ops.collage import collage
 from pydream.ops.crop import crop_resize
 from pydream.ops.formation import multi_formation
@@ -23,6 +24,7 @@ __all__ = [
     "gradient_distance",
     "key_patches",
     "kmeans",
+    "matched_cells",
     "multi_formation",
     "nearest_samples",
     "norm_relu_pool",

@@ -27,9 +27,10 @@ from pydream.ops.reference import crop as reference
 from pydream.streams import capturing, to_device
 
 # Scale and shift that normalise the value of a byte, for each channel.
-_Scaling: TypeAlias = tuple[list[float], list[float]]
+Scaling: TypeAlias = tuple[list[float], list[float]]
 
 OUTPUT_DTYPES = (*FLOATS, torch.uint8)
+INDEX_DTYPES = (torch.int32, torch.int64)
 MAX_CHANNELS = 4
 
 
@@ -94,30 +95,15 @@ def crop_resize(
         image index is out of range; if a list of images is passed during CUDA graph capture (pass
         one batch instead).
     """
-    pictures = _check_images(images)
-    device, channels = pictures[0].device, pictures[0].shape[-1]
-    count = pictures[0].shape[0] if pictures[0].dim() == 4 else len(pictures)
-    boxes = as_tensor(boxes, "boxes")
-    check_dtype(boxes, "boxes", torch.int32, torch.int64)
-    check_shape(boxes, "boxes", ("P", 4))
-    check_device(boxes, "boxes", device, "images")
-    patches = boxes.shape[0]
-    if image_index is not None:
-        image_index = _per_patch(image_index, "image_index", boxes, torch.int32, torch.int64)
-    elif patches % max(count, 1) != 0 or (count == 0 and patches != 0):
-        raise ValueError(
-            f"boxes: {patches} boxes are not a multiple of {count} images; pass image_index"
-        )
+    pictures, boxes, image_index = check_crops(images, boxes, image_index)
+    device, channels, patches = boxes.device, pictures[0].shape[-1], boxes.shape[0]
     if flip is not None:
         flip = _per_patch(flip, "flip", boxes, torch.bool)
     patch_size = check_pair(size, "size")
     canvas_size = patch_size if canvas is None else check_pair(canvas, "canvas")
     if canvas_size[0] < patch_size[0] or canvas_size[1] < patch_size[1]:
         raise ValueError(f"canvas {tuple(canvas_size)} is smaller than size {tuple(patch_size)}")
-    if not isinstance(dtype, torch.dtype) or dtype not in OUTPUT_DTYPES:
-        got = str(dtype).removeprefix("torch.")
-        got = got if isinstance(dtype, torch.dtype) else type(dtype).__name__
-        raise TypeError(f"dtype must be float32, float16, bfloat16 or uint8, got {got}")
+    check_pixel_dtype(dtype)
     means, stds = _check_normalisation(mean, std, channels, dtype)
     channels_last = check_flag(channels_last, "channels_last")
     arguments = (
@@ -138,6 +124,40 @@ def crop_resize(
     _check_out(out, (patches, channels, *canvas_size), dtype, device, channels_last)
     torch.ops.pydream.crop_resize_out(*arguments, out)
     return out
+
+
+def check_crops(
+    images: TensorLike | Sequence[TensorLike], boxes: TensorLike, image_index: TensorLike | None
+) -> tuple[list[Tensor], Tensor, Tensor | None]:
+    """Check what patches are cut out of; see `crop_resize` for the arguments.
+
+    Returns
+    -------
+    tuple[list[Tensor], Tensor, Tensor | None]
+        The images, (H, W, C) each or one batch (N, H, W, C) alone; boxes and index as tensors.
+    """
+    pictures = _check_images(images)
+    count = pictures[0].shape[0] if pictures[0].dim() == 4 else len(pictures)
+    boxes = as_tensor(boxes, "boxes")
+    check_dtype(boxes, "boxes", *INDEX_DTYPES)
+    check_shape(boxes, "boxes", ("P", 4))
+    check_device(boxes, "boxes", pictures[0].device, "images")
+    patches = boxes.shape[0]
+    if image_index is not None:
+        return pictures, boxes, _per_patch(image_index, "image_index", boxes, *INDEX_DTYPES)
+    if patches % max(count, 1) != 0 or (count == 0 and patches != 0):
+        raise ValueError(
+            f"boxes: {patches} boxes are not a multiple of {count} images; pass image_index"
+        )
+    return pictures, boxes, None
+
+
+def check_pixel_dtype(dtype: torch.dtype) -> None:
+    """Raise TypeError unless patches can have this dtype."""
+    if not isinstance(dtype, torch.dtype) or dtype not in OUTPUT_DTYPES:
+        got = str(dtype).removeprefix("torch.")
+        got = got if isinstance(dtype, torch.dtype) else type(dtype).__name__
+        raise TypeError(f"dtype must be float32, float16, bfloat16 or uint8, got {got}")
 
 
 def _check_images(images: TensorLike | Sequence[TensorLike]) -> list[Tensor]:
@@ -233,12 +253,6 @@ def _memory_format(channels_last: bool) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-_CROP_RESIZE_ARGUMENTS = (
-    "Tensor[] images, Tensor boxes, SymInt[] size, Tensor? image_index, Tensor? flip, "
-    "SymInt[] canvas, float[]? mean, float[]? std, ScalarType dtype, bool channels_last"
-)
-
-
 def _empty_patches(
     images: list[Tensor],
     boxes: Tensor,
@@ -262,7 +276,7 @@ def _empty_patches(
 
 def _scaling(
     channels: int, mean: Sequence[float] | None, std: Sequence[float] | None, dtype: torch.dtype
-) -> _Scaling:
+) -> Scaling:
     if mean is None or std is None:
         return [1.0 if dtype == torch.uint8 else 1 / 255] * channels, [0.0] * channels
     shift = [-channel_mean / spread for channel_mean, spread in zip(mean, std, strict=True)]
@@ -311,6 +325,21 @@ def _crop_on_cuda(
     dtype: torch.dtype,
     channels_last: bool,
 ) -> None:
+    scaling = _scaling(images[0].shape[-1], mean, std, dtype)
+    crop_on_cuda(launch, images, boxes, image_index, flip, (size[0], size[1]), scaling, out)
+
+
+def crop_on_cuda(
+    launch: _dispatch.Launch,
+    images: list[Tensor],
+    boxes: Tensor,
+    image_index: Tensor | None,
+    flip: Tensor | None,
+    size: tuple[int, int],
+    scaling: Scaling,
+    out: Tensor,
+) -> None:
+    """Launch the kernel of `crop_resize`: `scaling` is each channel's scale and shift of a byte."""
     # The kernel addresses the images of a batch itself; the table of a list must be sent.
     found = images[0] if images[0].dim() == 4 else _send_table(images, boxes.device)
     boxes = boxes.contiguous()
@@ -321,8 +350,8 @@ def _crop_on_cuda(
         view(boxes),
         view_or_none(image_index),
         view_or_none(flip),
-        (size[0], size[1]),
-        _scaling(images[0].shape[-1], mean, std, dtype),
+        size,
+        scaling,
         view(out),
         launch,
     )
@@ -348,9 +377,7 @@ def _reference(
 ) -> Tensor:
     """Run the reference, which needs an image index."""
     if image_index is None:
-        patches = boxes.shape[0]
-        count = images[0].shape[0] if images[0].dim() == 4 else len(images)
-        image_index = torch.arange(patches, device="cpu") // max(patches // max(count, 1), 1)
+        image_index = reference.images_of_boxes(images, boxes)
     return reference.crop_resize(images, boxes, size, image_index, *arguments)
 
 

@@ -41,6 +41,7 @@ FAMILIES = (
     "score",
     "matching",
     "collage",
+    "cells",
     "dispatch",
 )
 

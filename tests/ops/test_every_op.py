@@ -91,6 +91,8 @@ TAKEN = {
     ("crop_resize", "flip", "None"),
     ("crop_resize", "canvas", "None"),
     ("crop_resize", "channels_last", "True"),
+    ("matched_cells", "image_index", "None"),
+    ("matched_cells", "inside", "None"),
     ("kmeans", "weights", "None"),
     ("random_crop_boxes", "ids", "None"),
     ("representatives", "offsets", "None"),

@@ -42,6 +42,13 @@ def check_crop_values(sizes: Tensor, boxes: Tensor, image_index: Tensor) -> None
         )
 
 
+def images_of_boxes(images: Sequence[Tensor], boxes: Tensor) -> Tensor:
+    """Return the image of each box where each image has equally many: int64 (P,), on the CPU."""
+    count = images[0].shape[0] if images[0].dim() == 4 else len(images)
+    each = max(boxes.shape[0] // max(count, 1), 1)
+    return torch.arange(boxes.shape[0], device="cpu") // each
+
+
 def crop_resize(
     images: Sequence[Tensor],
     boxes: Tensor,
