@@ -11,8 +11,9 @@ from pydream import _C
 from pydream.allocator import in_large_pages
 from pydream.ops import _dispatch
 from pydream.ops._checks import TensorLike, check_pair
+from pydream.ops._images import check_crops, check_pixel_dtype
 from pydream.ops._view import view, view_or_none
-from pydream.ops.crop import check_crops, check_pixel_dtype, crop_on_cuda
+from pydream.ops.crop import crop_on_cuda
 from pydream.ops.reference import cells as reference
 
 

@@ -10,7 +10,7 @@ import torch
 from devices import as_called
 
 from pydream import _C, ops
-from pydream.ops import _kmeans, _problems, crop
+from pydream.ops import _images, _kmeans, _problems
 from pydream.ops._centring import Frame
 from pydream.streams import capture
 
@@ -191,7 +191,7 @@ def test_a_list_of_images_cannot_be_captured() -> None:
 @pytest.fixture
 def captures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every GPU's stream is being captured."""
-    for module in (_kmeans, _problems, crop):
+    for module in (_kmeans, _problems, _images):
         monkeypatch.setattr(module, "capturing", lambda device: device.type == "cuda")
 
 
@@ -255,6 +255,6 @@ def test_weights_cannot_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_addresses_of_a_list_are_not_sent_while_capturing(captures: None) -> None:
     images = [torch.zeros(5, 7, 3, dtype=torch.uint8)]
-    assert crop._send_table(images, torch.device("cpu")).shape == (1, 4)
+    assert _images.send_table(images, torch.device("cpu")).shape == (1, 4)
     with pytest.raises(ValueError, match=r"images is a list.*pass one batch \(N, H, W, C\)"):
-        crop._send_table(images, torch.device("cuda", 0))
+        _images.send_table(images, torch.device("cuda", 0))

@@ -30,7 +30,7 @@ def matched_cells(
         torch.linalg.pinv(enlargement(*axis, device=boxes.device))
         for axis in zip(size, enlarged, inside, strict=True)
     )
-    cells = (rows @ (anchors.double() - 0.5) @ columns.T + 0.5).clamp(0, 1)
+    cells: Tensor = (rows @ (anchors.double() - 0.5) @ columns.T + 0.5).clamp(0, 1)
     if dtype == torch.uint8:
         cells = (cells * 255 + 0.5).floor()
     return cells.to(dtype)
@@ -39,5 +39,5 @@ def matched_cells(
 def enlargement(size: int, enlarged: int, inside: int, device: torch.device) -> Tensor:
     """Return U, (enlarged, inside), float64: ``U @ (line - 0.5) + 0.5`` is the line enlarged."""
     unit = torch.eye(size, dtype=torch.float64, device=device)[:inside, None]
-    columns: Tensor = F.interpolate(unit, size=enlarged, mode="linear", align_corners=False)[:, 0]
-    return columns.T
+    grown = F.interpolate(unit, size=enlarged, mode="linear", align_corners=False)[:, 0]
+    return grown.transpose(0, 1)
