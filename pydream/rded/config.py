@@ -25,6 +25,9 @@ _EXECUTION = (
     "allow_weak_observer",
 )
 
+# Left out of the identity if they are as in sets made before there was a choice.
+_USUAL = {"exif": "ignore", "cells": "shrunk"}
+
 # Left out of the identity unless given, because older sets were made before these options.
 _OBSERVER = tuple(field.name for field in dataclasses.fields(ObserverSettings))
 
@@ -60,7 +63,11 @@ class RdedConfig(ObserverSettings):
     """Number of real images considered per class, drawn at random. A class with fewer images
     contributes all of them."""
     crops: int = 5
-    """Number of random crops scored per real image."""
+    """Number of random crops scored per real image; 0 scores the whole image instead."""
+    cells: Literal["shrunk", "matched"] = "shrunk"
+    """Way to fit a patch into its cell: shrunk resizes it, as published; matched finds the cell
+    whose enlargement, as students see it, comes nearest to the patch. Matched patches are scored
+    at full size."""
     side: int | None = None
     """Side of the distilled images in pixels, by default that of the observer's input."""
     seed: int = 0
@@ -112,13 +119,13 @@ class RdedConfig(ObserverSettings):
             1,
             ipc=self.ipc,
             preselect=self.preselect,
-            crops=self.crops,
             batch_size=self.batch_size,
             workers=self.workers,
             memory_budget=self.memory_budget,
             factor=self.factor,
             side=self.side,
         )
+        checks.at_least(0, crops=self.crops)
         checks.share(allow_skipped=self.allow_skipped)
         checks.between(1, 100, quality=self.quality)
         checks.seed(self.seed)

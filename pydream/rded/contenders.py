@@ -37,8 +37,11 @@ class Contenders:
         self._classes: dict[int, dict[int, _Contender]] = {}
 
     def add(self, scored: ScoredImages) -> None:
-        """Consider the best crop of each image of a batch, if the batch kept its images."""
-        if scored.images is None:
+        """Consider the best crop of each image of a batch, if the batch kept its images.
+
+        Where cells differ in size, a patch cannot be cut before its cell is known.
+        """
+        if scored.images is None or self._maker.cells_differ:
             return
         scores = scored.scores.numpy()
         crops, best = scores.argmax(axis=1), scores.max(axis=1)

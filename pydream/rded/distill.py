@@ -166,7 +166,7 @@ def _measured(run: _RdedRun, selection: Preselection, held_out: Source | None) -
         held_out,
         among,
         run.observer,
-        patches=len(selection.indices) * config.crops,
+        patches=len(selection.indices) * max(config.crops, 1),
         infer=config.class_order == "infer",
         allow_weak=config.allow_weak_observer,
         seed=config.seed,
@@ -190,6 +190,7 @@ def _distill_classes(run: _RdedRun, selection: Preselection) -> None:
         side=run.side,
         factor=run.factor,
         crops=config.crops,
+        cells=config.cells,
         canvas=config.canvas,
         seed=config.seed,
     )
@@ -198,7 +199,7 @@ def _distill_classes(run: _RdedRun, selection: Preselection) -> None:
     unreadable = _unreadable_so_far(run, selection, finished)
     classes = OpenClasses(maker, selection, run.key_patches, finished)
     with (
-        track("scoring", int(needed.sum()) * config.crops, "patches") as advance,
+        track("scoring", int(needed.sum()) * maker.crops, "patches") as advance,
         _one_by_one(beside=run.observer.device.type != "cpu") as do,
     ):
         for batch in score(maker, selection, needed, limits, run.watch):
@@ -212,7 +213,7 @@ def _distill_classes(run: _RdedRun, selection: Preselection) -> None:
                     }
                 )
                 do(partial(_finish_class, run, maker, selection, scored))
-            advance(len(batch.candidates) * config.crops)
+            advance(len(batch.candidates) * maker.crops)
     unreadable.say()
 
 

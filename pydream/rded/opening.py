@@ -83,6 +83,12 @@ def check_sizes(source: Source, config: RdedConfig, factor: int, side: int) -> N
     ipc, needed = config.ipc, config.ipc * factor**2
     if factor > side:
         raise PydreamError(f"factor {factor} is above the side of the images, {side}")
+    cell = -(-side // factor)
+    if config.cells == "matched" and cell * (factor - 1) >= side:
+        raise PydreamError(
+            f"factor {factor} divides images of side {side} into cells of {cell} pixels, which "
+            "leave nothing for the last ones: take another --factor, or --cells shrunk"
+        )
     counts = np.bincount(source.labels, minlength=len(source.class_names))
     least = int(counts.argmin())
     if counts[least] < needed:

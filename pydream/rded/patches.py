@@ -34,9 +34,17 @@ import torch
 from pydream.allocator import in_large_pages
 from pydream.data import ImageError, Source, decode_ahead, upload
 from pydream.data.decode import EncodedJpeg
+from pydream.data.resized import whole_view_box
 from pydream.errors import PydreamError
 from pydream.models import Observer
-from pydream.ops import collage, crop_resize, random_crop_boxes, random_keys, select_key_patches
+from pydream.ops import (
+    collage,
+    crop_resize,
+    matched_cells,
+    random_crop_boxes,
+    random_keys,
+    select_key_patches,
+)
 from pydream.seeds import Draw
 from pydream.streams import to_device
 
@@ -138,7 +146,10 @@ class PatchMaker:
     factor
         Number of patches along each side of a distilled image.
     crops
-        Number of random crops of an image, M.
+        Number of random crops of an image, M; with 0 the whole image is its only patch.
+    cells
+        Way to fit a patch into its cell: by resizing it ("shrunk"), or by the least squares of
+        `pydream.ops.matched_cells` ("matched").
     canvas
         Input of the observer: the patch on a canvas of its own side ("pad"), or the patch alone
         ("native").
@@ -154,8 +165,13 @@ class PatchMaker:
     ----------
     observer
         The observer that takes the output of `shown`.
+    crops
+        Number of patches of an image, at least 1.
     patch_side
-        Height and width of a patch, in pixels.
+        Height and width of a cell, in pixels; the last ones are smaller where `cells_differ`.
+    cells_differ
+        Whether matched cells have different sizes, because the factor does not divide the side.
+        They are then the cells of `pydream.ops.multi_formation`.
     """
 
     def __init__(
@@ -166,25 +182,32 @@ class PatchMaker:
         side: int,
         factor: int,
         crops: int,
+        cells: Literal["shrunk", "matched"] = "shrunk",
         canvas: Literal["pad", "native"] = "pad",
         seed: int = 0,
     ) -> None:
         self.source = source
         self.seed = seed
-        self.crops = crops
+        self.crops, self._whole = max(crops, 1), crops == 0
         self.side, self.factor = side, factor
-        self.patch_side = side // factor
+        self._matched = cells == "matched" and factor > 1
+        self.cells_differ = self._matched and side % factor != 0
+        self.patch_side = -(-side // factor) if self._matched else side // factor
+        self._shown_side = min(side, observer.side) if self._matched else self.patch_side
         self.observer = observer
-        if canvas == "native" and self.patch_side != observer.side:
-            self.observer = observer.with_side(self.patch_side)
+        if canvas == "native" and self._shown_side != observer.side:
+            self.observer = observer.with_side(self._shown_side)
         self._ids = torch.from_numpy(source.ids)
 
     def enlarges(self, image: torch.Tensor | EncodedJpeg) -> bool:
         """Return whether a side of the image is smaller than a patch, so crops are enlarged."""
-        return min(image.shape[0], image.shape[1]) < self.patch_side
+        return min(image.shape[0], image.shape[1]) < self._shown_side
 
     def boxes(self, indices: Sequence[int], images: Sequence[torch.Tensor]) -> torch.Tensor:
         """Draw the (n, M, 4) int32 boxes of n images: top, left, height, width."""
+        if self._whole:
+            whole = [whole_view_box(image.shape[0], image.shape[1], self.side) for image in images]
+            return torch.tensor(whole, dtype=torch.int32).reshape(-1, 1, 4)
         sizes = torch.tensor([image.shape[:2] for image in images], dtype=torch.int64)
         ids = self._ids[torch.as_tensor(np.asarray(indices, dtype=np.int64))]
         return random_crop_boxes(sizes.reshape(-1, 2), self.crops, seed=self.seed, ids=ids)
@@ -202,7 +225,7 @@ class PatchMaker:
         return crop_resize(
             list(images),
             boxes,
-            self.patch_side,
+            self._shown_side,
             canvas=self.observer.side,
             mean=self.observer.mean,
             std=self.observer.std,
@@ -224,12 +247,40 @@ class PatchMaker:
         )
 
     def cut(
-        self, indices: Sequence[int], images: Sequence[torch.Tensor], crops: Sequence[int]
+        self,
+        indices: Sequence[int],
+        images: Sequence[torch.Tensor],
+        crops: Sequence[int],
+        cell: int = 0,
     ) -> list[CutPatch]:
-        """Cut one crop out of each image, as uint8 pixels."""
+        """Cut one crop out of each image, as uint8 pixels of this cell of a distilled image."""
         boxes = self.boxes(indices, images)[torch.arange(len(images)), torch.tensor(crops)]
-        pixels = crop_resize(list(images), boxes, self.patch_side, dtype=torch.uint8)
+        if self._matched:
+            _, rows = self._span(cell // self.factor)
+            _, columns = self._span(cell % self.factor)
+            pixels = matched_cells(
+                list(images), boxes, self.patch_side, self.side, inside=(rows, columns)
+            )
+        else:
+            pixels = crop_resize(list(images), boxes, self.patch_side, dtype=torch.uint8)
         return [CutPatch(*patch) for patch in zip(crops, pixels, boxes.tolist(), strict=True)]
+
+    def _span(self, number: int) -> tuple[int, int]:
+        """Return the first pixel of a row or column of matched cells, and its length."""
+        start = number * self.patch_side
+        return start, min(self.patch_side, self.side - start)
+
+    def tile(self, patches: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Tile n·f² patches, best first, as `pydream.ops.collage` does: (n, 3, S, S) uint8."""
+        if not self.cells_differ:
+            return collage(torch.stack(list(patches))[None], self.factor, self.side)[0]
+        count = len(patches) // self.factor**2
+        images = torch.empty((count, 3, self.side, self.side), dtype=torch.uint8)
+        for rank, patch in enumerate(patches):
+            row, column = divmod(rank // count, self.factor)
+            (top, height), (left, width) = self._span(row), self._span(column)
+            images[rank % count, :, top : top + height, left : left + width] = patch
+        return images
 
 
 def select(scores: torch.Tensor, first: int, count: int) -> list[KeyPatch]:
@@ -295,9 +346,8 @@ def assemble(
         for key in ranked
         if key.candidate in known and known[key.candidate].crop == key.crop
     }
-    missing = [key for key in ranked if key.candidate not in have]
+    missing = {key: rank // ipc for rank, key in enumerate(ranked) if key.candidate not in have}
     have |= _cut_again(maker, selection, missing, workers=workers, budget=budget)
-    patches = torch.stack([have[key.candidate].pixels for key in ranked])
     rows = []
     for rank, key in enumerate(ranked):
         top, left, height, width = have[key.candidate].box
@@ -314,26 +364,26 @@ def assemble(
         }
         rows.append(row)
     rows.sort(key=lambda row: (row["image"], row["cell"]))
-    return collage(patches[None], maker.factor, maker.side)[0], rows
+    return maker.tile([have[key.candidate].pixels for key in ranked]), rows
 
 
 def _cut_again(
     maker: PatchMaker,
     selection: Preselection,
-    keys: Sequence[KeyPatch],
+    cell_of: Mapping[KeyPatch, int],
     *,
     workers: int,
     budget: int,
 ) -> dict[int, CutPatch]:
-    """Decode the images of key patches and cut the patches, by candidate."""
-    indices = [int(selection.indices[key.candidate]) for key in keys]
+    """Decode the images of key patches and cut the patches for their cells, by candidate."""
+    indices = [int(selection.indices[key.candidate]) for key in cell_of]
     images = decode_ahead(maker.source, indices, workers=workers, budget=budget)
     cut = {}
-    for key, index, image in zip(keys, indices, images, strict=True):
+    for (key, cell), index, image in zip(cell_of.items(), indices, images, strict=True):
         if isinstance(image, ImageError):
             raise PydreamError(
                 f"{maker.source.description}: {maker.source.keys[index]} could be read when it "
                 f"was scored, and no longer: {image}"
             )
-        [cut[key.candidate]] = maker.cut([index], [image], [key.crop])
+        [cut[key.candidate]] = maker.cut([index], [image], [key.crop], cell)
     return cut

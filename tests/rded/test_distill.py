@@ -416,7 +416,7 @@ def test_nothing_of_the_users_is_touched(
     [
         ({"ipc": 0}, "ipc must be at least 1, got 0"),
         ({"factor": 0}, "factor must be at least 1, got 0"),
-        ({"crops": -1}, "crops must be at least 1"),
+        ({"crops": -1}, "crops must be at least 0"),
         ({"ipc": 3}, r"class ant has 11 images, fewer than the 12 .*--ipc 2 --factor 2"),
         ({"factor": 33}, "factor 33 is above the side"),
         ({"allow_weak_observer": False}, "where chance is 25.0%: give the observer"),
