@@ -287,6 +287,7 @@ def _finish(run: _DreamRun, identity: dict[str, Any], progress: Progress) -> Dre
                 image_format="png",
                 skipped=run.skipped,
             ),
+            views="dsa" if config.factor > 1 else None,
             network={"arch": config.arch},
             history=progress.history,
         )

@@ -23,6 +23,7 @@ from pydream.models.inputs import IMAGENET_MEAN, IMAGENET_STD
 from pydream.models.loading import resolve_precision
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.opening import check_class_names, open_observer, open_real, open_set
+from pydream.students.config import with_views_of_set
 from pydream.timeline import stage
 from pydream.versions import package_record
 
@@ -101,6 +102,7 @@ def open_evaluation(
     """
     _check_observer(config, given)
     distilled = open_set(config, _class_names(config, test))
+    config = with_views_of_set(config, distilled.manifest.views)
     folder = config.out or distilled.beside("results")
     check_place(folder)
     if "own" in config.labels and distilled.soft_labels is None:

@@ -18,6 +18,7 @@ from pydream.models import Observer
 from pydream.progress import track
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.opening import open_observer, open_set
+from pydream.students.config import with_views_of_set
 from pydream.students.recipe import RECIPES, ResolvedRecipe, resolve
 from pydream.students.stored_labels import (
     LabelPlan,
@@ -75,6 +76,7 @@ def relabel(config: RelabelConfig, *, observer: torch.nn.Module | None = None) -
     """
     names = None if config.source is None else open_source(config.source).class_names
     distilled = open_set(config, names)
+    config = with_views_of_set(config, distilled.manifest.views)
     labels = distilled.beside("labels")
     check_place(labels, "copy the set to where it can be written to")
     network = open_observer(

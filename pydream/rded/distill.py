@@ -317,6 +317,7 @@ def _finish(run: _RdedRun, identity: dict[str, Any], measured: Preflight) -> Rde
                 image_format=config.image_format,
                 skipped=[image for record in records for image in record["skipped"]],
             ),
+            views="dsa" if config.cells == "matched" and run.factor > 1 else None,
             enlarged=sum(record.get("enlarged", 0) for record in records),
             observer={
                 **observer.facts(),

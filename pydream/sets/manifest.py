@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from pydream.data.source import Source
 from pydream.errors import PydreamError
@@ -55,6 +55,9 @@ class Manifest:
         Patches or cells along each side of an image.
     side
         Height and width of the images, in pixels.
+    views
+        Views that the images are made for: ``"dsa"`` if students see their cells, each enlarged to
+        a whole image. None leaves the choice to the recipe.
     mean, std
         Normalisation of the images, per channel, on the scale of [0, 1].
     image_format
@@ -89,6 +92,7 @@ class Manifest:
     images_per_class: int
     factor: int = 1
     side: int
+    views: Literal["crop", "dsa"] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     image_format: ImageFormat | None = None

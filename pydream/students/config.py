@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from pydream.progress import say
 from pydream.students.recipe import Mix, Optimizer, Schedule, Views
 
 
@@ -36,7 +38,8 @@ class RecipeSettings:
     the recipe's."""
     views: Views | None = None
     """Views that a student is trained on: crop takes random crops of images with shuffled patches,
-    and dsa takes enlarged cells with DSA's augmentations. By default the recipe's."""
+    and dsa takes enlarged cells with DSA's augmentations. By default those that the set is made
+    for, or else the recipe's."""
     factor: int | None = None
     """Number of patches or cells along each side of an image. By default the set's, and 1 for
     baselines."""
@@ -67,3 +70,24 @@ class RecipeSettings:
             for name, value in values.items()
             if value is not None and name not in ("recipe", "factor")
         }
+
+
+Settings = TypeVar("Settings", bound=RecipeSettings)
+
+
+def with_views_of_set(settings: Settings, made_for: Views | None) -> Settings:
+    """Choose the views that a set is made for, where the settings choose none.
+
+    Settings that choose other views stay, with a warning.
+    """
+    if made_for is None or settings.views == made_for:
+        return settings
+    if settings.views is not None:
+        warnings.warn(
+            f"the set is made for views {made_for}, and students see views {settings.views}: leave "
+            "out --views to see it as it is meant",
+            stacklevel=2,
+        )
+        return settings
+    say(f"views: {made_for} (the set is made for them; --views chooses others)")
+    return dataclasses.replace(settings, views=made_for)
