@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ MOST_APART = 1
 def by_products(images: list[Tensor], boxes: Tensor, size: int, enlarged: int) -> Tensor:
     """Crop and resize one patch at a time, then multiply all by the pseudo-inverse."""
     unit = F.interpolate(torch.eye(size)[:, None], enlarged, mode="linear")[:, 0].T
-    inverse = torch.linalg.pinv(unit)
+    inverse: Tensor = torch.linalg.pinv(unit)
     anchors = torch.stack(
         [
             resized_crop(
@@ -58,8 +59,12 @@ def test_matched_cells(
     images = random_photographs(*photograph)
     sizes = torch.tensor([photograph] * PHOTOGRAPHS)
     boxes = ops.random_crop_boxes(sizes, CROPS, seed=0).reshape(-1, 4)
-    calls = {
-        "pydream": lambda: ops.matched_cells(images, boxes, size, enlarged),
+
+    def matched() -> Tensor:
+        return ops.matched_cells(images, boxes, size, enlarged)
+
+    calls: dict[str, Callable[[], Tensor]] = {
+        "pydream": matched,
         "crop, then products with the pseudo-inverse": lambda: by_products(
             images, boxes, size, enlarged
         ),
@@ -80,4 +85,4 @@ def test_matched_cells(
         name = f"crops of {photograph[0]} x {photograph[1]} to {size} for {enlarged}"
         record[name] = result
         print("\n" + table(f"{name}; a cell", result))
-    benchmark(calls["pydream"])
+    benchmark(matched)

@@ -133,8 +133,9 @@ class RdedConfig(ObserverSettings):
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the bytes of the set."""
         settings = dataclasses.asdict(self)
-        if self.exif == "ignore":  # as in sets made before the option existed
-            del settings["exif"]
+        for name, usual in _USUAL.items():
+            if settings[name] == usual:
+                del settings[name]
         for name in _OBSERVER:
             if settings[name] is None:
                 del settings[name]

@@ -53,7 +53,7 @@ def by_pseudo_inverse(
     )
     matrix = enlarge(units, enlarged).flatten(1).T
     wanted = anchors.double().flatten(2).reshape(-1, enlarged[0] * enlarged[1]).T - 0.5
-    found = torch.linalg.lstsq(matrix, wanted).solution.T + 0.5
+    found: torch.Tensor = torch.linalg.lstsq(matrix, wanted).solution.T + 0.5
     return found.reshape(*anchors.shape[:2], *inside).clamp(0, 1)
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import signal
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from rded_runs import hashes, settings
 from torch_states import all_states
 
 from pydream.data import open_source
@@ -27,28 +27,6 @@ from pydream.sets.distilled import load_set
 
 DEADLINE = 600  # seconds for a command that takes a few, on a machine however busy
 CLASSES = ("ant", "bee", "cat", "dog")  # as the fixture `folder` has them
-
-
-def settings(folder: Path, weights: Path, out: Path, **changes: Any) -> RdedConfig:
-    given: dict[str, Any] = {
-        "source": str(folder),
-        "observer": str(weights),
-        "out": out,
-        "ipc": 2,
-        "factor": 2,
-        "allow_weak_observer": True,
-        **changes,
-    }
-    return RdedConfig(**given)
-
-
-def hashes(path: Path) -> dict[str, str]:
-    """The bytes of a set, by file: all but run.json, which tells the seconds."""
-    return {
-        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and file.name != "run.json"
-    }
 
 
 @pytest.fixture
