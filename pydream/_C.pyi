@@ -173,6 +173,18 @@ class CudaKernels(Protocol):
         launch: Launch,
     ) -> None: ...
 
+    # cells
+    def match_cells(
+        self,
+        anchors: View,
+        size: tuple[int, int],
+        half: View,
+        turned: View,
+        factors: View,
+        out: View,
+        launch: Launch,
+    ) -> None: ...
+
     # score
     def realism_scores(
         self,
