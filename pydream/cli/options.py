@@ -32,8 +32,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "most_real", "exif", "allow_skipped", "allow_weak_observer", "compare",
     ),
     "Method": (
-        "full", "recipe", "preselect", "crops", "canvas", "match", "sampler", "metric", "arch",
-        "iterations", "inner_loop", "epochs", "batch_size", "batch_real", "batch_synthetic",
+        "full", "recipe", "preselect", "crops", "cells", "canvas", "match", "sampler", "metric",
+        "arch", "iterations", "inner_loop", "epochs", "batch_size", "batch_real", "batch_synthetic",
         "learning_rate", "optimizer", "schedule", "betas", "momentum", "weight_decay",
         "label_smoothing", "views", "crop_scale", "crop_ratio", "horizontal_flip", "mix",
         "mix_probability", "mix_concentration", "temperature", "per_cluster", "interval",
