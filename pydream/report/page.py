@@ -183,7 +183,12 @@ def _patch_facts(manifest: Manifest, observer: Mapping[str, Any]) -> list[tuple[
         ("Patches per side (factor)", str(manifest.factor)),
         ("Canvas", canvas[config["canvas"]]),
         ("Pre-selected images per class", str(config["preselect"])),
-        ("Crops per image", str(config["crops"])),
+        ("Crops per image", str(config["crops"] or "none: whole images are the patches")),
+        *(
+            [("Cells", "matched: enlarged, a cell comes nearest to its patch")]
+            if config.get("cells") == "matched"
+            else []
+        ),
         *([("Enlarged", enlarged)] if manifest.enlarged else []),
     ]
 

@@ -96,6 +96,9 @@ def test_the_manifest_says_how_the_set_is_to_be_seen(
         for name, choice in choices.items()
     }
     assert made["matched"].manifest.views == "dsa"
+    reports = {name: (tmp_path / name / "report.html").read_text() for name in made}
+    assert "enlarged, a cell comes nearest to its patch" in reports["matched"]
+    assert "enlarged, a cell comes nearest" not in reports["shrunk"]
     assert made["shrunk"].manifest.views is None
     assert made["whole"].manifest.views is None
     config = made["shrunk"].manifest.config
