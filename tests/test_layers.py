@@ -16,7 +16,7 @@ FLOORS = (
     "memory_limits",
     "checks files formatting progress versions",
     "ops partial doctor",
-    "devices cluster data",
+    "devices cluster data tiling",
     "models",
     "sets",
     "students inspection",

@@ -90,6 +90,12 @@ def whole_view_box(height: int, width: int, side: int) -> tuple[int, int, int, i
     return (height - square) // 2, (width - square) // 2, square, square
 
 
+def whole_view_boxes(images: Sequence[torch.Tensor], side: int) -> torch.Tensor:
+    """Return `whole_view_box` of n images (H, W, C): (n, 4) int32, for a view of this side."""
+    boxes = [whole_view_box(image.shape[0], image.shape[1], side) for image in images]
+    return torch.tensor(boxes, dtype=torch.int32).reshape(-1, 4)
+
+
 def whole_views(
     images: Sequence[torch.Tensor],
     side: int,
@@ -115,10 +121,9 @@ def whole_views(
     torch.Tensor
         (n, C, side, side), channels-last.
     """
-    boxes = [whole_view_box(image.shape[0], image.shape[1], side) for image in images]
     return crop_resize(
         images,
-        torch.tensor(boxes, dtype=torch.int32),
+        whole_view_boxes(images, side),
         side,
         mean=mean,
         std=std,

@@ -41,7 +41,7 @@ class Contenders:
 
         Where cells differ in size, a patch cannot be cut before its cell is known.
         """
-        if scored.images is None or self._maker.cells_differ:
+        if scored.images is None or self._maker.tiling.cells_differ:
             return
         scores = scored.scores.numpy()
         crops, best = scores.argmax(axis=1), scores.max(axis=1)

@@ -17,6 +17,7 @@ from pydream.models.inputs import ARCH, IMAGENET_MEAN, IMAGENET_STD
 from pydream.models.loading import load_configured_observer
 from pydream.processors import usable_processors
 from pydream.rded.config import RdedConfig
+from pydream.tiling import Tiling
 
 # A rule of thumb, not a measurement: with fewer, a GPU would wait for the host's decoding.
 _MANY_PROCESSORS = 8
@@ -79,16 +80,9 @@ def where_to_decode(wanted: str, device: torch.device) -> Literal["host", "devic
 
 
 def check_sizes(source: Source, config: RdedConfig, factor: int, side: int) -> None:
-    """Raise PydreamError if a class has too few images for the distilled ones."""
+    """Raise PydreamError if the cells do not fit, or a class has too few images for them."""
     ipc, needed = config.ipc, config.ipc * factor**2
-    if factor > side:
-        raise PydreamError(f"factor {factor} is above the side of the images, {side}")
-    cell = -(-side // factor)
-    if config.cells == "matched" and cell * (factor - 1) >= side:
-        raise PydreamError(
-            f"factor {factor} divides images of side {side} into cells of {cell} pixels, which "
-            "leave nothing for the last ones: take another --factor, or --cells shrunk"
-        )
+    Tiling(side, factor, config.cells)
     counts = np.bincount(source.labels, minlength=len(source.class_names))
     least = int(counts.argmin())
     if counts[least] < needed:

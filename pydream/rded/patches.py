@@ -34,19 +34,13 @@ import torch
 from pydream.allocator import in_large_pages
 from pydream.data import ImageError, Source, decode_ahead, upload
 from pydream.data.decode import EncodedJpeg
-from pydream.data.resized import whole_view_box
+from pydream.data.resized import whole_view_boxes
 from pydream.errors import PydreamError
 from pydream.models import Observer
-from pydream.ops import (
-    collage,
-    crop_resize,
-    matched_cells,
-    random_crop_boxes,
-    random_keys,
-    select_key_patches,
-)
+from pydream.ops import crop_resize, random_crop_boxes, random_keys, select_key_patches
 from pydream.seeds import Draw
 from pydream.streams import to_device
+from pydream.tiling import CellFit, Tiling
 
 
 @dataclass(frozen=True)
@@ -100,7 +94,7 @@ class CutPatch:
     crop
         Number of the crop in its image.
     pixels
-        (3, s, s) uint8, on the CPU.
+        (3, s, s) uint8, on the CPU, as `pydream.tiling.Tiling.cut` makes it.
     box
         Top, left, height and width, in pixels.
     """
@@ -167,11 +161,10 @@ class PatchMaker:
         The observer that takes the output of `shown`.
     crops
         Number of patches of an image, at least 1.
+    tiling
+        The cells of a distilled image.
     patch_side
-        Height and width of a cell, in pixels; the last ones are smaller where `cells_differ`.
-    cells_differ
-        Whether matched cells have different sizes, because the factor does not divide the side.
-        They are then the cells of `pydream.ops.multi_formation`.
+        Height and width of a patch that was cut for its cell, in pixels.
     """
 
     def __init__(
@@ -182,18 +175,16 @@ class PatchMaker:
         side: int,
         factor: int,
         crops: int,
-        cells: Literal["shrunk", "matched"] = "shrunk",
+        cells: CellFit = "shrunk",
         canvas: Literal["pad", "native"] = "pad",
         seed: int = 0,
     ) -> None:
         self.source = source
         self.seed = seed
         self.crops, self._whole = max(crops, 1), crops == 0
-        self.side, self.factor = side, factor
-        self._matched = cells == "matched" and factor > 1
-        self.cells_differ = self._matched and side % factor != 0
-        self.patch_side = -(-side // factor) if self._matched else side // factor
-        self._shown_side = min(side, observer.side) if self._matched else self.patch_side
+        self.tiling = Tiling(side, factor, cells)
+        self.patch_side = self.tiling.cell_side
+        self._shown_side = min(side, observer.side) if self.tiling.matched else self.patch_side
         self.observer = observer
         if canvas == "native" and self._shown_side != observer.side:
             self.observer = observer.with_side(self._shown_side)
@@ -206,8 +197,7 @@ class PatchMaker:
     def boxes(self, indices: Sequence[int], images: Sequence[torch.Tensor]) -> torch.Tensor:
         """Draw the (n, M, 4) int32 boxes of n images: top, left, height, width."""
         if self._whole:
-            whole = [whole_view_box(image.shape[0], image.shape[1], self.side) for image in images]
-            return torch.tensor(whole, dtype=torch.int32).reshape(-1, 1, 4)
+            return whole_view_boxes(images, self.tiling.side)[:, None]
         sizes = torch.tensor([image.shape[:2] for image in images], dtype=torch.int64)
         ids = self._ids[torch.as_tensor(np.asarray(indices, dtype=np.int64))]
         return random_crop_boxes(sizes.reshape(-1, 2), self.crops, seed=self.seed, ids=ids)
@@ -255,32 +245,8 @@ class PatchMaker:
     ) -> list[CutPatch]:
         """Cut one crop out of each image, as uint8 pixels of this cell of a distilled image."""
         boxes = self.boxes(indices, images)[torch.arange(len(images)), torch.tensor(crops)]
-        if self._matched:
-            _, rows = self._span(cell // self.factor)
-            _, columns = self._span(cell % self.factor)
-            pixels = matched_cells(
-                list(images), boxes, self.patch_side, self.side, inside=(rows, columns)
-            )
-        else:
-            pixels = crop_resize(list(images), boxes, self.patch_side, dtype=torch.uint8)
+        pixels = self.tiling.cut(list(images), boxes, [cell] * len(images))
         return [CutPatch(*patch) for patch in zip(crops, pixels, boxes.tolist(), strict=True)]
-
-    def _span(self, number: int) -> tuple[int, int]:
-        """Return the first pixel of a row or column of matched cells, and its length."""
-        start = number * self.patch_side
-        return start, min(self.patch_side, self.side - start)
-
-    def tile(self, patches: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Tile n·f² patches, best first, as `pydream.ops.collage` does: (n, 3, S, S) uint8."""
-        if not self.cells_differ:
-            return collage(torch.stack(list(patches))[None], self.factor, self.side)[0]
-        count = len(patches) // self.factor**2
-        images = torch.empty((count, 3, self.side, self.side), dtype=torch.uint8)
-        for rank, patch in enumerate(patches):
-            row, column = divmod(rank // count, self.factor)
-            (top, height), (left, width) = self._span(row), self._span(column)
-            images[rank % count, :, top : top + height, left : left + width] = patch
-        return images
 
 
 def select(scores: torch.Tensor, first: int, count: int) -> list[KeyPatch]:
@@ -364,7 +330,8 @@ def assemble(
         }
         rows.append(row)
     rows.sort(key=lambda row: (row["image"], row["cell"]))
-    return maker.tile([have[key.candidate].pixels for key in ranked]), rows
+    patches = torch.stack([have[key.candidate].pixels for key in ranked])
+    return maker.tiling.tile(patches[None])[0], rows
 
 
 def _cut_again(
