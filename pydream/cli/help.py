@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
@@ -145,9 +146,9 @@ def _table(title: str, rows: Iterable[tuple[str, str]]) -> str:
     for name, text in rows:
         beside = len(name) <= _COLUMN - 4
         first = f"  {name}".ljust(_COLUMN) if beside else " " * _COLUMN
-        if not beside:
-            lines.append(f"  {name}")
         wide = max(_width(), 2 * _COLUMN)
+        if not beside:
+            lines += _broken(f"  {name}", wide)
         lines.append(
             textwrap.fill(
                 text,
@@ -159,3 +160,13 @@ def _table(title: str, rows: Iterable[tuple[str, str]]) -> str:
             )
         )
     return "\n".join(lines)
+
+
+def _broken(name: str, wide: int) -> list[str]:
+    """Break an option with many choices after commas."""
+    lines = [""]
+    for part in re.split(r"(?<=,)", name):
+        if lines[-1] and len(lines[-1]) + len(part) > wide:
+            lines.append(" " * 4)
+        lines[-1] += part
+    return lines

@@ -170,6 +170,48 @@ def whole_images(
     PydreamError
         If too many images cannot be read.
     """
+    return fitted_images(
+        source,
+        indices,
+        lambda images, _: _small(images, side),
+        workers=workers,
+        unreadable=unreadable,
+        rows=rows,
+        advance=advance,
+    )
+
+
+def fitted_images(
+    source: Source,
+    indices: Sequence[int],
+    fit: Callable[[list[torch.Tensor], list[int]], torch.Tensor],
+    *,
+    workers: int,
+    unreadable: Unreadable,
+    rows: int = _ROWS,
+    advance: Callable[[int], None] | None = None,
+) -> Iterator[tuple[torch.Tensor, list[int]]]:
+    """Decode images and bring them to one shape, in order, some of them at a time.
+
+    Parameters
+    ----------
+    source, indices, workers, unreadable, rows, advance
+        The same as for `whole_images`.
+    fit
+        Function of decoded images, (H, W, 3) uint8 each, and their positions in `indices`, that
+        returns them in one tensor.
+
+    Yields
+    ------
+    tuple[Tensor, list of int]
+        What `fit` makes of up to `rows` images, and their positions in `indices`; unreadable images
+        are left out.
+
+    Raises
+    ------
+    PydreamError
+        If too many images cannot be read.
+    """
     decoded = decode_ahead(source, indices, workers=workers, budget=_BUDGET)
     with closing(decoded):
         for start in range(0, len(indices), rows):
@@ -187,11 +229,11 @@ def whole_images(
                 waiting.append(image)
                 size += image.nbytes
                 if size >= _AT_ONCE:
-                    parts.append(_small(waiting, side))
+                    parts.append(fit(waiting, places[-len(waiting) :]))
                     waiting, size = [], 0
             unreadable.add(errors)
             if waiting:
-                parts.append(_small(waiting, side))
+                parts.append(fit(waiting, places[-len(waiting) :]))
             if places:
                 yield (parts[0] if len(parts) == 1 else torch.cat(parts)), places
             if advance is not None:

@@ -17,8 +17,28 @@ from pydream.students.config import RecipeSettings
 LabelKind: TypeAlias = Literal["online", "stored", "own", "hard"]
 """Source of training targets: the observer at every step, the labels that `relabel` stored, soft
 labels that came with a set of another tool, or the classes."""
-Baseline: TypeAlias = Literal["random", "herding", "k-centre", "full"]
-"""Real images to compare with: a random subset, two coresets, or all."""
+Baseline: TypeAlias = Literal[
+    "random",
+    "random-tiled",
+    "herding",
+    "herding-tiled",
+    "k-centre",
+    "k-centre-tiled",
+    "full",
+]
+"""Real images to compare with: a random subset, two coresets, the same tiled, or all."""
+
+_TILED = "-tiled"
+
+
+def is_tiled(baseline: str) -> bool:
+    """Return whether a baseline's real images are tiled like the patches of a set."""
+    return baseline.endswith(_TILED)
+
+
+def rule_of(baseline: str) -> str:
+    """Return the rule that chooses a baseline's images: the name of the untiled baseline."""
+    return baseline.removesuffix(_TILED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +67,9 @@ class EvaluateConfig(SetSettings, RecipeSettings):
     """Random seeds, one student for each."""
     baselines: tuple[Baseline, ...] = ()
     """Real images to train on for comparison: as many of each class as the set has, drawn at random
-    or chosen by herding or k-centre from the observer's features, or the full source."""
+    or chosen by herding or k-centre from the observer's features, or the full source. A tiled
+    baseline (random-tiled) chooses factor² times as many by the same rule, and tiles them into as
+    many images, which students see like those of the set."""
     full_steps: int | None = None
     """Number of training steps on the full source, rounded to whole epochs but at least one. By
     default as many as on the set."""

@@ -15,7 +15,7 @@ from pydream.data import Source, has_split, open_source
 from pydream.data.resized import LabelledImages, load_split
 from pydream.devices import resolve_device
 from pydream.errors import PydreamError
-from pydream.evaluate.config import EvaluateConfig
+from pydream.evaluate.config import EvaluateConfig, is_tiled, rule_of
 from pydream.evaluate.results import FinishedStudents
 from pydream.files import check_place
 from pydream.models import Observer
@@ -24,6 +24,7 @@ from pydream.models.loading import resolve_precision
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.opening import check_class_names, open_observer, open_real, open_set
 from pydream.students.config import with_views_of_set
+from pydream.tiling import CellFit, Tiling
 from pydream.timeline import stage
 from pydream.versions import package_record
 
@@ -53,6 +54,23 @@ class EvaluationContext:
         """Height and width of the images, in pixels."""
         return self.distilled.manifest.side
 
+    @property
+    def factor(self) -> int:
+        """Number of patches or cells along each side of an image of the set."""
+        return _factor(self.config, self.distilled)
+
+    @property
+    def cells(self) -> CellFit:
+        """Way to fit real images into cells: matched where the set is to be seen by its cells."""
+        return _cells(self.distilled)
+
+    @cached_property
+    def images_per_class(self) -> list[int]:
+        """Number of images of each class of the set."""
+        classes = len(self.distilled.class_names)
+        counts: list[int] = self.distilled.labels.bincount(minlength=classes).tolist()
+        return counts
+
     @cached_property
     def train_fingerprint(self) -> str | None:
         """SHA-256 of the training images, which takes minutes on a network disk."""
@@ -73,12 +91,34 @@ def _check_observer(config: EvaluateConfig, given: nn.Module | None) -> None:
         what = "online labels need an observer: give --observer, or --labels hard, stored or own"
     elif {"stored", "own"} & {*config.labels} and config.baselines:
         what = "stored and own labels are of the set alone: give --observer for the baselines"
-    elif {"herding", "k-centre"} & {*config.baselines}:
+    elif {"herding", "k-centre"} & {rule_of(name) for name in config.baselines}:
         what = "herding and k-centre go by an observer's features: give --observer"
     elif not config.students:
         what = "name architectures to train with --students, or give --observer"
     if what is not None:
         raise PydreamError(what)
+
+
+def _factor(config: EvaluateConfig, distilled: DistilledSet) -> int:
+    return config.factor if config.factor is not None else distilled.manifest.factor
+
+
+def _cells(distilled: DistilledSet) -> CellFit:
+    return "matched" if distilled.manifest.views == "dsa" else "shrunk"
+
+
+def _check_tiled(config: EvaluateConfig, distilled: DistilledSet) -> None:
+    """Raise PydreamError if a baseline is to be tiled, but the set has no cells, or none fit."""
+    tiled = [name for name in config.baselines if is_tiled(name)]
+    if not tiled:
+        return
+    factor = _factor(config, distilled)
+    if factor == 1:
+        raise PydreamError(
+            f"{tiled[0]}: the images of {distilled.path} are not tiled (factor 1): take "
+            f"{rule_of(tiled[0])}, or give --factor"
+        )
+    Tiling(distilled.manifest.side, factor, _cells(distilled))
 
 
 def open_evaluation(
@@ -102,6 +142,7 @@ def open_evaluation(
     """
     _check_observer(config, given)
     distilled = open_set(config, _class_names(config, test))
+    _check_tiled(config, distilled)
     config = with_views_of_set(config, distilled.manifest.views)
     folder = config.out or distilled.beside("results")
     check_place(folder)

@@ -18,7 +18,7 @@ from pydream.ops import nearest_samples
 _ROWS_AT_ONCE = 16384
 
 
-def herding(features: Tensor, offsets: Sequence[int], count: int) -> list[Tensor]:
+def herding(features: Tensor, offsets: Sequence[int], count: int | Sequence[int]) -> list[Tensor]:
     """Choose samples whose mean stays as near as possible to the mean of their class.
 
     The first sample is the one most similar to the mean; every further one best compensates the
@@ -31,7 +31,7 @@ def herding(features: Tensor, offsets: Sequence[int], count: int) -> list[Tensor
     offsets
         First row of each of K classes, and the end of the last; no class is empty.
     count
-        Number of samples per class, or all of a smaller class.
+        Number of samples of every class, or of each; a smaller class gives all of its own.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def herding(features: Tensor, offsets: Sequence[int], count: int) -> list[Tensor
     return _pick(scores, labels, offsets, count)
 
 
-def k_centre(features: Tensor, offsets: Sequence[int], count: int) -> list[Tensor]:
+def k_centre(features: Tensor, offsets: Sequence[int], count: int | Sequence[int]) -> list[Tensor]:
     """Choose samples greedily so that no other sample of the class is far from all of them.
 
     The first is nearest to the mean of its class; every further one is the farthest from those
@@ -103,13 +103,15 @@ def _pick(
     scores: Callable[[Tensor | None], Tensor],
     labels: Tensor,
     offsets: Sequence[int],
-    count: int,
+    count: int | Sequence[int],
 ) -> list[Tensor]:
     """Repeatedly take the row of each class with the highest score, the first of equals."""
     rows, classes = torch.arange(len(labels), device=labels.device), len(offsets) - 1
     left = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
     chosen: list[Tensor] = []
-    for _ in range(min(count, max(_lengths(offsets)))):
+    counts = [count] * classes if isinstance(count, int) else count
+    counts = [min(most, n) for most, n in zip(counts, _lengths(offsets), strict=True)]
+    for _ in range(max(counts)):
         values = scores(chosen[-1] if chosen else None)
         values = torch.where(left, values, -torch.inf)
         best = values.new_full((classes,), -torch.inf).scatter_reduce(0, labels, values, "amax")
@@ -120,7 +122,7 @@ def _pick(
         left[picked] = False
         chosen.append(picked)
     columns = torch.stack(chosen)
-    return [columns[: min(count, n), c] for c, n in enumerate(_lengths(offsets))]
+    return [columns[:most, c] for c, most in enumerate(counts)]
 
 
 def _by_rows(

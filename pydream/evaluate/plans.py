@@ -11,8 +11,8 @@ import torch
 
 from pydream import __version__
 from pydream.data.resized import LabelledImages
-from pydream.evaluate.baselines import baseline_images
-from pydream.evaluate.config import EvaluateConfig
+from pydream.evaluate.baselines import Baselines
+from pydream.evaluate.config import EvaluateConfig, is_tiled, rule_of
 from pydream.evaluate.context import EvaluationContext
 from pydream.models import Observer, build_model
 from pydream.sets.opening import exif_of
@@ -89,16 +89,17 @@ def settle_plans(context: EvaluationContext) -> list[Plan]:
     """
     config = context.config
     pairs = _combinations(config)
+    baselines = _baselines(context)
     held = {
-        (name, seed): _images(context, name, seed)
+        (name, seed): _images(context, baselines, name, seed)
         for name in dict.fromkeys(images for _, images in pairs)
-        for seed in (config.seeds if name == "random" else (0,))
+        for seed in (config.seeds if rule_of(name) == "random" else (0,))
     }
     plans = []
     for student in context.students:
         for labels, images in pairs:
             for seed in config.seeds:
-                trained_on = held[images, seed if images == "random" else 0]
+                trained_on = held[images, seed if rule_of(images) == "random" else 0]
                 recipe = settle_recipe(context, student, labels, images, len(trained_on))
                 stored = _stored(context, recipe, seed) if labels == "stored" else None
                 plans.append(Plan(student, labels, images, trained_on, recipe, seed, stored))
@@ -117,21 +118,30 @@ def _combinations(config: EvaluateConfig) -> list[tuple[str, str]]:
     return list(dict.fromkeys(pairs))
 
 
-def _images(context: EvaluationContext, name: str, seed: int) -> LabelledImages:
+def _baselines(context: EvaluationContext) -> Baselines | None:
+    config = context.config
+    if context.train is None:
+        return None
+    return Baselines(
+        context.train,
+        context.images_per_class,
+        context.side,
+        factor=context.factor,
+        cells=context.cells,
+        observer=context.observer,
+        workers=config.workers,
+        allow_skipped=config.allow_skipped,
+    )
+
+
+def _images(
+    context: EvaluationContext, baselines: Baselines | None, name: str, seed: int
+) -> LabelledImages:
     if name == "distilled":
         return LabelledImages(context.distilled.images, context.distilled.labels)
-    assert context.train is not None
+    assert baselines is not None
     with stage("choose baseline"):
-        return baseline_images(
-            name,
-            context.train,
-            context.distilled.manifest.images_per_class,
-            context.side,
-            seed=seed,
-            observer=context.observer,
-            workers=context.config.workers,
-            allow_skipped=context.config.allow_skipped,
-        )
+        return baselines.images(name, seed)
 
 
 def _stored(context: EvaluationContext, recipe: ResolvedRecipe, seed: int) -> StoredLabels:
@@ -162,11 +172,11 @@ def settle_recipe(
             overrides=config.overrides(),
         )
 
-    own = config.factor if config.factor is not None else distilled.manifest.factor
-    recipe = resolved(num_images, own if images == "distilled" else 1)
+    in_cells = images == "distilled" or is_tiled(images)
+    recipe = resolved(num_images, context.factor if in_cells else 1)
     if images == "full":
         number = len(distilled.stored)
-        set_recipe = resolved(number, own)
+        set_recipe = resolved(number, context.factor)
         steps = config.full_steps or set_recipe.epochs * steps_per_epoch(number, set_recipe)
         epochs = max(1, round(steps / steps_per_epoch(num_images, recipe)))
         recipe = dataclasses.replace(recipe, epochs=epochs)
@@ -177,13 +187,15 @@ def settle_recipe(
 def identity(context: EvaluationContext, plan: Plan) -> dict[str, Any]:
     """Return everything that decides a student's measurements, ready for JSON."""
     observer, config = context.observer, context.config
-    asked = plan.labels == "online" or plan.images in ("herding", "k-centre")
+    asked = plan.labels == "online" or rule_of(plan.images) in ("herding", "k-centre")
     # Only if it is applied, so that students from before this option are found.
     exif = config.exif or exif_of(context.distilled)
     return {
         **({"exif": exif} if exif == "apply" else {}),
         "set": context.distilled.images_sha256,
         "images": plan.images,
+        **({"cells": context.cells} if is_tiled(plan.images) else {}),
+        **_unequal_classes(context, plan),
         "train": None if plan.images == "distilled" else context.train_fingerprint,
         "test": context.test_fingerprint,
         "labels": plan.labels,
@@ -206,6 +218,14 @@ def identity(context: EvaluationContext, plan: Plan) -> dict[str, Any]:
 def eval_every(context: EvaluationContext, plan: Plan) -> int:
     """Return the epochs between two measurements, by default a tenth of all epochs."""
     return context.config.eval_every or max(1, plan.recipe.epochs // 10)
+
+
+def _unequal_classes(context: EvaluationContext, plan: Plan) -> dict[str, list[int]]:
+    """Return the images per class that a baseline was made for, if classes differ."""
+    counts = context.images_per_class
+    if plan.images in ("distilled", "full") or len(set(counts)) == 1:
+        return {}
+    return {"images_per_class": counts}
 
 
 def _own_labels_sha256(context: EvaluationContext) -> str:

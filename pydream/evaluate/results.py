@@ -67,8 +67,7 @@ class EvaluationRow:
     Attributes
     ----------
     images
-        Training images: ``"distilled"``, ``"random"``, ``"herding"``, ``"k-centre"`` or
-        ``"full"``.
+        Training images: ``"distilled"``, or a `Baseline` such as ``"random-tiled"``.
     labels
         Source of their targets: ``"online"``, ``"stored"`` or ``"hard"``.
     student
@@ -202,14 +201,14 @@ def result_table(result: EvaluationResult) -> RenderableType:
 def _student_table(title: str, rows: Sequence[EvaluationRow]) -> Table:
     """Format the rows of one student in less than 80 columns."""
     table = Table(title=Text(title), box=None, padding=(0, 2, 0, 0), title_justify="left")
-    for name in ("labels", "images"):
-        table.add_column(name, no_wrap=True)
+    table.add_column("labels", no_wrap=True)
+    table.add_column("images")
     for name in ("number", "steps", "top-1", "best top-1", "top-5", "s"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             row.labels,
-            row.images,
+            row.images.replace("-tiled", " tiled"),  # two lines where a terminal is narrow
             f"{row.image_count:,}",
             f"{row.runs[0].steps:,}",
             _percent(row.last_mean, row.last_std),

@@ -10,7 +10,7 @@ from pictures import write_noise
 
 from pydream.data import Source, open_source
 from pydream.errors import PydreamError
-from pydream.evaluate.baselines import baseline_images, random_real_images
+from pydream.evaluate.baselines import Baselines, random_real_images
 from pydream.models import build_model, load_observer
 
 
@@ -30,18 +30,16 @@ def test_unreadable_images_count_in_the_progress_of_a_coreset(
     root = write_noise(tmp_path, {"a": [(8, 8)] * 3, "b": [(8, 8)] * 3})
     (root / "train" / "b" / "2.png").write_bytes(b"")
     model = build_model("convnet1-w4", num_classes=2, side=8)
-    images = baseline_images(
-        "herding",
+    images = Baselines(
         open_source(root),
-        per_class=3,
-        side=8,
-        seed=0,
+        3,
+        8,
         observer=load_observer(model, precision="float32"),
         workers=1,
         allow_skipped=0.5,
-    )
+    ).images("herding", seed=0)
     assert images.labels.tolist() == [0, 0, 0, 1, 1]
-    assert re.search(r"features for herding: 6 of 6 images, .* taken\n", capsys.readouterr().err)
+    assert re.search(r"features for coresets: 6 of 6 images, .* taken\n", capsys.readouterr().err)
 
 
 def test_random_images_are_drawn_from_every_class_without_replacement(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pydream.evaluate import (
     evaluation,
     result_table,
 )
-from pydream.evaluate.baselines import baseline_images, random_real_images
+from pydream.evaluate.baselines import Baselines, random_real_images
 from pydream.models import build_model, load_observer, read_weights, save_weights
 from pydream.sets import ExportConfig, export_set
 from pydream.sets.config import Layout
@@ -326,11 +326,10 @@ def test_coresets_are_the_same_for_every_seed_and_random_images_are_not(
 ) -> None:
     observer = load_observer(digits.observer)
     source = open_source("digits")
+    baselines = Baselines(source, 3, SIDE, observer=observer, workers=1)
 
     def drawn(name: str, seed: int) -> torch.Tensor:
-        return baseline_images(
-            name, source, 3, SIDE, seed=seed, observer=observer, workers=1
-        ).images
+        return baselines.images(name, seed).images
 
     for name in ("herding", "k-centre"):
         assert torch.equal(drawn(name, 0), drawn(name, 1))
