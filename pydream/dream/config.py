@@ -28,6 +28,8 @@ _EXECUTION = (
     "workers",
     "allow_skipped",
 )
+# Left out of the identity if they are as in sets made before there was a choice.
+_USUAL = {"exif": "ignore", "cells": "shrunk"}
 # Recipes give the learning rate for ten images per class.
 _BASE_IPC = 10
 
@@ -133,6 +135,9 @@ class DreamConfig:
     """Number of cells along each side of a distilled image. Each cell is enlarged to a training
     image of its own (multi-formation). By default the recipe's: 2 as published, and 1 for the small
     digits."""
+    cells: Literal["shrunk", "matched"] = "shrunk"
+    """Way to fit the first real images into cells: shrunk takes some of their pixels, as published;
+    matched finds the cell whose enlargement comes nearest to the image."""
     recipe: str = "auto"
     """Published settings for a family of image sets: cifar, svhn, mnist, tiny-imagenet,
     imagenet10, imagenet100 or digits; auto selects one by the source's name, image side and
@@ -240,8 +245,9 @@ class DreamConfig:
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the bytes of the set."""
         settings = dataclasses.asdict(self)
-        if self.exif == "ignore":  # as in sets made before the option existed
-            del settings["exif"]
+        for name, usual in _USUAL.items():
+            if settings[name] == usual:
+                del settings[name]
         return {name: value for name, value in settings.items() if name not in _EXECUTION}
 
 

@@ -37,6 +37,7 @@ from pydream.seeds import derived_seed
 from pydream.sets.manifest import Manifest, describe_set
 from pydream.sets.run import finish_run
 from pydream.sets.writer import SetWriter, check_place_of_set, finished_manifest
+from pydream.tiling import Tiling
 from pydream.timeline import Stopwatch
 from pydream.torch_state import usual_torch_state
 
@@ -128,6 +129,7 @@ def distill(
             )
         side = config.side or side_of(source)
         settings = fill_in(config, side, len(source.class_names))
+        Tiling(side, settings.factor, settings.cells)  # raises if the factor does not fit
         make_network = make_network or _network_maker(settings, len(source.class_names))
         check_features(fresh_network(make_network, settings.seed, device))
     if side % settings.factor:

@@ -20,6 +20,7 @@ from pydream.dream.synthetic import LossAndSlope, SyntheticImages
 from pydream.ops import collage, diff_augment, multi_formation, random_augment
 from pydream.seeds import derived_seed, drawn_order
 from pydream.streams import to_device
+from pydream.tiling import Tiling
 from pydream.timeline import stage
 
 # Purposes of the seeds of an iteration.
@@ -76,6 +77,7 @@ class MatchingLoop:
     ) -> None:
         self.config, self.real, self.make_network = config, real, make_network
         self.device = real.pixels.device
+        self._tiling = Tiling(real.side, config.factor, config.cells)
         self._labels = torch.arange(real.num_classes, device=self.device)
         # One network is reinitialised again and again, because a captured step reads its weights in
         # place.
@@ -104,7 +106,7 @@ class MatchingLoop:
 
     @keep_freed_memory()
     def initial(self) -> tuple[Tensor, Tensor]:
-        """Select real images of every class, and shrink and tile them as the run's first images.
+        """Select real images of every class, and tile them as the run's first images.
 
         Returns
         -------
@@ -113,7 +115,7 @@ class MatchingLoop:
         Tensor
             int64 (K, IPC, f²): the row of the real image in each cell.
         """
-        config, real = self.config, self.real
+        config = self.config
         count = config.ipc * config.factor**2
         seed = derived_seed(config.seed, _INITIAL)
         if config.sampler == "representative":
@@ -123,9 +125,23 @@ class MatchingLoop:
             )
         else:
             chosen = self._random_rows(seed, 0, count)[0]
-        values = collage(real.take(chosen).contiguous(), config.factor, real.side)
         # The image of rank k * IPC + i is cell k of image i.
-        return values, chosen.view(len(chosen), -1, config.ipc).mT.contiguous()
+        return self._tiled(chosen), chosen.view(len(chosen), -1, config.ipc).mT.contiguous()
+
+    def _tiled(self, chosen: Tensor) -> Tensor:
+        """Tile the real images of (K, IPC · f²) rows: float32 (K, IPC, C, S, S), in [0, 1]."""
+        config, real, tiling = self.config, self.real, self._tiling
+        if not tiling.matched:
+            return collage(real.take(chosen).contiguous(), config.factor, real.side)
+        ranks = chosen.shape[1]
+        cells = [rank // config.ipc for rank in range(ranks)]
+        whole = torch.tensor([[0, 0, real.side, real.side]], device=self.device).repeat(ranks, 1)
+        values = []
+        for rows in chosen:  # class by class, because anchors take 4 bytes a pixel and more
+            pixels = real.pixels[rows].permute(0, 2, 3, 1).contiguous()
+            cut = tiling.cut(pixels, whole, cells, dtype=torch.float32)
+            values.append(tiling.tile(cut[None])[0])
+        return torch.stack(values)
 
     @keep_freed_memory()
     def iterate(self, synthetic: SyntheticImages, iteration: int) -> float:

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow.parquet as pq
 import pytest
@@ -105,17 +105,21 @@ def test_a_set_on_disk(tmp_path: Path, digits: Source, other_digits: Source) -> 
     assert "students’ top-1" in page
 
 
-@pytest.mark.parametrize("how", ["interrupt", "kill"])
+@pytest.mark.parametrize(("how", "cells"), [("interrupt", "shrunk"), ("kill", "matched")])
 def test_a_stopped_run_goes_on_to_the_same_bytes(
-    tmp_path: Path, digits: Source, monkeypatch: pytest.MonkeyPatch, how: str
+    tmp_path: Path,
+    digits: Source,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    cells: Literal["shrunk", "matched"],
 ) -> None:
     """Ctrl-C keeps all whole iterations; what kills the process, those of the last checkpoint."""
-    whole = distill(config(tmp_path / "whole"), source=digits)
+    whole = distill(config(tmp_path / "whole", cells=cells), source=digits)
     error = KeyboardInterrupt() if how == "interrupt" else SystemError()
     with monkeypatch.context() as patch:
         stop_at(patch, 3, error)
         with pytest.raises(type(error)):
-            distill(config(tmp_path / "stopped"), source=digits)
+            distill(config(tmp_path / "stopped", cells=cells), source=digits)
     assert not (tmp_path / "stopped").exists()
     done: list[int] = []
     iterate = MatchingLoop.iterate
@@ -125,10 +129,10 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
         return iterate(self, synthetic, at)
 
     monkeypatch.setattr(MatchingLoop, "iterate", counted)
-    resumed = distill(config(tmp_path / "stopped", resume=True), source=digits)
+    resumed = distill(config(tmp_path / "stopped", cells=cells, resume=True), source=digits)
     assert done == ([3, 4] if how == "interrupt" else [2, 3, 4])
     assert files(resumed) == files(whole)
-    again = distill(config(tmp_path / "stopped", resume=True), source=digits)
+    again = distill(config(tmp_path / "stopped", cells=cells, resume=True), source=digits)
     assert again.manifest.as_json() == json.loads((resumed.path / "manifest.json").read_text())
     assert done[-1] == 4
     assert len(done) <= 3
@@ -190,11 +194,11 @@ def test_own_networks(tmp_path: Path, digits: Source) -> None:
         ({"eval_every": 1}, "no test split to measure students on: give --eval-every 0"),
         ({"arch": "resnet18-modified"}, "yields no features"),
         ({"arch": "convnet9"}, "the side must be at least 512"),
-        ({"factor": 9}, "fewer than the 162"),
+        ({"factor": 9}, "factor 9 is above the side of the images, 8"),
+        ({"factor": 5, "cells": "matched"}, "factor 5 divides images of side 8 into cells of 2"),
         ({"per_cluster": 9}, "per_cluster must be at most batch_real, 8, got 9"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:side 8 is not a multiple of factor 9")
 def test_what_cannot_be_done(
     tmp_path: Path, digits: Source, changes: dict[str, Any], message: str
 ) -> None:

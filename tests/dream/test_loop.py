@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,13 @@ from pydream.dream.loop import MatchingLoop
 from pydream.dream.real import ClassImages, load_class_images
 from pydream.dream.synthetic import SyntheticImages
 from pydream.models.registry import construct
+from pydream.ops import multi_formation
+from pydream.ops.reference import cells as reference
 
 # Several iterations of float32 sums in another order, through ReLUs that a last bit can turn.
 IMAGES_ATOL = 2e-4
+# Two products in float32 against float64.
+CELL_ATOL = 1e-6
 
 SETTINGS = DreamConfig(
     "digits",
@@ -105,6 +110,49 @@ def test_starts_from_real_images_of_the_class(real: ClassImages, sampler: str) -
                 found = values[label, image, :, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4]
                 expected = real.pixels[row].float()[:, ::2, ::2] / 255  # nearest neighbour
                 assert found.equal(expected)
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_matched_cells_enlarge_to_the_real_images_more_closely(
+    real: ClassImages, factor: int
+) -> None:
+    def initial(cells: str) -> tuple[torch.Tensor, torch.Tensor]:
+        changes: dict[str, Any] = {"cells": cells, "factor": factor, "ipc": 1}
+        config = fill_in(dataclasses.replace(SETTINGS, **changes), 8, 3)
+        return MatchingLoop(config, real, make_network).initial()
+
+    matched, origins = initial("matched")
+    shrunk, same = initial("shrunk")
+    assert origins.equal(same)
+    anchors = real.take(origins[:, 0])  # (K, f², C, S, S)
+    errors = {
+        name: float((multi_formation(values, factor, 8) - anchors).square().mean())
+        for name, values in (("matched", matched), ("shrunk", shrunk))
+    }
+    assert errors["matched"] < 0.8 * errors["shrunk"]
+    # Each cell is the op's result for its real image, as the reference computes it.
+    cell = -(-8 // factor)
+    for label, number in itertools.product(range(3), range(factor**2)):
+        top, left = (place * cell for place in divmod(number, factor))
+        inside = min(cell, 8 - top), min(cell, 8 - left)
+        pixels = real.pixels[origins[label, 0, number]].permute(1, 2, 0)
+        (expected,) = reference.matched_cells(
+            [pixels],
+            torch.tensor([[0, 0, 8, 8]]),
+            None,
+            (cell, cell),
+            (8, 8),
+            inside,
+            torch.float32,
+        )
+        found = matched[label, 0, :, top : top + inside[0], left : left + inside[1]]
+        torch.testing.assert_close(found, expected, rtol=0, atol=CELL_ATOL)
+
+
+def test_without_cells_there_is_nothing_to_match(real: ClassImages) -> None:
+    assert run(real, 1, factor=1, cells="matched").equal(run(real, 1, factor=1))
+    assert "cells" not in SETTINGS.identity()
+    assert dataclasses.replace(SETTINGS, cells="matched").identity()["cells"] == "matched"
 
 
 def test_at_most_so_many_synthetic_images_a_step(real: ClassImages) -> None:
