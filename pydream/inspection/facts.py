@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,7 +17,7 @@ from pydream.inspection.measure_rows import measure_rows
 from pydream.inspection.realism import SetMeasures
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.image_formats import hash_image_files
-from pydream.sets.manifest import SourceRecord
+from pydream.sets.manifest import Manifest, SourceRecord
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,11 @@ class SetFacts:
     ----------
     path
         Folder or file of the set.
-    format, method, package, images_per_class, side, factor, seed, source, observer
+    format, method, package, images_per_class, side, factor, views, seed, source, observer
         Fields of its `pydream.sets.manifest.Manifest`.
+    cells
+        Way that patches (RDED) or the first real images (DREAM+) were fitted into cells:
+        ``"shrunk"`` or ``"matched"``; None for other sets and for factor 1.
     classes, images
         Number of classes and of images.
     skipped, enlarged
@@ -112,6 +115,8 @@ class SetFacts:
     images: int
     side: int
     factor: int
+    views: Literal["crop", "dsa"] | None
+    cells: Literal["shrunk", "matched"] | None
     seed: int | None
     source: SourceRecord | None
     observer: Mapping[str, Any] | None
@@ -154,6 +159,8 @@ def inspect_set(distilled: DistilledSet, measures: SetMeasures | None = None) ->
         images=len(distilled.stored),
         side=manifest.side,
         factor=manifest.factor,
+        views=manifest.views,
+        cells=cells_of(manifest),
         seed=manifest.seed,
         source=manifest.source,
         observer=manifest.observer,
@@ -165,6 +172,31 @@ def inspect_set(distilled: DistilledSet, measures: SetMeasures | None = None) ->
         per_class=None if scored is None else class_scores(scored, distilled.class_names),
         measures=measures,
     )
+
+
+def cells_of(manifest: Manifest) -> Literal["shrunk", "matched"] | None:
+    """Return the way that pictures were fitted into the cells of a set that pydream made."""
+    if manifest.method not in ("rded", "dream") or manifest.factor == 1:
+        return None
+    return "matched" if (manifest.config or {}).get("cells") == "matched" else "shrunk"
+
+
+def cell_words(cells: Literal["shrunk", "matched"], method: str) -> str:
+    """Describe how pictures were fitted into the cells of a set by this method."""
+    picture = "patch" if method == "rded" else "real image"
+    words = {
+        "shrunk": f"shrunk: a {picture} is resized to its cell",
+        "matched": f"matched: enlarged, a cell comes nearest to its {picture}",
+    }[cells]
+    return words if method == "rded" else f"{words}, before it is optimised"
+
+
+def view_words(views: Literal["crop", "dsa"]) -> str:
+    """Describe the views that a set is made for."""
+    return {
+        "crop": "crop: random crops of images with shuffled patches",
+        "dsa": "dsa: enlarged cells with DSA's augmentations",
+    }[views]
 
 
 def _check_files(distilled: DistilledSet) -> Integrity:
@@ -257,6 +289,10 @@ def _overview(facts: SetFacts) -> Table:
     if source is not None:
         rows["source"] = f"{source['description']}, {source['split']} split"
         rows["fingerprint"] = source["fingerprint"]
+    if facts.cells is not None:
+        rows["cells"] = cell_words(facts.cells, facts.method)
+    if facts.views is not None:
+        rows["views"] = view_words(facts.views)
     if facts.seed is not None:
         rows["seed"] = str(facts.seed)
     if observer is not None:

@@ -14,7 +14,14 @@ import torch
 from markupsafe import Markup
 
 from pydream.formatting import byte_words, score_words
-from pydream.inspection.facts import class_scores, has_scores, overall_scores
+from pydream.inspection.facts import (
+    cell_words,
+    cells_of,
+    class_scores,
+    has_scores,
+    overall_scores,
+    view_words,
+)
 from pydream.inspection.measure_rows import measure_rows
 from pydream.inspection.origins import CellOrigin, box_words, class_origins
 from pydream.inspection.realism import SetMeasures
@@ -149,6 +156,10 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
         facts += _patch_facts(manifest, manifest.observer)
     elif manifest.config is not None:
         facts += _matching_facts(manifest)
+    if (cells := cells_of(manifest)) is not None:
+        facts.append(("Cells", cell_words(cells, manifest.method)))
+    if manifest.views is not None:
+        facts.append(("Made for the views", view_words(manifest.views)))
     if manifest.package is None:  # a set of another tool
         return [*facts, ("Cells per side (factor)", str(manifest.factor))]
     return [
@@ -184,11 +195,6 @@ def _patch_facts(manifest: Manifest, observer: Mapping[str, Any]) -> list[tuple[
         ("Canvas", canvas[config["canvas"]]),
         ("Pre-selected images per class", str(config["preselect"])),
         ("Crops per image", str(config["crops"] or "none: whole images are the patches")),
-        *(
-            [("Cells", "matched: enlarged, a cell comes nearest to its patch")]
-            if config.get("cells") == "matched"
-            else []
-        ),
         *([("Enlarged", enlarged)] if manifest.enlarged else []),
     ]
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -47,6 +48,28 @@ def test_facts_are_those_of_the_set(make_set: MakeSet) -> None:
     assert second["mean"] == pytest.approx(sum(scores[8:]) / 8, rel=FLOAT32_ROUNDING)
     assert second["min"] == pytest.approx(min(scores[8:]), rel=FLOAT32_ROUNDING)
     assert second["max"] == pytest.approx(max(scores[8:]), rel=FLOAT32_ROUNDING)
+
+
+@pytest.mark.parametrize(
+    ("method", "config", "views", "expected"),
+    [
+        ("rded", {}, None, ["cells shrunk: a patch is resized"]),
+        ("rded", {"cells": "matched"}, "dsa", ["cells matched: .* its patch", "views dsa: enl"]),
+        ("dream", {"cells": "matched"}, "dsa", ["matched: .* real image, before", "views dsa"]),
+    ],
+)
+def test_cells_and_views_are_told(
+    make_set: MakeSet, method: str, config: dict[str, str], views: Any, expected: list[str]
+) -> None:
+    distilled = make_set(factor=2)
+    described = {"method": method, "config": config, "views": views}
+    manifest = dataclasses.replace(distilled.manifest, **described)
+    facts = inspect_set(dataclasses.replace(distilled, manifest=manifest))
+    text = re.sub(" +", " ", shown(facts))
+    assert all(re.search(words, text) for words in expected)
+    assert ("\nviews " in text) == (views is not None)
+    assert facts.as_json()["cells"] == config.get("cells", "shrunk")
+    assert inspect_set(make_set(factor=1)).cells is None
 
 
 def test_integrity_follows_the_rule(make_set: MakeSet) -> None:
