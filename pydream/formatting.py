@@ -13,6 +13,13 @@ def byte_words(count: int) -> str:
     return f"{count} bytes"
 
 
+def count_words(count: int | Sequence[int]) -> str:
+    """Format one number, or the range of several."""
+    counts = [count] if isinstance(count, int) else count
+    least, most = min(counts), max(counts)
+    return str(most) if least == most else f"{least} to {most}"
+
+
 def score_words(score: float) -> str:
     """Format a realism score, a log probability, so that scores close to 0 remain distinct."""
     text = f"{score + 0.0:.2g}"  # adding 0 turns -0 into 0

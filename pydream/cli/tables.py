@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from pydream.formatting import count_words
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -43,7 +45,7 @@ def print_set(result: RdedResult | DreamResult, rows: Mapping[str, str], *, json
         print_json({"path": result.path, "manifest": manifest.as_json(), "seconds": result.seconds})
         return
     table = Table(show_header=False, box=None)
-    classes, ipc = len(manifest.class_names), manifest.images_per_class
+    classes, ipc = len(manifest.class_names), count_words(manifest.images_per_class)
     table.add_row("images", f"{classes} classes x {ipc}, {manifest.side} pixels a side")
     for name, value in rows.items():
         table.add_row(name, value)

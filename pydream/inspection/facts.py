@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pydream.formatting import byte_words, score_words
+from pydream.formatting import byte_words, count_words, score_words
 from pydream.inspection.measure_rows import measure_rows
 from pydream.inspection.realism import SetMeasures
 from pydream.sets.distilled import DistilledSet
@@ -111,7 +111,7 @@ class SetFacts:
     method: str
     package: Mapping[str, str] | None
     classes: int
-    images_per_class: int
+    images_per_class: int | tuple[int, ...]
     images: int
     side: int
     factor: int
@@ -282,8 +282,8 @@ def _overview(facts: SetFacts) -> Table:
     rows: dict[str, str] = {
         "set": facts.path,
         "made by": made_by,
-        "images": f"{facts.images}: {facts.classes} classes x {facts.images_per_class}, "
-        f"{facts.side} pixels a side, factor {facts.factor}",
+        "images": f"{facts.images}: {facts.classes} classes x "
+        f"{count_words(facts.images_per_class)}, {facts.side} pixels a side, factor {facts.factor}",
         "bytes": f"{facts.bytes:,} ({byte_words(facts.bytes)})",
     }
     if source is not None:

@@ -90,18 +90,20 @@ def image_origin(distilled: DistilledSet, name: str) -> ImageOrigin:
             f"{distilled.path} has no class {class_name!r}; give --image CLASS/INDEX, "
             f"as {distilled.class_names[0]}/0"
         )
-    per_class = distilled.manifest.images_per_class
-    if not index.isdecimal() or int(index) >= per_class:
+    label = distilled.class_names.index(class_name)
+    counts = distilled.manifest.class_counts
+    if not index.isdecimal() or int(index) >= counts[label]:
         raise PydreamError(
-            f"{distilled.path} has no image {index!r} of {class_name}; give 0 to {per_class - 1}"
+            f"{distilled.path} has no image {index!r} of {class_name}; give 0 to "
+            f"{counts[label] - 1}"
         )
     if distilled.provenance is None:
         raise PydreamError(f"{distilled.path} does not say what it was made of: no provenance")
-    label, number = distilled.class_names.index(class_name), int(index)
+    number = int(index)
     return ImageOrigin(
         class_name=class_name,
         image=number,
-        file=str(image_files(distilled.path)[label * per_class + number]),
+        file=str(image_files(distilled.path)[sum(counts[:label]) + number]),
         cells=class_origins(distilled.provenance, label).get(number, []),
     )
 

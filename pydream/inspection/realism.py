@@ -21,7 +21,7 @@ from pydream.data import Source
 from pydream.data.resized import whole_images
 from pydream.data.unreadable import Unreadable
 from pydream.errors import PydreamError
-from pydream.formatting import listed
+from pydream.formatting import count_words, listed
 from pydream.inspection.observation import Observed, cell_boxes, features_of, observe, patch_scores
 from pydream.models import Observer
 from pydream.ops import random_keys
@@ -273,10 +273,11 @@ def _compare(
     """Draw as many real images as the set has, and samples that both must cover."""
     provenance = distilled.provenance
     used = set() if provenance is None else {*provenance["source"].to_pylist()}
-    per_class = distilled.manifest.images_per_class
+    counts = distilled.manifest.class_counts
     parts = []
     unreadable = Unreadable(source, len(source), None)
     for label, name in enumerate(distilled.class_names):
+        per_class = counts[label]
         drawn = _drawn(source, name, used)[: per_class + most_real].tolist()
         groups = whole_images(
             source,
@@ -305,7 +306,7 @@ def _compare(
     if not parts:
         raise PydreamError(
             f"{source.description} has too few images to compare {distilled.path} with: a class "
-            f"needs more than {per_class} that can be read and are not sources of the set"
+            f"needs more than {count_words(counts)} that can be read and are not sources of the set"
         )
     randoms, *others = zip(*parts, strict=True)
     return _Comparison(Observed.joined(randoms), *(torch.cat(values) for values in others))

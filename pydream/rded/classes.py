@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,8 @@ class ScoredClass:
         Its n candidates.
     scores
         (n, M) float32, on the CPU; minus infinity for an image that could not be used.
+    sizes
+        Height and width of each image, in pixels; meaningless for one that could not be used.
     errors
         Reason that an image could not be used, by candidate.
     enlarged
@@ -36,6 +38,7 @@ class ScoredClass:
     label: int
     candidates: range
     scores: torch.Tensor
+    sizes: list[tuple[int, int]]
     errors: dict[int, str]
     enlarged: int
     cut: dict[int, CutPatch]
@@ -48,18 +51,23 @@ class OpenClasses:
     ----------
     maker, selection
         The run's patch maker and its preselection.
-    count
-        Number of key patches of a class.
+    counts
+        Number of key patches of each class.
     finished
         Classes that an earlier run has written; `pop_complete` does not return them.
     """
 
     def __init__(
-        self, maker: PatchMaker, selection: Preselection, count: int, finished: Collection[int]
+        self,
+        maker: PatchMaker,
+        selection: Preselection,
+        counts: Sequence[int],
+        finished: Collection[int],
     ) -> None:
         self._selection = selection
-        self._contenders = Contenders(maker, selection, count)
+        self._contenders = Contenders(maker, selection, counts)
         self._scores: dict[int, torch.Tensor] = {}
+        self._sizes: dict[int, tuple[int, int]] = {}
         self._errors: dict[int, str] = {}
         self._enlarged: set[int] = set()
         self._scored = 0  # candidates below this one are
@@ -70,6 +78,7 @@ class OpenClasses:
     def add(self, batch: ScoredImages) -> None:
         """Add the scores of a batch; batches come in the order of their candidates."""
         self._scores.update(zip(batch.candidates, batch.scores, strict=True))
+        self._sizes.update(zip(batch.candidates, batch.sizes, strict=True))
         self._errors.update(batch.errors)
         self._enlarged.update(batch.enlarged)
         self._contenders.add(batch)
@@ -88,6 +97,7 @@ class OpenClasses:
             label,
             candidates,
             torch.stack([self._scores.pop(candidate) for candidate in candidates]),
+            [self._sizes.pop(candidate) for candidate in candidates],
             {
                 candidate: self._errors.pop(candidate)
                 for candidate in candidates

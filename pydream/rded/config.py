@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydream import checks, marks
+from pydream.errors import PydreamError
 from pydream.files import expand_settings
 from pydream.models.config import ObserverSettings
 from pydream.processors import usable_processors
@@ -26,10 +27,12 @@ _EXECUTION = (
 )
 
 # Left out of the identity if they are as in sets made before there was a choice.
-_USUAL = {"exif": "ignore", "cells": "shrunk"}
+_USUAL = {"exif": "ignore", "cells": "shrunk", "small_classes": "refuse"}
 
 # Left out of the identity unless given, because older sets were made before these options.
 _OBSERVER = tuple(field.name for field in dataclasses.fields(ObserverSettings))
+
+_PROPORTIONAL = "proportional:"
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,10 @@ class RdedConfig(ObserverSettings):
     By default it is read from the weights file or inferred from the shapes of the weights."""
     out: Path | None = None
     """New folder for the distilled set, by default named after the source."""
-    ipc: int = 10
-    """Number of distilled images per class."""
+    ipc: Annotated[int | str, marks.arg(metavar="COUNT")] = 10
+    """Number of distilled images per class; or a text, CSV or JSON file with a class and its number
+    in each entry; or proportional:10 for ten a class on average, at least one of each, in
+    proportion to the numbers of real images."""
     factor: int | None = None
     """Number of patches along each side of a distilled image. By default 1 for sides of up to 64
     pixels, and 2 for larger ones."""
@@ -64,6 +69,9 @@ class RdedConfig(ObserverSettings):
     contributes all of them."""
     crops: int = 5
     """Number of random crops scored per real image; 0 scores the whole image instead."""
+    small_classes: Literal["refuse", "reuse"] = "refuse"
+    """Treatment of classes with fewer images than patches are needed: refuse stops the run; reuse
+    takes several crops of an image that overlap by no more than half."""
     cells: Literal["shrunk", "matched"] = "shrunk"
     """Way to fit a patch into its cell: shrunk resizes it, as published; matched finds the cell
     whose enlargement, as students see it, comes nearest to the patch. Matched patches are scored
@@ -117,7 +125,6 @@ class RdedConfig(ObserverSettings):
         expand_settings(self, "source", "observer", "out")
         checks.at_least(
             1,
-            ipc=self.ipc,
             preselect=self.preselect,
             batch_size=self.batch_size,
             workers=self.workers,
@@ -125,7 +132,13 @@ class RdedConfig(ObserverSettings):
             factor=self.factor,
             side=self.side,
         )
+        _check_ipc(self)
         checks.at_least(0, crops=self.crops)
+        if self.small_classes == "reuse" and self.crops < 2:
+            raise PydreamError(
+                f"--small-classes reuse takes several crops of an image, and crops {self.crops} "
+                "gives one: give --crops 2 or more"
+            )
         checks.share(allow_skipped=self.allow_skipped)
         checks.between(1, 100, quality=self.quality)
         checks.seed(self.seed)
@@ -140,3 +153,30 @@ class RdedConfig(ObserverSettings):
             if settings[name] is None:
                 del settings[name]
         return {name: value for name, value in settings.items() if name not in _EXECUTION}
+
+
+def proportional_mean(ipc: str) -> int | None:
+    """Return the mean number of images per class of ``proportional:MEAN``; None for a file."""
+    is_proportional = ipc.startswith(_PROPORTIONAL)
+    return int(ipc.removeprefix(_PROPORTIONAL)) if is_proportional else None
+
+
+def _check_ipc(config: RdedConfig) -> None:
+    """Check the number, the file or the mean, and expand ``~`` in the name of the file."""
+    if not isinstance(config.ipc, str):
+        checks.at_least(1, ipc=config.ipc)
+        return
+    if config.ipc.startswith(_PROPORTIONAL) or config.ipc == _PROPORTIONAL[:-1]:
+        mean = config.ipc.removeprefix(_PROPORTIONAL)
+        if not (mean.isascii() and mean.isdigit() and int(mean) >= 1):
+            raise PydreamError(
+                "ipc proportional takes the mean number of images of a class, a whole number of at "
+                f"least 1, as in --ipc proportional:10; got {config.ipc}"
+            )
+        return
+    expand_settings(config, "ipc")
+    if not Path(config.ipc).is_file():
+        raise PydreamError(
+            "ipc takes a whole number, a file of classes and their numbers, or proportional:MEAN; "
+            f"got {config.ipc}, and there is no such file"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,21 +20,21 @@ class _Contender:
 class Contenders:
     """Keeps the patches of open classes that may win, so that few images are decoded twice.
 
-    A patch is dropped as soon as its class has `count` better ones, so the patches kept never
-    exceed those in the distilled images of a class.
+    A patch is dropped as soon as its class has enough better ones, so the patches kept never exceed
+    those in the distilled images of a class.
 
     Parameters
     ----------
     maker, selection
         The run's patch maker and its preselection.
-    count
-        Number of key patches of a class.
+    counts
+        Number of key patches of each class.
     """
 
-    def __init__(self, maker: PatchMaker, selection: Preselection, count: int) -> None:
+    def __init__(self, maker: PatchMaker, selection: Preselection, counts: Sequence[int]) -> None:
         self._maker = maker
         self._selection = selection
-        self._count = count
+        self._counts = counts
         self._classes: dict[int, dict[int, _Contender]] = {}
 
     def add(self, scored: ScoredImages) -> None:
@@ -60,16 +61,16 @@ class Contenders:
 
     def _enter(self, label: int, labels: np.ndarray, best: np.ndarray) -> list[int]:
         """Return the rows that enter the best of their class; drop the patches they displace."""
-        held = self._classes.setdefault(int(label), {})
+        held, count = self._classes.setdefault(int(label), {}), self._counts[int(label)]
         rows = np.flatnonzero((labels == label) & np.isfinite(best))
         ranked = sorted(
             [(-held[candidate].score, candidate, -1) for candidate in held]
             + [(-float(best[row]), np.iinfo(int).max, int(row)) for row in rows]
         )
-        for _, candidate, row in ranked[self._count :]:
+        for _, candidate, row in ranked[count:]:
             if row < 0:
                 del held[candidate]
-        return [row for _, _, row in ranked[: self._count] if row >= 0]
+        return [row for _, _, row in ranked[:count] if row >= 0]
 
     def take(self, label: int) -> dict[int, CutPatch]:
         """Return the patches of a class, by candidate, and forget them."""

@@ -22,6 +22,7 @@ from pydream.errors import PydreamError
 from pydream.files import name_after
 from pydream.models import Observer
 from pydream.progress import track
+from pydream.rded.class_counts import class_counts, ipc_identity, ipc_words
 from pydream.rded.classes import OpenClasses, ScoredClass
 from pydream.rded.config import RdedConfig
 from pydream.rded.memory import MemoryShares
@@ -32,9 +33,10 @@ from pydream.rded.opening import (
     unusual_normalisation,
     where_to_decode,
 )
-from pydream.rded.patches import PatchMaker, Preselection, assemble, preselect, select
+from pydream.rded.patches import KeyPatch, PatchMaker, Preselection, assemble, preselect, select
 from pydream.rded.preflight import Preflight, preflight
 from pydream.rded.scoring import ScoringLimits, needed_images, score
+from pydream.rded.small_classes import select_with_reuse
 from pydream.report import write_report
 from pydream.sets.manifest import Manifest, describe_set
 from pydream.sets.run import finish_run
@@ -74,13 +76,14 @@ class _RdedRun:
     observer: Observer
     side: int
     factor: int
+    counts: tuple[int, ...]  # distilled images, by class
     writer: SetWriter
     watch: Stopwatch
 
     @property
-    def key_patches(self) -> int:
-        """Number of key patches of a class."""
-        return self.config.ipc * self.factor**2
+    def key_patches(self) -> list[int]:
+        """Number of key patches of each class."""
+        return [count * self.factor**2 for count in self.counts]
 
 
 @usual_torch_state()
@@ -113,20 +116,22 @@ def distill(
     """
     watch = Stopwatch()
     named, device = config.device, resolve_device(config.device)
-    out = config.out or Path(f"{name_after(config.source)}-rded-ipc{config.ipc}")
+    out = config.out or Path(f"{name_after(config.source)}-rded-{ipc_words(config.ipc)}")
     check_place_of_set(out, resume=config.resume)
     with watch("open"):
         source, held_out = open_sources(config, source)
+        counts = class_counts(config.ipc, source)
         network = open_observer(config, observer, source, device)
         decode = where_to_decode(config.decode, device)
         config = replace(config, decode=decode, device=device.type)
         side = config.side or network.side
         factor = config.factor or (1 if side <= _SMALL_SIDE else 2)
-        check_sizes(source, config, factor, side)
+        check_sizes(source, config, counts, factor, side)
         selection = preselect(source, config.preselect, config.seed)
         fingerprint = source.fingerprint(selection.indices.tolist())
     identity = {
         **config.identity(),
+        "ipc": ipc_identity(counts, source.class_names),
         "factor": factor,
         "side": side,
         "source_fingerprint": fingerprint,
@@ -137,7 +142,7 @@ def distill(
         return RdedResult(out, manifest, {})
     writer = SetWriter(out, identity, resume=config.resume)
     memory = MemoryShares.of(config.memory_budget, device)
-    run = _RdedRun(config, decode, memory, source, network, side, factor, writer, watch)
+    run = _RdedRun(config, decode, memory, source, network, side, factor, counts, writer, watch)
     with watch("preflight"):
         measured = _measured(run, selection, held_out)
     announce_device(named)
@@ -260,14 +265,14 @@ def _finish_class(
     ]
     _check_usable(run, scored.label, len(scored.candidates), skipped)
     with run.watch("select"):
-        ranked = select(scored.scores, scored.candidates.start, run.key_patches)
+        ranked = _select(run, maker, selection, scored)
     with run.watch("assemble"):
         images, rows = assemble(
             maker,
             selection,
             ranked,
             scored.cut,
-            ipc=run.config.ipc,
+            ipc=run.counts[scored.label],
             workers=run.config.workers,
             budget=run.memory.winners,
         )
@@ -281,16 +286,38 @@ def _finish_class(
         )
 
 
+def _select(
+    run: _RdedRun, maker: PatchMaker, selection: Preselection, scored: ScoredClass
+) -> list[KeyPatch]:
+    """Choose the key patches of a class, several of an image if there are too few images."""
+    first, needed = scored.candidates.start, run.key_patches[scored.label]
+    usable = len(scored.candidates) - len(scored.errors)
+    if usable >= needed:
+        return select(scored.scores, first, needed)
+    indices = selection.indices[first : scored.candidates.stop].tolist()
+    boxes = maker.crop_boxes(indices, scored.sizes)
+    ranked = select_with_reuse(scored.scores, boxes, first, needed)
+    if len(ranked) < needed:
+        raise PydreamError(
+            f"{run.source.description}: class {run.source.class_names[scored.label]} has {usable} "
+            f"readable images, whose {maker.crops} crops give {len(ranked)} patches that overlap "
+            f"by no more than half, fewer than the {needed} needed; raise --crops, or lower --ipc "
+            "or --factor"
+        )
+    return ranked
+
+
 def _check_usable(run: _RdedRun, label: int, total: int, skipped: list[dict[str, str]]) -> None:
-    usable, needed = total - len(skipped), run.key_patches
+    usable, needed = total - len(skipped), run.key_patches[label]
     where = f"{run.source.description}: class {run.source.class_names[label]}"
     first = f"first {skipped[0]['key']}: {skipped[0]['reason']}" if skipped else ""
     if usable == 0:
         raise PydreamError(f"{where} has no readable image; {first}")
-    if usable < needed:
+    if usable < needed and run.config.small_classes == "refuse":
         raise PydreamError(
             f"{where} has {usable} readable images, fewer than the {needed} needed; lower --ipc or "
-            f"--factor, raise --preselect where the class has more, or mend them; {first}"
+            f"--factor, raise --preselect where the class has more, mend them, or give "
+            f"--small-classes reuse; {first}"
         )
 
 
@@ -309,7 +336,7 @@ def _finish(run: _RdedRun, identity: dict[str, Any], measured: Preflight) -> Rde
                 run.source,
                 method="rded",
                 identity=identity,
-                ipc=config.ipc,
+                ipc=run.counts,
                 factor=run.factor,
                 side=run.side,
                 mean=observer.mean,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -79,25 +81,80 @@ def where_to_decode(wanted: str, device: torch.device) -> Literal["host", "devic
     return "device" if able and (wanted == "device" or (wanted == "auto" and few)) else "host"
 
 
-def check_sizes(source: Source, config: RdedConfig, factor: int, side: int) -> None:
-    """Raise PydreamError if the cells do not fit, or a class has too few images for them."""
-    ipc, needed = config.ipc, config.ipc * factor**2
+def check_sizes(
+    source: Source, config: RdedConfig, counts: Sequence[int], factor: int, side: int
+) -> None:
+    """Raise PydreamError if the cells do not fit, or a class has too few images for them.
+
+    Parameters
+    ----------
+    source, config
+        The real images, and the settings.
+    counts
+        Number of distilled images of each class.
+    factor, side
+        Patches and pixels along each side of a distilled image.
+    """
     Tiling(side, factor, config.cells)
-    counts = np.bincount(source.labels, minlength=len(source.class_names))
-    least = int(counts.argmin())
-    if counts[least] < needed:
+    sizes = np.bincount(source.labels, minlength=len(source.class_names))
+    if config.small_classes == "reuse":
+        _check_reuse(source, config, counts, factor, sizes)
+    else:
+        _check_enough(source, config, counts, factor, sizes)
+
+
+def _check_enough(
+    source: Source,
+    config: RdedConfig,
+    counts: Sequence[int],
+    factor: int,
+    sizes: npt.NDArray[np.int64],
+) -> None:
+    """Raise PydreamError unless every class has an image for each key patch."""
+    needed = np.array(counts) * factor**2
+    least = int((sizes - needed).argmin())
+    if sizes[least] < needed[least]:
         fitting = [
-            f"--ipc {counts[least] // smaller**2} --factor {smaller}"
+            f"--ipc {sizes[least] // smaller**2} --factor {smaller}"
             for smaller in range(factor, 0, -1)
-            if counts[least] >= smaller**2
+            if sizes[least] >= smaller**2
         ]
         raise PydreamError(
-            f"{source.description}: class {source.class_names[least]} has {counts[least]} images, "
-            f"fewer than the {needed} that ipc {ipc} and factor {factor} take; "
-            f"what would fit: {' or '.join(fitting[:2])}"
+            f"{source.description}: class {source.class_names[least]} has {sizes[least]} images, "
+            f"fewer than the {needed[least]} that ipc {counts[least]} and factor {factor} take; "
+            f"what would fit: {' or '.join(fitting[:2])}, or --small-classes reuse, "
+            "which takes several crops of an image"
         )
-    if config.preselect < needed:
+    most = int(needed.argmax())
+    if config.preselect < needed[most]:
         raise PydreamError(
-            f"preselect {config.preselect} looks at fewer images of a class than the {needed} that "
-            f"ipc {ipc} and factor {factor} take: give --preselect {needed} or more"
+            f"preselect {config.preselect} looks at fewer images of a class than the "
+            f"{needed[most]} that ipc {counts[most]} and factor {factor} take: give --preselect "
+            f"{needed[most]} or more"
+        )
+
+
+def _check_reuse(
+    source: Source,
+    config: RdedConfig,
+    counts: Sequence[int],
+    factor: int,
+    sizes: npt.NDArray[np.int64],
+) -> None:
+    """Raise PydreamError if a class has too few crops, or images left while it reuses others."""
+    needed = np.array(counts) * factor**2
+    least = int((sizes * config.crops - needed).argmin())
+    if sizes[least] * config.crops < needed[least]:
+        raise PydreamError(
+            f"{source.description}: class {source.class_names[least]} has {sizes[least]} images of "
+            f"{config.crops} crops, fewer than the {needed[least]} patches that ipc "
+            f"{counts[least]} and factor {factor} take; raise --crops, or lower --ipc or --factor"
+        )
+    looked_at = np.minimum(needed, sizes)
+    most = int(looked_at.argmax())
+    if config.preselect < looked_at[most]:
+        raise PydreamError(
+            f"preselect {config.preselect} looks at fewer images of class "
+            f"{source.class_names[most]} than the {looked_at[most]} that it has for its "
+            f"{needed[most]} patches: give --preselect {looked_at[most]} or more"
         )

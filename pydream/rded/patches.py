@@ -198,9 +198,13 @@ class PatchMaker:
         """Draw the (n, M, 4) int32 boxes of n images: top, left, height, width."""
         if self._whole:
             return whole_view_boxes(images, self.tiling.side)[:, None]
-        sizes = torch.tensor([image.shape[:2] for image in images], dtype=torch.int64)
+        return self.crop_boxes(indices, [(image.shape[0], image.shape[1]) for image in images])
+
+    def crop_boxes(self, indices: Sequence[int], sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """Draw the boxes of random crops, as `boxes` does, by height and width of n images."""
         ids = self._ids[torch.as_tensor(np.asarray(indices, dtype=np.int64))]
-        return random_crop_boxes(sizes.reshape(-1, 2), self.crops, seed=self.seed, ids=ids)
+        shapes = torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2)
+        return random_crop_boxes(shapes, self.crops, seed=self.seed, ids=ids)
 
     def shown(
         self,
@@ -308,15 +312,15 @@ def assemble(
         (IPC, 3, S, S) uint8, and one provenance row per patch, by image and cell.
     """
     have = {
-        key.candidate: known[key.candidate]
+        key: known[key.candidate]
         for key in ranked
         if key.candidate in known and known[key.candidate].crop == key.crop
     }
-    missing = {key: rank // ipc for rank, key in enumerate(ranked) if key.candidate not in have}
+    missing = {key: rank // ipc for rank, key in enumerate(ranked) if key not in have}
     have |= _cut_again(maker, selection, missing, workers=workers, budget=budget)
     rows = []
     for rank, key in enumerate(ranked):
-        top, left, height, width = have[key.candidate].box
+        top, left, height, width = have[key].box
         row = {
             "class": int(selection.labels[key.candidate]),
             "image": rank % ipc,
@@ -330,7 +334,7 @@ def assemble(
         }
         rows.append(row)
     rows.sort(key=lambda row: (row["image"], row["cell"]))
-    patches = torch.stack([have[key.candidate].pixels for key in ranked])
+    patches = torch.stack([have[key].pixels for key in ranked])
     return maker.tiling.tile(patches[None])[0], rows
 
 
@@ -341,16 +345,19 @@ def _cut_again(
     *,
     workers: int,
     budget: int,
-) -> dict[int, CutPatch]:
-    """Decode the images of key patches and cut the patches for their cells, by candidate."""
-    indices = [int(selection.indices[key.candidate]) for key in cell_of]
-    images = decode_ahead(maker.source, indices, workers=workers, budget=budget)
+) -> dict[KeyPatch, CutPatch]:
+    """Decode the images of key patches, each once, and cut the patches for their cells."""
+    keys_of: dict[int, list[KeyPatch]] = {}
+    for key in cell_of:
+        keys_of.setdefault(int(selection.indices[key.candidate]), []).append(key)
+    images = decode_ahead(maker.source, [*keys_of], workers=workers, budget=budget)
     cut = {}
-    for (key, cell), index, image in zip(cell_of.items(), indices, images, strict=True):
+    for (index, keys), image in zip(keys_of.items(), images, strict=True):
         if isinstance(image, ImageError):
             raise PydreamError(
                 f"{maker.source.description}: {maker.source.keys[index]} could be read when it "
                 f"was scored, and no longer: {image}"
             )
-        [cut[key.candidate]] = maker.cut([index], [image], [key.crop], cell)
+        for key in keys:
+            [cut[key]] = maker.cut([index], [image], [key.crop], cell_of[key])
     return cut

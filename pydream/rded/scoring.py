@@ -55,6 +55,8 @@ class ScoredImages:
         Candidates that are smaller than a patch.
     images
         Pixels of the images, (H, W, 3) uint8; None if the memory budget has no room for them.
+    sizes
+        Height and width of each image, in pixels; meaningless for one that could not be used.
     """
 
     candidates: list[int]
@@ -62,6 +64,7 @@ class ScoredImages:
     errors: dict[int, str]
     enlarged: list[int]
     images: list[torch.Tensor] | None
+    sizes: list[tuple[int, int]]
 
 
 def group_size(tile: int, crops: int) -> int:
@@ -177,6 +180,7 @@ class _Batch:
     errors: dict[int, str]
     enlarged: list[int]
     images: list[torch.Tensor] | None
+    sizes: list[tuple[int, int]]
     ready: torch.cuda.Event | None
 
 
@@ -259,6 +263,7 @@ class _ScoringRun:
         errors: dict[int, str] = {}
         enlarged: list[int] = []
         images: list[torch.Tensor] | None = None
+        sizes: list[tuple[int, int]] = []
         with self._on_stream():
             patches = maker.empty(len(candidates))
             done = 0
@@ -273,10 +278,11 @@ class _ScoringRun:
                 with self._watch("crop", self._device, nbytes=read + patches[rows].nbytes):
                     maker.shown(indices, piece, out=patches[rows])
                 done += len(piece)
+                sizes += [(image.shape[0], image.shape[1]) for image in piece]
                 on_host = all(image.device.type == "cpu" for image in piece)
                 images = piece if on_host and len(piece) == len(candidates) else None
             ready = None if self._stream is None else self._stream.record_event()
-        return _Batch(candidates, patches, errors, enlarged, images, ready)
+        return _Batch(candidates, patches, errors, enlarged, images, sizes, ready)
 
     def _on_stream(self) -> AbstractContextManager[object]:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
@@ -336,7 +342,9 @@ class _ScoringRun:
                 found, scores = scores, scores.new_full((len(batch.candidates), crops), -math.inf)
                 scores[good] = found
             host, arrived = self._to_host(scores)
-        scored = ScoredImages(batch.candidates, host, batch.errors, batch.enlarged, batch.images)
+        scored = ScoredImages(
+            batch.candidates, host, batch.errors, batch.enlarged, batch.images, batch.sizes
+        )
         return _Queued(scored, arrived)
 
     @contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
-from pydream.formatting import byte_words, score_words
+from pydream.formatting import byte_words, count_words, score_words
 from pydream.inspection.facts import (
     cell_words,
     cells_of,
@@ -129,6 +129,7 @@ def _render(
         manifest=manifest,
         classes=len(distilled.class_names),
         images=len(distilled.stored),
+        images_per_class=count_words(manifest.images_per_class),
         size=byte_words(distilled.images_bytes),
         facts=_facts(manifest),
         gallery=_gallery(distilled, images),
@@ -195,6 +196,11 @@ def _patch_facts(manifest: Manifest, observer: Mapping[str, Any]) -> list[tuple[
         ("Canvas", canvas[config["canvas"]]),
         ("Pre-selected images per class", str(config["preselect"])),
         ("Crops per image", str(config["crops"] or "none: whole images are the patches")),
+        *(
+            [("Small classes", "several crops of an image, which overlap by at most half")]
+            if config.get("small_classes") == "reuse"
+            else []
+        ),
         *([("Enlarged", enlarged)] if manifest.enlarged else []),
     ]
 

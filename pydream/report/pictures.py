@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from pydream.formatting import count_words
 from pydream.ops._checks import check_dtype, check_shape
 from pydream.report.sheet_layout import (
     GAP,
@@ -72,7 +73,8 @@ def contact_sheet(
         largest_side=largest_side,
     )
     shown = [list(by_class)[row] for row in even_selection(len(by_class), layout.rows)]
-    caption = shorten(_caption(layout, len(by_class), most), largest_side - 2 * MARGIN)
+    counts = [len(indices) for indices in by_class.values()]
+    caption = shorten(_caption(layout, counts), largest_side - 2 * MARGIN)
     sheet = Image.new("RGB", _size(layout, caption), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     for row, label in enumerate(shown):
@@ -136,13 +138,14 @@ def _size(layout: SheetLayout, caption: str) -> tuple[int, int]:
     ), height + LEAST_ROW + MARGIN
 
 
-def _caption(layout: SheetLayout, classes: int, per_class: int) -> str:
+def _caption(layout: SheetLayout, counts: Sequence[int]) -> str:
     """Describe the classes and images left out; empty if there are none."""
     parts = []
-    if layout.rows < classes:
-        parts.append(f"{layout.rows} of {classes} classes")
-    if layout.columns < per_class:
-        parts.append(f"{layout.columns} of {per_class} images per class")
+    if layout.rows < len(counts):
+        parts.append(f"{layout.rows} of {len(counts)} classes")
+    if layout.columns < max(counts):
+        up_to = "" if min(counts) == max(counts) else "up to "
+        parts.append(f"{up_to}{layout.columns} of {count_words(counts)} images per class")
     return "… " + ", ".join(parts) if parts else ""
 
 

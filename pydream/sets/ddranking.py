@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pydream.errors import PydreamError
+from pydream.formatting import count_words
 from pydream.models import ConvNet
 from pydream.sets.manifest import Manifest
 
@@ -153,6 +154,22 @@ def dataset_name(description: str) -> str:
     return _DATASETS.get(name) or re.sub(r"[^\w.-]+", "-", description).strip("-.") or "images"
 
 
+def one_ipc(manifest: Manifest) -> int:
+    """Return the number of images of every class.
+
+    Raises
+    ------
+    PydreamError
+        If classes have different numbers, which DD-Ranking does not know.
+    """
+    if isinstance(manifest.images_per_class, int):
+        return manifest.images_per_class
+    raise PydreamError(
+        "DD-Ranking takes sets with as many images of every class, and this one has "
+        f"{count_words(manifest.images_per_class)}: export it --to tensors or --to rded"
+    )
+
+
 def settings(
     manifest: Manifest,
     teacher: Teacher,
@@ -169,6 +186,11 @@ def settings(
         Network that gives soft labels, and the architecture of students.
     mean, std
         Mean and standard deviation that the set's images, and so test images, are normalised with.
+
+    Raises
+    ------
+    PydreamError
+        If the classes have different numbers of images.
     """
     described = (manifest.source or {}).get("description", "")
     side, dataset = manifest.side, dataset_name(described)
@@ -176,7 +198,7 @@ def settings(
     return {
         "dataset": dataset,
         "real_data_path": "./dataset",
-        "ipc": manifest.images_per_class,
+        "ipc": one_ipc(manifest),
         "im_size": [side, side],
         "model_name": teacher.model_name,
         "stu_use_torchvision": teacher.use_torchvision,

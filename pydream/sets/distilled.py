@@ -216,7 +216,7 @@ def load_set(path: str | os.PathLike[str]) -> DistilledSet:
     path = Path(path)
     manifest = Manifest.read(path)
     files = image_files(path)
-    class_names, per_class = manifest.class_names, manifest.images_per_class
+    class_names, promised = manifest.class_names, manifest.class_counts
     counts = [0] * len(class_names)
     labels = []
     for file in files:
@@ -224,11 +224,17 @@ def load_set(path: str | os.PathLike[str]) -> DistilledSet:
             raise PydreamError(f"{file}: the manifest of {path} has no class of that number")
         labels.append(int(file.parent.name))
         counts[labels[-1]] += 1
-    if any(count != per_class for count in counts):
+    if len(promised) != len(class_names):
         raise PydreamError(
-            f"{path}: the manifest promises {per_class} images in each of {len(class_names)} "
-            f"classes, but the folders hold {min(counts)} to {max(counts)}"
+            f"{path}: the manifest has {len(promised)} numbers of images for {len(class_names)} "
+            "classes"
         )
+    for name, count, wanted in zip(class_names, counts, promised, strict=True):
+        if count != wanted:
+            raise PydreamError(
+                f"{path}: the manifest promises {wanted} images of class {name}, but its folder "
+                f"holds {count}"
+            )
     provenance = path / "provenance.parquet"
     return DistilledSet(
         path=path,

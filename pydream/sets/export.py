@@ -142,6 +142,7 @@ def _write_tensors(distilled: DistilledSet, folder: Path, labeller: _Labeller | 
 
 
 def _write_ddranking(distilled: DistilledSet, folder: Path, config: ExportConfig) -> None:
+    ddranking.one_ipc(distilled.manifest)  # before the observer is loaded
     labeller = _labeller(config, distilled)
     assert labeller is not None  # guaranteed by the settings
     teacher = _teacher(config, labeller)

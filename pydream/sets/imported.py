@@ -18,13 +18,14 @@ from pydream.data.decode import read_header
 from pydream.data.files import FolderTree
 from pydream.data.layout import Layout
 from pydream.errors import ImageError, PydreamError
+from pydream.formatting import listed
 from pydream.sets.distilled import (
     DistilledSet,
     ImagesInMemory,
     StoredImages,
     load_set,
 )
-from pydream.sets.manifest import FORMAT_VERSION, Manifest
+from pydream.sets.manifest import FORMAT_VERSION, Manifest, one_count_or_each
 from pydream.sets.tensor_files import LabelledTensors, read_soft_labels, read_tensors, to_pixels
 from pydream.versions import PACKAGE
 
@@ -216,7 +217,7 @@ def _imported(
         format=FORMAT_VERSION,
         method="imported",
         class_names=names,
-        images_per_class=len(labels) // len(names),
+        images_per_class=one_count_or_each(labels.bincount(minlength=len(names)).tolist()),
         factor=factor,
         side=stored.side,
     )
@@ -238,7 +239,7 @@ def _open_folders(
     place = np.argsort(order)  # number in the set, by class in the order of the sorted folders
     rows = np.argsort(place[layout.labels], kind="stable")
     labels = torch.from_numpy(place[layout.labels][rows])
-    _check_even(labels, len(names), str(root))
+    _check_classes(labels, len(names), str(root))
     files = [root / layout.root / layout.keys[row] for row in rows]
     try:
         first = read_header(files[0].read_bytes())
@@ -320,16 +321,16 @@ def _sort_by_class(labels: Tensor, file: Path, num_classes: int) -> tuple[Tensor
             f"{file}: labels are {low} to {high}, but must lie in 0 to {num_classes - 1}, the "
             "number of classes less one"
         )
-    _check_even(labels, num_classes, str(file))
+    _check_classes(labels, num_classes, str(file))
     ordered, order = labels.sort(stable=True)
     return ordered, order
 
 
-def _check_even(labels: Tensor, num_classes: int, where: str) -> None:
-    """Raise PydreamError unless all classes have the same number of images."""
-    counts = labels.bincount(minlength=num_classes)
-    if counts.min() != counts.max():
+def _check_classes(labels: Tensor, num_classes: int, where: str) -> None:
+    """Raise PydreamError unless every class has an image."""
+    empty = (labels.bincount(minlength=num_classes) == 0).nonzero().flatten().tolist()
+    if empty:
         raise PydreamError(
-            f"{where}: classes must have equally many images, but {num_classes} classes have "
-            f"{int(counts.min())} to {int(counts.max())}"
+            f"{where}: of {num_classes} classes, numbered from 0, these have no image: "
+            f"{listed([str(label) for label in empty])}"
         )

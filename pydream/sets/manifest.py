@@ -50,7 +50,7 @@ class Manifest:
     class_names
         Names of the classes, in the order of the labels.
     images_per_class
-        IPC.
+        IPC; a number for each class, in their order, if they differ.
     factor
         Patches or cells along each side of an image.
     side
@@ -89,7 +89,7 @@ class Manifest:
     seed: int | None = None
     source: SourceRecord | None = None
     class_names: tuple[str, ...]
-    images_per_class: int
+    images_per_class: int | tuple[int, ...]
     factor: int = 1
     side: int
     views: Literal["crop", "dsa"] | None = None
@@ -106,6 +106,12 @@ class Manifest:
     labels_bytes: int | None = None
     labels: Mapping[str, Any] | None = None
     others: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        """Number of images of each class, in the order of the classes."""
+        count = self.images_per_class
+        return count if isinstance(count, tuple) else (count,) * len(self.class_names)
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -146,6 +152,8 @@ class Manifest:
         for name in ("class_names", "mean", "std"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
+        if isinstance(values["images_per_class"], list):
+            values["images_per_class"] = tuple(values["images_per_class"])
         known = {setting.name for setting in dataclasses.fields(cls)} - {"others"}
         others = {name: values.pop(name) for name in [*values] if name not in known}
         return cls(**values, others=others)
@@ -167,13 +175,18 @@ class Manifest:
         return json.dumps(self.as_json(), indent=2) + "\n"
 
 
+def one_count_or_each(counts: Sequence[int]) -> int | tuple[int, ...]:
+    """Return `Manifest.images_per_class` for the numbers of images of the classes."""
+    return counts[0] if len({*counts}) == 1 else tuple(counts)
+
+
 def describe_set(
     folder: Path,
     source: Source,
     *,
     method: str,
     identity: Mapping[str, Any],
-    ipc: int,
+    ipc: int | Sequence[int],
     factor: int,
     side: int,
     mean: Sequence[float],
@@ -194,7 +207,7 @@ def describe_set(
     identity
         Facts that decide the bytes of the set, including ``seed`` and ``source_fingerprint``.
     ipc, factor, side
-        Images per class, cells per side, pixels per side.
+        Images per class, or of each class; cells per side; pixels per side.
     mean, std
         Mean and standard deviation to normalise with, on the scale of [0, 1].
     image_format
@@ -218,7 +231,7 @@ def describe_set(
         seed=identity["seed"],
         source=described,
         class_names=tuple(source.class_names),
-        images_per_class=ipc,
+        images_per_class=ipc if isinstance(ipc, int) else one_count_or_each(ipc),
         factor=factor,
         side=side,
         mean=tuple(mean),

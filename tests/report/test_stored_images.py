@@ -86,5 +86,7 @@ def test_folders_that_are_no_classes(make_set: MakeSet) -> None:
 def test_missing_images_are_counted(make_set: MakeSet) -> None:
     path: Path = make_set(ipc=3).path
     (path / "images" / "00001" / "00001.png").unlink()
-    with pytest.raises(PydreamError, match=r"promises 3 images .* hold 2 to 3"):
+    with pytest.raises(
+        PydreamError, match=r"promises 3 images of class .*, but its folder holds 2"
+    ):
         load_set(path)
