@@ -7,6 +7,7 @@ in ``state/``. Every file is written under another name there and renamed.
 from __future__ import annotations
 
 import json
+import reprlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -201,7 +202,20 @@ def _remove(partial: Path) -> None:
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """List the settings that differ; one that an older version lacked counts as None."""
     return [
-        f"{key} {then.get(key)!r} then, {now.get(key)!r} now"
+        _difference(key, then.get(key), now.get(key))
         for key in sorted({*then, *now} - _RETIRED)
         if then.get(key) != now.get(key)
     ]
+
+
+def _difference(name: str, then: object, now: object) -> str:
+    """Describe how a setting differs; of settings with many entries, the first that differs."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        first, *others = differences(then, now)
+        return f"{name}: {first}" + (f" and {len(others)} more" if others else "")
+    return f"{name} {_shown(then)} then, {_shown(now)} now"
+
+
+def _shown(value: object) -> str:
+    """Return a value as text; of many entries, the first few."""
+    return reprlib.repr(value) if isinstance(value, dict) else repr(value)

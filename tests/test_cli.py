@@ -117,6 +117,7 @@ def test_distil_for_people(
         (("rded", "TINY", "--observer", "OBSERVER", "--ipc", "1"), "does not know the classes"),
         (("rded", "digits", "--observer", "OBSERVER", "--ipc", "0"), "ipc must be at least 1"),
         (("rded", "digits", "--observer", "OBSERVER", "--ipc", "9999"), "what would fit"),
+        (("rded", "digits", "--observer", "OBSERVER", "--ipc", "many"), "there is no such file"),
         (
             ("rded", "digits", "--observer", "OBSERVER", "--ipc", "10", "--preselect", "4"),
             "give --preselect 10 or more",
@@ -225,8 +226,8 @@ def test_a_warning_of_ours_is_one_line_and_others_are_as_python_has_them(
             "profile rded has no option --ipcc; the nearest is --ipc; see ",
         ),
         (
-            ("profile", "--save=p.json", "rded", "x", "--observer", "y", "--ipc", "abc"),
-            "profile rded: --ipc takes INT; got abc; see ",
+            ("profile", "--save=p.json", "rded", "x", "--observer", "y", "--crops", "abc"),
+            "profile rded: --crops takes INT; got abc; see ",
         ),
         (
             ("profile", "rded", "x", "--observer", "y", "--save", "p.json"),
@@ -257,8 +258,8 @@ def test_a_warning_of_ours_is_one_line_and_others_are_as_python_has_them(
         (("rded", "x", "y", "--observer", "z"), "rded: 'y' is one word too many"),
         (("rded", "--ipc", "3"), "rded needs SOURCE and --observer"),
         (("export", "x", "--to", "zip"), "export: --to takes tensors, rded, ddranking; got 'zip'"),
-        (("rded", "x", "--observer", "y", "--ipc", "many"), "rded: --ipc takes INT; got many"),
-        (("rded", "x", "--observer", "y", "--ipc=many"), "rded: --ipc takes INT; got many; see "),
+        (("rded", "x", "--observer", "y", "--crops", "many"), "rded: --crops takes INT; got many"),
+        (("rded", "x", "--observer", "y", "--crops=many"), "--crops takes INT; got many; see "),
         (("inspect", "x", "--image-mean=a"), "--image-mean takes [FLOAT [FLOAT ...]]; got a; see "),
         (("inspect", "x", "--image_std", "a", "b"), "[FLOAT [FLOAT ...]]; got a b; see "),
         (("rded", "x", "--observer", "y", "--arch"), "rded: --arch needs a value; see "),

@@ -33,8 +33,9 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Method": (
         "full", "recipe", "preselect", "crops", "small_classes", "cells", "canvas", "match",
-        "sampler", "metric", "arch", "iterations", "inner_loop", "epochs", "batch_size",
-        "batch_real", "batch_synthetic", "learning_rate", "optimizer", "schedule", "betas", "momentum", "weight_decay",
+        "sampler", "metric",
+        "arch", "iterations", "inner_loop", "epochs", "batch_size", "batch_real", "batch_synthetic",
+        "learning_rate", "optimizer", "schedule", "betas", "momentum", "weight_decay",
         "label_smoothing", "views", "crop_scale", "crop_ratio", "horizontal_flip", "mix",
         "mix_probability", "mix_concentration", "temperature", "per_cluster", "interval",
         "network_images", "network_epochs", "with_norm_and_bias", "with_classifier", "exact",

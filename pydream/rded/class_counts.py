@@ -26,7 +26,7 @@ class _Entry(NamedTuple):
 
     line: int
     name: str
-    count: object  # text, or any value of JSON
+    images: object  # text, or any value of JSON
 
 
 def class_counts(ipc: int | str, source: Source) -> tuple[int, ...]:
@@ -156,7 +156,7 @@ def read_counts(file: Path, class_names: Sequence[str]) -> tuple[int, ...]:
                 f"{where}: class {class_names[label]} is in line {lines[label]} already; "
                 "give each class once"
             )
-        found[label] = _whole(entry.count, where, class_names[label])
+        found[label] = _whole(entry.images, where, class_names[label])
         lines[label] = entry.line
     missing = [name for label, name in enumerate(class_names) if label not in found]
     if missing:
@@ -181,7 +181,7 @@ def _whole(count: object, where: str, name: str) -> int:
 
 def _is_header(entry: _Entry, numbers: dict[str, int]) -> bool:
     """Return whether a first line holds titles: no class, and nothing like a number."""
-    return entry.name not in numbers and not re.search("[0-9]", str(entry.count))
+    return entry.name not in numbers and not re.search("[0-9]", str(entry.images))
 
 
 def _line_entries(file: Path, text: str) -> Iterator[_Entry]:

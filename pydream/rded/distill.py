@@ -300,7 +300,7 @@ def _select(
     if len(ranked) < needed:
         raise PydreamError(
             f"{run.source.description}: class {run.source.class_names[scored.label]} has {usable} "
-            f"readable images, whose {maker.crops} crops give {len(ranked)} patches that overlap "
+            f"readable images; {maker.crops} crops of each give {len(ranked)} patches that overlap "
             f"by no more than half, fewer than the {needed} needed; raise --crops, or lower --ipc "
             "or --factor"
         )

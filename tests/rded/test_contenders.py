@@ -23,29 +23,34 @@ def maker(folder: Path, random_observer: Path) -> PatchMaker:
 
 
 def cut_of_all(
-    maker: PatchMaker, selection: Preselection, scores: torch.Tensor, sizes: list[int], count: int
+    maker: PatchMaker,
+    selection: Preselection,
+    scores: torch.Tensor,
+    sizes: list[int],
+    counts: list[int],
 ) -> dict[int, dict[int, CutPatch]]:
     """Feed batches of these sizes, whole classes or not, and take every class."""
-    contenders = Contenders(maker, selection, count)
+    contenders = Contenders(maker, selection, counts)
     for batch in np.split(np.arange(len(scores)), np.cumsum(sizes)):
         images = [maker.source.image(int(selection.indices[candidate])) for candidate in batch]
-        contenders.add(ScoredImages(batch.tolist(), scores[batch], {}, [], images))
+        shapes = [(image.shape[0], image.shape[1]) for image in images]
+        contenders.add(ScoredImages(batch.tolist(), scores[batch], {}, [], images, shapes))
     return {label: contenders.take(label) for label in range(4)}
 
 
-@pytest.mark.parametrize("count", [1, 4, 11, 100])
+@pytest.mark.parametrize("counts", [[1] * 4, [4] * 4, [100] * 4, [1, 11, 4, 100]], ids=str)
 @pytest.mark.parametrize("sizes", [[], [1, 1, 20, 3], [7] * 6])
 def test_the_best_of_every_class_are_held_and_no_others(
-    maker: PatchMaker, sizes: list[int], count: int
+    maker: PatchMaker, sizes: list[int], counts: list[int]
 ) -> None:
     selection = preselect(maker.source, 300, 0)
-    rng = np.random.default_rng(count)
+    rng = np.random.default_rng(sum(counts))
     # Few different values: many ties, within an image and between images.
     scores = torch.from_numpy(rng.integers(-3, 0, (44, 3)).astype(np.float32))
     scores[5] = scores[30] = -torch.inf  # images that could not be used
-    held = cut_of_all(maker, selection, scores, sizes, count)
+    held = cut_of_all(maker, selection, scores, sizes, counts)
     for label in range(4):
-        chosen = select(scores[label * 11 : label * 11 + 11], label * 11, count)
+        chosen = select(scores[label * 11 : label * 11 + 11], label * 11, counts[label])
         wanted = [key for key in chosen if key.score > -torch.inf]
         assert sorted(held[label]) == sorted(key.candidate for key in wanted)
         for key in wanted:
@@ -60,7 +65,7 @@ def test_winners_at_hand_are_not_decoded_again(
     maker: PatchMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     selection = preselect(maker.source, 300, 0)
-    contenders = Contenders(maker, selection, 4)
+    contenders = Contenders(maker, selection, [4] * 4)
     scores = torch.empty(44, 3)
     for batch in score(maker, selection, np.ones(44, dtype=bool), limits(), Stopwatch()):
         scores[batch.candidates] = batch.scores
@@ -80,6 +85,6 @@ def test_winners_at_hand_are_not_decoded_again(
 
 def test_without_the_images_nothing_is_held(maker: PatchMaker) -> None:
     selection = preselect(maker.source, 300, 0)
-    contenders = Contenders(maker, selection, 4)
-    contenders.add(ScoredImages([0, 1], torch.zeros(2, 3), {}, [], None))
+    contenders = Contenders(maker, selection, [4] * 4)
+    contenders.add(ScoredImages([0, 1], torch.zeros(2, 3), {}, [], None, [(9, 9)] * 2))
     assert contenders.take(0) == {}
