@@ -16,7 +16,7 @@ from rich.console import Console
 from pydream.data import open_source
 from pydream.errors import PydreamError
 from pydream.evaluate import EvaluateConfig, RelabelConfig, evaluate_set, relabel
-from pydream.evaluate.baselines import baseline_images
+from pydream.evaluate.baselines import Baselines
 from pydream.inspection.facts import inspect_set, render_inspection
 from pydream.inspection.origins import image_origin
 from pydream.inspection.realism import measure_set
@@ -153,19 +153,18 @@ def test_the_origin_of_an_image_is_that_of_its_file(unequal: Path) -> None:
         image_origin(distilled, "1/1")
 
 
-@pytest.mark.parametrize("name", ["random", "herding", "k-centre"])
+@pytest.mark.parametrize("name", ["random", "herding", "k-centre", "random-tiled"])
 def test_baselines_have_the_counts_of_the_set(
     unequal: Path, digits_observer: Path, name: str
 ) -> None:
-    images = baseline_images(
-        name,
+    images = Baselines(
         open_source("digits"),
         load_set(unequal).manifest.class_counts,
         8,
-        seed=0,
+        factor=2,
         observer=load_observer(digits_observer),
         workers=1,
-    )
+    ).images(name, seed=0)
     assert images.labels.tolist() == LABELS
     assert len(torch.unique(images.images.flatten(1), dim=0)) == len(LABELS)
 
