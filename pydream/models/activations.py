@@ -50,8 +50,10 @@ def choose_tile(model: nn.Module, side: int, dtype: torch.dtype, device: torch.d
 
 
 @torch.no_grad()
-def embed(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Return the input of the last linear layer called, or the logits if there is none.
+def classify_and_embed(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits and the features of images, in one pass.
+
+    The features are the input of the last linear layer called, or the logits if there is none.
 
     Parameters
     ----------
@@ -62,8 +64,8 @@ def embed(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
     Returns
     -------
-    Tensor
-        (B, D), in the dtype of the activations.
+    tuple[Tensor, Tensor]
+        (B, K) and (B, D), in the dtype of the activations.
     """
     inputs: list[torch.Tensor] = []
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
@@ -76,4 +78,4 @@ def embed(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     finally:
         for hook in hooks:
             hook.remove()
-    return (inputs[-1] if inputs else logits).flatten(1)
+    return logits, (inputs[-1] if inputs else logits).flatten(1)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import operator
 from collections import Counter
+from collections.abc import Callable
 
 import torch
 from torch import fx, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from pydream.errors import PydreamError, first_line
 
 # Layers whose output a ReLU may overwrite: always fresh memory that the layer does not need again.
 _FRESH_LAYERS = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.Linear)
@@ -129,3 +132,38 @@ def _agree(folded: nn.Module, images: torch.Tensor, wanted: torch.Tensor) -> boo
     return bool(
         got.shape == wanted.shape and (got - wanted).abs().max() <= _SAME * wanted.abs().max()
     )
+
+
+def compile_network(
+    model: nn.Module,
+    classify: Callable[[torch.Tensor], torch.Tensor],
+    arch: str,
+    side: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """Compile a network for tiles of one size, and check that it works.
+
+    Parameters
+    ----------
+    model
+        The network.
+    classify
+        Function of (B, 3, side, side) images that runs it on whole tiles.
+    arch, side, dtype, device
+        Its architecture, input and place.
+
+    Raises
+    ------
+    PydreamError
+        If torch.compile fails.
+    """
+    model.compile(dynamic=False)
+    try:
+        classify(torch.zeros(1, 3, side, side, dtype=dtype))
+    except PydreamError:
+        raise
+    except Exception as error:  # the compiler runs other programs and fails in any way
+        raise PydreamError(
+            f"torch.compile cannot make kernels for {arch} on {device}: {first_line(error)}"
+        ) from error

@@ -51,6 +51,37 @@ class Inputs:
     origins: Mapping[str, str]
 
 
+def input_words(
+    arch: str,
+    side: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    origins: Mapping[str, str],
+    *,
+    images_side: int,
+) -> str:
+    """Describe the input of a network and the origin of each number.
+
+    Parameters
+    ----------
+    arch, side, mean, std
+        Architecture and input of the network.
+    origins
+        Their origins, in words; under ``weights``, the state dict chosen among several.
+    images_side
+        Height and width of the images before they are resized for the network.
+    """
+    words = [f"{arch} ({origins['arch']})", f"side {side} ({origins['side']})"]
+    if images_side != side:
+        words.append(f"images resized to it from {images_side}")
+    means, stds = (" ".join(f"{value:g}" for value in values) for values in (mean, std))
+    if origins["mean"] == origins["std"]:
+        words.append(f"mean {means}, std {stds} ({origins['mean']})")
+    else:
+        words += [f"mean {means} ({origins['mean']})", f"std {stds} ({origins['std']})"]
+    return "; ".join([*words, *filter(None, [origins.get("weights")])])
+
+
 def find_inputs(
     arch: str,
     weights: Mapping[str, torch.Tensor],

@@ -12,9 +12,10 @@ from torch import nn
 from torch.nn import functional
 
 from pydream.arithmetic import arithmetic_of, ieee_float32
-from pydream.errors import PydreamError, first_line
-from pydream.models.activations import choose_tile, embed
-from pydream.models.inference import fold
+from pydream.errors import PydreamError
+from pydream.models.activations import choose_tile, classify_and_embed
+from pydream.models.inference import compile_network, fold
+from pydream.models.inputs import input_words
 from pydream.ops import crop_resize
 from pydream.ops._checks import check_dtype, check_shape
 from pydream.progress import say
@@ -95,7 +96,7 @@ class Observer:
         self._order: torch.Tensor | None = None
         self.tile = choose_tile(self._model, side, self.dtype, device)
         if compiled:
-            self._compile()
+            compile_network(self._model, self.logits, arch, side, self.dtype, device)
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Classify images, in tiles of exactly ``tile`` rows, the last one padded with zeros.
@@ -122,7 +123,7 @@ class Observer:
             If they have another shape.
         """
         self._check(images)
-        logits = self._in_tiles(images, self._run, self._columns)
+        logits = self._in_tiles(images, self._run)
         return logits if self._order is None else logits[:, self._order]
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
@@ -143,9 +144,33 @@ class Observer:
         TypeError, ValueError
             For the same images as `logits`.
         """
+        return self.logits_and_features(images)[1]
+
+    def logits_and_features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Classify and embed images in one pass: the results of `logits` and of `features`.
+
+        A compiled observer runs its original network instead, so that its logits may differ from
+        those of `logits` in the last bits.
+
+        Parameters
+        ----------
+        images
+            The same as for `logits`.
+
+        Returns
+        -------
+        tuple[Tensor, Tensor]
+            (B, num_classes) and (B, D), float32, on the observer's device.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For the same images as `logits`.
+        """
         self._check(images)
-        empty = torch.zeros(1, 3, self.side, self.side, device=self.device, dtype=self.dtype)
-        return self._in_tiles(images, self._embed, self._embed(empty).shape[1])
+        both = self._in_tiles(images, self._run_and_embed)
+        logits, features = both[:, : self._columns], both[:, self._columns :].contiguous()
+        return logits if self._order is None else logits[:, self._order], features
 
     def views(
         self,
@@ -187,19 +212,24 @@ class Observer:
         check_dtype(images, "images", *dict.fromkeys((torch.float32, self.dtype)))
 
     def _in_tiles(
-        self, images: torch.Tensor, run: Callable[[torch.Tensor], torch.Tensor], columns: int
+        self, images: torch.Tensor, run: Callable[[torch.Tensor], torch.Tensor]
     ) -> torch.Tensor:
         """Return the result of `run` on the images, one tile at a time: (B, columns)."""
-        result = torch.empty(len(images), columns, device=self.device, dtype=torch.float32)
-        start = 0
+        if len(images) == 0:
+            return self._in_tiles(images.new_zeros(1, *images.shape[1:]), run)[:0]
+        result, start = None, 0
         while start < len(images):
             rows = images[start : start + self.tile]
             try:
-                result[start : start + len(rows)] = run(rows)[: len(rows)]
+                found = run(rows)
+                if result is None:
+                    result = found.new_empty(len(images), found.shape[1])
+                result[start : start + len(rows)] = found[: len(rows)]
             except torch.OutOfMemoryError as error:
                 self.halve_tile(error)
             else:
                 start += len(rows)
+        assert result is not None
         return result
 
     def halve_tile(self, error: torch.OutOfMemoryError) -> None:
@@ -327,21 +357,10 @@ class Observer:
 
         For the moment when a run has checked its inputs and begins its work.
         """
-        origins = self.origins
-        words = [
-            f"{self.arch} ({origins['arch']})",
-            f"side {self.network_side} ({origins['side']})",
-        ]
-        if self.side != self.network_side:
-            words.append(f"images resized to it from {self.side}")
-        mean, std = (" ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
-        if origins["mean"] == origins["std"]:
-            words.append(f"mean {mean}, std {std} ({origins['mean']})")
-        else:
-            words += [f"mean {mean} ({origins['mean']})", f"std {std} ({origins['std']})"]
-        if "weights" in origins:
-            words.append(origins["weights"])
-        say(f"observer: {'; '.join(words)}")
+        words = input_words(
+            self.arch, self.network_side, self.mean, self.std, self.origins, images_side=self.side
+        )
+        say(f"observer: {words}")
 
     def with_tile(self, batch_size: int) -> Observer:
         """Return this observer with tiles cut to fit a batch size; the weights are shared.
@@ -364,10 +383,11 @@ class Observer:
             logits: torch.Tensor = self._model(self._filled_up(images))
         return logits.float()
 
-    def _embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the features of all rows of a tile."""
+    def _run_and_embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logits of all rows of a tile, and the features beside them."""
         with arithmetic_of(self.precision):
-            return embed(self._model, self._filled_up(images)).float()
+            both = classify_and_embed(self._model, self._filled_up(images))
+        return torch.cat([found.float() for found in both], dim=1)
 
     def _filled_up(self, images: torch.Tensor) -> torch.Tensor:
         """Pad a tile with zeros, on the device, in the dtype and layout of the network."""
@@ -383,16 +403,3 @@ class Observer:
             images = torch.cat([images, images.new_zeros(empty, *images.shape[1:])])
         images = images.to(self.device, self.dtype)
         return images.contiguous(memory_format=torch.channels_last)
-
-    def _compile(self) -> None:
-        """Compile the network for whole tiles, and check that it works."""
-        self._model.compile(dynamic=False)
-        try:
-            self.logits(torch.zeros(1, 3, self.side, self.side, dtype=self.dtype))
-        except PydreamError:
-            raise
-        except Exception as error:  # the compiler runs other programs and fails in any way
-            raise PydreamError(
-                f"torch.compile cannot make kernels for {self.arch} on {self.device}: "
-                f"{first_line(error)}"
-            ) from error

@@ -33,6 +33,8 @@ class ScoredClass:
         Number of images that are smaller than a patch.
     cut
         The patches that may win, cut while their images were in memory, by candidate.
+    features
+        (n, D) float32, on the CPU: features of the best crop of each image, if they are wanted.
     """
 
     label: int
@@ -42,6 +44,7 @@ class ScoredClass:
     errors: dict[int, str]
     enlarged: int
     cut: dict[int, CutPatch]
+    features: torch.Tensor | None = None
 
 
 class OpenClasses:
@@ -52,7 +55,7 @@ class OpenClasses:
     maker, selection
         The run's patch maker and its preselection.
     counts
-        Number of key patches of each class.
+        Number of patches of each class to cut early; see `Contenders`.
     finished
         Classes that an earlier run has written; `pop_complete` does not return them.
     """
@@ -68,6 +71,7 @@ class OpenClasses:
         self._contenders = Contenders(maker, selection, counts)
         self._scores: dict[int, torch.Tensor] = {}
         self._sizes: dict[int, tuple[int, int]] = {}
+        self._features: dict[int, torch.Tensor] = {}
         self._errors: dict[int, str] = {}
         self._enlarged: set[int] = set()
         self._scored = 0  # candidates below this one are
@@ -79,6 +83,8 @@ class OpenClasses:
         """Add the scores of a batch; batches come in the order of their candidates."""
         self._scores.update(zip(batch.candidates, batch.scores, strict=True))
         self._sizes.update(zip(batch.candidates, batch.sizes, strict=True))
+        if batch.features is not None:
+            self._features.update(zip(batch.candidates, batch.features, strict=True))
         self._errors.update(batch.errors)
         self._enlarged.update(batch.enlarged)
         self._contenders.add(batch)
@@ -93,6 +99,7 @@ class OpenClasses:
         candidates = self._selection.candidates(label)
         # A GPU knows the size of an image before decoding shows that it is unreadable.
         enlarged = self._enlarged.intersection(candidates) - self._errors.keys()
+        features = [self._features.pop(row) for row in candidates if row in self._features]
         return ScoredClass(
             label,
             candidates,
@@ -105,4 +112,5 @@ class OpenClasses:
             },
             len(enlarged),
             self._contenders.take(label),
+            torch.stack(features) if features else None,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydream import checks, marks
 from pydream.errors import PydreamError
@@ -27,7 +27,15 @@ _EXECUTION = (
 )
 
 # Left out of the identity if they are as in sets made before there was a choice.
-_USUAL = {"exif": "ignore", "cells": "shrunk", "small_classes": "refuse"}
+_USUAL = {
+    "exif": "ignore",
+    "select": "realistic",
+    "realistic_share": 1.0,
+    "small_classes": "refuse",
+    "cells": "shrunk",
+}
+
+SelectionRule: TypeAlias = Literal["realistic", "median", "hard", "diverse", "representative"]
 
 # Left out of the identity unless given, because older sets were made before these options.
 _OBSERVER = tuple(field.name for field in dataclasses.fields(ObserverSettings))
@@ -69,6 +77,14 @@ class RdedConfig(ObserverSettings):
     contributes all of them."""
     crops: int = 5
     """Number of random crops scored per real image; 0 scores the whole image instead."""
+    select: SelectionRule = "realistic"
+    """Rule that chooses the key patches of a class among the best patches of its images: the most
+    realistic ones, as published; those around the median score; hard, the least realistic;
+    diverse, the most realistic patch of each cluster of the observer's features; representative,
+    the patch nearest to the centre of each cluster."""
+    realistic_share: float = 1.0
+    """Share of a class's images, the most realistic ones, that the rules other than realistic
+    choose among; at least as many as they choose."""
     small_classes: Literal["refuse", "reuse"] = "refuse"
     """Treatment of classes with fewer images than patches are needed: refuse stops the run; reuse
     takes several crops of an image that overlap by no more than half."""
@@ -139,7 +155,13 @@ class RdedConfig(ObserverSettings):
                 f"--small-classes reuse takes several crops of an image, and crops {self.crops} "
                 "gives one: give --crops 2 or more"
             )
-        checks.share(allow_skipped=self.allow_skipped)
+        checks.share(allow_skipped=self.allow_skipped, realistic_share=self.realistic_share)
+        checks.above_zero(realistic_share=self.realistic_share)
+        if self.select == "realistic" and self.realistic_share < 1:
+            raise PydreamError(
+                "--realistic-share limits what other rules choose among, and changes nothing under "
+                "--select realistic: give another rule, or leave it out"
+            )
         checks.between(1, 100, quality=self.quality)
         checks.seed(self.seed)
 

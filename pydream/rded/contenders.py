@@ -28,7 +28,7 @@ class Contenders:
     maker, selection
         The run's patch maker and its preselection.
     counts
-        Number of key patches of each class.
+        Number of key patches of each class; 0 keeps none, where more than the score decides.
     """
 
     def __init__(self, maker: PatchMaker, selection: Preselection, counts: Sequence[int]) -> None:

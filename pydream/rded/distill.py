@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from pydream.devices import announce_device, resolve_device
 from pydream.errors import PydreamError
 from pydream.files import name_after
 from pydream.models import Observer
-from pydream.progress import track
+from pydream.progress import say, track
 from pydream.rded.class_counts import class_counts, ipc_identity, ipc_words
 from pydream.rded.classes import OpenClasses, ScoredClass
 from pydream.rded.config import RdedConfig
@@ -33,9 +33,10 @@ from pydream.rded.opening import (
     unusual_normalisation,
     where_to_decode,
 )
-from pydream.rded.patches import KeyPatch, PatchMaker, Preselection, assemble, preselect, select
+from pydream.rded.patches import KeyPatch, PatchMaker, Preselection, assemble, preselect
 from pydream.rded.preflight import Preflight, preflight
 from pydream.rded.scoring import ScoringLimits, needed_images, score
+from pydream.rded.selection import WITH_FEATURES, select_key_patches_by
 from pydream.rded.small_classes import select_with_reuse
 from pydream.report import write_report
 from pydream.sets.manifest import Manifest, describe_set
@@ -202,22 +203,30 @@ def _distill_classes(run: _RdedRun, selection: Preselection) -> None:
     needed = needed_images(maker, selection, finished)
     limits = ScoringLimits(config.batch_size, run.decode, config.workers, run.memory)
     unreadable = _unreadable_so_far(run, selection, finished)
-    classes = OpenClasses(maker, selection, run.key_patches, finished)
+    # Other rules choose once a class is complete, and have their winners decoded again.
+    early = [count if config.select == "realistic" else 0 for count in run.key_patches]
+    classes = OpenClasses(maker, selection, early, finished)
+    with_features = config.select in WITH_FEATURES
     with (
         track("scoring", int(needed.sum()) * maker.crops, "patches") as advance,
         _one_by_one(beside=run.observer.device.type != "cpu") as do,
     ):
-        for batch in score(maker, selection, needed, limits, run.watch):
+        for batch in score(maker, selection, needed, limits, run.watch, features=with_features):
             with run.watch("cut winners"):
                 classes.add(batch)
-            for scored in classes.pop_complete():
-                unreadable.add(
-                    {
-                        int(selection.indices[candidate]): why
-                        for candidate, why in scored.errors.items()
-                    }
-                )
-                do(partial(_finish_class, run, maker, selection, scored))
+            complete: list[ScoredClass] = []
+            try:
+                for scored in classes.pop_complete():
+                    unreadable.add(
+                        {
+                            int(selection.indices[candidate]): why
+                            for candidate, why in scored.errors.items()
+                        }
+                    )
+                    complete.append(scored)
+            finally:  # those before a class with too many unreadable images are kept
+                if complete:
+                    do(partial(_finish_classes, run, maker, selection, complete))
             advance(len(batch.candidates) * maker.crops)
     unreadable.say()
 
@@ -255,17 +264,40 @@ def _unreadable_so_far(run: _RdedRun, selection: Preselection, finished: set[int
     return unreadable
 
 
-def _finish_class(
-    run: _RdedRun, maker: PatchMaker, selection: Preselection, scored: ScoredClass
+def _finish_classes(
+    run: _RdedRun, maker: PatchMaker, selection: Preselection, complete: Sequence[ScoredClass]
 ) -> None:
-    """Choose the key patches of a class, tile them and write its images."""
+    """Choose the key patches of classes together, then finish one after another."""
+    config = run.config
+    with run.watch("select"):
+        ranked = select_key_patches_by(
+            config.select,
+            complete,
+            [run.key_patches[scored.label] for scored in complete],
+            share=config.realistic_share,
+            seed=config.seed,
+        )
+    for scored, (keys, filled) in zip(complete, ranked, strict=True):
+        _finish_class(run, maker, selection, scored, keys, filled)
+
+
+def _finish_class(
+    run: _RdedRun,
+    maker: PatchMaker,
+    selection: Preselection,
+    scored: ScoredClass,
+    ranked: Sequence[KeyPatch],
+    filled: int,
+) -> None:
+    """Tile the key patches of a class and write its images."""
     skipped = [
         {"key": run.source.keys[selection.indices[candidate]], "reason": reason}
         for candidate, reason in scored.errors.items()
     ]
     _check_usable(run, scored.label, len(scored.candidates), skipped)
-    with run.watch("select"):
-        ranked = _select(run, maker, selection, scored)
+    if len(scored.candidates) - len(skipped) < run.key_patches[scored.label]:
+        with run.watch("select"):
+            ranked = _select_with_reuse(run, maker, selection, scored)
     with run.watch("assemble"):
         images, rows = assemble(
             maker,
@@ -276,28 +308,27 @@ def _finish_class(
             workers=run.config.workers,
             budget=run.memory.winners,
         )
+    record = {"rows": rows, "skipped": skipped, "enlarged": scored.enlarged}
     with run.watch("write"):
         run.writer.write_class(
             scored.label,
             images,
-            {"rows": rows, "skipped": skipped, "enlarged": scored.enlarged},
+            {**record, "filled": filled} if filled else record,
             image_format=run.config.image_format,
             quality=run.config.quality,
         )
 
 
-def _select(
+def _select_with_reuse(
     run: _RdedRun, maker: PatchMaker, selection: Preselection, scored: ScoredClass
 ) -> list[KeyPatch]:
-    """Choose the key patches of a class, several of an image if there are too few images."""
+    """Choose several key patches of an image, for a class that has too few images."""
     first, needed = scored.candidates.start, run.key_patches[scored.label]
-    usable = len(scored.candidates) - len(scored.errors)
-    if usable >= needed:
-        return select(scored.scores, first, needed)
     indices = selection.indices[first : scored.candidates.stop].tolist()
     boxes = maker.crop_boxes(indices, scored.sizes)
     ranked = select_with_reuse(scored.scores, boxes, first, needed)
     if len(ranked) < needed:
+        usable = len(scored.candidates) - len(scored.errors)
         raise PydreamError(
             f"{run.source.description}: class {run.source.class_names[scored.label]} has {usable} "
             f"readable images; {maker.crops} crops of each give {len(ranked)} patches that overlap "
@@ -328,6 +359,12 @@ def _finish(run: _RdedRun, identity: dict[str, Any], measured: Preflight) -> Rde
         record = writer.finished_class(label)
         assert record is not None
         records.append(record)
+    filled = sum(record.get("filled", 0) for record in records)
+    if filled:
+        say(
+            f"{filled} of {sum(run.key_patches)} key patches were chosen by realism: "
+            "their classes have fewer distinct patches than clusters"
+        )
     with run.watch("write"):
         writer.write_provenance([row for record in records for row in record["rows"]])
         manifest = dataclasses.replace(
@@ -346,6 +383,7 @@ def _finish(run: _RdedRun, identity: dict[str, Any], measured: Preflight) -> Rde
             ),
             views="dsa" if config.cells == "matched" and run.factor > 1 else None,
             enlarged=sum(record.get("enlarged", 0) for record in records),
+            filled=filled or None,
             observer={
                 **observer.facts(),
                 **observer.input_facts(),

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -30,10 +30,10 @@ from pydream.data.decode import EncodedJpeg
 from pydream.data.device_jpeg import decode_on
 from pydream.data.prefetch import read_ahead
 from pydream.errors import PydreamError
-from pydream.ops import check_values, realism_scores
+from pydream.ops import check_values
 from pydream.rded.memory import QUEUED, MemoryShares
+from pydream.rded.passes import NotANumberError, of_best_crops, run_observer, score_images
 from pydream.rded.patches import PatchMaker, Preselection
-from pydream.streams import to_device
 from pydream.timeline import Stopwatch
 
 _Decoded: TypeAlias = torch.Tensor | EncodedJpeg | ImageError
@@ -57,6 +57,8 @@ class ScoredImages:
         Pixels of the images, (H, W, 3) uint8; None if the memory budget has no room for them.
     sizes
         Height and width of each image, in pixels; meaningless for one that could not be used.
+    features
+        (g, D) float32, on the CPU: features of the best crop of each image, if they are wanted.
     """
 
     candidates: list[int]
@@ -65,6 +67,7 @@ class ScoredImages:
     enlarged: list[int]
     images: list[torch.Tensor] | None
     sizes: list[tuple[int, int]]
+    features: torch.Tensor | None = None
 
 
 def group_size(tile: int, crops: int) -> int:
@@ -123,6 +126,8 @@ def score(
     needed: npt.NDArray[np.bool_],
     limits: ScoringLimits,
     watch: Stopwatch,
+    *,
+    features: bool = False,
 ) -> Iterator[ScoredImages]:
     """Score the crops of the images needed, in order (equation 7).
 
@@ -140,6 +145,8 @@ def score(
         Limits of one batch.
     watch
         Stopwatch of the stages.
+    features
+        Take the features of the best crops from the same passes; the scores stay what they are.
 
     Yields
     ------
@@ -149,13 +156,14 @@ def score(
     Raises
     ------
     PydreamError
-        If a score is not a number (the message names the image), or if the device has no room for a
-        single image.
+        If a score or a feature is not a number (the message names the image), or if the device has
+        no room for a single image.
     """
     candidates = np.flatnonzero(needed)
     while len(candidates):
         try:
-            for scored in _ScoringRun(maker, selection, limits, watch).scores(candidates):
+            run = _ScoringRun(maker, selection, limits, watch, features=features)
+            for scored in run.scores(candidates):
                 candidates = candidates[len(scored.candidates) :]
                 yield scored
         except PydreamError:
@@ -196,12 +204,19 @@ class _ScoringRun:
     """Scores images in batches until none is left or the device runs out of memory."""
 
     def __init__(
-        self, maker: PatchMaker, selection: Preselection, limits: ScoringLimits, watch: Stopwatch
+        self,
+        maker: PatchMaker,
+        selection: Preselection,
+        limits: ScoringLimits,
+        watch: Stopwatch,
+        *,
+        features: bool,
     ) -> None:
         self._maker = maker
         self._selection = selection
         self._limits = limits
         self._watch = watch
+        self._features = features
         self._device = maker.observer.device
         self._queued = QUEUED.get(self._device.type, 0)
         self._turn: threading.Event | None = None
@@ -312,38 +327,35 @@ class _ScoringRun:
 
     def _launch(self, batch: _Batch) -> _Queued:
         """Launch the observer and the scores of a batch; on the CPU, finish them."""
-        maker, crops = self._maker, self._maker.crops
         if batch.ready is not None:
             stream = torch.cuda.current_stream(self._device)
             stream.wait_event(batch.ready)
             batch.patches.record_stream(stream)
+        usable = [
+            row for row, candidate in enumerate(batch.candidates) if candidate not in batch.errors
+        ]
+        labels = torch.from_numpy(self._selection.labels[batch.candidates])
         with self._watch("observer", self._device), self._observers_turn():
-            logits = maker.observer.logits(batch.patches)
+            logits, features = run_observer(
+                self._maker.observer, batch.patches, features=self._features
+            )
         with self._watch("score", self._device, nbytes=logits.nbytes):
-            good = [
-                row
-                for row, candidate in enumerate(batch.candidates)
-                if candidate not in batch.errors
-            ]
-            labels = torch.from_numpy(self._selection.labels[batch.candidates])
-            if len(good) < len(batch.candidates):
-                logits = logits.reshape(len(batch.candidates), crops, -1)[good].flatten(0, 1)
-                labels = labels[good]
-            labels = to_device(labels.repeat_interleave(crops), logits.device)
             try:
-                scores = realism_scores(logits, labels).reshape(-1, crops)
-            except ValueError as error:
-                bad = logits.logsumexp(1).isfinite().logical_not().nonzero()
-                if len(bad):
-                    candidate = batch.candidates[good[int(bad[0, 0]) // crops]]
-                    raise self._not_a_number(candidate) from error
-                raise
-            if len(good) < len(batch.candidates):
-                found, scores = scores, scores.new_full((len(batch.candidates), crops), -math.inf)
-                scores[good] = found
-            host, arrived = self._to_host(scores)
+                scores = score_images(logits, labels, usable)
+            except NotANumberError as error:
+                raise self._not_a_number(batch.candidates[error.row]) from error
+            results = [scores]
+            if features is not None:
+                results.append(of_best_crops(features, scores))
+            host, arrived = self._to_host(results)
         scored = ScoredImages(
-            batch.candidates, host, batch.errors, batch.enlarged, batch.images, batch.sizes
+            batch.candidates,
+            host[0],
+            batch.errors,
+            batch.enlarged,
+            batch.images,
+            batch.sizes,
+            *host[1:],
         )
         return _Queued(scored, arrived)
 
@@ -359,11 +371,14 @@ class _ScoringRun:
         finally:
             self._turn.set()
 
-    def _to_host(self, scores: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
+    def _to_host(
+        self, results: Sequence[torch.Tensor]
+    ) -> tuple[list[torch.Tensor], torch.cuda.Event | None]:
         if self._device.type != "cuda":
-            return scores.cpu(), None
-        host = torch.empty(scores.shape, pin_memory=True)
-        host.copy_(scores, non_blocking=True)
+            return [result.cpu() for result in results], None
+        host = [torch.empty(result.shape, pin_memory=True) for result in results]
+        for copy, result in zip(host, results, strict=True):
+            copy.copy_(result, non_blocking=True)
         return host, torch.cuda.current_stream(self._device).record_event()
 
     def _collect(self, queued: _Queued) -> ScoredImages:
@@ -371,11 +386,14 @@ class _ScoringRun:
         if queued.arrived is not None:
             with self._watch("wait for the device"):
                 queued.arrived.synchronize()
-        scored = replace(queued.scored, scores=queued.scored.scores.clone())
-        bad = scored.scores.isnan().any(dim=1).nonzero()
-        if len(bad):
-            raise self._not_a_number(scored.candidates[int(bad[0, 0])])
-        return scored
+        scores, features = queued.scored.scores.clone(), queued.scored.features
+        bad = scores.isnan().any(dim=1)
+        if features is not None:
+            features = features.clone()
+            bad |= features.isfinite().all(dim=1).logical_not()
+        if bad.any():
+            raise self._not_a_number(queued.scored.candidates[int(bad.nonzero()[0, 0])])
+        return replace(queued.scored, scores=scores, features=features)
 
     def _not_a_number(self, candidate: int) -> PydreamError:
         source = self._maker.source

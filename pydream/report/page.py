@@ -39,6 +39,14 @@ _LEAST_PER_CLASS = 4
 _MOST_CELLS = 16  # of an image, with their sources
 _LONGEST_KEY = 80  # number of characters of a source image's name
 
+_RULES = {
+    "realistic": "realistic: those of the highest scores",
+    "median": "median: those around the median score",
+    "hard": "hard: those of the lowest scores",
+    "diverse": "diverse: the most realistic one of each cluster of features",
+    "representative": "representative: the one nearest to the centre of each cluster of features",
+}
+
 _AT_ONCE = 64 << 20  # bytes up to which all images of a set are read together
 
 
@@ -196,6 +204,7 @@ def _patch_facts(manifest: Manifest, observer: Mapping[str, Any]) -> list[tuple[
         ("Canvas", canvas[config["canvas"]]),
         ("Pre-selected images per class", str(config["preselect"])),
         ("Crops per image", str(config["crops"] or "none: whole images are the patches")),
+        ("Choice of patches (select)", _choice_words(manifest)),
         *(
             [("Small classes", "several crops of an image, which overlap by at most half")]
             if config.get("small_classes") == "reuse"
@@ -203,6 +212,15 @@ def _patch_facts(manifest: Manifest, observer: Mapping[str, Any]) -> list[tuple[
         ),
         *([("Enlarged", enlarged)] if manifest.enlarged else []),
     ]
+
+
+def _choice_words(manifest: Manifest) -> str:
+    """Describe the rule that chose the key patches."""
+    config = manifest.config or {}
+    words = _RULES[config.get("select", "realistic")]
+    if (share := config.get("realistic_share", 1)) < 1:
+        words += f", among the most realistic {share:.4g} of a class"
+    return words + (f"; {manifest.filled} filled up by realism" if manifest.filled else "")
 
 
 def _matching_facts(manifest: Manifest) -> list[tuple[str, str]]:

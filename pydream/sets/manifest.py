@@ -68,6 +68,9 @@ class Manifest:
         Unreadable source images: ``key`` and ``reason`` of each.
     enlarged
         Number of source images that were smaller than a patch (RDED).
+    filled
+        Number of key patches chosen by realism where a class had fewer distinct patches than
+        clusters (RDED); None if there are none.
     observer
         The observer (RDED): ``arch``, ``weights_sha256``, ``precision``; its input (``side``,
         ``mean``, ``std`` and their ``origins``, which older sets lack); its accuracy on real images
@@ -100,6 +103,7 @@ class Manifest:
     images_sha256: str | None = None
     skipped: Sequence[Mapping[str, str]] | None = None
     enlarged: int | None = None
+    filled: int | None = None
     observer: Mapping[str, Any] | None = None
     network: Mapping[str, str] | None = None
     history: list[dict[str, Any]] | None = None

@@ -20,6 +20,7 @@ from pydream.rded.scoring import ScoredImages, score
 from pydream.timeline import Stopwatch
 
 scoring = importlib.import_module("pydream.rded.scoring")
+passes = importlib.import_module("pydream.rded.passes")
 
 
 @pytest.fixture(params=[1, 2, 100])
@@ -95,7 +96,7 @@ def test_what_a_later_op_reports_is_named(
             raise ValueError("logits hold NaN (found on cuda:0 by an earlier call)")
         return shown(self, indices, images, out)
 
-    monkeypatch.setattr(scoring, "realism_scores", marked)
+    monkeypatch.setattr(passes, "realism_scores", marked)
     monkeypatch.setattr(PatchMaker, "shown", raising)
     with pytest.raises(PydreamError, match=r"scores of ant/02\.jpg are not numbers"):
         batches(folder, random_observer, batch_size=16)
@@ -117,7 +118,7 @@ def test_nothing_is_left_for_the_next_op_to_raise(
             reported.clear()
             raise ValueError("logits hold NaN (found on cuda:0 by an earlier call)")
 
-    monkeypatch.setattr(scoring, "realism_scores", marked)
+    monkeypatch.setattr(passes, "realism_scores", marked)
     monkeypatch.setattr(scoring, "check_values", check_values)
     with pytest.raises(PydreamError, match=r"scores of ant/00\.jpg are not numbers"):
         batches(folder, random_observer, batch_size=16)
