@@ -41,8 +41,8 @@ class RecipeSettings:
     and dsa takes enlarged cells with DSA's augmentations. By default those that the set is made
     for, or else the recipe's."""
     factor: int | None = None
-    """Number of patches or cells along each side of an image. By default the set's, and 1 for
-    baselines."""
+    """Number of patches or cells along each side of an image. By default the set's; baselines that
+    are not tiled have 1."""
     crop_scale: tuple[float, float] | None = None
     """Smallest and largest area of a crop, as shares of the image's area. By default 1/factor and
     1."""
