@@ -114,8 +114,11 @@ def _check_enough(
     needed = np.array(counts) * factor**2
     least = int((sizes - needed).argmin())
     if sizes[least] < needed[least]:
+        words = "{} images of it with --factor {}"
+        if not isinstance(config.ipc, str):
+            words = "--ipc {} --factor {}"
         fitting = [
-            f"--ipc {sizes[least] // smaller**2} --factor {smaller}"
+            words.format(sizes[least] // smaller**2, smaller)
             for smaller in range(factor, 0, -1)
             if sizes[least] >= smaller**2
         ]

@@ -67,6 +67,11 @@ def test_every_class_is_as_in_a_set_of_its_own_count(
     assert found.manifest.as_json()["images_per_class"] == [1, 2, 1, 2]
     assert found.manifest.config is not None
     assert found.manifest.config["ipc"] == {"ant": 1, "bee": 2, "cat": 1, "dog": 2}
+    Path(ipc).write_text('{"dog": 1, "ant": 1, "bee": 3, "cat": 1}')
+    few = settings(folder, random_observer, tmp_path / "few", ipc=ipc)
+    with pytest.raises(PydreamError, match=r"bee has 11 .* fit: 2 images of it with --factor 2 or"):
+        distill(few)
+    Path(ipc).write_text('{"dog": 2, "ant": 1, "bee": 2, "cat": 1}')
     resumed = settings(folder, random_observer, tmp_path / "set", ipc=ipc, resume=True)
     assert distill(resumed).manifest == found.manifest
     Path(ipc).write_text('{"dog": 2, "ant": 1, "bee": 1, "cat": 2}')
