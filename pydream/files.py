@@ -55,11 +55,21 @@ def expand_settings(settings: Any, *names: str) -> None:
     """
     for name in names:
         value = getattr(settings, name)
-        if value is None:
-            continue
-        if not str(value).strip():
-            raise PydreamError(f"{name} is empty: name a file or folder")
-        object.__setattr__(settings, name, expand_home(value))
+        if value is not None:
+            object.__setattr__(settings, name, expand_path(name, value))
+
+
+def expand_path(name: str, path: PathLike) -> PathLike:
+    """Expand ``~`` in the path of a setting, whose name is for messages.
+
+    Raises
+    ------
+    PydreamError
+        If the path is empty, and in the cases of `expand_home`.
+    """
+    if not str(path).strip():
+        raise PydreamError(f"{name} is empty: name a file or folder")
+    return expand_home(path)
 
 
 def name_after(source: str) -> str:

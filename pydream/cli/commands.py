@@ -45,6 +45,10 @@ def rded_command(config: Annotated[RdedConfig, Whole], *, json: Json = False) ->
         "observer": f"{observer['arch']}, right on {observer['top1']:.1%} of "
         f"{observer['images']} images ({observer['held_out']})"
     }
+    for number, other in enumerate(result.manifest.further_observers or (), start=2):
+        rows[f"observer {number}"] = (
+            f"{other['arch']}, right on {other['top1']:.1%} of {other['images']} images"
+        )
     print_set(result, rows, json=json)
 
 

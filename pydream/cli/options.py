@@ -32,8 +32,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "most_real", "exif", "allow_skipped", "allow_weak_observer", "compare",
     ),
     "Method": (
-        "full", "recipe", "preselect", "crops", "select", "realistic_share", "small_classes",
-        "cells", "canvas", "match", "sampler", "metric",
+        "full", "recipe", "preselect", "crops", "select", "realistic_share", "combine",
+        "small_classes", "cells", "canvas", "match", "sampler", "metric",
         "arch", "iterations", "inner_loop", "epochs", "batch_size", "batch_real", "batch_synthetic",
         "learning_rate", "optimizer", "schedule", "betas", "momentum", "weight_decay",
         "label_smoothing", "views", "crop_scale", "crop_ratio", "horizontal_flip", "mix",
@@ -187,6 +187,9 @@ def _plain(annotation: Any) -> Any:
         kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
         if len(kinds) == 1:
             return _plain(kinds[0])
+        lists = [kind for kind in kinds if Ellipsis in get_args(kind)]
+        if lists:  # one value or several
+            return lists[0]
     return annotation
 
 

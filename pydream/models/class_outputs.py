@@ -15,7 +15,12 @@ _IMAGENET_CLASSES = 1000
 
 
 def class_outputs(
-    observer: Observer, class_names: Sequence[str], where: str, *, measured: bool
+    observer: Observer,
+    class_names: Sequence[str],
+    where: str,
+    *,
+    measured: bool,
+    called: str = "the observer",
 ) -> list[int]:
     """Find the outputs of an observer for the classes of an image set.
 
@@ -34,6 +39,8 @@ def class_outputs(
     measured
         True if the observer's accuracy on these classes is measured later, which would reveal a
         wrong order. If so, as many classes with other names are assumed to be in order.
+    called
+        The observer in messages.
 
     Returns
     -------
@@ -56,14 +63,14 @@ def class_outputs(
             return list(range(len(class_names)))
         infer = measured and observer.num_classes > len(class_names)
         raise PydreamError(
-            f"the observer has {observer.num_classes} classes, but {where} has {len(class_names)}: "
+            f"{called} has {observer.num_classes} classes, but {where} has {len(class_names)}: "
             "give the observer trained on them (`pydream observer` trains one)"
             + (", or --class-order infer to pick its outputs for these classes" if infer else "")
         )
     missing = sorted({*class_names} - {*known})
     if missing:
         raise PydreamError(
-            f"the observer does not know the classes {listed(missing)} of {where}; give one "
+            f"{called} does not know the classes {listed(missing)} of {where}; give one "
             "trained on them"
         )
     places = {name: place for place, name in enumerate(known)}

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydream import checks, marks
 from pydream.errors import PydreamError
-from pydream.files import expand_settings
+from pydream.files import expand_path, expand_settings
 from pydream.models.config import ObserverSettings
 from pydream.processors import usable_processors
 from pydream.sets.image_formats import ImageFormat
@@ -31,6 +31,7 @@ _USUAL = {
     "exif": "ignore",
     "select": "realistic",
     "realistic_share": 1.0,
+    "combine": "log-probabilities",
     "small_classes": "refuse",
     "cells": "shrunk",
 }
@@ -58,8 +59,9 @@ class RdedConfig(ObserverSettings):
     source: Annotated[marks.Positional[str], marks.arg(metavar="SOURCE")]
     """Labelled images: a folder of class folders, a .zip, .tar or .npz file, or a data set by name
     (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT, fashion-mnist:ROOT or svhn:ROOT)."""
-    observer: str
-    """Weights of a classifier trained on these classes (.safetensors, .pt or .pth)."""
+    observer: str | tuple[str, ...]
+    """Weights of a classifier trained on these classes (.safetensors, .pt or .pth), or of several,
+    which score patches together; --arch and the other settings of an observer apply to each."""
     arch: Annotated[str | None, marks.arg(aliases=("--observer-arch",))] = None
     """Architecture of the observer, for example convnet3, resnet18-modified, resnet18 or timm/NAME.
     By default it is read from the weights file or inferred from the shapes of the weights."""
@@ -85,6 +87,9 @@ class RdedConfig(ObserverSettings):
     realistic_share: float = 1.0
     """Share of a class's images, the most realistic ones, that the rules other than realistic
     choose among; at least as many as they choose."""
+    combine: Literal["log-probabilities", "logits"] = "log-probabilities"
+    """Score of a patch by several observers: the mean of their log probabilities of the true class,
+    or its log probability by their mean logits."""
     small_classes: Literal["refuse", "reuse"] = "refuse"
     """Treatment of classes with fewer images than patches are needed: refuse stops the run; reuse
     takes several crops of an image that overlap by no more than half."""
@@ -138,7 +143,12 @@ class RdedConfig(ObserverSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        expand_settings(self, "source", "observer", "out")
+        expand_settings(self, "source", "out")
+        names = [expand_path("observer", name) for name in self.observers]
+        if not names:
+            raise PydreamError("observer is empty: name a file or folder")
+        checks.different(observer=names)
+        object.__setattr__(self, "observer", names[0] if len(names) == 1 else tuple(names))
         checks.at_least(
             1,
             preselect=self.preselect,
@@ -165,9 +175,16 @@ class RdedConfig(ObserverSettings):
         checks.between(1, 100, quality=self.quality)
         checks.seed(self.seed)
 
+    @property
+    def observers(self) -> tuple[str, ...]:
+        """The files of all observers."""
+        return (self.observer,) if isinstance(self.observer, str) else tuple(self.observer)
+
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the bytes of the set."""
         settings = dataclasses.asdict(self)
+        if len(self.observers) > 1:
+            settings["observer"] = list(self.observers)  # as JSON has them
         for name, usual in _USUAL.items():
             if settings[name] == usual:
                 del settings[name]

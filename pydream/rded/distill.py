@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from torch import nn
 
 from pydream.data import Source
@@ -25,17 +24,19 @@ from pydream.progress import say, track
 from pydream.rded.class_counts import class_counts, ipc_identity, ipc_words
 from pydream.rded.classes import OpenClasses, ScoredClass
 from pydream.rded.config import RdedConfig
+from pydream.rded.groups import needed_images
 from pydream.rded.memory import MemoryShares
-from pydream.rded.opening import (
-    check_sizes,
-    open_observer,
-    open_sources,
-    unusual_normalisation,
-    where_to_decode,
+from pydream.rded.observers import (
+    keep_measured,
+    measure_observers,
+    observers_identity,
+    observers_record,
+    open_observers,
 )
+from pydream.rded.opening import check_sizes, open_sources, where_to_decode
 from pydream.rded.patches import KeyPatch, PatchMaker, Preselection, assemble, preselect
-from pydream.rded.preflight import Preflight, preflight
-from pydream.rded.scoring import ScoringLimits, needed_images, score
+from pydream.rded.preflight import Preflight
+from pydream.rded.scoring import ScoringLimits, score
 from pydream.rded.selection import WITH_FEATURES, select_key_patches_by
 from pydream.rded.small_classes import select_with_reuse
 from pydream.report import write_report
@@ -74,7 +75,7 @@ class _RdedRun:
     decode: Literal["host", "device"]
     memory: MemoryShares
     source: Source
-    observer: Observer
+    observers: tuple[Observer, ...]
     side: int
     factor: int
     counts: tuple[int, ...]  # distilled images, by class
@@ -89,7 +90,10 @@ class _RdedRun:
 
 @usual_torch_state()
 def distill(
-    config: RdedConfig, *, source: Source | None = None, observer: nn.Module | None = None
+    config: RdedConfig,
+    *,
+    source: Source | None = None,
+    observer: nn.Module | Sequence[nn.Module] | None = None,
 ) -> RdedResult:
     """Distil a labelled image set by RDED (arXiv 2312.03526).
 
@@ -103,7 +107,7 @@ def distill(
     observer
         A classifier of normalised (B, 3, S, S) float32 images, if it is not a file;
         ``config.observer`` is then only its name, which must not be empty, and ``config.side`` is
-        required.
+        required. Or several, with as many names.
 
     Returns
     -------
@@ -122,10 +126,10 @@ def distill(
     with watch("open"):
         source, held_out = open_sources(config, source)
         counts = class_counts(config.ipc, source)
-        network = open_observer(config, observer, source, device)
+        observers = open_observers(config, observer, source, device)
         decode = where_to_decode(config.decode, device)
         config = replace(config, decode=decode, device=device.type)
-        side = config.side or network.side
+        side = config.side or observers[0].side
         factor = config.factor or (1 if side <= _SMALL_SIDE else 2)
         check_sizes(source, config, counts, factor, side)
         selection = preselect(source, config.preselect, config.seed)
@@ -136,49 +140,28 @@ def distill(
         "factor": factor,
         "side": side,
         "source_fingerprint": fingerprint,
-        "observer_sha256": network.weights_sha256,
-        **unusual_normalisation(network),
+        **observers_identity(observers),
     }
     if config.resume and (manifest := finished_manifest(out, identity)) is not None:
         return RdedResult(out, manifest, {})
     writer = SetWriter(out, identity, resume=config.resume)
     memory = MemoryShares.of(config.memory_budget, device)
-    run = _RdedRun(config, decode, memory, source, network, side, factor, counts, writer, watch)
+    run = _RdedRun(config, decode, memory, source, observers, side, factor, counts, writer, watch)
     with watch("preflight"):
-        measured = _measured(run, selection, held_out)
+        measured = measure_observers(
+            config, observers, source, held_out, selection, writer, memory.preflight
+        )
     announce_device(named)
-    network.announce()
-    run = replace(run, observer=network.with_class_order(measured.order))
+    for network in observers:
+        network.announce()
+    ordered = zip(observers, measured, strict=True)
+    run = replace(
+        run, observers=tuple(network.with_class_order(found.order) for network, found in ordered)
+    )
     with writer.begin():
-        writer.keep("preflight", vars(measured))
+        keep_measured(writer, measured)
         _distill_classes(run, selection)
         return _finish(run, identity, measured)
-
-
-def _measured(run: _RdedRun, selection: Preselection, held_out: Source | None) -> Preflight:
-    kept = run.writer.record("preflight")
-    if kept is not None:
-        return Preflight(**{**kept, "order": tuple(kept["order"])})
-    config = run.config
-    if held_out is not None and held_out.class_names == run.source.class_names:
-        among = np.arange(len(held_out))
-    else:
-        held_out = run.source
-        among = np.setdiff1d(np.arange(len(run.source)), selection.indices)
-        if len(np.unique(run.source.labels[among])) < len(run.source.class_names):
-            among = np.arange(len(run.source))
-    return preflight(
-        run.source,
-        held_out,
-        among,
-        run.observer,
-        patches=len(selection.indices) * max(config.crops, 1),
-        infer=config.class_order == "infer",
-        allow_weak=config.allow_weak_observer,
-        seed=config.seed,
-        workers=config.workers,
-        budget=run.memory.preflight,
-    )
 
 
 def _distill_classes(run: _RdedRun, selection: Preselection) -> None:
@@ -192,26 +175,36 @@ def _distill_classes(run: _RdedRun, selection: Preselection) -> None:
         return
     maker = PatchMaker(
         run.source,
-        run.observer,
+        run.observers[0],
         side=run.side,
         factor=run.factor,
         crops=config.crops,
         cells=config.cells,
         canvas=config.canvas,
         seed=config.seed,
+        further=run.observers[1:],
     )
+    with_features = config.select in WITH_FEATURES
     needed = needed_images(maker, selection, finished)
     limits = ScoringLimits(config.batch_size, run.decode, config.workers, run.memory)
     unreadable = _unreadable_so_far(run, selection, finished)
     # Other rules choose once a class is complete, and have their winners decoded again.
     early = [count if config.select == "realistic" else 0 for count in run.key_patches]
     classes = OpenClasses(maker, selection, early, finished)
-    with_features = config.select in WITH_FEATURES
     with (
         track("scoring", int(needed.sum()) * maker.crops, "patches") as advance,
-        _one_by_one(beside=run.observer.device.type != "cpu") as do,
+        _one_by_one(beside=maker.observer.device.type != "cpu") as do,
     ):
-        for batch in score(maker, selection, needed, limits, run.watch, features=with_features):
+        batches = score(
+            maker,
+            selection,
+            needed,
+            limits,
+            run.watch,
+            features=with_features,
+            combine=config.combine,
+        )
+        for batch in batches:
             with run.watch("cut winners"):
                 classes.add(batch)
             complete: list[ScoredClass] = []
@@ -352,8 +345,8 @@ def _check_usable(run: _RdedRun, label: int, total: int, skipped: list[dict[str,
         )
 
 
-def _finish(run: _RdedRun, identity: dict[str, Any], measured: Preflight) -> RdedResult:
-    writer, config, observer = run.writer, run.config, run.observer
+def _finish(run: _RdedRun, identity: dict[str, Any], measured: Sequence[Preflight]) -> RdedResult:
+    writer, config, observer = run.writer, run.config, run.observers[0]
     records = []
     for label in range(len(run.source.class_names)):
         record = writer.finished_class(label)
@@ -384,14 +377,7 @@ def _finish(run: _RdedRun, identity: dict[str, Any], measured: Preflight) -> Rde
             views="dsa" if config.cells == "matched" and run.factor > 1 else None,
             enlarged=sum(record.get("enlarged", 0) for record in records),
             filled=filled or None,
-            observer={
-                **observer.facts(),
-                **observer.input_facts(),
-                "top1": measured.top1,
-                "images": measured.images,
-                "held_out": measured.held_out,
-                "class_order": list(measured.order),
-            },
+            **observers_record(run.observers, measured),
         )
     path, seconds = finish_run(writer, manifest, run.watch, write_report)
     return RdedResult(path, manifest, seconds)

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from pydream.data import Source, check_classes, has_split, open_source
 from pydream.data.device_jpeg import decodes_jpeg
-from pydream.data.resized import side_of
 from pydream.errors import PydreamError
-from pydream.models import Observer
-from pydream.models.inputs import ARCH, IMAGENET_MEAN, IMAGENET_STD
-from pydream.models.loading import load_configured_observer
 from pydream.processors import usable_processors
 from pydream.rded.config import RdedConfig
 from pydream.tiling import Tiling
@@ -34,40 +29,6 @@ def open_sources(config: RdedConfig, source: Source | None) -> tuple[Source, Sou
             held_out = open_source(config.source, "test", exif=config.exif)
     check_classes(source)
     return source, held_out
-
-
-def open_observer(
-    config: RdedConfig, observer: nn.Module | None, source: Source, device: torch.device
-) -> Observer:
-    """Return the observer, before the order of its outputs is known."""
-    return load_configured_observer(
-        observer if observer is not None else config.observer,
-        config,
-        arch=config.arch,
-        side=config.side,
-        likely_side=_side_of_images(source) if config.side is None else None,
-        precision=config.precision,
-        device=device,
-        compiled=config.compile,
-    )
-
-
-def _side_of_images(source: Source) -> int | None:
-    """Return the side of the images, if the first one can be read."""
-    try:
-        return side_of(source)
-    except PydreamError:
-        return None
-
-
-def unusual_normalisation(observer: Observer) -> dict[str, Any]:
-    """Return mean and std for the identity if neither settings nor weights decide them."""
-    usual = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    return {
-        f"observer_{name}": list(getattr(observer, name))
-        for name, values in usual.items()
-        if observer.origins[name] == ARCH and getattr(observer, name) != values
-    }
 
 
 def where_to_decode(wanted: str, device: torch.device) -> Literal["host", "device"]:

@@ -1,14 +1,15 @@
-"""The observer's pass over a batch of patches: realism scores, and features of the best crops."""
+"""The observers' passes over a batch of patches: scores, and features of the best crops."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 
-from pydream.models import Observer
 from pydream.ops import realism_scores
+from pydream.rded.patches import PatchMaker
 from pydream.streams import to_device
 
 
@@ -26,11 +27,61 @@ class NotANumberError(Exception):
         self.row = row
 
 
-def run_observer(
-    observer: Observer, patches: torch.Tensor, *, features: bool
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return the logits (g·M, K) of patches and, if they are wanted, the features (g·M, D)."""
-    return observer.logits_and_features(patches) if features else (observer.logits(patches), None)
+def run_observers(
+    maker: PatchMaker, patches: Sequence[torch.Tensor], *, features: bool
+) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+    """Run all observers on the patches made for their inputs.
+
+    Returns
+    -------
+    tuple[list[Tensor], Tensor | None]
+        The logits of each observer, (g·M, K), and, if they are wanted, the features of the first,
+        (g·M, D).
+    """
+    first, *others = [
+        (observer, patches[number])
+        for observer, number in zip(maker.observers, maker.input_of, strict=True)
+    ]
+    embedded = None
+    if features:
+        logits, embedded = first[0].logits_and_features(first[1])
+    else:
+        logits = first[0].logits(first[1])
+    return [logits, *(observer.logits(seen) for observer, seen in others)], embedded
+
+
+def score_together(
+    logits: Sequence[torch.Tensor],
+    labels: torch.Tensor,
+    usable: Sequence[int],
+    combine: Literal["log-probabilities", "logits"],
+) -> torch.Tensor:
+    """Score the crops of a batch of images by the logits of several observers.
+
+    Parameters
+    ----------
+    logits
+        (g·M, K) float32 of each observer.
+    labels, usable
+        The same as for `score_images`.
+    combine
+        ``"log-probabilities"``: the mean of the observers' scores. ``"logits"``: the score by their
+        mean logits (EDC, NeurIPS 2024).
+
+    Returns
+    -------
+    Tensor
+        (g, M) float32; of one observer its own scores.
+
+    Raises
+    ------
+    NotANumberError
+        As by `score_images`.
+    """
+    if combine == "logits" and len(logits) > 1:
+        logits = [torch.stack([*logits]).mean(dim=0)]
+    scores = [score_images(of_observer, labels, usable) for of_observer in logits]
+    return scores[0] if len(scores) == 1 else torch.stack(scores).mean(dim=0)
 
 
 def score_images(logits: torch.Tensor, labels: torch.Tensor, usable: Sequence[int]) -> torch.Tensor:

@@ -149,16 +149,25 @@ class PatchMaker:
         ("native").
     seed
         Random seed, in [0, 2^63).
+    further
+        Other observers that score the same patches. Those of another side see larger or smaller
+        patches, which take the same part of their canvas.
 
     Raises
     ------
     PydreamError
-        If the observer does not accept the patch alone (``canvas="native"``).
+        If an observer does not accept the patch alone (``canvas="native"``).
 
     Attributes
     ----------
     observer
         The observer that takes the output of `shown`.
+    observers
+        All observers, this one first.
+    inputs
+        The observers whose inputs differ in side, mean, std or dtype, this one first.
+    input_of
+        For each of `observers`, the number of its input among `inputs`.
     crops
         Number of patches of an image, at least 1.
     tiling
@@ -178,17 +187,33 @@ class PatchMaker:
         cells: CellFit = "shrunk",
         canvas: Literal["pad", "native"] = "pad",
         seed: int = 0,
+        further: Sequence[Observer] = (),
     ) -> None:
         self.source = source
         self.seed = seed
         self.crops, self._whole = max(crops, 1), crops == 0
         self.tiling = Tiling(side, factor, cells)
         self.patch_side = self.tiling.cell_side
-        self._shown_side = min(side, observer.side) if self.tiling.matched else self.patch_side
-        self.observer = observer
-        if canvas == "native" and self._shown_side != observer.side:
-            self.observer = observer.with_side(self._shown_side)
+        seen = [self._seen_by(observer, canvas, side)]
+        seen += [self._seen_by(other, canvas, other.side) for other in further]
+        self.observers = tuple(one for one, _ in seen)
+        self.observer, self._shown_side = seen[0]
+        kinds = [(one.side, one.mean, one.std, one.dtype) for one in self.observers]
+        distinct = [*dict.fromkeys(kinds)]
+        self.input_of = [distinct.index(kind) for kind in kinds]
+        self.inputs = [self.observers[kinds.index(kind)] for kind in distinct]
+        self._shown_sides = [seen[kinds.index(kind)][1] for kind in distinct]
         self._ids = torch.from_numpy(source.ids)
+
+    def _seen_by(
+        self, observer: Observer, canvas: Literal["pad", "native"], whole: int
+    ) -> tuple[Observer, int]:
+        """Return an observer that accepts patches of an image of side `whole`, and their side."""
+        side = min(self.tiling.side, observer.side)
+        if not self.tiling.matched:
+            side = max(1, whole // self.tiling.factor)
+        alone = canvas == "native" and side != observer.side
+        return (observer.with_side(side) if alone else observer), side
 
     def enlarges(self, image: torch.Tensor | EncodedJpeg) -> bool:
         """Return whether a side of the image is smaller than a patch, so crops are enlarged."""
@@ -211,31 +236,33 @@ class PatchMaker:
         indices: Sequence[int],
         images: Sequence[torch.Tensor],
         out: torch.Tensor | None = None,
+        number: int = 0,
     ) -> torch.Tensor:
-        """Make the (n·M, 3, S, S) patches of n images, on the device of the observer."""
-        boxes, device = self.boxes(indices, images).reshape(-1, 4), self.observer.device
+        """Make the (n·M, 3, S, S) patches of n images for one of `inputs`, on its device."""
+        observer = self.inputs[number]
+        boxes, device = self.boxes(indices, images).reshape(-1, 4), observer.device
         if device.type != "cpu":
             images, boxes = upload(images, device), to_device(boxes, device)
         return crop_resize(
             list(images),
             boxes,
-            self._shown_side,
-            canvas=self.observer.side,
-            mean=self.observer.mean,
-            std=self.observer.std,
-            dtype=self.observer.dtype,
+            self._shown_sides[number],
+            canvas=observer.side,
+            mean=observer.mean,
+            std=observer.std,
+            dtype=observer.dtype,
             channels_last=True,
             out=out,
         )
 
-    def empty(self, count: int) -> torch.Tensor:
+    def empty(self, count: int, number: int = 0) -> torch.Tensor:
         """Allocate the output of `shown` for n images."""
-        side = self.observer.side
+        observer = self.inputs[number]
         return in_large_pages(
             torch.empty(
-                (count * self.crops, 3, side, side),
-                dtype=self.observer.dtype,
-                device=self.observer.device,
+                (count * self.crops, 3, observer.side, observer.side),
+                dtype=observer.dtype,
+                device=observer.device,
                 memory_format=torch.channels_last,
             )
         )

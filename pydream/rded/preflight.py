@@ -200,6 +200,7 @@ def preflight(
     seed: int,
     workers: int,
     budget: int,
+    called: str = "the observer",
 ) -> Preflight:
     """Measure the observer on held-out images, and refuse an observer near chance.
 
@@ -220,6 +221,8 @@ def preflight(
         Continue with an observer near chance.
     seed, workers, budget
         The settings of `RdedConfig`; the budget in bytes.
+    called
+        The observer in messages.
 
     Raises
     ------
@@ -229,11 +232,11 @@ def preflight(
     classes = len(source.class_names)
     if infer and observer.num_classes < classes:
         raise PydreamError(
-            f"the observer has {observer.num_classes} classes, fewer than the {classes} of "
+            f"{called} has {observer.num_classes} classes, fewer than the {classes} of "
             f"{source.description}: give the observer trained on this set (`pydream observer` "
             "trains one)"
         )
-    given = [] if infer else _given_order(observer, source)
+    given = [] if infer else _given_order(observer, source, called)
     count = sample_size(patches, observer.tile)
     if infer:
         count = max(count, 2 * _PER_CLASS_TO_INFER * classes)
@@ -257,17 +260,16 @@ def preflight(
         better = _better_inputs(observer, look, order, said)
     if weak and not allow_weak:
         advice = better or (_MISORDERED if misordered else _WEAK)
-        raise PydreamError(
-            f"the observer is {accuracy}, where chance is {1 / classes:.1%}: {advice}"
-        )
+        raise PydreamError(f"{called} is {accuracy}, where chance is {1 / classes:.1%}: {advice}")
     if better is not None:
-        warnings.warn(f"the observer is {accuracy}: {better}", stacklevel=2)
+        warnings.warn(f"{called} is {accuracy}: {better}", stacklevel=2)
     return Preflight(right / len(labels), len(labels), where, tuple(order))
 
 
-def _given_order(observer: Observer, source: Source) -> list[int]:
+def _given_order(observer: Observer, source: Source, called: str) -> list[int]:
     """Map classes to outputs by their names, or one to one."""
-    return class_outputs(observer, source.class_names, source.description, measured=True)
+    names, where = source.class_names, source.description
+    return class_outputs(observer, names, where, measured=True, called=called)
 
 
 def _better_inputs(

@@ -12,10 +12,9 @@ when two more are queued behind it, so the GPU always has work.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import deque
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -31,8 +30,9 @@ from pydream.data.device_jpeg import decode_on
 from pydream.data.prefetch import read_ahead
 from pydream.errors import PydreamError
 from pydream.ops import check_values
+from pydream.rded.groups import images_together
 from pydream.rded.memory import QUEUED, MemoryShares
-from pydream.rded.passes import NotANumberError, of_best_crops, run_observer, score_images
+from pydream.rded.passes import NotANumberError, of_best_crops, run_observers, score_together
 from pydream.rded.patches import PatchMaker, Preselection
 from pydream.timeline import Stopwatch
 
@@ -70,11 +70,6 @@ class ScoredImages:
     features: torch.Tensor | None = None
 
 
-def group_size(tile: int, crops: int) -> int:
-    """Return the smallest number of images whose crops fill whole passes of the observer."""
-    return tile // math.gcd(tile, crops)
-
-
 @dataclass(frozen=True)
 class ScoringLimits:
     """Limits of one batch of scoring. Of them, only `decode` can change a score.
@@ -99,25 +94,10 @@ class ScoringLimits:
 
 def batch_images(maker: PatchMaker, limits: ScoringLimits) -> int:
     """Return the number of images to score at a time: whole groups, within the limits."""
-    observer, crops = maker.observer, maker.crops
-    group = group_size(observer.tile, crops)
-    patch_bytes = 3 * observer.side**2 * observer.dtype.itemsize
+    group = images_together(maker)
+    patch_bytes = sum(3 * seen.side**2 * seen.dtype.itemsize for seen in maker.inputs)
     patches = min(limits.batch_size, limits.memory.patches // patch_bytes)
-    return max(1, patches // (group * crops)) * group
-
-
-def needed_images(
-    maker: PatchMaker, selection: Preselection, finished: Collection[int]
-) -> npt.NDArray[np.bool_]:
-    """Mark the images to score when some classes are finished: (n,) bool.
-
-    The patches of a group of images share passes of the observer, and the last bits of a sum may
-    depend on the other rows of a pass. So a group is scored as a whole or not at all.
-    """
-    wanted = ~np.isin(selection.labels, list(finished))
-    group = group_size(maker.observer.tile, maker.crops)
-    groups = np.arange(len(wanted)) // group
-    return np.isin(groups, groups[wanted])
+    return max(1, patches // (group * maker.crops)) * group
 
 
 def score(
@@ -128,6 +108,7 @@ def score(
     watch: Stopwatch,
     *,
     features: bool = False,
+    combine: Literal["log-probabilities", "logits"] = "log-probabilities",
 ) -> Iterator[ScoredImages]:
     """Score the crops of the images needed, in order (equation 7).
 
@@ -140,13 +121,16 @@ def score(
     maker, selection
         The run's patch maker and its preselection.
     needed
-        (n,) bool: True for each candidate to score; see `needed_images`.
+        (n,) bool: True for each candidate to score; see `pydream.rded.groups.needed_images`.
     limits
         Limits of one batch.
     watch
         Stopwatch of the stages.
     features
-        Take the features of the best crops from the same passes; the scores stay what they are.
+        Take the first observer's features of the best crops from the same passes; the scores stay
+        what they are.
+    combine
+        Score by several observers; see `score_together`.
 
     Yields
     ------
@@ -162,7 +146,7 @@ def score(
     candidates = np.flatnonzero(needed)
     while len(candidates):
         try:
-            run = _ScoringRun(maker, selection, limits, watch, features=features)
+            run = _ScoringRun(maker, selection, limits, watch, features, combine)
             for scored in run.scores(candidates):
                 candidates = candidates[len(scored.candidates) :]
                 yield scored
@@ -173,10 +157,10 @@ def score(
             raise
         except torch.OutOfMemoryError as error:
             images = batch_images(maker, limits)
-            if images > group_size(maker.observer.tile, maker.crops):
+            if images > images_together(maker):
                 limits = replace(limits, batch_size=max(1, images * maker.crops // 2))
             else:
-                maker.observer.halve_tile(error)
+                max(maker.observers, key=lambda observer: observer.tile).halve_tile(error)
 
 
 @dataclass(frozen=True)
@@ -184,7 +168,7 @@ class _Batch:
     """Images cropped to patches; `ready` is an event of the stream that cropped them."""
 
     candidates: list[int]
-    patches: torch.Tensor  # [g·M, 3, S, S]
+    patches: list[torch.Tensor]  # [g·M, 3, S, S] for each distinct input
     errors: dict[int, str]
     enlarged: list[int]
     images: list[torch.Tensor] | None
@@ -209,14 +193,15 @@ class _ScoringRun:
         selection: Preselection,
         limits: ScoringLimits,
         watch: Stopwatch,
-        *,
         features: bool,
+        combine: Literal["log-probabilities", "logits"],
     ) -> None:
         self._maker = maker
         self._selection = selection
         self._limits = limits
         self._watch = watch
         self._features = features
+        self._combine = combine
         self._device = maker.observer.device
         self._queued = QUEUED.get(self._device.type, 0)
         self._turn: threading.Event | None = None
@@ -280,7 +265,7 @@ class _ScoringRun:
         images: list[torch.Tensor] | None = None
         sizes: list[tuple[int, int]] = []
         with self._on_stream():
-            patches = maker.empty(len(candidates))
+            patches = [maker.empty(len(candidates), place) for place in range(len(maker.inputs))]
             done = 0
             while done < len(candidates):
                 with self._watch("wait for decoding"):
@@ -290,8 +275,10 @@ class _ScoringRun:
                 indices = self._selection.indices[candidates[done : done + len(piece)]].tolist()
                 rows = slice(done * crops, (done + len(piece)) * crops)
                 read = sum(image.nbytes for image in piece)
-                with self._watch("crop", self._device, nbytes=read + patches[rows].nbytes):
-                    maker.shown(indices, piece, out=patches[rows])
+                made = sum(of_input[rows].nbytes for of_input in patches)
+                with self._watch("crop", self._device, nbytes=read + made):
+                    for place, of_input in enumerate(patches):
+                        maker.shown(indices, piece, of_input[rows], place)
                 done += len(piece)
                 sizes += [(image.shape[0], image.shape[1]) for image in piece]
                 on_host = all(image.device.type == "cpu" for image in piece)
@@ -330,18 +317,17 @@ class _ScoringRun:
         if batch.ready is not None:
             stream = torch.cuda.current_stream(self._device)
             stream.wait_event(batch.ready)
-            batch.patches.record_stream(stream)
+            for of_input in batch.patches:
+                of_input.record_stream(stream)
         usable = [
             row for row, candidate in enumerate(batch.candidates) if candidate not in batch.errors
         ]
         labels = torch.from_numpy(self._selection.labels[batch.candidates])
         with self._watch("observer", self._device), self._observers_turn():
-            logits, features = run_observer(
-                self._maker.observer, batch.patches, features=self._features
-            )
-        with self._watch("score", self._device, nbytes=logits.nbytes):
+            logits, features = run_observers(self._maker, batch.patches, features=self._features)
+        with self._watch("score", self._device, nbytes=sum(one.nbytes for one in logits)):
             try:
-                scores = score_images(logits, labels, usable)
+                scores = score_together(logits, labels, usable, self._combine)
             except NotANumberError as error:
                 raise self._not_a_number(batch.candidates[error.row]) from error
             results = [scores]
@@ -397,8 +383,9 @@ class _ScoringRun:
 
     def _not_a_number(self, candidate: int) -> PydreamError:
         source = self._maker.source
+        whose = "the observer's" if len(self._maker.observers) == 1 else "an observer's"
         return PydreamError(
-            f"{source.description}: the observer's scores of "
+            f"{source.description}: {whose} scores of "
             f"{source.keys[self._selection.indices[candidate]]} are not numbers: its weights are "
             "damaged, or too large for this precision (try --precision float32)"
         )

@@ -200,6 +200,19 @@ def _patch_facts(manifest: Manifest, observer: Mapping[str, Any]) -> list[tuple[
             f"{observer['top1']:.1%} of {observer['images']} images ({observer['held_out']})",
         ),
         ("Observer’s weights, SHA-256", observer["weights_sha256"]),
+        *(
+            (
+                "Further observer",
+                f"{other['arch']}, {other['precision']}, right on {other['top1']:.1%} of "
+                f"{other['images']} images; weights {other['weights_sha256']}",
+            )
+            for other in manifest.further_observers or ()
+        ),
+        *(
+            [("Scores of the observers", _combine_words(config))]
+            if manifest.further_observers
+            else []
+        ),
         ("Patches per side (factor)", str(manifest.factor)),
         ("Canvas", canvas[config["canvas"]]),
         ("Pre-selected images per class", str(config["preselect"])),
@@ -212,6 +225,13 @@ def _patch_facts(manifest: Manifest, observer: Mapping[str, Any]) -> list[tuple[
         ),
         *([("Enlarged", enlarged)] if manifest.enlarged else []),
     ]
+
+
+def _combine_words(config: Mapping[str, Any]) -> str:
+    """Describe how the scores of several observers are combined."""
+    if config.get("combine") == "logits":
+        return "logits: log probability of the true class by their mean logits"
+    return "log-probabilities: mean of their log probabilities of the true class"
 
 
 def _choice_words(manifest: Manifest) -> str:

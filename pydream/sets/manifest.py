@@ -75,6 +75,8 @@ class Manifest:
         The observer (RDED): ``arch``, ``weights_sha256``, ``precision``; its input (``side``,
         ``mean``, ``std`` and their ``origins``, which older sets lack); its accuracy on real images
         (``top1``, ``images``, ``held_out``); and the order of its classes (``class_order``).
+    further_observers
+        The other observers, described likewise, if several scored the patches (RDED).
     network
         ``arch`` of the matched networks (DREAM+).
     history
@@ -105,6 +107,7 @@ class Manifest:
     enlarged: int | None = None
     filled: int | None = None
     observer: Mapping[str, Any] | None = None
+    further_observers: Sequence[Mapping[str, Any]] | None = None
     network: Mapping[str, str] | None = None
     history: list[dict[str, Any]] | None = None
     labels_bytes: int | None = None
@@ -161,6 +164,11 @@ class Manifest:
         known = {setting.name for setting in dataclasses.fields(cls)} - {"others"}
         others = {name: values.pop(name) for name in [*values] if name not in known}
         return cls(**values, others=others)
+
+    def record_of(self, weights_sha256: str) -> Mapping[str, Any]:
+        """Return the record of the observer with these weights; empty if none made the set."""
+        made_by = [self.observer or {}, *(self.further_observers or ())]
+        return next((one for one in made_by if one.get("weights_sha256") == weights_sha256), {})
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of the file, without facts that are None."""

@@ -149,11 +149,9 @@ def load_set_observer(
     PydreamError
         If it cannot be loaded.
     """
-    made_by = distilled.manifest.observer or {}
 
     def kept(weights_sha256: str) -> dict[str, Any]:
-        if made_by["weights_sha256"] != weights_sha256:
-            return {}
+        made_by = distilled.manifest.record_of(weights_sha256)
         names = ("arch", "side", "mean", "std")
         return {name: made_by[name] for name in names if made_by.get(name) is not None}
 
@@ -162,7 +160,7 @@ def load_set_observer(
         settings,
         arch=arch,
         side=distilled.manifest.side,
-        kept=kept if "weights_sha256" in made_by else None,
+        kept=kept if "weights_sha256" in (distilled.manifest.observer or {}) else None,
         precision=precision,
         device=device,
     )
@@ -191,7 +189,7 @@ def class_order(observer: Observer, distilled: DistilledSet) -> list[int]:
     If the observer lacks a class, or has another number of classes and no names.
     """
     names = distilled.class_names
-    made_by = distilled.manifest.observer or {}
-    if made_by.get("weights_sha256") == observer.weights_sha256 and "class_order" in made_by:
+    made_by = distilled.manifest.record_of(observer.weights_sha256)
+    if "class_order" in made_by:
         return list(made_by["class_order"])
     return class_outputs(observer, names, str(distilled.path), measured=False)

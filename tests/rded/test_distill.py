@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from rded_runs import hashes, settings
+from rded_runs import hashes, settings, shuffled_observer
 from torch_states import all_states
 
 from pydream.data import open_source
@@ -245,20 +245,6 @@ def test_digits_with_a_good_observer(digits_observer: Path, tmp_path: Path) -> N
     rows = pq.read_table(result.path / "provenance.parquet").to_pylist()
     # The best crops are those the observer is sure of: log p near 0, far above chance (-2.3).
     assert np.mean([row["score"] for row in rows]) > -0.3
-
-
-def shuffled_observer(file: Path, digits_observer: Path, order: list[int]) -> None:
-    from safetensors import safe_open
-    from safetensors.torch import load_file
-
-    weights = load_file(digits_observer)
-    for name in ("classifier.weight", "classifier.bias"):
-        weights[name] = weights[name][order].contiguous()
-    with safe_open(digits_observer, "pt") as handle:
-        metadata = {key: value for key, value in handle.metadata().items() if key != "classes"}
-    model = build_model(metadata["arch"], num_classes=10, side=int(metadata["side"]))
-    model.load_state_dict(weights)
-    save_weights(model, file, metadata)
 
 
 def test_an_observer_with_its_classes_in_another_order(

@@ -12,8 +12,9 @@ from torchvision.transforms.v2 import functional as tvf
 
 from pydream.data import Source, open_source
 from pydream.models import Observer, load_observer
+from pydream.rded.groups import group_size, needed_images
 from pydream.rded.patches import PatchMaker, Preselection, assemble, preselect, select
-from pydream.rded.scoring import ScoringLimits, batch_images, group_size, needed_images, score
+from pydream.rded.scoring import ScoringLimits, batch_images, score
 from pydream.timeline import Stopwatch
 
 # Scores are logits of a float32 network on patches that agree with torchvision's to 1e-5.
