@@ -77,10 +77,10 @@ def test_batches_are_halved_where_patches_do_not_fit(
     wanted = scores(fitting)
     empty = PatchMaker.empty
 
-    def limited(self: PatchMaker, count: int) -> torch.Tensor:
+    def limited(self: PatchMaker, count: int, number: int = 0) -> torch.Tensor:
         if count * self.crops > patches:
             raise torch.OutOfMemoryError("out of memory")
-        return empty(self, count)
+        return empty(self, count, number)
 
     monkeypatch.setattr(PatchMaker, "empty", limited)
     with pytest.warns(RuntimeWarning, match=f"going on with {fitting} images"):

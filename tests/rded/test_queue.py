@@ -91,10 +91,10 @@ def test_what_a_later_op_reports_is_named(
 
     shown = PatchMaker.shown
 
-    def raising(self: PatchMaker, indices: Any, images: Any, out: Any = None) -> Any:
+    def raising(self: PatchMaker, *arguments: Any) -> Any:
         if calls:
             raise ValueError("logits hold NaN (found on cuda:0 by an earlier call)")
-        return shown(self, indices, images, out)
+        return shown(self, *arguments)
 
     monkeypatch.setattr(passes, "realism_scores", marked)
     monkeypatch.setattr(PatchMaker, "shown", raising)
