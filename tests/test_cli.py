@@ -264,7 +264,7 @@ def test_a_warning_of_ours_is_one_line_and_others_are_as_python_has_them(
         (("inspect", "x", "--image_std", "a", "b"), "[FLOAT [FLOAT ...]]; got a b; see "),
         (("rded", "x", "--observer", "y", "--arch"), "rded: --arch needs a value; see "),
         (("evaluate", "x", "--crop-scale", "1"), "--crop-scale takes FLOAT FLOAT; got 1"),
-        (("rded", "x", "--observer"), "--observer needs a value"),
+        (("rded", "x", "--observer"), "rded: --observer needs a value"),
         ((), "name a command: rded, dream, "),
     ],
 )

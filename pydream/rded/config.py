@@ -146,7 +146,7 @@ class RdedConfig(ObserverSettings):
         expand_settings(self, "source", "out")
         names = [expand_path("observer", name) for name in self.observers]
         if not names:
-            raise PydreamError("--observer needs a value: name a file of weights")
+            raise PydreamError("rded: --observer needs a value; see `pydream rded --help`")
         checks.different(observer=names)
         object.__setattr__(self, "observer", names[0] if len(names) == 1 else tuple(names))
         checks.at_least(

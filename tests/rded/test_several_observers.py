@@ -219,7 +219,7 @@ def test_observers_that_do_not_fit_are_refused_by_name(
         distill(weak)
     with pytest.raises(PydreamError, match="observer must differ"):
         settings(folder, random_observer, tmp_path / "set", observer=(five, five))
-    with pytest.raises(PydreamError, match="--observer needs a value"):
+    with pytest.raises(PydreamError, match="rded: --observer needs a value"):
         settings(folder, random_observer, tmp_path / "set", observer=())
     model = build_model("convnet2-w8", num_classes=4, side=32)
     with pytest.raises(PydreamError, match="1 observers are given"):
