@@ -1,4 +1,4 @@
-"""Small runs of RDED on the pictures of tests/rded/conftest.py."""
+"""Small pictures of four classes, an observer with random weights, and runs of RDED on them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,44 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from pydream.models import build_model, save_weights
 from pydream.rded import RdedConfig
+
+CLASSES = ("ant", "bee", "cat", "dog")
+PER_CLASS = 11
+
+
+def write_image(file: Path, rng: np.random.Generator, hue: int) -> None:
+    """A noisy picture of odd size whose colour tells its class."""
+    height, width = rng.integers(33, 61, size=2)
+    pixels = rng.integers(0, 120, size=(height, width, 3))
+    pixels[..., hue % 3] += 100 + 30 * (hue // 3)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.astype(np.uint8)).save(file)
+
+
+def write_pictures(root: Path) -> Path:
+    """Write class folders of pictures: four classes of eleven, PNG and JPEG."""
+    rng = np.random.default_rng(7)
+    for hue, name in enumerate(CLASSES):
+        for number in range(PER_CLASS):
+            suffix = ".png" if number % 2 else ".jpg"
+            write_image(root / name / f"{number:02d}{suffix}", rng, hue)
+    return root
+
+
+def write_random_observer(file: Path, num_classes: int = len(CLASSES), seed: int = 3) -> Path:
+    """Write a small observer with random weights, for 32 pixels a side."""
+    torch.manual_seed(seed)
+    model = build_model("convnet2-w16", num_classes=num_classes, side=32)
+    save_weights(model, file, {"arch": "convnet2-w16", "side": "32"})
+    return file
 
 
 def settings(folder: Path, weights: Path, out: Path, **changes: Any) -> RdedConfig:

@@ -30,8 +30,8 @@ from pydream.cli.help import description, examples
 from pydream.cli.options import PROFILED, SPEED, Option, grouped_options, option_names, options_of
 
 COMMANDS = (
-    "rded", "dream", "dream-compare", "observer", "relabel", "evaluate", "export", "inspect",
-    "doctor", "demo",
+    "rded", "dream", "dream-compare", "refine", "observer", "relabel", "evaluate", "export",
+    "inspect", "doctor", "demo",
 )  # fmt: skip
 
 
@@ -131,6 +131,8 @@ def test_distil_for_people(
         (("inspect", "OBSERVER"), "is not a distilled set"),
         (("evaluate", "TINY", "--observer", "OBSERVER"), "does not say what it was distilled"),
         (("relabel", "TINY", "--observer", "OBSERVER"), "does not know the classes a, b"),
+        (("refine", "TINY", "--observer", "OBSERVER"), "no distilled set here"),
+        (("refine", "TINY", "--observer", "OBSERVER", "--steps", "0"), "steps must be at least 1"),
         (("evaluate", "TINY"), "online labels need an observer"),
         (("observer", "nowhere", "--arch", "convnet3", "--out", "o.safetensors"), "nowhere"),
     ],
@@ -298,7 +300,7 @@ def test_ctrl_c_tells_how_to_continue_where_finished_work_is_kept(
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
     assert printed.startswith("pydream: stopped")
-    kept = {"rded", "dream", "dream-compare", "observer", "evaluate", "relabel"}
+    kept = {"rded", "dream", "dream-compare", "refine", "observer", "evaluate", "relabel"}
     assert ("finished work is kept" in printed) == (command in kept)
     resumed = {*re.findall("`(?:pydream )?([a-z-]+)`", printed)}
     assert (command in resumed) == ("--resume" in option_names([command], commands.COMMANDS))

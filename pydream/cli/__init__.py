@@ -15,7 +15,7 @@ from pydream.errors import PydreamError
 from pydream.files import STOPPED
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_CONTINUED = ("rded", "dream", "dream-compare", "observer", "evaluate", "relabel")
+_CONTINUED = ("rded", "dream", "dream-compare", "refine", "observer", "evaluate", "relabel")
 
 
 def main() -> None:

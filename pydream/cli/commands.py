@@ -22,6 +22,7 @@ from pydream.formatting import byte_words
 from pydream.inspection.config import InspectConfig
 from pydream.models.config import ObserverConfig
 from pydream.rded.config import RdedConfig
+from pydream.refine.config import RefineConfig
 from pydream.sets.config import ExportConfig
 
 _NEW_REPORT = "give --report the name of a new file"
@@ -149,6 +150,27 @@ def relabel_command(config: Annotated[RelabelConfig, Whole], *, json: Json = Fal
         f"{byte_words(result.images_bytes)}\nlabels: {result.path}"
     )
     print_result(result, text, json=json)
+
+
+def refine_command(config: Annotated[RefineConfig, Whole], *, json: Json = False) -> None:
+    """Refine the cells of a distilled set until they show an observer what their anchors show.
+
+    Examples
+    --------
+    pydream refine distilled --observer resnet18.safetensors --steps 100 --out refined
+    """
+    from pydream.cli.tables import print_set
+    from pydream.refine import refine
+
+    result = refine(config)
+    record = result.manifest.refinement
+    assert record is not None  # every refined set has one
+    loss, layers = record["loss"], ", ".join(dict.fromkeys(record["layers"]))
+    rows = {
+        "refined": f"{record['steps']} steps by the features of {layers}",
+        "loss": f"{loss[0]:.4g} in the first step, {loss[-1]:.4g} in the last",
+    }
+    print_set(result, rows, json=json)
 
 
 def export_command(config: Annotated[ExportConfig, Whole], *, json: Json = False) -> None:
@@ -318,6 +340,7 @@ COMMANDS: Commands = {
     "dream-compare": dream_compare_command,
     "observer": observer_command,
     "evaluate": evaluate_command,
+    "refine": refine_command,
     "relabel": relabel_command,
     "export": export_command,
     "inspect": inspect_command,

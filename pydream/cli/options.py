@@ -33,7 +33,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Method": (
         "full", "recipe", "preselect", "crops", "select", "realistic_share", "combine",
-        "small_classes", "cells", "canvas", "match", "sampler", "metric",
+        "small_classes", "cells", "refine", "steps", "layer", "canvas", "match", "sampler",
+        "metric",
         "arch", "iterations", "inner_loop", "epochs", "batch_size", "batch_real", "batch_synthetic",
         "learning_rate", "optimizer", "schedule", "betas", "momentum", "weight_decay",
         "label_smoothing", "views", "crop_scale", "crop_ratio", "horizontal_flip", "mix",

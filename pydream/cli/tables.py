@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pydream.demo import DemoResult
     from pydream.dream import Comparison, DreamResult
     from pydream.rded import RdedResult
+    from pydream.refine import RefineResult
 
 
 def console() -> Console:
@@ -38,7 +39,9 @@ def print_result(result: DataclassInstance, text: str, *, json: bool) -> None:
         console().print(text, soft_wrap=True)
 
 
-def print_set(result: RdedResult | DreamResult, rows: Mapping[str, str], *, json: bool) -> None:
+def print_set(
+    result: RdedResult | DreamResult | RefineResult, rows: Mapping[str, str], *, json: bool
+) -> None:
     """Print the set made by a method; `rows` hold the facts of this method alone."""
     manifest = result.manifest
     if json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 import warnings
 from collections.abc import Callable
@@ -271,10 +270,8 @@ def _finish(run: _DreamRun, identity: dict[str, Any], progress: Progress) -> Dre
             writer.write_class(label, images, {}, image_format="png", quality=100)
             rows += _provenance(real, label, progress.origins[label].tolist())
         writer.write_provenance(rows)
-        stream = io.BytesIO()
         labels = torch.arange(len(values)).repeat_interleave(config.ipc)
-        torch.save([values.flatten(0, 1), labels], stream)
-        writer.write_bytes(writer.set / "images.pt", stream.getvalue())
+        writer.write_tensors(values.flatten(0, 1), labels)
         manifest = dataclasses.replace(
             describe_set(
                 writer.set,

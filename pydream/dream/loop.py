@@ -14,10 +14,10 @@ from pydream.dream.config import PRESETS, ResolvedConfig
 from pydream.dream.matching import Matcher, answer_distance
 from pydream.dream.network import STRATEGY, NetworkTrainer, fresh_network
 from pydream.dream.real import ClassImages
-from pydream.dream.replay import Replayed
 from pydream.dream.sampler import RepresentativeSampler
 from pydream.dream.synthetic import LossAndSlope, SyntheticImages
 from pydream.ops import collage, diff_augment, multi_formation, random_augment
+from pydream.replay import Replayed
 from pydream.seeds import derived_seed, drawn_order
 from pydream.streams import to_device
 from pydream.tiling import Tiling

@@ -118,6 +118,7 @@ def _make_relus_in_place(model: fx.GraphModule) -> None:
             continue
         with model.graph.inserting_after(node):
             relu = model.graph.call_function(functional.relu, (before,), {"inplace": True})
+        relu.meta = dict(node.meta)  # its layers
         node.replace_all_uses_with(relu)
         model.graph.erase_node(node)
 

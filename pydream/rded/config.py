@@ -12,6 +12,7 @@ from pydream.errors import PydreamError
 from pydream.files import expand_path, expand_settings
 from pydream.models.config import ObserverSettings
 from pydream.processors import usable_processors
+from pydream.refine.config import RefinementSettings
 from pydream.sets.image_formats import ImageFormat
 
 # Settings that change how a run proceeds, never its result. They are not in the manifest, and may
@@ -34,6 +35,7 @@ _USUAL = {
     "combine": "log-probabilities",
     "small_classes": "refuse",
     "cells": "shrunk",
+    "refine": 0,
 }
 
 SelectionRule: TypeAlias = Literal["realistic", "median", "hard", "diverse", "representative"]
@@ -45,7 +47,7 @@ _PROPORTIONAL = "proportional:"
 
 
 @dataclass(frozen=True)
-class RdedConfig(ObserverSettings):
+class RdedConfig(ObserverSettings, RefinementSettings):
     """Settings of `pydream.rded.distill` (arXiv 2312.03526, section 4).
 
     `batch_size`, `workers` and `memory_budget` change speed and memory, never the result.
@@ -97,6 +99,9 @@ class RdedConfig(ObserverSettings):
     """Way to fit a patch into its cell: shrunk resizes it, as published; matched finds the cell
     whose enlargement, as students see it, comes nearest to the patch. Matched patches are scored
     at full size."""
+    refine: int = 0
+    """Number of steps that refine the cells after the collage, none as published: each cell moves
+    until it shows the observer what its patch shows at full size."""
     side: int | None = None
     """Side of the distilled images in pixels, by default that of the observer's input."""
     seed: int = 0
@@ -143,12 +148,15 @@ class RdedConfig(ObserverSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        RefinementSettings.__post_init__(self)
         expand_settings(self, "source", "out")
         names = [expand_path("observer", name) for name in self.observers]
         if not names:
             raise PydreamError("rded: --observer needs a value; see `pydream rded --help`")
         checks.different(observer=names)
         object.__setattr__(self, "observer", names[0] if len(names) == 1 else tuple(names))
+        if not self.refine and self.refinement() != RefinementSettings().refinement():
+            raise PydreamError("layer and learning_rate are for the refinement: give refine, too")
         checks.at_least(
             1,
             preselect=self.preselect,
@@ -159,7 +167,7 @@ class RdedConfig(ObserverSettings):
             side=self.side,
         )
         _check_ipc(self)
-        checks.at_least(0, crops=self.crops)
+        checks.at_least(0, crops=self.crops, refine=self.refine)
         if self.small_classes == "reuse" and self.crops < 2:
             raise PydreamError(
                 f"--small-classes reuse takes several crops of an image, and crops {self.crops} "
@@ -190,6 +198,9 @@ class RdedConfig(ObserverSettings):
                 del settings[name]
         for name in _OBSERVER:
             if settings[name] is None:
+                del settings[name]
+        if not self.refine:
+            for name in self.refinement():
                 del settings[name]
         return {name: value for name, value in settings.items() if name not in _EXECUTION}
 

@@ -10,20 +10,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from pydream.data import Source
 from pydream.data.unreadable import Unreadable
 from pydream.devices import announce_device, resolve_device
-from pydream.errors import PydreamError
 from pydream.files import name_after
-from pydream.models import Observer
 from pydream.progress import say, track
 from pydream.rded.class_counts import class_counts, ipc_identity, ipc_words
 from pydream.rded.classes import OpenClasses, ScoredClass
 from pydream.rded.config import RdedConfig
+from pydream.rded.finishing import finish_classes, refine_classes
 from pydream.rded.groups import needed_images
 from pydream.rded.memory import MemoryShares
 from pydream.rded.observers import (
@@ -34,11 +33,11 @@ from pydream.rded.observers import (
     open_observers,
 )
 from pydream.rded.opening import check_sizes, open_sources, where_to_decode
-from pydream.rded.patches import KeyPatch, PatchMaker, Preselection, assemble, preselect
+from pydream.rded.patches import PatchMaker, Preselection, preselect
 from pydream.rded.preflight import Preflight
+from pydream.rded.run import RdedRun
 from pydream.rded.scoring import ScoringLimits, score
-from pydream.rded.selection import WITH_FEATURES, select_key_patches_by
-from pydream.rded.small_classes import select_with_reuse
+from pydream.rded.selection import WITH_FEATURES
 from pydream.report import write_report
 from pydream.sets.manifest import Manifest, describe_set
 from pydream.sets.run import finish_run
@@ -67,25 +66,6 @@ class RdedResult:
     path: Path
     manifest: Manifest
     seconds: dict[str, float]
-
-
-@dataclass(frozen=True)
-class _RdedRun:
-    config: RdedConfig
-    decode: Literal["host", "device"]
-    memory: MemoryShares
-    source: Source
-    observers: tuple[Observer, ...]
-    side: int
-    factor: int
-    counts: tuple[int, ...]  # distilled images, by class
-    writer: SetWriter
-    watch: Stopwatch
-
-    @property
-    def key_patches(self) -> list[int]:
-        """Number of key patches of each class."""
-        return [count * self.factor**2 for count in self.counts]
 
 
 @usual_torch_state()
@@ -146,7 +126,7 @@ def distill(
         return RdedResult(out, manifest, {})
     writer = SetWriter(out, identity, resume=config.resume)
     memory = MemoryShares.of(config.memory_budget, device)
-    run = _RdedRun(config, decode, memory, source, observers, side, factor, counts, writer, watch)
+    run = RdedRun(config, decode, memory, source, observers, side, factor, counts, writer, watch)
     with watch("preflight"):
         measured = measure_observers(
             config, observers, source, held_out, selection, writer, memory.preflight
@@ -161,16 +141,21 @@ def distill(
     with writer.begin():
         keep_measured(writer, measured)
         _distill_classes(run, selection)
-        return _finish(run, identity, measured)
+        refinement, report = (
+            refine_classes(run, observer) if config.refine else (None, write_report)
+        )
+        manifest = _finish(run, identity, measured, refinement)
+        path, seconds = finish_run(writer, manifest, watch, report)
+    return RdedResult(path, manifest, seconds)
 
 
-def _distill_classes(run: _RdedRun, selection: Preselection) -> None:
+def _distill_classes(run: RdedRun, selection: Preselection) -> None:
     """Score the classes in order, then assemble and write each.
 
     On a GPU, assembly runs alongside the scoring. On the CPU it takes turns: see `scoring`.
     """
     config, labels = run.config, range(len(run.source.class_names))
-    finished = {label for label in labels if run.writer.finished_class(label) is not None}
+    finished = {label for label in labels if run.assembled(label) is not None}
     if len(finished) == len(labels):
         return
     maker = PatchMaker(
@@ -219,7 +204,7 @@ def _distill_classes(run: _RdedRun, selection: Preselection) -> None:
                     complete.append(scored)
             finally:  # those before a class with too many unreadable images are kept
                 if complete:
-                    do(partial(_finish_classes, run, maker, selection, complete))
+                    do(partial(finish_classes, run, maker, selection, complete))
             advance(len(batch.candidates) * maker.crops)
     unreadable.say()
 
@@ -246,10 +231,10 @@ def _one_by_one(*, beside: bool) -> Iterator[Callable[[Callable[[], None]], None
             future.result()
 
 
-def _unreadable_so_far(run: _RdedRun, selection: Preselection, finished: set[int]) -> Unreadable:
+def _unreadable_so_far(run: RdedRun, selection: Preselection, finished: set[int]) -> Unreadable:
     """Return the images that were unreadable when finished classes were scored."""
     unreadable = Unreadable(run.source, len(selection.indices), run.config.allow_skipped)
-    records = [run.writer.finished_class(label) for label in sorted(finished)]
+    records = [run.assembled(label) for label in sorted(finished)]
     skipped = [image for record in records if record is not None for image in record["skipped"]]
     if skipped:
         index_of = {run.source.keys[index]: index for index in selection.indices.tolist()}
@@ -257,95 +242,13 @@ def _unreadable_so_far(run: _RdedRun, selection: Preselection, finished: set[int
     return unreadable
 
 
-def _finish_classes(
-    run: _RdedRun, maker: PatchMaker, selection: Preselection, complete: Sequence[ScoredClass]
-) -> None:
-    """Choose the key patches of classes together, then finish one after another."""
-    config = run.config
-    with run.watch("select"):
-        ranked = select_key_patches_by(
-            config.select,
-            complete,
-            [run.key_patches[scored.label] for scored in complete],
-            share=config.realistic_share,
-            seed=config.seed,
-        )
-    for scored, (keys, filled) in zip(complete, ranked, strict=True):
-        _finish_class(run, maker, selection, scored, keys, filled)
-
-
-def _finish_class(
-    run: _RdedRun,
-    maker: PatchMaker,
-    selection: Preselection,
-    scored: ScoredClass,
-    ranked: Sequence[KeyPatch],
-    filled: int,
-) -> None:
-    """Tile the key patches of a class and write its images."""
-    skipped = [
-        {"key": run.source.keys[selection.indices[candidate]], "reason": reason}
-        for candidate, reason in scored.errors.items()
-    ]
-    _check_usable(run, scored.label, len(scored.candidates), skipped)
-    if len(scored.candidates) - len(skipped) < run.key_patches[scored.label]:
-        with run.watch("select"):
-            ranked = _select_with_reuse(run, maker, selection, scored)
-    with run.watch("assemble"):
-        images, rows = assemble(
-            maker,
-            selection,
-            ranked,
-            scored.cut,
-            ipc=run.counts[scored.label],
-            workers=run.config.workers,
-            budget=run.memory.winners,
-        )
-    record = {"rows": rows, "skipped": skipped, "enlarged": scored.enlarged}
-    with run.watch("write"):
-        run.writer.write_class(
-            scored.label,
-            images,
-            {**record, "filled": filled} if filled else record,
-            image_format=run.config.image_format,
-            quality=run.config.quality,
-        )
-
-
-def _select_with_reuse(
-    run: _RdedRun, maker: PatchMaker, selection: Preselection, scored: ScoredClass
-) -> list[KeyPatch]:
-    """Choose several key patches of an image, for a class that has too few images."""
-    first, needed = scored.candidates.start, run.key_patches[scored.label]
-    indices = selection.indices[first : scored.candidates.stop].tolist()
-    boxes = maker.crop_boxes(indices, scored.sizes)
-    ranked = select_with_reuse(scored.scores, boxes, first, needed)
-    if len(ranked) < needed:
-        usable = len(scored.candidates) - len(scored.errors)
-        raise PydreamError(
-            f"{run.source.description}: class {run.source.class_names[scored.label]} has {usable} "
-            f"readable images; {maker.crops} crops of each give {len(ranked)} patches that overlap "
-            f"by no more than half, fewer than the {needed} needed; raise --crops, or lower --ipc "
-            "or --factor"
-        )
-    return ranked
-
-
-def _check_usable(run: _RdedRun, label: int, total: int, skipped: list[dict[str, str]]) -> None:
-    usable, needed = total - len(skipped), run.key_patches[label]
-    where = f"{run.source.description}: class {run.source.class_names[label]}"
-    first = f"first {skipped[0]['key']}: {skipped[0]['reason']}" if skipped else ""
-    if usable == 0:
-        raise PydreamError(f"{where} has no readable image; {first}")
-    if usable < needed and run.config.small_classes == "refuse":
-        raise PydreamError(
-            f"{where} has {usable} readable images, fewer than the {needed} needed; lower --ipc or "
-            f"--factor, raise --preselect where the class has more, mend them, or give "
-            f"--small-classes reuse; {first}"
-        )
-
-
-def _finish(run: _RdedRun, identity: dict[str, Any], measured: Sequence[Preflight]) -> RdedResult:
+def _finish(
+    run: RdedRun,
+    identity: dict[str, Any],
+    measured: Sequence[Preflight],
+    refinement: dict[str, Any] | None,
+) -> Manifest:
+    """Write the provenance; return the manifest."""
     writer, config, observer = run.writer, run.config, run.observers[0]
     records = []
     for label in range(len(run.source.class_names)):
@@ -360,7 +263,7 @@ def _finish(run: _RdedRun, identity: dict[str, Any], measured: Sequence[Prefligh
         )
     with run.watch("write"):
         writer.write_provenance([row for record in records for row in record["rows"]])
-        manifest = dataclasses.replace(
+        return dataclasses.replace(
             describe_set(
                 writer.set,
                 run.source,
@@ -374,10 +277,9 @@ def _finish(run: _RdedRun, identity: dict[str, Any], measured: Sequence[Prefligh
                 image_format=config.image_format,
                 skipped=[image for record in records for image in record["skipped"]],
             ),
-            views="dsa" if config.cells == "matched" and run.factor > 1 else None,
+            views="dsa" if run.by_cells else None,
+            refinement=refinement,
             enlarged=sum(record.get("enlarged", 0) for record in records),
             filled=filled or None,
             **observers_record(run.observers, measured),
         )
-    path, seconds = finish_run(writer, manifest, run.watch, write_report)
-    return RdedResult(path, manifest, seconds)

@@ -57,6 +57,11 @@ def check_sizes(
         Patches and pixels along each side of a distilled image.
     """
     Tiling(side, factor, config.cells)
+    if config.refine and factor == 1:
+        raise PydreamError(
+            "refine moves the cells of images towards whole patches, and factor 1 has no cells: "
+            "give --factor 2 or more"
+        )
     sizes = np.bincount(source.labels, minlength=len(source.class_names))
     if config.small_classes == "reuse":
         _check_reuse(source, config, counts, factor, sizes)

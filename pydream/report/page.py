@@ -66,7 +66,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Stage:
-    iteration: int
+    name: str
     uris: list[str]
 
 
@@ -74,6 +74,7 @@ def write_report(
     distilled: DistilledSet,
     write: Callable[[Path, bytes], None],
     pictures: Mapping[int, torch.Tensor] | None = None,
+    refined: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Write ``contact_sheet.png`` and ``report.html`` to the folder of a set.
 
@@ -85,12 +86,15 @@ def write_report(
         Function of a path and bytes that writes a file.
     pictures
         Snapshots by iteration of some optimised images, uint8 (k, S, S, 3).
+    refined
+        Some refined images and what they were refined from, by name, uint8 (k, H, W, 3).
     """
     images = _images(distilled)
     sheet = contact_sheet(images, distilled.labels, distilled.class_names)
     with ThreadPoolExecutor(1) as beside:  # encoding releases the GIL, which the page needs
         encoded = beside.submit(png, torch.from_numpy(np.array(sheet)).permute(2, 0, 1))
-        write(distilled.path / "report.html", _render(distilled, images, pictures).encode())
+        page = _render(distilled, images, pictures, refined=refined)
+        write(distilled.path / "report.html", page.encode())
         write(distilled.path / "contact_sheet.png", encoded.result())
 
 
@@ -114,6 +118,7 @@ def _render(
     images: torch.Tensor | StoredImages | ImagesInMemory,
     pictures: Mapping[int, torch.Tensor] | None = None,
     measures: SetMeasures | None = None,
+    refined: Mapping[str, torch.Tensor] | None = None,
 ) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pydream.report"),
@@ -129,9 +134,9 @@ def _render(
     if scored is not None:
         histogram = Markup(score_histogram(scored["score"].to_numpy()))
     history = manifest.history or ()
-    stages = [
-        _Stage(at, [data_uri(picture) for picture in shown])
-        for at, shown in (pictures or {}).items()
+    losses = [
+        {"iteration": step, "loss": loss}
+        for step, loss in enumerate((manifest.refinement or {}).get("loss", ()), 1)
     ]
     page = environment.get_template("report.html").render(
         manifest=manifest,
@@ -145,12 +150,21 @@ def _render(
         overall=None if scored is None else overall_scores(scored),
         per_class=None if scored is None else class_scores(scored, distilled.class_names),
         curves=Markup(history_curves(history)) if len(history) > 1 else None,
-        stages=stages,
+        stages=_stages(pictures or {}),
+        refinement_curve=Markup(history_curves(losses, "step")) if len(losses) > 1 else None,
+        refined=_stages(refined or {}),
         measures=measures,
         measure_rows=None if measures is None else measure_rows(measures),
     )
     # Names of folders may contain bytes that are not UTF-8.
     return page.encode("utf-8", "replace").decode()
+
+
+def _stages(pictures: Mapping[Any, torch.Tensor]) -> list[_Stage]:
+    return [
+        _Stage(str(name), [data_uri(picture) for picture in shown])
+        for name, shown in pictures.items()
+    ]
 
 
 def _facts(manifest: Manifest) -> list[tuple[str, str]]:
@@ -169,6 +183,8 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
         facts.append(("Cells", cell_words(cells, manifest.method)))
     if manifest.views is not None:
         facts.append(("Made for the views", view_words(manifest.views)))
+    if manifest.refinement is not None:
+        facts += _refinement_facts(manifest.refinement)
     if manifest.package is None:  # a set of another tool
         return [*facts, ("Cells per side (factor)", str(manifest.factor))]
     return [
@@ -259,6 +275,20 @@ def _matching_facts(manifest: Manifest) -> list[tuple[str, str]]:
             f"{config['network_epochs']} epochs before it is matched, {config['network_images']} "
             "images between two steps",
         ),
+    ]
+
+
+def _refinement_facts(refinement: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """List the facts of a refinement."""
+    layers = [
+        f"{layer} of {observer['arch']}"
+        for layer, observer in zip(refinement["layers"], refinement["observers"], strict=True)
+    ]
+    loss = refinement["loss"]
+    return [
+        ("Refined", f"{refinement['steps']} steps by the features of {', '.join(layers)}"),
+        ("Refinement’s learning rate", f"{refinement['learning_rate']:g}"),
+        ("Refinement’s loss", f"{loss[0]:.4g} in the first step, {loss[-1]:.4g} in the last"),
     ]
 
 

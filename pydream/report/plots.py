@@ -67,7 +67,7 @@ def score_histogram(scores: npt.NDArray[np.floating]) -> str:
     return _for_page(stream.getvalue(), f"Histogram of the realism scores of {len(scores)} patches")
 
 
-def history_curves(history: Sequence[Mapping[str, Any]]) -> str:
+def history_curves(history: Sequence[Mapping[str, Any]], along: str = "iteration") -> str:
     """Draw loss and, if measured, accuracy against the iteration, as an SVG element.
 
     Parameters
@@ -75,6 +75,8 @@ def history_curves(history: Sequence[Mapping[str, Any]]) -> str:
     history
         Entries with ``iteration``, ``loss`` (None before the first iteration) and optionally
         ``top1``, one share per student.
+    along
+        Name of the axis.
     """
     losses = [(entry["iteration"], entry["loss"]) for entry in history if entry["loss"] is not None]
     measured = [
@@ -94,7 +96,7 @@ def history_curves(history: Sequence[Mapping[str, Any]]) -> str:
             axes.set_ylabel(name)
             axes.grid(axis="y", color=_FAINT, linewidth=0.5)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("iteration")
+        axes.set_xlabel(along)
         figure.subplots_adjust(left=0.16, right=0.96, top=0.96, bottom=0.5 / figure.get_figheight())
         stream = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))

@@ -81,6 +81,10 @@ class Manifest:
         ``arch`` of the matched networks (DREAM+).
     history
         Loss and accuracy by iteration (DREAM+).
+    refinement
+        The refinement of the images, if they were refined: ``steps``, ``learning_rate``, ``seed``;
+        ``observers``, the facts of each; ``layers``, the layer matched of each; and ``loss``, one
+        value for each step.
     labels_bytes, labels
         Bytes of the stored labels, and their description by seed (`pydream relabel`).
     others
@@ -110,6 +114,7 @@ class Manifest:
     further_observers: Sequence[Mapping[str, Any]] | None = None
     network: Mapping[str, str] | None = None
     history: list[dict[str, Any]] | None = None
+    refinement: Mapping[str, Any] | None = None
     labels_bytes: int | None = None
     labels: Mapping[str, Any] | None = None
     others: Mapping[str, Any] = field(default_factory=dict)

@@ -46,12 +46,17 @@ def open_set(settings: SetSettings, class_names: Sequence[str] | None = None) ->
         If it cannot be read, or its image files do not match its manifest.
     """
     distilled = open_named_set(settings, class_names)
+    check_image_files(distilled)
+    return distilled
+
+
+def check_image_files(distilled: DistilledSet) -> None:
+    """Raise PydreamError if a set of pydream has other image files than its manifest describes."""
     if distilled.is_ours and hash_image_files(distilled.path) != distilled.images_sha256:
         raise PydreamError(
             f"{distilled.path}: the image files are not those its manifest describes; "
             "`pydream inspect` tells more"
         )
-    return distilled
 
 
 def open_real(

@@ -6,6 +6,7 @@ import json
 import platform
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
@@ -14,12 +15,12 @@ from pydream.sets.manifest import Manifest
 from pydream.sets.writer import SetWriter
 from pydream.timeline import Stopwatch
 
+WriteReport: TypeAlias = Callable[[DistilledSet, Callable[[Path, bytes], None]], None]
+"""Writes the report of a set, with a function that writes a file."""
+
 
 def finish_run(
-    writer: SetWriter,
-    manifest: Manifest,
-    watch: Stopwatch,
-    write_report: Callable[[DistilledSet, Callable[[Path, bytes], None]], None],
+    writer: SetWriter, manifest: Manifest, watch: Stopwatch, write_report: WriteReport
 ) -> tuple[Path, dict[str, float]]:
     """Write the other files of a set, and move the set to its place.
 

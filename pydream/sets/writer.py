@@ -142,6 +142,20 @@ class SetWriter(PartialRun):
             pq.write_table(table, self._scratch / "provenance.parquet", compression="zstd")
             (self._scratch / "provenance.parquet").replace(self.set / "provenance.parquet")
 
+    def write_tensors(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """Write ``images.pt``, a list of images and labels as in DC, IDC and DREAM.
+
+        Parameters
+        ----------
+        images
+            (N, C, S, S) float32 in [0, 1].
+        labels
+            (N,) int64.
+        """
+        stream = io.BytesIO()
+        torch.save([images, labels], stream)
+        self.write_bytes(self.set / "images.pt", stream.getvalue())
+
     def finish(self) -> Path:
         """Move the set to its place and delete the state."""
         check_free(self.out)

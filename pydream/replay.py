@@ -65,7 +65,7 @@ class Replayed(Generic[Inputs]):
             )
         except RuntimeError as error:
             reason = first_line(error)
-            warnings.warn(f"matching runs without a CUDA graph: {reason}", stacklevel=2)
+            warnings.warn(f"the steps run without a CUDA graph: {reason}", stacklevel=2)
             self._captures = False
         for tensor, before in zip(self._state, kept, strict=True):
             tensor.copy_(before)

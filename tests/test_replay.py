@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from pydream.dream.replay import Replayed
+from pydream.replay import Replayed
 from pydream.streams import capture
 
 
@@ -61,7 +61,7 @@ def test_what_is_replayed_reads_the_inputs_of_each_call(monkeypatch: pytest.Monk
         graph = PlayedGraph(step)
         return graph, graph.result
 
-    monkeypatch.setattr("pydream.dream.replay.capture", played)
+    monkeypatch.setattr("pydream.replay.capture", played)
     replayed = Replayed(step, [state])
     replayed._captures = True
     given = [torch.tensor(number) for number in (1.0, 2.0, 5.0)]
@@ -82,7 +82,7 @@ def test_a_step_that_cannot_be_captured_runs_without_a_graph_on_the_same_stream(
 
     replayed = Replayed(step, [state])
     stream = torch.cuda.current_stream()
-    with pytest.warns(UserWarning, match="matching runs without a CUDA graph"):
+    with pytest.warns(UserWarning, match="the steps run without a CUDA graph"):
         result = replayed(torch.tensor(2.0, device="cuda"))
     assert torch.cuda.current_stream() == stream
     assert float(result) == 6

@@ -1,0 +1,156 @@
+"""The end of each class: its key patches chosen, tiled and written; and refined, if asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from pydream.errors import PydreamError
+from pydream.rded.classes import ScoredClass
+from pydream.rded.observers import open_observers
+from pydream.rded.patches import KeyPatch, PatchMaker, Preselection, assemble
+from pydream.rded.run import RdedRun
+from pydream.rded.selection import select_key_patches_by
+from pydream.rded.small_classes import select_with_reuse
+from pydream.refine.anchors import AnchorReader
+from pydream.refine.classes import (
+    Refinement,
+    UnrefinedClass,
+    keep_unrefined,
+    kept_unrefined,
+    make_refiner,
+)
+from pydream.sets.run import WriteReport
+
+
+def finish_classes(
+    run: RdedRun, maker: PatchMaker, selection: Preselection, complete: Sequence[ScoredClass]
+) -> None:
+    """Choose the key patches of classes together, then finish one after another."""
+    config = run.config
+    with run.watch("select"):
+        ranked = select_key_patches_by(
+            config.select,
+            complete,
+            [run.key_patches[scored.label] for scored in complete],
+            share=config.realistic_share,
+            seed=config.seed,
+        )
+    for scored, (keys, filled) in zip(complete, ranked, strict=True):
+        _finish_class(run, maker, selection, scored, keys, filled)
+
+
+def _finish_class(
+    run: RdedRun,
+    maker: PatchMaker,
+    selection: Preselection,
+    scored: ScoredClass,
+    ranked: Sequence[KeyPatch],
+    filled: int,
+) -> None:
+    """Tile the key patches of a class and write its images."""
+    skipped = [
+        {"key": run.source.keys[selection.indices[candidate]], "reason": reason}
+        for candidate, reason in scored.errors.items()
+    ]
+    _check_usable(run, scored.label, len(scored.candidates), skipped)
+    if len(scored.candidates) - len(skipped) < run.key_patches[scored.label]:
+        with run.watch("select"):
+            ranked = _select_with_reuse(run, maker, selection, scored)
+    with run.watch("assemble"):
+        images, rows = assemble(
+            maker,
+            selection,
+            ranked,
+            scored.cut,
+            ipc=run.counts[scored.label],
+            workers=run.config.workers,
+            budget=run.memory.winners,
+        )
+    record = {"rows": rows, "skipped": skipped, "enlarged": scored.enlarged}
+    if filled:
+        record["filled"] = filled
+    with run.watch("write"):
+        if run.config.refine:
+            keep_unrefined(run.writer, scored.label, UnrefinedClass(images, record))
+            return
+        run.writer.write_class(
+            scored.label,
+            images,
+            record,
+            image_format=run.config.image_format,
+            quality=run.config.quality,
+        )
+
+
+def _select_with_reuse(
+    run: RdedRun, maker: PatchMaker, selection: Preselection, scored: ScoredClass
+) -> list[KeyPatch]:
+    """Choose several key patches of an image, for a class that has too few images."""
+    first, needed = scored.candidates.start, run.key_patches[scored.label]
+    indices = selection.indices[first : scored.candidates.stop].tolist()
+    boxes = maker.crop_boxes(indices, scored.sizes)
+    ranked = select_with_reuse(scored.scores, boxes, first, needed)
+    if len(ranked) < needed:
+        usable = len(scored.candidates) - len(scored.errors)
+        raise PydreamError(
+            f"{run.source.description}: class {run.source.class_names[scored.label]} has {usable} "
+            f"readable images; {maker.crops} crops of each give {len(ranked)} patches that overlap "
+            f"by no more than half, fewer than the {needed} needed; raise --crops, or lower --ipc "
+            "or --factor"
+        )
+    return ranked
+
+
+def _check_usable(run: RdedRun, label: int, total: int, skipped: list[dict[str, str]]) -> None:
+    usable, needed = total - len(skipped), run.key_patches[label]
+    where = f"{run.source.description}: class {run.source.class_names[label]}"
+    first = f"first {skipped[0]['key']}: {skipped[0]['reason']}" if skipped else ""
+    if usable == 0:
+        raise PydreamError(f"{where} has no readable image; {first}")
+    if usable < needed and run.config.small_classes == "refuse":
+        raise PydreamError(
+            f"{where} has {usable} readable images, fewer than the {needed} needed; lower --ipc or "
+            f"--factor, raise --preselect where the class has more, mend them, or give "
+            f"--small-classes reuse; {first}"
+        )
+
+
+def refine_classes(
+    run: RdedRun, given: nn.Module | Sequence[nn.Module] | None
+) -> tuple[dict[str, Any], WriteReport]:
+    """Refine the classes and write them.
+
+    Returns
+    -------
+    tuple
+        ``refinement`` of the manifest, and the function that writes the report of the set.
+    """
+    config, observers = run.config, run.observers
+    if observers[0].precision != "float32":
+        exact = replace(config, precision="float32", compile=False)
+        observers = open_observers(exact, given, run.source, observers[0].device)
+    refiner = make_refiner(
+        observers,
+        config,
+        steps=config.refine,
+        factor=run.factor,
+        side=run.side,
+        seed=config.seed,
+    )
+    anchors = AnchorReader(run.source, factor=run.factor, side=run.side, workers=config.workers)
+    refinement = Refinement(refiner, anchors, run.counts, run.writer)
+    read = partial(kept_unrefined, run.writer)
+    refinement.run(
+        read,
+        run.watch,
+        image_format=config.image_format,
+        quality=config.quality,
+    )
+    refinement.write_floats(run.side)
+    record = refinement.record(config, observers, steps=config.refine, seed=config.seed)
+    return record, partial(refinement.write_report, read)

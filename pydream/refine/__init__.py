@@ -1,0 +1,15 @@
+"""Refinement: the cells of a set moved so that an observer sees in them what it sees in photos."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydream.lazy import lazy_members
+from pydream.refine.config import RefineConfig
+
+if TYPE_CHECKING:
+    from pydream.refine.run import RefineResult, refine
+
+__all__ = ["RefineConfig", "RefineResult", "refine"]
+
+lazy_members(__name__, {"RefineResult": "pydream.refine.run", "refine": "pydream.refine.run"})

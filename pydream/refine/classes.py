@@ -1,0 +1,250 @@
+"""The classes of a set, refined in groups and written one by one."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pydream.models import Observer
+from pydream.models.layers import LayerFeatures
+from pydream.ops import collage
+from pydream.progress import track
+from pydream.refine.anchors import AnchorReader
+from pydream.refine.config import RefinementSettings
+from pydream.refine.steps import Refined, Refiner
+from pydream.report import write_report
+from pydream.sets.distilled import DistilledSet
+from pydream.sets.image_formats import ImageFormat
+from pydream.sets.writer import SetWriter
+from pydream.tiling import Tiling
+from pydream.timeline import Stopwatch
+
+# Bytes of all images in float32 up to which they are stored beside the image files: 6,900 images
+# of 224 pixels at most.
+_MOST_FLOATS = 4 << 30
+_MOST_CLASSES_SHOWN = 10  # number of classes with pictures in the report
+
+
+@dataclass(frozen=True)
+class UnrefinedClass:
+    """The images of a class before its refinement.
+
+    Attributes
+    ----------
+    images
+        (n, 3, S, S) uint8.
+    record
+        What the set's writer keeps of the class; ``rows`` is its provenance.
+    """
+
+    images: Tensor
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """A refinement of all classes of a set.
+
+    Attributes
+    ----------
+    refiner
+        The steps.
+    anchors
+        Reader of the anchors.
+    counts
+        Number of images of each class.
+    writer
+        Writer of the refined set.
+    made_by
+        Tiling that made the images, to check that their sources have not changed since.
+    """
+
+    refiner: Refiner
+    anchors: AnchorReader
+    counts: Sequence[int]
+    writer: SetWriter
+    made_by: Tiling | None = None
+
+    def run(
+        self,
+        read: Callable[[int], UnrefinedClass],
+        watch: Stopwatch,
+        *,
+        image_format: ImageFormat,
+        quality: int,
+    ) -> None:
+        """Refine the classes that are not finished.
+
+        Parameters
+        ----------
+        read
+            Function that returns a class before its refinement.
+        watch
+            Stopwatch of the stages.
+        image_format, quality
+            File format of the images, and its quality.
+        """
+        groups = self.refiner.groups(self.counts)
+        unfinished = [group for group in groups if not all(map(self._finished, group))]
+        done = len(self.counts) - sum(map(len, unfinished))
+        with track("refining", len(self.counts), "classes", done=done) as advance:
+            for group in unfinished:
+                classes = {label: read(label) for label in group}
+                refined = self._refine(list(classes.values()), watch)
+                with watch("write"):
+                    self.writer.keep(_losses_of(group), {"losses": refined.losses})
+                    parts = refined.values.split([self.counts[label] for label in group])
+                    for (label, before), values in zip(classes.items(), parts, strict=True):
+                        if not self._finished(label):
+                            self._write(label, before, values, image_format, quality)
+                advance(len(group))
+
+    def _finished(self, label: int) -> bool:
+        return self.writer.finished_class(label) is not None
+
+    def _refine(self, classes: Sequence[UnrefinedClass], watch: Stopwatch) -> Refined:
+        with watch("read anchors"):
+            anchors = [
+                self.anchors.read(before.record["rows"], before.images, made_by=self.made_by)
+                for before in classes
+            ]
+        with watch("refine"):
+            return self.refiner(
+                torch.cat([before.images for before in classes]), torch.cat(anchors, dim=1)
+            )
+
+    def _write(
+        self,
+        label: int,
+        before: UnrefinedClass,
+        values: Tensor,
+        image_format: ImageFormat,
+        quality: int,
+    ) -> None:
+        if self._keeps_floats(values):
+            self.writer.keep_bytes(f"{label:05d}.values", values.numpy().tobytes())
+        levels = (values * 255).round().to(torch.uint8)
+        self.writer.write_class(
+            label, levels, before.record, image_format=image_format, quality=quality
+        )
+
+    def _keeps_floats(self, values: Tensor) -> bool:
+        return sum(self.counts) * values[0].nbytes <= _MOST_FLOATS
+
+    def record(
+        self,
+        settings: RefinementSettings,
+        observers: Sequence[Observer],
+        *,
+        steps: int,
+        seed: int,
+    ) -> dict[str, Any]:
+        """Return ``refinement`` of the manifest, once all classes are finished."""
+        return {
+            "steps": steps,
+            "learning_rate": settings.learning_rate,
+            "seed": seed,
+            "observers": [observer.facts() for observer in observers],
+            "layers": self.refiner.layers,
+            "loss": self._losses(),
+        }
+
+    def _losses(self) -> list[float]:
+        """Return the loss of each step, averaged over the cells of all classes."""
+        cells = sum(self.counts) * self.refiner.factor**2
+        records = [
+            self.writer.record(_losses_of(group)) for group in self.refiner.groups(self.counts)
+        ]
+        losses = [record["losses"] for record in records if record is not None]
+        return [sum(of_step) / cells for of_step in zip(*losses, strict=True)]
+
+    def write_report(
+        self,
+        read: Callable[[int], UnrefinedClass],
+        distilled: DistilledSet,
+        write: Callable[[Path, bytes], None],
+    ) -> None:
+        """Write the report of the refined set, with some images beside their anchors.
+
+        Parameters
+        ----------
+        read
+            Function that returns a class before its refinement.
+        distilled
+            The refined set.
+        write
+            Function of a path and bytes that writes a file.
+        """
+        shown: dict[str, list[Tensor]] = {"anchors": [], "unrefined": [], "refined": []}
+        for label in range(min(len(self.counts), _MOST_CLASSES_SHOWN)):
+            before = read(label)
+            rows = [row for row in before.record["rows"] if row["image"] == 0]
+            anchors = self.anchors.read(rows, before.images[:1])[:, 0]
+            factor, side = self.refiner.factor, before.images.shape[-1]
+            tiled = collage(anchors[None], factor, factor * side)
+            shown["anchors"].append(tiled[0, 0].permute(1, 2, 0))
+            shown["unrefined"].append(before.images[0].permute(1, 2, 0))
+            shown["refined"].append(distilled.stored[sum(self.counts[:label])])
+        pictures = {name: torch.stack(images) for name, images in shown.items()}
+        write_report(distilled, write, refined=pictures)
+
+    def write_floats(self, side: int) -> None:
+        """Write ``images.pt``, the images in float32 before they were rounded to 8 bits."""
+        kept = [self.writer.kept_bytes(f"{label:05d}.values") for label in range(len(self.counts))]
+        found = [values for values in kept if values is not None]
+        if len(found) < len(kept):
+            return
+        images = torch.frombuffer(bytearray(b"".join(found)), dtype=torch.float32)
+        labels = torch.arange(len(kept)).repeat_interleave(torch.tensor(self.counts))
+        self.writer.write_tensors(images.view(-1, 3, side, side), labels)
+
+
+def _losses_of(group: range) -> str:
+    return f"losses-{group.start:05d}"
+
+
+def make_refiner(
+    observers: Sequence[Observer],
+    settings: RefinementSettings,
+    *,
+    steps: int,
+    factor: int,
+    side: int,
+    seed: int,
+) -> Refiner:
+    """Make the steps of a refinement by some observers, which are float32."""
+    return Refiner(
+        [LayerFeatures(observer, settings.layer) for observer in observers],
+        steps=steps,
+        learning_rate=settings.learning_rate,
+        factor=factor,
+        side=side,
+        seed=seed,
+    )
+
+
+def keep_unrefined(writer: SetWriter, label: int, before: UnrefinedClass) -> None:
+    """Keep the images of a class in the writer's state, until they are refined."""
+    stream = io.BytesIO()
+    torch.save(before.images, stream)
+    writer.keep_bytes(f"{label:05d}.unrefined", stream.getvalue())
+    writer.keep(f"unrefined-{label:05d}", before.record)
+
+
+def unrefined_record(writer: SetWriter, label: int) -> dict[str, Any] | None:
+    """Return the record of a class that `keep_unrefined` kept, or None."""
+    return writer.record(f"unrefined-{label:05d}")
+
+
+def kept_unrefined(writer: SetWriter, label: int) -> UnrefinedClass:
+    """Return a class that `keep_unrefined` kept."""
+    data, record = writer.kept_bytes(f"{label:05d}.unrefined"), unrefined_record(writer, label)
+    assert data is not None
+    assert record is not None
+    return UnrefinedClass(torch.load(io.BytesIO(data), weights_only=True), record)

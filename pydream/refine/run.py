@@ -1,0 +1,219 @@
+"""The refinement of a distilled set, from its folder to a new one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import torch
+from torch import nn
+
+from pydream.data import Source
+from pydream.devices import announce_device, resolve_device
+from pydream.errors import PydreamError
+from pydream.models import Observer
+from pydream.refine.anchors import AnchorReader
+from pydream.refine.classes import Refinement, UnrefinedClass, make_refiner
+from pydream.refine.config import RefineConfig
+from pydream.sets.distilled import DistilledSet, load_set
+from pydream.sets.image_formats import hash_image_files
+from pydream.sets.manifest import Manifest
+from pydream.sets.opening import check_image_files, exif_of, open_observer, open_real
+from pydream.sets.run import finish_run
+from pydream.sets.writer import SetWriter, check_place_of_set, finished_manifest
+from pydream.tiling import Tiling
+from pydream.timeline import Stopwatch
+from pydream.torch_state import usual_torch_state
+from pydream.versions import package_record
+
+_QUALITY = 95  # of JPEG and WebP files, as in RDED
+
+
+@dataclass(frozen=True)
+class RefineResult:
+    """Result of `refine`.
+
+    Attributes
+    ----------
+    path
+        The folder of the refined set.
+    manifest
+        Its description, as in ``manifest.json``.
+    seconds
+        Wall-clock seconds of each stage and of the whole run.
+    """
+
+    path: Path
+    manifest: Manifest
+    seconds: dict[str, float]
+
+
+@usual_torch_state()
+def refine(
+    config: RefineConfig, *, source: Source | None = None, observers: Sequence[nn.Module] = ()
+) -> RefineResult:
+    """Refine a distilled set: move its cells until an observer sees in them what it sees in photos.
+
+    Source: the residual matching of CIM (ECCV 2026); see `pydream.refine.steps`.
+
+    Parameters
+    ----------
+    config
+        The settings.
+    source
+        The images that the set was distilled from, if they are neither a file nor a known set.
+    observers
+        Classifiers of normalised (B, 3, S, S) float32 images, if they are not files;
+        ``config.observer`` then holds only their names.
+
+    Returns
+    -------
+    RefineResult
+        The folder of the refined set, its manifest, and the time each stage took.
+
+    Raises
+    ------
+    PydreamError
+        If an input cannot be used, or the loss becomes infinite. Nothing half-written is then left
+        at ``config.out``.
+    """
+    watch = Stopwatch()
+    device = resolve_device(config.device)
+    out = config.out or Path(f"{config.set.resolve().name}-refined")
+    check_place_of_set(out, resume=config.resume)
+    with watch("open"):
+        distilled = load_set(config.set)
+        _check_refinable(distilled)
+        check_image_files(distilled)
+        if source is None:
+            split = (distilled.manifest.source or {}).get("split", "train")
+            source = open_real(config.source, distilled, split, exif_of(distilled))
+        networks = [
+            _open(given, distilled, config, device) for given in observers or config.observer
+        ]
+        manifest = distilled.manifest
+        refiner = make_refiner(
+            networks,
+            config,
+            steps=config.steps,
+            factor=manifest.factor,
+            side=manifest.side,
+            seed=config.seed,
+        )
+    identity = {
+        **(manifest.config or {}),
+        "refined": {
+            **config.identity(),
+            "device": device.type,
+            "layers": refiner.layers,
+            "observers": [network.weights_sha256 for network in networks],
+            "set": distilled.images_sha256,
+        },
+    }
+    if config.resume and (finished := finished_manifest(out, identity)) is not None:
+        return RefineResult(out, finished, {})
+    writer = SetWriter(out, identity, resume=config.resume)
+    announce_device(config.device)
+    for network in networks:
+        network.announce()
+    anchors = AnchorReader(
+        source, factor=manifest.factor, side=manifest.side, workers=config.workers
+    )
+    counts = distilled.labels.bincount(minlength=len(distilled.class_names)).tolist()
+    with writer.begin():
+        refinement = Refinement(refiner, anchors, counts, writer, _tiling_of(manifest))
+        read = partial(_before, distilled)
+        refinement.run(
+            read,
+            watch,
+            image_format=manifest.image_format or "png",
+            quality=_QUALITY,
+        )
+        record = refinement.record(config, networks, steps=config.steps, seed=config.seed)
+        manifest = _finish(distilled, refinement, identity, record, watch)
+        report = partial(refinement.write_report, read)
+        path, seconds = finish_run(writer, manifest, watch, report)
+    return RefineResult(path, manifest, seconds)
+
+
+def _check_refinable(distilled: DistilledSet) -> None:
+    manifest, path = distilled.manifest, distilled.path
+    if manifest.refinement is not None:
+        raise PydreamError(
+            f"{path} has been refined already, in {manifest.refinement['steps']} steps: refine the "
+            "set that it was made from"
+        )
+    if distilled.provenance is None:
+        raise PydreamError(
+            f"{path} does not say what it was made of, so its cells have no anchors: refine a set "
+            "that has a provenance.parquet"
+        )
+    if manifest.factor == 1:
+        raise PydreamError(
+            f"{path} has one cell in each image (factor 1), which already is its anchor: refine a "
+            "set of --factor 2 or more"
+        )
+
+
+def _tiling_of(manifest: Manifest) -> Tiling | None:
+    """Return the tiling that made the images of RDED; those of DREAM+ have changed since."""
+    if manifest.method != "rded":
+        return None
+    cells = (manifest.config or {}).get("cells", "shrunk")
+    return Tiling(manifest.side, manifest.factor, cells)
+
+
+def _open(
+    given: nn.Module | str, distilled: DistilledSet, config: RefineConfig, device: torch.device
+) -> Observer:
+    return open_observer(
+        given,
+        distilled,
+        config,
+        arch=config.observer_arch,
+        precision="float32",
+        device=device,
+    )
+
+
+def _before(distilled: DistilledSet, label: int) -> UnrefinedClass:
+    """Read a class of a set."""
+    own = (distilled.labels == label).nonzero().flatten()
+    images = distilled.stored[int(own[0]) : int(own[-1]) + 1].stack()
+    assert distilled.provenance is not None
+    table = distilled.provenance
+    rows = table.filter(pc.equal(table["class"], label)).to_pylist()
+    return UnrefinedClass(images.permute(0, 3, 1, 2).contiguous(), {"rows": rows})
+
+
+def _finish(
+    distilled: DistilledSet,
+    refinement: Refinement,
+    identity: dict[str, Any],
+    record: dict[str, Any],
+    watch: Stopwatch,
+) -> Manifest:
+    """Write the other files of the refined set; return its manifest."""
+    writer, before = refinement.writer, distilled.manifest
+    assert distilled.provenance is not None
+    with watch("write"):
+        writer.write_provenance(distilled.provenance.to_pylist())
+        refinement.write_floats(before.side)
+        files = list((writer.set / "images").glob("*/*"))
+        return dataclasses.replace(
+            before,
+            package=package_record(),
+            config=identity,
+            views="dsa",
+            image_format=before.image_format or "png",
+            images_bytes=sum(file.stat().st_size for file in files),
+            images_sha256=hash_image_files(writer.set),
+            refinement=record,
+            labels=None,
+            labels_bytes=None,
+        )
