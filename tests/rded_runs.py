@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 
 from pydream.models import build_model, save_weights
 from pydream.rded import RdedConfig
+from pydream.sets.writer import SetWriter
 
 CLASSES = ("ant", "bee", "cat", "dog")
 PER_CLASS = 11
@@ -78,3 +80,16 @@ def shuffled_observer(file: Path, digits_observer: Path, order: list[int]) -> No
     model = build_model(metadata["arch"], num_classes=10, side=int(metadata["side"]))
     model.load_state_dict(weights)
     save_weights(model, file, metadata)
+
+
+def stopped_after(monkeypatch: pytest.MonkeyPatch, classes: int) -> None:
+    """Let a run write the images of some classes, and then be killed."""
+    written, write = [0], SetWriter.write_class
+
+    def write_and_stop(writer: SetWriter, *arguments: Any, **options: Any) -> None:
+        if written[0] == classes:
+            raise KeyboardInterrupt
+        write(writer, *arguments, **options)
+        written[0] += 1
+
+    monkeypatch.setattr(SetWriter, "write_class", write_and_stop)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rded_runs import hashes, settings
+from rded_runs import hashes, settings, stopped_after
 from scoring_limits import limits
 from sklearn.cluster import KMeans
 
@@ -185,16 +185,7 @@ def test_same_bytes_however_the_run_is_organised_and_honest_provenance(
     assert hashes(distill(config("small", **small)).path) == reference
     # A run that is stopped after two classes, then continued.
     with monkeypatch.context() as patch:
-        distill_module = __import__("pydream.rded.distill", fromlist=["_finish_class"])
-        finish, finished = distill_module._finish_class, list[object]()
-
-        def stopping(*arguments: Any) -> None:
-            if len(finished) == 2:
-                raise KeyboardInterrupt
-            finish(*arguments)
-            finished.append(arguments)
-
-        patch.setattr(distill_module, "_finish_class", stopping)
+        stopped_after(patch, 2)
         with pytest.raises(KeyboardInterrupt):
             distill(config("resumed"))
     assert hashes(distill(config("resumed", resume=True)).path) == reference

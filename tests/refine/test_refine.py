@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from rded_runs import hashes, settings, write_random_observer
+from rded_runs import hashes, settings, stopped_after, write_random_observer
 from torch_states import all_states
 
 from pydream.data import open_source
@@ -26,7 +26,6 @@ from pydream.rded import RdedConfig, distill
 from pydream.refine import RefineConfig, refine
 from pydream.refine.steps import Refined, Refiner
 from pydream.sets.distilled import load_set
-from pydream.sets.writer import SetWriter
 
 STEPS = 3
 
@@ -105,19 +104,6 @@ def test_rded_with_a_refinement_is_rded_and_then_a_refinement(
     manifests = [load_set(path).manifest for path in (of_one_run, of_two)]
     assert manifests[0].refinement == manifests[1].refinement
     assert manifests[0].views == manifests[1].views == "dsa"
-
-
-def stopped_after(monkeypatch: pytest.MonkeyPatch, classes: int) -> None:
-    """Let a run write the images of some classes, and then be killed."""
-    written, write = [0], SetWriter.write_class
-
-    def write_and_stop(writer: SetWriter, *arguments: Any, **options: Any) -> None:
-        if written[0] == classes:
-            raise KeyboardInterrupt
-        write(writer, *arguments, **options)
-        written[0] += 1
-
-    monkeypatch.setattr(SetWriter, "write_class", write_and_stop)
 
 
 @pytest.mark.parametrize("classes", [0, 1, 3])
