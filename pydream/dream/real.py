@@ -82,8 +82,8 @@ def load_class_images(
         Device that stores them.
     workers
         Threads that decode.
-    Largest share of the images that may be unreadable; these are left out.
-        Share of the images that may be unreadable; these are left out.
+    allow_skipped
+        Largest share of the images that may be unreadable; these are left out.
 
     Returns
     -------

@@ -34,8 +34,8 @@ class MemoryShares:
         Decoded images that wait for their batch.
     images
         Images of one batch under way.
-    Images of one class, decoded again to cut its winners.
-        Images decoded again to cut winners, of one class.
+    winners
+        Images of one class, decoded again to cut its winners.
     """
 
     preflight: int

@@ -191,7 +191,8 @@ def class_order(observer: Observer, distilled: DistilledSet) -> list[int]:
 
     Raises
     ------
-    If the observer lacks a class, or has another number of classes and no names.
+    PydreamError
+        If the observer lacks a class, or has another number of classes and no names.
     """
     names = distilled.class_names
     made_by = distilled.manifest.record_of(observer.weights_sha256)

@@ -283,8 +283,8 @@ def resolve(
     ----------
     recipe
         Published recipe.
-    Architecture, as for `build_model`.
-        Architecture, as `build_model` takes it.
+    student
+        Architecture, as for `build_model`.
     num_images, num_classes, side, factor
         Size of the set: number of images and of classes, side of the images in pixels, and number
         of patches along it.
