@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean, stdev
@@ -175,6 +176,7 @@ def main() -> None:
                 name,
                 {
                     "settings": {**settings, "ipc": arguments.ipc},
+                    "seconds of the set": json.loads((made / "run.json").read_text())["seconds"],
                     "epochs": arguments.epochs,
                     "students": students,
                 },

@@ -15,9 +15,9 @@ def select_with_reuse(
     """Choose the best crop of every image, then the second crops, and so on.
 
     A further crop of an image is its best one whose box overlaps no box chosen before in that image
-    by more than half. Two boxes overlap by the area of their intersection, divided by the area of
-    the smaller box. In each round the crops of all images are ranked by score, so as many images as
-    possible are represented.
+    by more than half. Two boxes overlap by the area of their intersection over that of their union,
+    so a detail within a crop of nearly the whole image is another patch. In each round the crops of
+    all images are ranked by score, so as many images as possible are represented.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def select_with_reuse(
 
 
 def overlap(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Return where two boxes overlap by more than half of the smaller one.
+    """Return where the intersection of two boxes is more than half of their union.
 
     Parameters
     ----------
@@ -66,6 +66,6 @@ def overlap(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> npt.NDA
     starts = np.maximum(one[..., :2], other[..., :2])
     ends = np.minimum(one[..., :2] + one[..., 2:], other[..., :2] + other[..., 2:])
     common = np.maximum(ends - starts, 0).prod(axis=-1)
-    smaller = np.minimum(one[..., 2:].prod(axis=-1), other[..., 2:].prod(axis=-1))
-    found: npt.NDArray[np.bool_] = 2 * common > smaller
+    union = one[..., 2:].prod(axis=-1) + other[..., 2:].prod(axis=-1) - common
+    found: npt.NDArray[np.bool_] = 2 * common > union
     return found
