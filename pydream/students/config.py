@@ -15,8 +15,9 @@ from pydream.students.recipe import Mix, Optimizer, Schedule, Views
 class RecipeSettings:
     """A training recipe, and settings that override its own."""
 
-    recipe: Literal["rded", "idc"] = "rded"
-    """Training recipe of the students; the following settings replace its numbers."""
+    recipe: Literal["rded", "idc", "cells"] = "rded"
+    """Training recipe of the students: RDED's, IDC's, or RDED's on enlarged cells with a learning
+    rate that falls twice. The following settings replace its numbers."""
     epochs: int | None = None
     """Number of passes over the set. By default the recipe's."""
     batch_size: int | None = None

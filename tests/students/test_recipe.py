@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from pydream.errors import PydreamError
-from pydream.students.recipe import IDC, RDED, RECIPES, ResolvedRecipe, resolve
+from pydream.students.config import RecipeSettings
+from pydream.students.recipe import CELLS, IDC, RDED, RECIPES, ResolvedRecipe, resolve
 
 
 def resolved(**changes: Any) -> ResolvedRecipe:
@@ -24,6 +26,22 @@ def resolved(**changes: Any) -> ResolvedRecipe:
 
 def test_is_found_by_its_name() -> None:
     assert RECIPES["rded"] is RDED
+    assert all(recipe.name == name for name, recipe in RECIPES.items())
+    assert {*RECIPES} == {*get_args(get_type_hints(RecipeSettings)["recipe"])}
+
+
+def test_the_recipe_for_cells_is_that_of_rded_on_cells_with_a_rate_that_falls() -> None:
+    shape = {"student": "convnet3", "num_images": 100, "num_classes": 10, "side": 32, "factor": 2}
+    cells, usual = (resolve(recipe, **shape, overrides={}) for recipe in (CELLS, RDED))  # type: ignore[arg-type]
+    differing = {
+        field.name
+        for field in dataclasses.fields(cells)
+        if getattr(cells, field.name) != getattr(usual, field.name)
+    }
+    assert differing == {"name", "views", "schedule"}
+    assert cells.views_per_image == 4
+    rates = [cells.learning_rate_at(epoch) for epoch in (0, 199, 200, 249, 250, 299)]
+    assert rates == pytest.approx([1e-3, 1e-3, 2e-4, 2e-4, 4e-5, 4e-5])
 
 
 # images per class, classes, side, student → batch size, as the paper and the authors state it.

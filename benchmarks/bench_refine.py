@@ -1,0 +1,65 @@
+"""The steps of a refinement, beside the passes of the network alone that they cannot do without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.timing import Work, compare, report, table
+from pydream.models import build_model, load_observer
+from pydream.models.layers import LayerFeatures
+from pydream.refine.steps import Refined, Refiner
+
+IPC, FACTOR = 10, 2  # a class, which a CPU refines as one group
+STEPS = 5
+ROUNDS = 7
+
+
+@pytest.mark.parametrize(
+    ("arch", "side"), [("convnet3", 32), ("resnet18-modified", 32), ("resnet18", 224)]
+)
+def test_refinement(benchmark: Any, record: dict[str, Any], arch: str, side: int) -> None:
+    torch.manual_seed(0)
+    network = build_model(arch, num_classes=10, side=side)
+    observer = load_observer(network, arch=arch, side=side, precision="float32", device="cpu")
+    layer = LayerFeatures(observer)
+    cells = IPC * FACTOR**2
+    images = torch.randint(256, (IPC, 3, side, side), dtype=torch.uint8)
+    anchors = torch.randint(256, (FACTOR**2, IPC, 3, side, side), dtype=torch.uint8)
+    refiner = Refiner([layer], steps=STEPS, learning_rate=0.01, factor=FACTOR, side=side, seed=0)
+    pixels = torch.randn(cells, 3, side, side).to(memory_format=torch.channels_last)
+    at_once = max(1, layer.tile // FACTOR**2) * FACTOR**2
+
+    def passes() -> list[Tensor]:
+        slopes = []
+        for _ in range(STEPS):
+            for part in pixels.split(-(-cells // -(-cells // at_once))):
+                with torch.no_grad():
+                    expected = layer(part)
+                seen = part.detach().requires_grad_()
+                (slope,) = torch.autograd.grad(layer(seen), seen, expected)
+                slopes.append(slope)
+        return slopes
+
+    def refine() -> Refined:
+        return refiner(images, anchors)
+
+    alone = "the network alone: anchors forward, cells forward and back"
+    calls: dict[str, Callable[[], object]] = {"pydream": refine, alone: passes}
+    result = report(
+        compare(calls, rounds=ROUNDS if benchmark.enabled else 1, threads=2),
+        ours="pydream",
+        limit=alone,
+        items=STEPS,
+        unit="step",
+        work=Work(images.nbytes + anchors.nbytes),
+    )
+    if benchmark.enabled:
+        name = f"{arch}, {cells} cells for {side}, until {layer.layer}"
+        record[name] = result
+        print("\n" + table(f"{name}; a step", result))
+    benchmark.pedantic(refine, rounds=1)
