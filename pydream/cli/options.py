@@ -32,7 +32,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "most_real", "exif", "allow_skipped", "allow_weak_observer", "compare",
     ),
     "Method": (
-        "full", "recipe", "preselect", "crops", "select", "realistic_share", "combine",
+        "full", "recipe", "preset", "preselect", "crops", "select", "realistic_share", "combine",
         "small_classes", "cells", "refine", "steps", "layer", "canvas", "match", "sampler",
         "metric",
         "arch", "iterations", "inner_loop", "epochs", "batch_size", "batch_real", "batch_synthetic",

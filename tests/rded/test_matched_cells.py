@@ -118,3 +118,19 @@ def test_a_factor_that_leaves_cells_empty_is_refused(
     with pytest.raises(PydreamError, match=r"factor 13 divides .* 32 into cells of 3 .*--cells"):
         matched(folder, random_observer, tmp_path / "set", factor=13, ipc=1)
     assert not list(tmp_path.glob("set*"))
+
+
+def test_the_best_preset_stands_for_its_settings(
+    folder: Path, random_observer: Path, tmp_path: Path
+) -> None:
+    best = settings(folder, random_observer, tmp_path / "a", factor=None, preset="best")
+    spelt = settings(
+        folder, random_observer, tmp_path / "b", factor=2, crops=0, cells="matched", refine=100
+    )
+    assert best.identity() == spelt.identity()
+    own = settings(
+        folder, random_observer, tmp_path / "c", factor=3, crops=2, preset="best", refine=1
+    )
+    assert (own.factor, own.crops, own.cells, own.refine) == (3, 2, "matched", 1)
+    usual = settings(folder, random_observer, tmp_path / "d")
+    assert (usual.crops, usual.cells, usual.refine) == (5, "shrunk", 0)
