@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pydream.data import Source
 from pydream.data.unreadable import Unreadable
@@ -22,7 +22,7 @@ from pydream.progress import say, track
 from pydream.rded.class_counts import class_counts, ipc_identity, ipc_words
 from pydream.rded.classes import OpenClasses, ScoredClass
 from pydream.rded.config import RdedConfig
-from pydream.rded.finishing import finish_classes, refine_classes
+from pydream.rded.finishing import MAPPED, finish_classes, refine_classes
 from pydream.rded.groups import needed_images
 from pydream.rded.memory import MemoryShares
 from pydream.rded.observers import (
@@ -39,6 +39,7 @@ from pydream.rded.run import RdedRun
 from pydream.rded.scoring import ScoringLimits, score
 from pydream.rded.selection import WITH_FEATURES
 from pydream.report import write_report
+from pydream.sets.distilled import DistilledSet
 from pydream.sets.manifest import Manifest, describe_set
 from pydream.sets.run import finish_run
 from pydream.sets.writer import SetWriter, check_place_of_set, finished_manifest
@@ -141,10 +142,9 @@ def distill(
     with writer.begin():
         keep_measured(writer, measured)
         _distill_classes(run, selection)
-        refinement, report = (
-            refine_classes(run, observer) if config.refine else (None, write_report)
-        )
+        refinement, pictures = refine_classes(run, observer) if config.refine else (None, None)
         manifest = _finish(run, identity, measured, refinement)
+        report = partial(_write_report, run, pictures)
         path, seconds = finish_run(writer, manifest, watch, report)
     return RdedResult(path, manifest, seconds)
 
@@ -283,3 +283,21 @@ def _finish(
             filled=filled or None,
             **observers_record(run.observers, measured),
         )
+
+
+def _write_report(
+    run: RdedRun,
+    pictures: Callable[[DistilledSet], dict[str, Tensor]] | None,
+    distilled: DistilledSet,
+    write: Callable[[Path, bytes], None],
+) -> None:
+    """Write the report, with maps of features if a rule went by them."""
+    records = [run.writer.finished_class(label) for label in range(min(MAPPED, len(run.counts)))]
+    names = distilled.class_names
+    maps = {
+        name: record["map"]
+        for name, record in zip(names, records, strict=False)
+        if record is not None and "map" in record
+    }
+    refined = None if pictures is None else pictures(distilled)
+    write_report(distilled, write, refined=refined, maps=maps)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from pydream.errors import PydreamError
 from pydream.rded.classes import ScoredClass
 from pydream.rded.observers import open_observers
 from pydream.rded.patches import KeyPatch, PatchMaker, Preselection, assemble
 from pydream.rded.run import RdedRun
-from pydream.rded.selection import select_key_patches_by
+from pydream.rded.selection import feature_map, select_key_patches_by
 from pydream.rded.small_classes import select_with_reuse
 from pydream.refine.anchors import AnchorReader
 from pydream.refine.classes import (
@@ -24,7 +25,9 @@ from pydream.refine.classes import (
     kept_unrefined,
     make_refiner,
 )
-from pydream.sets.run import WriteReport
+from pydream.sets.distilled import DistilledSet
+
+MAPPED = 4  # classes whose features the report shows, the first ones
 
 
 def finish_classes(
@@ -74,6 +77,10 @@ def _finish_class(
     record = {"rows": rows, "skipped": skipped, "enlarged": scored.enlarged}
     if filled:
         record["filled"] = filled
+    if scored.features is not None and scored.label < MAPPED:
+        usable = np.flatnonzero(np.isfinite(scored.scores.numpy()).any(axis=1))
+        keys = [key.candidate - scored.candidates.start for key in ranked]
+        record["map"] = feature_map(scored.features[usable], np.isin(usable, keys))
     with run.watch("write"):
         if run.config.refine:
             keep_unrefined(run.writer, scored.label, UnrefinedClass(images, record))
@@ -122,13 +129,13 @@ def _check_usable(run: RdedRun, label: int, total: int, skipped: list[dict[str, 
 
 def refine_classes(
     run: RdedRun, given: nn.Module | Sequence[nn.Module] | None
-) -> tuple[dict[str, Any], WriteReport]:
+) -> tuple[dict[str, Any], Callable[[DistilledSet], dict[str, Tensor]]]:
     """Refine the classes and write them.
 
     Returns
     -------
     tuple
-        ``refinement`` of the manifest, and the function that writes the report of the set.
+        ``refinement`` of the manifest, and the function that returns pictures for the report.
     """
     config, observers = run.config, run.observers
     if observers[0].precision != "float32":
@@ -153,4 +160,4 @@ def refine_classes(
     )
     refinement.write_floats(run.side)
     record = refinement.record(config, observers, steps=config.refine, seed=config.seed)
-    return record, partial(refinement.write_report, read)
+    return record, partial(refinement.pictures, read)

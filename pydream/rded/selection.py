@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from sklearn.decomposition import PCA
 
 from pydream.ops import kmeans
 from pydream.rded.classes import ScoredClass
@@ -151,6 +152,32 @@ def select_images(
         return _select_by_clusters(rule, pools, features, counts, seed)
     pick = {"median": median, "hard": hard}[rule]
     return [Selection(pick(pool, count)) for pool, count in zip(pools, counts, strict=True)]
+
+
+def feature_map(
+    features: torch.Tensor, chosen: npt.NDArray[np.bool_]
+) -> dict[str, list[list[float]]]:
+    """Project the features of a class to its first two principal components.
+
+    Parameters
+    ----------
+    features
+        (n, D) float32.
+    chosen
+        (n,) bool: whether an image was chosen.
+
+    Returns
+    -------
+    dict
+        ``others`` and ``chosen``: x and y of each image, ready for JSON. All are 0 along components
+        that the class does not have.
+    """
+    values, points = features.double().numpy(), np.zeros((len(features), 2))
+    if np.ptp(values, axis=0).any():
+        kept = min(2, *values.shape)
+        points[:, :kept] = PCA(kept, svd_solver="full").fit_transform(values)
+    rounded = points.round(4)
+    return {"others": rounded[~chosen].tolist(), "chosen": rounded[chosen].tolist()}
 
 
 def median(ranked: Rows, count: int) -> Rows:

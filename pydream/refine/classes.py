@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +17,6 @@ from pydream.progress import track
 from pydream.refine.anchors import AnchorReader
 from pydream.refine.config import RefinementSettings
 from pydream.refine.steps import Refined, Refiner
-from pydream.report import write_report
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.image_formats import ImageFormat
 from pydream.sets.writer import SetWriter
@@ -164,13 +162,10 @@ class Refinement:
         losses = [record["losses"] for record in records if record is not None]
         return [sum(of_step) / cells for of_step in zip(*losses, strict=True)]
 
-    def write_report(
-        self,
-        read: Callable[[int], UnrefinedClass],
-        distilled: DistilledSet,
-        write: Callable[[Path, bytes], None],
-    ) -> None:
-        """Write the report of the refined set, with some images beside their anchors.
+    def pictures(
+        self, read: Callable[[int], UnrefinedClass], distilled: DistilledSet
+    ) -> dict[str, Tensor]:
+        """Return some images of the refined set, and what they were made of, for its report.
 
         Parameters
         ----------
@@ -178,8 +173,12 @@ class Refinement:
             Function that returns a class before its refinement.
         distilled
             The refined set.
-        write
-            Function of a path and bytes that writes a file.
+
+        Returns
+        -------
+        dict
+            By name: the anchors of the first image of some classes, tiled, and the image before and
+            after the refinement; uint8 (k, H, W, 3).
         """
         shown: dict[str, list[Tensor]] = {"anchors": [], "unrefined": [], "refined": []}
         for label in range(min(len(self.counts), _MOST_CLASSES_SHOWN)):
@@ -191,8 +190,7 @@ class Refinement:
             shown["anchors"].append(tiled[0, 0].permute(1, 2, 0))
             shown["unrefined"].append(before.images[0].permute(1, 2, 0))
             shown["refined"].append(distilled.stored[sum(self.counts[:label])])
-        pictures = {name: torch.stack(images) for name, images in shown.items()}
-        write_report(distilled, write, refined=pictures)
+        return {name: torch.stack(images) for name, images in shown.items()}
 
     def write_floats(self, side: int) -> None:
         """Write ``images.pt``, the images in float32 before they were rounded to 8 bits."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from pydream.models import Observer
 from pydream.refine.anchors import AnchorReader
 from pydream.refine.classes import Refinement, UnrefinedClass, make_refiner
 from pydream.refine.config import RefineConfig
+from pydream.report import write_report
 from pydream.sets.distilled import DistilledSet, load_set
 from pydream.sets.image_formats import hash_image_files
 from pydream.sets.manifest import Manifest
@@ -136,7 +137,10 @@ def refine(
         )
         record = refinement.record(config, networks, steps=config.steps, seed=config.seed)
         manifest = _finish(distilled, refinement, identity, record, watch)
-        report = partial(refinement.write_report, read)
+
+        def report(refined: DistilledSet, write: Callable[[Path, bytes], None]) -> None:
+            write_report(refined, write, refined=refinement.pictures(read, refined))
+
         path, seconds = finish_run(writer, manifest, watch, report)
     return RefineResult(path, manifest, seconds)
 

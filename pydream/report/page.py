@@ -26,7 +26,7 @@ from pydream.inspection.measure_rows import measure_rows
 from pydream.inspection.origins import CellOrigin, box_words, class_origins
 from pydream.inspection.realism import SetMeasures
 from pydream.report.pictures import contact_sheet, data_uri, even_selection, indices_by_class
-from pydream.report.plots import history_curves, score_histogram
+from pydream.report.plots import feature_maps, history_curves, score_histogram
 from pydream.sets.distilled import DistilledSet, ImagesInMemory, StoredImages
 from pydream.sets.manifest import Manifest
 from pydream.sets.writer import png
@@ -75,6 +75,7 @@ def write_report(
     write: Callable[[Path, bytes], None],
     pictures: Mapping[int, torch.Tensor] | None = None,
     refined: Mapping[str, torch.Tensor] | None = None,
+    maps: Mapping[str, Mapping[str, Sequence[Sequence[float]]]] | None = None,
 ) -> None:
     """Write ``contact_sheet.png`` and ``report.html`` to the folder of a set.
 
@@ -88,12 +89,15 @@ def write_report(
         Snapshots by iteration of some optimised images, uint8 (k, S, S, 3).
     refined
         Some refined images and what they were refined from, by name, uint8 (k, H, W, 3).
+    maps
+        Features of some classes in two dimensions, by class: x and y of the ``chosen`` real images
+        and of the ``others``.
     """
     images = _images(distilled)
     sheet = contact_sheet(images, distilled.labels, distilled.class_names)
     with ThreadPoolExecutor(1) as beside:  # encoding releases the GIL, which the page needs
         encoded = beside.submit(png, torch.from_numpy(np.array(sheet)).permute(2, 0, 1))
-        page = _render(distilled, images, pictures, refined=refined)
+        page = _render(distilled, images, pictures, refined=refined, maps=maps)
         write(distilled.path / "report.html", page.encode())
         write(distilled.path / "contact_sheet.png", encoded.result())
 
@@ -119,6 +123,7 @@ def _render(
     pictures: Mapping[int, torch.Tensor] | None = None,
     measures: SetMeasures | None = None,
     refined: Mapping[str, torch.Tensor] | None = None,
+    maps: Mapping[str, Mapping[str, Sequence[Sequence[float]]]] | None = None,
 ) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pydream.report"),
@@ -153,6 +158,7 @@ def _render(
         stages=_stages(pictures or {}),
         refinement_curve=Markup(history_curves(losses, "step")) if len(losses) > 1 else None,
         refined=_stages(refined or {}),
+        maps=Markup(feature_maps(maps)) if maps else None,
         measures=measures,
         measure_rows=None if measures is None else measure_rows(measures),
     )

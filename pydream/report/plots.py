@@ -21,6 +21,7 @@ _PAGE_COLOURS = {_INK: "var(--ink)", _FAINT: "var(--line)", _BAR: "var(--accent)
 # Above this, float32 log probabilities round to 0.
 _BEST_SCORE = -1e-7
 _BINS_PER_DECADE = 8
+_LONGEST_TITLE = 20
 
 _STYLE = {
     "svg.hashsalt": "pydream",
@@ -102,6 +103,31 @@ def history_curves(history: Sequence[Mapping[str, Any]], along: str = "iteration
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(stream, format="svg", metadata=nothing)
     return _for_page(stream.getvalue(), "Curves of the optimisation")
+
+
+def feature_maps(maps: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) -> str:
+    """Draw the features of the real images of some classes, the chosen ones marked, as SVG.
+
+    Parameters
+    ----------
+    maps
+        By class: x and y of the ``chosen`` images and of the ``others``.
+    """
+    with matplotlib.style.context(["default", _STYLE]):
+        figure = Figure(figsize=(4.4, 2.2 * ((len(maps) + 1) // 2) + 0.1))
+        for place, (name, points) in enumerate(maps.items(), 1):
+            axes = figure.add_subplot((len(maps) + 1) // 2, 2, place)
+            for kind, colour, size in (("others", _FAINT, 8), ("chosen", _BAR, 14)):
+                x, y = np.array(points[kind]).reshape(-1, 2).T
+                axes.scatter(x, y, s=size, color=colour, linewidths=0)
+            axes.set_title(name if len(name) <= _LONGEST_TITLE else f"{name[:_LONGEST_TITLE]}…")
+            axes.set_xticks([])
+            axes.set_yticks([])
+        figure.subplots_adjust(0.03, 0.03, 0.97, 0.9, wspace=0.1, hspace=0.25)
+        stream = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(stream, format="svg", metadata=nothing)
+    return _for_page(stream.getvalue(), "Maps of the features of real images, chosen ones marked")
 
 
 def _label_axes(axes: Axes, lowest: int, highest: int) -> None:

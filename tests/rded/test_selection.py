@@ -20,7 +20,7 @@ from pydream.rded import RdedConfig, distill
 from pydream.rded.config import SelectionRule
 from pydream.rded.patches import PatchMaker, preselect
 from pydream.rded.scoring import score
-from pydream.rded.selection import Selection, select_images
+from pydream.rded.selection import Selection, feature_map, select_images
 from pydream.sets.distilled import load_set
 from pydream.timeline import Stopwatch
 
@@ -280,3 +280,33 @@ def test_the_command_passes_the_rule_on(monkeypatch: pytest.MonkeyPatch) -> None
     assert given == [
         dataclasses.replace(RdedConfig("photos", "o.pt"), select="diverse", realistic_share=0.5)
     ]
+
+
+def test_a_map_keeps_as_much_of_the_distances_as_two_dimensions_can() -> None:
+    """By the eigenvalues of the covariance, and up to the sign of an axis."""
+    features = torch.randn(40, 7, generator=torch.Generator().manual_seed(0)) * torch.arange(1, 8)
+    chosen = np.arange(40) % 3 == 0
+    drawn = feature_map(features, chosen)
+    assert (len(drawn["chosen"]), len(drawn["others"])) == (14, 26)
+    points = np.empty((40, 2))
+    points[chosen], points[~chosen] = drawn["chosen"], drawn["others"]
+    values, axes = np.linalg.eigh(np.cov(features.double().numpy().T))
+    expected = (features.double().numpy() - features.double().numpy().mean(0)) @ axes[:, [-1, -2]]
+    assert np.allclose(np.abs(points), np.abs(expected), atol=1e-4)  # four decimals
+    assert np.allclose(points.var(axis=0, ddof=1), values[[-1, -2]], rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (3, 1), (4, 3)])
+def test_a_map_of_few_images_or_features_lacks_components(shape: tuple[int, int]) -> None:
+    features = torch.ones(shape)
+    drawn = feature_map(features, np.arange(shape[0]) == 0)
+    assert drawn == {"chosen": [[0, 0]], "others": [[0, 0]] * (shape[0] - 1)}
+
+
+@pytest.mark.parametrize("rule", ["diverse", "median"])
+def test_the_report_maps_the_features_that_a_rule_goes_by(
+    folder: Path, random_observer: Path, tmp_path: Path, rule: SelectionRule
+) -> None:
+    path = distill(settings(folder, random_observer, tmp_path / "set", select=rule)).path
+    page = (path / "report.html").read_text()
+    assert ("The choice of patches" in page) == (rule == "diverse")
