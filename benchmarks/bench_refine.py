@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.timing import Work, compare, report, table
 from pydream.models import build_model, load_observer
 from pydream.models.layers import LayerFeatures
-from pydream.refine.steps import Refined, Refiner
+from pydream.refinement.steps import Refined, Refiner
 
 IPC, FACTOR = 10, 2  # a class, which a CPU refines as one group
 STEPS = 5

@@ -40,7 +40,7 @@ ON_GPU = (
     "tests/data/test_device_jpeg.py",
     "tests/rded/test_on_gpu.py",
     "tests/dream/test_dream_on_gpu.py",
-    "tests/refine/test_refine_on_gpu.py",
+    "tests/refinement/test_refine_on_gpu.py",
     "tests/test_replay.py",
     "tests/test_doctor.py",
 )

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pydream.cluster import KMeans
     from pydream.data import open_source
     from pydream.inspection import inspect
+    from pydream.refinement import refine
     from pydream.sets import open_distilled
     from pydream.versions import __version__
 
@@ -24,6 +25,7 @@ __all__ = [
     "open_source",
     "ops",
     "rded",
+    "refine",
 ]
 
 lazy_members(
@@ -38,5 +40,6 @@ lazy_members(
         "open_source": "pydream.data",
         "ops": "pydream.ops",
         "rded": "pydream.rded",
+        "refine": "pydream.refinement",
     },
 )

@@ -22,7 +22,7 @@ assert pydream.open_source("digits").class_names == pydream.open_source("digits"
 import pydream.rded.distill  # a module with the name of a function
 import benchmarks.cuda_ops, benchmarks.gpu_check, benchmarks.pipeline_cuda
 import pydream.demo, pydream.models
-for package in (pydream, pydream.rded, pydream.dream, pydream.evaluate, pydream.models):
+for package in (pydream, pydream.rded, pydream.dream, pydream.evaluate, pydream.refinement, pydream.models):
     for name in package.__all__:
         getattr(package, name)
 config = pydream.rded.RdedConfig(source="digits", observer="x.pt")

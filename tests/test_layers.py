@@ -21,7 +21,7 @@ FLOORS = (
     "sets",
     "students inspection",
     "evaluate report",
-    "refine",
+    "refinement",
     "rded dream",
     "demo profiling",
     "cli",

@@ -22,7 +22,7 @@ from pydream.formatting import byte_words
 from pydream.inspection.config import InspectConfig
 from pydream.models.config import ObserverConfig
 from pydream.rded.config import RdedConfig
-from pydream.refine.config import RefineConfig
+from pydream.refinement.config import RefineConfig
 from pydream.sets.config import ExportConfig
 
 _NEW_REPORT = "give --report the name of a new file"
@@ -160,7 +160,7 @@ def refine_command(config: Annotated[RefineConfig, Whole], *, json: Json = False
     pydream refine distilled --observer resnet18.safetensors --steps 100 --out refined
     """
     from pydream.cli.tables import print_set
-    from pydream.refine import refine
+    from pydream.refinement import refine
 
     result = refine(config)
     record = result.manifest.refinement

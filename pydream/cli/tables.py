@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pydream.demo import DemoResult
     from pydream.dream import Comparison, DreamResult
     from pydream.rded import RdedResult
-    from pydream.refine import RefineResult
+    from pydream.refinement import RefineResult
 
 
 def console() -> Console:

@@ -12,7 +12,7 @@ from pydream.errors import PydreamError
 from pydream.files import expand_path, expand_settings
 from pydream.models.config import ObserverSettings
 from pydream.processors import usable_processors
-from pydream.refine.config import RefinementSettings
+from pydream.refinement.config import RefinementSettings
 from pydream.sets.image_formats import ImageFormat
 
 # Settings that change how a run proceeds, never its result. They are not in the manifest, and may

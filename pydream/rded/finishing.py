@@ -17,8 +17,8 @@ from pydream.rded.patches import KeyPatch, PatchMaker, Preselection, assemble
 from pydream.rded.run import RdedRun
 from pydream.rded.selection import feature_map, select_key_patches_by
 from pydream.rded.small_classes import select_with_reuse
-from pydream.refine.anchors import AnchorReader
-from pydream.refine.classes import (
+from pydream.refinement.anchors import AnchorReader
+from pydream.refinement.classes import (
     Refinement,
     UnrefinedClass,
     keep_unrefined,

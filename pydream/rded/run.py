@@ -9,7 +9,7 @@ from pydream.data import Source
 from pydream.models import Observer
 from pydream.rded.config import RdedConfig
 from pydream.rded.memory import MemoryShares
-from pydream.refine.classes import unrefined_record
+from pydream.refinement.classes import unrefined_record
 from pydream.sets.writer import SetWriter
 from pydream.timeline import Stopwatch
 

@@ -9,7 +9,7 @@ from pydream import _C
 from pydream.models import load_observer
 from pydream.models.layers import LayerFeatures
 from pydream.models.registry import construct
-from pydream.refine.steps import Refined, Refiner
+from pydream.refinement.steps import Refined, Refiner
 
 if not torch.cuda.is_available() or not _C.cuda_architectures:
     pytest.skip("needs a GPU, and a build with CUDA", allow_module_level=True)

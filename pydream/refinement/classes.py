@@ -14,9 +14,9 @@ from pydream.models import Observer
 from pydream.models.layers import LayerFeatures
 from pydream.ops import collage
 from pydream.progress import track
-from pydream.refine.anchors import AnchorReader
-from pydream.refine.config import RefinementSettings
-from pydream.refine.steps import Refined, Refiner
+from pydream.refinement.anchors import AnchorReader
+from pydream.refinement.config import RefinementSettings
+from pydream.refinement.steps import Refined, Refiner
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.image_formats import ImageFormat
 from pydream.sets.writer import SetWriter

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydream.lazy import lazy_members
-from pydream.refine.config import RefineConfig
+from pydream.refinement.config import RefineConfig
 
 if TYPE_CHECKING:
-    from pydream.refine.run import RefineResult, refine
+    from pydream.refinement.run import RefineResult, refine
 
 __all__ = ["RefineConfig", "RefineResult", "refine"]
 
-lazy_members(__name__, {"RefineResult": "pydream.refine.run", "refine": "pydream.refine.run"})
+lazy_members(
+    __name__, {"RefineResult": "pydream.refinement.run", "refine": "pydream.refinement.run"}
+)

@@ -13,7 +13,7 @@ from pydream.models.layers import LayerFeatures
 from pydream.models.registry import construct
 from pydream.ops import multi_formation, random_augment
 from pydream.ops.reference import augment as reference
-from pydream.refine.steps import Refiner
+from pydream.refinement.steps import Refiner
 
 SIDE, FACTOR, IMAGES = 9, 2, 3  # the factor does not divide the side
 ARCH = "convnet2-w8"

@@ -23,8 +23,8 @@ from pydream.errors import PydreamError
 from pydream.models import build_model
 from pydream.ops import crop_resize, multi_formation
 from pydream.rded import RdedConfig, distill
-from pydream.refine import RefineConfig, refine
-from pydream.refine.steps import Refined, Refiner
+from pydream.refinement import RefineConfig, refine
+from pydream.refinement.steps import Refined, Refiner
 from pydream.sets.distilled import load_set
 
 STEPS = 3

@@ -38,7 +38,7 @@ class RefinementSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RefineConfig(ObserverSettings, RefinementSettings):
-    """Settings of `pydream.refine.refine`.
+    """Settings of `pydream.refinement.refine`.
 
     Raises
     ------

@@ -17,9 +17,9 @@ from pydream.data import Source
 from pydream.devices import announce_device, resolve_device
 from pydream.errors import PydreamError
 from pydream.models import Observer
-from pydream.refine.anchors import AnchorReader
-from pydream.refine.classes import Refinement, UnrefinedClass, make_refiner
-from pydream.refine.config import RefineConfig
+from pydream.refinement.anchors import AnchorReader
+from pydream.refinement.classes import Refinement, UnrefinedClass, make_refiner
+from pydream.refinement.config import RefineConfig
 from pydream.report import write_report
 from pydream.sets.distilled import DistilledSet, load_set
 from pydream.sets.image_formats import hash_image_files
@@ -60,7 +60,7 @@ def refine(
 ) -> RefineResult:
     """Refine a distilled set: move its cells until an observer sees in them what it sees in photos.
 
-    Source: the residual matching of CIM (ECCV 2026); see `pydream.refine.steps`.
+    Source: the residual matching of CIM (ECCV 2026); see `pydream.refinement.steps`.
 
     Parameters
     ----------
