@@ -21,8 +21,9 @@ assert "torch" not in sys.modules
 assert pydream.open_source("digits").class_names == pydream.open_source("digits").class_names
 import pydream.rded.distill  # a module with the name of a function
 import benchmarks.cuda_ops, benchmarks.gpu_check, benchmarks.pipeline_cuda
-import pydream.demo, pydream.models
-for package in (pydream, pydream.rded, pydream.dream, pydream.evaluate, pydream.refinement, pydream.models):
+import pydream.demo, pydream.models, pydream.refinement
+rooms = pydream.rded, pydream.dream, pydream.evaluate, pydream.refinement, pydream.models
+for package in (pydream, *rooms):
     for name in package.__all__:
         getattr(package, name)
 config = pydream.rded.RdedConfig(source="digits", observer="x.pt")

@@ -165,10 +165,11 @@ def refine_command(config: Annotated[RefineConfig, Whole], *, json: Json = False
     result = refine(config)
     record = result.manifest.refinement
     assert record is not None  # every refined set has one
-    loss, layers = record["loss"], ", ".join(dict.fromkeys(record["layers"]))
+    layers, distances = ", ".join(dict.fromkeys(record["layers"])), record["distances"]
     rows = {
         "refined": f"{record['steps']} steps by the features of {layers}",
-        "loss": f"{loss[0]:.4g} in the first step, {loss[-1]:.4g} in the last",
+        "distance": f"{distances['unrefined']:.4g} before, {distances['refined']:.4g} after, "
+        f"{distances['rounded']:.4g} in 8 bits (squared, of features)",
     }
     print_set(result, rows, json=json)
 

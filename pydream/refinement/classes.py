@@ -96,7 +96,10 @@ class Refinement:
                 classes = {label: read(label) for label in group}
                 refined = self._refine(list(classes.values()), watch)
                 with watch("write"):
-                    self.writer.keep(_losses_of(group), {"losses": refined.losses})
+                    self.writer.keep(
+                        _losses_of(group),
+                        {"losses": refined.losses, "distances": refined.distances},
+                    )
                     parts = refined.values.split([self.counts[label] for label in group])
                     for (label, before), values in zip(classes.items(), parts, strict=True):
                         if not self._finished(label):
@@ -150,17 +153,22 @@ class Refinement:
             "seed": seed,
             "observers": [observer.facts() for observer in observers],
             "layers": self.refiner.layers,
-            "loss": self._losses(),
+            **self._averages(),
         }
 
-    def _losses(self) -> list[float]:
-        """Return the loss of each step, averaged over the cells of all classes."""
+    def _averages(self) -> dict[str, Any]:
+        """Return loss by step and distances, averaged over the cells of all classes."""
         cells = sum(self.counts) * self.refiner.factor**2
-        records = [
-            self.writer.record(_losses_of(group)) for group in self.refiner.groups(self.counts)
-        ]
-        losses = [record["losses"] for record in records if record is not None]
-        return [sum(of_step) / cells for of_step in zip(*losses, strict=True)]
+        groups = self.refiner.groups(self.counts)
+        records = [self.writer.record(_losses_of(group)) or {} for group in groups]
+        by_step = zip(*(record["losses"] for record in records), strict=True)
+        return {
+            "loss": [sum(of_step) / cells for of_step in by_step],
+            "distances": {
+                name: sum(record["distances"][name] for record in records) / cells
+                for name in records[0]["distances"]
+            },
+        }
 
     def pictures(
         self, read: Callable[[int], UnrefinedClass], distilled: DistilledSet

@@ -43,10 +43,14 @@ class Refined:
     losses
         Loss at each step, before the images move: the squared distance of two features, averaged
         over the features of a cell and summed over the cells.
+    distances
+        The same without augmentation, averaged over the observers: of the images as they were
+        (``unrefined``), as they are (``refined``), and of the latter in 8 bits (``rounded``).
     """
 
     values: Tensor
     losses: list[float]
+    distances: dict[str, float]
 
 
 class Refiner:
@@ -143,7 +147,11 @@ class Refiner:
                 f"the loss of the refinement became infinite after {good} good steps: give a "
                 f"--learning-rate below {self._learning_rate:g}, or fewer steps"
             )
-        return Refined(values, found.tolist())
+        rounded = (values * 255).round() / 255
+        of_images = {"unrefined": images.float() / 255, "refined": values, "rounded": rounded}
+        with repeatable_float32():
+            distances = {name: self._to_anchors(buffers, of) for name, of in of_images.items()}
+        return Refined(values, found.tolist(), distances)
 
     def _buffers_for(self, shape: torch.Size) -> _Buffers:
         """Return the buffers of a group; groups of one shape share them, and a captured step."""
@@ -158,17 +166,33 @@ class Refiner:
     def _step(self, buffers: _Buffers, layer: LayerFeatures, augmentation: Tensor) -> Tensor:
         """Move the images of a group once; return their loss before that."""
         images, losses, slopes = buffers.images(), [], []
-        passes = -(-len(images) // self._at_once)
-        ends = [len(images) * number // passes for number in range(passes + 1)]
-        for begin, end in itertools.pairwise(ends):
+        for part in self._passes(len(images)):
             loss, slope = self._gradient(
-                layer, images[begin:end], buffers.anchors[:, begin:end], augmentation
+                layer, images[part], buffers.anchors[:, part], augmentation
             )
             losses.append(loss)
             slopes.append(slope)
         with stage("move", self._device):
             buffers.move(torch.cat(slopes))
         return torch.stack(losses).sum()
+
+    def _passes(self, count: int) -> list[slice]:
+        """Divide images into passes of the observer, of sizes that differ by at most one."""
+        passes = -(-count // self._at_once)
+        ends = [count * number // passes for number in range(passes + 1)]
+        return [slice(begin, end) for begin, end in itertools.pairwise(ends)]
+
+    @torch.no_grad()
+    def _to_anchors(self, buffers: _Buffers, images: Tensor) -> float:
+        """Return the distance of images to the anchors of a group, without augmentation."""
+        images, total = to_device(images, self._device), 0.0
+        for layer in self._features:
+            for part in self._passes(len(images)):
+                anchors = buffers.anchors[:, part].flatten(0, 1).float() / 255
+                cells = multi_formation(images[part], self.factor, self._side)
+                expected, found = (layer(layer.normalise(seen)) for seen in (anchors, cells))
+                total += float(_distance(found, expected))
+        return total / len(self._features)
 
     def _gradient(
         self, layer: LayerFeatures, images: Tensor, anchors: Tensor, augmentation: Tensor
@@ -183,8 +207,7 @@ class Refiner:
         with stage("features of cells", self._device):
             cells = multi_formation(images, self.factor, self._side)
             found = self._seen(layer, cells, augmentation)
-            distance = gradient_distance([_in_memory_order(found)], [_in_memory_order(expected)])
-            loss = distance / found[0].numel()
+            loss = _distance(found, expected)
         with stage("derivative", self._device):
             (slope,) = torch.autograd.grad(loss, images)
         return loss.detach(), slope
@@ -193,6 +216,12 @@ class Refiner:
         """Return the features of images in [0, 1], all augmented by one draw."""
         draw = augmentation.expand(len(images), -1).contiguous()
         return layer(diff_augment(layer.normalise(images), draw))
+
+
+def _distance(found: Tensor, expected: Tensor) -> Tensor:
+    """Return the squared distance of features, averaged over those of an image, and summed."""
+    distance = gradient_distance([_in_memory_order(found)], [_in_memory_order(expected)])
+    return distance / found[0].numel()
 
 
 def _in_memory_order(features: Tensor) -> Tensor:

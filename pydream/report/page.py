@@ -290,11 +290,15 @@ def _refinement_facts(refinement: Mapping[str, Any]) -> list[tuple[str, str]]:
         f"{layer} of {observer['arch']}"
         for layer, observer in zip(refinement["layers"], refinement["observers"], strict=True)
     ]
-    loss = refinement["loss"]
+    distances = refinement["distances"]
     return [
         ("Refined", f"{refinement['steps']} steps by the features of {', '.join(layers)}"),
         ("Refinement’s learning rate", f"{refinement['learning_rate']:g}"),
-        ("Refinement’s loss", f"{loss[0]:.4g} in the first step, {loss[-1]:.4g} in the last"),
+        (
+            "Squared distance of features to those of the anchors",
+            f"{distances['unrefined']:.4g} before, {distances['refined']:.4g} after, "
+            f"{distances['rounded']:.4g} in 8 bits",
+        ),
     ]
 
 

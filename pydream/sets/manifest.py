@@ -83,8 +83,9 @@ class Manifest:
         Loss and accuracy by iteration (DREAM+).
     refinement
         The refinement of the images, if they were refined: ``steps``, ``learning_rate``, ``seed``;
-        ``observers``, the facts of each; ``layers``, the layer matched of each; and ``loss``, one
-        value for each step.
+        ``observers``, the facts of each; ``layers``, the layer matched of each; ``loss``, one
+        value for each step; and ``distances``, the loss without augmentation of the images
+        ``unrefined``, ``refined`` (in float32) and ``rounded`` to 8 bits.
     labels_bytes, labels
         Bytes of the stored labels, and their description by seed (`pydream relabel`).
     others

@@ -51,6 +51,7 @@ def test_a_refined_set_is_whole_and_says_what_it_is(
     assert manifest.refinement is not None
     assert manifest.refinement["steps"] == len(manifest.refinement["loss"]) == STEPS
     assert manifest.refinement["layers"] == ["layers.pool.0"]
+    assert {*manifest.refinement["distances"]} == {"unrefined", "refined", "rounded"}
     assert not (tmp_path / "refined.partial").exists()
     values, labels = torch.load(path / "images.pt", weights_only=True)
     assert labels.tolist() == after.labels.tolist()

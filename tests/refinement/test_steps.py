@@ -97,6 +97,31 @@ def test_steps_are_those_of_plain_pytorch_in_float64(observers: int) -> None:
     assert (found.values - images.float() / 255).abs().max() > 0.005  # they did move
 
 
+def test_distances_are_losses_without_augmentation() -> None:
+    networks, layers = zip(*map(layer_of, range(2)), strict=True)
+    images, anchors = pictures()
+    found = refiner(*layers)(images, anchors)
+    scale = [torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (MEAN, STD)]
+
+    def distance(pixels: torch.Tensor) -> float:
+        cells = multi_formation(pixels.double(), FACTOR, SIDE)
+        seen = [(shown - scale[0]) / scale[1] for shown in (cells, anchors.flatten(0, 1) / 255)]
+        total = 0.0
+        for network in networks:
+            block = network.double().layers
+            first, second = (
+                block["pool"][0](block["norm"][0](block["conv"][0](shown)).relu()) for shown in seen
+            )
+            total += (first - second).square().flatten(1).mean(1).sum().item()
+        return total / len(networks)
+
+    levels = (found.values * 255).round()
+    wanted = {"unrefined": images / 255, "refined": found.values, "rounded": levels / 255}
+    assert found.distances.keys() == wanted.keys()
+    for name, pixels in wanted.items():
+        assert found.distances[name] == pytest.approx(distance(pixels), rel=ROUNDED)
+
+
 def test_pixels_stay_between_black_and_white() -> None:
     _, layer = layer_of(0)
     images, anchors = pictures()
