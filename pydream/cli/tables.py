@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from pydream.demo import DemoResult
-    from pydream.dream import Comparison, DreamResult
-    from pydream.rded import RdedResult
-    from pydream.refinement import RefineResult
+    from pydream.dream import Comparison
+    from pydream.sets.run import MadeSet
 
 
 def console() -> Console:
@@ -39,9 +38,7 @@ def print_result(result: DataclassInstance, text: str, *, json: bool) -> None:
         console().print(text, soft_wrap=True)
 
 
-def print_set(
-    result: RdedResult | DreamResult | RefineResult, rows: Mapping[str, str], *, json: bool
-) -> None:
+def print_set(result: MadeSet, rows: Mapping[str, str], *, json: bool) -> None:
     """Print the set made by a method; `rows` hold the facts of this method alone."""
     manifest = result.manifest
     if json:

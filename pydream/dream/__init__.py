@@ -9,7 +9,7 @@ from pydream.lazy import lazy_members
 
 if TYPE_CHECKING:
     from pydream.dream.compare import Comparison, compare
-    from pydream.dream.distill import DreamResult, distill
+    from pydream.dream.distill import distill
     from pydream.dream.sampler import RepresentativeSampler
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "CompareConfig",
     "Comparison",
     "DreamConfig",
-    "DreamResult",
     "RepresentativeSampler",
     "compare",
     "distill",
@@ -27,7 +26,6 @@ lazy_members(
     __name__,
     {
         "Comparison": "pydream.dream.compare",
-        "DreamResult": "pydream.dream.distill",
         "RepresentativeSampler": "pydream.dream.sampler",
         "compare": "pydream.dream.compare",
         "distill": "pydream.dream.distill",

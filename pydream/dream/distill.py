@@ -33,8 +33,8 @@ from pydream.models.registry import build_model, construct
 from pydream.progress import track
 from pydream.report import write_report
 from pydream.seeds import derived_seed
-from pydream.sets.manifest import Manifest, describe_set
-from pydream.sets.run import finish_run
+from pydream.sets.manifest import describe_set
+from pydream.sets.run import MadeSet, finish_run
 from pydream.sets.writer import SetWriter, check_place_of_set, finished_manifest
 from pydream.tiling import Tiling
 from pydream.timeline import Stopwatch
@@ -42,25 +42,6 @@ from pydream.torch_state import usual_torch_state
 
 _STUDENT = 1  # purpose of a seed; iterations draw from other keys
 _MOST_CLASSES_SHOWN = 10  # number of classes with pictures
-
-
-@dataclass(frozen=True)
-class DreamResult:
-    """Result of `distill`.
-
-    Attributes
-    ----------
-    path
-        The folder of the distilled set.
-    manifest
-        Its description, as in ``manifest.json``.
-    seconds
-        Wall-clock seconds of each stage and of the whole run.
-    """
-
-    path: Path
-    manifest: Manifest
-    seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -82,7 +63,7 @@ def distill(
     source: Source | None = None,
     test: Source | None = None,
     make_network: Callable[[], nn.Module] | None = None,
-) -> DreamResult:
+) -> MadeSet:
     """Distil a labelled image set by representative matching (DREAM+, arXiv 2310.15052).
 
     Parameters
@@ -101,7 +82,7 @@ def distill(
 
     Returns
     -------
-    DreamResult
+    MadeSet
         The folder of the set, its manifest, and the time each stage took.
 
     Raises
@@ -140,7 +121,7 @@ def distill(
         )
     identity = {**settings.identity(), "source_fingerprint": source.fingerprint()}
     if settings.resume and (manifest := finished_manifest(out, identity)) is not None:
-        return DreamResult(out, manifest, {})
+        return MadeSet(out, manifest, {})
     writer = SetWriter(out, identity, resume=settings.resume)
     with watch("decode"):
         real, skipped = load_class_images(
@@ -261,7 +242,7 @@ def _levels(images: Tensor) -> Tensor:
     return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
-def _finish(run: _DreamRun, identity: dict[str, Any], progress: Progress) -> DreamResult:
+def _finish(run: _DreamRun, identity: dict[str, Any], progress: Progress) -> MadeSet:
     writer, config, real = run.writer, run.config, run.real
     values = progress.synthetic.values.clamp(0, 1).cpu()
     rows: list[dict[str, Any]] = []
@@ -291,8 +272,7 @@ def _finish(run: _DreamRun, identity: dict[str, Any], progress: Progress) -> Dre
             history=progress.history,
         )
     report = partial(write_report, pictures=progress.pictures)
-    path, seconds = finish_run(writer, manifest, run.watch, report)
-    return DreamResult(path, manifest, seconds)
+    return finish_run(writer, manifest, run.watch, report)
 
 
 def _provenance(real: ClassImages, label: int, origins: list[list[int]]) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ from pydream.lazy import lazy_members
 from pydream.rded.config import RdedConfig
 
 if TYPE_CHECKING:
-    from pydream.rded.distill import RdedResult, distill
+    from pydream.rded.distill import distill
 
-__all__ = ["RdedConfig", "RdedResult", "distill"]
+__all__ = ["RdedConfig", "distill"]
 
-lazy_members(__name__, {"RdedResult": "pydream.rded.distill", "distill": "pydream.rded.distill"})
+lazy_members(__name__, {"distill": "pydream.rded.distill"})

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from pydream.rded.selection import WITH_FEATURES
 from pydream.report import write_report
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.manifest import Manifest, describe_set
-from pydream.sets.run import finish_run
+from pydream.sets.run import MadeSet, finish_run
 from pydream.sets.writer import SetWriter, check_place_of_set, finished_manifest
 from pydream.timeline import Stopwatch
 from pydream.torch_state import usual_torch_state
@@ -50,32 +50,13 @@ _SMALL_SIDE = 64  # the published recipes take whole images (factor 1) up to thi
 _MOST_FINISHING = 4  # classes that may wait to be assembled and written
 
 
-@dataclass(frozen=True)
-class RdedResult:
-    """Result of `distill`.
-
-    Attributes
-    ----------
-    path
-        The folder of the distilled set.
-    manifest
-        Its description, as in ``manifest.json``.
-    seconds
-        Wall-clock seconds of each stage and of the whole run. Stages overlap.
-    """
-
-    path: Path
-    manifest: Manifest
-    seconds: dict[str, float]
-
-
 @usual_torch_state()
 def distill(
     config: RdedConfig,
     *,
     source: Source | None = None,
     observer: nn.Module | Sequence[nn.Module] | None = None,
-) -> RdedResult:
+) -> MadeSet:
     """Distil a labelled image set by RDED (arXiv 2312.03526).
 
     Parameters
@@ -92,7 +73,7 @@ def distill(
 
     Returns
     -------
-    RdedResult
+    MadeSet
         The folder of the set, its manifest, and the time each stage took.
 
     Raises
@@ -124,7 +105,7 @@ def distill(
         **observers_identity(observers),
     }
     if config.resume and (manifest := finished_manifest(out, identity)) is not None:
-        return RdedResult(out, manifest, {})
+        return MadeSet(out, manifest, {})
     writer = SetWriter(out, identity, resume=config.resume)
     memory = MemoryShares.of(config.memory_budget, device)
     run = RdedRun(config, decode, memory, source, observers, side, factor, counts, writer, watch)
@@ -145,8 +126,7 @@ def distill(
         refinement, pictures = refine_classes(run, observer) if config.refine else (None, None)
         manifest = _finish(run, identity, measured, refinement)
         report = partial(_write_report, run, pictures)
-        path, seconds = finish_run(writer, manifest, watch, report)
-    return RdedResult(path, manifest, seconds)
+        return finish_run(writer, manifest, watch, report)
 
 
 def _distill_classes(run: RdedRun, selection: Preselection) -> None:

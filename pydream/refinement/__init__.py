@@ -8,10 +8,8 @@ from pydream.lazy import lazy_members
 from pydream.refinement.config import RefineConfig
 
 if TYPE_CHECKING:
-    from pydream.refinement.run import RefineResult, refine
+    from pydream.refinement.run import refine
 
-__all__ = ["RefineConfig", "RefineResult", "refine"]
+__all__ = ["RefineConfig", "refine"]
 
-lazy_members(
-    __name__, {"RefineResult": "pydream.refinement.run", "refine": "pydream.refinement.run"}
-)
+lazy_members(__name__, {"refine": "pydream.refinement.run"})

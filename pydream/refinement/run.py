@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from pydream.sets.distilled import DistilledSet, load_set
 from pydream.sets.image_formats import hash_image_files
 from pydream.sets.manifest import Manifest
 from pydream.sets.opening import check_image_files, exif_of, open_observer, open_real
-from pydream.sets.run import finish_run
+from pydream.sets.run import MadeSet, finish_run
 from pydream.sets.writer import SetWriter, check_place_of_set, finished_manifest
 from pydream.tiling import Tiling
 from pydream.timeline import Stopwatch
@@ -35,29 +34,10 @@ from pydream.versions import package_record
 _QUALITY = 95  # of JPEG and WebP files, as in RDED
 
 
-@dataclass(frozen=True)
-class RefineResult:
-    """Result of `refine`.
-
-    Attributes
-    ----------
-    path
-        The folder of the refined set.
-    manifest
-        Its description, as in ``manifest.json``.
-    seconds
-        Wall-clock seconds of each stage and of the whole run.
-    """
-
-    path: Path
-    manifest: Manifest
-    seconds: dict[str, float]
-
-
 @usual_torch_state()
 def refine(
     config: RefineConfig, *, source: Source | None = None, observers: Sequence[nn.Module] = ()
-) -> RefineResult:
+) -> MadeSet:
     """Refine a distilled set: move its cells until an observer sees in them what it sees in photos.
 
     Source: the residual matching of CIM (ECCV 2026); see `pydream.refinement.steps`.
@@ -74,7 +54,7 @@ def refine(
 
     Returns
     -------
-    RefineResult
+    MadeSet
         The folder of the refined set, its manifest, and the time each stage took.
 
     Raises
@@ -117,7 +97,7 @@ def refine(
         },
     }
     if config.resume and (finished := finished_manifest(out, identity)) is not None:
-        return RefineResult(out, finished, {})
+        return MadeSet(out, finished, {})
     writer = SetWriter(out, identity, resume=config.resume)
     announce_device(config.device)
     for network in networks:
@@ -141,8 +121,7 @@ def refine(
         def report(refined: DistilledSet, write: Callable[[Path, bytes], None]) -> None:
             write_report(refined, write, refined=refinement.pictures(read, refined))
 
-        path, seconds = finish_run(writer, manifest, watch, report)
-    return RefineResult(path, manifest, seconds)
+        return finish_run(writer, manifest, watch, report)
 
 
 def _check_refinable(distilled: DistilledSet) -> None:

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from pydream.sets.distilled import DistilledSet, load_set
     from pydream.sets.export import ExportedSet, export_set
     from pydream.sets.imported import open_distilled
+    from pydream.sets.run import MadeSet
 
 __all__ = [
     "DistilledSet",
     "ExportConfig",
     "ExportedSet",
+    "MadeSet",
     "export_set",
     "label_robust_score",
     "load_set",
@@ -28,6 +30,7 @@ lazy_members(
     {
         "DistilledSet": "pydream.sets.distilled",
         "ExportedSet": "pydream.sets.export",
+        "MadeSet": "pydream.sets.run",
         "export_set": "pydream.sets.export",
         "label_robust_score": "pydream.sets.ddranking",
         "load_set": "pydream.sets.distilled",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,13 +16,34 @@ from pydream.sets.manifest import Manifest
 from pydream.sets.writer import SetWriter
 from pydream.timeline import Stopwatch
 
+
+@dataclass(frozen=True)
+class MadeSet:
+    """A distilled set that a method has made.
+
+    Attributes
+    ----------
+    path
+        The folder of the distilled set.
+    manifest
+        Its description, as in ``manifest.json``.
+    seconds
+        Wall-clock seconds of each stage and of the whole run. Stages may overlap. Nothing if the
+        set was finished before.
+    """
+
+    path: Path
+    manifest: Manifest
+    seconds: dict[str, float]
+
+
 WriteReport: TypeAlias = Callable[[DistilledSet, Callable[[Path, bytes], None]], None]
 """Writes the report of a set, with a function that writes a file."""
 
 
 def finish_run(
     writer: SetWriter, manifest: Manifest, watch: Stopwatch, write_report: WriteReport
-) -> tuple[Path, dict[str, float]]:
+) -> MadeSet:
     """Write the other files of a set, and move the set to its place.
 
     Parameters
@@ -37,8 +59,8 @@ def finish_run(
 
     Returns
     -------
-    tuple[Path, dict[str, float]]
-        The folder of the set; wall-clock seconds of each stage and of the whole run.
+    MadeSet
+        The set at its place.
 
     Raises
     ------
@@ -52,4 +74,4 @@ def finish_run(
     seconds = watch.report()
     notes = {"seconds": seconds, "machine": platform.machine(), "threads": torch.get_num_threads()}
     writer.write_text(writer.set / "run.json", json.dumps(notes, indent=2) + "\n")
-    return writer.finish(), seconds
+    return MadeSet(writer.finish(), manifest, seconds)

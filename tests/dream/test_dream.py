@@ -13,12 +13,13 @@ from torch import nn
 from torch_states import all_states
 
 from pydream.data import Source
-from pydream.dream import PRESETS, DreamConfig, DreamResult, distill
+from pydream.dream import PRESETS, DreamConfig, distill
 from pydream.dream.config import fill_in, preset_for
 from pydream.dream.loop import MatchingLoop
 from pydream.errors import PydreamError
 from pydream.inspection import inspect_set, render_inspection
 from pydream.sets.distilled import load_set
+from pydream.sets.run import MadeSet
 
 ITERATIONS = 5
 
@@ -44,7 +45,7 @@ def config(out: Path, **changes: Any) -> DreamConfig:
     )
 
 
-def files(result: DreamResult) -> dict[str, str]:
+def files(result: MadeSet) -> dict[str, str]:
     """Hash everything of a set but what tells of time."""
     return {
         str(file.relative_to(result.path)): hashlib.sha256(file.read_bytes()).hexdigest()

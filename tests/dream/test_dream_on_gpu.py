@@ -10,7 +10,8 @@ import torch
 
 from pydream import _C
 from pydream.data import Source
-from pydream.dream import DreamConfig, DreamResult, distill
+from pydream.dream import DreamConfig, distill
+from pydream.sets.run import MadeSet
 
 if not torch.cuda.is_available() or not _C.cuda_architectures:
     pytest.skip("needs a GPU, and a build with CUDA", allow_module_level=True)
@@ -19,7 +20,7 @@ if not torch.cuda.is_available() or not _C.cuda_architectures:
 IMAGES_ATOL = 5e-3
 
 
-def run(out: Path, digits: Source, **changes: object) -> tuple[DreamResult, torch.Tensor]:
+def run(out: Path, digits: Source, **changes: object) -> tuple[MadeSet, torch.Tensor]:
     settings = {
         "ipc": 2,
         "arch": "convnet2-w8-instance",

@@ -13,10 +13,11 @@ from PIL import Image
 
 from pydream.data import device_jpeg
 from pydream.errors import PydreamError
-from pydream.rded import RdedConfig, RdedResult, distill, opening
+from pydream.rded import RdedConfig, distill, opening
+from pydream.sets.run import MadeSet
 
 
-def run(folder: Path, observer: Path, out: Path, **changes: Any) -> RdedResult:
+def run(folder: Path, observer: Path, out: Path, **changes: Any) -> MadeSet:
     config = RdedConfig(
         source=str(folder),
         observer=str(observer),

@@ -15,7 +15,8 @@ import torch
 from pydream import _C
 from pydream.data.device_jpeg import decodes_jpeg
 from pydream.evaluate import EvaluateConfig, evaluate_set
-from pydream.rded import RdedConfig, RdedResult, distill
+from pydream.rded import RdedConfig, distill
+from pydream.sets.run import MadeSet
 
 if not torch.cuda.is_available() or not _C.cuda_architectures:
     pytest.skip("needs a GPU, and a build with CUDA", allow_module_level=True)
@@ -40,7 +41,7 @@ def config(folder: Path, random_observer: Path, tmp_path: Path) -> RdedConfig:
     )
 
 
-def run(config: RdedConfig, **changes: Any) -> tuple[RdedResult, dict[tuple[str, int, int], float]]:
+def run(config: RdedConfig, **changes: Any) -> tuple[MadeSet, dict[tuple[str, int, int], float]]:
     assert config.out is not None
     out = Path(tempfile.mkdtemp(dir=config.out.parent)) / "set"
     config = dataclasses.replace(config, out=out, **changes)
