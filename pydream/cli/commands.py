@@ -160,16 +160,15 @@ def refine_command(config: Annotated[RefineConfig, Whole], *, json: Json = False
     pydream refine distilled --observer resnet18.safetensors --steps 100 --out refined
     """
     from pydream.cli.tables import print_set
+    from pydream.inspection.facts import distance_words, refinement_words
     from pydream.refinement import refine
 
     result = refine(config)
     record = result.manifest.refinement
     assert record is not None  # every refined set has one
-    layers, distances = ", ".join(dict.fromkeys(record["layers"])), record["distances"]
     rows = {
-        "refined": f"{record['steps']} steps by the features of {layers}",
-        "distance": f"{distances['unrefined']:.4g} before, {distances['refined']:.4g} after, "
-        f"{distances['rounded']:.4g} in 8 bits (squared, of features)",
+        "refined": refinement_words(record),
+        "distance": f"{distance_words(record)} (squared, of features to anchors)",
     }
     print_set(result, rows, json=json)
 

@@ -89,6 +89,8 @@ class SetFacts:
         Folder or file of the set.
     format, method, package, images_per_class, side, factor, views, seed, source, observer
         Fields of its `pydream.sets.manifest.Manifest`.
+    refinement
+        The refinement of its images, as in the manifest.
     cells
         Way that patches (RDED) or the first real images (DREAM+) were fitted into cells:
         ``"shrunk"`` or ``"matched"``; None for other sets and for factor 1.
@@ -117,6 +119,7 @@ class SetFacts:
     factor: int
     views: Literal["crop", "dsa"] | None
     cells: Literal["shrunk", "matched"] | None
+    refinement: Mapping[str, Any] | None
     seed: int | None
     source: SourceRecord | None
     observer: Mapping[str, Any] | None
@@ -161,6 +164,7 @@ def inspect_set(distilled: DistilledSet, measures: SetMeasures | None = None) ->
         factor=manifest.factor,
         views=manifest.views,
         cells=cells_of(manifest),
+        refinement=manifest.refinement,
         seed=manifest.seed,
         source=manifest.source,
         observer=manifest.observer,
@@ -179,6 +183,24 @@ def cells_of(manifest: Manifest) -> Literal["shrunk", "matched"] | None:
     if manifest.method not in ("rded", "dream") or manifest.factor == 1:
         return None
     return "matched" if (manifest.config or {}).get("cells") == "matched" else "shrunk"
+
+
+def refinement_words(refinement: Mapping[str, Any]) -> str:
+    """Describe the steps of a refinement."""
+    layers = [
+        f"{layer} of {observer['arch']}"
+        for layer, observer in zip(refinement["layers"], refinement["observers"], strict=True)
+    ]
+    return f"{refinement['steps']} steps by the features of {', '.join(layers)}"
+
+
+def distance_words(refinement: Mapping[str, Any]) -> str:
+    """Say how far features of cells were from those of their anchors, before and after."""
+    distances = refinement["distances"]
+    return (
+        f"{distances['unrefined']:.4g} before, {distances['refined']:.4g} after, "
+        f"{distances['rounded']:.4g} in 8 bits"
+    )
 
 
 def cell_words(cells: Literal["shrunk", "matched"], method: str) -> str:
@@ -291,6 +313,9 @@ def _overview(facts: SetFacts) -> Table:
         rows["fingerprint"] = source["fingerprint"]
     if facts.cells is not None:
         rows["cells"] = cell_words(facts.cells, facts.method)
+    if facts.refinement is not None:
+        rows["refined"] = refinement_words(facts.refinement)
+        rows["distance"] = f"{distance_words(facts.refinement)} (squared, of features to anchors)"
     if facts.views is not None:
         rows["views"] = view_words(facts.views)
     if facts.seed is not None:

@@ -18,8 +18,10 @@ from pydream.inspection.facts import (
     cell_words,
     cells_of,
     class_scores,
+    distance_words,
     has_scores,
     overall_scores,
+    refinement_words,
     view_words,
 )
 from pydream.inspection.measure_rows import measure_rows
@@ -286,19 +288,10 @@ def _matching_facts(manifest: Manifest) -> list[tuple[str, str]]:
 
 def _refinement_facts(refinement: Mapping[str, Any]) -> list[tuple[str, str]]:
     """List the facts of a refinement."""
-    layers = [
-        f"{layer} of {observer['arch']}"
-        for layer, observer in zip(refinement["layers"], refinement["observers"], strict=True)
-    ]
-    distances = refinement["distances"]
     return [
-        ("Refined", f"{refinement['steps']} steps by the features of {', '.join(layers)}"),
+        ("Refined", refinement_words(refinement)),
         ("Refinement’s learning rate", f"{refinement['learning_rate']:g}"),
-        (
-            "Squared distance of features to those of the anchors",
-            f"{distances['unrefined']:.4g} before, {distances['refined']:.4g} after, "
-            f"{distances['rounded']:.4g} in 8 bits",
-        ),
+        ("Squared distance of features to those of the anchors", distance_words(refinement)),
     ]
 
 

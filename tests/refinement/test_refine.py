@@ -14,12 +14,14 @@ import pytest
 import torch
 from PIL import Image
 from rded_runs import hashes, settings, stopped_after, write_random_observer
+from rich.console import Console
 from torch_states import all_states
 
 from pydream.data import open_source
 from pydream.dream import DreamConfig
 from pydream.dream import distill as distil_by_matching
 from pydream.errors import PydreamError
+from pydream.inspection.facts import inspect_set, render_inspection
 from pydream.models import build_model
 from pydream.ops import crop_resize, multi_formation
 from pydream.rded import RdedConfig, distill
@@ -52,6 +54,11 @@ def test_a_refined_set_is_whole_and_says_what_it_is(
     assert manifest.refinement["steps"] == len(manifest.refinement["loss"]) == STEPS
     assert manifest.refinement["layers"] == ["layers.pool.0"]
     assert {*manifest.refinement["distances"]} == {"unrefined", "refined", "rounded"}
+    console = Console(file=io.StringIO(), width=200)
+    console.print(render_inspection(inspect_set(after)))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"refined +3 steps by the features of layers.pool.0 of convnet2-w16", shown)
+    assert re.search(r"distance +\S+ before, \S+ after, \S+ in 8 bits", shown)
     assert not (tmp_path / "refined.partial").exists()
     values, labels = torch.load(path / "images.pt", weights_only=True)
     assert labels.tolist() == after.labels.tolist()
