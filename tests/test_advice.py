@@ -35,17 +35,23 @@ COMMANDS_OF = {
     "inspection/": ("inspect",),
     "models/": WITH_OBSERVER,
     "models/class_outputs.py": ("rded",),
+    "models/layers.py": ("rded", "refine"),
     "models/train.py": ("observer",),
     "models/training_data.py": ("observer", "dream"),
     "partial.py": ("rded", "dream", "observer"),
     "profiling/": ("profile",),
     "rded/": ("rded",),
+    "refinement/": ("refine",),
+    "refinement/classes.py": ("rded", "refine"),
+    "refinement/steps.py": ("rded", "refine"),
     "sets/": OF_SETS,
     "sets/config.py": ("export",),
+    "sets/ddranking.py": ("export",),
     "sets/export.py": ("export",),
     "sets/opening.py": ("evaluate", "relabel"),
     "sets/writer.py": ("rded", "dream"),
     "students/": ("evaluate", "relabel"),
+    "tiling.py": ("rded", "dream"),
 }
 # Style sheets, and words on the options of other programs.
 NO_MESSAGES = ("report/plots.py", "cli/usage.py", "lazy.py")

@@ -19,6 +19,7 @@ _WAITING = 64 << 20  # bytes of decoded images that may wait
 # and other decoders of JPEG stay below it.
 _MOST_APART = 12.0
 _MOST_NAMED = 4
+_EARLIER = "give `pydream refine` the images of that time with --source"
 
 
 class AnchorReader:
@@ -111,14 +112,14 @@ class AnchorReader:
             keys = [row["source"] for row in ordered if row["image"] == number]
             raise PydreamError(
                 f"{self._source.description}: {', '.join(keys[:_MOST_NAMED])} no longer look like "
-                "the image that was made of them: name the images of that time with --source"
+                f"the image that was made of them: {_EARLIER}"
             )
 
     def _find(self, key: str) -> int:
         if key not in self._index:
             raise PydreamError(
                 f"{self._source.description} no longer has {key}, which the set was made of: "
-                "name the images of that time with --source"
+                f"{_EARLIER}"
             )
         return self._index[key]
 
@@ -132,7 +133,7 @@ class AnchorReader:
         if top + of_height > height or left + of_width > width:
             raise PydreamError(
                 f"{key} has {width} x {height} pixels, fewer than the crop that the set was made "
-                "of: the image has changed since; name the images of that time with --source"
+                f"of: the image has changed since; {_EARLIER}"
             )
         return picture
 

@@ -139,7 +139,7 @@ def _check_refinable(distilled: DistilledSet) -> None:
     if manifest.factor == 1:
         raise PydreamError(
             f"{path} has one cell in each image (factor 1), which already is its anchor: refine a "
-            "set of --factor 2 or more"
+            "set of factor 2 or more"
         )
 
 

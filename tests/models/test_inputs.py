@@ -17,6 +17,7 @@ from pydream.models import Observer, ObserverSettings, build_model, load_observe
 from pydream.models import checkpoint as checkpoints
 from pydream.models.inputs import IMAGENET_MEAN, Inputs, find_inputs
 from pydream.models.loading import load_configured_observer
+from pydream.sets.manifest import Manifest
 from pydream.sets.opening import load_set_observer
 
 # float32 sums of 3·8² products, in another order.
@@ -157,7 +158,10 @@ def test_the_file_of_a_sets_observer_is_read_and_hashed_once(
 ) -> None:
     sha256 = load_observer(checkpoint).weights_sha256
     made_by = {"weights_sha256": sha256 if made_it else "", "mean": [0.1, 0.2, 0.3]}
-    distilled: Any = SimpleNamespace(manifest=SimpleNamespace(side=8, observer=made_by))
+    manifest = Manifest(
+        format=1, method="rded", class_names=("a",), images_per_class=1, side=8, observer=made_by
+    )
+    distilled: Any = SimpleNamespace(manifest=manifest)
     read, begin = Mock(wraps=checkpoints._read_safetensors), Mock(wraps=hashlib.sha256)
     monkeypatch.setattr(checkpoints, "_read_safetensors", read)
     monkeypatch.setattr(checkpoints, "hashlib", SimpleNamespace(sha256=begin))
