@@ -118,8 +118,8 @@ class AnchorReader:
     def _find(self, key: str) -> int:
         if key not in self._index:
             raise PydreamError(
-                f"{self._source.description} no longer has {key}, which the set was made of: "
-                f"{_EARLIER}"
+                f"{self._source.description} no longer has {key}, of which the set was made: "
+                + _EARLIER
             )
         return self._index[key]
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydream import checks, marks
 from pydream.errors import PydreamError
-from pydream.files import expand_settings
+from pydream.files import expand_path, expand_settings
 from pydream.models.config import ObserverSettings
 from pydream.processors import usable_processors
 
@@ -76,7 +76,9 @@ class RefineConfig(ObserverSettings, RefinementSettings):
         expand_settings(self, "set", "source", "out")
         if not self.observer:
             raise PydreamError("observer must name at least one file of weights")
-        checks.different(observer=self.observer)
+        names = tuple(expand_path("observer", name) for name in self.observer)
+        checks.different(observer=names)
+        object.__setattr__(self, "observer", names)
         checks.at_least(1, steps=self.steps, workers=self.workers)
         checks.seed(self.seed)
 

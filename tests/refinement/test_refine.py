@@ -293,6 +293,16 @@ def test_settings_of_a_refinement_without_one_are_refused(observer: Path) -> Non
         RefineConfig(set=Path("x"), observer=("y",), steps=0)
 
 
+def test_the_home_folder_is_found_in_the_names_of_observers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = RefineConfig(set=Path("x"), observer=("~/a.pt", "b.pt"))
+    assert config.observer == (str(tmp_path / "a.pt"), "b.pt")
+    with pytest.raises(PydreamError, match="observer must differ"):
+        RefineConfig(set=Path("x"), observer=("~/a.pt", str(tmp_path / "a.pt")))
+
+
 def test_a_set_without_a_refinement_is_found_again(folder: Path, observer: Path) -> None:
     """The settings of a refinement are no part of what older sets were made by."""
     names = json.dumps(settings(folder, observer, Path("out")).identity())
