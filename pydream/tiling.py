@@ -55,8 +55,8 @@ class Tiling:
         if self.matched and self.cell_side * (factor - 1) >= side:
             raise PydreamError(
                 f"factor {factor} divides images of side {side} into cells of {self.cell_side} "
-                "pixels, which leave nothing for the last ones: take another --factor, or --cells "
-                "shrunk"
+                "pixels, which leave nothing for the last ones: take another --factor, or shrunken "
+                "cells"
             )
 
     def cut(

@@ -51,7 +51,7 @@ COMMANDS_OF = {
     "sets/opening.py": ("evaluate", "relabel"),
     "sets/writer.py": ("rded", "dream"),
     "students/": ("evaluate", "relabel"),
-    "tiling.py": ("rded", "dream"),
+    "tiling.py": ("rded", "dream", "evaluate"),
 }
 # Style sheets, and words on the options of other programs.
 NO_MESSAGES = ("report/plots.py", "cli/usage.py", "lazy.py")
