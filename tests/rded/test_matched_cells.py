@@ -115,7 +115,9 @@ def test_the_manifest_says_how_the_set_is_to_be_seen(
 def test_a_factor_that_leaves_cells_empty_is_refused(
     folder: Path, random_observer: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(PydreamError, match=r"factor 13 divides .* 32 into cells of 3 .*--factor, or shrunken cells"):
+    with pytest.raises(
+        PydreamError, match=r"factor 13 divides .* 32 into cells of 3 .*--factor, or shrunken cells"
+    ):
         matched(folder, random_observer, tmp_path / "set", factor=13, ipc=1)
     assert not list(tmp_path.glob("set*"))
 
