@@ -18,7 +18,7 @@ FLOORS = (
     "ops partial doctor replay",
     "devices cluster data tiling",
     "models",
-    "sets",
+    "sets matching",
     "students inspection",
     "evaluate report",
     "refinement",

@@ -22,13 +22,13 @@ from pydream.devices import announce_device, resolve_device
 from pydream.dream.checkpoint import Progress, read_checkpoint, write_checkpoint
 from pydream.dream.config import PRESETS, DreamConfig, ResolvedConfig, fill_in
 from pydream.dream.loop import MatchingLoop
-from pydream.dream.matching import check_features
 from pydream.dream.network import fresh_network
 from pydream.dream.real import ClassImages, check_enough, load_class_images
 from pydream.dream.student import student_accuracy
 from pydream.dream.synthetic import SyntheticImages
 from pydream.errors import PydreamError
 from pydream.files import name_after
+from pydream.models.activations import classify_and_embed
 from pydream.models.registry import build_model, construct
 from pydream.progress import track
 from pydream.report import write_report
@@ -111,7 +111,9 @@ def distill(
         settings = fill_in(config, side, len(source.class_names))
         Tiling(side, settings.factor, settings.cells)  # raises if the factor does not fit
         make_network = make_network or _network_maker(settings, len(source.class_names))
-        check_features(fresh_network(make_network, settings.seed, device))
+        _check_network(
+            fresh_network(make_network, settings.seed, device), side, len(source.class_names)
+        )
     if side % settings.factor:
         padded = -(-side // settings.factor) * settings.factor
         warnings.warn(
@@ -150,6 +152,25 @@ def _load_test(test: Source, config: ResolvedConfig, device: torch.device) -> La
         device=device,
         allow_skipped=config.allow_skipped,
     )
+
+
+def _check_network(network: nn.Module, side: int, classes: int) -> None:
+    """Raise PydreamError unless a network gives two images logits of the classes and features."""
+    device = next(network.parameters()).device
+    images, what = torch.zeros(2, 3, side, side, device=device), f"{type(network).__name__}"
+    try:
+        with torch.no_grad():
+            logits, features = classify_and_embed(network, images)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise PydreamError(
+            f"{what} does not classify images of 3 × {side} × {side}: {reason}"
+        ) from error
+    if logits.shape != (2, classes) or len(features) != 2:
+        raise PydreamError(
+            f"{what} gives {tuple(logits.shape)} for two images of {classes} classes: it must give "
+            f"(2, {classes})"
+        )
 
 
 def _network_maker(config: ResolvedConfig, num_classes: int) -> Callable[[], nn.Module]:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from pydream.allocator import keep_freed_memory
 from pydream.dream.config import PRESETS, ResolvedConfig
-from pydream.dream.matching import Matcher, answer_distance
 from pydream.dream.network import STRATEGY, NetworkTrainer, fresh_network
 from pydream.dream.real import ClassImages
 from pydream.dream.sampler import RepresentativeSampler
 from pydream.dream.synthetic import LossAndSlope, SyntheticImages
+from pydream.matching import Matcher, answer_distance
 from pydream.ops import collage, diff_augment, multi_formation, random_augment
 from pydream.replay import Replayed
 from pydream.seeds import derived_seed, drawn_order

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pydream import ops
 from pydream.errors import PydreamError
+from pydream.models.activations import classify_and_embed
 from pydream.ops._checks import TensorLike, as_tensor, check_at_least, check_seed, check_shape
 
 Transform = Callable[[Tensor], Tensor]
@@ -46,8 +47,8 @@ class RepresentativeSampler:
         Number of calls with the same network between two choices, because the network changes; the
         calls between return the last choice.
     layer
-        Name of the module whose output is the embedding, flattened; by default the network's
-        method ``features``.
+        Name of the module whose output is the embedding, flattened. By default the network's method
+        ``features`` embeds, or in a network without one the input of the last linear layer.
     transform
         Function applied to a batch of images before the network, for example a normalisation. uint8
         images are first scaled to [0, 1].
@@ -143,7 +144,7 @@ class RepresentativeSampler:
         Raises
         ------
         PydreamError
-            If the network has neither ``features`` nor the layer named.
+            If the network lacks the layer named.
         ValueError
             If embeddings are not finite.
         """
@@ -255,13 +256,10 @@ def _class_offsets(value: TensorLike, count: int) -> list[int]:
 def _feature_function(network: nn.Module, layer: str | None) -> Callable[[Tensor], Tensor]:
     """Return the function that embeds a batch."""
     if layer is None:
-        features = getattr(network, "features", None)
-        if not callable(features):
-            raise PydreamError(
-                f"RepresentativeSampler: {type(network).__name__} has no method features(images); "
-                f"name a layer, one of {_layer_names(network)}"
-            )
-        return features  # type: ignore[no-any-return]
+        features = getattr(
+            network, "features", lambda images: classify_and_embed(network, images)[1]
+        )
+        return features
     modules = dict(network.named_modules())
     if layer not in modules:
         raise PydreamError(

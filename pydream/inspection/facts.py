@@ -191,7 +191,9 @@ def refinement_words(refinement: Mapping[str, Any]) -> str:
         f"{layer} of {observer['arch']}"
         for layer, observer in zip(refinement["layers"], refinement["observers"], strict=True)
     ]
-    return f"{refinement['steps']} steps by the features of {', '.join(layers)}"
+    gradients = refinement.get("match") == "features+gradients"
+    by = "features, class means and gradients" if gradients else "features"
+    return f"{refinement['steps']} steps by the {by} of {', '.join(layers)}"
 
 
 def distance_words(refinement: Mapping[str, Any]) -> str:

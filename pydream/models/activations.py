@@ -49,7 +49,6 @@ def choose_tile(model: nn.Module, side: int, dtype: torch.dtype, device: torch.d
     return min(most_rows, 1 << (fitting.bit_length() - 1))
 
 
-@torch.no_grad()
 def classify_and_embed(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the logits and the features of images, in one pass.
 
@@ -65,7 +64,7 @@ def classify_and_embed(model: nn.Module, images: torch.Tensor) -> tuple[torch.Te
     Returns
     -------
     tuple[Tensor, Tensor]
-        (B, K) and (B, D), in the dtype of the activations.
+        (B, K) and (B, D), in the dtype of the activations, differentiable as the model is.
     """
     inputs: list[torch.Tensor] = []
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]

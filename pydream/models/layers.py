@@ -67,6 +67,10 @@ class LayerFeatures:
     ----------
     layer
         Name of the layer.
+    network
+        The whole classifier.
+    columns
+        int64 (K,): column of each class in the classifier's logits.
     tile
         Number of images in a forward pass of the observer.
     device
@@ -74,9 +78,12 @@ class LayerFeatures:
     """
 
     def __init__(self, observer: Observer, wanted: str | None = None) -> None:
-        network = observer._model
+        network = self.network = observer._model
         self.layer = find_layer(network, wanted, observer.arch)
         self.tile, self.device = observer.tile, observer.device
+        order = observer._order
+        classes = torch.arange(observer.num_classes, device=self.device)
+        self.columns = classes if order is None else order
         self._part = part_until(network, self.layer)
         self._side, self._precision = observer.network_side, observer.precision
         self._mean, self._std = (
@@ -96,6 +103,14 @@ class LayerFeatures:
         """Normalise images in [0, 1], (B, 3, S, S)."""
         return (images - self._mean) / self._std
 
+    def fitted(self, images: Tensor) -> Tensor:
+        """Return images as the network takes them: resized if necessary, channels last."""
+        if images.shape[-1] != self._side:
+            images = functional.interpolate(
+                images, size=(self._side, self._side), mode="bilinear", antialias=True
+            )
+        return images.contiguous(memory_format=torch.channels_last)
+
     def __call__(self, images: Tensor) -> Tensor:
         """Return the features of normalised images, resized for the network if necessary.
 
@@ -109,12 +124,8 @@ class LayerFeatures:
         Tensor
             (B, …) float32.
         """
-        if images.shape[-1] != self._side:
-            images = functional.interpolate(
-                images, size=(self._side, self._side), mode="bilinear", antialias=True
-            )
         with arithmetic_of(self._precision):
-            features: Tensor = self._part(images.contiguous(memory_format=torch.channels_last))
+            features: Tensor = self._part(self.fitted(images))
         return features
 
 

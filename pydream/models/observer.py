@@ -383,6 +383,7 @@ class Observer:
             logits: torch.Tensor = self._model(self._filled_up(images))
         return logits.float()
 
+    @torch.no_grad()
     def _run_and_embed(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits of all rows of a tile, and the features beside them."""
         with arithmetic_of(self.precision):

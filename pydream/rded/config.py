@@ -36,6 +36,7 @@ _USUAL = {
     "small_classes": "refuse",
     "cells": "shrunk",
     "refine": 0,
+    "match": "features",
 }
 
 SelectionRule: TypeAlias = Literal["realistic", "median", "hard", "diverse", "representative"]
@@ -168,7 +169,9 @@ class RdedConfig(ObserverSettings, RefinementSettings):
         checks.different(observer=names)
         object.__setattr__(self, "observer", names[0] if len(names) == 1 else tuple(names))
         if not self.refine and self.refinement() != RefinementSettings().refinement():
-            raise PydreamError("layer and learning_rate are for the refinement: give refine, too")
+            raise PydreamError(
+                "layer, learning_rate and match are for the refinement: give refine, too"
+            )
         checks.at_least(
             1,
             preselect=self.preselect,
@@ -214,7 +217,7 @@ class RdedConfig(ObserverSettings, RefinementSettings):
                 del settings[name]
         if not self.refine:
             for name in self.refinement():
-                del settings[name]
+                settings.pop(name, None)
         return {name: value for name, value in settings.items() if name not in _EXECUTION}
 
 

@@ -94,7 +94,7 @@ class Refinement:
         with track("refining", len(self.counts), "classes", done=done) as advance:
             for group in unfinished:
                 classes = {label: read(label) for label in group}
-                refined = self._refine(list(classes.values()), watch)
+                refined = self._refine(classes, watch)
                 with watch("write"):
                     self.writer.keep(
                         _losses_of(group),
@@ -109,15 +109,17 @@ class Refinement:
     def _finished(self, label: int) -> bool:
         return self.writer.finished_class(label) is not None
 
-    def _refine(self, classes: Sequence[UnrefinedClass], watch: Stopwatch) -> Refined:
+    def _refine(self, classes: Mapping[int, UnrefinedClass], watch: Stopwatch) -> Refined:
         with watch("read anchors"):
             anchors = [
                 self.anchors.read(before.record["rows"], before.images, made_by=self.made_by)
-                for before in classes
+                for before in classes.values()
             ]
         with watch("refine"):
             return self.refiner(
-                torch.cat([before.images for before in classes]), torch.cat(anchors, dim=1)
+                torch.cat([before.images for before in classes.values()]),
+                torch.cat(anchors, dim=1),
+                [label for label, before in classes.items() for _ in before.images],
             )
 
     def _write(
@@ -149,6 +151,7 @@ class Refinement:
         """Return ``refinement`` of the manifest, once all classes are finished."""
         return {
             "steps": steps,
+            "match": settings.match,
             "learning_rate": settings.learning_rate,
             "seed": seed,
             "observers": [observer.facts() for observer in observers],
@@ -232,6 +235,7 @@ def make_refiner(
         factor=factor,
         side=side,
         seed=seed,
+        bidirectional=settings.match == "features+gradients",
     )
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydream import checks, marks
 from pydream.errors import PydreamError
 from pydream.files import expand_path, expand_settings
 from pydream.models.config import ObserverSettings
 from pydream.processors import usable_processors
+
+Match: TypeAlias = Literal["features", "features+gradients"]
 
 # Settings that change how a run proceeds, never its result.
 _EXECUTION = ("set", "source", "out", "resume", "workers", "observer_arch")
@@ -27,8 +29,14 @@ class RefinementSettings:
     learning_rate: float = 0.01
     """Learning rate of the refinement's AdamW, for pixels in [0, 1]."""
 
+    match: Match = "features"
+    """Quantities in which cells are matched to their anchors: features of the layer, cell by cell;
+    with gradients, the mean features and the gradients of each class, too, as in DREAM+."""
+
     def __post_init__(self) -> None:
         checks.above_zero(learning_rate=self.learning_rate)
+        if self.match not in get_args(Match):
+            raise PydreamError(f"match must be one of {', '.join(get_args(Match))}: {self.match!r}")
 
     def refinement(self) -> dict[str, Any]:
         """Return these settings alone."""
@@ -86,5 +94,7 @@ class RefineConfig(ObserverSettings, RefinementSettings):
         """Return the settings that decide the bytes of the set, except the set and the weights."""
         settings = dataclasses.asdict(self)
         del settings["observer"]
+        if self.match == "features":  # as in sets made before there was a choice
+            del settings["match"]
         given = {name: value for name, value in settings.items() if value is not None}
         return {name: value for name, value in given.items() if name not in _EXECUTION}

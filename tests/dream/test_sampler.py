@@ -213,8 +213,16 @@ def test_says_which_layers_there_are() -> None:
     sampler = RepresentativeSampler(IMAGES, LABELS, layer="last")
     with pytest.raises(PydreamError, match="Sequential has no layer 'last'; it has 0, 1"):
         sampler(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
-    with pytest.raises(PydreamError, match=r"Sequential has no method features\(images\); name"):
-        RepresentativeSampler(IMAGES, LABELS)(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
+
+
+def test_a_network_without_features_embeds_by_its_last_linear_layer() -> None:
+    torch.manual_seed(0)
+    images, labels = pictures()
+    first = nn.Sequential(nn.Flatten(), nn.Linear(images[0].numel(), 5))
+    network = nn.Sequential(*first, nn.Linear(5, 3))
+    found = RepresentativeSampler(images, labels, 2)(network)
+    wanted = RepresentativeSampler(images, labels, 2, layer="1")(network)
+    assert all(a.equal(b) for a, b in zip(found, wanted, strict=True))
 
 
 def test_embeddings_that_are_not_finite_are_named() -> None:

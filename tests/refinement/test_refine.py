@@ -97,14 +97,15 @@ def test_the_report_shows_anchors_beside_refined_images(
 
 
 @pytest.mark.parametrize("cells", ["matched", "shrunk"])
+@pytest.mark.parametrize("match", ["features", "features+gradients"])
 def test_rded_with_a_refinement_is_rded_and_then_a_refinement(
-    folder: Path, observer: Path, tmp_path: Path, cells: str
+    folder: Path, observer: Path, tmp_path: Path, cells: str, match: str
 ) -> None:
     of_one_run = distill(
-        settings(folder, observer, tmp_path / "one", cells=cells, refine=STEPS)
+        settings(folder, observer, tmp_path / "one", cells=cells, refine=STEPS, match=match)
     ).path
     first = distill(settings(folder, observer, tmp_path / "first", cells=cells)).path
-    of_two = refined(first, observer, tmp_path / "two")
+    of_two = refined(first, observer, tmp_path / "two", match=match)
     differing = {
         name for name, of_file in hashes(of_one_run).items() if hashes(of_two).get(name) != of_file
     }
@@ -114,18 +115,36 @@ def test_rded_with_a_refinement_is_rded_and_then_a_refinement(
     assert manifests[0].views == manifests[1].views == "dsa"
 
 
-@pytest.mark.parametrize("classes", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("classes", "match"), [(0, "features"), (1, "features+gradients"), (3, "features")]
+)
 def test_a_stopped_refinement_goes_on_to_the_same_bytes(
-    unrefined: Path, observer: Path, tmp_path: Path, classes: int
+    unrefined: Path, observer: Path, tmp_path: Path, classes: int, match: str
 ) -> None:
-    usual = hashes(refined(unrefined, observer, tmp_path / "usual"))
+    usual = hashes(refined(unrefined, observer, tmp_path / "usual", match=match))
     with pytest.MonkeyPatch.context() as patch:
         stopped_after(patch, classes)
         with pytest.raises(KeyboardInterrupt):
-            refined(unrefined, observer, tmp_path / "again")
-    path = refined(unrefined, observer, tmp_path / "again", resume=True)
+            refined(unrefined, observer, tmp_path / "again", match=match)
+    path = refined(unrefined, observer, tmp_path / "again", match=match, resume=True)
     assert hashes(path) == usual
-    assert hashes(refined(unrefined, observer, path, resume=True)) == usual  # finished already
+    again = refined(unrefined, observer, path, match=match, resume=True)  # finished already
+    assert hashes(again) == usual
+
+
+def test_gradients_change_the_set_and_are_named(
+    unrefined: Path, observer: Path, tmp_path: Path
+) -> None:
+    usual = refined(unrefined, observer, tmp_path / "usual")
+    path = refined(unrefined, observer, tmp_path / "other", match="features+gradients")
+    first = "images/00000/00000.png"
+    assert hashes(path)[first] != hashes(usual)[first]
+    for made, match in ((usual, "features"), (path, "features+gradients")):
+        record = load_set(made).manifest.refinement
+        assert record is not None
+        assert record["match"] == match
+    page = (path / "report.html").read_text()
+    assert "3 steps by the features, class means and gradients of layers.pool.0 of" in page
 
 
 def test_a_stopped_run_of_rded_goes_on_to_the_same_bytes(
@@ -185,9 +204,11 @@ def test_anchors_are_the_crops_of_the_provenance(
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     whole = Refiner.__call__
 
-    def note(refiner: Refiner, images: torch.Tensor, anchors: torch.Tensor) -> Refined:
+    def note(
+        refiner: Refiner, images: torch.Tensor, anchors: torch.Tensor, labels: list[int]
+    ) -> Refined:
         seen.append((images, anchors))
-        return whole(refiner, images, anchors)
+        return whole(refiner, images, anchors, labels)
 
     monkeypatch.setattr(Refiner, "__call__", note)
     refined(unrefined, observer, tmp_path / "refined")

@@ -1,18 +1,20 @@
-"""The quantities of a network's answer that are matched class by class, and their distances."""
+"""What a network answers to the images of a class, and the distance of two such answers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
-from pydream.dream.config import Match
 from pydream.errors import PydreamError
+from pydream.models.activations import classify_and_embed
 from pydream.ops import gradient_distance
+
+Match: TypeAlias = Literal["bidirectional", "gradient", "feature"]
 
 
 class Answers(NamedTuple):
@@ -30,7 +32,7 @@ class Answers(NamedTuple):
     features: Tensor
 
 
-class _Both(nn.Module):
+class _Embedding(nn.Module):
     """A network that returns its features along with its logits."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -38,10 +40,7 @@ class _Both(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        network, head = self.network, head_of(self.network)
-        assert head is not None
-        features = network.features(images)  # type: ignore[operator]
-        return head(features), features
+        return classify_and_embed(self.network, images)
 
 
 class Matcher:
@@ -50,9 +49,8 @@ class Matcher:
     Parameters
     ----------
     network
-        Network with a method ``features(images)`` that returns (B, D), and a module ``classifier``
-        or ``fc`` that turns these into logits. It is not copied: when its weights change, so do the
-        answers.
+        Classifier of normalised images. Its features are the input of its last linear layer, or its
+        logits if it has none. It is not copied: when its weights change, so do the answers.
     match
         Quantities to match.
     with_norm_and_bias
@@ -63,7 +61,7 @@ class Matcher:
     Raises
     ------
     PydreamError
-        If the network has no features, or no parameter to match.
+        If the network has no parameter to match.
 
     Notes
     -----
@@ -81,16 +79,16 @@ class Matcher:
         with_classifier: bool = False,
     ) -> None:
         self.match = match
-        self._both = _Both(check_features(network))
-        self._buffers = dict(self._both.named_buffers())
+        self._embedding = _Embedding(network)
+        self._buffers = dict(self._embedding.named_buffers())
         left_out = {
             0: True,
             1: not with_norm_and_bias,
             2: not with_classifier,
         }
-        parameters = dict(self._both.named_parameters())
+        parameters = dict(self._embedding.named_parameters())
         self._matched = {
-            name: parameter
+            name: parameter if parameter.requires_grad else parameter.detach().requires_grad_()
             for name, parameter in parameters.items()
             if not left_out.get(parameter.dim(), False)
         }
@@ -103,8 +101,8 @@ class Matcher:
         self._constants = {name: parameter.detach() for name, parameter in parameters.items()}
         if match != "feature" and not self._matched:
             raise PydreamError(
-                f"{type(network).__name__} has no convolution whose gradient could be matched; "
-                "give --match feature, --with-classifier or another --arch"
+                f"{type(network).__name__} has no convolution whose gradient could be matched: match "
+                "features alone, or take another network"
             )
 
     def __call__(
@@ -182,7 +180,7 @@ class Matcher:
     ) -> tuple[Tensor, Tensor]:
         """Return the weighted cross entropy, and the weighted mean of the features."""
         state = {**self._constants, **matched, **buffers}
-        logits, features = functional_call(self._both, state, (images,))
+        logits, features = functional_call(self._embedding, state, (images,))
         loss = functional.cross_entropy(logits, label.expand(len(images)), reduction="none")
         return loss @ weights, weights @ features
 
@@ -210,22 +208,3 @@ def answer_distance(synthetic: Answers, real: Answers, match: Match, metric: str
     else:
         pairs = [(x.flatten(0, 1), y.flatten(0, 1)) for x, y in pairs]
     return gradient_distance([x for x, _ in pairs], [y for _, y in pairs], metric)
-
-
-def head_of(network: nn.Module) -> nn.Module | None:
-    """Return the module that turns features into logits: ``classifier``, or ``fc`` of ResNets."""
-    for name in ("classifier", "fc"):
-        head = getattr(network, name, None)
-        if isinstance(head, nn.Module):
-            return head
-    return None
-
-
-def check_features(network: nn.Module) -> nn.Module:
-    """Return the network; raise PydreamError if it has no method for its features."""
-    if not callable(getattr(network, "features", None)) or head_of(network) is None:
-        raise PydreamError(
-            f"{type(network).__name__} yields no features: it needs a method features(images) and "
-            "a module classifier, or fc, that makes logits of them; convnet3 and resnetap10 do so"
-        )
-    return network

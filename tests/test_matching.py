@@ -5,9 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pydream.dream.config import Match
-from pydream.dream.matching import Answers, Matcher, answer_distance
 from pydream.errors import PydreamError
+from pydream.matching import Answers, Match, Matcher, answer_distance
 from pydream.models.convnet import ConvNet, Norm
 from pydream.models.registry import build_model
 
@@ -149,20 +148,34 @@ def test_what_is_matched_counts_alone() -> None:
         torch.testing.assert_close(answer_distance(x, zero, match, "mse"), wanted)  # type: ignore[arg-type]
 
 
-def test_a_network_without_features_is_refused() -> None:
-    with pytest.raises(PydreamError, match="Sequential yields no features: it needs a method"):
-        Matcher(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), "gradient")
+def test_any_network_has_features() -> None:
+    """The input of the last linear layer; without one, the logits."""
+    torch.manual_seed(0)
+    images, labels = batches(2, 3)
+    convolution, head = nn.Conv2d(3, 5, 16), nn.Linear(5, 2)
+    linear = nn.Sequential(convolution, nn.Flatten(), nn.Linear(5, 5), nn.ReLU(), head).double()
+    answers = Matcher(linear, "bidirectional")(images, labels, together=True)
+    for label in range(2):
+        wanted = linear[:4](images[label]).mean(0)
+        torch.testing.assert_close(answers.features[label], wanted, rtol=RTOL, atol=1e-12)
+    without = nn.Sequential(convolution, nn.Flatten()).double()
+    answers = Matcher(without, "feature")(images, labels, together=False)
+    wanted = without(images.flatten(0, 1)).view(2, 3, 5).mean(1)
+    torch.testing.assert_close(answers.features, wanted, rtol=RTOL, atol=1e-12)
+
+
+def test_frozen_weights_have_gradients() -> None:
+    model = network()
+    images, labels = batches()
+    wanted = Matcher(model, "gradient")(images, labels, together=False)
+    frozen = Matcher(model.requires_grad_(False), "gradient")(images, labels, together=False)
+    for a, b in zip(frozen.gradients, wanted.gradients, strict=True):
+        assert a.equal(b)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_a_network_without_convolutions_is_refused() -> None:
-    class Flat(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.classifier = nn.Linear(4, 2)
-
-        def features(self, images: torch.Tensor) -> torch.Tensor:
-            return images.flatten(1)
-
-    with pytest.raises(PydreamError, match="Flat has no convolution whose gradient"):
-        Matcher(Flat(), "gradient")
-    Matcher(Flat(), "feature")
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    with pytest.raises(PydreamError, match="Sequential has no convolution whose gradient"):
+        Matcher(flat, "gradient")
+    Matcher(flat, "feature")
