@@ -101,8 +101,8 @@ class Matcher:
         self._constants = {name: parameter.detach() for name, parameter in parameters.items()}
         if match != "feature" and not self._matched:
             raise PydreamError(
-                f"{type(network).__name__} has no convolution whose gradient could be matched: match "
-                "features alone, or take another network"
+                f"{type(network).__name__} has no convolution whose gradient could be matched: "
+                "match features alone, or take another network"
             )
 
     def __call__(
