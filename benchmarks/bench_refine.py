@@ -14,20 +14,23 @@ from pydream.models import build_model, load_observer
 from pydream.models.layers import LayerFeatures
 from pydream.refinement.steps import Refined, Refiner
 
-IPC, FACTOR = 10, 2  # a class, which a CPU refines as one group
+FACTOR = 2
 STEPS = 5
 ROUNDS = 7
 
 
-@pytest.mark.parametrize(("arch", "side"), [("convnet3", 32), ("resnet18-modified", 32)])
-def test_refinement(benchmark: Any, record: dict[str, Any], arch: str, side: int) -> None:
+@pytest.mark.parametrize(
+    ("arch", "side", "ipc"),
+    [("convnet3", 32, 10), ("resnet18-modified", 32, 10), ("resnet18", 224, 1)],
+)
+def test_refinement(benchmark: Any, record: dict[str, Any], arch: str, side: int, ipc: int) -> None:
     torch.manual_seed(0)
     network = build_model(arch, num_classes=10, side=side)
     observer = load_observer(network, arch=arch, side=side, precision="float32", device="cpu")
-    layer = LayerFeatures(observer)
-    cells = IPC * FACTOR**2
-    images = torch.randint(256, (IPC, 3, side, side), dtype=torch.uint8)
-    anchors = torch.randint(256, (FACTOR**2, IPC, 3, side, side), dtype=torch.uint8)
+    layer, exactly = LayerFeatures(observer), observer.with_tile(ipc * FACTOR**2)
+    cells = ipc * FACTOR**2
+    images = torch.randint(256, (ipc, 3, side, side), dtype=torch.uint8)
+    anchors = torch.randint(256, (FACTOR**2, ipc, 3, side, side), dtype=torch.uint8)
     refiner = Refiner([layer], steps=STEPS, learning_rate=0.01, factor=FACTOR, side=side, seed=0)
     pixels = torch.randn(cells, 3, side, side).to(memory_format=torch.channels_last)
     at_once = max(1, layer.tile // FACTOR**2) * FACTOR**2
@@ -46,8 +49,15 @@ def test_refinement(benchmark: Any, record: dict[str, Any], arch: str, side: int
     def refine() -> Refined:
         return refiner(images, anchors)
 
+    def classify() -> list[Tensor]:
+        return [exactly.logits(pixels) for _ in range(STEPS)]
+
     alone = "the network alone: anchors forward, cells forward and back"
-    calls: dict[str, Callable[[], object]] = {"pydream": refine, alone: passes}
+    calls: dict[str, Callable[[], object]] = {
+        "pydream": refine,
+        alone: passes,
+        "the whole network, forward, once for each cell": classify,
+    }
     result = report(
         compare(calls, rounds=ROUNDS if benchmark.enabled else 1, threads=2),
         ours="pydream",
