@@ -44,7 +44,7 @@ class BidirectionalDistance:
         label
             int64, the class.
         """
-        column = self._layer.columns[label][None]
+        column = self._layer.columns[label.view(1)]  # a 0-d index would wait for a GPU
         with torch.no_grad():
             expected = self._matcher(self._layer.fitted(anchors)[None], column, together=False)
         found = self._matcher(self._layer.fitted(cells)[None], column, together=False)

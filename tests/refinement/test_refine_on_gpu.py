@@ -20,7 +20,9 @@ SIDE, FACTOR, STEPS = 32, 2, 5
 SAME_ON_AVERAGE = 1e-3
 
 
-def refined(arch: str, device: str, groups: int = 1) -> tuple[Refiner, Refined]:
+def refined(
+    arch: str, device: str, groups: int = 1, bidirectional: bool = False
+) -> tuple[Refiner, Refined]:
     torch.manual_seed(0)
     network = construct(arch, num_classes=10, side=SIDE)
     observer = load_observer(network, arch=arch, side=SIDE, precision="float32", device=device)
@@ -31,27 +33,30 @@ def refined(arch: str, device: str, groups: int = 1) -> tuple[Refiner, Refined]:
         factor=FACTOR,
         side=SIDE,
         seed=0,
+        bidirectional=bidirectional,
     )
     generator = torch.Generator().manual_seed(0)
     shape = (FACTOR**2, 5, 3, SIDE, SIDE)
     anchors = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
     images = torch.randint(256, shape[1:], dtype=torch.uint8, generator=generator)
     for _ in range(groups - 1):
-        refiner(255 - images, anchors)
-    return refiner, refiner(images, anchors)
+        refiner(255 - images, anchors, [1, 1, 2, 2, 2])
+    return refiner, refiner(images, anchors, [0, 0, 9, 9, 9])
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("arch", ["convnet3-w32", "resnet18-modified", "convnet3-w32-instance"])
-def test_it_moves_images_as_the_cpu_does(arch: str) -> None:
-    refiner, on_gpu = refined(arch, "cuda")
-    _, on_cpu = refined(arch, "cpu")
+def test_it_moves_images_as_the_cpu_does(arch: str, bidirectional: bool) -> None:
+    refiner, on_gpu = refined(arch, "cuda", bidirectional=bidirectional)
+    _, on_cpu = refined(arch, "cpu", bidirectional=bidirectional)
     assert on_gpu.losses == pytest.approx(on_cpu.losses, rel=1e-3)
     assert (on_gpu.values - on_cpu.values).abs().mean() <= SAME_ON_AVERAGE
     assert all(step._graph is not None for step in refiner._steps)
 
 
-def test_a_group_does_not_depend_on_the_one_before() -> None:
-    _, first = refined("convnet3-w32", "cuda")
-    _, second = refined("convnet3-w32", "cuda", groups=2)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_group_does_not_depend_on_the_one_before(bidirectional: bool) -> None:
+    _, first = refined("convnet3-w32", "cuda", bidirectional=bidirectional)
+    _, second = refined("convnet3-w32", "cuda", groups=2, bidirectional=bidirectional)
     assert torch.equal(first.values, second.values)
     assert first.losses == second.losses
