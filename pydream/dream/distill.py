@@ -155,18 +155,17 @@ def _load_test(test: Source, config: ResolvedConfig, device: torch.device) -> La
 
 
 def _check_network(network: nn.Module, side: int, classes: int) -> None:
-    """Raise PydreamError unless a network gives two images logits of the classes and features."""
-    device = next(network.parameters()).device
-    images, what = torch.zeros(2, 3, side, side, device=device), f"{type(network).__name__}"
+    """Raise PydreamError unless a network gives two images logits of the classes."""
+    device, what = next(network.parameters()).device, type(network).__name__
     try:
         with torch.no_grad():
-            logits, features = classify_and_embed(network, images)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+            logits, _ = classify_and_embed(network, torch.zeros(2, 3, side, side, device=device))
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
         raise PydreamError(
             f"{what} does not classify images of 3 × {side} × {side}: {reason}"
         ) from error
-    if logits.shape != (2, classes) or len(features) != 2:
+    if logits.shape != (2, classes):
         raise PydreamError(
             f"{what} gives {tuple(logits.shape)} for two images of {classes} classes: it must give "
             f"(2, {classes})"
