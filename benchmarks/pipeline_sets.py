@@ -22,6 +22,7 @@ from typing import Any, get_args
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.accuracy import RECORD
 from benchmarks.pipeline_evaluate import observer_file
 from benchmarks.records import RESULTS, GrowingRecord
 from pydream.evaluate import EvaluateConfig, evaluate_set
@@ -49,6 +50,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with cifar10.zip")
     parser.add_argument("--work", type=Path, required=True, help="folder of sets and students")
     parser.add_argument("--way", nargs="+", action="append", metavar=("NAME", "SETTING=VALUE"))
+    parser.add_argument("--record", default=RECORD, help=f"name of the record: {RECORD}-WORD")
     parser.add_argument("--ipc", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -163,7 +165,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> Table:
 def main() -> None:
     arguments = parse()
     ways = ways_of(arguments)
-    record = GrowingRecord("sets", arguments.out)
+    record = GrowingRecord(arguments.record, arguments.out)
     for number, (name, settings) in enumerate(ways.items(), 1):
         made = make_set(arguments, settings)
         last = number == len(ways)

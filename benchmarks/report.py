@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/benchmarks.md, and the charts, from the newest records.
+"""Write the tables of README.md and the guides, and the charts, from the newest records.
 
     python -m benchmarks.report [--check]
 
@@ -15,12 +15,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.accuracy import accuracy_tables
 from benchmarks.cases import ALL_SHOWN, BOUNDS, HEADLINES, OF_MANY_OPS, OPS, TARGETS
 from benchmarks.figures import draw_ratios, draw_roofline
 from benchmarks.records import RESULTS, MixedRecordsError, decisive, newest_records
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-README, PAGE = "README.md", "docs/benchmarks.md"
+README, PAGE, OF_SETS = "README.md", "docs/benchmarks.md", "docs/rded.md"
 RATIOS, ROOFLINE = "docs/benchmark-ratios.svg", "docs/benchmark-roofline.svg"
 
 
@@ -55,6 +56,7 @@ def update(repository: Path, *, write: bool) -> Iterator[tuple[str, bool]]:
     for name, tables in (
         (README, {"summary": _summary(shown)}),
         (PAGE, {"times": _tables(shown), "slower": _slower(records)}),
+        (OF_SETS, {"sets": accuracy_tables(records)}),
     ):
         page = repository / name
         text = page.read_text(encoding="utf-8")

@@ -13,8 +13,10 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGE = "docs/benchmarks.md"
-NAMES = ["README.md", PAGE, "docs/benchmark-ratios.svg"]
-TABLES = {"README.md": ["summary"], PAGE: ["times", "slower"]}
+OF_SETS = "docs/rded.md"
+RATIOS = "docs/benchmark-ratios.svg"
+NAMES = ["README.md", PAGE, OF_SETS, RATIOS]
+TABLES = {"README.md": ["summary"], PAGE: ["times", "slower"], OF_SETS: ["sets"]}
 ROOFLINE = "docs/benchmark-roofline.svg"
 
 
@@ -134,7 +136,8 @@ def test_what_is_not_of_the_records_is_seen(report: ModuleType, repository: Path
         {"k-means++ (5000, 2048), k 128": case(1e-3, faiss=2e-3)},
     )
     found = dict(report.update(repository, write=False))
-    assert found == {**dict.fromkeys([PAGE, NAMES[2], ROOFLINE], False), "README.md": True}
+    stale = dict.fromkeys([PAGE, RATIOS, ROOFLINE], False)
+    assert found == {**stale, "README.md": True, OF_SETS: True}
     assert "Nothing." not in (repository / PAGE).read_text()
     dict(report.update(repository, write=True))
     assert "Nothing." in (repository / PAGE).read_text()
@@ -373,3 +376,51 @@ def test_rivals_are_those_that_the_machine_is_for(
     monkeypatch.setattr(pipeline, "resolve_precision", lambda *_: precision)
     names = ["ours", "ours, bfloat16", "theirs", "theirs, 2 loader workers"]
     assert pipeline.rivals_here(names, "ours, bfloat16") == wanted
+
+
+def of_students(images: str, labels: str, *top1: float) -> dict[str, Any]:
+    return {
+        "student": "convnet3",
+        "labels": labels,
+        "images": images,
+        "top1": top1,
+        "mean": sum(top1) / len(top1),
+        "std": (top1[1] - top1[0]) / 2**0.5 if len(top1) == 2 else None,
+    }
+
+
+def test_sets_are_compared_by_their_students(report: ModuleType, repository: Path) -> None:
+    dict(report.update(repository, write=True))
+    assert "Nothing has been measured yet." in (repository / OF_SETS).read_text()
+    ways = {
+        "as published": {
+            "settings": {"factor": 1, "ipc": 10},
+            "epochs": 300,
+            "students": [of_students("distilled", "hard", 0.401)],
+        },
+        "refined": {
+            "settings": {"factor": 2, "ipc": 10},
+            "epochs": 300,
+            "students": [
+                of_students("distilled", "hard", 0.52, 0.56),
+                of_students("random-tiled", "hard", 0.3),
+                of_students("distilled", "online", 0.7),
+            ],
+        },
+    }
+    write(repository, "sets", "2026-02-02", ways)
+    small = {"refined": {**ways["refined"], "settings": {"ipc": 1}, "epochs": 20}}
+    write(repository, "sets-small", "2026-02-02", small)
+    found = dict(report.update(repository, write=True))
+    assert found == {**dict.fromkeys([*NAMES, ROOFLINE], True), OF_SETS: False}
+    text = (repository / OF_SETS).read_text()
+    table = """10 images a class, `convnet3` trained for 300 epochs:
+
+| set | observer’s labels | hard labels |
+|---|---|---|
+| as published |  | 40.1 % (one seed) |
+| refined | 70.0 % (one seed) | 54.0 ± 2.8 % (2 seeds) |
+| random-tiled images |  | 30.0 % (one seed) |
+"""
+    assert table in text
+    assert "\nOne image a class, `convnet3` trained for 20 epochs:\n\n| set | observer" in text
