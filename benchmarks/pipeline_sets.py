@@ -17,7 +17,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 from rich.console import Console
 from rich.table import Table
@@ -43,6 +43,7 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
 }
 OF_SET = {field.name for field in dataclasses.fields(RdedConfig)}
 OF_STUDENTS = {field.name for field in dataclasses.fields(EvaluateConfig)}
+HINTS = {**get_type_hints(EvaluateConfig), **get_type_hints(RdedConfig)}
 
 
 def parse() -> argparse.Namespace:
@@ -69,13 +70,15 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def value_of(text: str) -> Any:
-    """Read the value of a setting: a number, or a word."""
+def value_of(setting: str, text: str) -> Any:
+    """Read the value of a setting: a number, if the setting can be one, or a word."""
+    kinds = HINTS[setting]
     for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
+        if kind in (kinds, *get_args(kinds)):
+            try:
+                return kind(text)
+            except ValueError:
+                continue
     return text
 
 
@@ -88,7 +91,7 @@ def ways_of(arguments: argparse.Namespace) -> Mapping[str, Mapping[str, Any]]:
         unknown = sorted(pairs.keys() - OF_SET - OF_STUDENTS)
         if unknown:
             raise SystemExit(f"{name}: rded and evaluate have no setting {', '.join(unknown)}")
-        ways[name] = {setting: value_of(value) for setting, value in pairs.items()}
+        ways[name] = {setting: value_of(setting, value) for setting, value in pairs.items()}
     return ways
 
 

@@ -21,10 +21,8 @@ Schedule: TypeAlias = Literal["half-cosine", "steps"]
 """Learning-rate schedule: the first half of a cosine decay, down to one half; or a division by 5
 after 2/3 and again after 5/6 of the epochs."""
 
-_FALLS, _FALL = (
-    (2 / 3, 5 / 6),
-    0.2,
-)  # shares of the epochs, and factor of the rate
+_FALLS = (2 / 3, 5 / 6)  # shares of the epochs after which the learning rate falls
+_FALL = 0.2  # factor of the learning rate
 
 
 @dataclass(frozen=True)
