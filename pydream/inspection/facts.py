@@ -191,9 +191,10 @@ def refinement_words(refinement: Mapping[str, Any]) -> str:
         f"{layer} of {observer['arch']}"
         for layer, observer in zip(refinement["layers"], refinement["observers"], strict=True)
     ]
-    gradients = refinement.get("match") == "features+gradients"
-    by = "features, class means and gradients" if gradients else "features"
-    return f"{refinement['steps']} steps by the {by} of {', '.join(layers)}"
+    words = f"{refinement['steps']} steps by the features of {', '.join(layers)}"
+    if refinement.get("match") == "features+gradients":
+        words += ", and by class means and gradients"
+    return words
 
 
 def distance_words(refinement: Mapping[str, Any]) -> str:

@@ -144,7 +144,10 @@ def test_gradients_change_the_set_and_are_named(
         assert record is not None
         assert record["match"] == match
     page = (path / "report.html").read_text()
-    assert "3 steps by the features, class means and gradients of layers.pool.0 of" in page
+    words = (
+        "3 steps by the features of layers.pool.0 of convnet2-w16, and by class means and gradients"
+    )
+    assert words in page
 
 
 def test_a_stopped_run_of_rded_goes_on_to_the_same_bytes(
