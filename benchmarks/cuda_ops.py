@@ -138,6 +138,34 @@ def crop_case(setting: Setting, images: int, *, alike: bool) -> Case:
     )
 
 
+def by_products(given: tuple[Tensor, Tensor]) -> Tensor:
+    """Crop at the enlarged side, then multiply by the pseudo-inverse of the enlargement."""
+    unit = F.interpolate(torch.eye(SIDE)[:, None], CANVAS, mode="linear")[:, 0].T
+    inverse: Tensor = torch.linalg.pinv(unit).to(given[1].device)
+    anchors = ops.crop_resize(*given, CANVAS)
+    return (inverse @ anchors @ inverse.T).mul_(255).round_().clamp_(0, 255).byte()
+
+
+def cells_case(setting: Setting, images: int) -> Case:
+    """Cells of crops of photographs, one of each, as a step of RDED assembles them."""
+    inputs, area, device = [], 0, setting.device
+    for seed in range(copies(images * 400 * 400 * 3, device)):
+        shape = (images, 400, 400, 3)
+        pictures = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+        boxes = ops.random_crop_boxes(torch.full((images, 2), 400), 1, seed=seed)[:, 0]
+        area = int((boxes[:, 2].long() * boxes[:, 3]).sum())
+        inputs.append((pictures, boxes.to(device)))
+    return compare(
+        setting,
+        lambda given: ops.matched_cells(given[0], given[1], SIDE, CANVAS),
+        {"crop_resize, then products with the pseudo-inverse": Rival(by_products, captured=False)},
+        inputs,
+        within(1),  # two ways to sum in float32 put few values on the other side of a byte's edge
+        items=images,
+        work=Work(3 * area + images * 3 * SIDE**2),
+    )
+
+
 def eager_scores(given: tuple[Tensor, Tensor]) -> Tensor:
     logits, labels = given
     return torch.log_softmax(logits, 1, dtype=torch.float32).gather(1, labels[:, None])[:, 0]
@@ -310,6 +338,9 @@ def cases(setting: Setting) -> dict[str, Callable[[], Case]]:
         found[f"crop_resize, {kind}, 5 of each to 112 in 224, bfloat16"] = partial(
             crop_case, setting, images, alike=alike
         )
+    found["matched_cells, a batch of 400 x 400, to 112 for 224"] = partial(
+        cells_case, setting, images
+    )
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
         found[f"realism_scores, ({rows}, 1000) {name}"] = partial(score_case, setting, rows, dtype)

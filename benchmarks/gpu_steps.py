@@ -31,6 +31,7 @@ HALVES = {
         "racecheck",
         "synccheck",
         "initcheck",
+        "refine",
         "rded",
         "dream",
     ),
@@ -231,7 +232,7 @@ def _sanitizing(rehearse: bool) -> list[Step]:
                 tool,
                 f"compute-sanitizer: {about}",
                 few if rehearse else [*watch, *few],
-                60,
+                45,
                 environment,
                 shows=tuple(rf"test_{family}\.py::\S+ PASSED" for family in FAMILIES),
                 missing=None if rehearse or sanitizer else "compute-sanitizer is not installed",
@@ -258,7 +259,15 @@ def _pipelines(out: Path, given: Path | None, rehearse: bool) -> list[Step]:
     published = SMALL_SIZE if rehearse else PUBLISHED_SIZE
     size = [word for option in published.items() for word in option]
     rded = list(SMALL_RDED) if rehearse else []
+    refine = [sys.executable, "-m", "benchmarks.cuda_refine", "--out", str(out)]
     return [
+        Step(
+            "refine",
+            "the steps of a refinement",
+            [*refine, "--device", "cpu" if rehearse else "cuda"],
+            60,
+            record="cuda-refine",
+        ),
         pipeline("rded", "RDED whole", "benchmarks.pipeline_cuda", SAMPLE, rded, 150, "rded-cuda"),
         pipeline(
             "dream",

@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, get_args, get_type_hints
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -66,6 +67,7 @@ def parse() -> argparse.Namespace:
         choices=get_args(Baseline),
         help="evaluated with the last way",
     )
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args()
 
@@ -103,7 +105,8 @@ def make_set(arguments: argparse.Namespace, settings: Mapping[str, Any]) -> Path
     config = RdedConfig(
         source=str(arguments.data / "cifar10.zip"),
         observer=observer_file(arguments.data),
-        **{"ipc": arguments.ipc, "precision": "float32", "device": "cpu", **own},
+        **{"ipc": arguments.ipc, "precision": "float32", **own},
+        device=arguments.device,
         out=out,
         resume=True,
     )
@@ -125,9 +128,9 @@ def evaluate(
             "seeds": tuple(arguments.seeds),
             "epochs": arguments.epochs,
             "eval_every": arguments.epochs,
-            "device": "cpu",
             **own,
         },
+        device=arguments.device,
         resume=True,
     )
     rows: tuple[EvaluationRow, ...] = evaluate_set(config).rows
@@ -168,7 +171,10 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> Table:
 def main() -> None:
     arguments = parse()
     ways = ways_of(arguments)
-    record = GrowingRecord(arguments.record, arguments.out)
+    device = torch.device(arguments.device)
+    record = GrowingRecord(
+        arguments.record, arguments.out, device if device.type == "cuda" else None
+    )
     for number, (name, settings) in enumerate(ways.items(), 1):
         made = make_set(arguments, settings)
         last = number == len(ways)
