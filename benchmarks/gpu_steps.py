@@ -181,7 +181,7 @@ def _building(rehearse: bool) -> list[Step]:
 
 def _testing(rehearse: bool) -> list[Step]:
     # These have run on the CPU already, if they ran at all: here it is whether they can be found.
-    how = ["-q", "--collect-only"] if rehearse else ["-q"]
+    how = ["-q", "--collect-only"] if rehearse else ["-v"]  # a step that is stopped has told, too
     if not rehearse and importlib.util.find_spec("xdist") is not None:
         how += ["-n", "4"]
     ops = [*_pytest(), *how, "tests/ops"]

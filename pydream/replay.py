@@ -56,7 +56,7 @@ class Replayed(Generic[Inputs]):
 
     def _capture(self, inputs: Inputs) -> None:
         """Run the step a few times, capture it, and restore the state that these runs changed."""
-        kept = [tensor.clone() for tensor in self._state]
+        kept = [tensor.detach().clone() for tensor in self._state]
         fixed = tree_map_only(Tensor, torch.clone, inputs)
         self._inputs = fixed
         try:
@@ -67,5 +67,6 @@ class Replayed(Generic[Inputs]):
             reason = first_line(error)
             warnings.warn(f"the steps run without a CUDA graph: {reason}", stacklevel=2)
             self._captures = False
-        for tensor, before in zip(self._state, kept, strict=True):
-            tensor.copy_(before)
+        with torch.no_grad():  # of a leaf that requires a gradient, too
+            for tensor, before in zip(self._state, kept, strict=True):
+                tensor.copy_(before)

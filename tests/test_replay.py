@@ -45,11 +45,15 @@ class PlayedGraph:
         self.result.copy_(self.step())
 
 
-def test_what_is_replayed_reads_the_inputs_of_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_what_is_replayed_reads_the_inputs_of_each_call(
+    monkeypatch: pytest.MonkeyPatch, requires_grad: bool
+) -> None:
     """Played on the CPU: inputs are copied to where the graph reads, and the warm-up undone."""
-    state = torch.zeros(3)
+    state = torch.zeros(3, requires_grad=requires_grad)
     structures = set()
 
+    @torch.no_grad()
     def step(inputs: Inputs) -> torch.Tensor:
         structures.add((type(inputs), inputs.extra))
         state.add_(inputs.factor)
