@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from benchmarks.records import decisive
 
 RECORD = "sets"  # and what follows it after a hyphen
 HEADS = {"online": "observer’s labels", "hard": "hard labels", "stored": "stored labels"}
@@ -49,14 +51,36 @@ def accuracies(record: Mapping[str, Any]) -> Iterator[Accuracy]:
 
 
 def accuracy_tables(records: Sequence[Mapping[str, Any]]) -> str:
-    """Lay out a table for each record and setting: a row for each set, a column for each labels."""
+    """Lay out a table for each record and setting: a row for each set, a column for each labels.
+
+    Of the records of one name, by several machines, that of the most students is shown.
+    """
     parts = []
-    for record in filter(is_of_sets, records):
+    for record in _largest(filter(is_of_sets, records)):
         found = list(accuracies(record))
         for setting in dict.fromkeys(one.setting for one in found):
             own = [one for one in found if one.setting == setting]
-            parts.append(f"\n{_title(setting)}:\n\n{_table(own)}")
+            parts.append(f"\n{_title(setting)} ({_machine(record)}):\n\n{_table(own)}")
     return "".join(parts) + "\n" if parts else "\nNothing has been measured yet.\n\n"
+
+
+def _largest(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Choose the record of the most students among those of each name, in the order of names."""
+    of_names: dict[str, Mapping[str, Any]] = {}
+    for record in records:
+        known = of_names.get(record["name"])
+        if known is None or _students(record) > _students(known):
+            of_names[record["name"]] = record
+    return [of_names[name] for name in sorted(of_names)]
+
+
+def _students(record: Mapping[str, Any]) -> int:
+    return sum(len(one.top1) for one in accuracies(record))
+
+
+def _machine(record: Mapping[str, Any]) -> str:
+    about = decisive(record["machine"])
+    return str(about["gpu"] if "gpu" in about else about["processor"])
 
 
 def _title(setting: Setting) -> str:

@@ -150,9 +150,9 @@ class Stopwatch:
             self.seconds[name] += time.perf_counter() - begun
 
     def report(self) -> dict[str, float]:
-        """Return the seconds of every stage and of the whole, rounded to milliseconds."""
+        """Return the seconds of every stage and of the whole, rounded to microseconds."""
         while self._queued:
             name, seconds = self._queued.pop(0)
             self.seconds[name] += seconds()
         whole = time.perf_counter() - self._begun
-        return {name: round(value, 3) for name, value in {**self.seconds, "whole": whole}.items()}
+        return {name: round(value, 6) for name, value in {**self.seconds, "whole": whole}.items()}

@@ -414,7 +414,7 @@ def test_sets_are_compared_by_their_students(report: ModuleType, repository: Pat
     found = dict(report.update(repository, write=True))
     assert found == {**dict.fromkeys([*NAMES, ROOFLINE], True), OF_SETS: False}
     text = (repository / OF_SETS).read_text()
-    table = """10 images a class, `convnet3` trained for 300 epochs:
+    table = """10 images a class, `convnet3` trained for 300 epochs (Abacus):
 
 | set | observer’s labels | hard labels |
 |---|---|---|
@@ -423,4 +423,23 @@ def test_sets_are_compared_by_their_students(report: ModuleType, repository: Pat
 | random-tiled images |  | 30.0 % (one seed) |
 """
     assert table in text
-    assert "\nOne image a class, `convnet3` trained for 20 epochs:\n\n| set | observer" in text
+    assert "\nOne image a class, `convnet3` trained for 20 epochs (Abacus):\n\n| set |" in text
+
+
+def test_the_machine_with_the_most_students_shows_each_record_of_sets(
+    report: ModuleType, repository: Path
+) -> None:
+    def ways(*top1: float) -> dict[str, Any]:
+        students = [of_students("distilled", "hard", *top1)]
+        return {"refined": {"settings": {"ipc": 10}, "epochs": 300, "students": students}}
+
+    write(repository, "sets", "2026-02-02", ways(0.5))
+    write(repository, "sets", "2026-02-01", ways(0.52, 0.56), machine="Counter")
+    write(repository, "sets-parts", "2026-02-01", ways(0.4, 0.4))
+    write(repository, "sets-parts", "2026-02-02", ways(0.3), machine="Counter")
+    dict(report.update(repository, write=True))
+    text = (repository / OF_SETS).read_text()
+    titles = [line for line in text.splitlines() if "trained for" in line]
+    assert [title.split("(")[1] for title in titles] == ["Counter):", "Abacus):"]
+    assert "54.0 ± 2.8 %" in text
+    assert "30.0 %" not in text
