@@ -1,4 +1,4 @@
-"""Compressed tars, decompressed once, because only then can their files be read in any order."""
+"""Files made once of a source whose images cannot be read in any order, and kept in a cache."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import hashlib
 import lzma
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,11 +38,6 @@ _AT_ONCE = 16 << 20
 def decompressed(path: Path, magic: bytes) -> Path:
     """Return the decompressed content of a file, from the cache if it is there.
 
-    The cache is ``$XDG_CACHE_HOME/pydream`` or ``~/.cache/pydream``. The name of a file in it
-    depends on the path, the size and the modification time of the source. It is written under
-    another name and renamed when complete, so no partial file is ever read. Of several runs, one
-    writes it while the others wait. Remains of a killed run are overwritten by the next one.
-
     Parameters
     ----------
     path
@@ -54,25 +50,63 @@ def decompressed(path: Path, magic: bytes) -> Path:
     PydreamError
         If it is damaged, or the cache cannot be written.
     """
-    status = path.stat()
-    identity = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
+    stem = path.name.partition(".")[0]
+    return kept(path, [path], f"{stem}-%s.tar", "decompress", partial(_decompress, path, magic))
+
+
+def kept(
+    path: Path,
+    files: Sequence[Path],
+    name: str,
+    action: str,
+    write: Callable[[IO[bytes]], None],
+) -> Path:
+    """Return a file of the cache, which is written if it is not there.
+
+    The cache is ``$XDG_CACHE_HOME/pydream`` or ``~/.cache/pydream``. The name of a file in it
+    depends on the paths, the sizes and the modification times of what it is made of. It is written
+    under another name and renamed when complete, so no partial file is ever read. Of several runs,
+    one writes it while the others wait. Remains of a killed run are overwritten by the next one.
+
+    Parameters
+    ----------
+    path
+        The source, for messages.
+    files
+        What the file is made of.
+    name
+        Its name, with ``%s`` for the part that depends on the files.
+    action
+        What is done to the source, for messages: decompress or unpack.
+    write
+        Function that writes the content.
+
+    Raises
+    ------
+    PydreamError
+        If the cache cannot be written, or from `write`.
+    """
+    states = [(file.resolve(), file.stat()) for file in files]
+    identity = "\0".join(
+        f"{file}\0{status.st_size}\0{status.st_mtime_ns}" for file, status in states
+    )
     digest = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    folder = _folder(path)
-    place = folder / f"{path.name.partition('.')[0]}-{digest}.tar"
+    folder = _folder(path, action)
+    place = folder / (name % digest)
     if place.is_file():
         return place
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _sole_writer(place) as part:
             if not place.is_file():  # else another run has made it meanwhile
-                say(f"{path}: decompressing it once, to {place}")
-                _decompress(path, magic, part)
+                say(f"{path}: {action}ing it once, to {place}")
+                write(part)
                 part.flush()
                 os.replace(part.name, place)
     except OSError as error:
         raise PydreamError(
-            f"{path}: cannot be decompressed to {folder}: {error.strerror or error}; set "
-            "XDG_CACHE_HOME to a folder with enough room, or decompress it yourself"
+            f"{path}: cannot be {action}ed to {folder}: {error.strerror or error}; set "
+            f"XDG_CACHE_HOME to a folder with enough room, or {action} it yourself"
         ) from error
     return place
 
@@ -136,7 +170,7 @@ def _decompress(path: Path, magic: bytes, target: IO[bytes]) -> None:
             target.write(data)
 
 
-def _folder(path: Path) -> Path:
+def _folder(path: Path, action: str) -> Path:
     """Return the folder of the cache."""
     named = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(named):  # required by the XDG specification
@@ -145,6 +179,6 @@ def _folder(path: Path) -> Path:
         return Path.home() / ".cache" / "pydream"
     except RuntimeError as error:
         raise PydreamError(
-            f"{path}: where should it be decompressed? There is no home folder: set XDG_CACHE_HOME "
+            f"{path}: where should it be {action}ed? There is no home folder: set XDG_CACHE_HOME "
             "to a folder with enough room"
         ) from error

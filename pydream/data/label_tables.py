@@ -147,10 +147,10 @@ def _labels(
     width = len(body[0]) if body else 0
     others = [column for column in range(width) if column != files]
     if header is not None:
-        names = {_plain(header[column]): column for column in reversed(others)}
-        for name in _LABEL_COLUMNS:
-            if (found := names.get(name)) is not None:
-                return itemgetter(found), header[found]
+        preferred = preferred_label_column([header[column] for column in others])
+        if preferred is not None:
+            found = next(column for column in others if header[column] == preferred)
+            return itemgetter(found), preferred
         others = [column for column in others if _plain(header[column]) not in _SPLIT_COLUMNS]
         others = [column for column in others if header[column]]  # pandas' index has no name
     if len(others) == 1:
@@ -170,6 +170,12 @@ def _labels(
         f"names files, but not in which column their labels are ({shown}); call that column label"
         + ("" if others else "; it has none yet")
     )
+
+
+def preferred_label_column(names: Sequence[str]) -> str | None:
+    """Return the column whose name says that it holds labels; None if none does."""
+    plain = {_plain(name): name for name in reversed(names)}
+    return next((plain[name] for name in _LABEL_COLUMNS if name in plain), None)
 
 
 def _is_number(cell: str) -> bool:

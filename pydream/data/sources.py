@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +13,8 @@ from pydream.data import arrays, files
 from pydream.data.archives import ARCHIVE_SUFFIXES
 from pydream.data.label_tables import is_table
 from pydream.data.layout import Tree, ignored_words
+from pydream.data.parquet_files import SUFFIX as PARQUET
+from pydream.data.parquet_files import ParquetFiles, find_parquet, named_columns
 from pydream.data.source import Source
 from pydream.errors import MissingSplitError, PydreamError
 from pydream.files import expand_home
@@ -25,7 +27,8 @@ SourceSpec = str | os.PathLike[str] | Source | tuple[Any, Any]
 
 _KINDS = ", ".join(
     (
-        "a folder of class folders, a table of file and label (.csv), .zip, .tar, .tar.gz, .npz",
+        "a folder of class folders, a table of file and label (.csv), .zip, .tar, .tar.gz, .npz, "
+        "a folder of parquet files",
         "digits",
         *(f"{name}:ROOT" for name in arrays.TORCHVISION_SETS),
     )
@@ -71,6 +74,10 @@ def open_source(
           strings, or one-hot (N, K); optionally ``class_names``, strings (C,), and ``test_images``
           and ``test_labels``. The names of MedMNIST (``train_images``), Keras (``x_train``) and
           scikit-learn (``data``, ``target``) are read, too.
+        - a ``.parquet`` file or a folder of them, as on the Hugging Face Hub, with a column of
+          encoded images and one of labels. ``"ROOT:image=COLUMN,label=COLUMN"`` names the columns
+          where they are not evident.
+        - a ``datasets.Dataset`` or ``DatasetDict``.
         - ``"digits"``, the digits of scikit-learn, 8 × 8.
         - ``"cifar10:ROOT"``, ``"cifar100:ROOT"``, ``"mnist:ROOT"``, ``"fashion-mnist:ROOT"``,
           ``"svhn:ROOT"``: the files of torchvision's sets below ROOT. Nothing is downloaded.
@@ -141,17 +148,25 @@ def _say_once(line: str) -> None:
     say(line)
 
 
-def _open(spec: str | os.PathLike[str] | tuple[Any, Any], split: str) -> Source:
+def _open(spec: Any, split: str) -> Source:
     if isinstance(spec, tuple):
         return arrays.open_arrays(*_pair(spec), split)
+    if _is_dataset(spec):
+        from pydream.data.dataset_source import open_dataset
+
+        return open_dataset(spec, split)
     spec = _named(spec)
     if spec == "digits":
         return arrays.open_digits(split)
     if (named := _torchvision_name(spec)) is not None:
         return arrays.open_torchvision(*named, split)
-    path = _existing(spec)
+    path, columns = _path_and_columns(spec)
     if path.suffix.lower() == ".npz" and path.is_file():
         return arrays.open_npz(path, split)
+    if (found := _parquet(path, columns)) is not None:
+        from pydream.data.parquet import ParquetSource  # pyarrow takes a while to import
+
+        return ParquetSource(found, str(spec), split, columns)
     tree, table = _tree(path)
     return files.FileSource(tree, str(path), split, table)
 
@@ -171,14 +186,44 @@ def has_split(spec: SourceSpec, split: str) -> bool:
         return spec.split == split
     if isinstance(spec, tuple):
         return split == "train"
+    if _is_dataset(spec):
+        from pydream.data.dataset_source import dataset_splits
+
+        return split in dataset_splits(spec)
     spec = _named(spec)
     if spec == "digits" or _torchvision_name(spec) is not None:
         return True
-    path = _existing(spec)
+    path, columns = _path_and_columns(spec)
     if path.suffix.lower() == ".npz" and path.is_file():
         return split == "train" or arrays.npz_has_test(path)
+    if (found := _parquet(path, columns)) is not None:
+        from pydream.data.parquet import parquet_splits
+
+        return split in parquet_splits(found, columns, str(path))
     tree, table = _tree(path)
     return split in files.find_splits(tree, str(path), table).lay_out
+
+
+def _is_dataset(spec: object) -> bool:
+    """Return whether an object is of Hugging Face's library `datasets`."""
+    return type(spec).__module__.partition(".")[0] == "datasets"
+
+
+def _path_and_columns(spec: str | Path) -> tuple[Path, dict[str, str]]:
+    """Divide the name of a source into its path, which must exist, and the columns after it."""
+    if Path(spec).exists():
+        return _existing(spec), {}
+    path, columns = named_columns(str(spec))
+    return _existing(path if columns else spec), columns
+
+
+def _parquet(path: Path, columns: Mapping[str, str]) -> ParquetFiles | None:
+    """Find the parquet files of a source; None if it has none."""
+    with _unreadable_as_error(path):
+        found = find_parquet(path) if path.is_dir() or path.suffix.lower() == PARQUET else None
+    if found is None and columns:
+        raise PydreamError(f"{path}: only sources of parquet files have columns; leave them out")
+    return found
 
 
 def _tree(path: Path) -> tuple[Tree, str | None]:
@@ -247,7 +292,7 @@ def _existing(spec: str | Path) -> Path:
         raise PydreamError(f"{path}: the files of a set that torchvision reads; name it as {named}")
     if (advice := _ADVICE.get(path.suffix.lower())) is not None and path.is_file():
         raise PydreamError(f"{path}: {advice}")
-    known = path.name.lower().endswith((*ARCHIVE_SUFFIXES, ".npz")) or is_table(path.name)
+    known = path.name.lower().endswith((*ARCHIVE_SUFFIXES, ".npz", PARQUET)) or is_table(path.name)
     if path.is_dir() or known:
         return path
     raise PydreamError(f"{path}: not a source; give {_KINDS}")

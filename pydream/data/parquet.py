@@ -1,0 +1,192 @@
+"""Images in a column of parquet files, as they lie on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pydream.data.layout import file_kind
+from pydream.data.parquet_columns import (
+    Columns,
+    are_unlabelled,
+    find_columns,
+    names_of,
+    numbers_of,
+)
+from pydream.data.parquet_files import ParquetFiles, Parts, named_columns
+from pydream.data.parquet_images import RowImages
+from pydream.data.row_order import order_rows
+from pydream.data.source import Source
+from pydream.errors import MissingSplitError, PydreamError, first_line
+
+
+class ParquetSource(Source):
+    """The images of one split of parquet files.
+
+    An image is named by its path in the table, below the folder of its class, as in a tree of class
+    folders. Without paths, or if two are equal, it is named by its file and its row.
+
+    Parameters
+    ----------
+    found
+        The files.
+    description
+        Path or name that the user gave.
+    split
+        ``"train"`` or ``"test"``.
+    named
+        Columns that the user named: ``"image"`` and ``"label"``.
+    """
+
+    def __init__(
+        self, found: ParquetFiles, description: str, split: str, named: Mapping[str, str]
+    ) -> None:
+        where = named_columns(description)[0]
+        parts = _parts(found, where, split, named)
+        columns = find_columns(_opened(parts.files[0]).schema_arrow, named, where)
+        tables = [_table(file, columns, where) for file in parts.files]
+        labels = _joined(table["label"] for table in tables)
+        names = names_of(_train_labels(found, labels, split, columns), columns, where)
+        ordered = order_rows(
+            numbers_of(labels, columns, names, where),
+            names,
+            _joined(table["path"] for table in tables) if columns.has_paths else None,
+            [(file.stem, len(table)) for file, table in zip(parts.files, tables, strict=True)],
+        )
+        super().__init__(
+            description=description,
+            split=split,
+            class_names=names,
+            keys=ordered.keys,
+            labels=ordered.labels,
+            ignored=_kinds(found.others),
+            notes=[*_notes(parts, split), *ordered.notes],
+        )
+        self._rows = ordered.rows
+        self._images = RowImages(description, parts.files, columns, ordered.rows)
+
+    def read(self, index: int) -> bytes:
+        """Read the encoded image; see `Source.read`."""
+        return self._images.read(int(self._rows[index]))
+
+    def fingerprint(self, indices: Iterable[int] | None = None) -> str:
+        """SHA-256 over class names, keys, labels, and the footers of the files.
+
+        A footer holds the sizes of all parts of its file; see `Source.fingerprint`.
+        """
+        digest = hashlib.sha256("\0".join((*self.class_names, "", *self.keys)).encode())
+        digest.update(self.labels.astype("<i8").tobytes())
+        digest.update(self._images.footers)
+        chosen = np.arange(len(self)) if indices is None else np.fromiter(indices, np.int64)
+        digest.update(self._rows[chosen].astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+def parquet_splits(found: ParquetFiles, named: Mapping[str, str], description: str) -> set[str]:
+    """Return the splits that have labelled images."""
+    splits = set()
+    for split in found.splits:
+        try:
+            _parts(found, description, split, named)
+        except MissingSplitError:
+            continue
+        splits.add(split)
+    return splits
+
+
+def _parts(found: ParquetFiles, description: str, split: str, named: Mapping[str, str]) -> Parts:
+    """Choose the files of a split: those of the first word that have labels.
+
+    Raises
+    ------
+    MissingSplitError
+        If there are none.
+    """
+    unlabelled = []
+    for parts in found.splits.get(split, ()):
+        columns = find_columns(_opened(parts.files[0]).schema_arrow, named, description)
+        if not all(are_unlabelled(_labels(file, columns, description)) for file in parts.files):
+            return parts
+        unlabelled.append(parts.word)
+    words = [parts.word for own in found.splits.values() for parts in own]
+    why = (
+        f"the images of {' and '.join(unlabelled)} have no labels"
+        if unlabelled
+        else f"only {', '.join(words)}"
+    )
+    raise MissingSplitError(f"{description}: no {split} split: {why}")
+
+
+def _notes(parts: Parts, split: str) -> list[str]:
+    return [f"{parts.word} is the test split"] if split == "test" and parts.word != "test" else []
+
+
+def _kinds(others: Sequence[Path]) -> dict[str, int]:
+    kinds: dict[str, int] = {}
+    for file in others:
+        kind = f"{file_kind(file.name)} of no split"
+        kinds[kind] = kinds.get(kind, 0) + 1
+    return kinds
+
+
+def _opened(file: Path) -> pq.ParquetFile:
+    """Open a file.
+
+    Raises
+    ------
+    PydreamError
+        If it is no parquet file or is damaged.
+    """
+    try:
+        return pq.ParquetFile(file, memory_map=True)
+    except (pa.ArrowException, OSError) as error:
+        raise PydreamError(
+            f"{file}: not a readable parquet file: {first_line(error)}; it may be cut off: "
+            "fetch it again"
+        ) from error
+
+
+def _table(file: Path, columns: Columns, description: str) -> pa.Table:
+    """Read labels and paths of a file, in the columns ``label`` and ``path``."""
+    opened = _opened(file)
+    wanted = [columns.label]
+    if columns.has_paths:
+        wanted.append(f"{columns.image}.path")
+    for name in (columns.image, columns.label):
+        if name not in opened.schema_arrow.names:
+            raise PydreamError(
+                f"{file}: there is no column {name!r}, which other files of {description} have"
+            )
+    try:
+        table = opened.read(columns=wanted)
+    except (pa.ArrowException, OSError) as error:
+        raise PydreamError(f"{file}: cannot be read: {first_line(error)}") from error
+    read = {"label": table[columns.label]}
+    if columns.has_paths:
+        read["path"] = pc.struct_field(table[columns.image], "path")
+    return pa.table(read)
+
+
+def _joined(columns: Iterable[pa.ChunkedArray]) -> pa.ChunkedArray:
+    return pa.chunked_array([chunk for column in columns for chunk in column.chunks])
+
+
+def _labels(file: Path, columns: Columns, description: str) -> pa.ChunkedArray:
+    bare = Columns(columns.image, columns.label, columns.in_struct, False, columns.class_names)
+    return _table(file, bare, description)["label"]
+
+
+def _train_labels(
+    found: ParquetFiles, own: pa.ChunkedArray, split: str, columns: Columns
+) -> pa.ChunkedArray:
+    """Return the labels that name the classes, if the schema does not: those of the train split."""
+    if split == "train" or columns.class_names is not None or "train" not in found.splits:
+        return own
+    files = found.splits["train"][0].files
+    return _joined(_labels(file, columns, str(file)) for file in files)

@@ -1,0 +1,128 @@
+"""Parquet files of a source, and the split that each belongs to."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydream.data.layout import is_clutter
+from pydream.data.split_names import preference, split_name
+from pydream.errors import PydreamError
+
+SUFFIX = ".parquet"
+
+_NAMED_COLUMNS = re.compile(
+    r"(?P<path>.+?):(?P<columns>(?:image|label)=[^,=]+(?:,(?:image|label)=[^,=]+)?)"
+)
+_MOST_SETS = 8  # folders that are looked into for sets of their own
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The files of one split that one word names, such as validation."""
+
+    word: str
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class ParquetFiles:
+    """The files of a source by split, the preferred word of a split first."""
+
+    splits: Mapping[str, tuple[Parts, ...]]
+    others: Sequence[Path] = field(default=())  # which belong to no split
+
+
+def named_columns(spec: str) -> tuple[str, dict[str, str]]:
+    """Divide the name of a source into a path and the columns that follow it.
+
+    >>> named_columns("cifar100:image=img,label=fine_label")
+    ('cifar100', {'image': 'img', 'label': 'fine_label'})
+    """
+    found = _NAMED_COLUMNS.fullmatch(spec)
+    if found is None:
+        return spec, {}
+    pairs = (pair.split("=") for pair in found["columns"].split(","))
+    return found["path"], {pair[0]: pair[1] for pair in pairs}
+
+
+def find_parquet(path: Path) -> ParquetFiles | None:
+    """Find the parquet files of a source; None if it is another kind of source.
+
+    They lie in the named folder, in ``data`` below it or in folders of splits, as on the Hugging
+    Face Hub; a folder that only wraps another is skipped.
+
+    Raises
+    ------
+    PydreamError
+        If the folder holds several sets.
+    """
+    files = [(path, "")] if path.suffix.lower() == SUFFIX else _below(path)
+    if not files:
+        return None
+    words: dict[str, dict[str, list[Path]]] = {}
+    others = []
+    for file, folder in files:
+        found = split_name(file.stem) or split_name(folder)
+        if found is None:
+            others.append(file)
+        elif found.split != "unlabelled":
+            words.setdefault(found.split, {}).setdefault(found.word, []).append(file)
+    if not words:
+        return ParquetFiles({"train": (Parts("train", tuple(file for file, _ in files)),)})
+    if "train" in words:  # a file of train may be named by any of its words
+        every = sorted(file for own in words["train"].values() for file in own)
+        words["train"] = {"train": every}
+    splits = {
+        split: tuple(Parts(word, tuple(own[word])) for word in sorted(own, key=preference))
+        for split, own in words.items()
+    }
+    return ParquetFiles(splits, others)
+
+
+def _below(path: Path) -> list[tuple[Path, str]]:
+    """Return the parquet files of a folder, sorted, and the name of the folder of its split.
+
+    The list is empty if the folder holds something else.
+    """
+    folders, files = _listed(path)
+    if files:
+        return [(file, "") for file in files]
+    if "data" in folders and (found := _listed(path / "data")[1]):
+        return [(file, "") for file in found]
+    if folders and all(map(split_name, folders)):
+        return [(file, name) for name in folders for file in _listed(path / name)[1]]
+    if len(folders) == 1:
+        return _below(path / folders[0])
+    if len(folders) <= _MOST_SETS:
+        sets = [name for name in folders if _holds(path / name)]
+        if len(sets) > 1:
+            raise PydreamError(
+                f"{path}: holds several sets of parquet files: name the folder of one, for example "
+                f"{path / sets[0]} or {path / sets[1]}"
+            )
+        if sets:
+            return _below(path / sets[0])
+    return []
+
+
+def _holds(folder: Path) -> bool:
+    folders, files = _listed(folder)
+    return bool(files) or any(_listed(folder / name)[1] for name in folders if split_name(name))
+
+
+def _listed(folder: Path) -> tuple[list[str], list[Path]]:
+    """Return the names of the folders in a folder, and its parquet files; both sorted."""
+    folders, files = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_clutter(entry.name):
+                continue
+            if entry.is_dir():
+                folders.append(entry.name)
+            elif entry.name.lower().endswith(SUFFIX):
+                files.append(folder / entry.name)
+    return sorted(folders), sorted(files)

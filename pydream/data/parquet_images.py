@@ -1,0 +1,188 @@
+"""Encoded images of parquet files: read by row group, or unpacked once where rows are shuffled."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from functools import cached_property
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pydream.data.cache import kept
+from pydream.data.parquet_columns import Columns
+from pydream.errors import ImageError, first_line
+from pydream.progress import track
+
+_HELD_BYTES = 512 << 20  # of row groups in memory
+# Row groups are read in place if an epoch in the order of the classes reads no group more often.
+_MOST_READINGS = 1.5
+
+_Group = tuple[int, int]  # file and row group
+
+
+class RowImages:
+    """Random access to the images of parquet files.
+
+    A row group is read whole, because a file tells the place of none of its values. The last groups
+    stay in memory, and all of them if they fit there. If they do not fit, and the order of the
+    classes would read groups again and again, the images are unpacked once to a file in the cache.
+
+    Parameters
+    ----------
+    description
+        Name of the source, for messages.
+    files
+        The files.
+    columns
+        Their columns.
+    order
+        int64 (N,): the rows of all files, in the order in which they will be read.
+    """
+
+    def __init__(
+        self,
+        description: str,
+        files: Sequence[Path],
+        columns: Columns,
+        order: npt.NDArray[np.int64],
+    ) -> None:
+        self._description, self._files, self._columns = description, list(files), columns
+        self._metadata = [pq.read_metadata(file) for file in files]
+        groups, counts, sizes = [], [], []
+        self._column = f"{columns.image}.bytes" if columns.in_struct else columns.image
+        for number, metadata in enumerate(self._metadata):
+            place = _place_of(metadata, self._column)
+            for group in range(metadata.num_row_groups):
+                described = metadata.row_group(group)
+                groups.append((number, group))
+                counts.append(described.num_rows)
+                sizes.append(described.column(place).total_uncompressed_size)
+        self._groups: list[_Group] = groups
+        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._sizes = sizes
+        self._order = order
+        self._held: OrderedDict[int, Future[pa.Array]] = OrderedDict()
+        self._held_bytes = 0
+        self._lock = threading.Lock()
+
+    @cached_property
+    def footers(self) -> bytes:
+        """SHA-256 of the sizes and numbers of rows of all row groups."""
+        sizes = np.array([*self._starts, *self._sizes], dtype="<i8")
+        return hashlib.sha256(sizes.tobytes()).digest()
+
+    def read(self, row: int) -> bytes:
+        """Return an encoded image.
+
+        Parameters
+        ----------
+        row
+            Its row, counted through all files.
+
+        Raises
+        ------
+        ImageError
+            If there is none in the row, or the file cannot be read.
+        """
+        if self._unpacked is not None:
+            return self._unpacked.read(row)
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        value = self._group(number)[row - int(self._starts[number])].as_py()
+        if value is None:
+            raise ImageError("the row has no image")
+        return bytes(value)
+
+    @cached_property
+    def _unpacked(self) -> _Unpacked | None:
+        """The images in a file of their own, if row groups cannot be read in place."""
+        with self._lock:
+            if sum(self._sizes) <= _HELD_BYTES:
+                return None
+            group = np.searchsorted(self._starts, self._order, side="right")
+            readings = 1 + np.count_nonzero(np.diff(group))
+            if readings <= _MOST_READINGS * len(self._groups):
+                return None
+            path = Path(self._description)
+            name = f"{path.name or 'images'}-%s.images"
+            return _Unpacked(kept(path, self._files, name, "unpack", self._unpack))
+
+    def _unpack(self, target: IO[bytes]) -> None:
+        """Write all images, one after another, then the place of each: its start and its end."""
+        place, places = 0, [np.zeros(1, np.int64)]
+        with track("unpacking images", len(self._order), "images") as advance:
+            for number in range(len(self._groups)):
+                images = self._load(number)
+                for image in images:
+                    target.write(image.as_buffer() if image.is_valid else b"")
+                sizes = pc.fill_null(pc.binary_length(images), 0).to_numpy().astype(np.int64)
+                ends = place + np.cumsum(sizes)
+                places.append(ends)
+                place = int(ends[-1]) if len(ends) else place
+                advance(len(images))
+        target.write(np.concatenate(places).astype("<i8").tobytes())
+        target.write(np.array([place], "<i8").tobytes())
+
+    def _group(self, number: int) -> pa.Array:
+        """Return the images of a row group, which one thread reads while others wait for it."""
+        with self._lock:
+            future = self._held.get(number)
+            mine = future is None
+            if future is None:
+                future = self._held[number] = Future()
+                self._held_bytes += self._sizes[number]
+            self._held.move_to_end(number)
+            while self._held_bytes > _HELD_BYTES and len(self._held) > 1:
+                oldest, _ = self._held.popitem(last=False)
+                self._held_bytes -= self._sizes[oldest]
+        if mine:
+            try:
+                future.set_result(self._load(number))
+            except ImageError as error:
+                future.set_exception(error)
+        return future.result()
+
+    def _load(self, number: int) -> pa.Array:
+        file, group = self._groups[number]
+        try:
+            opened = pq.ParquetFile(
+                self._files[file], metadata=self._metadata[file], memory_map=True
+            )
+            table = opened.read_row_group(group, columns=[self._column], use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise ImageError(
+                f"row group {group} of {self._files[file]} cannot be read: {first_line(error)}"
+            ) from error
+        images = table[self._columns.image]
+        if self._columns.in_struct:
+            images = pc.struct_field(images, "bytes")
+        return images.combine_chunks() if images.num_chunks != 1 else images.chunk(0)
+
+
+def _place_of(metadata: pq.FileMetaData, path: str) -> int:
+    """Return the number of a column among the leaves of the schema."""
+    schema = metadata.schema
+    return next(place for place in range(len(schema)) if schema.column(place).path == path)
+
+
+class _Unpacked:
+    """A file of images and their places, as `RowImages` writes it."""
+
+    def __init__(self, path: Path) -> None:
+        self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
+        end = int(self._bytes[-8:].view("<i8")[0])
+        self._places = self._bytes[end:-8].view("<i8")
+
+    def read(self, row: int) -> bytes:
+        start, end = self._places[row : row + 2]
+        if start == end:
+            raise ImageError("the row has no image")
+        return self._bytes[start:end].tobytes()
