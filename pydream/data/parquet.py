@@ -16,6 +16,7 @@ from pydream.data.parquet_columns import (
     Columns,
     are_unlabelled,
     find_columns,
+    holds_images,
     names_of,
     numbers_of,
 )
@@ -86,6 +87,12 @@ class ParquetSource(Source):
         chosen = np.arange(len(self)) if indices is None else np.fromiter(indices, np.int64)
         digest.update(self._rows[chosen].astype("<i8").tobytes())
         return digest.hexdigest()
+
+
+def has_images(found: ParquetFiles) -> bool:
+    """Return whether the files have a column of images, and are no tables about something else."""
+    first = next(iter(found.splits.values()))[0].files[0]
+    return holds_images(_opened(first).schema_arrow)
 
 
 def parquet_splits(found: ParquetFiles, named: Mapping[str, str], description: str) -> set[str]:

@@ -76,6 +76,11 @@ def find_columns(schema: pa.Schema, named: Mapping[str, str], description: str) 
     return Columns(image, label, in_struct, has_paths, _class_names(features.get(label)))
 
 
+def holds_images(schema: pa.Schema) -> bool:
+    """Return whether any column may hold encoded images."""
+    return any(_holds_images(field.type) for field in schema)
+
+
 def _features(schema: pa.Schema) -> dict[str, Any]:
     """Return the features of Hugging Face by column; empty without them."""
     try:

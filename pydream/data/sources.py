@@ -163,10 +163,8 @@ def _open(spec: Any, split: str) -> Source:
     path, columns = _path_and_columns(spec)
     if path.suffix.lower() == ".npz" and path.is_file():
         return arrays.open_npz(path, split)
-    if (found := _parquet(path, columns)) is not None:
-        from pydream.data.parquet import ParquetSource  # pyarrow takes a while to import
-
-        return ParquetSource(found, str(spec), split, columns)
+    if (parquet := open_parquet(path, split, str(spec), columns)) is not None:
+        return parquet
     tree, table = _tree(path)
     return files.FileSource(tree, str(path), split, table)
 
@@ -217,10 +215,46 @@ def _path_and_columns(spec: str | Path) -> tuple[Path, dict[str, str]]:
     return _existing(path if columns else spec), columns
 
 
+def open_parquet(
+    path: Path,
+    split: str = "train",
+    description: str = "",
+    columns: Mapping[str, str] | None = None,
+) -> Source | None:
+    """Open a split of the parquet files of a source; None if it has none with images.
+
+    Parameters
+    ----------
+    path
+        A file or a folder.
+    split
+        ``"train"`` or ``"test"``.
+    description
+        What the user gave, by default the path.
+    columns
+        Columns that the user named: ``"image"`` and ``"label"``.
+
+    Raises
+    ------
+    PydreamError
+        If they are damaged or have no such split, or if it is unclear which columns are meant.
+    """
+    found = _parquet(path, columns or {})
+    if found is None:
+        return None
+    from pydream.data.parquet import ParquetSource  # pyarrow takes a while to import
+
+    return ParquetSource(found, description or str(path), split, columns or {})
+
+
 def _parquet(path: Path, columns: Mapping[str, str]) -> ParquetFiles | None:
-    """Find the parquet files of a source; None if it has none."""
+    """Find the parquet files of a source; None if it has none, or only tables without images."""
     with _unreadable_as_error(path):
         found = find_parquet(path) if path.is_dir() or path.suffix.lower() == PARQUET else None
+    if found is not None and path.is_dir():
+        from pydream.data.parquet import has_images
+
+        found = found if has_images(found) else None
     if found is None and columns:
         raise PydreamError(f"{path}: only sources of parquet files have columns; leave them out")
     return found

@@ -29,8 +29,9 @@ from pydream.inspection.origins import CellOrigin, box_words, class_origins
 from pydream.inspection.realism import SetMeasures
 from pydream.report.pictures import contact_sheet, data_uri, even_selection, indices_by_class
 from pydream.report.plots import feature_maps, history_curves, score_histogram
-from pydream.sets.distilled import DistilledSet, ImagesInMemory, StoredImages
+from pydream.sets.distilled import DistilledSet
 from pydream.sets.manifest import Manifest
+from pydream.sets.stored_images import SetImages
 from pydream.sets.writer import png
 
 # Limits of a page, which keep it below about 10 MB.
@@ -121,7 +122,7 @@ def render_report(distilled: DistilledSet, measures: SetMeasures | None = None) 
 
 def _render(
     distilled: DistilledSet,
-    images: torch.Tensor | StoredImages | ImagesInMemory,
+    images: torch.Tensor | SetImages,
     pictures: Mapping[int, torch.Tensor] | None = None,
     measures: SetMeasures | None = None,
     refined: Mapping[str, torch.Tensor] | None = None,
@@ -299,14 +300,12 @@ def _numbers(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.4g}" for value in values)
 
 
-def _images(distilled: DistilledSet) -> torch.Tensor | StoredImages | ImagesInMemory:
+def _images(distilled: DistilledSet) -> torch.Tensor | SetImages:
     """Return all images of a small set; images of a large one are read on access."""
     return distilled.images if distilled.stored.nbytes <= _AT_ONCE else distilled.stored
 
 
-def _gallery(
-    distilled: DistilledSet, images: torch.Tensor | StoredImages | ImagesInMemory
-) -> list[_Row]:
+def _gallery(distilled: DistilledSet, images: torch.Tensor | SetImages) -> list[_Row]:
     """Select pictures for the page, evenly over the classes and over the images of each."""
     by_class = indices_by_class(distilled.labels, len(distilled.class_names))
     room = min(_MOST_IMAGES, max(1, _MOST_PIXELS // distilled.stored.side**2))

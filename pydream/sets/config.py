@@ -12,7 +12,7 @@ from pydream.errors import PydreamError
 from pydream.files import expand_settings
 from pydream.models.config import ObserverSettings
 
-Layout: TypeAlias = Literal["tensors", "rded", "ddranking"]
+Layout: TypeAlias = Literal["tensors", "rded", "ddranking", "parquet"]
 """Layout to write, named after the tool that reads it."""
 
 
@@ -21,8 +21,8 @@ class SetSettings(ObserverSettings):
     """A distilled set, from pydream or another tool, and the settings for reading it."""
 
     set: Annotated[marks.Positional[Path], marks.arg(metavar="SET")]
-    """Distilled set: a folder that pydream wrote, a folder of class folders, a .pt file of [images,
-    labels] as DC, IDC, DREAM and MTT write it, or a folder of DD-Ranking."""
+    """Distilled set: a folder that pydream wrote, a folder of class folders or of parquet files, a
+    .pt file of [images, labels] as DC, IDC, DREAM and MTT write it, or a folder of DD-Ranking."""
     _: dataclasses.KW_ONLY
     image_mean: tuple[float, ...] | None = None
     """Mean that the images of a .pt file were normalised with, one number per channel. By default
@@ -56,7 +56,7 @@ class ExportConfig(ObserverSettings):
     to: Layout
     """Layout to write: tensors is images.pt with [images, labels] as in DC, IDC and DREAM; rded is
     class folders as RDED's code writes them; ddranking is DD-Ranking's tensors, folders, teacher
-    and settings."""
+    and settings; parquet is files and a card as the Hugging Face Hub has them."""
     out: Path
     """New folder for the exported set."""
     observer: str | None = None
@@ -76,5 +76,5 @@ class ExportConfig(ObserverSettings):
             raise PydreamError(
                 "ddranking needs soft labels and a teacher: give its weights with --observer"
             )
-        if self.to == "rded" and self.observer is not None:
-            raise PydreamError("rded writes images alone: leave out --observer")
+        if self.to in ("rded", "parquet") and self.observer is not None:
+            raise PydreamError(f"{self.to} holds images and classes alone: leave out --observer")

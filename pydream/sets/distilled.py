@@ -5,21 +5,17 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from pydream.data.decode import decode_image
-from pydream.errors import ImageError, PydreamError
-from pydream.processors import usable_processors
+from pydream.errors import PydreamError
 from pydream.sets.image_formats import image_files
 from pydream.sets.manifest import Manifest
+from pydream.sets.stored_images import ImagesInMemory, SetImages, SourceImages, StoredImages
 
 PROVENANCE_SCHEMA = pa.schema(
     [
@@ -34,100 +30,6 @@ PROVENANCE_SCHEMA = pa.schema(
         ("score", pa.float32()),
     ]
 )
-
-
-class StoredImages(Sequence[torch.Tensor]):
-    """The images of a set, each read on access.
-
-    Parameters
-    ----------
-    files
-        The image files, in order.
-    side
-        Required height and width of each image, in pixels.
-    """
-
-    def __init__(self, files: Sequence[Path], side: int) -> None:
-        self.files = tuple(files)
-        self.side = side
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    @overload
-    def __getitem__(self, index: int) -> torch.Tensor: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> StoredImages: ...
-
-    def __getitem__(self, index: int | slice) -> torch.Tensor | StoredImages:
-        """Return an image, (side, side, 3) uint8.
-
-        Raises
-        ------
-        PydreamError
-            If the file is unreadable, or the image has another size.
-        """
-        if isinstance(index, slice):
-            return StoredImages(self.files[index], self.side)
-        file = self.files[index]
-        try:
-            image = decode_image(file.read_bytes())
-        except (ImageError, OSError) as error:
-            raise PydreamError(f"{file}: {error}") from error
-        if tuple(image.shape) != (self.side, self.side, 3):
-            raise PydreamError(
-                f"{file}: the image is {image.shape[0]}x{image.shape[1]}, "
-                f"but those of its set are {self.side}x{self.side}"
-            )
-        return image
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all images together, once decoded."""
-        return len(self) * 3 * self.side**2
-
-    def stack(self) -> torch.Tensor:
-        """Read all images, (N, side, side, 3) uint8; raises as reading one does."""
-        with ThreadPoolExecutor(usable_processors()) as pool:
-            return torch.stack(list(pool.map(self.__getitem__, range(len(self)))))
-
-
-class ImagesInMemory(Sequence[torch.Tensor]):
-    """Images of a set that are in memory.
-
-    Parameters
-    ----------
-    pixels
-        (N, S, S, 3) uint8.
-    """
-
-    def __init__(self, pixels: torch.Tensor) -> None:
-        self.pixels = pixels
-        self.side = pixels.shape[1]
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    @overload
-    def __getitem__(self, index: int) -> torch.Tensor: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> ImagesInMemory: ...
-
-    def __getitem__(self, index: int | slice) -> torch.Tensor | ImagesInMemory:
-        """Return an image, (side, side, 3) uint8, or several of the images."""
-        chosen = self.pixels[index]
-        return ImagesInMemory(chosen) if isinstance(index, slice) else chosen
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all images together."""
-        return self.pixels.nbytes
-
-    def stack(self) -> torch.Tensor:
-        """Return all images, (N, side, side, 3) uint8, without a copy."""
-        return self.pixels
 
 
 @dataclass(frozen=True)
@@ -154,7 +56,7 @@ class DistilledSet:
 
     path: Path
     manifest: Manifest
-    stored: StoredImages | ImagesInMemory
+    stored: SetImages
     labels: torch.Tensor
     class_names: tuple[str, ...]
     provenance: pa.Table | None
@@ -183,6 +85,8 @@ class DistilledSet:
         stored = self.stored
         if isinstance(stored, ImagesInMemory):
             return stored.nbytes
+        if isinstance(stored, SourceImages):
+            return stored.stored_bytes
         files = image_files(self.path) if self.is_ours else stored.files
         return sum(file.stat().st_size for file in files)
 

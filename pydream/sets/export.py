@@ -22,6 +22,7 @@ from pydream.sets.config import ExportConfig, Layout
 from pydream.sets.distilled import DistilledSet, load_set
 from pydream.sets.image_formats import image_files
 from pydream.sets.opening import class_order, load_set_observer
+from pydream.sets.parquet_sets import write_parquet
 from pydream.sets.tensor_files import read_tensors
 from pydream.versions import package_record
 
@@ -83,6 +84,10 @@ def export_set(config: ExportConfig) -> ExportedSet:
     below ``teacher_models``, where DD-Ranking looks for a teacher; ``config.json``, for use from
     inside the folder.
 
+    ``parquet``: ``data/train-00000-of-00001.parquet`` and so on, with the columns ``image`` (the
+    files of the set, byte for byte) and ``label``, and ``README.md``, a card with the manifest; as
+    the Hugging Face Hub and ``datasets.load_dataset`` read it.
+
     Images are sorted by class. If the set has its own ``images.pt``, they come from there.
 
     Parameters
@@ -108,6 +113,8 @@ def export_set(config: ExportConfig) -> ExportedSet:
             _copy_images(distilled, folder, "class{label:05d}_id{number:05d}")
         elif config.to == "tensors":
             _write_tensors(distilled, folder, _labeller(config, distilled))
+        elif config.to == "parquet":
+            write_parquet(distilled, folder)
         else:
             _write_ddranking(distilled, folder, config)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
@@ -123,6 +130,7 @@ def _write_tensors(distilled: DistilledSet, folder: Path, labeller: _Labeller | 
         "images_per_class": manifest.images_per_class,
         "method": manifest.method,
         "factor": manifest.factor,
+        "views": manifest.views,
         "mean": manifest.mean,
         "std": manifest.std,
         "images_sha256": manifest.images_sha256,

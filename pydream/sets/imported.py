@@ -6,8 +6,9 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,15 +18,14 @@ from pydream.data.class_folders import find_class_folders
 from pydream.data.decode import read_header
 from pydream.data.files import FolderTree
 from pydream.data.layout import Layout
+from pydream.data.source import Source
+from pydream.data.sources import open_parquet
 from pydream.errors import ImageError, PydreamError
 from pydream.formatting import listed
-from pydream.sets.distilled import (
-    DistilledSet,
-    ImagesInMemory,
-    StoredImages,
-    load_set,
-)
+from pydream.sets.distilled import DistilledSet, load_set
 from pydream.sets.manifest import FORMAT_VERSION, Manifest, one_count_or_each
+from pydream.sets.parquet_sets import manifest_of_card
+from pydream.sets.stored_images import ImagesInMemory, SetImages, SourceImages, StoredImages
 from pydream.sets.tensor_files import LabelledTensors, read_soft_labels, read_tensors, to_pixels
 from pydream.versions import PACKAGE
 
@@ -33,8 +33,8 @@ _NUMBERED = re.compile(r"\d{5}")  # names of class folders in RDED and DD-Rankin
 _NUMBER = re.compile(r"\d+")
 _SUFFIXES = (".pt", ".pth")
 _KINDS = (
-    "a set of pydream, a folder of class folders, a .pt or .pth file of [images, labels], or "
-    "DD-Ranking's folder with images.pt"
+    "a set of pydream, a folder of class folders or of parquet files, a .pt or .pth file of "
+    "[images, labels], or DD-Ranking's folder with images.pt"
 )
 
 
@@ -63,7 +63,8 @@ def open_distilled(
         - such a file with images alone, their labels beside it in a file of the same name with
           ``labels`` for ``images`` (MTT, DATM); without any labels the images are taken class by
           class;
-        - a folder with such an ``images.pt``.
+        - a folder with such an ``images.pt``;
+        - a ``.parquet`` file or a folder of them, with images and labels, as for `open_source`.
 
         Images in a file are (N, C, S, S), with one channel or three: uint8, or floating point in
         [0, 1] or in [0, 255] and reaching 8; `mean` and `std` are undone for other values. Labels
@@ -107,6 +108,8 @@ def open_distilled(
     if (path / "manifest.json").is_file():
         return load_set(path)
     given = None if classes is None else read_class_names(classes)
+    if (source := open_parquet(path)) is not None:
+        return _open_parquet(path, source, given)
     if path.is_dir():
         for folder in (path, path / "images"):
             if _has_numbered_folders(folder):
@@ -118,14 +121,14 @@ def open_distilled(
         raise PydreamError(f"{path} does not exist; give {_KINDS}")
     if file.suffix.lower() not in _SUFFIXES:
         raise PydreamError(f"{path} is not a distilled set; give {_KINDS}")
-    own_names, factor = _exported_facts(file.with_name("info.json"))
-    names = given or own_names or class_names
+    info = _exported_facts(file.with_name("info.json"))
+    names = given or info.get("class_names") or class_names
     held = read_tensors(file)
     labels, order = _label(held, file, names)
     pixels = to_pixels(held.images, file, mean, std)[order]
     soft = None if held.soft_labels is None else held.soft_labels[order]
     names = names or [str(label) for label in range(int(labels.max()) + 1)]
-    return _imported(path, ImagesInMemory(pixels), labels, names, factor, soft)
+    return _imported(path, ImagesInMemory(pixels), labels, names, info, soft)
 
 
 def read_class_names(file: str | os.PathLike[str]) -> list[str]:
@@ -190,38 +193,54 @@ def _label(
     return in_turn, torch.arange(count)
 
 
-def _exported_facts(file: Path) -> tuple[list[str] | None, int]:
-    """Read class names and factor from the ``info.json`` that `pydream export` wrote."""
+def _exported_facts(file: Path) -> dict[str, Any]:
+    """Read the facts of a set from the ``info.json`` that `pydream export` wrote; or nothing."""
     if not file.is_file():
-        return None, 1
+        return {}
     try:
         info = json.loads(file.read_text())
         if info["package"]["name"] != PACKAGE:
-            return None, 1
-        return [str(name) for name in info["class_names"]], int(info["factor"])
+            return {}
+        names = [str(name) for name in info["class_names"]]
+        return {"class_names": names, "factor": int(info["factor"]), "views": info.get("views")}
     except (ValueError, KeyError, TypeError):  # written by another tool
-        return None, 1
+        return {}
 
 
 def _imported(
     path: Path,
-    stored: StoredImages | ImagesInMemory,
+    stored: SetImages,
     labels: Tensor,
     class_names: Sequence[str],
-    factor: int = 1,
+    facts: Mapping[str, Any] | None = None,
     soft_labels: Tensor | None = None,
 ) -> DistilledSet:
-    """Return the set, with a manifest of the known facts."""
-    names = tuple(class_names)
+    """Return the set, with a manifest of the known facts, such as its factor and its views."""
+    names, facts = tuple(class_names), facts or {}
     manifest = Manifest(
         format=FORMAT_VERSION,
         method="imported",
         class_names=names,
         images_per_class=one_count_or_each(labels.bincount(minlength=len(names)).tolist()),
-        factor=factor,
+        factor=facts.get("factor", 1),
         side=stored.side,
+        views=facts.get("views"),
     )
     return DistilledSet(path, manifest, stored, labels, names, None, soft_labels)
+
+
+def _open_parquet(path: Path, source: Source, given: Sequence[str] | None) -> DistilledSet:
+    """Open a set of parquet files, with the facts from its card if pydream has exported it."""
+    names = given or source.class_names
+    if len(names) != len(source.class_names):
+        raise PydreamError(
+            f"--classes names {len(names)} classes, but {path} has {len(source.class_names)}"
+        )
+    labels = torch.from_numpy(source.labels)
+    _check_classes(labels, len(names), str(path))
+    card = manifest_of_card(path if path.is_dir() else path.parent)
+    facts = {} if card is None else {"factor": card.factor, "views": card.views}
+    return _imported(path, SourceImages(source), labels, names, facts)
 
 
 def _has_numbered_folders(folder: Path) -> bool:

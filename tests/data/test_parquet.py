@@ -202,6 +202,14 @@ def test_columns_of_another_source_are_refused(tmp_path: Path) -> None:
         open_source(f"{tmp_path}/photos:label=breed")
 
 
+def test_tables_without_images_do_not_hide_class_folders(tmp_path: Path) -> None:
+    folders(tmp_path, rows(9))
+    pq.write_table(pa.table({"file_name": ["0.png"], "label": [0]}), tmp_path / "metadata.parquet")
+    source = open_source(tmp_path)
+    assert source.class_names == CLASSES
+    assert source.ignored_kinds == {".parquet": 1}
+
+
 def test_equal_paths_are_told_apart_by_their_rows(tmp_path: Path) -> None:
     given = [(label, "same.png", content) for label, _, content in rows(9)]
     source = open_source(write(tmp_path / "train.parquet", given))

@@ -28,8 +28,9 @@ from pydream.inspection.realism import (
 )
 from pydream.models import Observer, build_model, load_observer
 from pydream.models.config import ObserverSettings
-from pydream.sets.distilled import PROVENANCE_SCHEMA, DistilledSet, ImagesInMemory, load_set
+from pydream.sets.distilled import PROVENANCE_SCHEMA, DistilledSet, load_set
 from pydream.sets.opening import open_observer
+from pydream.sets.stored_images import ImagesInMemory
 
 NAMES = [str(label) for label in range(10)]
 

@@ -12,7 +12,8 @@ from pydream.data.decode import decode_image
 from pydream.errors import PydreamError
 from pydream.inspection import inspect_set
 from pydream.report import write_report
-from pydream.sets.distilled import DistilledSet, StoredImages, load_set
+from pydream.sets.distilled import DistilledSet, load_set
+from pydream.sets.stored_images import StoredImages
 
 MakeSet = Callable[..., DistilledSet]
 

@@ -1,21 +1,25 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.datasets import ImageFolder
 
+from pydream.data import open_source
 from pydream.errors import PydreamError
 from pydream.models import build_model, load_into, load_observer, read_weights, save_weights
-from pydream.sets import ExportConfig, export_set
+from pydream.sets import ExportConfig, export_set, parquet_sets
 from pydream.sets.distilled import load_set
 from pydream.sets.image_formats import hash_image_files
 from pydream.sets.imported import open_distilled
@@ -66,7 +70,7 @@ def export(path: Path, to: Any, out: Path, **settings: Any) -> Path:
     return out
 
 
-@pytest.mark.parametrize("to", ["tensors", "rded", "ddranking"])
+@pytest.mark.parametrize("to", ["tensors", "rded", "ddranking", "parquet"])
 def test_what_is_written_reads_as_the_same_set(
     tmp_path: Path, digits_set: Path, observer: Path, to: str
 ) -> None:
@@ -125,6 +129,72 @@ def test_rded_folders(tmp_path: Path, digits_set: Path) -> None:
     copy = out / "00007" / "class00007_id00004.png"
     assert copy.read_bytes() == (digits_set / "images" / "00007" / "00004.png").read_bytes()
     assert [label for _, label in ImageFolder(out)] == [n // 5 for n in range(50)]
+
+
+@pytest.mark.parametrize("shard_bytes", [1, 5_000, 1 << 30])
+def test_parquet_files(
+    tmp_path: Path, digits_set: Path, monkeypatch: pytest.MonkeyPatch, shard_bytes: int
+) -> None:
+    """As the library of the Hugging Face Hub reads them, and as `open_source` does."""
+    monkeypatch.setattr(parquet_sets, "_SHARD_BYTES", shard_bytes)
+    monkeypatch.setattr(parquet_sets, "_GROUP_ROWS", 3)
+    out = export(digits_set, "parquet", tmp_path / "out")
+    shards = len(list((out / "data").glob("train-*.parquet")))
+    assert (shards == 1, shards == 50) == (shard_bytes > 5_000, shard_bytes == 1)
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    read = datasets.load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
+    assert read.features["label"].names == NAMES
+    assert read["label"] == [n // 5 for n in range(50)]
+    found = np.stack([np.asarray(image.convert("RGB")) for image in read["image"]])
+    assert np.array_equal(found, pixels(digits_set))
+    source = open_source(out)
+    assert source.class_names == tuple(NAMES)
+    files = sorted(digits_set.glob("images/*/*.png"))
+    assert [source.read(index) for index in range(50)] == [file.read_bytes() for file in files]
+
+
+@pytest.mark.parametrize("to", ["tensors", "parquet"])
+def test_what_is_exported_says_how_it_is_to_be_seen(
+    tmp_path: Path, digits_set: Path, to: str
+) -> None:
+    file = digits_set / "manifest.json"
+    facts = json.loads(file.read_text())
+    file.write_text(json.dumps({**facts, "factor": 2, "views": "dsa"}))
+    distilled = open_distilled(export(digits_set, to, tmp_path / "out"))
+    assert (distilled.manifest.factor, distilled.manifest.views) == (2, "dsa")
+
+
+def test_parquet_of_others(tmp_path: Path, digits_set: Path) -> None:
+    out = export(digits_set, "parquet", tmp_path / "out")
+    (out / "README.md").write_text("---\npydream: {broken\n---\n")
+    names = tmp_path / "names.txt"
+    names.write_text("".join(f"digit {name}\n" for name in NAMES))
+    distilled = open_distilled(out, classes=names)
+    assert (distilled.manifest.factor, distilled.manifest.views) == (1, None)
+    assert distilled.class_names[3] == "digit 3"
+    assert distilled.images_bytes == load_set(digits_set).images_bytes
+    assert torch.equal(distilled.stored[7:9].stack(), distilled.images[7:9])
+    names.write_text("one\ntwo\n")
+    with pytest.raises(PydreamError, match=r"--classes names 2 classes, but .* has 10"):
+        open_distilled(out, classes=names)
+
+
+@pytest.mark.parametrize(
+    ("sides", "error"),
+    [((8, 9), "is 9x9, but the first image of the set is 8x8"), ((None, 8), "is 4x8; images of")],
+)
+def test_parquet_of_other_images_is_refused(
+    tmp_path: Path, sides: tuple[int | None, int], error: str
+) -> None:
+    contents = []
+    for side in sides:
+        stream = io.BytesIO()
+        Image.new("RGB", (8, 4) if side is None else (side, side)).save(stream, "PNG")
+        contents.append(stream.getvalue())
+    pq.write_table(pa.table({"image": contents, "label": [0, 0]}), tmp_path / "a.parquet")
+    with pytest.raises(PydreamError, match=error):
+        assert len(open_distilled(tmp_path / "a.parquet").images)
 
 
 def test_ddranking_files(tmp_path: Path, digits_set: Path, observer: Path) -> None:
@@ -218,6 +288,8 @@ def test_settings_that_cannot_go_together(tmp_path: Path) -> None:
     config = ExportConfig(tmp_path, "tensors", tmp_path / "out")
     with pytest.raises(PydreamError, match="give its weights with --observer"):
         dataclasses.replace(config, to="ddranking")
+    with pytest.raises(PydreamError, match=r"parquet holds images .* leave out --observer"):
+        dataclasses.replace(config, to="parquet", observer="weights.pt")
     with pytest.raises(PydreamError, match="leave out --observer"):
         dataclasses.replace(config, to="rded", observer="weights.pt")
 

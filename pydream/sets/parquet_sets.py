@@ -1,0 +1,122 @@
+"""Distilled sets as parquet files with a card, as the Hugging Face Hub has data sets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pydream.sets.distilled import DistilledSet
+from pydream.sets.image_formats import image_files
+from pydream.sets.manifest import Manifest
+
+_SHARD_BYTES = 256 << 20
+_GROUP_ROWS = 100  # of a row group, as the library `datasets` writes images
+_CARD = "README.md"
+_MANIFEST = "pydream: "  # a line of the card
+
+
+def write_parquet(distilled: DistilledSet, folder: Path) -> None:
+    """Write ``data/train-00000-of-00001.parquet`` and so on, and the card.
+
+    The columns are ``image``, a struct of the file's bytes and its name, and ``label``, whose class
+    names are in the schema. The manifest is in the front matter of the card.
+
+    Parameters
+    ----------
+    distilled
+        A set of pydream.
+    folder
+        An empty folder.
+    """
+    shards = list(_shards(image_files(distilled.path)))
+    (folder / "data").mkdir()
+    for number, files in enumerate(shards):
+        name = "-".join(("train", f"{number:05d}", "of", f"{len(shards):05d}"))
+        place = folder / "data" / f"{name}.parquet"
+        _write_shard(place, files, distilled.class_names)
+    (folder / _CARD).write_text(_card(distilled), encoding="utf-8")
+
+
+def _shards(files: Sequence[Path]) -> Iterator[list[Path]]:
+    """Divide files into shards of a limited size, in order."""
+    shard: list[Path] = []
+    held = 0
+    for file in files:
+        size = file.stat().st_size
+        if shard and held + size > _SHARD_BYTES:
+            yield shard
+            shard, held = [], 0
+        shard.append(file)
+        held += size
+    yield shard
+
+
+def _write_shard(place: Path, files: Sequence[Path], class_names: Sequence[str]) -> None:
+    features = {
+        "image": {"_type": "Image"},
+        "label": {"names": list(class_names), "_type": "ClassLabel"},
+    }
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    schema = pa.schema(
+        [("image", kind), ("label", pa.int64())],
+        {b"huggingface": json.dumps({"info": {"features": features}}).encode()},
+    )
+    # Images are compressed already.
+    with pq.ParquetWriter(place, schema, compression="none") as writer:
+        for start in range(0, len(files), _GROUP_ROWS):
+            group = files[start : start + _GROUP_ROWS]
+            images = [
+                {"bytes": file.read_bytes(), "path": f"{file.parent.name}_{file.name}"}
+                for file in group
+            ]
+            labels = [int(file.parent.name) for file in group]
+            writer.write_table(pa.table([pa.array(images, kind), labels], schema=schema))
+
+
+def _card(distilled: DistilledSet) -> str:
+    """Return the text of the card. Its front matter is YAML, of which JSON is a part."""
+    manifest = distilled.manifest
+    names = {str(label): name for label, name in enumerate(distilled.class_names)}
+    front: dict[str, Any] = {
+        "task_categories": ["image-classification"],
+        "tags": ["dataset-distillation", "pydream"],
+        "configs": [
+            {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}
+        ],
+        "dataset_info": {
+            "features": [
+                {"name": "image", "dtype": "image"},
+                {"name": "label", "dtype": {"class_label": {"names": names}}},
+            ],
+            "splits": [{"name": "train", "num_examples": len(distilled.labels)}],
+        },
+    }
+    lines = [f"{name}: {json.dumps(value)}" for name, value in front.items()]
+    lines.append(_MANIFEST + json.dumps(manifest.as_json()))
+    text = (
+        f"{len(distilled.labels)} images of {len(names)} classes, {manifest.side} pixels a side, "
+        f"distilled by {manifest.method.upper()}. The front matter of this card has the manifest "
+        "of the set (`pydream`)."
+    )
+    return "---\n" + "\n".join(lines) + f"\n---\n\n# A distilled set\n\n{text}\n"
+
+
+def manifest_of_card(folder: Path) -> Manifest | None:
+    """Return the manifest in a card that `write_parquet` wrote; None if there is none."""
+    try:
+        text = (folder / _CARD).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+    _, _, rest = text.partition("---\n")
+    for line in rest.partition("\n---")[0].splitlines():
+        if line.startswith(_MANIFEST):
+            try:
+                return Manifest.from_json(json.loads(line.removeprefix(_MANIFEST)))
+            except (ValueError, KeyError, TypeError):
+                return None
+    return None
