@@ -15,6 +15,7 @@ from pydream.data.label_tables import is_table
 from pydream.data.layout import Tree, ignored_words
 from pydream.data.parquet_files import SUFFIX as PARQUET
 from pydream.data.parquet_files import ParquetFiles, find_parquet, named_columns
+from pydream.data.shard_files import ShardFiles, find_shards, is_pattern, pattern_files
 from pydream.data.source import Source
 from pydream.errors import MissingSplitError, PydreamError
 from pydream.files import expand_home
@@ -28,7 +29,7 @@ SourceSpec = str | os.PathLike[str] | Source | tuple[Any, Any]
 _KINDS = ", ".join(
     (
         "a folder of class folders, a table of file and label (.csv), .zip, .tar, .tar.gz, .npz, "
-        "a folder of parquet files",
+        "a folder of parquet files or of WebDataset's shards",
         "digits",
         *(f"{name}:ROOT" for name in arrays.TORCHVISION_SETS),
     )
@@ -78,6 +79,8 @@ def open_source(
           encoded images and one of labels. ``"ROOT:image=COLUMN,label=COLUMN"`` names the columns
           where they are not evident.
         - a ``datasets.Dataset`` or ``DatasetDict``.
+        - a folder of WebDataset's shards, a shard, or a pattern as ``ROOT/train-{000..146}.tar``:
+          tars with ``KEY.jpg`` and its label beside it in ``KEY.cls`` or ``KEY.json``.
         - ``"digits"``, the digits of scikit-learn, 8 × 8.
         - ``"cifar10:ROOT"``, ``"cifar100:ROOT"``, ``"mnist:ROOT"``, ``"fashion-mnist:ROOT"``,
           ``"svhn:ROOT"``: the files of torchvision's sets below ROOT. Nothing is downloaded.
@@ -160,6 +163,10 @@ def _open(spec: Any, split: str) -> Source:
         return arrays.open_digits(split)
     if (named := _torchvision_name(spec)) is not None:
         return arrays.open_torchvision(*named, split)
+    if (shards := _shards(spec)) is not None:
+        from pydream.data.shards import ShardSource  # pyarrow takes a while to import
+
+        return ShardSource(shards, str(spec), split)
     path, columns = _path_and_columns(spec)
     if path.suffix.lower() == ".npz" and path.is_file():
         return arrays.open_npz(path, split)
@@ -191,6 +198,8 @@ def has_split(spec: SourceSpec, split: str) -> bool:
     spec = _named(spec)
     if spec == "digits" or _torchvision_name(spec) is not None:
         return True
+    if (shards := _shards(spec)) is not None:
+        return split in shards.splits
     path, columns = _path_and_columns(spec)
     if path.suffix.lower() == ".npz" and path.is_file():
         return split == "train" or arrays.npz_has_test(path)
@@ -205,6 +214,15 @@ def has_split(spec: SourceSpec, split: str) -> bool:
 def _is_dataset(spec: object) -> bool:
     """Return whether an object is of Hugging Face's library `datasets`."""
     return type(spec).__module__.partition(".")[0] == "datasets"
+
+
+def _shards(spec: str | Path) -> ShardFiles | None:
+    """Find the shards of a source; None if it is of another kind."""
+    if is_pattern(str(spec)):
+        return pattern_files(str(spec))
+    path = Path(spec)
+    with _unreadable_as_error(path):
+        return find_shards(path) if path.exists() else None
 
 
 def _path_and_columns(spec: str | Path) -> tuple[Path, dict[str, str]]:

@@ -12,7 +12,7 @@ from pydream.errors import PydreamError
 from pydream.files import expand_settings
 from pydream.models.config import ObserverSettings
 
-Layout: TypeAlias = Literal["tensors", "rded", "ddranking", "parquet"]
+Layout: TypeAlias = Literal["tensors", "rded", "ddranking", "parquet", "webdataset"]
 """Layout to write, named after the tool that reads it."""
 
 
@@ -56,7 +56,8 @@ class ExportConfig(ObserverSettings):
     to: Layout
     """Layout to write: tensors is images.pt with [images, labels] as in DC, IDC and DREAM; rded is
     class folders as RDED's code writes them; ddranking is DD-Ranking's tensors, folders, teacher
-    and settings; parquet is files and a card as the Hugging Face Hub has them."""
+    and settings; parquet is files and a card as the Hugging Face Hub has them; webdataset is shards
+    of tar files."""
     out: Path
     """New folder for the exported set."""
     observer: str | None = None
@@ -76,5 +77,5 @@ class ExportConfig(ObserverSettings):
             raise PydreamError(
                 "ddranking needs soft labels and a teacher: give its weights with --observer"
             )
-        if self.to in ("rded", "parquet") and self.observer is not None:
+        if self.to in ("rded", "parquet", "webdataset") and self.observer is not None:
             raise PydreamError(f"{self.to} holds images and classes alone: leave out --observer")

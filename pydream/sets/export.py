@@ -23,6 +23,7 @@ from pydream.sets.distilled import DistilledSet, load_set
 from pydream.sets.image_formats import image_files
 from pydream.sets.opening import class_order, load_set_observer
 from pydream.sets.parquet_sets import write_parquet
+from pydream.sets.shard_sets import write_shards
 from pydream.sets.tensor_files import read_tensors
 from pydream.versions import package_record
 
@@ -88,6 +89,9 @@ def export_set(config: ExportConfig) -> ExportedSet:
     files of the set, byte for byte) and ``label``, and ``README.md``, a card with the manifest; as
     the Hugging Face Hub and ``datasets.load_dataset`` read it.
 
+    ``webdataset``: ``train-000000.tar`` and so on, with ``KEY.png`` (the files of the set, byte for
+    byte) and ``KEY.cls``, and ``classnames.txt``.
+
     Images are sorted by class. If the set has its own ``images.pt``, they come from there.
 
     Parameters
@@ -115,6 +119,8 @@ def export_set(config: ExportConfig) -> ExportedSet:
             _write_tensors(distilled, folder, _labeller(config, distilled))
         elif config.to == "parquet":
             write_parquet(distilled, folder)
+        elif config.to == "webdataset":
+            write_shards(distilled, folder)
         else:
             _write_ddranking(distilled, folder, config)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -19,7 +19,7 @@ from torchvision.datasets import ImageFolder
 from pydream.data import open_source
 from pydream.errors import PydreamError
 from pydream.models import build_model, load_into, load_observer, read_weights, save_weights
-from pydream.sets import ExportConfig, export_set, parquet_sets
+from pydream.sets import ExportConfig, export_set, parquet_sets, shard_sets
 from pydream.sets.distilled import load_set
 from pydream.sets.image_formats import hash_image_files
 from pydream.sets.imported import open_distilled
@@ -152,6 +152,27 @@ def test_parquet_files(
     assert source.class_names == tuple(NAMES)
     files = sorted(digits_set.glob("images/*/*.png"))
     assert [source.read(index) for index in range(50)] == [file.read_bytes() for file in files]
+
+
+def test_shards(tmp_path: Path, digits_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the library WebDataset reads them, and as `open_source` does."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(shard_sets, "_SHARD_IMAGES", 20)
+    out = export(digits_set, "webdataset", tmp_path / "out")
+    again = export(digits_set, "webdataset", tmp_path / "again")
+    names = sorted(file.name for file in out.iterdir())
+    assert names == ["classnames.txt", *(f"train-{number:06d}.tar" for number in range(3))]
+    assert all((out / name).read_bytes() == (again / name).read_bytes() for name in names)
+    files = [file.read_bytes() for file in sorted(digits_set.glob("images/*/*.png"))]
+    source = open_source(out)
+    assert source.class_names == tuple(NAMES)
+    assert source.labels.tolist() == [n // 5 for n in range(50)]
+    assert [source.read(index) for index in range(50)] == files
+    webdataset = pytest.importorskip("webdataset")
+    shards = [str(out / name) for name in names[1:]]
+    samples = list(webdataset.WebDataset(shards, shardshuffle=False))
+    assert [sample["png"] for sample in samples] == files
+    assert [int(sample["cls"]) for sample in samples] == [n // 5 for n in range(50)]
 
 
 @pytest.mark.parametrize("to", ["tensors", "parquet"])

@@ -1,0 +1,237 @@
+"""WebDataset: shards of tar files, in which the label of an image lies beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pydream.data.cache import kept
+from pydream.data.layout import is_image
+from pydream.data.parquet_columns import Columns, names_of, numbers_of
+from pydream.data.row_order import order_rows
+from pydream.data.shard_files import ShardFiles
+from pydream.data.source import Source
+from pydream.errors import ImageError, MissingSplitError, PydreamError, first_line
+from pydream.processors import usable_processors
+from pydream.progress import track
+
+# As the library webdataset divides names: the key ends at the first dot of the file's name.
+_PARTS = re.compile(r"((?:.*/)?[^./][^/.]*)\.([^/]+)")
+_NAMES = ("classnames.txt", "classes.txt")
+_SCHEMA = pa.schema(
+    [
+        ("shard", pa.int32()),
+        ("name", pa.large_string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("label", pa.string()),
+    ]
+)
+
+
+class ShardSource(Source):
+    """The images of one split of shards.
+
+    An image is named by its name in the tar, below the folder of its class, as in a tree of class
+    folders.
+
+    Parameters
+    ----------
+    found
+        The shards.
+    description
+        Path, folder or pattern that the user gave.
+    split
+        ``"train"`` or ``"test"``.
+    """
+
+    def __init__(self, found: ShardFiles, description: str, split: str) -> None:
+        if split not in found.splits:
+            words = ", ".join(found.splits)
+            raise MissingSplitError(f"{description}: no {split} split, only {words}")
+        self._shards = found.splits[split]
+        table = _index(description, self._shards)
+        if not len(table):
+            raise PydreamError(
+                f"{description}: holds no image with a label beside it, as KEY.jpg and KEY.cls"
+            )
+        labels, given = table["label"], _names_beside(found.root)
+        if given is not None or _are_numbers(labels):
+            labels = _numbers(labels, description)
+        columns = Columns("image", "label", False, False, given)
+        train = labels
+        if split == "test" and given is None and "train" in found.splits:
+            own = _index(description, found.splits["train"])["label"]
+            train = _numbers(own, description) if _are_numbers(own) else own
+        names = names_of(train, columns, description)
+        ordered = order_rows(
+            numbers_of(labels, columns, names, description),
+            names,
+            table["name"],
+            [(shard.stem, count) for shard, count in _counts(self._shards, table)],
+        )
+        super().__init__(
+            description=description,
+            split=split,
+            class_names=names,
+            keys=ordered.keys,
+            labels=ordered.labels,
+            notes=ordered.notes,
+        )
+        rows = ordered.rows
+        self._shard, self._offset, self._size = (
+            table[name].to_numpy()[rows] for name in ("shard", "offset", "size")
+        )
+
+    def read(self, index: int) -> bytes:
+        """Read the encoded image; see `Source.read`."""
+        shard = self._shards[int(self._shard[index])]
+        size = int(self._size[index])
+        try:
+            descriptor = os.open(shard, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            try:
+                data = os.pread(descriptor, size, int(self._offset[index]))
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise ImageError(f"cannot be read from {shard}: {error.strerror}") from error
+        if len(data) < size:
+            raise ImageError(f"{shard} ends before the file does")
+        return data
+
+    def fingerprint(self, indices: Iterable[int] | None = None) -> str:
+        """SHA-256 over class names, keys, labels and sizes; see `Source.fingerprint`."""
+        digest = hashlib.sha256("\0".join((*self.class_names, "", *self.keys)).encode())
+        digest.update(self.labels.astype("<i8").tobytes())
+        chosen = np.arange(len(self)) if indices is None else np.fromiter(indices, np.int64)
+        digest.update(self._size[chosen].astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+def _index(description: str, shards: tuple[Path, ...]) -> pa.Table:
+    """Return name, place, size and label of every image, from the cache if they are there."""
+    name = f"{Path(description).name or 'shards'}-%s.index"
+    return pq.read_table(
+        kept(Path(description), shards, name, "index", partial(_write_index, shards)),
+        memory_map=True,
+    )
+
+
+def _write_index(shards: tuple[Path, ...], target: IO[bytes]) -> None:
+    with (
+        pq.ParquetWriter(target, _SCHEMA) as writer,
+        track("indexing shards", len(shards), "shards") as advance,
+        ThreadPoolExecutor(usable_processors()) as pool,  # which wait for the disk together
+    ):
+        for number, found in enumerate(pool.map(index_shard, shards)):
+            columns = [[number] * len(found), *zip(*found, strict=True)] if found else [[]] * 5
+            writer.write_table(
+                pa.table(
+                    [
+                        pa.array(list(column), field.type)
+                        for column, field in zip(columns, _SCHEMA, strict=True)
+                    ],
+                    schema=_SCHEMA,
+                )
+            )
+            advance(1)
+
+
+@dataclass
+class _Sample:
+    """The members of one key; images as offset and size."""
+
+    image: tuple[str, int, int] | None = None
+    label: str | None = None
+
+
+def index_shard(path: Path) -> list[tuple[str, int, int, str]]:
+    """List the labelled images of a shard: name, offset and size of the data, and label.
+
+    Raises
+    ------
+    PydreamError
+        If it is no tar, or is damaged or cut off.
+    """
+    samples: dict[str, _Sample] = {}
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                archive.members = []  # type: ignore[attr-defined]  # it would only grow
+                parts = _PARTS.fullmatch(member.name) if member.isfile() else None
+                if parts is None:
+                    continue
+                kind = parts[2].lower()
+                sample = samples.setdefault(parts[1], _Sample())
+                if kind == "cls" or (kind == "json" and sample.label is None):
+                    content = archive.extractfile(member)
+                    assert content is not None  # it is a file
+                    sample.label = _label(kind, content.read(), path, member.name) or sample.label
+                elif is_image(member.name) and (sample.image is None or "." not in kind):
+                    name = member.name.removeprefix("./")  # rather KEY.png than KEY.mask.png
+                    sample.image = name, member.offset_data, member.size
+            if path.stat().st_size < archive.offset:
+                raise tarfile.ReadError("unexpected end of data")
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        raise PydreamError(
+            f"{path}: not a readable tar archive: {first_line(error)}; it may be damaged or cut "
+            "off: fetch it again"
+        ) from error
+    return [
+        (*sample.image, sample.label)
+        for sample in samples.values()
+        if sample.image is not None and sample.label is not None
+    ]
+
+
+def _label(kind: str, content: bytes, path: Path, name: str) -> str | None:
+    """Return the label in a member; None if a JSON file has none."""
+    try:
+        if kind == "cls":
+            return content.decode().strip()
+        found: Any = json.loads(content)
+    except ValueError as error:
+        raise PydreamError(f"{path}: {name} is not readable: {first_line(error)}") from error
+    label = found.get("label") if isinstance(found, dict) else None
+    return None if label is None else str(label)
+
+
+def _are_numbers(labels: pa.ChunkedArray) -> bool:
+    return all(label.isdecimal() for label in labels.unique().to_pylist())
+
+
+def _numbers(labels: pa.ChunkedArray, description: str) -> pa.ChunkedArray:
+    try:
+        return labels.cast(pa.int64())
+    except pa.ArrowInvalid as error:
+        raise PydreamError(
+            f"{description}: classes have names, and a label is no number: {first_line(error)}"
+        ) from error
+
+
+def _counts(shards: tuple[Path, ...], table: pa.Table) -> Iterator[tuple[Path, int]]:
+    counts = np.bincount(table["shard"].to_numpy(), minlength=len(shards))
+    return zip(shards, counts.tolist(), strict=True)
+
+
+def _names_beside(root: Path) -> tuple[str, ...] | None:
+    """Return the names of the classes from a file beside the shards, one a line."""
+    for name in _NAMES:
+        file = root / name
+        if file.is_file():
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+            return tuple(line.strip() for line in lines if line.strip())
+    return None
