@@ -20,10 +20,11 @@ from pydream.data.parquet_columns import (
     names_of,
     numbers_of,
 )
-from pydream.data.parquet_files import ParquetFiles, Parts, named_columns
+from pydream.data.parquet_files import ParquetFiles, Parts
 from pydream.data.parquet_images import RowImages
 from pydream.data.row_order import order_rows
 from pydream.data.source import Source
+from pydream.data.source_options import divided
 from pydream.errors import MissingSplitError, PydreamError, first_line
 
 
@@ -48,7 +49,7 @@ class ParquetSource(Source):
     def __init__(
         self, found: ParquetFiles, description: str, split: str, named: Mapping[str, str]
     ) -> None:
-        where = named_columns(description)[0]
+        where = divided(description)[0]
         parts = _parts(found, where, split, named)
         columns = find_columns(_opened(parts.files[0]).schema_arrow, named, where)
         tables = [_table(file, columns, where) for file in parts.files]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +13,6 @@ from pydream.errors import PydreamError
 
 SUFFIX = ".parquet"
 
-_NAMED_COLUMNS = re.compile(
-    r"(?P<path>.+?):(?P<columns>(?:image|label)=[^,=]+(?:,(?:image|label)=[^,=]+)?)"
-)
 _MOST_SETS = 8  # folders that are looked into for sets of their own
 
 
@@ -34,19 +30,6 @@ class ParquetFiles:
 
     splits: Mapping[str, tuple[Parts, ...]]
     others: Sequence[Path] = field(default=())  # which belong to no split
-
-
-def named_columns(spec: str) -> tuple[str, dict[str, str]]:
-    """Divide the name of a source into a path and the columns that follow it.
-
-    >>> named_columns("cifar100:image=img,label=fine_label")
-    ('cifar100', {'image': 'img', 'label': 'fine_label'})
-    """
-    found = _NAMED_COLUMNS.fullmatch(spec)
-    if found is None:
-        return spec, {}
-    pairs = (pair.split("=") for pair in found["columns"].split(","))
-    return found["path"], {pair[0]: pair[1] for pair in pairs}
 
 
 def find_parquet(path: Path) -> ParquetFiles | None:

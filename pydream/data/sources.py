@@ -11,12 +11,15 @@ from typing import Any, Literal
 
 from pydream.data import arrays, files
 from pydream.data.archives import ARCHIVE_SUFFIXES
+from pydream.data.class_lists import chosen_labels
 from pydream.data.label_tables import is_table
 from pydream.data.layout import Tree, ignored_words
 from pydream.data.parquet_files import SUFFIX as PARQUET
-from pydream.data.parquet_files import ParquetFiles, find_parquet, named_columns
+from pydream.data.parquet_files import ParquetFiles, find_parquet
 from pydream.data.shard_files import ShardFiles, find_shards, is_pattern, pattern_files
 from pydream.data.source import Source
+from pydream.data.source_options import COLUMNS, divided
+from pydream.data.subset import Subset
 from pydream.errors import MissingSplitError, PydreamError
 from pydream.files import expand_home
 from pydream.progress import say
@@ -78,6 +81,10 @@ def open_source(
         - a ``.parquet`` file or a folder of them, as on the Hugging Face Hub, with a column of
           encoded images and one of labels. ``"ROOT:image=COLUMN,label=COLUMN"`` names the columns
           where they are not evident.
+        - any of these names with ``":classes=LIST"``: some of its classes, in the order of LIST,
+          which is a text file with a class on each line, a range A:B of class numbers without B, or
+          the name of a subset of ImageNet-1K: imagenette, imagewoof, imagefruit, imagemeow,
+          imagesquawk, imageyellow, imagenet-100.
         - a ``datasets.Dataset`` or ``DatasetDict``.
         - a folder of WebDataset's shards, a shard, or a pattern as ``ROOT/train-{000..146}.tar``:
           tars with ``KEY.jpg`` and its label beside it in ``KEY.cls`` or ``KEY.json``.
@@ -119,9 +126,13 @@ def open_source(
                 f"{spec.description}: no {split} split: it is open as {spec.split}"
             )
         return spec
-    source = _open(spec, split)
-    source.upright = exif == "apply"
+    name, options = divided(spec) if isinstance(spec, str) else (spec, {})
+    source = _open(name, split, str(spec), options)
     _report(source)
+    if "classes" in options:
+        labels = chosen_labels(options["classes"], source.class_names, str(name))
+        source = Subset(source, labels, description=str(spec))
+    source.upright = exif == "apply"
     return source
 
 
@@ -151,7 +162,8 @@ def _say_once(line: str) -> None:
     say(line)
 
 
-def _open(spec: Any, split: str) -> Source:
+def _open(spec: Any, split: str, description: str, options: Mapping[str, str]) -> Source:
+    """Open all classes of a source; `description` is its name with the options behind it."""
     if isinstance(spec, tuple):
         return arrays.open_arrays(*_pair(spec), split)
     if _is_dataset(spec):
@@ -159,6 +171,10 @@ def _open(spec: Any, split: str) -> Source:
 
         return open_dataset(spec, split)
     spec = _named(spec)
+    if columns := _columns(options):
+        parquet = open_parquet(_existing(spec), split, description, columns)
+        assert parquet is not None  # else it has been refused
+        return parquet
     if spec == "digits":
         return arrays.open_digits(split)
     if (named := _torchvision_name(spec)) is not None:
@@ -167,10 +183,10 @@ def _open(spec: Any, split: str) -> Source:
         from pydream.data.shards import ShardSource  # pyarrow takes a while to import
 
         return ShardSource(shards, str(spec), split)
-    path, columns = _path_and_columns(spec)
+    path = _existing(spec)
     if path.suffix.lower() == ".npz" and path.is_file():
         return arrays.open_npz(path, split)
-    if (parquet := open_parquet(path, split, str(spec), columns)) is not None:
+    if (parquet := open_parquet(path, split)) is not None:
         return parquet
     tree, table = _tree(path)
     return files.FileSource(tree, str(path), split, table)
@@ -195,12 +211,13 @@ def has_split(spec: SourceSpec, split: str) -> bool:
         from pydream.data.dataset_source import dataset_splits
 
         return split in dataset_splits(spec)
-    spec = _named(spec)
+    spec, options = divided(spec) if isinstance(spec, str) else (spec, {})
+    spec, columns = _named(spec), _columns(options)
     if spec == "digits" or _torchvision_name(spec) is not None:
         return True
     if (shards := _shards(spec)) is not None:
         return split in shards.splits
-    path, columns = _path_and_columns(spec)
+    path = _existing(spec)
     if path.suffix.lower() == ".npz" and path.is_file():
         return split == "train" or arrays.npz_has_test(path)
     if (found := _parquet(path, columns)) is not None:
@@ -225,12 +242,8 @@ def _shards(spec: str | Path) -> ShardFiles | None:
         return find_shards(path) if path.exists() else None
 
 
-def _path_and_columns(spec: str | Path) -> tuple[Path, dict[str, str]]:
-    """Divide the name of a source into its path, which must exist, and the columns after it."""
-    if Path(spec).exists():
-        return _existing(spec), {}
-    path, columns = named_columns(str(spec))
-    return _existing(path if columns else spec), columns
+def _columns(options: Mapping[str, str]) -> dict[str, str]:
+    return {kind: name for kind, name in options.items() if kind in COLUMNS}
 
 
 def open_parquet(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,29 +11,38 @@ from pydream.data.source import Source
 
 
 class Subset(Source):
-    """The first classes of a source, and the first images of each.
+    """Some classes of a source, and the first images of each.
 
     Parameters
     ----------
     source
         The whole source.
     classes
-        Number of classes, taken from the first on.
+        Labels of the classes, in their new order.
     per_class
         Number of images of each class, taken from the first on; None for all.
+    description
+        Name of the subset, by default that of the source.
     """
 
-    def __init__(self, source: Source, classes: int, per_class: int | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        classes: Sequence[int],
+        per_class: int | None = None,
+        description: str | None = None,
+    ) -> None:
         self._source = source
-        self._rows = np.concatenate(
-            [source.class_indices(label)[:per_class] for label in range(classes)]
-        )
+        parts = [source.class_indices(label)[:per_class] for label in classes]
+        self._rows = np.concatenate(parts)
         super().__init__(
-            description=source.description,
+            description=source.description if description is None else description,
             split=source.split,
-            class_names=source.class_names[:classes],
+            class_names=[source.class_names[label] for label in classes],
             keys=[source.keys[row] for row in self._rows],
-            labels=source.labels[self._rows],
+            labels=np.repeat(np.arange(len(parts)), [len(part) for part in parts]),
+            ignored=source.ignored_kinds,
+            notes=source.notes,
         )
         self.upright = source.upright
 

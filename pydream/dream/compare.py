@@ -85,8 +85,8 @@ def compare(
         test = open_source(config.source, "test", exif=config.exif)
     check_classes(train)
     if not config.full:
-        classes = min(config.classes or len(train.class_names), len(train.class_names))
-        train, test = Subset(train, classes, config.images_per_class), Subset(test, classes)
+        chosen = range(min(config.classes or len(train.class_names), len(train.class_names)))
+        train, test = Subset(train, chosen, config.images_per_class), Subset(test, chosen)
     named = config.device
     config = dataclasses.replace(config, device=str(resolve_device(named)))
     runs = {

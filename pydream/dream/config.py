@@ -125,8 +125,9 @@ class DreamConfig:
     """
 
     source: Annotated[marks.Positional[str], marks.arg(metavar="SOURCE")]
-    """Labelled images: a folder of class folders, a .zip, .tar or .npz file, or a data set by name
-    (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT, fashion-mnist:ROOT or svhn:ROOT)."""
+    """Labelled images: a folder of class folders, parquet files or WebDataset's shards, a .zip, .tar
+    or .npz file, or a data set by name (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT,
+    fashion-mnist:ROOT or svhn:ROOT). SOURCE:classes=LIST takes some of its classes."""
     out: Path | None = None
     """New folder for the distilled set, by default named after the source."""
     ipc: int = 10
@@ -265,8 +266,9 @@ class CompareConfig:
     """
 
     source: Annotated[marks.Positional[str], marks.arg(metavar="SOURCE")]
-    """Labelled images: a folder of class folders, a .zip, .tar or .npz file, or a data set by name
-    (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT, fashion-mnist:ROOT or svhn:ROOT). It must have
+    """Labelled images: a folder of class folders, parquet files or WebDataset's shards, a .zip, .tar
+    or .npz file, or a data set by name (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT,
+    fashion-mnist:ROOT or svhn:ROOT). SOURCE:classes=LIST takes some of its classes. It must have
     a test split."""
     out: Path = Path("dream-comparison")
     """Folder for the distilled sets, figures and numbers. Finished runs in it are not repeated."""

@@ -94,14 +94,14 @@ def test_what_cannot_be_compared_leaves_nothing_behind(
 
 
 def test_a_source_of_one_class_is_named(tmp_path: Path, digits: Source) -> None:
-    single = Subset(digits, 1)
+    single = Subset(digits, range(1))
     with pytest.raises(PydreamError, match="only one class, '0'"):
         compare(config(tmp_path / "out"), train=single, test=single)
     assert not [*tmp_path.iterdir()]
 
 
 def test_a_subset_is_a_source(digits: Source) -> None:
-    part = Subset(digits, 2, 10)
+    part = Subset(digits, range(2), 10)
     assert part.labels.tolist() == [0] * 10 + [1] * 9
     assert len(part) == 19
     assert part.class_names == digits.class_names[:2]
@@ -109,5 +109,5 @@ def test_a_subset_is_a_source(digits: Source) -> None:
         whole = list(digits.keys).index(part.keys[row])
         assert part.image(row).equal(digits.image(whole))
     assert part.fingerprint() != digits.fingerprint()
-    assert part.fingerprint() == Subset(digits, 2, 10).fingerprint()
-    assert part.fingerprint() != Subset(digits, 2, 9).fingerprint()
+    assert part.fingerprint() == Subset(digits, range(2), 10).fingerprint()
+    assert part.fingerprint() != Subset(digits, range(2), 9).fingerprint()

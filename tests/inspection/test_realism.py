@@ -209,7 +209,7 @@ def test_coverage_is_by_the_nearest_of_the_class(
     digits: Digits, digits_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pydream.inspection.realism._BATCH", 4)  # batches within a class
-    source = Subset(open_source("digits"), 10, 11)
+    source = Subset(open_source("digits"), range(10), 11)
     used = {label: [source.keys[i] for i in source.class_indices(label)[:2]] for label in range(10)}
     with_provenance(digits_set, used)
     distilled = load_set(digits_set)
@@ -290,8 +290,8 @@ def test_unreadable_and_scarce_real_images(digits: Digits, digits_set: Path) -> 
     distilled = load_set(digits_set)
     observer = observer_of(digits, distilled)
     with pytest.raises(PydreamError, match=r"digits has too few images .* more than 5"):
-        measure_set(distilled, observer, Subset(whole, 10, 5))
-    six_of_seven = measure_set(distilled, observer, Damaged(whole, 10, 7))
+        measure_set(distilled, observer, Subset(whole, range(10), 5))
+    six_of_seven = measure_set(distilled, observer, Damaged(whole, range(10), 7))
     assert six_of_seven.real is not None
     assert six_of_seven.real.samples == 10
     every = {label: [whole.keys[i] for i in whole.class_indices(label)] for label in range(9)}
@@ -309,7 +309,7 @@ def test_what_does_not_fit_is_one_line(digits: Digits, digits_set: Path) -> None
     cases = {
         "16 pixels a side, those of .* have 8": (wide, None, 1),
         "has 3 classes, but .* has 10": (observer.with_class_order([0, 1, 2]), None, 1),
-        r"digits lacks the classes 2, 3, 4 and 5 more of": (observer, Subset(source, 2), 1),
+        r"digits lacks the classes 2, 3, 4 and 5 more of": (observer, Subset(source, range(2)), 1),
         "give one with --observer": (None, source, 1),
         "most_real must be at least 1, got 0": (observer, source, 0),
     }
