@@ -125,8 +125,8 @@ class DreamConfig:
     """
 
     source: Annotated[marks.Positional[str], marks.arg(metavar="SOURCE")]
-    """Labelled images: a folder of class folders, parquet files or WebDataset's shards, a .zip, .tar
-    or .npz file, or a data set by name (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT,
+    """Labelled images: a folder of class folders, parquet files or WebDataset's shards, a .zip,
+    .tar or .npz file, or a data set by name (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT,
     fashion-mnist:ROOT or svhn:ROOT). SOURCE:classes=LIST takes some of its classes."""
     out: Path | None = None
     """New folder for the distilled set, by default named after the source."""
@@ -266,8 +266,8 @@ class CompareConfig:
     """
 
     source: Annotated[marks.Positional[str], marks.arg(metavar="SOURCE")]
-    """Labelled images: a folder of class folders, parquet files or WebDataset's shards, a .zip, .tar
-    or .npz file, or a data set by name (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT,
+    """Labelled images: a folder of class folders, parquet files or WebDataset's shards, a .zip,
+    .tar or .npz file, or a data set by name (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT,
     fashion-mnist:ROOT or svhn:ROOT). SOURCE:classes=LIST takes some of its classes. It must have
     a test split."""
     out: Path = Path("dream-comparison")

@@ -57,8 +57,8 @@ class ObserverConfig:
     """
 
     source: Annotated[marks.Positional[str], marks.arg(metavar="SOURCE")]
-    """Labelled images: a folder of class folders, parquet files or WebDataset's shards, a .zip, .tar
-    or .npz file, or a data set by name (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT,
+    """Labelled images: a folder of class folders, parquet files or WebDataset's shards, a .zip,
+    .tar or .npz file, or a data set by name (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT,
     fashion-mnist:ROOT or svhn:ROOT). SOURCE:classes=LIST takes some of its classes."""
     arch: str = "convnet3"
     """Architecture: convnet3 (of any depth; convnet3-w64-instance sets width and normalisation),

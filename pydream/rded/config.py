@@ -63,8 +63,8 @@ class RdedConfig(ObserverSettings, RefinementSettings):
     """
 
     source: Annotated[marks.Positional[str], marks.arg(metavar="SOURCE")]
-    """Labelled images: a folder of class folders, parquet files or WebDataset's shards, a .zip, .tar
-    or .npz file, or a data set by name (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT,
+    """Labelled images: a folder of class folders, parquet files or WebDataset's shards, a .zip,
+    .tar or .npz file, or a data set by name (digits, cifar10:ROOT, cifar100:ROOT, mnist:ROOT,
     fashion-mnist:ROOT or svhn:ROOT). SOURCE:classes=LIST takes some of its classes."""
     observer: str | tuple[str, ...]
     """Weights of a classifier trained on these classes (.safetensors, .pt or .pth), or of several,
