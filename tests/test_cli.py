@@ -259,7 +259,10 @@ def test_a_warning_of_ours_is_one_line_and_others_are_as_python_has_them(
         (("--json", "doctor"), "options come after the command; got --json before it; see "),
         (("rded", "x", "y", "--observer", "z"), "rded: 'y' is one word too many"),
         (("rded", "--ipc", "3"), "rded needs SOURCE and --observer"),
-        (("export", "x", "--to", "zip"), "export: --to takes tensors, rded, ddranking; got 'zip'"),
+        (
+            ("export", "x", "--to", "zip"),
+            "export: --to takes tensors, rded, ddranking, parquet, webdataset; got 'zip'",
+        ),
         (("rded", "x", "--observer", "y", "--crops", "many"), "rded: --crops takes INT; got many"),
         (("rded", "x", "--observer", "y", "--crops=many"), "--crops takes INT; got many; see "),
         (("inspect", "x", "--image-mean=a"), "--image-mean takes [FLOAT [FLOAT ...]]; got a; see "),

@@ -345,7 +345,7 @@ def test_class_without_images(pack: Pack, content: list[str], tmp_path: Path) ->
     assert "class folder 'empty' holds no image" in refusal(pack(root, tmp_path / "packed"))
 
 
-@pytest.mark.parametrize("name", ["set.rar", "set", "set.parquet", "picture.png"])
+@pytest.mark.parametrize("name", ["set.rar", "set", "set.arrow", "picture.png"])
 def test_unsupported_file(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"content")
     assert "not a source; give a folder of class folders" in refusal(tmp_path / name)
