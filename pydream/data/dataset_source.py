@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pydream.data.parquet_columns import find_columns, names_of, numbers_of
-from pydream.data.row_order import order_rows
 from pydream.data.source import Source
 from pydream.data.split_names import preference, split_name
+from pydream.data.table_source import TableSource
 from pydream.errors import ImageError, MissingSplitError, PydreamError
 
 
@@ -61,7 +61,7 @@ def _checked(dataset: Any) -> Any:
     return dataset
 
 
-class DatasetSource(Source):
+class DatasetSource(TableSource):
     """The images of one data set.
 
     Images are named as in `ParquetSource`.
@@ -86,21 +86,14 @@ class DatasetSource(Source):
             image = f"{image}.bytes"
         labels = _column(plain, columns.label)
         names = names_of(labels, columns, description)
-        ordered = order_rows(
+        super().__init__(
             numbers_of(labels, columns, names, description),
             names,
             _column(plain, f"{columns.image}.path") if columns.has_paths else None,
             [(split, len(dataset))],
-        )
-        super().__init__(
             description=description,
             split=split,
-            class_names=names,
-            keys=ordered.keys,
-            labels=ordered.labels,
-            notes=ordered.notes,
         )
-        self._rows = ordered.rows
         self._image = image
         self._images = plain.select_columns([image]).with_format("arrow")
 
@@ -111,14 +104,11 @@ class DatasetSource(Source):
             raise ImageError("the row has no image, or only the path of one")
         return bytes(value)
 
-    def fingerprint(self, indices: Iterable[int] | None = None) -> str:
-        """SHA-256 over class names, keys, labels and sizes of images; see `Source.fingerprint`."""
-        digest = hashlib.sha256("\0".join((*self.class_names, "", *self.keys)).encode())
-        digest.update(self.labels.astype("<i8").tobytes())
-        chosen = np.arange(len(self)) if indices is None else np.fromiter(indices, np.int64)
+    def _facts(self, rows: npt.NDArray[np.int64]) -> bytes:
+        """Return the sizes of the images."""
         sizes = pc.fill_null(pc.binary_length(_column(self._images, self._image)), -1)
-        digest.update(sizes.to_numpy().astype("<i8")[self._rows[chosen]].tobytes())
-        return digest.hexdigest()
+        encoded: bytes = sizes.to_numpy().astype("<i8")[rows].tobytes()
+        return encoded
 
 
 def _column(dataset: Any, name: str) -> pa.ChunkedArray:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -22,13 +22,12 @@ from pydream.data.parquet_columns import (
 )
 from pydream.data.parquet_files import ParquetFiles, Parts
 from pydream.data.parquet_images import RowImages
-from pydream.data.row_order import order_rows
-from pydream.data.source import Source
 from pydream.data.source_options import divided
+from pydream.data.table_source import TableSource
 from pydream.errors import MissingSplitError, PydreamError, first_line
 
 
-class ParquetSource(Source):
+class ParquetSource(TableSource):
     """The images of one split of parquet files.
 
     An image is named by its path in the table, below the folder of its class, as in a tree of class
@@ -55,39 +54,25 @@ class ParquetSource(Source):
         tables = [_table(file, columns, where) for file in parts.files]
         labels = _joined(table["label"] for table in tables)
         names = names_of(_train_labels(found, labels, split, columns), columns, where)
-        ordered = order_rows(
+        super().__init__(
             numbers_of(labels, columns, names, where),
             names,
             _joined(table["path"] for table in tables) if columns.has_paths else None,
             [(file.stem, len(table)) for file, table in zip(parts.files, tables, strict=True)],
-        )
-        super().__init__(
             description=description,
             split=split,
-            class_names=names,
-            keys=ordered.keys,
-            labels=ordered.labels,
             ignored=_kinds(found.others),
-            notes=[*_notes(parts, split), *ordered.notes],
+            notes=_notes(parts, split),
         )
-        self._rows = ordered.rows
-        self._images = RowImages(description, parts.files, columns, ordered.rows)
+        self._images = RowImages(description, parts.files, columns, self._rows)
 
     def read(self, index: int) -> bytes:
         """Read the encoded image; see `Source.read`."""
         return self._images.read(int(self._rows[index]))
 
-    def fingerprint(self, indices: Iterable[int] | None = None) -> str:
-        """SHA-256 over class names, keys, labels, and the footers of the files.
-
-        A footer holds the sizes of all parts of its file; see `Source.fingerprint`.
-        """
-        digest = hashlib.sha256("\0".join((*self.class_names, "", *self.keys)).encode())
-        digest.update(self.labels.astype("<i8").tobytes())
-        digest.update(self._images.footers)
-        chosen = np.arange(len(self)) if indices is None else np.fromiter(indices, np.int64)
-        digest.update(self._rows[chosen].astype("<i8").tobytes())
-        return digest.hexdigest()
+    def _facts(self, rows: npt.NDArray[np.int64]) -> bytes:
+        """Return the footers, which hold the sizes of all parts of the files, and the rows."""
+        return self._images.footers + rows.astype("<i8").tobytes()
 
 
 def has_images(found: ParquetFiles) -> bool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydream.data.layout import is_clutter
+from pydream.data.layout import folders_and_files
 from pydream.data.split_names import preference, split_name
 from pydream.errors import PydreamError
 
@@ -71,13 +70,15 @@ def _below(path: Path) -> list[tuple[Path, str]]:
 
     The list is empty if the folder holds something else.
     """
-    folders, files = _listed(path)
+    folders, files = folders_and_files(path, SUFFIX)
     if files:
         return [(file, "") for file in files]
-    if "data" in folders and (found := _listed(path / "data")[1]):
+    if "data" in folders and (found := folders_and_files(path / "data", SUFFIX)[1]):
         return [(file, "") for file in found]
     if folders and all(map(split_name, folders)):
-        return [(file, name) for name in folders for file in _listed(path / name)[1]]
+        return [
+            (file, name) for name in folders for file in folders_and_files(path / name, SUFFIX)[1]
+        ]
     if len(folders) == 1:
         return _below(path / folders[0])
     if len(folders) <= _MOST_SETS:
@@ -93,19 +94,7 @@ def _below(path: Path) -> list[tuple[Path, str]]:
 
 
 def _holds(folder: Path) -> bool:
-    folders, files = _listed(folder)
-    return bool(files) or any(_listed(folder / name)[1] for name in folders if split_name(name))
-
-
-def _listed(folder: Path) -> tuple[list[str], list[Path]]:
-    """Return the names of the folders in a folder, and its parquet files; both sorted."""
-    folders, files = [], []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if is_clutter(entry.name):
-                continue
-            if entry.is_dir():
-                folders.append(entry.name)
-            elif entry.name.lower().endswith(SUFFIX):
-                files.append(folder / entry.name)
-    return sorted(folders), sorted(files)
+    folders, files = folders_and_files(folder, SUFFIX)
+    return bool(files) or any(
+        folders_and_files(folder / name, SUFFIX)[1] for name in folders if split_name(name)
+    )

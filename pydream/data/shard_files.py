@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydream.data.layout import is_clutter
+from pydream.data.layout import folders_and_files
 from pydream.data.split_names import preference, split_name
 from pydream.errors import PydreamError
 
+SUFFIX = ".tar"
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MEMBERS_TRIED = 16
 
@@ -27,7 +27,7 @@ class ShardFiles:
 
 def is_pattern(spec: str) -> bool:
     """Return whether a name is a pattern of shards, such as ``train-{000..146}.tar``."""
-    return spec.lower().endswith(".tar") and _RANGE.search(spec) is not None
+    return spec.lower().endswith(SUFFIX) and _RANGE.search(spec) is not None
 
 
 def pattern_files(spec: str) -> ShardFiles:
@@ -68,12 +68,16 @@ def find_shards(path: Path) -> ShardFiles | None:
     They lie in the named folder or in folders of splits.
     """
     if path.is_file():
-        is_shard = path.suffix.lower() == ".tar" and _has_labels(path)
+        is_shard = path.suffix.lower() == SUFFIX and _has_labels(path)
         return ShardFiles(path.parent, {"train": (path,)}) if is_shard else None
-    folders, files = _listed(path)
+    folders, files = folders_and_files(path, SUFFIX)
     found = [(file, split_name(file.stem)) for file in files]
     if not found and folders and all(map(split_name, folders)):
-        found = [(file, split_name(name)) for name in folders for file in _listed(path / name)[1]]
+        found = [
+            (file, split_name(name))
+            for name in folders
+            for file in folders_and_files(path / name, SUFFIX)[1]
+        ]
     if not found or not _has_labels(found[0][0]):
         return None
     if all(name is None for _, name in found):
@@ -107,17 +111,3 @@ def _has_labels(path: Path) -> bool:
     except (tarfile.TarError, EOFError, OSError):
         pass
     return False
-
-
-def _listed(folder: Path) -> tuple[list[str], list[Path]]:
-    """Return the names of the folders in a folder, and its tars; both sorted."""
-    folders, files = [], []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if is_clutter(entry.name):
-                continue
-            if entry.is_dir():
-                folders.append(entry.name)
-            elif entry.name.lower().endswith(".tar"):
-                files.append(folder / entry.name)
-    return sorted(folders), sorted(files)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -15,15 +14,15 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pydream.data.cache import kept
 from pydream.data.layout import is_image
 from pydream.data.parquet_columns import Columns, names_of, numbers_of
-from pydream.data.row_order import order_rows
 from pydream.data.shard_files import ShardFiles
-from pydream.data.source import Source
+from pydream.data.table_source import TableSource
 from pydream.errors import ImageError, MissingSplitError, PydreamError, first_line
 from pydream.processors import usable_processors
 from pydream.progress import track
@@ -42,7 +41,7 @@ _SCHEMA = pa.schema(
 )
 
 
-class ShardSource(Source):
+class ShardSource(TableSource):
     """The images of one split of shards.
 
     An image is named by its name in the tar, below the folder of its class, as in a tree of class
@@ -77,33 +76,26 @@ class ShardSource(Source):
             own = _index(description, found.splits["train"])["label"]
             train = _numbers(own, description) if _are_numbers(own) else own
         names = names_of(train, columns, description)
-        ordered = order_rows(
+        super().__init__(
             numbers_of(labels, columns, names, description),
             names,
             table["name"],
             [(shard.stem, count) for shard, count in _counts(self._shards, table)],
-        )
-        super().__init__(
             description=description,
             split=split,
-            class_names=names,
-            keys=ordered.keys,
-            labels=ordered.labels,
-            notes=ordered.notes,
         )
-        rows = ordered.rows
         self._shard, self._offset, self._size = (
-            table[name].to_numpy()[rows] for name in ("shard", "offset", "size")
+            table[name].to_numpy() for name in ("shard", "offset", "size")
         )
 
     def read(self, index: int) -> bytes:
         """Read the encoded image; see `Source.read`."""
-        shard = self._shards[int(self._shard[index])]
-        size = int(self._size[index])
+        row = int(self._rows[index])
+        shard, size = self._shards[int(self._shard[row])], int(self._size[row])
         try:
             descriptor = os.open(shard, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
             try:
-                data = os.pread(descriptor, size, int(self._offset[index]))
+                data = os.pread(descriptor, size, int(self._offset[row]))
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -112,13 +104,10 @@ class ShardSource(Source):
             raise ImageError(f"{shard} ends before the file does")
         return data
 
-    def fingerprint(self, indices: Iterable[int] | None = None) -> str:
-        """SHA-256 over class names, keys, labels and sizes; see `Source.fingerprint`."""
-        digest = hashlib.sha256("\0".join((*self.class_names, "", *self.keys)).encode())
-        digest.update(self.labels.astype("<i8").tobytes())
-        chosen = np.arange(len(self)) if indices is None else np.fromiter(indices, np.int64)
-        digest.update(self._size[chosen].astype("<i8").tobytes())
-        return digest.hexdigest()
+    def _facts(self, rows: npt.NDArray[np.int64]) -> bytes:
+        """Return the sizes of the images."""
+        sizes: bytes = self._size[rows].astype("<i8").tobytes()
+        return sizes
 
 
 def _index(description: str, shards: tuple[Path, ...]) -> pa.Table:
