@@ -51,13 +51,13 @@ def decompressed(path: Path, magic: bytes) -> Path:
         If it is damaged, or the cache cannot be written.
     """
     stem = path.name.partition(".")[0]
-    return kept(path, [path], f"{stem}-%s.tar", "decompress", partial(_decompress, path, magic))
+    return kept(path, [path], (stem, ".tar"), "decompress", partial(_decompress, path, magic))
 
 
 def kept(
     path: Path,
     files: Sequence[Path],
-    name: str,
+    name: tuple[str, str],
     action: str,
     write: Callable[[IO[bytes]], None],
 ) -> Path:
@@ -75,7 +75,7 @@ def kept(
     files
         What the file is made of.
     name
-        Its name, with ``%s`` for the part that depends on the files.
+        Its name before and after the part that depends on the files.
     action
         What is done to the source, for messages: decompress or unpack.
     write
@@ -92,7 +92,7 @@ def kept(
     )
     digest = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     folder = _folder(path, action)
-    place = folder / (name % digest)
+    place = folder / f"{name[0]}-{digest}{name[1]}"
     if place.is_file():
         return place
     try:

@@ -12,6 +12,7 @@ from pydream.errors import PydreamError
 
 SUFFIX = ".parquet"
 
+_DEEPEST = 3  # folders that only wrap another
 _MOST_SETS = 8  # folders that are looked into for sets of their own
 
 
@@ -65,7 +66,7 @@ def find_parquet(path: Path) -> ParquetFiles | None:
     return ParquetFiles(splits, others)
 
 
-def _below(path: Path) -> list[tuple[Path, str]]:
+def _below(path: Path, depth: int = 0) -> list[tuple[Path, str]]:
     """Return the parquet files of a folder, sorted, and the name of the folder of its split.
 
     The list is empty if the folder holds something else.
@@ -79,8 +80,10 @@ def _below(path: Path) -> list[tuple[Path, str]]:
         return [
             (file, name) for name in folders for file in folders_and_files(path / name, SUFFIX)[1]
         ]
+    if depth == _DEEPEST:
+        return []
     if len(folders) == 1:
-        return _below(path / folders[0])
+        return _below(path / folders[0], depth + 1)
     if len(folders) <= _MOST_SETS:
         sets = [name for name in folders if _holds(path / name)]
         if len(sets) > 1:
@@ -89,7 +92,7 @@ def _below(path: Path) -> list[tuple[Path, str]]:
                 f"{path / sets[0]} or {path / sets[1]}"
             )
         if sets:
-            return _below(path / sets[0])
+            return _below(path / sets[0], depth + 1)
     return []
 
 

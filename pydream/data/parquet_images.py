@@ -112,7 +112,7 @@ class RowImages:
             if readings <= _MOST_READINGS * len(self._groups):
                 return None
             path = Path(self._description)
-            name = f"{path.name or 'images'}-%s.images"
+            name = path.name or "images", ".images"
             return _Unpacked(kept(path, self._files, name, "unpack", self._unpack))
 
     def _unpack(self, target: IO[bytes]) -> None:

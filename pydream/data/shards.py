@@ -112,7 +112,7 @@ class ShardSource(TableSource):
 
 def _index(description: str, shards: tuple[Path, ...]) -> pa.Table:
     """Return name, place, size and label of every image, from the cache if they are there."""
-    name = f"{Path(description).name or 'shards'}-%s.index"
+    name = Path(description).name or "shards", ".index"
     return pq.read_table(
         kept(Path(description), shards, name, "index", partial(_write_index, shards)),
         memory_map=True,

@@ -126,12 +126,15 @@ def open_source(
                 f"{spec.description}: no {split} split: it is open as {spec.split}"
             )
         return spec
-    name, options = divided(spec) if isinstance(spec, str) else (spec, {})
-    source = _open(name, split, str(spec), options)
+    if isinstance(spec, str):
+        name, options = divided(spec)
+        source = _open(name, split, spec, options)
+        if "classes" in options:
+            labels = chosen_labels(options["classes"], source.class_names, name)
+            source = Subset(source, labels, description=spec)
+    else:
+        source = _open(spec, split)
     _report(source)
-    if "classes" in options:
-        labels = chosen_labels(options["classes"], source.class_names, str(name))
-        source = Subset(source, labels, description=str(spec))
     source.upright = exif == "apply"
     return source
 
@@ -162,7 +165,9 @@ def _say_once(line: str) -> None:
     say(line)
 
 
-def _open(spec: Any, split: str, description: str, options: Mapping[str, str]) -> Source:
+def _open(
+    spec: Any, split: str, description: str = "", options: Mapping[str, str] | None = None
+) -> Source:
     """Open all classes of a source; `description` is its name with the options behind it."""
     if isinstance(spec, tuple):
         return arrays.open_arrays(*_pair(spec), split)
@@ -171,7 +176,7 @@ def _open(spec: Any, split: str, description: str, options: Mapping[str, str]) -
 
         return open_dataset(spec, split)
     spec = _named(spec)
-    if columns := _columns(options):
+    if columns := _columns(options or {}):
         parquet = open_parquet(_existing(spec), split, description, columns)
         assert parquet is not None  # else it has been refused
         return parquet
@@ -281,7 +286,8 @@ def open_parquet(
 def _parquet(path: Path, columns: Mapping[str, str]) -> ParquetFiles | None:
     """Find the parquet files of a source; None if it has none, or only tables without images."""
     with _unreadable_as_error(path):
-        found = find_parquet(path) if path.is_dir() or path.suffix.lower() == PARQUET else None
+        is_file = path.suffix.lower() == PARQUET and path.is_file()
+        found = find_parquet(path) if path.is_dir() or is_file else None
     if found is not None and path.is_dir():
         from pydream.data.parquet import has_images
 

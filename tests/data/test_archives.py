@@ -66,6 +66,7 @@ def refusal(path: Path) -> str:
     ("name", "compress"),
     [
         ("set.tar.gz", gzip.compress),
+        ("50%off.tar.gz", gzip.compress),
         ("set.tgz", gzip.compress),
         ("set.tar.bz2", bz2.compress),
         ("set.tar.xz", lzma.compress),

@@ -156,7 +156,7 @@ def test_a_shard_that_is_cut_off_is_named(tmp_path: Path, cache_home: Path) -> N
 def test_the_index_is_kept_until_a_shard_changes(
     tmp_path: Path, cache_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = shard(tmp_path / "a.tar", rows(9))
+    file = shard(tmp_path / "50%a.tar", rows(9))
     source = open_source(file)
     assert "indexing it once, to" in capsys.readouterr().err
     assert open_source(file).fingerprint() == source.fingerprint()

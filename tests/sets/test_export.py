@@ -201,6 +201,12 @@ def test_parquet_of_others(tmp_path: Path, digits_set: Path) -> None:
         open_distilled(out, classes=names)
 
 
+def test_parquet_that_is_not_there(tmp_path: Path) -> None:
+    for opened in (open_distilled, open_source):
+        with pytest.raises(PydreamError, match=r"none\.parquet(: no such source| does not exist)"):
+            opened(tmp_path / "none.parquet")
+
+
 @pytest.mark.parametrize(
     ("sides", "error"),
     [((8, 9), "is 9x9, but the first image of the set is 8x8"), ((None, 8), "is 4x8; images of")],
