@@ -32,8 +32,10 @@ ROUNDS = 3
 def refine_case(
     setting: Setting, arch: str, side: int, images: int | None, steps: int, *, bidirectional: bool
 ) -> Case:
-    """Refine a group of images, or as many as fill a pass; the first group, which is not counted,
-    captures the step."""
+    """Refine a group of images, by default as many as fill a pass.
+
+    The first time, which captures the step, is not counted.
+    """
     torch.manual_seed(0)
     network = build_model(arch, num_classes=10, side=side)
     observer = load_observer(
@@ -96,17 +98,12 @@ def cases(setting: Setting) -> dict[str, Callable[[], Case]]:
             ("resnet18", IMAGENET_SIDE, None),
         ]
     )
-    for arch, side, images in sizes:
-        for bidirectional in (False, True):
-            match = "features+gradients" if bidirectional else "features"
+    steps = 2 if setting.small else STEPS
+    for bidirectional in (False, True):  # the slow ones last, in case the time is up
+        match = "features+gradients" if bidirectional else "features"
+        for arch, side, images in sizes:
             found[f"{arch}, cells for {side}, {match}"] = partial(
-                refine_case,
-                setting,
-                arch,
-                side,
-                images,
-                2 if setting.small else STEPS,
-                bidirectional=bidirectional,
+                refine_case, setting, arch, side, images, steps, bidirectional=bidirectional
             )
     return found
 
