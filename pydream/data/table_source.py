@@ -28,7 +28,7 @@ class TableSource(Source):
     files
         Name of each file of the table, and its number of rows.
     description, split, ignored, notes
-        As for `Source`.
+        What `Source` takes under these names.
     """
 
     def __init__(
