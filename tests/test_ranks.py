@@ -152,7 +152,7 @@ def test_shards_of_other_settings_do_not_mix(
     config = settings(pictures, observer, tmp_path / "set", device="cpu", shard="1/2")
     with pytest.raises(UnfinishedError):
         distill(config)
-    with pytest.raises(PydreamError, match="begun with other settings .seed 0 then, 1 now"):
+    with pytest.raises(PydreamError, match=r"begun with other settings .seed 0 then, 1 now"):
         distill(dataclasses.replace(config, shard="0/2", seed=1))
 
 
