@@ -12,10 +12,11 @@ _PORT = 29500
 
 
 class Place(NamedTuple):
-    """Number of a rank and of all ranks, and the address where they find each other."""
+    """Number of a rank, of all ranks and of the rank on its machine; where they find each other."""
 
     rank: int
     count: int
+    local: int
     address: str
     port: int
 
@@ -35,12 +36,16 @@ def place_of_rank() -> Place | None:
             raise PydreamError(
                 "RANK and WORLD_SIZE are set, but not MASTER_ADDR: start the ranks by torchrun"
             )
-        return Place(int(given["RANK"]), int(given["WORLD_SIZE"]), address, port)
+        rank = int(given["RANK"])
+        local = int(given.get("LOCAL_RANK", rank))
+        return Place(rank, int(given["WORLD_SIZE"]), local, address, port)
     if int(given.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in given:
         first = first_host(given.get("SLURM_STEP_NODELIST", "localhost"))
         if "MASTER_PORT" not in given:  # several jobs may share a node
             port += int(given.get("SLURM_JOB_ID", "0")) % 1000
-        return Place(int(given["SLURM_PROCID"]), int(given["SLURM_NTASKS"]), address or first, port)
+        rank = int(given["SLURM_PROCID"])
+        local = int(given.get("SLURM_LOCALID", rank))
+        return Place(rank, int(given["SLURM_NTASKS"]), local, address or first, port)
     return None
 
 

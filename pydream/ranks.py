@@ -273,7 +273,7 @@ def _connected() -> Ranks:
     place = place_of_rank()
     if place is None:
         return Ranks()
-    number, count, address, port = place
+    number, count, _, address, port = place
     try:
         if "TORCHELASTIC_RUN_ID" in os.environ:
             store, number, count = next(rendezvous("env://"))

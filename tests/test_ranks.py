@@ -229,7 +229,7 @@ def test_an_array_is_needed_for_auto(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"WORLD_SIZE": "1", "RANK": "0"}, None),
         (
             {"WORLD_SIZE": "4", "RANK": "3", "MASTER_ADDR": "a", "MASTER_PORT": "7"},
-            (3, 4, "a", 7),
+            (3, 4, 3, "a", 7),
         ),
         ({"SLURM_NTASKS": "8"}, None),  # a batch script, not a step of srun
         (
@@ -237,10 +237,11 @@ def test_an_array_is_needed_for_auto(monkeypatch: pytest.MonkeyPatch) -> None:
                 "SLURM_NTASKS": "8",
                 "SLURM_STEP_ID": "0",
                 "SLURM_PROCID": "5",
+                "SLURM_LOCALID": "1",
                 "SLURM_STEP_NODELIST": "node[03-07,12]",
                 "SLURM_JOB_ID": "12345",
             },
-            (5, 8, "node03", 29845),
+            (5, 8, 1, "node03", 29845),
         ),
     ],
 )
