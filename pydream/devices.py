@@ -41,8 +41,10 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if known["cpu"]:
         return torch.device("cpu")
     try:
-        index = _first_gpu() if known["index"] is None else int(known["index"])
-        place = torch.device("cuda", index)
+        named = f"cuda:{known['index']}"
+        if known["index"] is None:  # the current GPU, unless ranks share the machine
+            named = "cuda" if place_of_rank() is None else f"cuda:{_first_gpu()}"
+        place = torch.device(named)
         found = torch.zeros(1, device=place).device  # including its index
         kernels = no_kernels(found)
     except (RuntimeError, AssertionError) as error:
