@@ -206,8 +206,9 @@ def _distill_classes(run: RdedRun, selection: Preselection, own: Collection[int]
     On a GPU, assembly runs alongside the scoring. On the CPU it takes turns: see `scoring`.
     """
     config, labels = run.config, range(len(run.source.class_names))
-    finished = {label for label in labels if label not in own or run.assembled(label) is not None}
-    if len(finished) == len(labels):
+    before = {label for label in own if run.assembled(label) is not None}
+    finished = {label for label in labels if label not in own} | before  # or left to others
+    if len(finished) == len(labels) and not run.ranks.connected:
         return
     maker = PatchMaker(
         run.source,
@@ -223,7 +224,7 @@ def _distill_classes(run: RdedRun, selection: Preselection, own: Collection[int]
     with_features = config.select in WITH_FEATURES
     needed = needed_images(maker, selection, finished)
     limits = ScoringLimits(config.batch_size, run.decode, config.workers, run.memory)
-    unreadable = _unreadable_so_far(run, selection, finished)
+    unreadable = _unreadable_so_far(run, selection, before)
     # Other rules choose once a class is complete, and have their winners decoded again.
     early = [count if config.select == "realistic" else 0 for count in run.key_patches]
     classes = OpenClasses(maker, selection, early, finished)
