@@ -8,6 +8,7 @@ import torch
 
 from pydream import _C
 from pydream.errors import PydreamError, first_line
+from pydream.launchers import place_of_rank
 from pydream.ops._dispatch import no_kernels
 from pydream.progress import say
 
@@ -23,7 +24,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
     ----------
     device
         ``"cpu"``, ``"cuda"``, a GPU's number such as ``"1"`` or ``"cuda:1"``; or ``"auto"``: the
-        first GPU that this build of pydream can use, else the CPU.
+        first GPU that this build of pydream can use, else the CPU. Of several ranks on a machine,
+        each begins with a GPU of its own for ``"cuda"`` and ``"auto"``.
 
     Raises
     ------
@@ -39,7 +41,10 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if known["cpu"]:
         return torch.device("cpu")
     try:
-        place = torch.device("cuda" if known["index"] is None else f"cuda:{known['index']}")
+        named = f"cuda:{known['index']}"
+        if known["index"] is None:  # the current GPU, unless ranks share the machine
+            named = "cuda" if place_of_rank() is None else f"cuda:{_first_gpu()}"
+        place = torch.device(named)
         found = torch.zeros(1, device=place).device  # including its index
         kernels = no_kernels(found)
     except (RuntimeError, AssertionError) as error:
@@ -74,12 +79,19 @@ def _choose() -> tuple[torch.device, str]:
     if not _C.cuda_architectures:
         return cpu, f"this build of pydream has no CUDA kernels for {_gpu_name(0)}"
     refused = []
-    for index in range(torch.cuda.device_count()):
+    count = torch.cuda.device_count()
+    for index in ((_first_gpu() + number) % count for number in range(count)):
         try:
             return resolve_device(f"cuda:{index}"), _gpu_name(index)
         except PydreamError as error:
             refused.append(str(error))
     return cpu, refused[0]
+
+
+def _first_gpu() -> int:
+    """Return the GPU that a rank begins with: another one for each on its machine."""
+    place = place_of_rank()
+    return 0 if place is None else place.local % max(1, torch.cuda.device_count())
 
 
 def _available() -> str:

@@ -15,6 +15,14 @@ class MissingSplitError(PydreamError):
     """A source has no images, or no labelled ones, of the requested split."""
 
 
+class OtherRankError(PydreamError):
+    """Another rank of the run has failed, and tells why; this one ends without a word."""
+
+
+class UnfinishedError(PydreamError):
+    """A shard has done its part, and others have not; this is no failure."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the error's name if it has no message."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

@@ -10,7 +10,7 @@ import json
 import reprlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +69,15 @@ class PartialRun:
         self._check()
 
     @contextmanager
-    def begin(self) -> Iterator[None]:
+    def begin(self, *, alone: bool = True) -> Iterator[None]:
         """Make the folder, and keep other processes out of it during the block.
 
         Nothing is written before this.
+
+        Parameters
+        ----------
+        alone
+            False for one of several processes that share the run: none is kept out.
 
         Raises
         ------
@@ -83,7 +88,7 @@ class PartialRun:
         with disk_errors(self.partial, RESUME):
             made = not self.partial.exists()
             self.partial.mkdir(parents=True, exist_ok=True)
-        with locked(self.partial):
+        with locked(self.partial) if alone else nullcontext():
             try:
                 self._check()
             except PydreamError:
@@ -91,10 +96,12 @@ class PartialRun:
                     with suppress(OSError):  # another process has begun in it
                         self.partial.rmdir()
                 raise
-            with disk_errors(self.partial, RESUME):
-                for leftover in self.partial.rglob(".*.beside"):  # of a killed process
-                    leftover.unlink()
-            self.write_text(self._begun, json.dumps(self._identity, indent=1))
+            if alone:
+                with disk_errors(self.partial, RESUME):
+                    for leftover in self.partial.rglob(".*.beside"):  # of a killed process
+                        leftover.unlink()
+            if alone or not self._begun.is_file():
+                self.write_text(self._begun, json.dumps(self._identity, indent=1))
             with disk_errors(self.partial, RESUME):
                 self._state.mkdir(exist_ok=True)
             yield
@@ -139,6 +146,20 @@ class PartialRun:
     def keep(self, name: str, record: Mapping[str, Any]) -> None:
         """Store a record for a later `resume`."""
         self.write_text(self._state / f"{name}.json", json.dumps(record))
+
+    def claim(self, name: str) -> bool:
+        """Return whether this process, of all that share the run, is the one to do something.
+
+        A later run by a single process does it all the same.
+        """
+        try:
+            with disk_errors(self._state, RESUME):
+                (self._state / f"{name}.claimed").open("x").close()
+        except PydreamError as error:
+            if isinstance(error.__cause__, FileExistsError):
+                return False
+            raise
+        return True
 
     def keep_bytes(self, name: str, data: bytes) -> None:
         """Store a file for a later `resume`, atomically."""

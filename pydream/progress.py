@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Protocol
@@ -34,9 +34,52 @@ class _RateColumn(ProgressColumn):
         return Text(_rate(speed, self.unit) if speed else "")
 
 
+class Together(Protocol):
+    """The ranks of a run, of which the first shows the progress of all; see `pydream.ranks`."""
+
+    count: int
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank shows it."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether there are several, which talk to each other."""
+
+    def count_together(self, name: str, done: int) -> int:
+        """Add to a count of all ranks, and return it."""
+
+    def tell(self, work: str) -> None:
+        """Tell the others what this rank is doing."""
+
+    def until(self, ready: Callable[[], bool]) -> None:
+        """Wait until something is so."""
+
+
+_ranks: Together | None = None
+
+
+@contextmanager
+def shared_with(ranks: Together) -> Iterator[None]:
+    """Show lines and progress of the block for all ranks: by the first of them, once."""
+    global _ranks
+    before, _ranks = _ranks, ranks
+    try:
+        yield
+    finally:
+        _ranks = before
+
+
+def is_silent() -> bool:
+    """Return whether another rank speaks for this one."""
+    return _ranks is not None and _ranks.connected and not _ranks.first
+
+
 def say(line: str) -> None:
-    """Print a line about the run on standard error."""
-    print(line, file=sys.stderr, flush=True)
+    """Print a line about the run on standard error, unless another rank does."""
+    if not is_silent():
+        print(line, file=sys.stderr, flush=True)
 
 
 class Advance(Protocol):
@@ -44,6 +87,12 @@ class Advance(Protocol):
 
     def __call__(self, done: int, note: str = "") -> None:
         """Count `done` units; show `note`, a few words on the progress, until the next one."""
+
+
+class _Shown(Protocol):
+    """Shows how many units of how many are finished."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
 
 
 class _Log:
@@ -55,8 +104,8 @@ class _Log:
         self._begun = self._told_at = time.monotonic()
         self._note = ""
 
-    def __call__(self, done: int, note: str = "") -> None:
-        self._done += done
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        self._done, self._total = done, total
         self._note = note or self._note
         if self._done >= self._total:  # `end` reports the end, once
             return
@@ -111,6 +160,63 @@ def track(description: str, total: int, unit: str, *, done: int = 0) -> Iterator
     Advance
         Function to call with the number of units just finished.
     """
+    if _ranks is not None and _ranks.connected:
+        with _tracked_together(_ranks, description, total, unit, done) as together:
+            yield together
+        return
+    with _shown(description, total, unit, done) as show:
+        finished = done
+
+        def advance(done: int, note: str = "") -> None:
+            nonlocal finished
+            finished += done
+            show(finished, total, note)
+
+        yield advance
+
+
+@contextmanager
+def _tracked_together(
+    ranks: Together, description: str, total: int, unit: str, done: int
+) -> Iterator[Advance]:
+    """Count for all ranks; the first shows the sums, until all have done their part."""
+
+    def sums(more: int = 0) -> tuple[int, int]:
+        return (
+            ranks.count_together(description, more),
+            ranks.count_together(f"{description}, all", 0),
+        )
+
+    ranks.count_together(f"{description}, all", total)
+    ranks.count_together(description, done)
+    begun = f"{description}, begun"
+    ranks.count_together(begun, 1)
+    if not ranks.first:
+
+        def count(done: int, note: str = "") -> None:
+            ranks.count_together(description, done)
+            ranks.tell(f"{description}, {note or unit}")
+
+        yield count
+        return
+    with _shown(description, total, unit, done) as show:
+
+        def advance(done: int, note: str = "") -> None:
+            ranks.tell(f"{description}, {note or unit}")
+            show(*sums(done), note)
+
+        def all_done() -> bool:
+            finished, whole = sums()
+            show(finished, whole)
+            return finished >= whole and ranks.count_together(begun, 0) == ranks.count
+
+        yield advance
+        ranks.until(all_done)
+
+
+@contextmanager
+def _shown(description: str, total: int, unit: str, done: int) -> Iterator[_Shown]:
+    """Show a bar on a terminal, else lines."""
     if not sys.stderr.isatty():
         log = _Log(description, total, unit, done)
         yield log
@@ -127,9 +233,9 @@ def track(description: str, total: int, unit: str, *, done: int = 0) -> Iterator
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(description, total=total, completed=done, note="")
 
-        def advance(done: int, note: str = "") -> None:
-            progress.update(task, advance=done)
+        def show(done: int, total: int, note: str = "") -> None:
+            progress.update(task, completed=done, total=total)
             if note:
                 progress.update(task, note=note)
 
-        yield advance
+        yield show

@@ -40,6 +40,7 @@ COMMANDS_OF = {
     "models/training_data.py": ("observer", "dream"),
     "partial.py": ("rded", "dream", "observer"),
     "profiling/": ("profile",),
+    "ranks.py": ("rded",),
     "rded/": ("rded",),
     "refinement/": ("refine",),
     "refinement/classes.py": ("rded", "refine"),

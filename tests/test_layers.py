@@ -14,8 +14,8 @@ PACKAGE = Path(pydream.__file__).parent
 FLOORS = (
     "_C errors lazy marks processors allocator arithmetic streams torch_state seeds gpus timeline "
     "memory_limits",
-    "checks files formatting progress versions",
-    "ops partial doctor replay",
+    "checks files formatting progress versions launchers",
+    "ops partial doctor replay ranks",
     "devices cluster data tiling",
     "models",
     "sets matching",

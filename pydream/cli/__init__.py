@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from pydream.errors import PydreamError
+from pydream.errors import OtherRankError, PydreamError, UnfinishedError
 from pydream.files import STOPPED
+from pydream.launchers import place_of_rank
+from pydream.progress import is_silent
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _CONTINUED = ("rded", "dream", "dream-compare", "refine", "observer", "evaluate", "relabel")
@@ -25,6 +27,12 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # characters that a terminal or a log cannot show
     output = _Output(sys.stdout or io.StringIO())  # Python has None for a closed stream
     try:
+        place = place_of_rank()
+        if place is not None:
+            # Else PyTorch tells of every connection that a rank's end closes.
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        if place is not None and place.rank > 0:  # the first rank speaks for all
+            output = _Output(io.StringIO())
         with contextlib.redirect_stdout(cast("TextIO", output)):
             try:
                 _run()
@@ -33,6 +41,10 @@ def main() -> None:
     except BrokenPipeError:
         _drop(sys.stdout, sys.stderr)
         raise SystemExit(1) from None
+    except UnfinishedError as told:
+        print(f"pydream: {told}", file=sys.stderr)
+    except OtherRankError:
+        raise SystemExit(2) from None
     except PydreamError as error:
         print(f"pydream: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -100,6 +112,8 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Print a warning of pydream as a line of its own, and those of other packages as usual."""
+    if is_silent():
+        return
     ours = _PACKAGE in Path(filename).resolve().parents
     python_words = warnings.formatwarning(message, category, filename, lineno, line)
     print(f"pydream: {message}" if ours else python_words.rstrip(), file=file or sys.stderr)

@@ -20,6 +20,7 @@ from pydream.sets.image_formats import ImageFormat
 _EXECUTION = (
     "out",
     "resume",
+    "shard",
     "batch_size",
     "workers",
     "memory_budget",
@@ -154,6 +155,9 @@ class RdedConfig(ObserverSettings, RefinementSettings):
     """Memory for decoded images and waiting patches, in MiB."""
     resume: bool = False
     """Continue an interrupted run. The result is byte-identical to that of an uninterrupted one."""
+    shard: Annotated[str | None, marks.arg(metavar="I/N")] = None
+    """Do the work of one of N jobs that write to the same folder and never talk: 0/N to (N-1)/N, or
+    auto for the task of a Slurm array. The last one finishes the set."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

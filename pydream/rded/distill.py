@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from pydream.data import Source
 from pydream.data.unreadable import Unreadable
 from pydream.devices import announce_device, resolve_device
+from pydream.errors import UnfinishedError
 from pydream.files import name_after
-from pydream.progress import say, track
+from pydream.progress import say, shared_with, track
+from pydream.ranks import Ranks, ranks_of
 from pydream.rded.class_counts import class_counts, ipc_identity, ipc_words
 from pydream.rded.classes import OpenClasses, ScoredClass
 from pydream.rded.config import RdedConfig
-from pydream.rded.finishing import MAPPED, finish_classes, refine_classes
-from pydream.rded.groups import needed_images
+from pydream.rded.finishing import MAPPED, RdedRefinement, finish_classes, open_refinement
+from pydream.rded.groups import needed_images, own_groups
 from pydream.rded.memory import MemoryShares
 from pydream.rded.observers import (
     keep_measured,
@@ -45,6 +47,7 @@ from pydream.sets.run import MadeSet, finish_run
 from pydream.sets.writer import SetWriter, check_place_of_set, finished_manifest
 from pydream.timeline import Stopwatch
 from pydream.torch_state import usual_torch_state
+from pydream.versions import package_record
 
 _SMALL_SIDE = 64  # the published recipes take whole images (factor 1) up to this side
 _MOST_FINISHING = 4  # classes that may wait to be assembled and written
@@ -80,11 +83,31 @@ def distill(
     ------
     PydreamError
         If an input cannot be used. Nothing half-written is then left at ``config.out``.
+    UnfinishedError
+        If this is a shard that has done its part, and others have not.
+
+    Notes
+    -----
+    Under torchrun or srun all ranks call this alike. Each scores classes of its own, the first one
+    finishes the set, and all return it.
     """
+    ranks = ranks_of(config.shard)
+    with shared_with(ranks), ranks.together():
+        return _distill(config, ranks, source, observer)
+
+
+def _distill(
+    config: RdedConfig,
+    ranks: Ranks,
+    source: Source | None,
+    observer: nn.Module | Sequence[nn.Module] | None,
+) -> MadeSet:
     watch = Stopwatch()
     named, device = config.device, resolve_device(config.device)
     out = config.out or Path(f"{name_after(config.source)}-rded-{ipc_words(config.ipc)}")
-    check_place_of_set(out, resume=config.resume)
+    resume = config.resume or ranks.is_shard
+    if ranks.first:
+        check_place_of_set(out, resume=resume)
     with watch("open"):
         source, held_out = open_sources(config, source)
         counts = class_counts(config.ipc, source)
@@ -95,7 +118,7 @@ def distill(
         factor = config.factor or (1 if side <= _SMALL_SIDE else 2)
         check_sizes(source, config, counts, factor, side)
         selection = preselect(source, config.preselect, config.seed)
-        fingerprint = source.fingerprint(selection.indices.tolist())
+        fingerprint = ranks.once(partial(source.fingerprint, selection.indices.tolist()))
     identity = {
         **config.identity(),
         "ipc": ipc_identity(counts, source.class_names),
@@ -104,15 +127,22 @@ def distill(
         "source_fingerprint": fingerprint,
         **observers_identity(observers),
     }
-    if config.resume and (manifest := finished_manifest(out, identity)) is not None:
+    ranks.agree({"settings": identity, "installation": package_record()})
+    if resume and (manifest := ranks.once(partial(finished_manifest, out, identity))) is not None:
         return MadeSet(out, manifest, {})
-    writer = SetWriter(out, identity, resume=config.resume)
+    writer = SetWriter(out, identity, resume=resume or not ranks.first)
     memory = MemoryShares.of(config.memory_budget, device)
-    run = RdedRun(config, decode, memory, source, observers, side, factor, counts, writer, watch)
-    with watch("preflight"):
-        measured = measure_observers(
+    run = RdedRun(
+        config, decode, memory, source, observers, side, factor, counts, writer, watch, ranks
+    )
+
+    def measure() -> list[Preflight]:
+        return measure_observers(
             config, observers, source, held_out, selection, writer, memory.preflight
         )
+
+    with watch("preflight"):
+        measured = ranks.once(measure)
     announce_device(named)
     for network in observers:
         network.announce()
@@ -120,23 +150,65 @@ def distill(
     run = replace(
         run, observers=tuple(network.with_class_order(found.order) for network, found in ordered)
     )
-    with writer.begin():
-        keep_measured(writer, measured)
-        _distill_classes(run, selection)
-        refinement, pictures = refine_classes(run, observer) if config.refine else (None, None)
-        manifest = _finish(run, identity, measured, refinement)
-        report = partial(_write_report, run, pictures)
-        return finish_run(writer, manifest, watch, report)
+    with ExitStack() as begun:
+        if ranks.first:
+            begun.enter_context(writer.begin(alone=not ranks.is_shard))
+            keep_measured(writer, measured)
+        ranks.wait()
+        if not ranks.first:
+            begun.enter_context(writer.begin(alone=False))
+        refining = open_refinement(run, observer) if config.refine else None
+        groups = [range(label, label + 1) for label in range(len(counts))]
+        if refining is not None:
+            groups = refining.groups
+        own = own_groups(groups, selection, ranks)
+        _distill_classes(run, selection, {label for group in own for label in group})
+        if refining is not None:
+            refining.run(own)
+        ranks.wait()
+        if not ranks.first:
+            ranks.wait()  # until the first has finished the set
+            return MadeSet(out, Manifest.read(out), {})
+        if ranks.count > 1:
+            _check_all(run, selection)
+        manifest = _finish(run, identity, measured, refining)
+        made = finish_run(writer, manifest, watch, partial(_write_report, run, refining))
+        ranks.wait()
+        return made
 
 
-def _distill_classes(run: RdedRun, selection: Preselection) -> None:
-    """Score the classes in order, then assemble and write each.
+def _check_all(run: RdedRun, selection: Preselection) -> None:
+    """Check the work of all processes together, before one of them finishes the set.
+
+    Raises
+    ------
+    UnfinishedError
+        If a class is left to another shard, or another shard is finishing the set.
+    PydreamError
+        If too many images cannot be read.
+    """
+    labels, writer, ranks = range(len(run.counts)), run.writer, run.ranks
+    missing = [label for label in labels if writer.finished_class(label) is None]
+    shard = f"shard {ranks.number}/{ranks.count} is done"
+    if missing:
+        raise UnfinishedError(
+            f"{shard}; {len(missing):,} of {len(labels):,} classes are left to other shards: the "
+            "last one finishes the set, or the same command with --resume in place of --shard"
+        )
+    if ranks.is_shard and not writer.claim("finish"):
+        raise UnfinishedError(f"{shard}, and another one is finishing the set")
+    _unreadable_so_far(run, selection, set(labels)).say()
+
+
+def _distill_classes(run: RdedRun, selection: Preselection, own: Collection[int]) -> None:
+    """Score some classes in order, then assemble and write each.
 
     On a GPU, assembly runs alongside the scoring. On the CPU it takes turns: see `scoring`.
     """
     config, labels = run.config, range(len(run.source.class_names))
-    finished = {label for label in labels if run.assembled(label) is not None}
-    if len(finished) == len(labels):
+    before = {label for label in own if run.assembled(label) is not None}
+    finished = {label for label in labels if label not in own} | before  # or left to others
+    if len(finished) == len(labels) and not run.ranks.connected:
         return
     maker = PatchMaker(
         run.source,
@@ -152,7 +224,7 @@ def _distill_classes(run: RdedRun, selection: Preselection) -> None:
     with_features = config.select in WITH_FEATURES
     needed = needed_images(maker, selection, finished)
     limits = ScoringLimits(config.batch_size, run.decode, config.workers, run.memory)
-    unreadable = _unreadable_so_far(run, selection, finished)
+    unreadable = _unreadable_so_far(run, selection, before)
     # Other rules choose once a class is complete, and have their winners decoded again.
     early = [count if config.select == "realistic" else 0 for count in run.key_patches]
     classes = OpenClasses(maker, selection, early, finished)
@@ -226,9 +298,10 @@ def _finish(
     run: RdedRun,
     identity: dict[str, Any],
     measured: Sequence[Preflight],
-    refinement: dict[str, Any] | None,
+    refining: RdedRefinement | None,
 ) -> Manifest:
     """Write the provenance; return the manifest."""
+    refinement = None if refining is None else refining.finish()
     writer, config, observer = run.writer, run.config, run.observers[0]
     records = []
     for label in range(len(run.source.class_names)):
@@ -267,7 +340,7 @@ def _finish(
 
 def _write_report(
     run: RdedRun,
-    pictures: Callable[[DistilledSet], dict[str, Tensor]] | None,
+    refining: RdedRefinement | None,
     distilled: DistilledSet,
     write: Callable[[Path, bytes], None],
 ) -> None:
@@ -279,5 +352,5 @@ def _write_report(
         for name, record in zip(names, records, strict=False)
         if record is not None and "map" in record
     }
-    refined = None if pictures is None else pictures(distilled)
+    refined = None if refining is None else refining.pictures(distilled)
     write_report(distilled, write, refined=refined, maps=maps)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from pydream.errors import PydreamError
+from pydream.models import Observer
 from pydream.rded.classes import ScoredClass
 from pydream.rded.observers import open_observers
 from pydream.rded.patches import KeyPatch, PatchMaker, Preselection, assemble
@@ -127,16 +128,55 @@ def _check_usable(run: RdedRun, label: int, total: int, skipped: list[dict[str, 
         )
 
 
-def refine_classes(
-    run: RdedRun, given: nn.Module | Sequence[nn.Module] | None
-) -> tuple[dict[str, Any], Callable[[DistilledSet], dict[str, Tensor]]]:
-    """Refine the classes and write them.
+@dataclass(frozen=True)
+class RdedRefinement:
+    """The refinement of a run's classes.
 
-    Returns
-    -------
-    tuple
-        ``refinement`` of the manifest, and the function that returns pictures for the report.
+    Attributes
+    ----------
+    run_of
+        The run.
+    observers
+        Its observers in float32.
+    refinement
+        The refinement of all classes.
     """
+
+    run_of: RdedRun
+    observers: tuple[Observer, ...]
+    refinement: Refinement
+
+    @property
+    def groups(self) -> list[range]:
+        """Groups of classes that are refined together."""
+        return self.refinement.refiner.groups(self.run_of.counts)
+
+    def run(self, groups: Sequence[range]) -> None:
+        """Refine groups of assembled classes, and write them."""
+        run = self.run_of
+        self.refinement.run(
+            partial(kept_unrefined, run.writer),
+            run.watch,
+            image_format=run.config.image_format,
+            quality=run.config.quality,
+            groups=groups,
+        )
+
+    def finish(self) -> dict[str, Any]:
+        """Write ``images.pt``, once all classes are refined; return the manifest's record."""
+        run = self.run_of
+        self.refinement.write_floats(run.side)
+        return self.refinement.record(
+            run.config, self.observers, steps=run.config.refine, seed=run.config.seed
+        )
+
+    def pictures(self, distilled: DistilledSet) -> dict[str, Tensor]:
+        """Return pictures for the report."""
+        return self.refinement.pictures(partial(kept_unrefined, self.run_of.writer), distilled)
+
+
+def open_refinement(run: RdedRun, given: nn.Module | Sequence[nn.Module] | None) -> RdedRefinement:
+    """Return the refinement that follows the collage."""
     config, observers = run.config, run.observers
     if observers[0].precision != "float32":
         exact = replace(config, precision="float32", compile=False)
@@ -150,14 +190,4 @@ def refine_classes(
         seed=config.seed,
     )
     anchors = AnchorReader(run.source, factor=run.factor, side=run.side, workers=config.workers)
-    refinement = Refinement(refiner, anchors, run.counts, run.writer)
-    read = partial(kept_unrefined, run.writer)
-    refinement.run(
-        read,
-        run.watch,
-        image_format=config.image_format,
-        quality=config.quality,
-    )
-    refinement.write_floats(run.side)
-    record = refinement.record(config, observers, steps=config.refine, seed=config.seed)
-    return record, partial(refinement.pictures, read)
+    return RdedRefinement(run, observers, Refinement(refiner, anchors, run.counts, run.writer))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from pydream.ranks import Ranks
 from pydream.rded.patches import PatchMaker, Preselection
 
 
@@ -19,6 +20,13 @@ def group_size(tile: int, crops: int) -> int:
 def images_together(maker: PatchMaker) -> int:
     """Return the smallest number of images whose crops fill whole passes of all observers."""
     return math.lcm(*(group_size(observer.tile, maker.crops) for observer in maker.observers))
+
+
+def own_groups(groups: Sequence[range], selection: Preselection, ranks: Ranks) -> list[range]:
+    """Return the groups of classes that this process distils, balanced by the images to score."""
+    images = np.diff(selection.starts)
+    own = ranks.own([int(images[group.start : group.stop].sum()) for group in groups])
+    return [groups[number] for number in own]
 
 
 def needed_images(

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydream.data import Source
 from pydream.models import Observer
+from pydream.ranks import Ranks
 from pydream.rded.config import RdedConfig
 from pydream.rded.memory import MemoryShares
 from pydream.refinement.classes import unrefined_record
@@ -38,6 +39,8 @@ class RdedRun:
         Writer of the set.
     watch
         Stopwatch of the stages.
+    ranks
+        The processes that share the run.
     """
 
     config: RdedConfig
@@ -50,6 +53,7 @@ class RdedRun:
     counts: tuple[int, ...]
     writer: SetWriter
     watch: Stopwatch
+    ranks: Ranks
 
     @property
     def key_patches(self) -> list[int]:

@@ -76,6 +76,7 @@ class Refinement:
         *,
         image_format: ImageFormat,
         quality: int,
+        groups: Sequence[range] | None = None,
     ) -> None:
         """Refine the classes that are not finished.
 
@@ -87,11 +88,14 @@ class Refinement:
             Stopwatch of the stages.
         image_format, quality
             File format of the images, and its quality.
+        groups
+            Groups of the refiner, by default all.
         """
-        groups = self.refiner.groups(self.counts)
+        groups = self.refiner.groups(self.counts) if groups is None else groups
         unfinished = [group for group in groups if not all(map(self._finished, group))]
-        done = len(self.counts) - sum(map(len, unfinished))
-        with track("refining", len(self.counts), "classes", done=done) as advance:
+        total = sum(map(len, groups))
+        done = total - sum(map(len, unfinished))
+        with track("refining", total, "classes", done=done) as advance:
             for group in unfinished:
                 classes = {label: read(label) for label in group}
                 refined = self._refine(classes, watch)

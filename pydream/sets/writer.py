@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -69,17 +71,22 @@ class SetWriter(PartialRun):
         self._scratch = self.partial / "scratch"
 
     @contextmanager
-    def begin(self) -> Iterator[None]:
+    def begin(self, *, alone: bool = True) -> Iterator[None]:
         """Make the folders, and lock them against other processes during the block.
 
         Nothing is written before this.
+
+        Parameters
+        ----------
+        alone
+            False for one of several processes that share the run: none is kept out.
 
         Raises
         ------
         PydreamError
             If another process writes to the partial set, or the folders cannot be made.
         """
-        with super().begin():
+        with super().begin(alone=alone):
             with disk_errors(self.partial, RESUME):
                 for folder in (self.set / "images", self._scratch):
                     folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +123,8 @@ class SetWriter(PartialRun):
         image_format, quality
             File format of the images, and its quality; the quality counts for WebP and JPEG only.
         """
-        scratch = self._scratch / f"{label:05d}"
+        # Another process that shares the run may write the same class, to the same bytes.
+        scratch = self._scratch / f"{label:05d}-{platform.node()}-{os.getpid()}"
         place = self._images_of(label)
         with disk_errors(scratch, RESUME):
             for leftover in (scratch, place):  # of a run killed before it recorded the class

@@ -1,0 +1,320 @@
+"""Processes that share a run: ranks under torchrun or srun, and shards that never talk.
+
+Ranks exchange a few small values through the key-value store that `torch.distributed` brings along,
+and tell each other of errors and progress. Everything else goes through the folder of the run.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from functools import cache
+from typing import Any, TypeVar
+
+import numpy as np
+from torch.distributed import (  # type: ignore[attr-defined]
+    PrefixStore,
+    Store,
+    TCPStore,
+    rendezvous,
+)
+
+from pydream.errors import OtherRankError, PydreamError
+from pydream.launchers import place_in_array, place_of_rank
+
+T = TypeVar("T")
+
+_PATIENCE = 30 * 60.0  # seconds without any sign of a rank
+_LEAVING = 60.0  # seconds for all ranks to end once the first has
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.01, 0.2  # seconds between two looks at the store
+_SHARD = re.compile(r"(\d+)/(\d+)")
+
+
+class Ranks:
+    """One of several processes that share a run, or the only one.
+
+    Parameters
+    ----------
+    number, count
+        Number of this process, from 0, and of all of them.
+    store
+        Store that connects them; None for the only process, and for shards.
+
+    Attributes
+    ----------
+    number, count
+        As given.
+    """
+
+    def __init__(self, number: int = 0, count: int = 1, store: Store | None = None) -> None:
+        self.number, self.count = number, count
+        self._store = store
+        self._steps = 0
+        self._told = 0.0
+
+    @property
+    def connected(self) -> bool:
+        """Whether the processes talk to each other."""
+        return self._store is not None
+
+    @property
+    def is_shard(self) -> bool:
+        """Whether this is one of several processes that never talk."""
+        return self.count > 1 and self._store is None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that measures and finishes for all; so is every shard."""
+        return self.number == 0 or self._store is None
+
+    def own(self, weights: Sequence[int]) -> range:
+        """Return this process's block of items, so that all blocks weigh about the same.
+
+        Blocks depend on nothing but the weights and the number of processes.
+
+        Parameters
+        ----------
+        weights
+            Work of each item.
+        """
+        ends = np.cumsum(weights)
+        middles = ends - np.asarray(weights) / 2
+        owners = np.minimum(middles * self.count // max(int(ends[-1]), 1), self.count - 1)
+        mine = np.flatnonzero(owners == self.number)
+        return range(int(mine[0]), int(mine[-1]) + 1) if len(mine) else range(0)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """End all ranks if this one fails in the block, and wait for all at its end."""
+        try:
+            yield
+        except OtherRankError:
+            raise
+        except BaseException as error:
+            if self._store is not None:
+                with suppress(RuntimeError):  # the store may be gone with its rank
+                    first = self._store.add("failed", 1) == 1
+                    if not first and isinstance(error, PydreamError):
+                        raise OtherRankError from error  # which has likely told the same
+            raise
+        self._leave()
+
+    def once(self, make: Callable[[], T]) -> T:
+        """Return what the first rank makes; a shard makes its own.
+
+        Raises
+        ------
+        OtherRankError
+            If the first rank fails to make it; that rank raises its own error.
+        """
+        if self._store is None:
+            return make()
+        key = self._key("made")
+        if self.first:
+            value = make()
+            self._store.set(key, pickle.dumps(value))  # type: ignore[arg-type]  # bytes, too
+            return value
+        store = self._store
+        self.until(lambda: store.check([key]))
+        made: T = pickle.loads(store.get(key))
+        return made
+
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all ranks by their number; all ranks call this, and all get them.
+
+        Values travel through the store, so they are small: numbers, records, some thousand rows.
+
+        Raises
+        ------
+        OtherRankError
+            If another rank fails before it has one.
+        """
+        if self._store is None:
+            return [value]
+        key, store = self._key("gathered"), self._store
+        store.set(f"{key}-{self.number}", pickle.dumps(value))  # type: ignore[arg-type]
+        keys = [f"{key}-{number}" for number in range(self.count)]
+        self.until(lambda: store.check(keys))
+        return [pickle.loads(store.get(key)) for key in keys]
+
+    def take_turns(self, count: int) -> Iterator[int]:
+        """Yield the numbers of some items, each to one rank: the next one to whoever is free.
+
+        Parameters
+        ----------
+        count
+            Number of items, which all ranks know in the same order, the longest work first.
+        """
+        if self._store is None:
+            yield from range(count)
+            return
+        key = self._key("turns")
+        while True:
+            with self._store_errors():
+                number = self._store.add(key, 1) - 1
+            if number >= count:
+                return
+            yield number
+
+    def wait(self) -> None:
+        """Wait until all ranks have come here; shards do not wait.
+
+        Raises
+        ------
+        OtherRankError
+            If another rank has failed.
+        PydreamError
+            If a rank has shown no sign of life for half an hour.
+        """
+        if self._store is None:
+            return
+        store, key = self._store, self._key("come")
+        store.add(key, 1)
+        self.until(lambda: store.add(key, 0) == self.count)
+
+    def agree(self, facts: Mapping[str, Any]) -> None:
+        """Raise PydreamError unless all ranks have the same facts: settings and versions."""
+        of_first, *others = self.gather(dict(facts))
+        for number, theirs in enumerate(others, start=1):
+            names = {**of_first, **theirs}
+            differing = [name for name in names if of_first.get(name) != theirs.get(name)]
+            if differing:
+                raise PydreamError(
+                    f"rank {number} runs with another {', '.join(sorted(differing))} than rank 0: "
+                    "start all ranks with one command, on machines with the same installation"
+                )
+
+    def tell(self, work: str) -> None:
+        """Tell the others what this rank is doing; at most once a second goes out."""
+        if self._store is None or time.monotonic() - self._told < 1:
+            return
+        self._told = time.monotonic()
+        with self._store_errors():
+            self._store.set(f"work-{self.number}", work)
+            self._store.add(f"beat-{self.number}", 1)
+
+    def count_together(self, name: str, done: int) -> int:
+        """Add to a count of all ranks, and return it."""
+        if self._store is None:
+            raise ValueError("shards and single processes have nothing to count together")
+        with self._store_errors():
+            return int(self._store.add(f"count-{name}", done))
+
+    def _key(self, what: str) -> str:
+        """Return the key of the next step, which is the same on all ranks."""
+        self._steps += 1
+        return f"{self._steps}-{what}"
+
+    def until(self, ready: Callable[[], bool]) -> None:
+        """Wait until something is so, unless another rank fails or none does anything.
+
+        Raises
+        ------
+        OtherRankError
+            If another rank has failed.
+        PydreamError
+            If no rank has shown a sign of life for half an hour.
+        """
+        assert self._store is not None
+        seen: list[int] = []
+        since, pause = time.monotonic(), _SHORTEST_PAUSE
+        while True:
+            with self._store_errors():
+                if ready():
+                    return
+                if self._store.check(["failed"]):
+                    raise OtherRankError
+                beats = [self._store.add(f"beat-{number}", 0) for number in range(self.count)]
+            if beats != seen:
+                seen, since = beats, time.monotonic()
+            elif time.monotonic() - since > _PATIENCE:
+                raise PydreamError(f"no rank has done anything for half an hour; {self._last()}")
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _last(self) -> str:
+        assert self._store is not None
+        told = []
+        for number in range(self.count):
+            key = f"work-{number}"
+            work = self._store.get(key).decode() if self._store.check([key]) else "nothing"
+            told.append(f"rank {number} told last: {work}")
+        return "; ".join(told)
+
+    @contextmanager
+    def _store_errors(self) -> Iterator[None]:
+        """Turn a lost connection into the error of another rank: the store has gone with one."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise OtherRankError from error
+
+    def _leave(self) -> None:
+        """Let the first rank, which may hold the store, end last."""
+        if self._store is None:
+            return
+        with suppress(RuntimeError):
+            self._store.add("left", 1)
+            end = time.monotonic() + _LEAVING
+            while self.first and self._store.add("left", 0) < self.count:
+                if time.monotonic() > end:
+                    return
+                time.sleep(_SHORTEST_PAUSE)
+
+
+def ranks_of(shard: str | None) -> Ranks:
+    """Return this process's place among those that share its run.
+
+    Parameters
+    ----------
+    shard
+        ``"i/n"`` for one of n shards, ``"auto"`` for that of a Slurm array, or None: a rank, if
+        torchrun or srun has started several, else the only process.
+
+    Raises
+    ------
+    PydreamError
+        If the shard is not one of its number, or the ranks cannot find each other.
+    """
+    if shard is None:
+        return _connected()
+    if shard == "auto":
+        task = place_in_array()
+        if task is None:
+            raise PydreamError("--shard auto is for the tasks of a Slurm array; else give i/n")
+        return Ranks(*task)
+    found = _SHARD.fullmatch(shard)
+    if found is None or not int(found[1]) < int(found[2]):
+        raise PydreamError(
+            f"--shard takes i/n, the number of a shard from 0 and that of all; got {shard}"
+        )
+    return Ranks(int(found[1]), int(found[2]))
+
+
+@cache
+def _connected() -> Ranks:
+    """Connect with the other ranks, once for each process."""
+    place = place_of_rank()
+    if place is None:
+        return Ranks()
+    number, count, _, address, port = place
+    try:
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            store, number, count = next(rendezvous("env://"))
+        else:
+            store = TCPStore(
+                address, port, count, number == 0, timeout=timedelta(seconds=_PATIENCE)
+            )
+    except (RuntimeError, ValueError) as error:
+        raise PydreamError(
+            f"rank {number} of {count} does not reach {address}:{port}: {error}; set MASTER_ADDR "
+            "and MASTER_PORT to a place that all ranks reach, or start them by torchrun"
+        ) from error
+    # torchrun's store outlives a restart of the ranks.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return Ranks(number, count, PrefixStore(f"pydream-{attempt}", store))
