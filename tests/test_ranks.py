@@ -24,7 +24,7 @@ from pydream.launchers import first_host, place_of_rank
 from pydream.ranks import Ranks, ranks_of
 from pydream.rded import distill
 from pydream.sets.run import MadeSet
-from tests.rded_runs import settings, write_pictures, write_random_observer
+from rded_runs import settings, write_pictures, write_random_observer
 
 LIMIT = 120  # seconds for a run of tiny pictures
 
