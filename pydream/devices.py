@@ -91,7 +91,7 @@ def _choose() -> tuple[torch.device, str]:
 def _first_gpu() -> int:
     """Return the GPU that a rank begins with: another one for each on its machine."""
     place = place_of_rank()
-    return 0 if place is None else place.local % max(1, torch.cuda.device_count())
+    return 0 if place is None else place.local_rank % max(1, torch.cuda.device_count())
 
 
 def _available() -> str:

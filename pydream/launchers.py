@@ -15,8 +15,8 @@ class Place(NamedTuple):
     """Number of a rank, of all ranks and of the rank on its machine; where they find each other."""
 
     rank: int
-    count: int
-    local: int
+    world_size: int
+    local_rank: int
     address: str
     port: int
 

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch.distributed import HashStore
+from rded_runs import settings, write_pictures, write_random_observer
+from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from pydream.errors import OtherRankError, PydreamError, UnfinishedError
 from pydream.launchers import first_host, place_of_rank
 from pydream.ranks import Ranks, ranks_of
 from pydream.rded import distill
 from pydream.sets.run import MadeSet
-from rded_runs import settings, write_pictures, write_random_observer
 
 LIMIT = 120  # seconds for a run of tiny pictures
 
@@ -307,7 +307,7 @@ def test_ranks_without_an_address_are_told(monkeypatch: pytest.MonkeyPatch) -> N
     ("hosts", "first"),
     [("node[03-07,12]", "node03"), ("a,b", "a"), ("gpu7", "gpu7"), ("x[1,3]y", "x1")],
 )
-def test_thefirst_host(hosts: str, first: str) -> None:
+def test_the_first_host(hosts: str, first: str) -> None:
     assert first_host(hosts) == first
 
 
