@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Protocol
 
@@ -58,6 +58,7 @@ class Together(Protocol):
 
 
 _ranks: Together | None = None
+_outer: tuple[str, Advance] | None = None  # unit of the divided activity that runs, and its count
 
 
 @contextmanager
@@ -138,32 +139,57 @@ def _clock(seconds: float) -> str:
 
 
 @contextmanager
-def track(description: str, total: int, unit: str, *, done: int = 0) -> Iterator[Advance]:
+def track(
+    description: str, total: int, unit: str, *, done: int = 0, divided: bool = False
+) -> Iterator[Advance]:
     """Show the progress of the block on standard error: a bar on a terminal, else lines.
 
     The lines suit logs and notebooks: one after every tenth, at least a second apart, one every
-    half minute, and one at the end.
+    half minute, and one at the end. Of several ranks, the first shows it.
 
     Parameters
     ----------
     description
-        Name of the activity, in two or three words.
+        Name of the activity, in two or three words; a divided one has a name of its own.
     total
         Number of units in the whole.
     unit
         Name of the units, in the plural.
     done
         Number of units finished before.
+    divided
+        Whether each rank does a part of the activity, of which `total` and `done` count that part.
+        All ranks then enter the block, the sums are shown, and the first waits at its end for all.
+        Otherwise ranks need not do the same. Activities inside a divided one are not shown, but
+        count for it if they have its unit.
 
     Yields
     ------
     Advance
         Function to call with the number of units just finished.
     """
-    if _ranks is not None and _ranks.connected:
-        with _tracked_together(_ranks, description, total, unit, done) as together:
-            yield together
-        return
+    if _outer is not None:
+        assert not divided
+        yield _inner(description, unit, *_outer)
+    elif _ranks is None or not _ranks.connected:
+        with _counted(description, total, unit, done) as count:
+            yield count
+    elif divided:
+        with _tracked_together(_ranks, description, total, unit, done) as count:
+            yield count
+    else:
+        alone = _counted(description, total, unit, done) if _ranks.first else nullcontext(_nothing)
+        with alone as count:
+            yield _telling(_ranks, description, unit, count)
+
+
+def _nothing(done: int, note: str = "") -> None:
+    """Show nothing."""
+
+
+@contextmanager
+def _counted(description: str, total: int, unit: str, done: int) -> Iterator[Advance]:
+    """Count what this process does, and show it."""
     with _shown(description, total, unit, done) as show:
         finished = done
 
@@ -175,43 +201,58 @@ def track(description: str, total: int, unit: str, *, done: int = 0) -> Iterator
         yield advance
 
 
+def _telling(ranks: Together, description: str, unit: str, count: Advance) -> Advance:
+    """Tell the other ranks of progress, too."""
+
+    def advance(done: int, note: str = "") -> None:
+        ranks.tell(f"{description}, {note or unit}")
+        count(done, note)
+
+    return advance
+
+
+def _inner(description: str, unit: str, unit_around: str, around: Advance) -> Advance:
+    """Count an activity inside a divided one for that, if it has its unit."""
+
+    def advance(done: int, note: str = "") -> None:
+        around(done if unit == unit_around else 0, ": ".join(filter(None, (description, note))))
+
+    return advance
+
+
 @contextmanager
 def _tracked_together(
     ranks: Together, description: str, total: int, unit: str, done: int
 ) -> Iterator[Advance]:
     """Count for all ranks; the first shows the sums, until all have done their part."""
-
-    def sums(more: int = 0) -> tuple[int, int]:
-        return (
-            ranks.count_together(description, more),
-            ranks.count_together(f"{description}, all", 0),
-        )
-
-    ranks.count_together(f"{description}, all", total)
+    global _outer
+    whole, ended = f"{description}, all", f"{description}, ended"
+    ranks.count_together(whole, total)
     ranks.count_together(description, done)
-    begun = f"{description}, begun"
-    ranks.count_together(begun, 1)
-    if not ranks.first:
+
+    def sums(more: int) -> tuple[int, int]:
+        return ranks.count_together(description, more), ranks.count_together(whole, 0)
+
+    with _shown(description, total, unit, done) if ranks.first else nullcontext() as show:
 
         def count(done: int, note: str = "") -> None:
-            ranks.count_together(description, done)
-            ranks.tell(f"{description}, {note or unit}")
+            finished = sums(done)
+            if show is not None:
+                show(*finished, note)
 
-        yield count
-        return
-    with _shown(description, total, unit, done) as show:
+        def all_ended() -> bool:
+            count(0)
+            return ranks.count_together(ended, 0) == ranks.count
 
-        def advance(done: int, note: str = "") -> None:
-            ranks.tell(f"{description}, {note or unit}")
-            show(*sums(done), note)
-
-        def all_done() -> bool:
-            finished, whole = sums()
-            show(finished, whole)
-            return finished >= whole and ranks.count_together(begun, 0) == ranks.count
-
-        yield advance
-        ranks.until(all_done)
+        advance = _telling(ranks, description, unit, count)
+        _outer = unit, advance
+        try:
+            yield advance
+        finally:
+            _outer = None
+        ranks.count_together(ended, 1)
+        if ranks.first:
+            ranks.until(all_ended)
 
 
 @contextmanager

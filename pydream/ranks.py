@@ -56,6 +56,7 @@ class Ranks:
         self._store = store
         self._steps = 0
         self._told = 0.0
+        self._joined = False
 
     @property
     def connected(self) -> bool:
@@ -90,7 +91,14 @@ class Ranks:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """End all ranks if this one fails in the block, and wait for all at its end."""
+        """End all ranks if this one fails in the block, and wait for all at its end.
+
+        A block inside another does nothing of its own.
+        """
+        if self._joined:
+            yield
+            return
+        self._joined = True
         try:
             yield
         except OtherRankError:
@@ -102,6 +110,8 @@ class Ranks:
                     if not first and isinstance(error, PydreamError):
                         raise OtherRankError from error  # which has likely told the same
             raise
+        finally:
+            self._joined = False
         self._leave()
 
     def once(self, make: Callable[[], T]) -> T:
@@ -259,9 +269,10 @@ class Ranks:
         if self._store is None:
             return
         with suppress(RuntimeError):
-            self._store.add("left", 1)
+            key = self._key("left")
+            self._store.add(key, 1)
             end = time.monotonic() + _LEAVING
-            while self.first and self._store.add("left", 0) < self.count:
+            while self.first and self._store.add(key, 0) < self.count:
                 if time.monotonic() > end:
                     return
                 time.sleep(_SHORTEST_PAUSE)

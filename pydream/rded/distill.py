@@ -229,7 +229,7 @@ def _distill_classes(run: RdedRun, selection: Preselection, own: Collection[int]
     early = [count if config.select == "realistic" else 0 for count in run.key_patches]
     classes = OpenClasses(maker, selection, early, finished)
     with (
-        track("scoring", int(needed.sum()) * maker.crops, "patches") as advance,
+        track("scoring", int(needed.sum()) * maker.crops, "patches", divided=True) as advance,
         _one_by_one(beside=maker.observer.device.type != "cpu") as do,
     ):
         batches = score(

@@ -95,7 +95,7 @@ class Refinement:
         unfinished = [group for group in groups if not all(map(self._finished, group))]
         total = sum(map(len, groups))
         done = total - sum(map(len, unfinished))
-        with track("refining", total, "classes", done=done) as advance:
+        with track("refining", total, "classes", done=done, divided=True) as advance:
             for group in unfinished:
                 classes = {label: read(label) for label in group}
                 refined = self._refine(classes, watch)
