@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from pydream.errors import PydreamError
 from pydream.evaluate.config import RelabelConfig
 from pydream.files import check_place, disk_errors, locked, write_whole
 from pydream.models import Observer
-from pydream.progress import track
+from pydream.progress import shared_with, track
+from pydream.ranks import Ranks, ranks_of
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.opening import open_observer, open_set
 from pydream.students.config import with_views_of_set
@@ -31,6 +34,7 @@ from pydream.students.stored_labels import (
 )
 from pydream.students.views import largest_batch, views
 from pydream.torch_state import usual_torch_state
+from pydream.versions import package_record
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,19 @@ def relabel(config: RelabelConfig, *, observer: torch.nn.Module | None = None) -
     ------
     PydreamError
         If an input cannot be used, or labels for other settings exist.
+
+    Notes
+    -----
+    Under torchrun or srun all ranks call this alike, and each labels some of the epochs.
     """
+    ranks = ranks_of(None)
+    with shared_with(ranks), ranks.together():
+        return _relabel(config, ranks, observer)
+
+
+def _relabel(
+    config: RelabelConfig, ranks: Ranks, observer: torch.nn.Module | None
+) -> RelabelResult:
     names = None if config.source is None else open_source(config.source).class_names
     distilled = open_set(config, names)
     config = with_views_of_set(config, distilled.manifest.views)
@@ -104,15 +120,24 @@ def relabel(config: RelabelConfig, *, observer: torch.nn.Module | None = None) -
     )
     announce_device(config.device)
     network.announce()
-    with disk_errors(labels):
-        labels.mkdir(parents=True, exist_ok=True)
-    with locked(labels):
-        for seed in config.seeds:
-            plan = _plan(config, distilled, network, recipe, seed)
-            write_plan(labels_folder(distilled, seed), plan)
-            _store(distilled, network, recipe, plan)
-        if distilled.is_ours:
+    plans = [_plan(config, distilled, network, recipe, seed) for seed in config.seeds]
+    ranks.agree({"settings": [*map(dataclasses.asdict, plans)], "installation": package_record()})
+    if ranks.first:
+        with disk_errors(labels):
+            labels.mkdir(parents=True, exist_ok=True)
+    with locked(labels) if ranks.first else nullcontext():
+        if ranks.first:
+            for leftover in labels.rglob(".*.beside"):  # of a killed process
+                with disk_errors(leftover):
+                    leftover.unlink()
+            for plan in plans:
+                write_plan(labels_folder(distilled, plan.seed), plan)
+        ranks.wait()
+        _store(distilled, network, recipe, plans, ranks)
+        ranks.wait()
+        if distilled.is_ours and ranks.first:
             _note_bytes(distilled)
+        ranks.wait()
     return RelabelResult(
         path=labels,
         images_bytes=distilled.images_bytes,
@@ -144,17 +169,22 @@ def _plan(
 
 
 def _store(
-    distilled: DistilledSet, observer: Observer, recipe: ResolvedRecipe, plan: LabelPlan
+    distilled: DistilledSet,
+    observer: Observer,
+    recipe: ResolvedRecipe,
+    plans: Sequence[LabelPlan],
+    ranks: Ranks,
 ) -> None:
-    """Store the epochs that are missing."""
-    folder = labels_folder(distilled, plan.seed)
+    """Store the epochs that are missing; each is made by one rank."""
     images = distilled.images.to(observer.device)
     fitting = observer.with_tile(largest_batch(len(images), recipe))
     rows = len(images) * recipe.views_per_image
-    epochs = plan.stored_epochs()
-    with track(f"labels, seed {plan.seed}", len(epochs), "epochs") as advance:
-        for epoch in epochs:
-            file = epoch_file(folder, epoch)
+    epochs = [(plan, epoch) for plan in plans for epoch in plan.stored_epochs()]
+    total = len(epochs) if ranks.first else 0  # whichever rank makes them
+    with track("labels", total, "epochs", divided=True) as advance:
+        for number in ranks.take_turns(len(epochs)):
+            plan, epoch = epochs[number]
+            file = epoch_file(labels_folder(distilled, plan.seed), epoch)
             if not file.exists():
                 logits = torch.empty(rows, observer.num_classes, device=observer.device)
                 for batch in views(
@@ -162,7 +192,7 @@ def _store(
                 ):
                     logits[batch.rows] = fitting.logits(batch.images)
                 write_epoch(file, logits, plan.top_k, plan.temperature)
-            advance(1)
+            advance(1, f"seed {plan.seed}" if len(plans) > 1 else "")
 
 
 def _note_bytes(distilled: DistilledSet) -> None:

@@ -1,0 +1,99 @@
+"""Ranks of a run as processes of their own, forked from one that has loaded PyTorch already."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["pydream.evaluate.evaluation", "pydream.inspection.inspection"])
+LIMIT = 120  # seconds for ranks with tiny images
+
+
+def free_port() -> int:
+    """Return a port that no program uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def on_ranks(count: int, work: Callable[..., Any], *given: Any) -> list[Any]:
+    """Call a function on each of several ranks, as torchrun would start them.
+
+    Parameters
+    ----------
+    count
+        Number of ranks.
+    work
+        Function of a module that is not a test.
+    given
+        Its arguments.
+
+    Returns
+    -------
+    list
+        What each rank returned or raised; None for one that was killed.
+    """
+    place = {
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "OMP_NUM_THREADS": "1",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+    }
+    ends, ranks = [], []
+    for number in range(count):
+        end, far_end = _CONTEXT.Pipe(duplex=False)
+        variables = {**place, "RANK": str(number), "LOCAL_RANK": str(number)}
+        rank = _CONTEXT.Process(target=_work, args=(far_end, variables, work, given))
+        rank.start()
+        far_end.close()
+        ends.append(end)
+        ranks.append(rank)
+    try:
+        return [_result(end) for end in ends]
+    finally:
+        for rank in ranks:
+            rank.join(LIMIT)
+            rank.kill()
+
+
+def _result(end: Connection) -> Any:
+    try:
+        assert end.poll(LIMIT)
+        return end.recv()
+    except EOFError:
+        return None
+
+
+def _work(
+    end: Connection, variables: dict[str, str], work: Callable[..., Any], given: tuple[Any, ...]
+) -> None:
+    os.environ.update(variables)
+    try:
+        result = work(*given)
+    except Exception as error:  # told to the test
+        result = error
+    end.send(result)
+
+
+def killed_in(module: str, name: str, calls: int, work: Callable[..., Any], *given: Any) -> Any:
+    """Do some work, in which the first rank is killed before the n-th call of a function."""
+    import importlib
+
+    place = importlib.import_module(module)
+    function, left = getattr(place, name), [calls]
+
+    def counted(*given: Any, **named: Any) -> Any:
+        left[0] -= 1
+        if os.environ["RANK"] == "0" and left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*given, **named)
+
+    setattr(place, name, counted)
+    return work(*given)
