@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pydream import report
 from pydream.arithmetic import repeatable_float32
 from pydream.data import Source, check_classes, has_split, open_source
 from pydream.data.resized import LabelledImages, load_split, side_of
@@ -31,7 +32,6 @@ from pydream.files import name_after
 from pydream.models.activations import classify_and_embed
 from pydream.models.registry import build_model, construct
 from pydream.progress import track
-from pydream.report import write_report
 from pydream.seeds import derived_seed
 from pydream.sets.manifest import describe_set
 from pydream.sets.run import MadeSet, finish_run
@@ -291,8 +291,8 @@ def _finish(run: _DreamRun, identity: dict[str, Any], progress: Progress) -> Mad
             network={"arch": config.arch},
             history=progress.history,
         )
-    report = partial(write_report, pictures=progress.pictures)
-    return finish_run(writer, manifest, run.watch, report)
+    write_report = partial(report.write_report, pictures=progress.pictures)
+    return finish_run(writer, manifest, run.watch, write_report)
 
 
 def _provenance(real: ClassImages, label: int, origins: list[list[int]]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from pydream import report
 from pydream.data import Source
 from pydream.data.unreadable import Unreadable
 from pydream.devices import announce_device, resolve_device
@@ -40,7 +41,6 @@ from pydream.rded.preflight import Preflight
 from pydream.rded.run import RdedRun
 from pydream.rded.scoring import ScoringLimits, score
 from pydream.rded.selection import WITH_FEATURES
-from pydream.report import write_report
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.manifest import Manifest, describe_set
 from pydream.sets.run import MadeSet, finish_run
@@ -353,4 +353,4 @@ def _write_report(
         if record is not None and "map" in record
     }
     refined = None if refining is None else refining.pictures(distilled)
-    write_report(distilled, write, refined=refined, maps=maps)
+    report.write_report(distilled, write, refined=refined, maps=maps)

@@ -11,8 +11,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.optimize import linear_sum_assignment
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 from pydream.data import ImageError, Source, decode_ahead
 from pydream.data.resized import whole_views
@@ -177,6 +176,8 @@ def infer_order(log_probability: torch.Tensor, labels: torch.Tensor, classes: in
     list[int]
         The output of each of the C classes.
     """
+    from scipy.optimize import linear_sum_assignment  # takes half a second to import
+
     likelihood = torch.zeros(classes, log_probability.shape[1], dtype=torch.float64)
     likelihood.index_add_(0, labels, log_probability.clamp(min=-50.0).double())
     _, outputs = linear_sum_assignment(likelihood.numpy(), maximize=True)
@@ -185,7 +186,7 @@ def infer_order(log_probability: torch.Tensor, labels: torch.Tensor, classes: in
 
 def is_near_chance(right: int, images: int, classes: int) -> bool:
     """Return whether luck may well explain `right` of `images` with that many classes."""
-    return bool(binom.sf(right - 1, images, 1 / classes) > _SIGNIFICANCE)
+    return bool(bdtrc(right - 1, images, 1 / classes) > _SIGNIFICANCE)
 
 
 def preflight(
@@ -302,7 +303,7 @@ def _better_inputs(
             if right.sum() > best_said.sum():
                 best, best_said = variant, right
     gained, lost = int((best_said & ~said).sum()), int((said & ~best_said).sum())
-    if best is observer or binom.sf(gained - 1, gained + lost, 0.5) > _SIGNIFICANCE:
+    if best is observer or bdtrc(gained - 1, gained + lost, 0.5) > _SIGNIFICANCE:
         return None
     options = []
     if (best.mean, best.std) != (observer.mean, observer.std):

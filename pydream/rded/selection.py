@@ -19,7 +19,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.decomposition import PCA
 
 from pydream.ops import kmeans
 from pydream.rded.classes import ScoredClass
@@ -172,6 +171,8 @@ def feature_map(
         ``others`` and ``chosen``: x and y of each image, ready for JSON. All are 0 along components
         that the class does not have.
     """
+    from sklearn.decomposition import PCA  # takes a second to import
+
     values, points = features.double().numpy(), np.zeros((len(features), 2))
     if np.ptp(values, axis=0).any():
         kept = min(2, *values.shape)

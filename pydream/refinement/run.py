@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import torch
 from torch import nn
 
+from pydream import report
 from pydream.data import Source
 from pydream.devices import announce_device, resolve_device
 from pydream.errors import PydreamError
@@ -19,7 +20,6 @@ from pydream.models import Observer
 from pydream.refinement.anchors import AnchorReader
 from pydream.refinement.classes import Refinement, UnrefinedClass, make_refiner
 from pydream.refinement.config import RefineConfig
-from pydream.report import write_report
 from pydream.sets.distilled import DistilledSet, load_set
 from pydream.sets.image_formats import hash_image_files
 from pydream.sets.manifest import Manifest
@@ -118,10 +118,10 @@ def refine(
         record = refinement.record(config, networks, steps=config.steps, seed=config.seed)
         manifest = _finish(distilled, refinement, identity, record, watch)
 
-        def report(refined: DistilledSet, write: Callable[[Path, bytes], None]) -> None:
-            write_report(refined, write, refined=refinement.pictures(read, refined))
+        def write_report(refined: DistilledSet, write: Callable[[Path, bytes], None]) -> None:
+            report.write_report(refined, write, refined=refinement.pictures(read, refined))
 
-        return finish_run(writer, manifest, watch, report)
+        return finish_run(writer, manifest, watch, write_report)
 
 
 def _check_refinable(distilled: DistilledSet) -> None:
