@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,7 +84,7 @@ class ArraySource(Source):
 
     def fingerprint(self, indices: Iterable[int] | None = None) -> str:
         """SHA-256 over class names, keys and pixels; see `Source.fingerprint`."""
-        digest = hashlib.sha256("\0".join((*self.class_names, "", *self.keys)).encode())
+        digest = self._hash_of_names()
         digest.update(str(self._images.shape).encode())
         for index in range(len(self)) if indices is None else indices:
             digest.update(self.read(index).tobytes())

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from pydream.data.formats import IMAGE_SUFFIXES
+from pydream.data.image_names import joined_names
 from pydream.data.layout import (
     Layout,
     Splits,
     Tree,
+    by_class,
     file_kind,
     ignored_words,
     images_below,
@@ -214,28 +216,29 @@ def lay_out_class_folders(
     )
     names = list(known) if known is not None else folders
     labels = _labels_of(folders, names, where, train)
-    keys: list[str] = []
-    numbers: list[int] = []
+    counts: list[int] = []
     empty: dict[str, Counter[str]] = {}
     _refuse_splits_below(tree, root, folders[0], where)
-    for folder in folders:
-        others: Counter[str] = Counter()
-        images = images_below(tree, root, folder, others)
-        keys += images
-        numbers += [labels[folder]] * len(images)
-        ignored += others
-        if not images:
-            empty[folder] = others
+
+    def images_of_folders() -> Iterator[list[str]]:
+        for folder in folders:
+            others: Counter[str] = Counter()
+            images = images_below(tree, root, folder, others)
+            counts.append(len(images))
+            ignored.update(others)
+            if not images:
+                empty[folder] = others
+            yield images
+
+    keys: Sequence[str] = joined_names(images_of_folders(), description)
+    numbers = np.repeat(np.array([labels[folder] for folder in folders], np.int64), counts)
     if known is None or not keys:
         _refuse_empty(empty, where)
     else:
         ignored.update({"empty class folders": len(empty)} if empty else ())
     if not np.all(np.diff(numbers) >= 0):  # test folders spelled differently
-        order = sorted(range(len(keys)), key=lambda row: (numbers[row], keys[row]))
-        keys, numbers = [keys[row] for row in order], [numbers[row] for row in order]
-    return Layout(
-        root, tuple(names), tuple(keys), np.array(numbers, dtype=np.int64), ignored=ignored
-    )
+        keys, numbers = by_class(keys, numbers.tolist())
+    return Layout(root, tuple(names), keys, numbers, ignored=ignored)
 
 
 def refuse_parts(layout: Layout, description: str) -> None:

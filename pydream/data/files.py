@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -60,7 +59,7 @@ class FileSource(Source):
 
         Labels are included if the keys do not contain them.
         """
-        digest = hashlib.sha256("\0".join((*self.class_names, "", *self.keys)).encode())
+        digest = self._hash_of_names()
         if self._named_labels:
             digest.update(self.labels.astype("<i8").tobytes())
         for index in range(len(self)) if indices is None else indices:

@@ -6,7 +6,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,7 +66,7 @@ class Layout:
 
     root: str  # the folder that the keys start at
     class_names: tuple[str, ...]
-    keys: tuple[str, ...]  # paths from the root, sorted by label, then by name
+    keys: Sequence[str]  # paths from the root, sorted by label, then by name
     labels: np.ndarray  # int64 (N,)
     ignored: Mapping[str, int]  # number of ignored files, by kind
     labels_from: str = ""  # file with the labels; empty if folders name them
@@ -125,13 +125,14 @@ def visible(
 ) -> tuple[list[str], list[str]]:
     """List a folder without clutter, which is counted in `ignored`."""
     folders, files = tree.list(path)
-    if ignored is not None:
-        ignored.update(_clutter_kind(name) + "/" for name in folders if is_clutter(name))
-        ignored.update(_clutter_kind(name) for name in files if is_clutter(name))
-    return (
+    kept = (
         [name for name in folders if not is_clutter(name)],
         [name for name in files if not is_clutter(name)],
     )
+    if ignored is not None and len(kept[0]) + len(kept[1]) < len(folders) + len(files):
+        ignored.update(_clutter_kind(name) + "/" for name in folders if is_clutter(name))
+        ignored.update(_clutter_kind(name) for name in files if is_clutter(name))
+    return kept
 
 
 def file_kind(name: str) -> str:
@@ -147,8 +148,10 @@ def images_below(tree: Tree, root: str, folder: str, ignored: Counter[str]) -> l
     while waiting:
         here = waiting.pop()
         folders, files = visible(tree, join(root, here), ignored)
-        images += [join(here, file) for file in files if is_image(file)]
-        ignored.update(file_kind(file) for file in files if not is_image(file))
+        found = [file for file in files if is_image(file)]
+        images += [join(here, file) for file in found]
+        if len(found) < len(files):
+            ignored.update(file_kind(file) for file in files if not is_image(file))
         waiting += [join(here, inner) for inner in folders]
     return sorted(images)
 

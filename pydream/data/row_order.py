@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_AT_ONCE = 65536
+from pydream.data.image_names import ImageNames
+
 _SLASH = pa.scalar("/", pa.large_string())
-
-
-class ArrowNames(Sequence[str]):
-    """Strings in an array of Arrow: a million take their bytes, and no objects."""
-
-    def __init__(self, names: pa.Array) -> None:
-        self._names = names
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    @overload
-    def __getitem__(self, place: int) -> str: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[str]: ...
-    def __getitem__(self, place: int | slice) -> str | list[str]:
-        if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
-        return str(self._names[int(place)].as_py())
-
-    def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), _AT_ONCE):
-            yield from self._names.slice(start, _AT_ONCE).to_pylist()
 
 
 @dataclass(frozen=True)
@@ -54,7 +32,7 @@ class OrderedRows:
         Remarks for the user.
     """
 
-    keys: ArrowNames
+    keys: ImageNames
     labels: npt.NDArray[np.int64]
     rows: npt.NDArray[np.int64]
     notes: tuple[str, ...] = ()
@@ -79,19 +57,47 @@ def order_rows(
     files
         Name of each file of the table, and its number of rows.
     """
-    keys: pa.Array | None = None
     notes: tuple[str, ...] = ()
     if paths is not None and not paths.null_count:
-        keys = _keys_of_paths(paths, labels, names)
-        if pc.count_distinct(keys).as_py() < len(keys):
-            keys = None
-            notes = ("two images have one path: images are named by file and row instead",)
-    if keys is None:
-        keys = _keys_of_places(files)
-    table = pa.table({"label": labels, "key": keys})
-    order = pc.sort_indices(table, [("label", "ascending"), ("key", "ascending")])
-    rows = order.to_numpy().astype(np.int64)
-    return OrderedRows(ArrowNames(keys.take(order)), labels[rows], rows, notes)
+        keys, rows = _sorted(_keys_of_paths(paths, labels, names), labels)
+        if _are_distinct(keys, labels[rows]):
+            return OrderedRows(ImageNames(keys), labels[rows], rows)
+        notes = ("two images have one path: images are named by file and row instead",)
+    keys, rows = _sorted(_keys_of_places(files), labels)
+    return OrderedRows(ImageNames(keys), labels[rows], rows, notes)
+
+
+def _sorted(
+    keys: pa.Array, labels: npt.NDArray[np.int64]
+) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+    """Sort keys by label, then by name; return them and the row of each.
+
+    Classes are sorted one by one, which takes half the time of sorting by both columns.
+    """
+    rows = np.argsort(labels, kind="stable")
+    keys = keys.take(pa.array(rows))
+    start, order = 0, [np.empty(0, np.int64)]
+    for count in np.bincount(labels).tolist():
+        order.append(start + pc.sort_indices(keys.slice(start, count)).to_numpy().astype(np.int64))
+        start += count
+    places = np.concatenate(order)
+    return keys.take(pa.array(places)), rows[places]
+
+
+def _are_distinct(keys: pa.Array, labels: npt.NDArray[np.int64]) -> bool:
+    """Return whether no two keys are equal, of keys that are sorted within each class."""
+    if len(keys) < 2:
+        return True
+    equal = pc.equal(keys.slice(1), keys.slice(0, len(keys) - 1)).to_numpy(zero_copy_only=False)
+    if (equal & (np.diff(labels) == 0)).any():
+        return False
+    last = np.flatnonzero(np.diff(labels, append=labels[-1] + 1))
+    first = np.concatenate([[0], last[:-1] + 1])
+    ends = keys.take(pa.array(first)).to_pylist(), keys.take(pa.array(last)).to_pylist()
+    ranges = sorted(zip(*ends, strict=True))
+    if all(before[1] < after[0] for before, after in itertools.pairwise(ranges)):
+        return True
+    return bool(pc.count_distinct(keys).as_py() == len(keys))  # slow: only if classes overlap
 
 
 def _keys_of_paths(

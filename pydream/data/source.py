@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from pydream.data.decode import prepare
-from pydream.errors import PydreamError
+from pydream.data.image_names import check_utf8, in_parts
 
 
 class Source(ABC):
@@ -55,13 +55,8 @@ class Source(ABC):
         ignored: Mapping[str, int] | None = None,
         notes: Sequence[str] = (),
     ) -> None:
-        try:
-            "".join((*class_names, *keys)).encode()
-        except UnicodeEncodeError as error:
-            name = str(error.object[max(0, error.start - 20) : error.end])
-            raise PydreamError(
-                f"{description}: a file or class name is not valid UTF-8, near {name!a}; rename it"
-            ) from error
+        check_utf8(class_names, description)
+        check_utf8(keys, description)
         self.description = description
         self.split = split
         self.class_names = tuple(class_names)
@@ -151,5 +146,14 @@ class Source(ABC):
 
         int64 (N,): the first 8 bytes of BLAKE2b of the key in UTF-8, little-endian, signed.
         """
-        digests = b"".join(hashlib.blake2b(key.encode()).digest()[:8] for key in self.keys)
+        digests = bytearray()
+        for part in in_parts(self.keys):
+            digests += b"".join([hashlib.blake2b(key.encode()).digest()[:8] for key in part])
         return np.frombuffer(digests, dtype="<i8").astype(np.int64)
+
+    def _hash_of_names(self) -> hashlib._Hash:
+        """Begin a SHA-256 by the names of classes and images, with a zero byte between two."""
+        digest = hashlib.sha256("\0".join((*self.class_names, "")).encode())
+        for part in in_parts(self.keys):
+            digest.update("\0".join(("", *part)).encode())
+        return digest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -57,7 +56,7 @@ class TableSource(Source):
 
     def fingerprint(self, indices: Iterable[int] | None = None) -> str:
         """SHA-256 over names, keys, labels and facts about rows; see `Source.fingerprint`."""
-        digest = hashlib.sha256("\0".join((*self.class_names, "", *self.keys)).encode())
+        digest = self._hash_of_names()
         digest.update(self.labels.astype("<i8").tobytes())
         rows = self._rows if indices is None else self._rows[np.fromiter(indices, np.int64)]
         digest.update(self._facts(rows))
