@@ -9,28 +9,33 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
+import torch
+from torch import distributed
 from torch.distributed import (  # type: ignore[attr-defined]
     PrefixStore,
+    ProcessGroup,
     Store,
     TCPStore,
     rendezvous,
 )
 
-from pydream.errors import OtherRankError, PydreamError
+from pydream.errors import OtherRankError, PydreamError, first_line
 from pydream.launchers import place_in_array, place_of_rank
 
 T = TypeVar("T")
 
 _PATIENCE = 30 * 60.0  # seconds without any sign of a rank
 _LEAVING = 60.0  # seconds for all ranks to end once the first has
+_TELLING = 3.0  # seconds for a rank that fails to tell the others
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.01, 0.2  # seconds between two looks at the store
 _SHARD = re.compile(r"(\d+)/(\d+)")
 
@@ -198,6 +203,62 @@ class Ranks:
                     f"rank {number} runs with another {', '.join(sorted(differing))} than rank 0: "
                     "start all ranks with one command, on machines with the same installation"
                 )
+
+    @contextmanager
+    def group(self, device: torch.device) -> Iterator[ProcessGroup]:
+        """Let the ranks exchange tensors in the block; all ranks enter it.
+
+        GPUs exchange them by NCCL, which takes one rank for each; everything else by gloo. A group
+        that the program has made already is taken as it is.
+
+        Parameters
+        ----------
+        device
+            Device of this rank's tensors.
+
+        Raises
+        ------
+        OtherRankError
+            If another rank has failed in the block.
+        PydreamError
+            If the ranks lose each other and none tells why.
+        """
+        assert self._store is not None
+        places = self.gather((socket.gethostname(), str(device)))
+        own_gpus = device.type == "cuda" and len(set(places)) == self.count
+        store = PrefixStore(self._key("group"), self._store)
+        made = not distributed.is_initialized()
+        try:
+            if made:
+                distributed.init_process_group(
+                    "nccl" if own_gpus else "gloo",
+                    store=store,
+                    rank=self.number,
+                    world_size=self.count,
+                    timeout=timedelta(seconds=_PATIENCE),
+                )
+            assert distributed.group.WORLD is not None
+            yield distributed.group.WORLD
+        except RuntimeError as error:
+            if not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
+                raise
+            self._lost(error)
+        # After an error it is left as it is: NCCL might wait for the others at its end.
+        if made:
+            distributed.destroy_process_group()
+
+    def _lost(self, error: RuntimeError) -> NoReturn:
+        """Raise the error of a rank that has lost another one, which may tell why."""
+        assert self._store is not None
+        end = time.monotonic() + _TELLING
+        while time.monotonic() < end:
+            with self._store_errors():
+                if self._store.check(["failed"]):
+                    raise OtherRankError from error
+            time.sleep(_LONGEST_PAUSE)
+        raise PydreamError(
+            f"rank {self.number} of {self.count} has lost the others: {first_line(error)}"
+        ) from error
 
     def tell(self, work: str) -> None:
         """Tell the others what this rank is doing; at most once a second goes out."""

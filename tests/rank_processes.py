@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import socket
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pkgutil import resolve_name
 from typing import Any
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -66,7 +68,7 @@ def on_ranks(count: int, work: Callable[..., Any], *given: Any) -> list[Any]:
 def _result(end: Connection) -> Any:
     try:
         assert end.poll(LIMIT)
-        return end.recv()
+        return pickle.loads(end.recv_bytes())
     except EOFError:
         return None
 
@@ -79,15 +81,13 @@ def _work(
         result = work(*given)
     except Exception as error:  # told to the test
         result = error
-    end.send(result)
+    end.send_bytes(pickle.dumps(result))  # by value, which tensors would not be by `send`
 
 
-def killed_in(module: str, name: str, calls: int, work: Callable[..., Any], *given: Any) -> Any:
+def killed_in(place: str, name: str, calls: int, work: Callable[..., Any], *given: Any) -> Any:
     """Do some work, in which the first rank is killed before the n-th call of a function."""
-    import importlib
-
-    place = importlib.import_module(module)
-    function, left = getattr(place, name), [calls]
+    owner = resolve_name(place)
+    function, left = getattr(owner, name), [calls]
 
     def counted(*given: Any, **named: Any) -> Any:
         left[0] -= 1
@@ -95,5 +95,5 @@ def killed_in(module: str, name: str, calls: int, work: Callable[..., Any], *giv
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*given, **named)
 
-    setattr(place, name, counted)
+    setattr(owner, name, counted)
     return work(*given)

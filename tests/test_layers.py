@@ -16,7 +16,7 @@ FLOORS = (
     "memory_limits",
     "checks files formatting progress versions launchers",
     "ops partial doctor replay ranks",
-    "devices cluster data tiling",
+    "devices cluster data data_parallel tiling",
     "models",
     "sets matching",
     "students inspection",

@@ -221,6 +221,7 @@ def inspect_command(
     """
     from pydream.cli.tables import console, print_json
     from pydream.inspection import image_origin, inspect, render_inspection, render_origin
+    from pydream.ranks import ranks_of
     from pydream.report import render_report
     from pydream.sets.opening import open_named_set
 
@@ -234,11 +235,13 @@ def inspect_command(
             console().print(render_origin(origin))
         return
     page = None if report is None else expand_home(report)
-    if page is not None:
-        check_free(page, _NEW_REPORT)
-    found = inspect(config)
-    if page is not None:
-        write_new(page, render_report(found.distilled, found.measures).encode(), _NEW_REPORT)
+    ranks = ranks_of(None)
+    with ranks.together():
+        if page is not None and ranks.first:
+            check_free(page, _NEW_REPORT)
+        found = inspect(config)
+        if page is not None and ranks.first:
+            write_new(page, render_report(found.distilled, found.measures).encode(), _NEW_REPORT)
     if json:
         print_json(found.facts.as_json())
     else:

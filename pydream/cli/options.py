@@ -40,7 +40,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "label_smoothing", "views", "crop_scale", "crop_ratio", "horizontal_flip", "mix",
         "mix_probability", "mix_concentration", "temperature", "per_cluster", "interval",
         "network_images", "network_epochs", "with_norm_and_bias", "with_classifier", "exact",
-        "full_steps", "every", "top_k", "seed", "seeds", "device", "precision", "compile", "decode",
+        "full_steps", "every", "top_k", "seed", "seeds", "device", "data_parallel",
+        "precision", "compile", "decode",
     ),
     "Output": (
         "out", "image_format", "quality", "eval_every", "eval_epochs", "eval_seeds",

@@ -89,6 +89,10 @@ class EvaluateConfig(SetSettings, RecipeSettings):
     """Largest share of the real images that may be unreadable; a run with more is refused."""
     resume: bool = False
     """Reuse students that an evaluation with the same settings has finished before."""
+    data_parallel: bool = False
+    """Train every student on all ranks that torchrun or srun has started, one student after
+    another, in place of students of its own on each rank. The result is that of one process up to
+    rounding."""
     workers: int = dataclasses.field(default_factory=usable_processors)
     """Number of threads that decode images."""
 

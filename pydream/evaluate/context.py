@@ -21,6 +21,7 @@ from pydream.files import check_place
 from pydream.models import Observer
 from pydream.models.inputs import IMAGENET_MEAN, IMAGENET_STD
 from pydream.models.loading import resolve_precision
+from pydream.ranks import Ranks
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.opening import check_class_names, open_observer, open_real, open_set
 from pydream.students.config import with_views_of_set
@@ -36,6 +37,7 @@ class EvaluationContext:
     """Context that all students of an evaluation share."""
 
     config: EvaluateConfig
+    ranks: Ranks
     distilled: DistilledSet
     observer: Observer | None
     students: tuple[str, ...]
@@ -73,13 +75,32 @@ class EvaluationContext:
 
     @cached_property
     def train_fingerprint(self) -> str | None:
-        """SHA-256 of the training images, which takes minutes on a network disk."""
-        return None if self.train is None else self.train.fingerprint()
+        """SHA-256 of the training images, which takes minutes on a network disk; by one rank."""
+        return None if self.train is None else self.ranks.once(self.train.fingerprint)
 
     @cached_property
     def test_fingerprint(self) -> str:
-        """SHA-256 of the test images."""
-        return self.test.fingerprint()
+        """SHA-256 of the test images; by one rank."""
+        return self.ranks.once(self.test.fingerprint)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the facts that all ranks must have in common, and hash real images before."""
+        config = dataclasses.asdict(self.config)
+        for name in ("device", "workers"):
+            del config[name]
+        return {
+            "settings": config,
+            "installation": [package_record(), torch.__version__],
+            "kind of device": self.device.type,
+            "precision": self.precision,
+            "set": self.distilled.images_sha256,
+            "observer": None if self.observer is None else self.observer.facts(),
+            "number of test images": len(self.test_images),
+            "real images": (
+                self.train_fingerprint if self.config.baselines else None,
+                self.test_fingerprint,
+            ),
+        }
 
 
 def _check_observer(config: EvaluateConfig, given: nn.Module | None) -> None:
@@ -122,7 +143,11 @@ def _check_tiled(config: EvaluateConfig, distilled: DistilledSet) -> None:
 
 
 def open_evaluation(
-    config: EvaluateConfig, train: Source | None, test: Source | None, given: nn.Module | None
+    config: EvaluateConfig,
+    ranks: Ranks,
+    train: Source | None,
+    test: Source | None,
+    given: nn.Module | None,
 ) -> EvaluationContext:
     """Open the set, the real images and the observer, and check that they fit together.
 
@@ -130,6 +155,8 @@ def open_evaluation(
     ----------
     config
         The settings.
+    ranks
+        The ranks that share the evaluation.
     train, test
         Real images, if they are neither a file nor a known set.
     given
@@ -171,6 +198,7 @@ def open_evaluation(
         )
     return EvaluationContext(
         config=config,
+        ranks=ranks,
         distilled=distilled,
         observer=observer,
         students=config.students or ((observer.arch,) if observer is not None else ()),
@@ -212,6 +240,7 @@ def evaluation_facts(context: EvaluationContext) -> dict[str, Any]:
     """Return the inputs and settings of the evaluation, ready for JSON."""
     manifest, observer = context.distilled.manifest, context.observer
     settings = dataclasses.asdict(context.config)
+    together = context.config.data_parallel and context.ranks.connected
     return {
         "format": _FORMAT_VERSION,
         "package": package_record(),
@@ -219,6 +248,8 @@ def evaluation_facts(context: EvaluationContext) -> dict[str, Any]:
         "device": str(context.device),
         "precision": context.precision,
         "threads": torch.get_num_threads(),
+        # Students are then those of one process up to rounding.
+        **({"data_parallel": context.ranks.count} if together else {}),
         "set": {
             "path": str(context.distilled.path),
             "method": manifest.method,

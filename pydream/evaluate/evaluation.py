@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from itertools import groupby
+from typing import NamedTuple
 
 from torch import nn
 
 from pydream.data import Source
+from pydream.data_parallel import ALONE, DataParallel, data_parallel
 from pydream.devices import announce_device
 from pydream.evaluate.config import EvaluateConfig
 from pydream.evaluate.context import EvaluationContext, evaluation_facts, open_evaluation
-from pydream.evaluate.plans import Plan, check_plans, eval_every, identity, settle_plans
+from pydream.evaluate.plans import (
+    Plan,
+    Plans,
+    StudentKey,
+    check_plans,
+    eval_every,
+    identity,
+    student_keys,
+)
 from pydream.evaluate.results import EvaluationResult, EvaluationRow, StudentRun, write_results
 from pydream.files import disk_errors
+from pydream.progress import Advance, say, shared_with, track
+from pydream.ranks import Ranks, ranks_of
 from pydream.students.labels import Targets, hard_targets, online_targets, own_targets
+from pydream.students.recipe import ResolvedRecipe
 from pydream.students.train import train_student
 from pydream.students.views import largest_batch
 from pydream.torch_state import usual_torch_state
@@ -52,73 +68,145 @@ def evaluate_set(
     ------
     PydreamError
         If an input cannot be used.
+
+    Notes
+    -----
+    Under torchrun or srun all ranks call this alike. Each trains students of its own, or with
+    ``config.data_parallel`` its part of every batch, and all return the whole result.
     """
-    context = open_evaluation(config, train, test, observer)
-    check_plans(context)
-    with disk_errors(context.folder):
-        context.folder.mkdir(parents=True, exist_ok=True)
-    announce_device(config.device)
-    if context.observer is not None:
-        context.observer.announce()
-    rows = []
-    for _, plans in groupby(settle_plans(context), key=lambda plan: plan.row):
-        of_seeds = list(plans)
-        runs = tuple(_run(context, plan) for plan in of_seeds)
-        rows.append(_row(of_seeds[-1], runs))
-    return write_results(context.folder, evaluation_facts(context), tuple(rows))
+    ranks = ranks_of(None)
+    with shared_with(ranks), ranks.together():
+        return _evaluate(config, ranks, train, test, observer)
 
 
-def _row(plan: Plan, runs: tuple[StudentRun, ...]) -> EvaluationRow:
-    return EvaluationRow(
-        plan.images, plan.labels, plan.student, len(plan.trained_on), plan.recipe, runs
-    )
+def _evaluate(
+    config: EvaluateConfig,
+    ranks: Ranks,
+    train: Source | None,
+    test: Source | None,
+    observer: nn.Module | None,
+) -> EvaluationResult:
+    context = open_evaluation(config, ranks, train, test, observer)
+    with ExitStack() as stack:
+        parallel = ALONE
+        if config.data_parallel:
+            parallel = stack.enter_context(data_parallel(ranks, context.device))
+        parameters = check_plans(context, parallel)
+        with disk_errors(context.folder):
+            context.folder.mkdir(parents=True, exist_ok=True)
+        announce_device(config.device)
+        if context.observer is not None:
+            context.observer.announce()
+        if config.data_parallel and not ranks.connected:
+            say("data-parallel: this is the only process; torchrun or srun starts several")
+        ranks.agree(context.settings())
+        if ranks.connected and not config.data_parallel:
+            students = _share(context, parameters)
+        else:
+            students = _train_all(context, parallel)
+    keys = student_keys(context)
+    rows = [
+        _row([(key, students[key]) for key in of_seeds])
+        for _, of_seeds in groupby(keys, key=lambda key: key.row)
+    ]
+    return ranks.once(lambda: write_results(context.folder, evaluation_facts(context), tuple(rows)))
 
 
-def _run(context: EvaluationContext, plan: Plan) -> StudentRun:
+class _Student(NamedTuple):
+    """A student that has been measured."""
+
+    image_count: int
+    recipe: ResolvedRecipe
+    run: StudentRun
+
+
+def _row(students: Sequence[tuple[StudentKey, _Student]]) -> EvaluationRow:
+    """Put students that differ in their seed into a row."""
+    key, last = students[-1]
+    runs = tuple(student.run for _, student in students)
+    return EvaluationRow(key.images, key.labels, key.student, last.image_count, last.recipe, runs)
+
+
+def _train_all(context: EvaluationContext, parallel: DataParallel) -> dict[StudentKey, _Student]:
+    """Train one student after another; all baselines are made before."""
+    plans = Plans(context)
+    settled = [plans.settle(key) for key in student_keys(context)]
+    return {plan.key: _student(context, plan, parallel) for plan in settled}
+
+
+def _share(context: EvaluationContext, parameters: Mapping[str, int]) -> dict[StudentKey, _Student]:
+    """Let every rank train students of its own, the longest first; return those of all ranks."""
+    plans, ranks = Plans(context), context.ranks
+    epochs, work = {}, {}
+    for key in student_keys(context):
+        epochs[key], views = plans.expected(key)
+        work[key] = views * parameters[key.student]
+    order = sorted(work, key=lambda key: -work[key])
+    own = {}
+    total = sum(epochs.values()) if ranks.first else 0  # whichever rank trains them
+    with track("students", total, "epochs", divided=True) as advance:
+        for number in ranks.take_turns(len(order)):
+            plan = plans.settle(order[number])
+            own[plan.key] = _student(context, plan, ALONE, advance)
+    return {key: student for part in ranks.gather(own) for key, student in part.items()}
+
+
+def _student(
+    context: EvaluationContext,
+    plan: Plan,
+    parallel: DataParallel,
+    advance: Advance | None = None,
+) -> _Student:
     """Return the measurements of a student, trained now or before."""
     known = identity(context, plan)
-    run = context.finished.find(known)
+    find = partial(context.finished.find, known)
+    run = find() if parallel is ALONE else context.ranks.once(find)
     if run is None:
-        run = _train(context, plan)
-        context.finished.keep(known, run)
-    return run
+        run = _train(context, plan, parallel)
+        if parallel.first:
+            context.finished.keep(known, run)
+    elif advance is not None:
+        advance(plan.recipe.epochs)
+    return _Student(len(plan.trained_on), plan.recipe, run)
 
 
-def _train(context: EvaluationContext, plan: Plan) -> StudentRun:
-    targets, labelled_every = _targets(context, plan)
+def _train(context: EvaluationContext, plan: Plan, parallel: DataParallel) -> StudentRun:
+    key = plan.key
+    targets, labelled_every = _targets(context, plan, parallel)
     trained = train_student(
         plan.trained_on.images.to(context.device),
         targets,
         context.test_images,
         plan.recipe,
-        student=plan.student,
+        student=key.student,
         num_classes=len(context.distilled.class_names),
         mean=context.mean,
         std=context.std,
-        seed=plan.seed,
+        seed=key.seed,
         eval_every=eval_every(context, plan),
         labelled_every=labelled_every,
         precision=context.precision,
-        description=f"{plan.student}, {plan.images} images, {plan.labels} labels, seed {plan.seed}",
+        description=f"{key.student}, {key.images} images, {key.labels} labels, seed {key.seed}",
+        parallel=parallel,
     )
     return StudentRun(
-        plan.seed, trained.curve, trained.steps, trained.train_seconds, trained.test_seconds
+        key.seed, trained.curve, trained.steps, trained.train_seconds, trained.test_seconds
     )
 
 
-def _targets(context: EvaluationContext, plan: Plan) -> tuple[Targets, int]:
+def _targets(context: EvaluationContext, plan: Plan, parallel: DataParallel) -> tuple[Targets, int]:
     """Return the source of the targets, and the number of epochs that share them."""
     recipe, device = plan.recipe, context.device
-    if plan.labels == "hard":
+    if plan.key.labels == "hard":
         of_rows = plan.trained_on.labels.repeat(recipe.views_per_image).to(device)
         return hard_targets(of_rows, len(context.distilled.class_names)), 1
-    if plan.labels == "stored":
+    if plan.key.labels == "stored":
         assert plan.stored is not None
         return plan.stored.targets(recipe.temperature, device), plan.stored.plan.every
-    if plan.labels == "own":
+    if plan.key.labels == "own":
         assert context.distilled.soft_labels is not None  # checked when the set was opened
         of_rows = context.distilled.soft_labels.repeat(recipe.views_per_image, 1).to(device)
         return own_targets(of_rows, recipe.temperature), 1
     assert context.observer is not None
-    largest = largest_batch(len(plan.trained_on), recipe)
+    largest = -(-largest_batch(len(plan.trained_on), recipe) // parallel.count)
     return online_targets(context.observer, recipe.temperature, largest), 1

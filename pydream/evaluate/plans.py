@@ -1,16 +1,17 @@
-"""The students of an evaluation, all fully specified before the first one is trained."""
+"""The students of an evaluation, each fully specified before it is trained."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from pydream import __version__
 from pydream.data.resized import LabelledImages
+from pydream.data_parallel import DataParallel
 from pydream.evaluate.baselines import Baselines
 from pydream.evaluate.config import EvaluateConfig, is_tiled, rule_of
 from pydream.evaluate.context import EvaluationContext
@@ -22,9 +23,8 @@ from pydream.students.views import steps_per_epoch
 from pydream.timeline import stage
 
 
-@dataclass(frozen=True)
-class Plan:
-    """One student.
+class StudentKey(NamedTuple):
+    """Name of a student among those of an evaluation.
 
     Attributes
     ----------
@@ -34,76 +34,126 @@ class Plan:
         Source of its targets: ``"online"``, ``"stored"``, ``"own"`` or ``"hard"``.
     images
         Name of its training images: ``"distilled"`` or a baseline.
-    trained_on
-        Its training images.
-    recipe
-        Training recipe.
     seed
         Random seed of its training.
-    stored
-        The labels stored for this seed, for ``"stored"``.
     """
 
     student: str
     labels: str
     images: str
-    trained_on: LabelledImages
-    recipe: ResolvedRecipe
     seed: int
-    stored: StoredLabels | None
 
     @property
     def row(self) -> tuple[str, str, str]:
         """Properties that students of different seeds share: a row of the result."""
-        return self.student, self.labels, self.images
+        return self[:3]
 
 
-def check_plans(context: EvaluationContext) -> None:
+@dataclass(frozen=True)
+class Plan:
+    """One student.
+
+    Attributes
+    ----------
+    key
+        Its name.
+    trained_on
+        Its training images.
+    recipe
+        Training recipe.
+    stored
+        The labels stored for this seed, for ``"stored"``.
+    """
+
+    key: StudentKey
+    trained_on: LabelledImages
+    recipe: ResolvedRecipe
+    stored: StoredLabels | None
+
+
+def check_plans(context: EvaluationContext, parallel: DataParallel) -> dict[str, int]:
     """Build every student, resolve its recipe and open stored labels, before anything is written.
+
+    Returns
+    -------
+    dict[str, int]
+        Number of parameters of each student.
 
     Raises
     ------
     PydreamError
-        If a student does not fit the images, a number of the recipe is out of range, or stored
-        labels do not fit.
+        If a student does not fit the images or the ranks, a number of the recipe is out of range,
+        or stored labels do not fit.
     """
     config, distilled = context.config, context.distilled
+    parameters = {}
     for student in context.students:
         with torch.random.fork_rng(devices=[]):
-            build_model(student, num_classes=len(distilled.class_names), side=context.side)
+            model = build_model(student, num_classes=len(distilled.class_names), side=context.side)
+        parallel.prepare(model, student, context.device)
+        parameters[student] = sum(values.numel() for values in model.parameters())
         for labels in config.labels:
             recipe = settle_recipe(context, student, labels, "distilled", len(distilled.stored))
             for seed in config.seeds if labels == "stored" else ():
                 _stored(context, recipe, seed)
+    return parameters
 
 
-def settle_plans(context: EvaluationContext) -> list[Plan]:
-    """Select images, recipe and labels of every student, row by row, seed by seed.
-
-    Random images are drawn anew for each seed; inputs shared by several rows are made once.
-
-    Raises
-    ------
-    PydreamError
-        If a baseline cannot be made.
-    """
+def student_keys(context: EvaluationContext) -> list[StudentKey]:
+    """Return the names of all students, row by row, seed by seed."""
     config = context.config
-    pairs = _combinations(config)
-    baselines = _baselines(context)
-    held = {
-        (name, seed): _images(context, baselines, name, seed)
-        for name in dict.fromkeys(images for _, images in pairs)
-        for seed in (config.seeds if rule_of(name) == "random" else (0,))
-    }
-    plans = []
-    for student in context.students:
-        for labels, images in pairs:
-            for seed in config.seeds:
-                trained_on = held[images, seed if rule_of(images) == "random" else 0]
-                recipe = settle_recipe(context, student, labels, images, len(trained_on))
-                stored = _stored(context, recipe, seed) if labels == "stored" else None
-                plans.append(Plan(student, labels, images, trained_on, recipe, seed, stored))
-    return plans
+    return [
+        StudentKey(student, labels, images, seed)
+        for student in context.students
+        for labels, images in _combinations(config)
+        for seed in config.seeds
+    ]
+
+
+class Plans:
+    """Selects images, recipe and labels of the students of an evaluation.
+
+    Random images are drawn anew for each seed; inputs shared by several students are made once.
+
+    Parameters
+    ----------
+    context
+        Context of the evaluation.
+    """
+
+    def __init__(self, context: EvaluationContext) -> None:
+        self._context = context
+        self._baselines = _baselines(context)
+        self._held: dict[tuple[str, int], LabelledImages] = {}
+
+    def settle(self, key: StudentKey) -> Plan:
+        """Return the plan of a student.
+
+        Raises
+        ------
+        PydreamError
+            If its baseline cannot be made.
+        """
+        context = self._context
+        name = key.images, key.seed if rule_of(key.images) == "random" else 0
+        if name not in self._held:
+            self._held[name] = _images(context, self._baselines, *name)
+        trained_on = self._held[name]
+        recipe = settle_recipe(context, key.student, key.labels, key.images, len(trained_on))
+        stored = _stored(context, recipe, key.seed) if key.labels == "stored" else None
+        return Plan(key, trained_on, recipe, stored)
+
+    def expected(self, key: StudentKey) -> tuple[int, int]:
+        """Return the epochs that a student is expected to take, and the views of all of them.
+
+        A baseline that has not been made may turn out to be smaller.
+        """
+        context, count = self._context, sum(self._context.images_per_class)
+        if key.images == "full":
+            assert context.train is not None
+            count = len(context.train)
+        recipe = settle_recipe(context, key.student, key.labels, key.images, count)
+        return recipe.epochs, recipe.epochs * count * recipe.views_per_image
 
 
 def _combinations(config: EvaluateConfig) -> list[tuple[str, str]]:
@@ -187,30 +237,31 @@ def settle_recipe(
 def identity(context: EvaluationContext, plan: Plan) -> dict[str, Any]:
     """Return everything that decides a student's measurements, ready for JSON."""
     observer, config = context.observer, context.config
-    asked = plan.labels == "online" or rule_of(plan.images) in ("herding", "k-centre")
+    asked = plan.key.labels == "online" or rule_of(plan.key.images) in ("herding", "k-centre")
     # Only if it is applied, so that students from before this option are found.
     exif = config.exif or exif_of(context.distilled)
     return {
         **({"exif": exif} if exif == "apply" else {}),
         "set": context.distilled.images_sha256,
-        "images": plan.images,
-        **({"cells": context.cells} if is_tiled(plan.images) else {}),
+        "images": plan.key.images,
+        **({"cells": context.cells} if is_tiled(plan.key.images) else {}),
         **_unequal_classes(context, plan),
-        "train": None if plan.images == "distilled" else context.train_fingerprint,
+        "train": None if plan.key.images == "distilled" else context.train_fingerprint,
         "test": context.test_fingerprint,
-        "labels": plan.labels,
+        "labels": plan.key.labels,
         "stored": None if plan.stored is None else dataclasses.asdict(plan.stored.plan),
-        **({"own_labels": _own_labels_sha256(context)} if plan.labels == "own" else {}),
+        **({"own_labels": _own_labels_sha256(context)} if plan.key.labels == "own" else {}),
         "observer": observer.weights_sha256 if observer is not None and asked else None,
         **_resizing(observer if asked else None),
-        "student": plan.student,
+        "student": plan.key.student,
         "recipe": dataclasses.asdict(plan.recipe),
         "mean": context.mean,
         "std": context.std,
-        "seed": plan.seed,
+        "seed": plan.key.seed,
         "eval_every": eval_every(context, plan),
         "precision": context.precision,
         "device": context.device.type,
+        **_divided(context),
         "versions": [__version__, str(torch.__version__)],
     }
 
@@ -220,10 +271,16 @@ def eval_every(context: EvaluationContext, plan: Plan) -> int:
     return context.config.eval_every or max(1, plan.recipe.epochs // 10)
 
 
+def _divided(context: EvaluationContext) -> dict[str, int]:
+    """Return the number of ranks that train a student together, if they are several."""
+    together = context.config.data_parallel and context.ranks.connected
+    return {"data_parallel": context.ranks.count} if together else {}
+
+
 def _unequal_classes(context: EvaluationContext, plan: Plan) -> dict[str, list[int]]:
     """Return the images per class that a baseline was made for, if classes differ."""
     counts = context.images_per_class
-    if plan.images in ("distilled", "full") or len(set(counts)) == 1:
+    if plan.key.images in ("distilled", "full") or len(set(counts)) == 1:
         return {}
     return {"images_per_class": counts}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
@@ -11,9 +13,12 @@ from pydream.devices import announce_device, resolve_device
 from pydream.inspection.config import InspectConfig
 from pydream.inspection.facts import SetFacts, inspect_set
 from pydream.inspection.realism import SetMeasures, measure_set
+from pydream.progress import shared_with
+from pydream.ranks import Ranks, ranks_of
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.opening import exif_of, open_named_set, open_observer
 from pydream.torch_state import usual_torch_state
+from pydream.versions import package_record
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,20 @@ def inspect(
     ------
     PydreamError
         If an input cannot be used.
+
+    Notes
+    -----
+    Under torchrun or srun all ranks call this alike. Each measures some of the classes, and all
+    return the whole result.
     """
+    ranks = ranks_of(None)
+    with shared_with(ranks), ranks.together():
+        return _inspect(config, ranks, observer, source)
+
+
+def _inspect(
+    config: InspectConfig, ranks: Ranks, observer: nn.Module | None, source: Source | None
+) -> Inspection:
     if source is None and config.source is not None:
         source = open_source(config.source)
     distilled = open_named_set(config, None if source is None else source.class_names)
@@ -74,5 +92,13 @@ def inspect(
         network.announce()
     if source is not None:
         source.upright = exif_of(distilled) == "apply"
-    measures = measure_set(distilled, network, source, most_real=config.most_real)
-    return Inspection(distilled, measures, inspect_set(distilled, measures))
+    ranks.agree(
+        {
+            "settings": {**dataclasses.asdict(config), "device": None},
+            "installation": package_record(),
+            "set": (distilled.class_names, distilled.labels.tolist()),
+            "observer": None if network is None else network.facts(),
+        }
+    )
+    measures = measure_set(distilled, network, source, most_real=config.most_real, ranks=ranks)
+    return Inspection(distilled, measures, ranks.once(partial(inspect_set, distilled, measures)))

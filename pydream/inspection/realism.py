@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from statistics import fmean
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +26,11 @@ from pydream.inspection.observation import Observed, cell_boxes, features_of, ob
 from pydream.models import Observer
 from pydream.ops import random_keys
 from pydream.processors import usable_processors
+from pydream.ranks import Ranks
 from pydream.seeds import Draw
 from pydream.sets.distilled import DistilledSet
+
+T = TypeVar("T")
 
 _SEED = 0  # of the random real images, the same for every set
 _BATCH = 256  # number of images decoded at a time
@@ -116,6 +119,7 @@ def measure_set(
     source: Source | None = None,
     *,
     most_real: int = 100,
+    ranks: Ranks | None = None,
 ) -> SetMeasures:
     """Measure realism and diversity of a distilled set (arXiv 2312.03526, proposition 1).
 
@@ -135,6 +139,8 @@ def measure_set(
         Real images, of all classes of the set.
     most_real
         Largest number of real samples per class, drawn with a fixed seed.
+    ranks
+        Ranks that all call this; each measures some of the classes.
 
     Raises
     ------
@@ -150,24 +156,32 @@ def measure_set(
             raise PydreamError("real images are compared by an observer; give one with --observer")
         return measures
     _check(distilled, observer, source, most_real)
-    images, of_patches = _observe_set(distilled, observer)
-    of_set = _summary(images, distilled.labels, patch_realism=_mean(of_patches))
+    ranks = ranks or Ranks()
+    own = ranks.own(distilled.labels.bincount(minlength=observer.num_classes).tolist())
+    seen = _observe_set(distilled, observer, own)
+    judged = _of_all(
+        ranks, {label: _judged(images, cells) for label, (images, cells) in seen.items()}
+    )
     known = {"arch": observer.arch, "weights_sha256": observer.weights_sha256}
+    of_set = _summary(judged, distilled.labels)
     measures = replace(measures, observer=known, distilled=of_set)
     if source is None:
         return measures
-    compared = _compare(images, distilled, observer, source, most_real)
+    features = {label: images.features for label, (images, _) in seen.items()}
+    compared = _compare(features, distilled, observer, source, most_real, ranks)
+    by_set, by_random = (
+        torch.cat([getattr(found, name) for found in compared.values()])
+        for name in ("by_set", "by_random")
+    )
+    random = {label: found.random for label, found in compared.items()}
+    labels = torch.tensor(
+        [label for label, found in random.items() for _ in range(len(found.scores))]
+    )
     return replace(
         measures,
-        distilled=replace(of_set, coverage_distance=_mean(compared.by_set)),
-        random_real=_summary(
-            compared.random, compared.labels, coverage_distance=_mean(compared.by_random)
-        ),
-        real=RealSamples(
-            source=source.description,
-            classes=len({*compared.labels.tolist()}),
-            samples=len(compared.by_set),
-        ),
+        distilled=replace(of_set, coverage_distance=_mean(by_set)),
+        random_real=replace(_summary(random, labels), coverage_distance=_mean(by_random)),
+        real=RealSamples(source=source.description, classes=len(compared), samples=len(by_set)),
     )
 
 
@@ -245,39 +259,80 @@ def _effective_sources(distilled: DistilledSet) -> float | None:
     return effective_number(counts.to_pylist())
 
 
-def _observe_set(distilled: DistilledSet, observer: Observer) -> tuple[Observed, torch.Tensor]:
-    """Return the observer's answers to all images, and the scores of all their cells."""
+def _of_all(ranks: Ranks, own: Mapping[int, T]) -> dict[int, T]:
+    """Return what all ranks have found of their classes, in the order of the classes."""
+    found = {label: entry for part in ranks.gather(dict(own)) for label, entry in part.items()}
+    return dict(sorted(found.items()))
+
+
+def _observe_set(
+    distilled: DistilledSet, observer: Observer, own: range
+) -> dict[int, tuple[Observed, torch.Tensor]]:
+    """Return the answers to the images of some classes, and the scores of their cells, by class."""
     boxes = cell_boxes(distilled.stored.side, distilled.manifest.factor)
     batch = max(_BATCH, observer.tile)
-    seen, of_patches = [], []
+    wanted = torch.isin(distilled.labels, torch.tensor([*own], dtype=torch.int64))
+    seen, of_patches, of_labels = [], [], []
     for start in range(0, len(distilled.stored), batch):
+        # The last bits of an answer may depend on the images that share its pass. So a batch with
+        # images of several ranks is seen as a whole by each.
+        if not wanted[start : start + batch].any():
+            continue
         images = distilled.stored[start : start + batch].stack()
         labels = distilled.labels[start : start + batch]
         seen.append(observe(images, labels, observer))
-        of_patches.append(patch_scores(images, labels, boxes, observer))
-    return Observed.joined(seen), torch.cat(of_patches)
+        of_patches.append(patch_scores(images, labels, boxes, observer).view(-1, len(boxes)))
+        of_labels.append(labels)
+    if not seen:
+        return {}
+    answers, cells, labels = Observed.joined(seen), torch.cat(of_patches), torch.cat(of_labels)
+    return {
+        label: (Observed(*(column[labels == label] for column in answers)), cells[labels == label])
+        for label in own
+        if (labels == label).any()
+    }
+
+
+class _Judged(NamedTuple):
+    """An observer's answers to the n images of a class."""
+
+    scores: torch.Tensor  # (n,) float32
+    right: torch.Tensor  # (n,) bool
+    entropies: torch.Tensor  # (n,) float32
+    cells: torch.Tensor | None  # (n, cells) float32, scores; None for real images
+    distance: float | None  # mean distance of the features of two images
+
+
+def _judged(images: Observed, cells: torch.Tensor | None = None) -> _Judged:
+    return _Judged(
+        images.scores, images.right, images.entropies, cells, pairwise_distance(images.features)
+    )
 
 
 class _Comparison(NamedTuple):
-    """Random real images, and the distances of real samples from them and from a set."""
+    """Random real images of a class, and the distances of real samples from them and from a set."""
 
-    random: Observed
-    labels: torch.Tensor  # (n,) int64, of the random images
+    random: _Judged
     by_random: torch.Tensor  # (samples,) float32
     by_set: torch.Tensor  # (samples,) float32
 
 
 def _compare(
-    images: Observed, distilled: DistilledSet, observer: Observer, source: Source, most_real: int
-) -> _Comparison:
-    """Draw as many real images as the set has, and samples that both must cover."""
+    features: Mapping[int, torch.Tensor],
+    distilled: DistilledSet,
+    observer: Observer,
+    source: Source,
+    most_real: int,
+    ranks: Ranks,
+) -> dict[int, _Comparison]:
+    """Draw as many real images as the set has, and samples that both must cover, by class."""
     provenance = distilled.provenance
     used = set() if provenance is None else {*provenance["source"].to_pylist()}
     counts = distilled.manifest.class_counts
-    parts = []
+    own = {}
     unreadable = Unreadable(source, len(source), None)
-    for label, name in enumerate(distilled.class_names):
-        per_class = counts[label]
+    for label, of_set in features.items():
+        name, per_class = distilled.class_names[label], counts[label]
         drawn = _drawn(source, name, used)[: per_class + most_real].tolist()
         groups = whole_images(
             source,
@@ -292,24 +347,22 @@ def _compare(
         samples = features_of(real, observer)
         if not len(samples):
             continue
-        labels = torch.full((per_class,), label)
-        random = observe(torch.stack(chosen), labels, observer)
-        parts.append(
-            _Comparison(
-                random,
-                labels,
-                nearest_distances(samples, random.features),
-                nearest_distances(samples, images.features[distilled.labels == label]),
-            )
+        random = observe(torch.stack(chosen), torch.full((per_class,), label), observer)
+        own[label] = _Comparison(
+            _judged(random),
+            nearest_distances(samples, random.features),
+            nearest_distances(samples, of_set),
         )
+    for reasons in ranks.gather(unreadable.reasons):
+        unreadable.add(reasons)
     unreadable.say()
-    if not parts:
+    compared = _of_all(ranks, own)
+    if not compared:
         raise PydreamError(
             f"{source.description} has too few images to compare {distilled.path} with: a class "
             f"needs more than {count_words(counts)} that can be read and are not sources of the set"
         )
-    randoms, *others = zip(*parts, strict=True)
-    return _Comparison(Observed.joined(randoms), *(torch.cat(values) for values in others))
+    return compared
 
 
 def _drawn(source: Source, name: str, used: set[str]) -> npt.NDArray[np.int64]:
@@ -320,24 +373,27 @@ def _drawn(source: Source, name: str, used: set[str]) -> npt.NDArray[np.int64]:
     return free[np.argsort(keys.numpy(), kind="stable")]
 
 
-def _summary(
-    images: Observed,
-    labels: torch.Tensor,
-    *,
-    patch_realism: float | None = None,
-    coverage_distance: float | None = None,
-) -> ImageMeasures:
-    """Average over images, and over classes for measures within a class."""
-    classes = sorted({*labels.tolist()})
-    distances = [pairwise_distance(images.features[labels == label]) for label in classes]
-    spreads = [distance for distance in distances if distance is not None]
+def _summary(judged: Mapping[int, _Judged], labels: torch.Tensor) -> ImageMeasures:
+    """Average over images in their order, and over classes for measures within a class."""
+
+    def mean(name: str) -> float | None:
+        parts = {label: getattr(found, name) for label, found in judged.items()}
+        first = next(iter(parts.values()), None)
+        if first is None:
+            return None
+        values = first.new_empty(len(labels), *first.shape[1:])
+        for label, part in parts.items():
+            values[labels == label] = part
+        return _mean(values.flatten())
+
+    spreads = [found.distance for found in judged.values() if found.distance is not None]
     return ImageMeasures(
-        realism=_mean(images.scores),
-        patch_realism=patch_realism,
-        agreement=_mean(images.right),
-        entropy=_mean(images.entropies),
+        realism=mean("scores"),
+        patch_realism=mean("cells"),
+        agreement=mean("right"),
+        entropy=mean("entropies"),
         pairwise_distance=fmean(spreads) if spreads else None,
-        coverage_distance=coverage_distance,
+        coverage_distance=None,
     )
 
 

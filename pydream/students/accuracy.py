@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pydream.data.resized import LabelledImages
+from pydream.data_parallel import ALONE, DataParallel
 from pydream.models import load_observer
 
 _TOP = 5
@@ -39,6 +40,7 @@ def measure_accuracy(
     mean: Sequence[float],
     std: Sequence[float],
     precision: str,
+    parallel: DataParallel = ALONE,
 ) -> Accuracy:
     """Classify the test images with a copy of the student prepared for inference.
 
@@ -52,6 +54,8 @@ def measure_accuracy(
         Mean and standard deviation to normalise with, three numbers each, for pixels in [0, 1].
     precision
         Arithmetic, as for `load_observer`.
+    parallel
+        The ranks, each of which classifies a part of the images.
     """
     side = test.images.shape[1]
     device = test.images.device
@@ -59,8 +63,11 @@ def measure_accuracy(
         student, side=side, mean=mean, std=std, precision=precision, device=device
     )
     right = torch.zeros(min(_TOP, network.num_classes), dtype=torch.int64, device=device)
-    for start in range(0, len(test), network.tile):
-        rows = test.images[start : start + network.tile]
+    part = parallel.part(len(test))
+    images, labels = test.images[part], test.labels[part]
+    for start in range(0, len(images), network.tile):
+        rows = images[start : start + network.tile]
         ranked = network.logits(network.views(rows)).topk(len(right)).indices
-        right += (ranked == test.labels[start : start + network.tile, None]).sum(dim=0)
+        right += (ranked == labels[start : start + network.tile, None]).sum(dim=0)
+    right = parallel.sum(right)
     return Accuracy(int(right[0]) / len(test), int(right.sum()) / len(test))

@@ -13,6 +13,7 @@ from torch import nn
 from pydream.allocator import keep_freed_memory
 from pydream.arithmetic import arithmetic_of
 from pydream.data.resized import LabelledImages
+from pydream.data_parallel import ALONE, DataParallel
 from pydream.errors import PydreamError
 from pydream.models import build_model
 from pydream.progress import track
@@ -84,6 +85,7 @@ def train_student(
     labelled_every: int = 1,
     precision: str = "float32",
     description: str = "training",
+    parallel: DataParallel = ALONE,
 ) -> TrainedStudent:
     """Train a student, and measure it between epochs.
 
@@ -116,22 +118,29 @@ def train_student(
         ``"float32"``, or ``"bfloat16"`` for mixed precision.
     description
         Text beside the progress bar.
+    parallel
+        The ranks that train this student together, if they are several.
 
     Raises
     ------
     PydreamError
-        If the student cannot be built, has batch norm and would get a batch of one image, or the
-        loss is no longer finite.
+        If the student cannot be built, has batch norm and would get a batch of one image, cannot be
+        trained by these ranks, or the loss is no longer finite.
     """
     side, device = images.shape[1], images.device
     with own_random_numbers(seed, device), keep_freed_memory(), arithmetic_of(precision):
         model = build_model(student, num_classes=num_classes, side=side)
+        model = parallel.prepare(model, student, device)
         model = model.to(memory_format=torch.channels_last).to(device)
-        _check_batches(model, student, len(images), recipe)
+        _check_batches(model, student, len(images), recipe, parallel)
+        network = parallel.wrap(model)
         optimizer = make_optimizer(model, recipe)
         curve: list[Checkpoint] = []
         train_seconds = test_seconds = 0.0
-        with track(description, recipe.epochs, "epochs") as advance:
+        with (
+            parallel.own_draws(seed, device),
+            track(description, recipe.epochs, "epochs") as advance,
+        ):
             for epoch in range(recipe.epochs):
                 start = time.perf_counter()
                 seen = epoch - epoch % labelled_every
@@ -139,14 +148,21 @@ def train_student(
                 batches = each_in_stage("views", made, device)
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.learning_rate_at(epoch)
-                total = _train_epoch(model, optimizer, batches, targets, recipe, precision)
+                total = _train_epoch(
+                    network, optimizer, batches, targets, recipe, precision, parallel
+                )
                 loss = _finite(total / (len(images) * recipe.views_per_image), epoch, recipe)
                 trained = time.perf_counter()
                 train_seconds += trained - start
                 if (epoch + 1) % eval_every == 0 or epoch + 1 == recipe.epochs:
                     with stage("test", device):
                         accuracy = measure_accuracy(
-                            model, test, mean=mean, std=std, precision=precision
+                            model,
+                            test,
+                            mean=mean,
+                            std=std,
+                            precision=precision,
+                            parallel=parallel,
                         )
                     curve.append(Checkpoint(epoch + 1, loss, accuracy.top1, accuracy.top5))
                     test_seconds += time.perf_counter() - trained
@@ -162,11 +178,12 @@ def _train_epoch(
     targets: Targets,
     recipe: ResolvedRecipe,
     precision: str,
+    parallel: DataParallel,
 ) -> float:
     """Take one step per batch; return the sum of the losses of all images."""
     losses = []
-    for batch in batches:
-        device = batch.images.device
+    for whole in batches:
+        batch, device = whole.part(parallel.part(len(whole.rows))), whole.images.device
         with stage("labels", device):
             wanted = targets(batch)
         with stage("forward", device):
@@ -174,12 +191,13 @@ def _train_epoch(
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision):
                 logits = model(batch.images)
             loss = soft_loss(logits, wanted, recipe.temperature)
+            loss, mean = parallel.mean(loss, len(batch.rows))
         with stage("backward", device):
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
         with stage("optimiser", device):
             optimizer.step()
-        losses.append(loss.detach() * len(batch.rows))
+        losses.append(mean * len(whole.rows))
     return float(torch.stack(losses).sum())  # the only wait for the device in an epoch
 
 
@@ -206,10 +224,17 @@ def make_optimizer(model: nn.Module, recipe: ResolvedRecipe) -> torch.optim.Opti
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
 
 
-def _check_batches(model: nn.Module, student: str, num_images: int, recipe: ResolvedRecipe) -> None:
+def _check_batches(
+    model: nn.Module,
+    student: str,
+    num_images: int,
+    recipe: ResolvedRecipe,
+    parallel: DataParallel,
+) -> None:
     """Refuse batches of one image for a student that normalises over the batch."""
     num_views = num_images * recipe.views_per_image
     smallest = num_views // steps_per_epoch(num_images, recipe)
+    parallel.check_batch(smallest)
     if smallest > 1 or not any(isinstance(module, _BATCH_NORMS) for module in model.modules()):
         return
     raise PydreamError(

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -73,6 +73,12 @@ class MixedBatch:
     partners: torch.Tensor
     share: float
     epoch: int
+
+    def part(self, rows: slice) -> MixedBatch:
+        """Return some rows of the batch."""
+        return replace(
+            self, images=self.images[rows], rows=self.rows[rows], partners=self.partners[rows]
+        )
 
 
 def views(
