@@ -8,6 +8,7 @@ import os
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,7 +24,7 @@ from pydream.memory_limits import memory_limit, physical_memory
 from pydream.processors import usable_processors
 from pydream.versions import PACKAGE
 
-_REQUIRED = (PACKAGE, "torch", "torchvision", "numpy", "scipy", "pillow", "pyarrow")
+_REQUIRED = (PACKAGE, "torch", "torchvision", "numpy", "scipy", "pillow", "pyarrow", "fsspec")
 _OPTIONAL = ("timm",)
 _VARIABLES = (
     "PYDREAM_DATA",
@@ -33,6 +34,17 @@ _VARIABLES = (
     "OMP_WAIT_POLICY",
     "CUDA_VISIBLE_DEVICES",
 )
+# Sources of images, as they are named, and the packages that each needs: (import, what to install).
+_SOURCES: dict[str, tuple[tuple[str, str], ...]] = {
+    "folders, tables, .zip, .tar, .npz, digits, torchvision's sets": (),
+    "WebDataset shards, .parquet": (("pyarrow", "pyarrow"),),
+    "datasets.Dataset": (("datasets", "datasets"),),
+    "s3://": (("s3fs", "pydream-distill[s3]"),),
+    "gs://": (("gcsfs", "pydream-distill[gs]"),),
+    "hf://": (("huggingface_hub", "pydream-distill[hf]"),),
+    "https://": (("aiohttp", "pydream-distill[http]"),),
+    "other URLs of fsspec": (("fsspec", "fsspec"),),
+}
 _NO_MODULE = "pydream._C cannot be imported"
 
 
@@ -137,6 +149,8 @@ class Diagnosis:
         Processor, memory and GPUs.
     ops
         For every op, the implementation on each device.
+    sources
+        For every kind of source, the packages to install before it can be opened.
     environment
         Environment variables that pydream reads.
     problems
@@ -149,6 +163,7 @@ class Diagnosis:
     memory: Memory
     cuda: Cuda
     ops: dict[str, dict[str, str]]
+    sources: dict[str, list[str]]
     environment: dict[str, str | None]
     problems: list[str]
 
@@ -176,6 +191,7 @@ def diagnose() -> Diagnosis:
         memory=Memory(machine=physical_memory(), limit=memory_limit()),
         cuda=cuda,
         ops=_ops(_attempt("pydream.ops", problems), module, cuda),
+        sources=_sources(),
         environment=_environment(problems),
         problems=problems,
     )
@@ -281,6 +297,14 @@ def _ops(
     return {name: {"cpu": on_cpu, "cuda": on_cpu if name in drawn else on_cuda} for name in names}
 
 
+def _sources() -> dict[str, list[str]]:
+    """Return what is missing for each kind of source."""
+    return {
+        name: [package for module, package in needed if find_spec(module) is None]
+        for name, needed in _SOURCES.items()
+    }
+
+
 def _environment(problems: list[str]) -> dict[str, str | None]:
     data = os.environ.get("PYDREAM_DATA")
     if data is not None and not Path(data).is_dir():
@@ -300,7 +324,8 @@ def render_diagnosis(diagnosis: Diagnosis) -> RenderableType:
     ):
         table.add_row(name, Text(value))
     problems = [Text(f"problem: {problem}", style="bold red") for problem in diagnosis.problems]
-    return Group(table, Text(), _op_table(diagnosis.ops), *problems)
+    sources = _source_table(diagnosis.sources)
+    return Group(table, Text(), sources, Text(), _op_table(diagnosis.ops), *problems)
 
 
 def _package_rows(versions: dict[str, str | None]) -> list[tuple[str, str]]:
@@ -350,6 +375,14 @@ def _machine_rows(diagnosis: Diagnosis) -> list[tuple[str, str]]:
         ("cuda kernels", kernels),
         *((name, value) for name, value in diagnosis.environment.items() if value is not None),
     ]
+
+
+def _source_table(sources: dict[str, list[str]]) -> Table:
+    table = Table("source", "can be opened", box=None, pad_edge=False)
+    for name, missing in sources.items():
+        needs = " ".join(f"'{package}'" for package in missing)
+        table.add_row(Text(name), Text(f"no: pip install {needs}" if missing else "yes"))
+    return table
 
 
 def _op_table(ops: dict[str, dict[str, str]]) -> Table:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydream.errors import PydreamError
+from pydream.urls import is_url, without_secrets
 
 PathLike = TypeVar("PathLike", str, Path)
 _ADD_RESUME = "`pydream rded`, `dream`, `refine`, `observer` and `evaluate`: add --resume"
@@ -79,8 +80,10 @@ def name_after(source: str) -> str:
     ----------
     source
         A folder gives its name; a file its name without its kind's ending (also ``.tar.gz``); a set
-        of torchvision, such as ``mnist:ROOT``, the name of the set.
+        of torchvision, such as ``mnist:ROOT``, the name of the set; a URL its last part.
     """
+    if is_url(source):
+        source = without_secrets(source).rpartition("://")[2].rstrip("/").rpartition("/")[2]
     path = Path(source)
     name, colon, _ = source.partition(":")
     if colon and len(name) > 1 and os.sep not in name and not os.path.lexists(path):

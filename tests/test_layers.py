@@ -13,7 +13,7 @@ PACKAGE = Path(pydream.__file__).parent
 # not know each other.
 FLOORS = (
     "_C errors lazy marks processors allocator arithmetic streams torch_state seeds gpus timeline "
-    "memory_limits",
+    "memory_limits urls",
     "checks files formatting progress versions launchers",
     "ops partial doctor replay ranks",
     "devices cluster data data_parallel tiling",

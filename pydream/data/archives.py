@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import shutil
 import tarfile
 import threading
 import weakref
@@ -11,12 +12,13 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
-from pydream.data.cache import COMPRESSED, decompressed
+from pydream.data.cache import COMPRESSED, decompressed, fetched, kept
 from pydream.data.layout import Tree, is_image, join
+from pydream.data.remote import AnyPath, RemotePath
 from pydream.data.tar_ends import check_whole, find_appended
 from pydream.errors import ImageError, PydreamError, first_line
 
@@ -31,11 +33,13 @@ _INNER_ARCHIVES = (*ARCHIVE_SUFFIXES, ".rar", ".7z")
 _READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # methods of compression
 # Nearly all names have none of these and need no cleaning: archives hold up to millions.
 _ODD = ("/.", "//")
+# Of a local header; the directory and the end of a zip, behind its last member, are longer.
+_EXTRA_BYTES = 64
 _MOST_LINKS = 40  # links that one name may follow, as on Linux
 _INDEXING = threading.Lock()  # held while an archive is indexed
 
 
-def open_archive(path: Path) -> Tree:
+def open_archive(path: AnyPath) -> Tree:
     """Open an archive of any supported kind.
 
     Raises
@@ -44,18 +48,24 @@ def open_archive(path: Path) -> Tree:
         If the file is not an archive, is damaged, or is of an unsupported kind.
     """
     try:
-        status = path.stat()
-        identity = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
         with _INDEXING:
-            return _open(path, identity)
+            return _open(path, _identity(path))
     except OSError as error:
         raise PydreamError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
+def _identity(path: AnyPath) -> tuple[object, ...]:
+    """Return what changes when an archive does."""
+    if isinstance(path, RemotePath):
+        return path.state
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+
+
 @lru_cache(maxsize=4)
-def _open(path: Path, identity: tuple[int, ...]) -> Tree:
+def _open(path: AnyPath, identity: tuple[object, ...]) -> Tree:
     """Index an archive, and keep the index, because a run opens both splits of the same archive."""
-    with open(path, "rb") as file:
+    with path.open("rb", 16) as file:
         start = file.read(6)
     for magic, kind in _OTHERS.items():
         if start.startswith(magic):
@@ -65,7 +75,7 @@ def _open(path: Path, identity: tuple[int, ...]) -> Tree:
             return TarTree(decompressed(path, magic), path)
     if start.startswith((b"PK\x03\x04", b"PK\x05\x06")) or path.suffix.lower() == ".zip":
         return ZipTree(path)
-    return TarTree(path, path)
+    return TarTree(fetched(path), path)
 
 
 class _ArchiveTree(Tree):
@@ -84,7 +94,7 @@ class _ArchiveTree(Tree):
     """
 
     def __init__(
-        self, path: Path, names: Iterable[str], named: Path, left_out: Counter[str]
+        self, path: AnyPath, names: Iterable[str], named: AnyPath, left_out: Counter[str]
     ) -> None:
         self.left_out = left_out
         self._folders: dict[str, tuple[set[str], set[str]]] = {"": (set(), set())}
@@ -103,8 +113,10 @@ class _ArchiveTree(Tree):
                 f"{named}: holds no image but archives ({archive}), which are not read inside of "
                 "one; unpack it"
             )
-        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        weakref.finalize(self, os.close, self._descriptor)
+        self._remote = path if isinstance(path, RemotePath) else None
+        if isinstance(path, Path):
+            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            weakref.finalize(self, os.close, self._descriptor)
 
     def _add_folder(self, path: str) -> None:
         if path not in self._folders:
@@ -120,6 +132,8 @@ class _ArchiveTree(Tree):
 
     def _read_at(self, offset: int, size: int) -> bytes:
         """Read without a shared file position, so that threads do not interfere."""
+        if self._remote is not None:
+            return self._remote.read_range(offset, offset + size)
         try:
             data = os.pread(self._descriptor, size, offset)
         except OSError as error:
@@ -131,6 +145,7 @@ class _ArchiveTree(Tree):
 
 class _ZipMember(NamedTuple):
     offset: int  # of the local header
+    header: int  # bytes that it is likely to have at most
     stored_size: int
     size: int
     crc: int
@@ -141,12 +156,13 @@ class _ZipMember(NamedTuple):
 class ZipTree(_ArchiveTree):
     """Files inside a zip archive, stored or deflated."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self._members: dict[str, _ZipMember] = {}
         left_out: Counter[str] = Counter()
         names = []
         try:
-            with zipfile.ZipFile(path) as archive:
+            directory, before = _zip_directory(path)
+            with zipfile.ZipFile(directory) as archive:
                 infos = archive.infolist()
         except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
             raise PydreamError(
@@ -160,7 +176,7 @@ class ZipTree(_ArchiveTree):
                 continue
             names.append(name)
             if not info.is_dir():
-                self._members[name] = _zip_member(info)
+                self._members[name] = _zip_member(info, before)
                 if is_image(name):
                     _check_readable(path, info)
         super().__init__(path, names, path, left_out)
@@ -170,12 +186,15 @@ class ZipTree(_ArchiveTree):
         member = self._members[path]
         if not member.readable:
             raise ImageError("is encrypted, or compressed in a way that cannot be read in place")
-        header = self._read_at(member.offset, 30)
-        if header[:4] != b"PK\x03\x04":
+        start = self._read_at(member.offset, member.header + member.stored_size)
+        if start[:4] != b"PK\x03\x04":
             raise ImageError("the archive is damaged: no local header")
-        name_size = int.from_bytes(header[26:28], "little")
-        extra_size = int.from_bytes(header[28:30], "little")
-        data = self._read_at(member.offset + 30 + name_size + extra_size, member.stored_size)
+        name_size = int.from_bytes(start[26:28], "little")
+        extra_size = int.from_bytes(start[28:30], "little")
+        header = 30 + name_size + extra_size
+        data = start[header : header + member.stored_size]
+        if header > member.header:
+            data += self._read_at(member.offset + len(start), header - member.header)
         if member.deflated:
             try:
                 data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, member.size)
@@ -195,15 +214,38 @@ class ZipTree(_ArchiveTree):
         return f"{member.crc:08x} {member.size}"
 
 
-def _zip_member(info: zipfile.ZipInfo) -> _ZipMember:
+def _zip_member(info: zipfile.ZipInfo, before: int) -> _ZipMember:
     deflated = info.compress_type == zipfile.ZIP_DEFLATED
     readable = not info.flag_bits & 0x1 and info.compress_type in _READABLE
     return _ZipMember(
-        info.header_offset, info.compress_size, info.file_size, info.CRC, deflated, readable
+        info.header_offset + before,
+        30 + len(info.orig_filename.encode()) + _EXTRA_BYTES,
+        info.compress_size,
+        info.file_size,
+        info.CRC,
+        deflated,
+        readable,
     )
 
 
-def _check_readable(path: Path, info: zipfile.ZipInfo) -> None:
+def _zip_directory(path: AnyPath) -> tuple[Path, int]:
+    """Return a file with the directory of a zip, and the number of bytes that it lacks before it.
+
+    Of an archive in a store that file is in the cache: the end of the archive.
+    """
+    if isinstance(path, Path):
+        return path, 0
+    end = kept(path, [path], (path.stem, ".directory.zip"), "index", partial(_write_end, path))
+    return end, path.size - end.stat().st_size
+
+
+def _write_end(path: RemotePath, target: IO[bytes]) -> None:
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        file.seek(archive.start_dir)
+        shutil.copyfileobj(file, target)
+
+
+def _check_readable(path: AnyPath, info: zipfile.ZipInfo) -> None:
     if info.flag_bits & 0x1:
         raise PydreamError(
             f"{path}: member {info.filename!r} is encrypted; repack it without a password"
@@ -235,7 +277,7 @@ class TarTree(_ArchiveTree):
         Path or name that the user gave, for messages.
     """
 
-    def __init__(self, path: Path, named: Path) -> None:
+    def __init__(self, path: Path, named: AnyPath) -> None:
         self._members: dict[str, _TarMember] = {}
         self._links: dict[str, str] = {}
         self._folder_names: list[str] = []

@@ -105,9 +105,8 @@ def open_arrays(images: Any, labels: Any, split: str) -> Source:
     return ArraySource(pixels, numbers, names, description=description, split=split)
 
 
-def open_npz(path: Path, split: str) -> Source:
+def open_npz(path: Path, split: str, description: str) -> Source:
     """Open the train or test arrays of an npz file, by any of the names in `_NPZ_NAMES`."""
-    description = str(path)
     with _load_npz(path) as archive:
         of_train = _npz_names(archive.files, "train")
         found = _npz_names(archive.files, split)

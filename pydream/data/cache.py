@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import lzma
 import os
+import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,18 +15,23 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from pydream.data.remote import AnyPath, RemotePath
 from pydream.errors import PydreamError, first_line
 from pydream.progress import say
 
 
-def _zstd(path: Path) -> Any:
+def _gzip(file: IO[bytes]) -> Any:
+    return gzip.GzipFile(fileobj=file)
+
+
+def _zstd(file: IO[bytes]) -> Any:
     import pyarrow  # has its own codecs; the import takes a while
 
-    return pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
+    return pyarrow.CompressedInputStream(pyarrow.PythonFile(file, "r"), "zstd")
 
 
-COMPRESSED: dict[bytes, Callable[[Path], Any]] = {
-    b"\x1f\x8b": gzip.GzipFile,
+COMPRESSED: dict[bytes, Callable[[IO[bytes]], Any]] = {
+    b"\x1f\x8b": _gzip,
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ": lzma.LZMAFile,
     b"(\xb5/\xfd": _zstd,
@@ -35,7 +41,7 @@ COMPRESSED: dict[bytes, Callable[[Path], Any]] = {
 _AT_ONCE = 16 << 20
 
 
-def decompressed(path: Path, magic: bytes) -> Path:
+def decompressed(path: AnyPath, magic: bytes) -> Path:
     """Return the decompressed content of a file, from the cache if it is there.
 
     Parameters
@@ -54,9 +60,27 @@ def decompressed(path: Path, magic: bytes) -> Path:
     return kept(path, [path], (stem, ".tar"), "decompress", partial(_decompress, path, magic))
 
 
+def fetched(path: AnyPath) -> Path:
+    """Return a file of the disk as it is, and one of a store from the cache, fetched if needed.
+
+    Raises
+    ------
+    PydreamError
+        If it cannot be fetched, or the cache cannot be written.
+    """
+    if isinstance(path, Path):
+        return path
+    return kept(path, [path], (path.stem, path.suffix), "fetch", partial(_fetch, path))
+
+
+def _fetch(path: RemotePath, target: IO[bytes]) -> None:
+    with path.open("rb", _AT_ONCE) as source:
+        shutil.copyfileobj(source, target, _AT_ONCE)
+
+
 def kept(
-    path: Path,
-    files: Sequence[Path],
+    path: AnyPath | str,
+    files: Sequence[AnyPath],
     name: tuple[str, str],
     action: str,
     write: Callable[[IO[bytes]], None],
@@ -64,7 +88,8 @@ def kept(
     """Return a file of the cache, which is written if it is not there.
 
     The cache is ``$XDG_CACHE_HOME/pydream`` or ``~/.cache/pydream``. The name of a file in it
-    depends on the paths, the sizes and the modification times of what it is made of. It is written
+    depends on the paths, the sizes and the modification times of what it is made of, or on URLs,
+    sizes and ETags. It is written
     under another name and renamed when complete, so no partial file is ever read. Of several runs,
     one writes it while the others wait. Remains of a killed run are overwritten by the next one.
 
@@ -86,10 +111,7 @@ def kept(
     PydreamError
         If the cache cannot be written, or from `write`.
     """
-    states = [(file.resolve(), file.stat()) for file in files]
-    identity = "\0".join(
-        f"{file}\0{status.st_size}\0{status.st_mtime_ns}" for file, status in states
-    )
+    identity = "\0".join(map(_identity, files))
     digest = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     folder = _folder(path, action)
     place = folder / f"{name[0]}-{digest}{name[1]}"
@@ -109,6 +131,13 @@ def kept(
             f"XDG_CACHE_HOME to a folder with enough room, or {action} it yourself"
         ) from error
     return place
+
+
+def _identity(file: AnyPath) -> str:
+    if isinstance(file, RemotePath):
+        return f"{file}\0{file.state.size}\0{file.state.mark}"
+    status = file.stat()
+    return f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
 
 
 @contextmanager
@@ -153,9 +182,9 @@ def _locked(place: Path) -> IO[bytes]:
         file.close()  # the other run has renamed or removed it
 
 
-def _decompress(path: Path, magic: bytes, target: IO[bytes]) -> None:
+def _decompress(path: AnyPath, magic: bytes, target: IO[bytes]) -> None:
     """Write the content; distinguish errors of the file itself from those of the disk."""
-    with COMPRESSED[magic](path) as source:
+    with path.open("rb", _AT_ONCE) as file, COMPRESSED[magic](file) as source:
         while True:
             try:
                 data = source.read(_AT_ONCE)
@@ -170,7 +199,7 @@ def _decompress(path: Path, magic: bytes, target: IO[bytes]) -> None:
             target.write(data)
 
 
-def _folder(path: Path, action: str) -> Path:
+def _folder(path: AnyPath | str, action: str) -> Path:
     """Return the folder of the cache."""
     named = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(named):  # required by the XDG specification

@@ -16,6 +16,7 @@ from pydream.data.imagenet_tars import TRAIN_TAR, join_shipped
 from pydream.data.label_files import find_label_files
 from pydream.data.layout import Layout, Splits, Tree, join, visible
 from pydream.data.published_splits import FoldersAndTables, TableLayout, table_splits
+from pydream.data.remote import AnyPath, RemotePath, remote_tree
 from pydream.data.source import Source
 from pydream.errors import ImageError, PydreamError
 
@@ -132,7 +133,7 @@ def _checked_train(lay_out: Callable[[], Layout], description: str, problem: str
     return replace(layout, notes=(problem,) if problem and len(layout.class_names) == 1 else ())
 
 
-def open_tree(path: Path) -> Tree:
+def open_tree(path: AnyPath) -> Tree:
     """Open a folder or an archive.
 
     The two tars of ILSVRC 2012, as image-net.org ships them, are opened together.
@@ -142,6 +143,8 @@ def open_tree(path: Path) -> Tree:
     PydreamError
         If it is neither, is damaged, or is of an unsupported kind.
     """
+    if isinstance(path, RemotePath):
+        return remote_tree(path) if path.is_dir() else open_archive(path)
     folder = path.parent if path.name == TRAIN_TAR else path
     unpacked = path == folder and (folder / "train").is_dir()
     if (folder / TRAIN_TAR).is_file() and not unpacked:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -94,20 +92,6 @@ class Splits:
 def join(folder: str, name: str) -> str:
     """Return the path of `name` in `folder`."""
     return f"{folder}/{name}" if folder and name else folder or name
-
-
-def folders_and_files(folder: Path, suffix: str) -> tuple[list[str], list[Path]]:
-    """Return the names of the folders in a folder, and its files of a kind; both sorted."""
-    folders, files = [], []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if is_clutter(entry.name):
-                continue
-            if entry.is_dir():
-                folders.append(entry.name)
-            elif entry.name.lower().endswith(suffix):
-                files.append(folder / entry.name)
-    return sorted(folders), sorted(files)
 
 
 def is_image(name: str) -> bool:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from pydream.data.cache import kept
 from pydream.data.layout import file_kind
+from pydream.data.parquet_access import open_file, read_columns
 from pydream.data.parquet_columns import (
     Columns,
     are_unlabelled,
@@ -22,9 +27,13 @@ from pydream.data.parquet_columns import (
 )
 from pydream.data.parquet_files import ParquetFiles, Parts
 from pydream.data.parquet_images import RowImages
+from pydream.data.remote import AnyPath
 from pydream.data.source_options import divided
 from pydream.data.table_source import TableSource
 from pydream.errors import MissingSplitError, PydreamError, first_line
+from pydream.progress import track
+
+_FILES_AT_ONCE = 4  # of a store, each by several requests
 
 
 class ParquetSource(TableSource):
@@ -50,8 +59,8 @@ class ParquetSource(TableSource):
     ) -> None:
         where = divided(description)[0]
         parts = _parts(found, where, split, named)
-        columns = find_columns(_opened(parts.files[0]).schema_arrow, named, where)
-        tables = [_table(file, columns, where) for file in parts.files]
+        columns = find_columns(open_file(parts.files[0]).schema_arrow, named, where)
+        tables = _tables(parts.files, columns, where)
         labels = _joined(table["label"] for table in tables)
         names = names_of(_train_labels(found, labels, split, columns), columns, where)
         super().__init__(
@@ -78,7 +87,7 @@ class ParquetSource(TableSource):
 def has_images(found: ParquetFiles) -> bool:
     """Return whether the files have a column of images, and are no tables about something else."""
     first = next(iter(found.splits.values()))[0].files[0]
-    return holds_images(_opened(first).schema_arrow)
+    return holds_images(open_file(first).schema_arrow)
 
 
 def parquet_splits(found: ParquetFiles, named: Mapping[str, str], description: str) -> set[str]:
@@ -103,7 +112,7 @@ def _parts(found: ParquetFiles, description: str, split: str, named: Mapping[str
     """
     unlabelled = []
     for parts in found.splits.get(split, ()):
-        columns = find_columns(_opened(parts.files[0]).schema_arrow, named, description)
+        columns = find_columns(open_file(parts.files[0]).schema_arrow, named, description)
         if not all(are_unlabelled(_labels(file, columns, description)) for file in parts.files):
             return parts
         unlabelled.append(parts.word)
@@ -120,7 +129,7 @@ def _notes(parts: Parts, split: str) -> list[str]:
     return [f"{parts.word} is the test split"] if split == "test" and parts.word != "test" else []
 
 
-def _kinds(others: Sequence[Path]) -> dict[str, int]:
+def _kinds(others: Sequence[AnyPath]) -> dict[str, int]:
     kinds: dict[str, int] = {}
     for file in others:
         kind = f"{file_kind(file.name)} of no split"
@@ -128,26 +137,42 @@ def _kinds(others: Sequence[Path]) -> dict[str, int]:
     return kinds
 
 
-def _opened(file: Path) -> pq.ParquetFile:
-    """Open a file.
-
-    Raises
-    ------
-    PydreamError
-        If it is no parquet file or is damaged.
-    """
-    try:
-        return pq.ParquetFile(file, memory_map=True)
-    except (pa.ArrowException, OSError) as error:
-        raise PydreamError(
-            f"{file}: not a readable parquet file: {first_line(error)}; it may be cut off: "
-            "fetch it again"
-        ) from error
+def _tables(files: Sequence[AnyPath], columns: Columns, description: str) -> list[pa.Table]:
+    """Read labels and paths of files; those of a store are kept in the cache, a batch a file."""
+    if isinstance(files[0], Path):
+        return [_table(file, columns, description) for file in files]
+    named = f"{columns.image} {columns.label} {columns.has_paths}"
+    name = f"{Path(description).name}-{hashlib.sha256(named.encode()).hexdigest()[:8]}", ".labels"
+    write = partial(_write_tables, files, columns, description)
+    with pa.memory_map(str(kept(description, files, name, "index", write))) as source:
+        read = pa.ipc.open_file(source)
+        return [
+            pa.Table.from_batches([read.get_batch(number)])
+            for number in range(read.num_record_batches)
+        ]
 
 
-def _table(file: Path, columns: Columns, description: str) -> pa.Table:
+def _write_tables(
+    files: Sequence[AnyPath], columns: Columns, description: str, target: IO[bytes]
+) -> None:
+    with (
+        ThreadPoolExecutor(_FILES_AT_ONCE) as waiting,
+        track("indexing files", len(files), "files") as advance,
+    ):
+        writer = None
+        for table in waiting.map(partial(_table, columns=columns, description=description), files):
+            writer = writer or pa.ipc.new_file(target, table.schema)
+            batch = table.combine_chunks().to_batches()
+            empty = pa.RecordBatch.from_pylist([], schema=table.schema)
+            writer.write_batch(batch[0] if batch else empty)
+            advance(1)
+        assert writer is not None  # a source has files
+        writer.close()
+
+
+def _table(file: AnyPath, columns: Columns, description: str) -> pa.Table:
     """Read labels and paths of a file, in the columns ``label`` and ``path``."""
-    opened = _opened(file)
+    opened = open_file(file)
     wanted = [columns.label]
     if columns.has_paths:
         wanted.append(f"{columns.image}.path")
@@ -157,7 +182,7 @@ def _table(file: Path, columns: Columns, description: str) -> pa.Table:
                 f"{file}: there is no column {name!r}, which other files of {description} have"
             )
     try:
-        table = opened.read(columns=wanted)
+        table = read_columns(file, wanted)
     except (pa.ArrowException, OSError) as error:
         raise PydreamError(f"{file}: cannot be read: {first_line(error)}") from error
     read = {"label": table[columns.label]}
@@ -170,7 +195,7 @@ def _joined(columns: Iterable[pa.ChunkedArray]) -> pa.ChunkedArray:
     return pa.chunked_array([chunk for column in columns for chunk in column.chunks])
 
 
-def _labels(file: Path, columns: Columns, description: str) -> pa.ChunkedArray:
+def _labels(file: AnyPath, columns: Columns, description: str) -> pa.ChunkedArray:
     bare = Columns(columns.image, columns.label, columns.in_struct, False, columns.class_names)
     return _table(file, bare, description)["label"]
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from pydream.data.layout import folders_and_files
+from pydream.data.remote import AnyPath, folders_and_files
 from pydream.data.split_names import preference, split_name
 from pydream.errors import PydreamError
 
@@ -21,7 +20,7 @@ class Parts:
     """The files of one split that one word names, such as validation."""
 
     word: str
-    files: tuple[Path, ...]
+    files: tuple[AnyPath, ...]
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,10 @@ class ParquetFiles:
     """The files of a source by split, the preferred word of a split first."""
 
     splits: Mapping[str, tuple[Parts, ...]]
-    others: Sequence[Path] = field(default=())  # which belong to no split
+    others: Sequence[AnyPath] = field(default=())  # which belong to no split
 
 
-def find_parquet(path: Path) -> ParquetFiles | None:
+def find_parquet(path: AnyPath) -> ParquetFiles | None:
     """Find the parquet files of a source; None if it is another kind of source.
 
     They lie in the named folder, in ``data`` below it or in folders of splits, as on the Hugging
@@ -46,7 +45,7 @@ def find_parquet(path: Path) -> ParquetFiles | None:
     files = [(path, "")] if path.suffix.lower() == SUFFIX else _below(path)
     if not files:
         return None
-    words: dict[str, dict[str, list[Path]]] = {}
+    words: dict[str, dict[str, list[AnyPath]]] = {}
     others = []
     for file, folder in files:
         found = split_name(file.stem) or split_name(folder)
@@ -66,7 +65,7 @@ def find_parquet(path: Path) -> ParquetFiles | None:
     return ParquetFiles(splits, others)
 
 
-def _below(path: Path, depth: int = 0) -> list[tuple[Path, str]]:
+def _below(path: AnyPath, depth: int = 0) -> list[tuple[AnyPath, str]]:
     """Return the parquet files of a folder, sorted, and the name of the folder of its split.
 
     The list is empty if the folder holds something else.
@@ -96,7 +95,7 @@ def _below(path: Path, depth: int = 0) -> list[tuple[Path, str]]:
     return []
 
 
-def _holds(folder: Path) -> bool:
+def _holds(folder: AnyPath) -> bool:
     folders, files = folders_and_files(folder, SUFFIX)
     return bool(files) or any(
         folders_and_files(folder / name, SUFFIX)[1] for name in folders if split_name(name)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import IO
@@ -18,8 +19,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pydream.data.cache import kept
+from pydream.data.parquet_access import open_file, read_columns
 from pydream.data.parquet_columns import Columns
-from pydream.errors import ImageError, first_line
+from pydream.data.remote import AnyPath, RemotePath
+from pydream.data.stores import AT_ONCE
+from pydream.errors import ImageError, PydreamError, first_line
 from pydream.progress import track
 
 _HELD_BYTES = 512 << 20  # of row groups in memory
@@ -51,12 +55,14 @@ class RowImages:
     def __init__(
         self,
         description: str,
-        files: Sequence[Path],
+        files: Sequence[AnyPath],
         columns: Columns,
         order: npt.NDArray[np.int64],
     ) -> None:
         self._description, self._files, self._columns = description, list(files), columns
-        self._metadata = [pq.read_metadata(file) for file in files]
+        self._remote = isinstance(files[0], RemotePath)
+        with ThreadPoolExecutor(AT_ONCE if self._remote else 1) as waiting:
+            self._metadata = list(waiting.map(lambda file: open_file(file).metadata, files))
         groups, counts, sizes = [], [], []
         self._column = f"{columns.image}.bytes" if columns.in_struct else columns.image
         for number, metadata in enumerate(self._metadata):
@@ -111,9 +117,8 @@ class RowImages:
             readings = 1 + np.count_nonzero(np.diff(group))
             if readings <= _MOST_READINGS * len(self._groups):
                 return None
-            path = Path(self._description)
-            name = path.name or "images", ".images"
-            return _Unpacked(kept(path, self._files, name, "unpack", self._unpack))
+            name = Path(self._description).name or "images", ".images"
+            return _Unpacked(kept(self._description, self._files, name, "unpack", self._unpack))
 
     def _unpack(self, target: IO[bytes]) -> None:
         """Write all images, one after another, then the place of each: its start and its end."""
@@ -131,7 +136,29 @@ class RowImages:
         target.write(np.concatenate(places).astype("<i8").tobytes())
         target.write(np.array([place], "<i8").tobytes())
 
+    @cached_property
+    def _following(self) -> dict[int, int]:
+        """The row group that is read after each, in the order of the classes."""
+        groups = np.searchsorted(self._starts, self._order, side="right") - 1
+        _, first = np.unique(groups, return_index=True)
+        ordered = groups[np.sort(first)].tolist()
+        return dict(itertools.pairwise(ordered))
+
+    @cached_property
+    def _ahead(self) -> ThreadPoolExecutor:
+        """The thread that reads row groups before they are asked for."""
+        return ThreadPoolExecutor(1, thread_name_prefix="pydream-row-groups")
+
     def _group(self, number: int) -> pa.Array:
+        """Return the images of a row group; from a store, begin to read the following one."""
+        if self._remote and (after := self._following.get(number)) is not None:
+            with self._lock:
+                new = after not in self._held
+            if new and self._sizes[number] + self._sizes[after] <= _HELD_BYTES:
+                self._ahead.submit(self._held_group, after)
+        return self._held_group(number)
+
+    def _held_group(self, number: int) -> pa.Array:
         """Return the images of a row group, which one thread reads while others wait for it."""
         with self._lock:
             future = self._held.get(number)
@@ -146,17 +173,14 @@ class RowImages:
         if mine:
             try:
                 future.set_result(self._load(number))
-            except ImageError as error:
+            except PydreamError as error:
                 future.set_exception(error)
         return future.result()
 
     def _load(self, number: int) -> pa.Array:
         file, group = self._groups[number]
         try:
-            opened = pq.ParquetFile(
-                self._files[file], metadata=self._metadata[file], memory_map=True
-            )
-            table = opened.read_row_group(group, columns=[self._column], use_threads=False)
+            table = read_columns(self._files[file], [self._column], group, self._metadata[file])
         except (pa.ArrowException, OSError) as error:
             raise ImageError(
                 f"row group {group} of {self._files[file]} cannot be read: {first_line(error)}"

@@ -14,6 +14,7 @@ import torch
 
 from pydream.data.decode import EncodedJpeg, prepare, prepare_for_gpu
 from pydream.data.source import Source
+from pydream.data.stores import AT_ONCE
 from pydream.errors import ImageError
 from pydream.timeline import stage
 
@@ -43,7 +44,8 @@ def decode_ahead(
     indices
         Indices of the images, in the order of the results; repeats are allowed.
     workers
-        Number of threads that read and decode, at least 1.
+        Number of threads that decode, at least 1. They also read, but where reading waits for a
+        network, there are as many threads as requests may be in flight.
     budget
         Bytes of pixels that may be decoded, or in decoding, before the consumer takes them. One
         image is always admitted, however large.
@@ -107,7 +109,8 @@ class _Pipeline(Generic[T]):
         self._prepare_content = prepare
         self._turn = turn
         self._indices = indices
-        self._workers = min(workers, len(indices))
+        self._workers = min(max(workers, AT_ONCE) if source.remote else workers, len(indices))
+        self._decoding = threading.Semaphore(workers)
         self._budget = budget
         self._changed = threading.Condition()
         self._run_length = 1
@@ -196,7 +199,7 @@ class _Pipeline(Generic[T]):
                 return False
             ready, prepared = prepared[:granted], prepared[granted:]
             decoded = sum(size for size, _ in ready)
-            with stage("decode", nbytes=decoded):
+            with self._decoding, stage("decode", nbytes=decoded):
                 items = [_decode(decode) for _, decode in ready]
             self._publish(position, items, decoded)
             position += granted

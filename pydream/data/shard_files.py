@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import tarfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
-from pydream.data.layout import folders_and_files
+from pydream.data.remote import AnyPath, folders_and_files, located
 from pydream.data.split_names import preference, split_name
+from pydream.data.stores import AT_ONCE
 from pydream.errors import PydreamError
+from pydream.urls import without_secrets
 
 SUFFIX = ".tar"
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -21,8 +23,8 @@ _MEMBERS_TRIED = 16
 class ShardFiles:
     """The shards of a source by split, and the folder that they lie in."""
 
-    root: Path
-    splits: Mapping[str, tuple[Path, ...]]
+    root: AnyPath
+    splits: Mapping[str, tuple[AnyPath, ...]]
 
 
 def is_pattern(spec: str) -> bool:
@@ -41,11 +43,14 @@ def pattern_files(spec: str) -> ShardFiles:
     names = [spec]
     while any(map(_RANGE.search, names)):
         names = [filled for name in names for filled in _filled(name)]
-    files = tuple(map(Path, names))
-    missing = [file for file in files if not file.is_file()]
+    files = tuple(map(located, names))
+    with ThreadPoolExecutor(AT_ONCE) as waiting:
+        there = list(waiting.map(lambda file: file.is_file(), files))
+    missing = [file for file, found in zip(files, there, strict=True) if not found]
     if missing:
+        shown = without_secrets(spec)
         raise PydreamError(
-            f"{spec}: {len(missing)} of {len(files)} shards are missing, first {missing[0]}"
+            f"{shown}: {len(missing)} of {len(files)} shards are missing, first {missing[0]}"
         )
     return ShardFiles(files[0].parent, {"train": files})
 
@@ -62,7 +67,7 @@ def _filled(name: str) -> list[str]:
     ]
 
 
-def find_shards(path: Path) -> ShardFiles | None:
+def find_shards(path: AnyPath) -> ShardFiles | None:
     """Find the shards of a source; None if it is another kind of source.
 
     They lie in the named folder or in folders of splits.
@@ -82,7 +87,7 @@ def find_shards(path: Path) -> ShardFiles | None:
         return None
     if all(name is None for _, name in found):
         return ShardFiles(path, {"train": tuple(files)})
-    words: dict[str, dict[str, list[Path]]] = {}
+    words: dict[str, dict[str, list[AnyPath]]] = {}
     for file, name in found:
         if name is not None and name.split != "unlabelled":
             words.setdefault(name.split, {}).setdefault(name.word, []).append(file)
@@ -95,10 +100,10 @@ def find_shards(path: Path) -> ShardFiles | None:
     )
 
 
-def _has_labels(path: Path) -> bool:
+def _has_labels(path: AnyPath) -> bool:
     """Return whether the first members of a tar are images with labels beside them."""
     try:
-        with tarfile.open(path, "r:") as archive:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for _ in range(_MEMBERS_TRIED):
                 member = archive.next()
                 if member is None:

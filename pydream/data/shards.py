@@ -21,7 +21,9 @@ import pyarrow.parquet as pq
 from pydream.data.cache import kept
 from pydream.data.layout import is_image
 from pydream.data.parquet_columns import Columns, names_of, numbers_of
+from pydream.data.remote import AnyPath, RemotePath
 from pydream.data.shard_files import ShardFiles
+from pydream.data.stores import AT_ONCE
 from pydream.data.table_source import TableSource
 from pydream.errors import ImageError, MissingSplitError, PydreamError, first_line
 from pydream.processors import usable_processors
@@ -29,6 +31,7 @@ from pydream.progress import track
 
 # As the library webdataset divides names: the key ends at the first dot of the file's name.
 _PARTS = re.compile(r"((?:.*/)?[^./][^/.]*)\.([^/]+)")
+_INDEXED_AT_ONCE = 8 << 20  # bytes of a shard that are read together
 _NAMES = ("classnames.txt", "classes.txt")
 _SCHEMA = pa.schema(
     [
@@ -92,6 +95,9 @@ class ShardSource(TableSource):
         """Read the encoded image; see `Source.read`."""
         row = int(self._rows[index])
         shard, size = self._shards[int(self._shard[row])], int(self._size[row])
+        if isinstance(shard, RemotePath):
+            start = int(self._offset[row])
+            return shard.read_range(start, start + size)
         try:
             descriptor = os.open(shard, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
             try:
@@ -110,20 +116,22 @@ class ShardSource(TableSource):
         return sizes
 
 
-def _index(description: str, shards: tuple[Path, ...]) -> pa.Table:
+def _index(description: str, shards: tuple[AnyPath, ...]) -> pa.Table:
     """Return name, place, size and label of every image, from the cache if they are there."""
     name = Path(description).name or "shards", ".index"
     return pq.read_table(
-        kept(Path(description), shards, name, "index", partial(_write_index, shards)),
+        kept(description, shards, name, "index", partial(_write_index, shards)),
         memory_map=True,
     )
 
 
-def _write_index(shards: tuple[Path, ...], target: IO[bytes]) -> None:
+def _write_index(shards: tuple[AnyPath, ...], target: IO[bytes]) -> None:
+    # Threads which wait for the disk together, or for a network.
+    threads = usable_processors() if isinstance(shards[0], Path) else AT_ONCE
     with (
         pq.ParquetWriter(target, _SCHEMA) as writer,
         track("indexing shards", len(shards), "shards") as advance,
-        ThreadPoolExecutor(usable_processors()) as pool,  # which wait for the disk together
+        ThreadPoolExecutor(threads) as pool,
     ):
         for number, found in enumerate(pool.map(index_shard, shards)):
             columns = [[number] * len(found), *zip(*found, strict=True)] if found else [[]] * 5
@@ -147,7 +155,7 @@ class _Sample:
     label: str | None = None
 
 
-def index_shard(path: Path) -> list[tuple[str, int, int, str]]:
+def index_shard(path: AnyPath) -> list[tuple[str, int, int, str]]:
     """List the labelled images of a shard: name, offset and size of the data, and label.
 
     Raises
@@ -157,7 +165,10 @@ def index_shard(path: Path) -> list[tuple[str, int, int, str]]:
     """
     samples: dict[str, _Sample] = {}
     try:
-        with tarfile.open(path, "r:") as archive:
+        with (
+            path.open("rb", _INDEXED_AT_ONCE) as file,
+            tarfile.open(fileobj=file, mode="r:") as archive,
+        ):
             for member in archive:
                 archive.members = []  # type: ignore[attr-defined]  # it would only grow
                 parts = _PARTS.fullmatch(member.name) if member.isfile() else None
@@ -172,7 +183,7 @@ def index_shard(path: Path) -> list[tuple[str, int, int, str]]:
                 elif is_image(member.name) and (sample.image is None or "." not in kind):
                     name = member.name.removeprefix("./")  # rather KEY.png than KEY.mask.png
                     sample.image = name, member.offset_data, member.size
-            if path.stat().st_size < archive.offset:
+            if file.seek(0, os.SEEK_END) < archive.offset:
                 raise tarfile.ReadError("unexpected end of data")
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         raise PydreamError(
@@ -186,7 +197,7 @@ def index_shard(path: Path) -> list[tuple[str, int, int, str]]:
     ]
 
 
-def _label(kind: str, content: bytes, path: Path, name: str) -> str | None:
+def _label(kind: str, content: bytes, path: AnyPath, name: str) -> str | None:
     """Return the label in a member; None if a JSON file has none."""
     try:
         if kind == "cls":
@@ -211,12 +222,12 @@ def _numbers(labels: pa.ChunkedArray, description: str) -> pa.ChunkedArray:
         ) from error
 
 
-def _counts(shards: tuple[Path, ...], table: pa.Table) -> Iterator[tuple[Path, int]]:
+def _counts(shards: tuple[AnyPath, ...], table: pa.Table) -> Iterator[tuple[AnyPath, int]]:
     counts = np.bincount(table["shard"].to_numpy(), minlength=len(shards))
     return zip(shards, counts.tolist(), strict=True)
 
 
-def _names_beside(root: Path) -> tuple[str, ...] | None:
+def _names_beside(root: AnyPath) -> tuple[str, ...] | None:
     """Return the names of the classes from a file beside the shards, one a line."""
     for name in _NAMES:
         file = root / name

@@ -40,9 +40,12 @@ class Source(ABC):
         Sentences on how the images were found.
     upright : bool
         True if images are rotated and mirrored according to their EXIF orientation.
+    remote : bool
+        True if reading waits for a network, so that many images are read at once.
     """
 
     upright: bool = False
+    remote: bool = False
 
     def __init__(
         self,

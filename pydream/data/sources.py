@@ -11,11 +11,13 @@ from typing import Any, Literal
 
 from pydream.data import arrays, files
 from pydream.data.archives import ARCHIVE_SUFFIXES
+from pydream.data.cache import fetched
 from pydream.data.class_lists import chosen_labels
 from pydream.data.label_tables import is_table
 from pydream.data.layout import Tree, ignored_words
 from pydream.data.parquet_files import SUFFIX as PARQUET
 from pydream.data.parquet_files import ParquetFiles, find_parquet
+from pydream.data.remote import AnyPath, RemotePath, located
 from pydream.data.shard_files import ShardFiles, find_shards, is_pattern, pattern_files
 from pydream.data.source import Source
 from pydream.data.source_options import COLUMNS, divided
@@ -23,6 +25,7 @@ from pydream.data.subset import Subset
 from pydream.errors import MissingSplitError, PydreamError
 from pydream.files import expand_home
 from pydream.progress import say
+from pydream.urls import without_secrets
 
 __all__ = ["Source", "SourceSpec", "check_classes", "has_split", "open_source"]
 
@@ -32,7 +35,7 @@ SourceSpec = str | os.PathLike[str] | Source | tuple[Any, Any]
 _KINDS = ", ".join(
     (
         "a folder of class folders, a table of file and label (.csv), .zip, .tar, .tar.gz, .npz, "
-        "a folder of parquet files or of WebDataset's shards",
+        "a folder of parquet files or of WebDataset's shards, a URL of any of these",
         "digits",
         *(f"{name}:ROOT" for name in arrays.TORCHVISION_SETS),
     )
@@ -88,6 +91,10 @@ def open_source(
         - a ``datasets.Dataset`` or ``DatasetDict``.
         - a folder of WebDataset's shards, a shard, or a pattern as ``ROOT/train-{000..146}.tar``:
           tars with ``KEY.jpg`` and its label beside it in ``KEY.cls`` or ``KEY.json``.
+        - a URL that fsspec opens, as ``s3://BUCKET/…``, ``gs://…``, ``https://…`` or
+          ``hf://datasets/NAME``, of any of these files and folders. Archives, shards and parquet
+          files are read in parts, a ``.tar`` that is no shard and an ``.npz`` are fetched once into
+          a cache.
         - ``"digits"``, the digits of scikit-learn, 8 × 8.
         - ``"cifar10:ROOT"``, ``"cifar100:ROOT"``, ``"mnist:ROOT"``, ``"fashion-mnist:ROOT"``,
           ``"svhn:ROOT"``: the files of torchvision's sets below ROOT. Nothing is downloaded.
@@ -128,14 +135,16 @@ def open_source(
         return spec
     if isinstance(spec, str):
         name, options = divided(spec)
-        source = _open(name, split, spec, options)
+        shown = without_secrets(spec)
+        source = _open(name, split, shown, options)
         if "classes" in options:
-            labels = chosen_labels(options["classes"], source.class_names, name)
-            source = Subset(source, labels, description=spec)
+            labels = chosen_labels(options["classes"], source.class_names, without_secrets(name))
+            source = Subset(source, labels, description=shown)
     else:
         source = _open(spec, split)
     _report(source)
     source.upright = exif == "apply"
+    source.remote = isinstance(spec, str) and isinstance(located(divided(spec)[0]), RemotePath)
     return source
 
 
@@ -187,10 +196,10 @@ def _open(
     if (shards := _shards(spec)) is not None:
         from pydream.data.shards import ShardSource  # pyarrow takes a while to import
 
-        return ShardSource(shards, str(spec), split)
+        return ShardSource(shards, without_secrets(str(spec)), split)
     path = _existing(spec)
     if path.suffix.lower() == ".npz" and path.is_file():
-        return arrays.open_npz(path, split)
+        return arrays.open_npz(fetched(path), split, str(path))
     if (parquet := open_parquet(path, split)) is not None:
         return parquet
     tree, table = _tree(path)
@@ -224,7 +233,7 @@ def has_split(spec: SourceSpec, split: str) -> bool:
         return split in shards.splits
     path = _existing(spec)
     if path.suffix.lower() == ".npz" and path.is_file():
-        return split == "train" or arrays.npz_has_test(path)
+        return split == "train" or arrays.npz_has_test(fetched(path))
     if (found := _parquet(path, columns)) is not None:
         from pydream.data.parquet import parquet_splits
 
@@ -238,11 +247,11 @@ def _is_dataset(spec: object) -> bool:
     return type(spec).__module__.partition(".")[0] == "datasets"
 
 
-def _shards(spec: str | Path) -> ShardFiles | None:
+def _shards(spec: str | os.PathLike[str]) -> ShardFiles | None:
     """Find the shards of a source; None if it is of another kind."""
     if is_pattern(str(spec)):
         return pattern_files(str(spec))
-    path = Path(spec)
+    path = located(spec)
     with _unreadable_as_error(path):
         return find_shards(path) if path.exists() else None
 
@@ -252,7 +261,7 @@ def _columns(options: Mapping[str, str]) -> dict[str, str]:
 
 
 def open_parquet(
-    path: Path,
+    path: AnyPath,
     split: str = "train",
     description: str = "",
     columns: Mapping[str, str] | None = None,
@@ -283,7 +292,7 @@ def open_parquet(
     return ParquetSource(found, description or str(path), split, columns or {})
 
 
-def _parquet(path: Path, columns: Mapping[str, str]) -> ParquetFiles | None:
+def _parquet(path: AnyPath, columns: Mapping[str, str]) -> ParquetFiles | None:
     """Find the parquet files of a source; None if it has none, or only tables without images."""
     with _unreadable_as_error(path):
         is_file = path.suffix.lower() == PARQUET and path.is_file()
@@ -297,7 +306,7 @@ def _parquet(path: Path, columns: Mapping[str, str]) -> ParquetFiles | None:
     return found
 
 
-def _tree(path: Path) -> tuple[Tree, str | None]:
+def _tree(path: AnyPath) -> tuple[Tree, str | None]:
     """Open the files of a folder or archive, or those around a table of labels; return its name."""
     with _unreadable_as_error(path):
         if is_table(path.name) and path.is_file():
@@ -306,7 +315,7 @@ def _tree(path: Path) -> tuple[Tree, str | None]:
 
 
 @contextmanager
-def _unreadable_as_error(path: Path) -> Iterator[None]:
+def _unreadable_as_error(path: AnyPath) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -352,11 +361,14 @@ def _torchvision_name(spec: str | Path) -> tuple[str, Path] | None:
     return name, Path(root)
 
 
-def _existing(spec: str | Path) -> Path:
+def _existing(spec: str | Path) -> AnyPath:
     """Return the path of a source that exists and has a readable kind."""
-    path = Path(spec)
+    path = located(spec)
     with _unreadable_as_error(path):
-        there, named = path.exists(), arrays.torchvision_spec(path)
+        there = path.exists()
+        named = arrays.torchvision_spec(path) if isinstance(path, Path) else None
+    if not there and isinstance(path, RemotePath):
+        raise PydreamError(f"{path}: there is no such bucket, folder or object")
     if not there:
         raise PydreamError(f"{path}: no such source; give {_KINDS}")
     if named is not None:

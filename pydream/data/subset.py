@@ -44,7 +44,7 @@ class Subset(Source):
             ignored=source.ignored_kinds,
             notes=source.notes,
         )
-        self.upright = source.upright
+        self.upright, self.remote = source.upright, source.remote
 
     def read(self, index: int) -> bytes | npt.NDArray[np.uint8]:
         """Read one image as stored; see `Source.read`."""

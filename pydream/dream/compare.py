@@ -20,6 +20,7 @@ from pydream.dream.distill import distill
 from pydream.errors import PydreamError
 from pydream.files import check_place, disk_errors, write_whole
 from pydream.torch_state import usual_torch_state
+from pydream.urls import without_secrets
 
 # The methods that arXiv 2310.15052 compares, on the same matching of IDC.
 METHODS: dict[str, dict[str, Any]] = {
@@ -80,7 +81,9 @@ def compare(
     check_place(config.out)
     if train is None or test is None:
         if not has_split(config.source, "test"):
-            raise PydreamError(f"{config.source} has no test split to measure students on")
+            raise PydreamError(
+                f"{without_secrets(config.source)} has no test split to measure students on"
+            )
         train = open_source(config.source, exif=config.exif)
         test = open_source(config.source, "test", exif=config.exif)
     check_classes(train)
@@ -115,7 +118,11 @@ def compare(
         config.out,
     )
     record = {
-        "config": {**dataclasses.asdict(config), "out": str(config.out)},
+        "config": {
+            **dataclasses.asdict(config),
+            "source": without_secrets(config.source),
+            "out": str(config.out),
+        },
         "iterations": result.iterations,
         "top1": result.top1,
     }

@@ -27,6 +27,7 @@ from pydream.sets.opening import check_class_names, open_observer, open_real, op
 from pydream.students.config import with_views_of_set
 from pydream.tiling import CellFit, Tiling
 from pydream.timeline import stage
+from pydream.urls import without_secrets
 from pydream.versions import package_record
 
 _FORMAT_VERSION = 2
@@ -266,7 +267,7 @@ def evaluation_facts(context: EvaluationContext) -> dict[str, Any]:
             "fingerprint": context.test_fingerprint,
         },
         "config": {
-            name: str(value) if isinstance(value, Path) else value
+            name: without_secrets(str(value)) if isinstance(value, (str, Path)) else value
             for name, value in settings.items()
         },
     }

@@ -32,6 +32,7 @@ from pydream.profiling.recorder import BETWEEN, Recorder
 from pydream.profiling.results import FORMAT_VERSION, Profile, Stage, trace_beside
 from pydream.rded import RdedConfig
 from pydream.timeline import recording
+from pydream.urls import without_secrets
 from pydream.versions import package_record
 
 _NEW_SAVE = "give --save the name of a new file"
@@ -101,7 +102,7 @@ def profile(config: MethodConfig, save: Path | None = None) -> Profile:
         memory=_peak_memory(device),
         stages=_stages(recorder, limits, seconds),
         uncounted=sorted(recorder.uncounted),
-        config=json.loads(json.dumps(dataclasses.asdict(config), default=str)),
+        config=json.loads(without_secrets(json.dumps(dataclasses.asdict(config), default=str))),
         machine=diagnose().as_json(),
     )
     write_new(path, result.as_text().encode(), _NEW_SAVE)
