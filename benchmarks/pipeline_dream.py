@@ -67,7 +67,7 @@ def run_ours(
     loop = MatchingLoop(config, real, lambda: make_network(arguments))
     synthetic = SyntheticImages(start.clone(), config.learning_rate)
     with repeatable_float32():  # as `pydream dream` computes
-        return loop.iterate(synthetic, 0)
+        return sum(loop.iterate(synthetic, 0))
 
 
 def run_published(

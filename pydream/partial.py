@@ -16,6 +16,7 @@ from typing import Any
 
 from pydream.errors import PydreamError
 from pydream.files import RESUME, disk_errors, locked, write_whole
+from pydream.ranks import ALONE, Ranks
 
 # Settings that older versions recorded and that no longer exist.
 _RETIRED = {"upscale"}
@@ -69,15 +70,16 @@ class PartialRun:
         self._check()
 
     @contextmanager
-    def begin(self, *, alone: bool = True) -> Iterator[None]:
-        """Make the folder, and keep other processes out of it during the block.
+    def begin(self, ranks: Ranks = ALONE) -> Iterator[None]:
+        """Make the folder, and keep other runs out of it during the block.
 
         Nothing is written before this.
 
         Parameters
         ----------
-        alone
-            False for one of several processes that share the run: none is kept out.
+        ranks
+            The processes that share the run. The first rank makes the folder and locks it before
+            the others come. Shards keep nobody out.
 
         Raises
         ------
@@ -85,6 +87,17 @@ class PartialRun:
             If another process writes to it, if it cannot be made, or if another process has
             meanwhile finished the output or begun a run that this one must not continue.
         """
+        if not ranks.first:
+            ranks.wait()
+            with self._begin(alone=False):
+                yield
+            return
+        with self._begin(alone=not ranks.is_shard):
+            ranks.wait()
+            yield
+
+    @contextmanager
+    def _begin(self, *, alone: bool) -> Iterator[None]:
         with disk_errors(self.partial, RESUME):
             made = not self.partial.exists()
             self.partial.mkdir(parents=True, exist_ok=True)
@@ -174,6 +187,15 @@ class PartialRun:
             raise PydreamError(
                 f"{file} cannot be read: {error.strerror or error}; {RESUME}"
             ) from error
+
+    def kept_names(self, pattern: str) -> list[str]:
+        """Return the names of the files that `keep_bytes` stored, by a pattern, in order."""
+        return sorted(file.name for file in self._state.glob(pattern))
+
+    def forget_bytes(self, name: str) -> None:
+        """Remove a file that `keep_bytes` stored, if it is there."""
+        with disk_errors(self._state, RESUME):
+            (self._state / name).unlink(missing_ok=True)
 
 
 def forget_finished(out: Path, identity: Mapping[str, Any]) -> None:

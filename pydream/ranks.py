@@ -339,6 +339,10 @@ class Ranks:
                 time.sleep(_SHORTEST_PAUSE)
 
 
+ALONE = Ranks()
+"""The only process of a run."""
+
+
 def ranks_of(shard: str | None) -> Ranks:
     """Return this process's place among those that share its run.
 
@@ -373,7 +377,7 @@ def _connected() -> Ranks:
     """Connect with the other ranks, once for each process."""
     place = place_of_rank()
     if place is None:
-        return Ranks()
+        return ALONE
     number, count, _, address, port = place
     try:
         if "TORCHELASTIC_RUN_ID" in os.environ:

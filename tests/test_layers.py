@@ -15,7 +15,8 @@ FLOORS = (
     "_C errors lazy marks processors allocator arithmetic streams torch_state seeds gpus timeline "
     "memory_limits urls",
     "checks files formatting progress versions launchers",
-    "ops partial doctor replay ranks",
+    "ranks",
+    "ops partial doctor replay",
     "devices cluster data data_parallel tiling",
     "models",
     "sets matching",

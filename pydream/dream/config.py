@@ -21,6 +21,7 @@ Match: TypeAlias = Literal["bidirectional", "gradient", "feature"]
 _EXECUTION = (
     "out",
     "resume",
+    "shard",
     "checkpoint_every",
     "eval_every",
     "eval_epochs",
@@ -208,6 +209,9 @@ class DreamConfig:
     """Number of threads that decode images."""
     resume: bool = False
     """Continue an interrupted run. The result is byte-identical to that of an uninterrupted one."""
+    shard: Annotated[str | None, marks.arg(metavar="I/N")] = None
+    """Do the work of one of N jobs that write to the same folder and never talk: 0/N to (N-1)/N, or
+    auto for the task of a Slurm array. The last one finishes the set."""
 
     def __post_init__(self) -> None:
         expand_settings(self, "source", "out")

@@ -3,57 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pydream import report
 from pydream.arithmetic import repeatable_float32
 from pydream.data import Source, check_classes, has_split, open_source
 from pydream.data.resized import LabelledImages, load_split, side_of
 from pydream.devices import announce_device, resolve_device
-from pydream.dream.checkpoint import Progress, read_checkpoint, write_checkpoint
-from pydream.dream.config import PRESETS, DreamConfig, ResolvedConfig, fill_in
-from pydream.dream.loop import MatchingLoop
+from pydream.dream.config import DreamConfig, ResolvedConfig, fill_in
+from pydream.dream.loop import parts_of_classes
 from pydream.dream.network import fresh_network
-from pydream.dream.real import ClassImages, check_enough, load_class_images
-from pydream.dream.student import student_accuracy
-from pydream.dream.synthetic import SyntheticImages
+from pydream.dream.optimise import DreamRun, optimise
+from pydream.dream.real import check_enough, load_class_images
+from pydream.dream.whole_set import finish_set
 from pydream.errors import PydreamError
 from pydream.files import name_after
 from pydream.models.activations import classify_and_embed
 from pydream.models.registry import build_model, construct
-from pydream.progress import track
-from pydream.seeds import derived_seed
-from pydream.sets.manifest import describe_set
-from pydream.sets.run import MadeSet, finish_run
+from pydream.progress import shared_with
+from pydream.ranks import Ranks, ranks_of
+from pydream.sets.manifest import Manifest, describe_set
+from pydream.sets.run import MadeSet, finish_together, keep_draft
 from pydream.sets.writer import SetWriter, check_place_of_set, finished_manifest
 from pydream.tiling import Tiling
 from pydream.timeline import Stopwatch
 from pydream.torch_state import usual_torch_state
-
-_STUDENT = 1  # purpose of a seed; iterations draw from other keys
-_MOST_CLASSES_SHOWN = 10  # number of classes with pictures
-
-
-@dataclass(frozen=True)
-class _DreamRun:
-    config: ResolvedConfig
-    source: Source
-    real: ClassImages
-    skipped: list[dict[str, str]]
-    test: LabelledImages | None
-    make_network: Callable[[], nn.Module]
-    writer: SetWriter
-    watch: Stopwatch
+from pydream.versions import package_record
 
 
 @usual_torch_state()
@@ -90,11 +71,42 @@ def distill(
     PydreamError
         If an input cannot be used, or the optimisation diverges. Nothing half-written is then left
         at ``config.out``; checkpoints stay beside it.
+    UnfinishedError
+        If this is a shard that has done its part, and others have not.
+
+    Notes
+    -----
+    Under torchrun or srun all ranks call this alike. Each optimises classes of its own, and trains
+    the same networks to match them in; the first one finishes the set, and all return it.
     """
+    ranks = ranks_of(config.shard)
+    if config.exact and ranks.count > 1:
+        raise PydreamError(
+            "exact updates one class after another, which several processes cannot share: run it "
+            "in one process"
+        )
+    if config.eval_every and ranks.is_shard:
+        raise PydreamError(
+            "students are trained on the images of all classes, which no shard has: give "
+            "--eval-every 0, and measure the finished set by pydream evaluate"
+        )
+    with shared_with(ranks), ranks.together():
+        return _distill(config, ranks, source, test, make_network)
+
+
+def _distill(
+    config: DreamConfig,
+    ranks: Ranks,
+    source: Source | None,
+    test: Source | None,
+    make_network: Callable[[], nn.Module] | None,
+) -> MadeSet:
     watch = Stopwatch()
     named, device = config.device, resolve_device(config.device)
     out = config.out or Path(f"{name_after(config.source)}-dream-ipc{config.ipc}")
-    check_place_of_set(out, resume=config.resume)
+    resume = config.resume or ranks.is_shard
+    if ranks.first:
+        check_place_of_set(out, resume=resume)
     config = dataclasses.replace(config, device=device.type)
     with watch("open"):
         if source is None:
@@ -114,17 +126,13 @@ def distill(
         _check_network(
             fresh_network(make_network, settings.seed, device), side, len(source.class_names)
         )
-    if side % settings.factor:
-        padded = -(-side // settings.factor) * settings.factor
-        warnings.warn(
-            f"side {side} is not a multiple of factor {settings.factor}: images are padded to "
-            f"{padded} pixels before they are cut into cells",
-            stacklevel=3,  # skip the wrapper of usual_torch_state
-        )
-    identity = {**settings.identity(), "source_fingerprint": source.fingerprint()}
-    if settings.resume and (manifest := finished_manifest(out, identity)) is not None:
+    _warn_of_padding(side, settings.factor)
+    fingerprint = ranks.once(source.fingerprint)
+    identity = {**settings.identity(), "source_fingerprint": fingerprint}
+    ranks.agree({"settings": identity, "installation": package_record()})
+    if resume and (manifest := ranks.once(partial(finished_manifest, out, identity))) is not None:
         return MadeSet(out, manifest, {})
-    writer = SetWriter(out, identity, resume=settings.resume)
+    writer = SetWriter(out, identity, resume=resume or not ranks.first)
     with watch("decode"):
         real, skipped = load_class_images(
             source,
@@ -134,13 +142,51 @@ def distill(
             allow_skipped=settings.allow_skipped,
         )
         check_enough(real, source.class_names, settings.ipc, settings.factor)
-        seen = None if test is None else _load_test(test, settings, device)
-    run = _DreamRun(settings, source, real, skipped, seen, make_network, writer, watch)
+        seen = (
+            _load_test(test, settings, device) if test is not None and settings.eval_every else None
+        )
+    parts = parts_of_classes(settings, real)
+    run = DreamRun(settings, real, seen, make_network, writer, watch, ranks, parts)
     announce_device(named)
-    with writer.begin():
+    with writer.begin(ranks):
+        if ranks.first:
+            keep_draft(writer, _draft(run, source, identity, skipped))
         with repeatable_float32():
-            progress = _optimise(run)
-        return _finish(run, identity, progress)
+            optimise(run)
+        return finish_together(writer, ranks, real.num_classes, lambda: finish_set(writer, watch))
+
+
+def _warn_of_padding(side: int, factor: int) -> None:
+    if side % factor:
+        padded = -(-side // factor) * factor
+        warnings.warn(
+            f"side {side} is not a multiple of factor {factor}: images are padded to {padded} "
+            "pixels before they are cut into cells",
+            stacklevel=5,  # the caller of `distill`
+        )
+
+
+def _draft(
+    run: DreamRun, source: Source, identity: dict[str, Any], skipped: list[dict[str, str]]
+) -> Manifest:
+    """Return the manifest as far as it is known before the first iteration."""
+    config, real = run.config, run.real
+    return dataclasses.replace(
+        describe_set(
+            source,
+            method="dream",
+            identity=identity,
+            ipc=config.ipc,
+            factor=config.factor,
+            side=config.side,
+            mean=real.mean.tolist(),
+            std=real.std.tolist(),
+            image_format="png",
+        ),
+        skipped=skipped,
+        views="dsa" if config.factor > 1 else None,
+        network={"arch": config.arch},
+    )
 
 
 def _load_test(test: Source, config: ResolvedConfig, device: torch.device) -> LabelledImages:
@@ -176,135 +222,3 @@ def _network_maker(config: ResolvedConfig, num_classes: int) -> Callable[[], nn.
     arch, side = config.arch, config.side
     build_model(arch, num_classes=num_classes, side=side)  # raises if the side does not fit
     return lambda: construct(arch, num_classes=num_classes, side=side)
-
-
-def _optimise(run: _DreamRun) -> Progress:
-    """Run the remaining iterations, writing checkpoints."""
-    config = run.config
-    loop = MatchingLoop(config, run.real, run.make_network)
-    progress = read_checkpoint(run.writer, config.learning_rate, run.real.pixels.device)
-    if progress is None:
-        with run.watch("initial images"):
-            values, origins = loop.initial()
-        progress = Progress(SyntheticImages(values, config.learning_rate), origins)
-        _look(run, progress, None)
-    kept = progress.iteration
-    safe = progress.copy()
-    done = progress.iteration
-    with track("matching", config.iterations, "iterations", done=done) as advance:
-        try:
-            while progress.iteration < config.iterations:
-                loss = _iterate(run, loop, progress, kept)
-                _look(run, progress, loss)
-                safe = progress.copy()
-                if progress.iteration % config.checkpoint_every == 0:
-                    write_checkpoint(run.writer, progress)
-                    kept = progress.iteration
-                advance(1, _words(progress.history))
-        except KeyboardInterrupt:
-            write_checkpoint(run.writer, safe)
-            raise
-    write_checkpoint(run.writer, progress)
-    return progress
-
-
-def _words(history: list[dict[str, Any]]) -> str:
-    """Describe the progress of a run, for its progress bar."""
-    words = f"loss {history[-1]['loss']:.3g}"
-    measured = [entry["top1"] for entry in history if entry.get("top1")]
-    return words + (f", students {fmean(measured[-1]):.1%}" if measured else "")
-
-
-def _iterate(run: _DreamRun, loop: MatchingLoop, progress: Progress, kept: int) -> float:
-    """Run one iteration and return its loss."""
-    with run.watch("match", run.real.pixels.device):
-        loss = loop.iterate(progress.synthetic, progress.iteration)
-    progress.iteration += 1
-    if not (math.isfinite(loss) and bool(progress.synthetic.values.isfinite().all())):
-        where = f"iteration {kept}" if kept else "the start"
-        raise PydreamError(
-            f"the loss or the images became infinite in iteration {progress.iteration}: give a "
-            f"--learning-rate below {run.config.learning_rate:g}; the checkpoint of {where} is "
-            f"kept in {run.writer.partial}"
-        )
-    return loss
-
-
-def _look(run: _DreamRun, progress: Progress, loss: float | None) -> None:
-    """Record the progress of the run: loss, pictures, and the accuracy of students when due."""
-    config, at = run.config, progress.iteration
-    last = at == config.iterations
-    entry: dict[str, Any] = {"iteration": at, "loss": loss}
-    if run.test is not None and (last or at % config.eval_every == 0):
-        with run.watch("students"):
-            entry["top1"] = [
-                student_accuracy(
-                    progress.synthetic.values,
-                    run.test,
-                    factor=config.factor,
-                    real=run.real,
-                    make_network=run.make_network,
-                    flip=PRESETS[config.recipe].flip,
-                    epochs=config.eval_epochs,
-                    seed=derived_seed(config.seed, _STUDENT, number),
-                )
-                for number in range(config.eval_seeds)
-            ]
-    progress.history.append(entry)
-    # Pictures are kept at the start, at the end, and at powers of two between.
-    if at == 0 or last or at & (at - 1) == 0:
-        shown = _levels(progress.synthetic.values[:_MOST_CLASSES_SHOWN, 0])
-        progress.pictures[at] = shown.permute(0, 2, 3, 1).contiguous()
-
-
-def _levels(images: Tensor) -> Tensor:
-    """Round images in [0, 1] to uint8, on the CPU."""
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-
-
-def _finish(run: _DreamRun, identity: dict[str, Any], progress: Progress) -> MadeSet:
-    writer, config, real = run.writer, run.config, run.real
-    values = progress.synthetic.values.clamp(0, 1).cpu()
-    rows: list[dict[str, Any]] = []
-    with run.watch("write"):
-        for label, images in enumerate(_levels(values)):
-            writer.write_class(label, images, {}, image_format="png", quality=100)
-            rows += _provenance(real, label, progress.origins[label].tolist())
-        writer.write_provenance(rows)
-        labels = torch.arange(len(values)).repeat_interleave(config.ipc)
-        writer.write_tensors(values.flatten(0, 1), labels)
-        manifest = dataclasses.replace(
-            describe_set(
-                writer.set,
-                run.source,
-                method="dream",
-                identity=identity,
-                ipc=config.ipc,
-                factor=config.factor,
-                side=config.side,
-                mean=real.mean.tolist(),
-                std=real.std.tolist(),
-                image_format="png",
-                skipped=run.skipped,
-            ),
-            views="dsa" if config.factor > 1 else None,
-            network={"arch": config.arch},
-            history=progress.history,
-        )
-    write_report = partial(report.write_report, pictures=progress.pictures)
-    return finish_run(writer, manifest, run.watch, write_report)
-
-
-def _provenance(real: ClassImages, label: int, origins: list[list[int]]) -> list[dict[str, Any]]:
-    """Return a row for each cell of a class's images: the real image it was initialised with."""
-    return [
-        {
-            "class": label,
-            "image": number,
-            "cell": cell,
-            "source": real.keys[row],
-            **dict.fromkeys(("top", "left", "height", "width", "score")),  # the whole view
-        }
-        for number, cells in enumerate(origins)
-        for cell, row in enumerate(cells)
-    ]

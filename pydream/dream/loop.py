@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -37,13 +37,13 @@ class StepInputs(NamedTuple):
     Attributes
     ----------
     rows
-        int64 (K, B): the real images to match, by class.
+        int64 (k, B): the real images to match, by class.
     weights
-        float32 (K, B): weight of each real image; None if all have the same.
+        float32 (k, B): weight of each real image; None if all have the same.
     formations
-        int64 (K, Y): the images to match, of the IPC · f² of a multi-formation; None for all.
+        int64 (k, Y): the images to match, of the IPC · f² of a multi-formation; None for all.
     augmentation
-        float32 (K, 13): one draw of the augmentation for each class.
+        float32 (k, 13): one draw of the augmentation for each class.
     """
 
     rows: Tensor
@@ -66,19 +66,36 @@ class MatchingLoop:
         The real images.
     make_network
         Function that makes a network with fresh weights, drawn from torch's global generator.
+    parts
+        Parts of the classes, of `parts_of_classes`, whose images are optimised; by default all.
+
+    Attributes
+    ----------
+    parts, classes
+        The parts, and the k classes in them.
 
     Notes
     -----
+    The images of a class are the same whichever other classes are optimised beside it.
+
     DREAM+ (arXiv 2310.15052), algorithm 1, on IDC's multi-formation (Kim et al., ICML 2022).
     """
 
     def __init__(
-        self, config: ResolvedConfig, real: ClassImages, make_network: Callable[[], nn.Module]
+        self,
+        config: ResolvedConfig,
+        real: ClassImages,
+        make_network: Callable[[], nn.Module],
+        parts: Sequence[range] | None = None,
     ) -> None:
         self.config, self.real, self.make_network = config, real, make_network
         self.device = real.pixels.device
+        self.parts = tuple(parts_of_classes(config, real) if parts is None else parts)
+        self.classes = tuple(itertools.chain(*self.parts))
+        ends = itertools.accumulate(map(len, self.parts), initial=0)
+        self._places = [slice(*pair) for pair in itertools.pairwise(ends)]  # of the parts
         self._tiling = Tiling(real.side, config.factor, config.cells)
-        self._labels = torch.arange(real.num_classes, device=self.device)
+        self._labels = torch.tensor(self.classes, device=self.device)
         # One network is reinitialised again and again, because a captured step reads its weights in
         # place.
         self._network = fresh_network(make_network, config.seed, self.device)
@@ -101,6 +118,7 @@ class MatchingLoop:
             many_classes=self._many_classes,
             interval=self.config.interval,
             transform=None if self.config.exact else self.real.normalise,
+            classes=self.classes,
             seed=self.config.seed,
         )
 
@@ -111,9 +129,9 @@ class MatchingLoop:
         Returns
         -------
         Tensor
-            float32 (K, IPC, C, S, S), in [0, 1].
+            float32 (k, IPC, C, S, S), in [0, 1].
         Tensor
-            int64 (K, IPC, f²): the row of the real image in each cell.
+            int64 (k, IPC, f²): the row of the real image in each cell.
         """
         config = self.config
         count = config.ipc * config.factor**2
@@ -129,7 +147,7 @@ class MatchingLoop:
         return self._tiled(chosen), chosen.view(len(chosen), -1, config.ipc).mT.contiguous()
 
     def _tiled(self, chosen: Tensor) -> Tensor:
-        """Tile the real images of (K, IPC · f²) rows: float32 (K, IPC, C, S, S), in [0, 1]."""
+        """Tile the real images of (k, IPC · f²) rows: float32 (k, IPC, C, S, S), in [0, 1]."""
         config, real, tiling = self.config, self.real, self._tiling
         if not tiling.matched:
             return collage(real.take(chosen).contiguous(), config.factor, real.side)
@@ -144,8 +162,8 @@ class MatchingLoop:
         return torch.stack(values)
 
     @keep_freed_memory()
-    def iterate(self, synthetic: SyntheticImages, iteration: int) -> float:
-        """Match with one network; return the mean loss of a step.
+    def iterate(self, synthetic: SyntheticImages, iteration: int) -> list[float]:
+        """Match with one network; return the mean loss of a step for each part.
 
         Parameters
         ----------
@@ -164,18 +182,18 @@ class MatchingLoop:
         drawn = random_augment(
             shape[0] * shape[1], self.real.side, STRATEGY, seed=derived_seed(seed, _AUGMENT)
         )
-        augmentations = to_device(drawn, self.device).view(*shape, -1)
-        total = torch.zeros((), device=self.device)
+        augmentations = to_device(drawn.view(*shape, -1)[:, self.classes], self.device)
+        losses = torch.zeros(len(self.parts), device=self.device)
         for step, augmentation in enumerate(augmentations):
             with stage("choose real images", self.device):
                 rows, weights = self._real_rows(seed, step)
             formations = self._formations(seed, step)
             with stage("step", self.device):
-                total += step_on(StepInputs(rows, weights, formations, augmentation))
+                losses += step_on(StepInputs(rows, weights, formations, augmentation))
             if config.network_images:
                 with stage("train network", self.device):
                     trainer.train(config.network_images, derived_seed(seed, _TRAIN, step))
-        return float(total) / config.inner_loop
+        return (losses.double() / config.inner_loop).tolist()
 
     def _renew_network(self, seed: int) -> NetworkTrainer:
         """Reinitialise the network and pretrain it for `network_epochs` epochs."""
@@ -198,7 +216,7 @@ class MatchingLoop:
         return self._replayed[1]
 
     def _step(self, synthetic: SyntheticImages, inputs: StepInputs) -> Tensor:
-        """Update the images of every class once; return the sum of the classes' losses."""
+        """Update the images of every class once; return the loss of each part."""
         if not self.config.exact:
             return synthetic.step_together(lambda images: self._gradient_in_parts(images, inputs))
 
@@ -207,22 +225,16 @@ class MatchingLoop:
             loss, slope = self._gradient(images[None], classes, inputs, together=False)
             return loss, slope[0]
 
-        return synthetic.step_in_turn(of_class)
+        losses = synthetic.step_in_turn(of_class)
+        return torch.stack([losses[place].sum() for place in self._places])
 
     def _gradient_in_parts(self, images: Tensor, inputs: StepInputs) -> LossAndSlope:
-        """Return the loss of all classes and its slope, computed for some classes at a time."""
-        per_pass = self._classes_together(inputs.rows.shape[1])
-        parts = [slice(first, first + per_pass) for first in range(0, len(images), per_pass)]
+        """Return the loss of each part, and the slope of all."""
         losses, slopes = zip(
-            *(self._gradient(images[part], part, inputs, together=True) for part in parts),
+            *(self._gradient(images[part], part, inputs, together=True) for part in self._places),
             strict=True,
         )
-        return torch.stack(losses).sum(), torch.cat(slopes)
-
-    def _classes_together(self, batch_real: int) -> int:
-        config = self.config
-        batch_synthetic = min(config.ipc * config.factor**2, config.batch_synthetic)
-        return max(1, _PIXELS_TOGETHER // (max(batch_real, batch_synthetic) * self.real.side**2))
+        return torch.stack(losses), torch.cat(slopes)
 
     def _gradient(
         self, images: Tensor, classes: slice, inputs: StepInputs, *, together: bool
@@ -268,12 +280,11 @@ class MatchingLoop:
         return _padded(self._sampler(self._network))
 
     def _random_rows(self, seed: int, step: int, count: int) -> Rows:
-        rows = [
-            torch.from_numpy(
-                begin + drawn_order(derived_seed(seed, _REAL, step, label), end - begin)[:count]
-            )
-            for label, (begin, end) in enumerate(itertools.pairwise(self.real.offsets))
-        ]
+        rows = []
+        for label in self.classes:
+            begin, end = self.real.offsets[label], self.real.offsets[label + 1]
+            order = drawn_order(derived_seed(seed, _REAL, step, label), end - begin)
+            rows.append(torch.from_numpy(begin + order[:count]))
         padded, weights = _padded(rows)
         return to_device(padded, self.device), (
             None if weights is None else to_device(weights, self.device)
@@ -287,12 +298,30 @@ class MatchingLoop:
             return None
         drawn = [
             drawn_order(derived_seed(seed, _SYNTHETIC, step, label), count)
-            for label in range(self.real.num_classes)
+            for label in self.classes
         ]
         rows = torch.stack(
             [torch.from_numpy(class_rows[: config.batch_synthetic]) for class_rows in drawn]
         )
         return to_device(rows, self.device)
+
+
+def parts_of_classes(config: ResolvedConfig, real: ClassImages) -> list[range]:
+    """Divide the classes into parts, whose gradients are computed together.
+
+    On the CPU a part is a class, because one class keeps it busy. On a GPU there are as few parts
+    as memory allows, of about the same size. Last bits depend on the parts, and these on nothing
+    but the settings and the real images.
+    """
+    count, most = real.num_classes, 1
+    if real.pixels.device.type == "cuda":
+        largest = max(end - begin for begin, end in itertools.pairwise(real.offsets))
+        of_class = min(config.ipc * config.factor**2, config.batch_synthetic)
+        images = max(min(config.batch_real, largest), of_class)
+        most = max(1, _PIXELS_TOGETHER // (images * real.side**2))
+    parts = -(-count // most)
+    ends = [count * number // parts for number in range(parts + 1)]
+    return [range(*pair) for pair in itertools.pairwise(ends)]
 
 
 def _padded(rows: list[Tensor]) -> Rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from pydream import ops
 from pydream.errors import PydreamError
 from pydream.models.activations import classify_and_embed
 from pydream.ops._checks import TensorLike, as_tensor, check_at_least, check_seed, check_shape
+from pydream.streams import to_device
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -59,6 +60,9 @@ class RepresentativeSampler:
         Number of images in one pass of the network.
     max_iter, tol
         Limits of each k-means; see `pydream.ops.kmeans`.
+    classes
+        Classes to choose images of, ascending; by default all. The choice for a class is the same
+        with other classes and alone.
     seed
         Random seed, in [0, 2^63). The same seed gives the same choice for the same network.
 
@@ -91,6 +95,7 @@ class RepresentativeSampler:
         batch_size: int = 256,
         max_iter: int = 100,
         tol: float = 1e-4,
+        classes: Sequence[int] | None = None,
         seed: int = 0,
     ) -> None:
         check_shape(images, "images", ("N", "C", "H", "W"))
@@ -111,6 +116,11 @@ class RepresentativeSampler:
             raise ValueError("per_cluster has no meaning with many_classes: leave it at 1")
         self.images = images
         self.offsets = _class_offsets(labels, len(images))
+        self.classes = tuple(range(self.num_classes) if classes is None else classes)
+        if not all(a < b for a, b in itertools.pairwise((-1, *self.classes, self.num_classes))):
+            raise ValueError(
+                f"classes must ascend from 0 to at most {self.num_classes - 1}, got {classes}"
+            )
         self.batch_real, self.per_cluster, self.many_classes = batch_real, per_cluster, many_classes
         self.interval, self.layer, self.transform = interval, layer, transform
         self.dtype, self.batch_size = dtype, batch_size
@@ -137,7 +147,7 @@ class RepresentativeSampler:
         Returns
         -------
         list of Tensor
-            For each class int64 (m,), rows of `images`, on the network's device: cluster by
+            For each of `classes` int64 (m,), rows of `images`, on the network's device: cluster by
             cluster, nearest first. An image nearest to two centres appears twice. Empty for a class
             without images.
 
@@ -164,7 +174,7 @@ class RepresentativeSampler:
 
     @torch.no_grad()
     def embed(self, network: nn.Module) -> Tensor:
-        """Return the embeddings of all images, (N, D), on the network's device."""
+        """Return the embeddings of the images of `classes`, (n, D), on the network's device."""
         device = next((parameter.device for parameter in network.parameters()), self.images.device)
         dtype = self.dtype or (torch.float32 if device.type == "cpu" else torch.float16)
         half = device.type == "cuda" and dtype != torch.float32
@@ -172,8 +182,14 @@ class RepresentativeSampler:
         training = [module for module in network.modules() if module.training]
         network.eval()
         kept: Tensor | None = None
+        rows = self._own_rows()
         try:
+            # A batch is the same whatever the classes, so that its last bits are, too.
             for first in range(0, len(self.images), self.batch_size):
+                bounds = torch.tensor([first, first + self.batch_size])
+                begin, end = torch.searchsorted(rows, bounds).tolist()
+                if begin == end:
+                    continue
                 batch = self.images[first : first + self.batch_size].to(device, non_blocking=True)
                 if batch.dtype == torch.uint8:
                     batch = batch.float() / 255
@@ -188,9 +204,11 @@ class RepresentativeSampler:
                         "features are too large for float16, take dtype=torch.bfloat16"
                     )
                 if kept is None:
-                    shape = (len(self.images), embedded.shape[1])
+                    shape = (len(rows), embedded.shape[1])
                     kept = torch.empty(shape, dtype=dtype, device=device)
-                kept[first : first + len(embedded)] = embedded
+                if end - begin < len(embedded):
+                    embedded = embedded[to_device(rows[begin:end] - first, device)]
+                kept[begin:end] = embedded
         finally:
             for module in training:
                 module.training = True
@@ -198,19 +216,22 @@ class RepresentativeSampler:
             raise PydreamError("RepresentativeSampler: there are no images")
         return kept
 
+    def _own_rows(self) -> Tensor:
+        """Return the rows of the images of `classes`, ascending, on the CPU."""
+        offsets = self.offsets
+        return torch.cat([torch.arange(offsets[c], offsets[c + 1]) for c in self.classes])
+
     def _choose(self, embeddings: Tensor) -> None:
         """Cluster all classes in one call, and choose the images nearest to the centres."""
-        sizes = [end - begin for begin, end in itertools.pairwise(self.offsets)]
-        self._chosen = [
-            torch.arange(begin, begin + size, device=embeddings.device)
-            for begin, size in zip(self.offsets, sizes, strict=False)
-        ]
+        spans = [(self.offsets[label], self.offsets[label + 1]) for label in self.classes]
+        sizes = [end - begin for begin, end in spans]
+        self._chosen = [torch.arange(*span, device=embeddings.device) for span in spans]
         clustered = [c for c, size in enumerate(sizes) if size > self.per_cluster]
         if not clustered:
             return
         rows = torch.cat([self._chosen[c] for c in clustered])
         if len(clustered) < len(sizes):
-            embeddings = embeddings[rows]
+            embeddings = torch.cat([embeddings.split(sizes)[c] for c in clustered])
         offsets = [0, *itertools.accumulate(sizes[c] for c in clustered)]
         clusters = self.batch_real if self.many_classes else self.batch_real // self.per_cluster
         k = [min(clusters, sizes[c] // self.per_cluster) for c in clustered]

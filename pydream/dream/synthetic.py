@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
@@ -11,11 +12,11 @@ from torch import Tensor
 MOMENTUM = 0.5
 
 LossAndSlope: TypeAlias = tuple[Tensor, Tensor]
-"""A loss, and its derivatives with respect to the images."""
+"""One or more losses, and the derivatives of their sum with respect to the images."""
 
 
 class SyntheticImages:
-    """Images of K classes under SGD with momentum, with one buffer for all of them.
+    """Images of classes under SGD with momentum, with one buffer for all of them.
 
     As published, the optimiser steps after each class: a step moves the images of that class by its
     gradient, and those of all other classes by the rest of their momentum. The state after a round
@@ -25,11 +26,15 @@ class SyntheticImages:
     Parameters
     ----------
     values
-        float32 (K, IPC, C, S, S), in [0, 1]; optimised in place.
+        float32 (k, IPC, C, S, S), in [0, 1]; optimised in place.
     learning_rate
         Learning rate of SGD.
     velocity
         Momentum of the images, of the same shape, in a resumed run; by default 0.
+    classes
+        The classes that these are, by default all.
+    num_classes
+        Number of all classes, by default that of these.
 
     Notes
     -----
@@ -37,15 +42,22 @@ class SyntheticImages:
     """
 
     def __init__(
-        self, values: Tensor, learning_rate: float, velocity: Tensor | None = None
+        self,
+        values: Tensor,
+        learning_rate: float,
+        velocity: Tensor | None = None,
+        *,
+        classes: Sequence[int] | None = None,
+        num_classes: int | None = None,
     ) -> None:
         self.values = values
         self.velocity = torch.zeros_like(values) if velocity is None else velocity
         self.learning_rate = learning_rate
-        count = len(values)
+        count = len(values) if num_classes is None else num_classes
+        self._whole = count == len(values)
         powers = MOMENTUM ** torch.arange(count + 1, dtype=torch.float64)
         sums = torch.cat([torch.zeros(1, dtype=torch.float64), powers[1:].cumsum(0)])
-        turn = torch.arange(count)
+        turn = torch.arange(count) if classes is None else torch.tensor(classes)
 
         def of_classes(numbers: Tensor) -> Tensor:
             return numbers.to(values.dtype).view(-1, 1, 1, 1, 1).to(values.device)
@@ -62,14 +74,13 @@ class SyntheticImages:
         Parameters
         ----------
         gradient
-            Function of the images of all classes, (K, IPC, C, S, S), each as they are at their
-            class's turn, that returns the sum of the classes' losses, and its derivatives with
-            respect to the images.
+            Function of the images, (k, IPC, C, S, S), each as they are at their class's turn, that
+            returns losses and slope.
 
         Returns
         -------
         Tensor
-            The sum of the losses.
+            The losses.
         """
         at_turn = self.values - self.learning_rate * self._moved_before * self.velocity
         loss, slope = gradient(at_turn)
@@ -90,8 +101,15 @@ class SyntheticImages:
         Returns
         -------
         Tensor
-            The sum of the losses.
+            The loss of each class, (K,).
+
+        Raises
+        ------
+        ValueError
+            If these are not all classes.
         """
+        if not self._whole:
+            raise ValueError("only all classes together can be updated in turn")
         losses = []
         for label in range(len(self.values)):
             loss, slope = gradient(label, self.values[label])
@@ -99,7 +117,13 @@ class SyntheticImages:
             self.velocity[label] += slope
             self.values.sub_(self.velocity, alpha=self.learning_rate)
             losses.append(loss)
-        return torch.stack(losses).sum()
+        return torch.stack(losses)
+
+    def copy(self) -> SyntheticImages:
+        """Return a copy that later steps do not change."""
+        twin = copy.copy(self)
+        twin.values, twin.velocity = self.values.clone(), self.velocity.clone()
+        return twin
 
     def clamp(self) -> None:
         """Clamp the images to [0, 1]."""

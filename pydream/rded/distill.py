@@ -6,7 +6,7 @@ import dataclasses
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,18 +14,16 @@ from typing import Any
 
 from torch import nn
 
-from pydream import report
 from pydream.data import Source
 from pydream.data.unreadable import Unreadable
 from pydream.devices import announce_device, resolve_device
-from pydream.errors import UnfinishedError
 from pydream.files import name_after
-from pydream.progress import say, shared_with, track
+from pydream.progress import shared_with, track
 from pydream.ranks import Ranks, ranks_of
 from pydream.rded.class_counts import class_counts, ipc_identity, ipc_words
 from pydream.rded.classes import OpenClasses, ScoredClass
 from pydream.rded.config import RdedConfig
-from pydream.rded.finishing import MAPPED, RdedRefinement, finish_classes, open_refinement
+from pydream.rded.finishing import RdedRefinement, finish_classes, open_refinement
 from pydream.rded.groups import needed_images, own_groups
 from pydream.rded.memory import MemoryShares
 from pydream.rded.observers import (
@@ -41,9 +39,9 @@ from pydream.rded.preflight import Preflight
 from pydream.rded.run import RdedRun
 from pydream.rded.scoring import ScoringLimits, score
 from pydream.rded.selection import WITH_FEATURES
-from pydream.sets.distilled import DistilledSet
+from pydream.rded.whole_set import finish_set
 from pydream.sets.manifest import Manifest, describe_set
-from pydream.sets.run import MadeSet, finish_run
+from pydream.sets.run import MadeSet, finish_together, keep_draft
 from pydream.sets.writer import SetWriter, check_place_of_set, finished_manifest
 from pydream.timeline import Stopwatch
 from pydream.torch_state import usual_torch_state
@@ -150,14 +148,11 @@ def _distill(
     run = replace(
         run, observers=tuple(network.with_class_order(found.order) for network, found in ordered)
     )
-    with ExitStack() as begun:
-        if ranks.first:
-            begun.enter_context(writer.begin(alone=not ranks.is_shard))
-            keep_measured(writer, measured)
-        ranks.wait()
-        if not ranks.first:
-            begun.enter_context(writer.begin(alone=False))
+    with writer.begin(ranks):
         refining = open_refinement(run, observer) if config.refine else None
+        if ranks.first:
+            keep_measured(writer, measured)
+            keep_draft(writer, _draft(run, identity, measured, refining))
         groups = [range(label, label + 1) for label in range(len(counts))]
         if refining is not None:
             groups = refining.groups
@@ -165,39 +160,39 @@ def _distill(
         _distill_classes(run, selection, {label for group in own for label in group})
         if refining is not None:
             refining.run(own)
-        ranks.wait()
-        if not ranks.first:
-            ranks.wait()  # until the first has finished the set
-            return MadeSet(out, Manifest.read(out), {})
-        if ranks.count > 1:
-            _check_all(run, selection)
-        manifest = _finish(run, identity, measured, refining)
-        made = finish_run(writer, manifest, watch, partial(_write_report, run, refining))
-        ranks.wait()
-        return made
+
+        def finish() -> MadeSet:
+            if ranks.count > 1:
+                _unreadable_so_far(run, selection, set(range(len(counts)))).say()
+            return finish_set(writer, watch)
+
+        return finish_together(writer, ranks, len(counts), finish)
 
 
-def _check_all(run: RdedRun, selection: Preselection) -> None:
-    """Check the work of all processes together, before one of them finishes the set.
-
-    Raises
-    ------
-    UnfinishedError
-        If a class is left to another shard, or another shard is finishing the set.
-    PydreamError
-        If too many images cannot be read.
-    """
-    labels, writer, ranks = range(len(run.counts)), run.writer, run.ranks
-    missing = [label for label in labels if writer.finished_class(label) is None]
-    shard = f"shard {ranks.number}/{ranks.count} is done"
-    if missing:
-        raise UnfinishedError(
-            f"{shard}; {len(missing):,} of {len(labels):,} classes are left to other shards: the "
-            "last one finishes the set, or the same command with --resume in place of --shard"
-        )
-    if ranks.is_shard and not writer.claim("finish"):
-        raise UnfinishedError(f"{shard}, and another one is finishing the set")
-    _unreadable_so_far(run, selection, set(labels)).say()
+def _draft(
+    run: RdedRun,
+    identity: dict[str, Any],
+    measured: Sequence[Preflight],
+    refining: RdedRefinement | None,
+) -> Manifest:
+    """Return the manifest as far as it is known before a patch is scored."""
+    observer = run.observers[0]
+    return dataclasses.replace(
+        describe_set(
+            run.source,
+            method="rded",
+            identity=identity,
+            ipc=run.counts,
+            factor=run.factor,
+            side=run.side,
+            mean=observer.mean,
+            std=observer.std,
+            image_format=run.config.image_format,
+        ),
+        views="dsa" if run.by_cells else None,
+        refinement=None if refining is None else refining.facts(),
+        **observers_record(run.observers, measured),
+    )
 
 
 def _distill_classes(run: RdedRun, selection: Preselection, own: Collection[int]) -> None:
@@ -292,65 +287,3 @@ def _unreadable_so_far(run: RdedRun, selection: Preselection, finished: set[int]
         index_of = {run.source.keys[index]: index for index in selection.indices.tolist()}
         unreadable.add({index_of[image["key"]]: image["reason"] for image in skipped})
     return unreadable
-
-
-def _finish(
-    run: RdedRun,
-    identity: dict[str, Any],
-    measured: Sequence[Preflight],
-    refining: RdedRefinement | None,
-) -> Manifest:
-    """Write the provenance; return the manifest."""
-    refinement = None if refining is None else refining.finish()
-    writer, config, observer = run.writer, run.config, run.observers[0]
-    records = []
-    for label in range(len(run.source.class_names)):
-        record = writer.finished_class(label)
-        assert record is not None
-        records.append(record)
-    filled = sum(record.get("filled", 0) for record in records)
-    if filled:
-        say(
-            f"{filled} of {sum(run.key_patches)} key patches were chosen by realism: "
-            "their classes have fewer distinct patches than clusters"
-        )
-    with run.watch("write"):
-        writer.write_provenance([row for record in records for row in record["rows"]])
-        return dataclasses.replace(
-            describe_set(
-                writer.set,
-                run.source,
-                method="rded",
-                identity=identity,
-                ipc=run.counts,
-                factor=run.factor,
-                side=run.side,
-                mean=observer.mean,
-                std=observer.std,
-                image_format=config.image_format,
-                skipped=[image for record in records for image in record["skipped"]],
-            ),
-            views="dsa" if run.by_cells else None,
-            refinement=refinement,
-            enlarged=sum(record.get("enlarged", 0) for record in records),
-            filled=filled or None,
-            **observers_record(run.observers, measured),
-        )
-
-
-def _write_report(
-    run: RdedRun,
-    refining: RdedRefinement | None,
-    distilled: DistilledSet,
-    write: Callable[[Path, bytes], None],
-) -> None:
-    """Write the report, with maps of features if a rule went by them."""
-    records = [run.writer.finished_class(label) for label in range(min(MAPPED, len(run.counts)))]
-    names = distilled.class_names
-    maps = {
-        name: record["map"]
-        for name, record in zip(names, records, strict=False)
-        if record is not None and "map" in record
-    }
-    refined = None if refining is None else refining.pictures(distilled)
-    report.write_report(distilled, write, refined=refined, maps=maps)

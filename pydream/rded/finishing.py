@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from pydream.errors import PydreamError
 from pydream.models import Observer
@@ -25,8 +25,8 @@ from pydream.refinement.classes import (
     keep_unrefined,
     kept_unrefined,
     make_refiner,
+    refinement_facts,
 )
-from pydream.sets.distilled import DistilledSet
 
 MAPPED = 4  # classes whose features the report shows, the first ones
 
@@ -162,17 +162,12 @@ class RdedRefinement:
             groups=groups,
         )
 
-    def finish(self) -> dict[str, Any]:
-        """Write ``images.pt``, once all classes are refined; return the manifest's record."""
-        run = self.run_of
-        self.refinement.write_floats(run.side)
-        return self.refinement.record(
-            run.config, self.observers, steps=run.config.refine, seed=run.config.seed
+    def facts(self) -> dict[str, Any]:
+        """Return ``refinement`` of the manifest as far as it is known before the first step."""
+        config, layers = self.run_of.config, self.refinement.refiner.layers
+        return refinement_facts(
+            config, self.observers, layers, steps=config.refine, seed=config.seed
         )
-
-    def pictures(self, distilled: DistilledSet) -> dict[str, Tensor]:
-        """Return pictures for the report."""
-        return self.refinement.pictures(partial(kept_unrefined, self.run_of.writer), distilled)
 
 
 def open_refinement(run: RdedRun, given: nn.Module | Sequence[nn.Module] | None) -> RdedRefinement:

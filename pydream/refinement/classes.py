@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from pydream.models import Observer
@@ -27,6 +28,7 @@ from pydream.timeline import Stopwatch
 # of 224 pixels at most.
 _MOST_FLOATS = 4 << 30
 _MOST_CLASSES_SHOWN = 10  # number of classes with pictures in the report
+_LOSSES = "losses-"
 
 
 @dataclass(frozen=True)
@@ -119,12 +121,22 @@ class Refinement:
                 self.anchors.read(before.record["rows"], before.images, made_by=self.made_by)
                 for before in classes.values()
             ]
+            for label, of_class in zip(classes, anchors, strict=True):
+                if label < _MOST_CLASSES_SHOWN:
+                    self._keep_picture(label, of_class[:, 0].contiguous())
         with watch("refine"):
             return self.refiner(
                 torch.cat([before.images for before in classes.values()]),
                 torch.cat(anchors, dim=1),
                 [label for label, before in classes.items() for _ in before.images],
             )
+
+    def _keep_picture(self, label: int, anchors: Tensor) -> None:
+        """Keep the anchors of an image for the report, tiled: (f², 3, S, S) uint8."""
+        factor = self.refiner.factor
+        tiled = collage(anchors[None], factor, factor * anchors.shape[-1])[0, 0]
+        picture = tiled.permute(1, 2, 0).contiguous()
+        self.writer.keep_bytes(_anchors_of(label), save({"anchors": picture}))
 
     def _write(
         self,
@@ -135,7 +147,7 @@ class Refinement:
         quality: int,
     ) -> None:
         if self._keeps_floats(values):
-            self.writer.keep_bytes(f"{label:05d}.values", values.numpy().tobytes())
+            self.writer.keep_values(label, values)
         levels = (values * 255).round().to(torch.uint8)
         self.writer.write_class(
             label, levels, before.record, image_format=image_format, quality=quality
@@ -144,82 +156,87 @@ class Refinement:
     def _keeps_floats(self, values: Tensor) -> bool:
         return sum(self.counts) * values[0].nbytes <= _MOST_FLOATS
 
-    def record(
-        self,
-        settings: RefinementSettings,
-        observers: Sequence[Observer],
-        *,
-        steps: int,
-        seed: int,
-    ) -> dict[str, Any]:
-        """Return ``refinement`` of the manifest, once all classes are finished."""
-        return {
-            "steps": steps,
-            "match": settings.match,
-            "learning_rate": settings.learning_rate,
-            "seed": seed,
-            "observers": [observer.facts() for observer in observers],
-            "layers": self.refiner.layers,
-            **self._averages(),
-        }
 
-    def _averages(self) -> dict[str, Any]:
-        """Return loss by step and distances, averaged over the cells of all classes."""
-        cells = sum(self.counts) * self.refiner.factor**2
-        groups = self.refiner.groups(self.counts)
-        records = [self.writer.record(_losses_of(group)) or {} for group in groups]
-        by_step = zip(*(record["losses"] for record in records), strict=True)
-        return {
-            "loss": [sum(of_step) / cells for of_step in by_step],
-            "distances": {
-                name: sum(record["distances"][name] for record in records) / cells
-                for name in records[0]["distances"]
-            },
-        }
+def refinement_facts(
+    settings: RefinementSettings,
+    observers: Sequence[Observer],
+    layers: Sequence[str],
+    *,
+    steps: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Return ``refinement`` of the manifest before the refinement: its settings and observers."""
+    return {
+        "steps": steps,
+        "match": settings.match,
+        "learning_rate": settings.learning_rate,
+        "seed": seed,
+        "observers": [observer.facts() for observer in observers],
+        "layers": list(layers),
+    }
 
-    def pictures(
-        self, read: Callable[[int], UnrefinedClass], distilled: DistilledSet
-    ) -> dict[str, Tensor]:
-        """Return some images of the refined set, and what they were made of, for its report.
 
-        Parameters
-        ----------
-        read
-            Function that returns a class before its refinement.
-        distilled
-            The refined set.
+def refinement_results(writer: SetWriter, cells: int) -> dict[str, Any]:
+    """Return loss by step and distances, averaged over the cells of all classes.
 
-        Returns
-        -------
-        dict
-            By name: the anchors of the first image of some classes, tiled, and the image before and
-            after the refinement; uint8 (k, H, W, 3).
-        """
-        shown: dict[str, list[Tensor]] = {"anchors": [], "unrefined": [], "refined": []}
-        for label in range(min(len(self.counts), _MOST_CLASSES_SHOWN)):
-            before = read(label)
-            rows = [row for row in before.record["rows"] if row["image"] == 0]
-            anchors = self.anchors.read(rows, before.images[:1])[:, 0]
-            factor, side = self.refiner.factor, before.images.shape[-1]
-            tiled = collage(anchors[None], factor, factor * side)
-            shown["anchors"].append(tiled[0, 0].permute(1, 2, 0))
-            shown["unrefined"].append(before.images[0].permute(1, 2, 0))
-            shown["refined"].append(distilled.stored[sum(self.counts[:label])])
-        return {name: torch.stack(images) for name, images in shown.items()}
+    Parameters
+    ----------
+    writer
+        Writer of the refined set, all classes of which are finished.
+    cells
+        Number of cells in all images.
+    """
+    records = [
+        writer.record(name.removesuffix(".json")) or {}
+        for name in writer.kept_names(f"{_LOSSES}*.json")
+    ]
+    by_step = zip(*(record["losses"] for record in records), strict=True)
+    return {
+        "loss": [sum(of_step) / cells for of_step in by_step],
+        "distances": {
+            name: sum(record["distances"][name] for record in records) / cells
+            for name in records[0]["distances"]
+        },
+    }
 
-    def write_floats(self, side: int) -> None:
-        """Write ``images.pt``, the images in float32 before they were rounded to 8 bits."""
-        kept = [self.writer.kept_bytes(f"{label:05d}.values") for label in range(len(self.counts))]
-        found = [values for values in kept if values is not None]
-        if len(found) < len(kept):
-            return
-        images = torch.frombuffer(bytearray(b"".join(found)), dtype=torch.float32)
-        labels = torch.arange(len(kept)).repeat_interleave(torch.tensor(self.counts))
-        self.writer.write_tensors(images.view(-1, 3, side, side), labels)
+
+def refinement_pictures(
+    writer: SetWriter, read: Callable[[int], UnrefinedClass], distilled: DistilledSet
+) -> dict[str, Tensor]:
+    """Return some images of a refined set, and what they were made of, for its report.
+
+    Parameters
+    ----------
+    writer
+        Writer of the refined set.
+    read
+        Function that returns a class before its refinement.
+    distilled
+        The refined set.
+
+    Returns
+    -------
+    dict
+        By name: the anchors of the first image of some classes, tiled, and the image before and
+        after the refinement; uint8 (k, H, W, 3).
+    """
+    shown: dict[str, list[Tensor]] = {"anchors": [], "unrefined": [], "refined": []}
+    counts = distilled.manifest.class_counts
+    for label in range(min(len(counts), _MOST_CLASSES_SHOWN)):
+        kept = writer.kept_bytes(_anchors_of(label))
+        assert kept is not None
+        shown["anchors"].append(load(kept)["anchors"])
+        shown["unrefined"].append(read(label).images[0].permute(1, 2, 0))
+        shown["refined"].append(distilled.stored[sum(counts[:label])])
+    return {name: torch.stack(images) for name, images in shown.items()}
 
 
 def _losses_of(group: range) -> str:
-    return f"losses-{group.start:05d}"
+    return f"{_LOSSES}{group.start:05d}"
+
+
+def _anchors_of(label: int) -> str:
+    return f"{label:05d}.anchors"
 
 
 def make_refiner(

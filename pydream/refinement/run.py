@@ -18,11 +18,17 @@ from pydream.devices import announce_device, resolve_device
 from pydream.errors import PydreamError
 from pydream.models import Observer
 from pydream.refinement.anchors import AnchorReader
-from pydream.refinement.classes import Refinement, UnrefinedClass, make_refiner
+from pydream.refinement.classes import (
+    Refinement,
+    UnrefinedClass,
+    make_refiner,
+    refinement_facts,
+    refinement_pictures,
+    refinement_results,
+)
 from pydream.refinement.config import RefineConfig
 from pydream.sets.distilled import DistilledSet, load_set
-from pydream.sets.image_formats import hash_image_files
-from pydream.sets.manifest import Manifest
+from pydream.sets.manifest import Manifest, with_images
 from pydream.sets.opening import check_image_files, exif_of, open_observer, open_real
 from pydream.sets.run import MadeSet, finish_run
 from pydream.sets.writer import SetWriter, check_place_of_set, finished_manifest
@@ -115,11 +121,18 @@ def refine(
             image_format=manifest.image_format or "png",
             quality=_QUALITY,
         )
-        record = refinement.record(config, networks, steps=config.steps, seed=config.seed)
-        manifest = _finish(distilled, refinement, identity, record, watch)
+        manifest = _finish(
+            distilled,
+            writer,
+            identity,
+            refinement_facts(
+                config, networks, refiner.layers, steps=config.steps, seed=config.seed
+            ),
+            watch,
+        )
 
         def write_report(refined: DistilledSet, write: Callable[[Path, bytes], None]) -> None:
-            report.write_report(refined, write, refined=refinement.pictures(read, refined))
+            report.write_report(refined, write, refined=refinement_pictures(writer, read, refined))
 
         return finish_run(writer, manifest, watch, write_report)
 
@@ -176,27 +189,25 @@ def _before(distilled: DistilledSet, label: int) -> UnrefinedClass:
 
 def _finish(
     distilled: DistilledSet,
-    refinement: Refinement,
+    writer: SetWriter,
     identity: dict[str, Any],
-    record: dict[str, Any],
+    facts: dict[str, Any],
     watch: Stopwatch,
 ) -> Manifest:
     """Write the other files of the refined set; return its manifest."""
-    writer, before = refinement.writer, distilled.manifest
+    before = distilled.manifest
     assert distilled.provenance is not None
+    cells = sum(before.class_counts) * before.factor**2
     with watch("write"):
         writer.write_provenance(distilled.provenance.to_pylist())
-        refinement.write_floats(before.side)
-        files = list((writer.set / "images").glob("*/*"))
+        writer.write_tensors(before.class_counts, before.side)
         return dataclasses.replace(
-            before,
+            with_images(before, writer.set),
             package=package_record(),
             config=identity,
             views="dsa",
             image_format=before.image_format or "png",
-            images_bytes=sum(file.stat().st_size for file in files),
-            images_sha256=hash_image_files(writer.set),
-            refinement=record,
+            refinement={**facts, **refinement_results(writer, cells)},
             labels=None,
             labels_bytes=None,
         )

@@ -199,7 +199,6 @@ def one_count_or_each(counts: Sequence[int]) -> int | tuple[int, ...]:
 
 
 def describe_set(
-    folder: Path,
     source: Source,
     *,
     method: str,
@@ -210,16 +209,13 @@ def describe_set(
     mean: Sequence[float],
     std: Sequence[float],
     image_format: ImageFormat,
-    skipped: Sequence[Mapping[str, str]],
 ) -> Manifest:
-    """Return the manifest of a set, with the entries that all methods share.
+    """Return the manifest of a set that is to be made, with the entries that all methods share.
 
     Parameters
     ----------
-    folder
-        Folder of the set, with its images.
     source
-        Source that the set was distilled from.
+        Source that the set is distilled from.
     method
         Name of the method.
     identity
@@ -230,10 +226,7 @@ def describe_set(
         Mean and standard deviation to normalise with, on the scale of [0, 1].
     image_format
         Format of the files.
-    skipped
-        Unreadable source images: ``key`` and ``reason`` of each.
     """
-    files = list((folder / "images").glob("*/*"))
     described: SourceRecord = {
         "description": source.description,
         "split": source.split,
@@ -255,7 +248,14 @@ def describe_set(
         mean=tuple(mean),
         std=tuple(std),
         image_format=image_format,
+    )
+
+
+def with_images(manifest: Manifest, folder: Path) -> Manifest:
+    """Return a manifest with bytes and hash of the images in the folder of its set."""
+    files = list((folder / "images").glob("*/*"))
+    return dataclasses.replace(
+        manifest,
         images_bytes=sum(file.stat().st_size for file in files),
         images_sha256=hash_image_files(folder),
-        skipped=list(skipped),
     )

@@ -11,6 +11,8 @@ from typing import TypeAlias
 
 import torch
 
+from pydream.errors import UnfinishedError
+from pydream.ranks import Ranks
 from pydream.sets.distilled import DistilledSet, load_set
 from pydream.sets.manifest import Manifest
 from pydream.sets.writer import SetWriter
@@ -35,6 +37,60 @@ class MadeSet:
     path: Path
     manifest: Manifest
     seconds: dict[str, float]
+
+
+_DRAFT = "manifest"
+
+
+def keep_draft(writer: SetWriter, manifest: Manifest) -> None:
+    """Store what is known of a set before its images are made, for the process that finishes it."""
+    writer.keep(_DRAFT, manifest.as_json())
+
+
+def kept_draft(writer: SetWriter) -> Manifest:
+    """Return the manifest that `keep_draft` stored."""
+    record = writer.record(_DRAFT)
+    assert record is not None
+    return Manifest.from_json(record)
+
+
+def finish_together(
+    writer: SetWriter, ranks: Ranks, num_classes: int, finish: Callable[[], MadeSet]
+) -> MadeSet:
+    """Let one of the processes that share a run finish its set, and return the set to all ranks.
+
+    Parameters
+    ----------
+    writer
+        Writer of the set.
+    ranks
+        The processes. Each calls this once it has written its classes.
+    num_classes
+        Number of all classes.
+    finish
+        Function that finishes the set.
+
+    Raises
+    ------
+    UnfinishedError
+        If a class is left to another shard, or another shard is finishing the set.
+    """
+    ranks.wait()
+    if not ranks.first:
+        ranks.wait()
+        return MadeSet(writer.out, Manifest.read(writer.out), {})
+    missing = [label for label in range(num_classes) if writer.finished_class(label) is None]
+    shard = f"shard {ranks.number}/{ranks.count} is done"
+    if missing:
+        raise UnfinishedError(
+            f"{shard}; {len(missing):,} of {num_classes:,} classes are left to other shards: the "
+            "last one finishes the set, or the same command with --resume in place of --shard"
+        )
+    if ranks.is_shard and not writer.claim("finish"):
+        raise UnfinishedError(f"{shard}, and another one is finishing the set")
+    made = finish()
+    ranks.wait()
+    return made
 
 
 WriteReport: TypeAlias = Callable[[DistilledSet, Callable[[Path, bytes], None]], None]

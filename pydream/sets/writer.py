@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import repeat
@@ -29,6 +29,7 @@ from PIL import Image
 from pydream.errors import PydreamError
 from pydream.files import RESUME, check_place, disk_errors
 from pydream.partial import PartialRun, differences, forget_finished
+from pydream.ranks import ALONE, Ranks
 from pydream.sets.distilled import PROVENANCE_SCHEMA
 from pydream.sets.image_formats import SUFFIXES, ImageFormat
 from pydream.sets.manifest import Manifest
@@ -71,22 +72,22 @@ class SetWriter(PartialRun):
         self._scratch = self.partial / "scratch"
 
     @contextmanager
-    def begin(self, *, alone: bool = True) -> Iterator[None]:
-        """Make the folders, and lock them against other processes during the block.
+    def begin(self, ranks: Ranks = ALONE) -> Iterator[None]:
+        """Make the folders, and keep other runs out of them during the block.
 
         Nothing is written before this.
 
         Parameters
         ----------
-        alone
-            False for one of several processes that share the run: none is kept out.
+        ranks
+            The processes that share the run.
 
         Raises
         ------
         PydreamError
             If another process writes to the partial set, or the folders cannot be made.
         """
-        with super().begin(alone=alone):
+        with super().begin(ranks):
             with disk_errors(self.partial, RESUME):
                 for folder in (self.set / "images", self._scratch):
                     folder.mkdir(parents=True, exist_ok=True)
@@ -150,16 +151,42 @@ class SetWriter(PartialRun):
             pq.write_table(table, self._scratch / "provenance.parquet", compression="zstd")
             (self._scratch / "provenance.parquet").replace(self.set / "provenance.parquet")
 
-    def write_tensors(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        """Write ``images.pt``, a list of images and labels as in DC, IDC and DREAM.
+    def keep_values(self, label: int, values: torch.Tensor) -> None:
+        """Store the images of a class, (n, 3, S, S) float32, before they are rounded to 8 bits."""
+        self.keep_bytes(f"{label:05d}.values", values.numpy().tobytes())
+
+    def kept_values(self, counts: Sequence[int], side: int) -> torch.Tensor | None:
+        """Return the images that `keep_values` stored of all classes; None if of one it did not.
 
         Parameters
         ----------
-        images
-            (N, C, S, S) float32 in [0, 1].
-        labels
-            (N,) int64.
+        counts
+            Number of images of each class.
+        side
+            Side of the images, in pixels.
+
+        Returns
+        -------
+        Tensor or None
+            (N, 3, S, S) float32.
         """
+        kept = [self.kept_bytes(f"{label:05d}.values") for label in range(len(counts))]
+        found = [values for values in kept if values is not None]
+        if len(found) < len(kept):
+            return None
+        images = torch.frombuffer(bytearray(b"".join(found)), dtype=torch.float32)
+        return images.view(sum(counts), 3, side, side)
+
+    def write_tensors(self, counts: Sequence[int], side: int) -> None:
+        """Write ``images.pt``, a list of images and labels as in DC, IDC and DREAM.
+
+        The images, (N, 3, S, S) float32 in [0, 1], are those of `kept_values`; nothing is written
+        if there are none.
+        """
+        images = self.kept_values(counts, side)
+        if images is None:
+            return
+        labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
         stream = io.BytesIO()
         torch.save([images, labels], stream)
         self.write_bytes(self.set / "images.pt", stream.getvalue())

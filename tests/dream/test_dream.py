@@ -57,7 +57,7 @@ def files(result: MadeSet) -> dict[str, str]:
 def stop_at(monkeypatch: pytest.MonkeyPatch, iteration: int, error: BaseException) -> None:
     iterate = MatchingLoop.iterate
 
-    def stopping(self: MatchingLoop, synthetic: Any, at: int) -> float:
+    def stopping(self: MatchingLoop, synthetic: Any, at: int) -> list[float]:
         loss = iterate(self, synthetic, at)
         if at == iteration:  # the images of this iteration are lost
             raise error
