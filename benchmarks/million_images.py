@@ -109,7 +109,7 @@ def begin(place: Path) -> dict[str, Any]:
     """Open a source and begin a run of RDED, in this process: seconds of each part."""
     from pydream.rded.class_counts import class_counts, ipc_identity
     from pydream.rded.config import RdedConfig
-    from pydream.rded.opening import check_sizes, open_sources
+    from pydream.rded.opening import check_sizes, open_images
     from pydream.rded.patches import preselect
 
     seconds: dict[str, float] = {}
@@ -125,7 +125,7 @@ def begin(place: Path) -> dict[str, Any]:
     imports_mib = peak_host_bytes() / 2**20
     config = RdedConfig(source=str(place), observer="unused", preselect=PRESELECT)
     with timed("open"):
-        source, _ = open_sources(config, None)
+        source = open_images(config, None)
     open_mib = peak_host_bytes() / 2**20
     with timed("pre-select"):
         counts = class_counts(config.ipc, source)

@@ -33,7 +33,7 @@ from pydream.rded.observers import (
     observers_record,
     open_observers,
 )
-from pydream.rded.opening import check_sizes, open_sources, where_to_decode
+from pydream.rded.opening import check_sizes, open_held_out, open_images, where_to_decode
 from pydream.rded.patches import PatchMaker, Preselection, preselect
 from pydream.rded.preflight import Preflight
 from pydream.rded.run import RdedRun
@@ -107,7 +107,7 @@ def _distill(
     if ranks.first:
         check_place_of_set(out, resume=resume)
     with watch("open"):
-        source, held_out = open_sources(config, source)
+        given, source = source, open_images(config, source)
         counts = class_counts(config.ipc, source)
         observers = open_observers(config, observer, source, device)
         decode = where_to_decode(config.decode, device)
@@ -135,6 +135,7 @@ def _distill(
     )
 
     def measure() -> list[Preflight]:
+        held_out = open_held_out(config, given)
         return measure_observers(
             config, observers, source, held_out, selection, writer, memory.preflight
         )

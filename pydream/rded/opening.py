@@ -20,15 +20,18 @@ from pydream.tiling import Tiling
 _MANY_PROCESSORS = 8
 
 
-def open_sources(config: RdedConfig, source: Source | None) -> tuple[Source, Source | None]:
-    """Return the images to distil, and the test split beside them, if there is one."""
-    held_out = None
-    if source is None:
-        source = open_source(config.source, exif=config.exif)
-        if has_split(config.source, "test"):
-            held_out = open_source(config.source, "test", exif=config.exif)
+def open_images(config: RdedConfig, given: Source | None) -> Source:
+    """Return the images to distil: those that were given, or the train split of the source."""
+    source = open_source(config.source, exif=config.exif) if given is None else given
     check_classes(source)
-    return source, held_out
+    return source
+
+
+def open_held_out(config: RdedConfig, given: Source | None) -> Source | None:
+    """Return the test split beside the images to distil, if there is one and none were given."""
+    if given is not None or not has_split(config.source, "test"):
+        return None
+    return open_source(config.source, "test", exif=config.exif)
 
 
 def where_to_decode(wanted: str, device: torch.device) -> Literal["host", "device"]:
