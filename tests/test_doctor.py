@@ -21,7 +21,7 @@ from pydream.doctor import Diagnosis, diagnose, render_diagnosis
 
 
 def shown(diagnosis: Diagnosis) -> str:
-    console = Console(width=200)
+    console = Console(width=300)
     with console.capture() as capture:
         console.print(render_diagnosis(diagnosis))
     return capture.get()
