@@ -105,7 +105,7 @@ class DataParallel:
         """
         if self._group is None:
             return model
-        return DistributedDataParallel(model, process_group=self._group, broadcast_buffers=False)
+        return DistributedDataParallel(model, process_group=self._group)
 
     def mean(self, loss: Tensor, rows: int) -> tuple[Tensor, Tensor]:
         """Average the losses of the parts of a batch.

@@ -12,6 +12,9 @@ from multiprocessing.connection import Connection
 from pkgutil import resolve_name
 from typing import Any
 
+from pydream.models import ObserverConfig, train_observer
+from pydream.models.training_state import TrainingState
+
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["pydream.evaluate.evaluation", "pydream.inspection.inspection"])
 LIMIT = 120  # seconds for ranks with tiny images
@@ -97,3 +100,20 @@ def killed_in(place: str, name: str, calls: int, work: Callable[..., Any], *give
 
     setattr(owner, name, counted)
     return work(*given)
+
+
+def interrupted_after(steps: int, config: ObserverConfig) -> Any:
+    """Train an observer, of which the first rank gets Ctrl-C after some steps."""
+    left, is_due = [steps], TrainingState.is_due
+
+    def counted(state: TrainingState) -> bool:
+        left[0] -= 1
+        if left[0] == 0:
+            signal.raise_signal(signal.SIGINT)
+        return is_due(state)
+
+    setattr(TrainingState, "is_due", counted)  # noqa: B010
+    try:
+        return train_observer(config)
+    except KeyboardInterrupt:
+        return "stopped"

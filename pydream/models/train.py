@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from torch import nn
 
 from pydream.arithmetic import arithmetic_of
 from pydream.data import Source, check_classes, has_split, open_source
-from pydream.data.resized import side_of, whole_images
-from pydream.data.unreadable import Unreadable
+from pydream.data.resized import side_of
+from pydream.data_parallel import DataParallel, data_parallel
 from pydream.devices import announce_device, resolve_device
 from pydream.errors import PydreamError
 from pydream.files import check_free, name_after
@@ -27,7 +28,8 @@ from pydream.models.checkpoint import read_weights, save_weights
 from pydream.models.config import ObserverConfig
 from pydream.models.convnet import ConvNet
 from pydream.models.inputs import IMAGENET_MEAN, IMAGENET_STD
-from pydream.models.loading import load_observer, resolve_precision
+from pydream.models.loading import resolve_precision
+from pydream.models.measuring import measure_observer
 from pydream.models.registry import build_model
 from pydream.models.training_data import Indices, TrainingImages, hold_out
 from pydream.models.training_state import (
@@ -36,9 +38,11 @@ from pydream.models.training_state import (
     interrupt_between_steps,
 )
 from pydream.partial import PartialRun, differences, forget_finished
-from pydream.progress import track
+from pydream.progress import shared_with, track
+from pydream.ranks import Ranks, ranks_of
 from pydream.seeds import own_random_numbers
 from pydream.torch_state import usual_torch_state
+from pydream.versions import package_record
 
 _MOMENTUM = 0.9
 _WARM_UP = 0.2  # share of the steps with a rising learning rate
@@ -72,6 +76,9 @@ class TrainedObserver:
         Mean training loss of the last epoch.
     seconds
         Duration of the training.
+    data_parallel
+        Numbers of ranks that trained it together, one after another if it was resumed. The weights
+        are then those of one process up to rounding. Empty for one process.
     """
 
     path: Path
@@ -83,6 +90,7 @@ class TrainedObserver:
     skipped: int
     loss: float
     seconds: float
+    data_parallel: tuple[int, ...] = ()
 
 
 @usual_torch_state()
@@ -115,12 +123,23 @@ def train_observer(config: ObserverConfig, *, source: Source | None = None) -> T
     ------
     PydreamError
         If an input cannot be used, or the training diverges.
+
+    Notes
+    -----
+    Under torchrun or srun all ranks call this alike, and each trains on its part of every batch
+    (DistributedDataParallel). The first rank writes the weights.
     """
+    ranks = ranks_of(None)
+    with shared_with(ranks), ranks.together():
+        return _train_observer(config, ranks, source)
+
+
+def _train_observer(config: ObserverConfig, ranks: Ranks, source: Source | None) -> TrainedObserver:
     start = time.perf_counter()
     out = config.out or Path(
         f"{name_after(config.source)}-{config.arch.replace('/', '-')}.safetensors"
     )
-    if not config.resume:
+    if not config.resume and ranks.first:
         check_free(out)
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
@@ -132,31 +151,32 @@ def train_observer(config: ObserverConfig, *, source: Source | None = None) -> T
         test = None
     check_classes(source)
     side = config.side or side_of(source)
-    identity = _identity(config, source, side, precision, device)
-    if config.resume and os.path.lexists(out):
-        return _finished(out, identity)
-    run = PartialRun(out, identity, resume=config.resume, what="training", check=check_free)
+    identity = _identity(config, source, side, precision, device, ranks)
+    ranks.agree({"settings": identity, "installation": package_record()})
+    if config.resume and ranks.once(partial(os.path.lexists, out)):
+        return ranks.once(partial(_finished, out, identity))
     train_indices, test_indices, held_out = hold_out(source, test, config.seed)
-    announce_device(config.device)
     with ExitStack() as begun:
+        parallel = begun.enter_context(data_parallel(ranks, device))
+        if ranks.first:
+            run = _partial_run(out, identity, config.resume)
+        announce_device(config.device)
         with own_random_numbers(config.seed, device), arithmetic_of(precision):
-            model = build_model(config.arch, num_classes=len(source.class_names), side=side)
-            model = model.to(device=device)
-            model.to(memory_format=torch.channels_last)
-            images = TrainingImages(
-                source,
-                train_indices,
-                side,
-                batch_size=config.batch_size,
-                horizontal_flip=config.horizontal_flip,
-                seed=config.seed,
-                workers=config.workers,
-                allow_skipped=config.allow_skipped,
-            )
-            begun.enter_context(run.begin())
-            loss = _train(model, images, config, precision, device, run)
-        top1, measured = _measure(
-            model, test or source, test_indices, side=side, precision=precision, config=config
+            model, images = _prepare(config, source, train_indices, side, device, parallel)
+            if ranks.first:
+                begun.enter_context(run.begin())
+            ranks.wait()
+            if not ranks.first:  # which has begun
+                run = _partial_run(out, identity, resume=True)
+            progress = _train(model, images, config, precision, device, run, parallel)
+        top1, measured = measure_observer(
+            model,
+            test or source,
+            test_indices,
+            side=side,
+            precision=precision,
+            workers=config.workers,
+            ranks=ranks,
         )
         facts: dict[str, Any] = {
             "arch": config.arch,
@@ -165,17 +185,56 @@ def train_observer(config: ObserverConfig, *, source: Source | None = None) -> T
             "images": measured,
             "held_out": held_out,
             "skipped": len(images.unreadable.reasons),
-            "loss": loss,
+            "loss": progress.loss,
         }
-        training = json.dumps({"settings": identity, "result": facts}, sort_keys=True)
-        metadata = _metadata(model, config, source, side, top1)
-        save_weights(model, out, {**metadata, _TRAINING: training})
-        run.forget()
+        if progress.ranks != [1]:
+            facts["data_parallel"] = tuple(progress.ranks)
+        if ranks.first:
+            training = json.dumps({"settings": identity, "result": facts}, sort_keys=True)
+            metadata = _metadata(model, config, source, side, top1)
+            save_weights(model, out, {**metadata, _TRAINING: training})
+            run.forget()
+        ranks.wait()
     return TrainedObserver(path=out, **facts, seconds=time.perf_counter() - start)
 
 
+def _prepare(
+    config: ObserverConfig,
+    source: Source,
+    indices: Indices,
+    side: int,
+    device: torch.device,
+    parallel: DataParallel,
+) -> tuple[nn.Module, TrainingImages]:
+    """Build the network on its device, and open the images that it is trained on."""
+    model = build_model(config.arch, num_classes=len(source.class_names), side=side)
+    model = parallel.prepare(model, config.arch, device).to(device=device)
+    model.to(memory_format=torch.channels_last)
+    images = TrainingImages(
+        source,
+        indices,
+        side,
+        batch_size=config.batch_size,
+        horizontal_flip=config.horizontal_flip,
+        seed=config.seed,
+        workers=config.workers,
+        allow_skipped=config.allow_skipped,
+        parallel=parallel,
+    )
+    return model, images
+
+
+def _partial_run(out: Path, identity: Mapping[str, Any], resume: bool) -> PartialRun:
+    return PartialRun(out, identity, resume=resume, what="training", check=check_free)
+
+
 def _identity(
-    config: ObserverConfig, source: Source, side: int, precision: str, device: torch.device
+    config: ObserverConfig,
+    source: Source,
+    side: int,
+    precision: str,
+    device: torch.device,
+    ranks: Ranks,
 ) -> dict[str, Any]:
     """Return the facts that decide the weights; the contents, not the path, name the source."""
     settings = {
@@ -187,7 +246,7 @@ def _identity(
         "side": side,
         "precision": precision,
         "device": device.type,
-        "source_fingerprint": source.fingerprint(some),
+        "source_fingerprint": ranks.once(partial(source.fingerprint, some)),
     }
 
 
@@ -203,7 +262,10 @@ def _finished(out: Path, identity: Mapping[str, Any]) -> TrainedObserver:
             f"{out} was trained with other settings ({'; '.join(differing)}): choose another --out"
         )
     forget_finished(out, identity)
-    return TrainedObserver(path=out, **training["result"], seconds=0.0)
+    result = training["result"]
+    if "data_parallel" in result:
+        result["data_parallel"] = tuple(result["data_parallel"])
+    return TrainedObserver(path=out, **result, seconds=0.0)
 
 
 def _train(
@@ -213,8 +275,9 @@ def _train(
     precision: str,
     device: torch.device,
     run: PartialRun,
-) -> float:
-    """Train in place, from the state of the run; return the mean loss of the last epoch."""
+    parallel: DataParallel,
+) -> TrainingProgress:
+    """Train in place, from the state of the run; return that of the end."""
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=config.learning_rate,
@@ -236,8 +299,11 @@ def _train(
     model.train()
     state = TrainingState(run, model, optimizer, schedule, images, device)
     progress = state.read()
-    done = schedule.last_epoch
+    if progress.ranks[-1:] != [parallel.count]:
+        progress.ranks.append(parallel.count)
+    done, network = schedule.last_epoch, parallel.wrap(model)
     with (
+        parallel.own_draws(config.seed, device),
         track("training observer", steps, "steps", done=done) as advance,
         interrupt_between_steps() as interrupted,
     ):
@@ -245,78 +311,46 @@ def _train(
             for batch, labels in images.epoch():
                 optimizer.zero_grad()
                 with mixed:
-                    loss = criterion(model(batch.to(device)), labels.to(device))
+                    logits = network(batch.to(device))
+                    loss = criterion(logits, labels.to(device)) if len(labels) else 0 * logits.sum()
+                loss, mean = parallel.mean(loss, len(labels))
                 loss.backward()
                 optimizer.step()
                 schedule.step()
-                progress.total += loss.detach()
+                progress.total += mean
                 advance(1)
-                if interrupted() or state.is_due():
+                if not parallel.first:  # the first one stops all
+                    continue
+                stopped = interrupted()
+                if stopped or state.is_due():
                     state.write(progress)
-                if interrupted():
+                if stopped:
                     raise KeyboardInterrupt
-            _end_epoch(progress, images, config, run)
+            _end_epoch(progress, images, config, run, parallel)
             advance(0, f"loss {progress.loss:.3g}")
-    state.write(progress)
-    return progress.loss
+    if parallel.first:
+        state.write(progress)
+    return progress
 
 
 def _end_epoch(
-    progress: TrainingProgress, images: TrainingImages, config: ObserverConfig, run: PartialRun
+    progress: TrainingProgress,
+    images: TrainingImages,
+    config: ObserverConfig,
+    run: PartialRun,
+    parallel: DataParallel,
 ) -> None:
     """Begin the next epoch, unless the training has diverged."""
     progress.loss = progress.total.item() / images.steps
     progress.epoch += 1
     progress.total = torch.zeros_like(progress.total)
     if not math.isfinite(progress.loss):
-        run.forget()
+        if parallel.first:
+            run.forget()
         raise PydreamError(
             f"training {config.arch} diverged in epoch {progress.epoch} of {config.epochs}: "
             f"try a --learning-rate below {config.learning_rate:g}"
         )
-
-
-def _measure(
-    model: nn.Module,
-    source: Source,
-    indices: Indices,
-    *,
-    side: int,
-    precision: str,
-    config: ObserverConfig,
-) -> tuple[float, int]:
-    """Return the accuracy on whole images, and the number of readable ones."""
-    device = next(model.parameters()).device
-    observer = load_observer(
-        model,
-        side=side,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        precision=precision,
-        device=device,
-    )
-    right = images = 0
-    # Never refused: the training is finished, and would be lost.
-    unreadable = Unreadable(source, len(indices), None)
-    with track("measuring observer", len(indices), "images") as advance:
-        for views, places in whole_images(
-            source,
-            indices.tolist(),
-            side,
-            workers=config.workers,
-            unreadable=unreadable,
-            rows=observer.tile,
-            advance=advance,
-        ):
-            labels = torch.from_numpy(source.labels[indices[places]])
-            # Students are ranked by topk, which may prefer another of two equal logits than argmax.
-            likeliest = observer.logits(observer.views(views)).argmax(1).cpu()
-            right += int((likeliest == labels).sum())
-            images += len(places)
-    unreadable.say()
-    if not images:
-        raise PydreamError(f"{source.description}: none of {len(indices)} images can be read")
-    return right / images, images
 
 
 def _metadata(

@@ -14,6 +14,7 @@ from torch.nn import functional
 from pydream.data import ImageError, Source, decode_ahead
 from pydream.data.resized import SMALL_SIDE, whole_images
 from pydream.data.unreadable import Unreadable
+from pydream.data_parallel import ALONE, DataParallel
 from pydream.errors import PydreamError
 from pydream.models.inputs import IMAGENET_MEAN, IMAGENET_STD
 from pydream.ops import crop_resize, random_crop_boxes, random_keys
@@ -90,11 +91,18 @@ class TrainingImages:
         Number of threads that decode.
     allow_skipped
         Largest share of the images that may be unreadable.
+    parallel
+        The ranks that train together, if they are several: each takes its part of every batch.
 
     Attributes
     ----------
     unreadable
         The unreadable images.
+
+    Raises
+    ------
+    PydreamError
+        If too many images cannot be read, or a batch has fewer images than there are ranks.
     """
 
     def __init__(
@@ -108,7 +116,9 @@ class TrainingImages:
         seed: int,
         workers: int,
         allow_skipped: float,
+        parallel: DataParallel = ALONE,
     ) -> None:
+        self._parallel = parallel
         self.unreadable = Unreadable(source, len(indices), allow_skipped)
         self._source = source
         self._side = side
@@ -122,6 +132,7 @@ class TrainingImages:
         self._pixels = self._load(indices) if side <= SMALL_SIDE else None
         self._indices = torch.from_numpy(np.setdiff1d(indices, sorted(self.unreadable.reasons)))
         self.batch_size = min(batch_size, len(self._indices))
+        parallel.check_batch(self.batch_size)
 
     @property
     def steps(self) -> int:
@@ -135,7 +146,8 @@ class TrainingImages:
         ------
         tuple[Tensor, Tensor]
             (batch_size, 3, side, side) float32, normalised, channels-last, and (batch_size,) int64
-            labels. Batches with unreadable images are smaller.
+            labels; or this rank's part of them. Batches with unreadable images are smaller. A part
+            without a readable image has a black one, without a label.
         """
         self._begun = self._generator.get_state()
         self._done, self._start = self._start, 0
@@ -145,6 +157,8 @@ class TrainingImages:
         batches = self._resized_crops if self._pixels is None else self._padded_crops
         yield from batches(order, flips)
         self._done, self._begun = 0, self._generator.get_state()
+        for reasons in self._parallel.ranks.gather(self.unreadable.reasons):
+            self.unreadable.add(reasons)
         self.unreadable.say()
 
     def state(self) -> dict[str, Any]:
@@ -193,10 +207,11 @@ class TrainingImages:
         """Decode images and cut random parts of them."""
         seed = int(torch.randint(2**62, (), generator=self._generator))
         indices = self._indices[order]
-        left = indices[self._done * self.batch_size :]
-        decoded = decode_ahead(self._source, left.tolist(), workers=self._workers, budget=_BUDGET)
+        batches = list(self._split(indices, flips))
+        left = [index for group, _ in batches for index in group.tolist()]
+        decoded = decode_ahead(self._source, left, workers=self._workers, budget=_BUDGET)
         with closing(decoded):
-            for group, flip in self._split(indices, flips):
+            for group, flip in batches:
                 self._done += 1
                 images: list[torch.Tensor] = []
                 kept: list[int] = []
@@ -207,6 +222,9 @@ class TrainingImages:
                         images.append(image)
                         kept.append(place)
                 if not images:
+                    if self._parallel.count > 1:  # the other ranks wait for this step
+                        shape = (1, 3, self._side, self._side)
+                        yield torch.zeros(shape), group[:0]
                     continue
                 sizes = torch.tensor([image.shape[:2] for image in images])
                 boxes = random_crop_boxes(
@@ -215,10 +233,12 @@ class TrainingImages:
                 yield self._crop(images, boxes[:, 0], flip[kept]), self._labels[group[kept]]
 
     def _split(self, *columns: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Split columns of the same length into batches, from the first one not done."""
-        start = self._done * self.batch_size
-        parts = [torch.split(column[start:], self.batch_size) for column in columns]
-        return zip(*parts, strict=True) if start < len(columns[0]) else iter(())
+        """Split columns into batches, from the first one not done; yield this rank's part."""
+        start, part = self._done * self.batch_size, self._parallel.part(self.batch_size)
+        batches = [torch.split(column[start:], self.batch_size) for column in columns]
+        if start < len(columns[0]):
+            for batch in zip(*batches, strict=True):
+                yield tuple(column[part] for column in batch)
 
     def _crop(
         self, images: torch.Tensor | list[torch.Tensor], boxes: torch.Tensor, flip: torch.Tensor

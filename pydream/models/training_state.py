@@ -34,11 +34,14 @@ class TrainingProgress:
         Sum of the losses of its steps, on the device.
     loss
         Mean loss of the last finished epoch.
+    ranks
+        Numbers of ranks that have trained together, in order.
     """
 
     epoch: int
     total: torch.Tensor
     loss: float
+    ranks: list[int]
 
 
 class TrainingState:
@@ -85,6 +88,7 @@ class TrainingState:
             "epoch": progress.epoch,
             "total": progress.total,
             "loss": progress.loss,
+            "ranks": progress.ranks,
         }
         if self._device.type == "cuda":
             content["random on the GPU"] = torch.cuda.get_rng_state(self._device)
@@ -103,7 +107,7 @@ class TrainingState:
         """
         data = self._run.kept_bytes(_FILE)
         if data is None:
-            return TrainingProgress(0, torch.zeros((), device=self._device), float("nan"))
+            return TrainingProgress(0, torch.zeros((), device=self._device), float("nan"), [])
         try:
             content: dict[str, Any] = torch.load(
                 io.BytesIO(data), map_location="cpu", weights_only=True
@@ -122,7 +126,10 @@ class TrainingState:
                 "start again"
             ) from error
         return TrainingProgress(
-            content["epoch"], content["total"].to(self._device), content["loss"]
+            content["epoch"],
+            content["total"].to(self._device),
+            content["loss"],
+            content.get("ranks", [1]),  # which older versions lack
         )
 
 
