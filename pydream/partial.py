@@ -198,6 +198,22 @@ class PartialRun:
             (self._state / name).unlink(missing_ok=True)
 
 
+def begun_identity(out: Path) -> dict[str, Any] | None:
+    """Return the identity of the unfinished run beside an output; None without one.
+
+    Raises
+    ------
+    PydreamError
+        If it cannot be read.
+    """
+    file = _partial_of(out) / _IDENTITY
+    if not file.is_file():
+        return None
+    with disk_errors(file, RESUME):
+        identity: dict[str, Any] = json.loads(file.read_text())
+    return identity
+
+
 def forget_finished(out: Path, identity: Mapping[str, Any]) -> None:
     """Remove the folder of a run that was killed between finishing its output and `forget`.
 

@@ -37,6 +37,7 @@ COMMANDS_OF = {
     "models/class_outputs.py": ("rded",),
     "models/layers.py": ("rded", "refine"),
     "models/train.py": ("observer",),
+    "merging.py": ("rded", "dream"),
     "models/training_data.py": ("observer", "dream"),
     "partial.py": ("rded", "dream", "observer"),
     "profiling/": ("profile",),

@@ -30,8 +30,8 @@ from pydream.cli.help import description, examples
 from pydream.cli.options import PROFILED, SPEED, Option, grouped_options, option_names, options_of
 
 COMMANDS = (
-    "rded", "dream", "dream-compare", "refine", "observer", "relabel", "evaluate", "export",
-    "inspect", "doctor", "demo",
+    "rded", "dream", "dream-compare", "refine", "observer", "relabel", "evaluate", "merge",
+    "export", "inspect", "doctor", "demo",
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ FLOORS = (
     "evaluate report",
     "refinement",
     "rded dream",
-    "demo profiling",
+    "demo profiling merging",
     "cli",
     "__main__",
 )

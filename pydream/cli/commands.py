@@ -23,7 +23,7 @@ from pydream.inspection.config import InspectConfig
 from pydream.models.config import ObserverConfig
 from pydream.rded.config import RdedConfig
 from pydream.refinement.config import RefineConfig
-from pydream.sets.config import ExportConfig
+from pydream.sets.config import ExportConfig, MergeConfig
 
 _NEW_REPORT = "give --report the name of a new file"
 
@@ -189,6 +189,19 @@ def export_command(config: Annotated[ExportConfig, Whole], *, json: Json = False
     print_result(result, text, json=json)
 
 
+def merge_command(config: Annotated[MergeConfig, Whole], *, json: Json = False) -> None:
+    """Merge what shards made in folders of their own into one distilled set.
+
+    Examples
+    --------
+    pydream merge distilled part-0 part-1 part-2
+    """
+    from pydream.cli.tables import print_set
+    from pydream.merging import merge
+
+    print_set(merge(config), {}, json=json)
+
+
 def inspect_command(
     config: Annotated[InspectConfig, Whole],
     *,
@@ -345,6 +358,7 @@ COMMANDS: Commands = {
     "evaluate": evaluate_command,
     "refine": refine_command,
     "relabel": relabel_command,
+    "merge": merge_command,
     "export": export_command,
     "inspect": inspect_command,
     "profile": profile_command,

@@ -29,7 +29,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "set", "source", "observer", "rded arch", "observer_arch", "observer_side", "observer_mean",
         "observer_std", "class_order", "classes", "images_per_class", "image_mean", "image_std",
         "to", "ipc", "factor", "side", "students", "student", "labels", "baselines", "image",
-        "most_real", "exif", "allow_skipped", "allow_weak_observer", "compare",
+        "merge out", "parts", "most_real", "exif", "allow_skipped", "allow_weak_observer",
+        "compare",
     ),
     "Method": (
         "full", "recipe", "preset", "preselect", "crops", "select", "realistic_share", "combine",

@@ -156,8 +156,9 @@ class RdedConfig(ObserverSettings, RefinementSettings):
     resume: bool = False
     """Continue an interrupted run. The result is byte-identical to that of an uninterrupted one."""
     shard: Annotated[str | None, marks.arg(metavar="I/N")] = None
-    """Do the work of one of N jobs that write to the same folder and never talk: 0/N to (N-1)/N, or
-    auto for the task of a Slurm array. The last one finishes the set."""
+    """Number of this job among N that share the work and never talk: 0/N to (N-1)/N, or auto for
+    the task of a Slurm array. The last one to write to a folder that all share finishes the set. By
+    default one job does everything."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

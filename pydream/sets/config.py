@@ -79,3 +79,29 @@ class ExportConfig(ObserverSettings):
             )
         if self.to in ("rded", "parquet", "webdataset") and self.observer is not None:
             raise PydreamError(f"{self.to} holds images and classes alone: leave out --observer")
+
+
+@dataclass(frozen=True)
+class MergeConfig:
+    """Settings of `pydream.merging.merge`.
+
+    Raises
+    ------
+    PydreamError
+        If there are no parts, one is named twice, or one is the whole set.
+    """
+
+    out: Annotated[marks.Positional[Path], marks.arg(metavar="SET")]
+    """Folder for the distilled set, which must not exist."""
+    parts: Annotated[marks.Positional[tuple[Path, ...]], marks.arg(metavar="PART")]
+    """What the shards had as --out. Together they hold every class once."""
+
+    def __post_init__(self) -> None:
+        expand_settings(self, "out", "parts")
+        if not self.parts:
+            raise PydreamError("name the parts to merge: what the shards had as --out")
+        for part in self.parts:
+            if self.parts.count(part) > 1:
+                raise PydreamError(f"{part} is named twice: name each part once")
+        if self.out in self.parts:
+            raise PydreamError(f"{self.out} is named as the set and as a part: name a new folder")

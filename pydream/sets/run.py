@@ -39,17 +39,18 @@ class MadeSet:
     seconds: dict[str, float]
 
 
-_DRAFT = "manifest"
+DRAFT = "manifest"
+"""Name of the record that `keep_draft` stores."""
 
 
 def keep_draft(writer: SetWriter, manifest: Manifest) -> None:
     """Store what is known of a set before its images are made, for the process that finishes it."""
-    writer.keep(_DRAFT, manifest.as_json())
+    writer.keep(DRAFT, manifest.as_json())
 
 
 def kept_draft(writer: SetWriter) -> Manifest:
     """Return the manifest that `keep_draft` stored."""
-    record = writer.record(_DRAFT)
+    record = writer.record(DRAFT)
     assert record is not None
     return Manifest.from_json(record)
 

@@ -144,6 +144,22 @@ class SetWriter(PartialRun):
             scratch.rename(place)
         self.keep(f"{label:05d}", record)
 
+    def take_over(self, part: SetWriter, labels: Sequence[int]) -> None:
+        """Copy some finished classes of another partial set, and all that is kept beside them."""
+        for label in labels:
+            scratch, place = self._scratch / f"{label:05d}", self._images_of(label)
+            with disk_errors(scratch, RESUME):
+                for leftover in (scratch, place):
+                    if leftover.exists():
+                        shutil.rmtree(leftover)
+                shutil.copytree(part._images_of(label), scratch)
+                scratch.rename(place)
+        for name in part.kept_names("*"):
+            if not name.endswith(".claimed"):
+                data = part.kept_bytes(name)
+                assert data is not None
+                self.keep_bytes(name, data)
+
     def write_provenance(self, rows: list[dict[str, Any]]) -> None:
         """Write ``provenance.parquet``."""
         table = pa.Table.from_pylist(rows, schema=PROVENANCE_SCHEMA)
