@@ -50,6 +50,9 @@ class Together(Protocol):
     def count_together(self, name: str, done: int) -> int:
         """Add to a count of all ranks, and return it."""
 
+    def new_name(self, what: str) -> str:
+        """Return a name that is the same on all ranks, and another one with every call."""
+
     def tell(self, work: str) -> None:
         """Tell the others what this rank is doing."""
 
@@ -150,7 +153,7 @@ def track(
     Parameters
     ----------
     description
-        Name of the activity, in two or three words; a divided one has a name of its own.
+        Name of the activity, in two or three words.
     total
         Number of units in the whole.
     unit
@@ -226,12 +229,13 @@ def _tracked_together(
 ) -> Iterator[Advance]:
     """Count for all ranks; the first shows the sums, until all have done their part."""
     global _outer
-    whole, ended = f"{description}, all", f"{description}, ended"
+    name = ranks.new_name(description)
+    whole, ended = f"{name}, all", f"{name}, ended"
     ranks.count_together(whole, total)
-    ranks.count_together(description, done)
+    ranks.count_together(name, done)
 
     def sums(more: int) -> tuple[int, int]:
-        return ranks.count_together(description, more), ranks.count_together(whole, 0)
+        return ranks.count_together(name, more), ranks.count_together(whole, 0)
 
     with _shown(description, total, unit, done) if ranks.first else nullcontext() as show:
 

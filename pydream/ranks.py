@@ -129,7 +129,7 @@ class Ranks:
         """
         if self._store is None:
             return make()
-        key = self._key("made")
+        key = self.new_name("made")
         if self.first:
             value = make()
             self._store.set(key, pickle.dumps(value))  # type: ignore[arg-type]  # bytes, too
@@ -151,7 +151,7 @@ class Ranks:
         """
         if self._store is None:
             return [value]
-        key, store = self._key("gathered"), self._store
+        key, store = self.new_name("gathered"), self._store
         store.set(f"{key}-{self.number}", pickle.dumps(value))  # type: ignore[arg-type]
         keys = [f"{key}-{number}" for number in range(self.count)]
         self.until(lambda: store.check(keys))
@@ -168,7 +168,7 @@ class Ranks:
         if self._store is None:
             yield from range(count)
             return
-        key = self._key("turns")
+        key = self.new_name("turns")
         while True:
             with self._store_errors():
                 number = self._store.add(key, 1) - 1
@@ -188,7 +188,7 @@ class Ranks:
         """
         if self._store is None:
             return
-        store, key = self._store, self._key("come")
+        store, key = self._store, self.new_name("come")
         store.add(key, 1)
         self.until(lambda: store.add(key, 0) == self.count)
 
@@ -226,7 +226,7 @@ class Ranks:
         assert self._store is not None
         places = self.gather((socket.gethostname(), str(device)))
         own_gpus = device.type == "cuda" and len(set(places)) == self.count
-        store = PrefixStore(self._key("group"), self._store)
+        store = PrefixStore(self.new_name("group"), self._store)
         made = not distributed.is_initialized()
         try:
             if made:
@@ -276,8 +276,8 @@ class Ranks:
         with self._store_errors():
             return int(self._store.add(f"count-{name}", done))
 
-    def _key(self, what: str) -> str:
-        """Return the key of the next step, which is the same on all ranks."""
+    def new_name(self, what: str) -> str:
+        """Return a name for the next step of all ranks: the same on each, another for each step."""
         self._steps += 1
         return f"{self._steps}-{what}"
 
@@ -330,7 +330,7 @@ class Ranks:
         if self._store is None:
             return
         with suppress(RuntimeError):
-            key = self._key("left")
+            key = self.new_name("left")
             self._store.add(key, 1)
             end = time.monotonic() + _LEAVING
             while self.first and self._store.add(key, 0) < self.count:
