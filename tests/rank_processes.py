@@ -87,6 +87,12 @@ def _work(
     end.send_bytes(pickle.dumps(result))  # by value, which tensors would not be by `send`
 
 
+def twice(work: Callable[..., Any], *given: Any) -> Any:
+    """Do some work twice in one process; return what it gives then."""
+    work(*given)
+    return work(*given)
+
+
 def killed_in(place: str, name: str, calls: int, work: Callable[..., Any], *given: Any) -> Any:
     """Do some work, in which the first rank is killed before the n-th call of a function."""
     owner = resolve_name(place)

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from rank_processes import killed_in, on_ranks
+from rank_processes import killed_in, on_ranks, twice
 from small_digits import Digits
 
 from pydream.errors import OtherRankError, PydreamError
@@ -35,7 +35,7 @@ def test_ranks_store_the_labels_of_one_process(
     digits: Digits, digits_set: Path, other_set: Path
 ) -> None:
     alone = relabel(config(digits_set, digits))
-    found = on_ranks(3, relabel, config(other_set, digits))
+    found = on_ranks(3, twice, relabel, config(other_set, digits))
     assert files(other_set) == files(digits_set)
     assert {result.labels_bytes for result in found} == {alone.labels_bytes}
 
