@@ -15,8 +15,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PAGE = "docs/benchmarks.md"
 OF_SETS = "docs/rded.md"
 RATIOS = "docs/benchmark-ratios.svg"
-NAMES = ["README.md", PAGE, OF_SETS, RATIOS]
-TABLES = {"README.md": ["summary"], PAGE: ["times", "slower"], OF_SETS: ["sets"]}
+OF_RANKS = "docs/scale.md"
+NAMES = ["README.md", PAGE, OF_SETS, OF_RANKS, RATIOS]
+TABLES = {
+    "README.md": ["summary"],
+    PAGE: ["times", "slower"],
+    OF_SETS: ["sets"],
+    OF_RANKS: ["ranks"],
+}
 ROOFLINE = "docs/benchmark-roofline.svg"
 
 
@@ -137,7 +143,7 @@ def test_what_is_not_of_the_records_is_seen(report: ModuleType, repository: Path
     )
     found = dict(report.update(repository, write=False))
     stale = dict.fromkeys([PAGE, RATIOS, ROOFLINE], False)
-    assert found == {**stale, "README.md": True, OF_SETS: True}
+    assert found == {**stale, "README.md": True, OF_SETS: True, OF_RANKS: True}
     assert "Nothing." not in (repository / PAGE).read_text()
     dict(report.update(repository, write=True))
     assert "Nothing." in (repository / PAGE).read_text()
