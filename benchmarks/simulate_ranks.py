@@ -55,14 +55,17 @@ ASSUMPTIONS = {
     "bytes per second of a shared disk": Assumption(
         10e9, "chosen here: a parallel file system; ranks read at most this together"
     ),
-    "seconds to list a folder, against a warm local disk": Assumption(
-        1, "chosen here: listing takes as long as in the record, on all ranks at once"
+    "time to open and hash files, against a warm local disk": Assumption(
+        1, "chosen here: as in the record, on all ranks at once"
     ),
-    "seconds of preflight and of the end, against the record": Assumption(
-        1, "chosen here: neither grows with images or classes; the end is the report"
+    "time of preflight and report, against the record": Assumption(
+        1, "chosen here: neither grows with images or classes"
     ),
-    "processors of each rank, against the record": Assumption(
-        1, "chosen here: a further rank brings as many processors of its own"
+    "speed of a rank among others, against the record": Assumption(
+        1, "chosen here: a further rank brings processors, and a GPU, of its own"
+    ),
+    "time of an image, against the photographs of the record": Assumption(
+        1, "chosen here: they are as large, and classes beyond theirs cost nothing"
     ),
 }
 
@@ -75,7 +78,7 @@ class Rank:
     record: str
     images_per_second: float
     preflight: float  # seconds
-    end: float  # seconds of the first rank, after the last image
+    report: float  # seconds of the first rank, after the last image
     tile: int  # patches of a pass of the observer
 
 
@@ -179,20 +182,25 @@ def simulate(rank: Rank, costs: FixedCosts, name: str, count: int) -> dict[str, 
     candidates = [min(PRESELECT, fewest)] * classes
     most = max(scored_images(candidates, count, group_size(rank.tile, CROPS)))
     disk = ASSUMPTIONS["bytes per second of a shared disk"].value / costs.bytes_of_image
-    rate = min(rank.images_per_second, disk / count)
+    speed = ASSUMPTIONS["speed of a rank among others, against the record"].value
+    longer = ASSUMPTIONS["time of an image, against the photographs of the record"].value
+    own_rate = rank.images_per_second * speed / longer
+    rate = min(own_rate, disk / count)
+    files = ASSUMPTIONS["time to open and hash files, against a warm local disk"].value
+    fixed = ASSUMPTIONS["time of preflight and report, against the record"].value
     parts = {
         "start": costs.start,
-        "open": images * costs.open_per_image,
+        "open": images * costs.open_per_image * files,
         "pre-select": images * costs.preselect_per_image,
-        "hash": sum(candidates) * costs.hash_per_candidate,
-        "preflight": rank.preflight,
+        "hash": sum(candidates) * costs.hash_per_candidate * files,
+        "preflight": rank.preflight * fixed,
         "score": most / rate,
-        "end": rank.end,
+        "report": rank.report * fixed,
     }
     return {
         "images": sum(candidates),
         "images_of_slowest_rank": most,
-        "limited_by": "disk" if rate < rank.images_per_second else "rank",
+        "limited_by": "disk" if rate < own_rate else "rank",
         "parts": parts,
         "seconds": math.fsum(parts.values()),
     }
