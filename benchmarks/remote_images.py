@@ -36,6 +36,7 @@ from pydream.data import Source, decode_ahead, open_source
 
 FILES, PER_CLASS, ROUNDS = 800, 100, 5
 LATENCY_MS = 20.0
+CONNECTIONS = 64
 TARGET = 0.8  # of the speed from the disk
 BUDGET = 256 << 20
 KINDS = {"class folders": "classes", "zip": "set.zip", "shards": "shards", "parquet": "set.parquet"}
@@ -50,10 +51,9 @@ ACCOUNT = {
 def serve(latency: float, told: Connection) -> None:
     """Serve S3 until the process is ended, and tell the port."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-    from werkzeug.serving import WSGIRequestHandler, make_server
+    from waitress.server import create_server  # connections stay, as those of S3 do
 
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    WSGIRequestHandler.protocol_version = "HTTP/1.1"  # connections stay, as those of S3 do
+    logging.getLogger("waitress").setLevel(logging.ERROR)
     answer = DomainDispatcherApplication(create_backend_app)
 
     def late(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -61,9 +61,9 @@ def serve(latency: float, told: Connection) -> None:
         found: Iterable[bytes] = answer(environ, start_response)
         return found
 
-    server = make_server("127.0.0.1", 0, late, threaded=True)
-    told.send(server.server_port)
-    server.serve_forever()
+    server = create_server(late, host="127.0.0.1", port=0, threads=CONNECTIONS)
+    told.send(server.effective_port)
+    server.run()
 
 
 @contextmanager

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
+Given = TypeVar("Given")
+Result = TypeVar("Result")
+
 
 class PydreamError(Exception):
     """An input from the user cannot be used; the command line prints the error and exits with 2."""
@@ -26,3 +32,11 @@ class UnfinishedError(PydreamError):
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the error's name if it has no message."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def returned(function: Callable[[Given], Result], argument: Given) -> Result | ImageError:
+    """Call a function that reads an image, and return its ImageError instead of raising it."""
+    try:
+        return function(argument)
+    except ImageError as error:
+        return error

@@ -11,16 +11,16 @@ import weakref
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from pydream.data.cache import COMPRESSED, decompressed, fetched, kept
 from pydream.data.layout import Tree, is_image, join
-from pydream.data.remote import AnyPath, RemotePath
+from pydream.data.remote import AnyPath, RemotePath, read_together
 from pydream.data.tar_ends import check_whole, find_appended
-from pydream.errors import ImageError, PydreamError, first_line
+from pydream.errors import ImageError, PydreamError, first_line, returned
 
 ARCHIVE_SUFFIXES = (
     *(".zip", ".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst"),
@@ -186,7 +186,20 @@ class ZipTree(_ArchiveTree):
         member = self._members[path]
         if not member.readable:
             raise ImageError("is encrypted, or compressed in a way that cannot be read in place")
-        start = self._read_at(member.offset, member.header + member.stored_size)
+        return self._content(member, self._read_at(member.offset, _span(member)))
+
+    def read_many(self, paths: Sequence[str]) -> Sequence[bytes | ImageError]:
+        """Content of members; those side by side in a store are read together."""
+        if self._remote is None or not all(self._members[path].readable for path in paths):
+            return super().read_many(paths)
+        members = [self._members[path] for path in paths]
+        places = [(member.offset, member.offset + _span(member)) for member in members]
+        ranges = [(self._remote, start, end) for start, end in places]
+        starts = zip(members, read_together(ranges), strict=True)
+        return [returned(lambda pair: self._content(*pair), pair) for pair in starts]
+
+    def _content(self, member: _ZipMember, start: bytes) -> bytes:
+        """Return the content of a member from the bytes at its local header."""
         if start[:4] != b"PK\x03\x04":
             raise ImageError("the archive is damaged: no local header")
         name_size = int.from_bytes(start[26:28], "little")
@@ -212,6 +225,11 @@ class ZipTree(_ArchiveTree):
         """CRC and size of a member; see `Tree.mark`."""
         member = self._members[path]
         return f"{member.crc:08x} {member.size}"
+
+
+def _span(member: _ZipMember) -> int:
+    """Return the number of bytes from the local header to the end of the data, or a few more."""
+    return member.header + member.stored_size
 
 
 def _zip_member(info: zipfile.ZipInfo, before: int) -> _ZipMember:

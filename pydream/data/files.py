@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -54,6 +54,10 @@ class FileSource(Source):
     def read(self, index: int) -> bytes:
         """Read the encoded file; see `Source.read`."""
         return self._tree.read(join(self._root, self.keys[index]))
+
+    def read_many(self, indices: Sequence[int]) -> Sequence[bytes | ImageError]:
+        """Read encoded files; see `Source.read_many`."""
+        return self._tree.read_many([join(self._root, self.keys[index]) for index in indices])
 
     def fingerprint(self, indices: Iterable[int] | None = None) -> str:
         """SHA-256 over class names, keys, and sizes or checksums; see `Source.fingerprint`.

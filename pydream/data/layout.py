@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pydream.data.formats import IMAGE_SUFFIXES
-from pydream.errors import MissingSplitError
+from pydream.errors import ImageError, MissingSplitError, returned
 
 WNID = re.compile(r"n\d{8}")
 """Name of a class of ImageNet: its ID in WordNet."""
@@ -48,6 +48,10 @@ class Tree(ABC):
     @abstractmethod
     def read(self, path: str) -> bytes:
         """Return the content of a file; ImageError if it cannot be read. Thread-safe."""
+
+    def read_many(self, paths: Sequence[str]) -> Sequence[bytes | ImageError]:
+        """Return the content of files, or why each cannot be read."""
+        return [returned(self.read, path) for path in paths]
 
     @abstractmethod
     def size(self, path: str) -> int:

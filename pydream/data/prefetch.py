@@ -25,6 +25,8 @@ _Prepare = Callable[[bytes | np.ndarray], tuple[int, Callable[[], T]]]
 # CIFAR image: 256 KiB of pixels or 32 images, whichever is less. A large image is taken alone.
 _RUN_BYTES = 256 * 1024
 _RUN_IMAGES = 32
+# Photographs next to each other in an archive of a store are read by one request.
+_RUN_REMOTE = 16
 
 
 def decode_ahead(
@@ -186,7 +188,8 @@ class _Pipeline(Generic[T]):
 
     def _read(self, run: range) -> _Run[T]:
         with stage("read"):
-            prepared = [self._prepare(self._indices[position]) for position in run]
+            contents = self._source.read_many([self._indices[position] for position in run])
+            prepared = [self._prepare(content) for content in contents]
         self._adapt(prepared)
         return _Run(run.start, prepared)
 
@@ -209,21 +212,28 @@ class _Pipeline(Generic[T]):
         """Claim the next positions; empty if all are claimed."""
         with self._changed:
             left = len(self._indices) - self._claimed
-            # Shorter runs towards the end, so that the workers finish together.
-            length = max(1, min(self._run_length, left // (2 * self._workers)))
+            # Shorter runs towards the end, so that the workers finish together. Those that wait for
+            # a network need only be as many.
+            shares = self._workers if self._source.remote else 2 * self._workers
+            length = max(1, min(self._run_length, left // shares))
             run = range(self._claimed, self._claimed + min(length, left))
             self._claimed = run.stop
             return run
 
-    def _prepare(self, index: int) -> tuple[int, Callable[[], T] | ImageError]:
+    def _prepare(
+        self, content: bytes | np.ndarray | ImageError
+    ) -> tuple[int, Callable[[], T] | ImageError]:
+        if isinstance(content, ImageError):
+            return 0, content
         try:
-            return self._prepare_content(self._source.read(index))
+            return self._prepare_content(content)
         except ImageError as error:
             return 0, error
 
     def _adapt(self, prepared: list[tuple[int, Callable[[], T] | ImageError]]) -> None:
         mean = sum(size for size, _ in prepared) // len(prepared)
-        self._run_length = max(1, min(_RUN_IMAGES, _RUN_BYTES // max(1, mean)))
+        least = _RUN_REMOTE if self._source.remote else 1
+        self._run_length = max(least, min(_RUN_IMAGES, _RUN_BYTES // max(1, mean)))
 
     def _reserve(self, position: int, sizes: list[int]) -> int:
         """Wait for memory for at least the first size; return how many fit, 0 if closed."""

@@ -21,6 +21,8 @@ from pydream.urls import is_url, without_secrets
 _TRUSTED_SECONDS = 60  # after which a large file is checked for changes before it is read on
 _LISTED_SECONDS = 300  # for which the listing of a folder serves the sources opened in it
 _BUFFER = 1 << 18
+# A request costs as much as some hundred kilobytes; what is read together stays within one.
+_GAP, _TOGETHER = 1 << 17, 8 << 20
 
 
 class State(NamedTuple):
@@ -301,6 +303,27 @@ class RemoteFile(io.RawIOBase):
         buffer[: len(data)] = data
         self._place = end
         return len(data)
+
+
+def read_together(ranges: Sequence[tuple[RemotePath, int, int]]) -> list[bytes]:
+    """Return ranges of files, from start to end, of which near ones are read by one request."""
+    order = sorted(range(len(ranges)), key=lambda place: (str(ranges[place][0]), ranges[place][1]))
+    spans: list[tuple[RemotePath, int, int, list[int]]] = []
+    for place in order:
+        path, start, end = ranges[place]
+        if spans and spans[-1][0] == path:
+            _, first, last, members = spans[-1]
+            if start - last <= _GAP and max(end, last) - first <= _TOGETHER:
+                spans[-1] = path, first, max(end, last), [*members, place]
+                continue
+        spans.append((path, start, end, [place]))
+    contents: list[bytes] = [b""] * len(ranges)
+    for path, first, last, members in spans:
+        data = path.read_range(first, last)
+        for place in members:
+            _, start, end = ranges[place]
+            contents[place] = data[start - first : end - first]
+    return contents
 
 
 class RemoteTree(Tree):

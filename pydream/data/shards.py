@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pydream.data.cache import kept
 from pydream.data.layout import is_image
 from pydream.data.parquet_columns import Columns, names_of, numbers_of
-from pydream.data.remote import AnyPath, RemotePath
+from pydream.data.remote import AnyPath, RemotePath, read_together
 from pydream.data.shard_files import ShardFiles
 from pydream.data.stores import AT_ONCE
 from pydream.data.table_source import TableSource
@@ -96,8 +96,7 @@ class ShardSource(TableSource):
         row = int(self._rows[index])
         shard, size = self._shards[int(self._shard[row])], int(self._size[row])
         if isinstance(shard, RemotePath):
-            start = int(self._offset[row])
-            return shard.read_range(start, start + size)
+            return shard.read_range(*self._range(row))
         try:
             descriptor = os.open(shard, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
             try:
@@ -109,6 +108,22 @@ class ShardSource(TableSource):
         if len(data) < size:
             raise ImageError(f"{shard} ends before the file does")
         return data
+
+    def read_many(
+        self, indices: Sequence[int]
+    ) -> Sequence[bytes | npt.NDArray[np.uint8] | ImageError]:
+        """Read encoded images; see `Source.read_many`."""
+        ranges = []
+        for row in map(int, self._rows[list(indices)]):
+            shard = self._shards[int(self._shard[row])]
+            if not isinstance(shard, RemotePath):
+                return super().read_many(indices)
+            ranges.append((shard, *self._range(row)))
+        return read_together(ranges)
+
+    def _range(self, row: int) -> tuple[int, int]:
+        start = int(self._offset[row])
+        return start, start + int(self._size[row])
 
     def _facts(self, rows: npt.NDArray[np.int64]) -> bytes:
         """Return the sizes of the images."""

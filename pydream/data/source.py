@@ -13,6 +13,7 @@ import torch
 
 from pydream.data.decode import prepare
 from pydream.data.image_names import check_utf8, in_parts
+from pydream.errors import ImageError, returned
 
 
 class Source(ABC):
@@ -91,6 +92,23 @@ class Source(ABC):
         ImageError
             If it cannot be read.
         """
+
+    def read_many(
+        self, indices: Sequence[int]
+    ) -> Sequence[bytes | npt.NDArray[np.uint8] | ImageError]:
+        """Read images as stored; those next to each other in a store by one request.
+
+        Parameters
+        ----------
+        indices
+            Indices in `keys`.
+
+        Returns
+        -------
+        Sequence[bytes or ndarray or ImageError]
+            What `read` returns or raises for each.
+        """
+        return [returned(self.read, index) for index in indices]
 
     @abstractmethod
     def fingerprint(self, indices: Iterable[int] | None = None) -> str:

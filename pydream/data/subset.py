@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pydream.data.source import Source
+from pydream.errors import ImageError
 
 
 class Subset(Source):
@@ -49,6 +50,12 @@ class Subset(Source):
     def read(self, index: int) -> bytes | npt.NDArray[np.uint8]:
         """Read one image as stored; see `Source.read`."""
         return self._source.read(int(self._rows[index]))
+
+    def read_many(
+        self, indices: Sequence[int]
+    ) -> Sequence[bytes | npt.NDArray[np.uint8] | ImageError]:
+        """Read images as stored; see `Source.read_many`."""
+        return self._source.read_many([int(self._rows[index]) for index in indices])
 
     def fingerprint(self, indices: Iterable[int] | None = None) -> str:
         """Return the whole source's SHA-256 of these images; see `Source.fingerprint`."""
