@@ -96,6 +96,10 @@ def _run() -> None:
 
         print(f"pydream {__version__}")
         return
+    from pydream.cli.several_gpus import started_on_all_gpus
+
+    if started_on_all_gpus(sys.argv[1:]):
+        return
     from pydream.cli.commands import run
 
     with warnings.catch_warnings():

@@ -191,7 +191,7 @@ class DreamConfig:
     """Random seed. The same seed gives the same set, byte for byte."""
     device: str = "auto"
     """Device that stores the images and does the computation: auto (a GPU that this build can use,
-    else the CPU), cpu, cuda or cuda:1."""
+    else the CPU), cpu, cuda, cuda:1, or cuda:all for a process on each GPU."""
     checkpoint_every: int = 10
     """Number of iterations between checkpoints. Ctrl-C writes one more."""
     eval_every: int = 0

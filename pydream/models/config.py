@@ -87,8 +87,8 @@ class ObserverConfig:
     """Arithmetic: auto, float32 or bfloat16; auto selects bfloat16 if the processor supports it
     natively."""
     device: str = "auto"
-    """Device to train on: auto (a GPU that this build can use, else the CPU), cpu, cuda or
-    cuda:1."""
+    """Device to train on: auto (a GPU that this build can use, else the CPU), cpu, cuda,
+    cuda:1, or cuda:all for a process on each GPU."""
     exif: Literal["ignore", "apply"] = "ignore"
     """Treatment of the EXIF orientation: apply rotates and mirrors images accordingly; ignore
     leaves them as stored, as torchvision's ImageFolder and most training code do."""

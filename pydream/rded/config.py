@@ -129,8 +129,8 @@ class RdedConfig(ObserverSettings, RefinementSettings):
     """Compile the observer with torch.compile, which pays off in long runs."""
     device: str = "auto"
     """Device that crops and scores patches: auto (a GPU that this build can use, else the CPU),
-    cpu, cuda or cuda:1. The winning patches are always cut on the CPU. Scores differ in their last
-    bits between devices."""
+    cpu, cuda, cuda:1, or cuda:all for a process on each GPU. The winning patches are always cut on
+    the CPU. Scores differ in their last bits between devices."""
     decode: Literal["auto", "host", "device"] = "auto"
     """Processor that decodes JPEGs for scoring: host (the CPU), device (the GPU), or auto (the GPU
     if it can and the machine has fewer than 8 processors, else the CPU). A GPU rounds differently,

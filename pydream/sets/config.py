@@ -38,7 +38,8 @@ class SetSettings(ObserverSettings):
     the shapes of the weights."""
     device: str = "auto"
     """Device that runs and trains networks: auto (a GPU that this build can use, else the CPU),
-    cpu, cuda or cuda:1. Random draws are the same on every device."""
+    cpu, cuda, cuda:1, or cuda:all for a process on each GPU. Random draws are the same on every
+    device."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class MergeConfig:
     out: Annotated[marks.Positional[Path], marks.arg(metavar="SET")]
     """Folder for the distilled set, which must not exist."""
     parts: Annotated[marks.Positional[tuple[Path, ...]], marks.arg(metavar="PART")]
-    """What the shards had as --out. Together they hold every class once."""
+    """Folders that the shards had as --out. Together they hold every class once."""
 
     def __post_init__(self) -> None:
         expand_settings(self, "out", "parts")
