@@ -140,7 +140,7 @@ def fixed_costs(records: Sequence[Mapping[str, Any]]) -> FixedCosts:
     started = found["ranks"]["results"]["cifar10"]["of_a_rank"]
 
     def seconds(part: str) -> float:
-        return median(run["parts"][part] for run in source["runs"])
+        return float(median(run["parts"][part] for run in source["runs"]))
 
     return FixedCosts(
         tuple(record["file"] for record in found.values()),
