@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +81,7 @@ def messages(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield child.lineno, child.value
 
 
+@functools.cache
 def options(command: str) -> set[str]:
     return {*option_names([command], COMMANDS)}
 
