@@ -34,8 +34,10 @@ SHAPES = [(1, 1, 1), (7, 1, 3), (19, 5, 19), (111, 3, 7), (60, 37, 13), (90, 130
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 ITERATIONS = range(30)
 MANY_DIMENSIONS = 4096
+LIMITS, LIMITS_FAR_APART = (0, 1, 2, 5, 100), (0, 3, 20)  # of iterations
 if DEVICE == "cuda-on-cpu":  # where an iteration of the CUDA kernels takes its time
     SHAPES, ITERATIONS, MANY_DIMENSIONS = SHAPES[::2], range(5), 1024
+    LIMITS, LIMITS_FAR_APART = (0, 1, 100), (0, 3)
 # Kernels get the samples that other tests give them: float64 is centred in PyTorch before, and
 # weights have no kernel.
 NOT_ON_FIBERS = pytest.mark.skipif(DEVICE == "cuda-on-cpu", reason="about what PyTorch does")
@@ -133,7 +135,7 @@ class TestKMeans:
 
     def test_labels_centroids_and_inertia_are_of_one_iteration(self, isa: str) -> None:
         x = torch.randn(150, 7, generator=torch.Generator().manual_seed(0))
-        for max_iter in (0, 1, 2, 5, 100):
+        for max_iter in LIMITS:
             result = ops.kmeans(x, 11, max_iter=max_iter, tol=0.0)
             assert_nearest(x, result.centroids, result.labels)
             own = exact_distances(x, result.centroids).gather(1, result.labels[:, None]).sum()
@@ -321,7 +323,7 @@ class TestHardSamples:
         x += torch.where(torch.arange(240) < 120, 1000.0, -1000.0)[:, None]
         start = x[::12].clone()
         assert ops.nearest_samples(x, start, 1)[:, 0].equal(torch.arange(0, 240, 12))
-        for max_iter in (0, 3, 20):
+        for max_iter in LIMITS_FAR_APART:
             result = ops.kmeans(x, 20, init=start, max_iter=max_iter, tol=0.0)
             distances = (x[:, None] - result.centroids).square().sum(2)
             own = distances.gather(1, result.labels[:, None])[:, 0]

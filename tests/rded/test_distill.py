@@ -127,42 +127,34 @@ def slow_down(folder: Path) -> None:
     """Enlarge the last class's pictures, so that a run can be caught in the middle of it."""
     rng = np.random.default_rng(0)
     for file in sorted((folder / CLASSES[-1]).iterdir()):
-        pixels = rng.integers(0, 255, size=(1500, 1500, 3), dtype=np.uint8)
+        pixels = rng.integers(0, 255, size=(900, 900, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(file)
 
 
-@pytest.mark.parametrize(
-    ("signal_number", "finished"),
-    [(signal.SIGKILL, 0), (signal.SIGINT, 2)],
-    ids=["kill in the first class", "ctrl-c in the third"],
-)
 def test_a_killed_run_resumes_to_the_same_bytes(
-    folder: Path,
-    random_observer: Path,
-    tmp_path: Path,
-    signal_number: signal.Signals,
-    finished: int,
+    folder: Path, random_observer: Path, tmp_path: Path
 ) -> None:
+    """Killed in the first class, then stopped by Ctrl-C in the third."""
     slow_down(folder)
     whole = tmp_path / "whole"
     distill(settings(folder, random_observer, whole))
-    out = tmp_path / "set"
-    command = command_line(folder, random_observer, out)
-    process = run_command(*command, "--batch-size", 1)
-    record = tmp_path / "set.partial" / "state" / f"{finished:05d}.json"
-    while process.poll() is None and not record.exists():
-        time.sleep(0.005)
-    process.send_signal(signal_number)
-    _, errors = process.communicate(timeout=DEADLINE)
-    if signal_number == signal.SIGINT:
-        assert process.returncode == 130
-        assert "--resume" in errors
-    assert process.returncode != 0, "the run ended before it could be stopped"
-    assert not out.exists()
-    assert record.exists()
-    resumed = run_command(*command, "--resume")
-    _, errors = resumed.communicate(timeout=DEADLINE)
-    assert resumed.returncode == 0, errors
+    out, state = tmp_path / "set", tmp_path / "set.partial" / "state"
+    command = [*command_line(folder, random_observer, out), "--batch-size", 1]
+    for record, signal_number, more in [
+        (state / "00000.json", signal.SIGKILL, []),
+        (state / "00002.json", signal.SIGINT, ["--resume"]),
+    ]:
+        process = run_command(*command, *more)
+        while process.poll() is None and not record.exists():
+            time.sleep(0.005)
+        process.send_signal(signal_number)
+        _, errors = process.communicate(timeout=DEADLINE)
+        assert process.returncode != 0, "the run ended before it could be stopped"
+        assert not out.exists()
+        assert record.exists()
+    assert process.returncode == 130
+    assert "--resume" in errors
+    distill(settings(folder, random_observer, out, resume=True))
     assert hashes(out) == hashes(whole)
     assert not (tmp_path / "set.partial").exists()
 
