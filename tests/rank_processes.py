@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import multiprocessing
 import os
 import pickle
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pkgutil import resolve_name
@@ -16,7 +19,9 @@ from pydream.models import ObserverConfig, train_observer
 from pydream.models.training_state import TrainingState
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pydream.evaluate.evaluation", "pydream.inspection.inspection"])
+_CONTEXT.set_forkserver_preload(
+    ["pydream.evaluate.evaluation", "pydream.inspection.inspection", "pydream.rded.distill"]
+)
 LIMIT = 120  # seconds for ranks with tiny images
 
 
@@ -123,3 +128,20 @@ def interrupted_after(steps: int, config: ObserverConfig) -> Any:
         return train_observer(config)
     except KeyboardInterrupt:
         return "stopped"
+
+
+def run_command(*words: str) -> tuple[int, str, str]:
+    """Run a command of pydream; its exit status, its output and its errors."""
+    from pydream.cli import main
+
+    sys.argv = ["pydream", *words]
+    status = 0
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as output,
+        contextlib.redirect_stderr(io.StringIO()) as errors,
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+    return status, output.getvalue(), errors.getvalue()

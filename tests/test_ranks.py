@@ -6,17 +6,15 @@ import dataclasses
 import json
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rank_processes import LIMIT, free_port, killed_in, on_ranks, run_command
 from rded_runs import settings, write_pictures, write_random_observer
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
@@ -25,8 +23,6 @@ from pydream.launchers import first_host, place_of_rank
 from pydream.ranks import Ranks, ranks_of
 from pydream.rded import distill
 from pydream.sets.run import MadeSet
-
-LIMIT = 120  # seconds for a run of tiny pictures
 
 
 @pytest.fixture(scope="module")
@@ -39,38 +35,24 @@ def observer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_random_observer(tmp_path_factory.mktemp("weights") / "observer.safetensors")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def command(pictures: Path, observer: Path, out: Path, *more: str) -> list[str]:
     return [
-        *("-m", "pydream", "rded", str(pictures), "--observer", str(observer), "--out", str(out)),
+        *("rded", str(pictures), "--observer", str(observer), "--out", str(out)),
         *("--ipc", "2", "--factor", "2", "--allow-weak-observer", "--device", "cpu", *more),
     ]
 
 
-def environment(**more: str) -> dict[str, str]:
+def torchrun(count: int, words: list[str]) -> subprocess.CompletedProcess[str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    return {**own, "OMP_NUM_THREADS": "1", **more}
-
-
-def run(words: list[str], **more: str) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(count)]
     return subprocess.run(
-        [sys.executable, *words],
-        env=environment(**more),
+        [sys.executable, *launcher, "--master-port", str(free_port()), "-m", "pydream", *words],
+        env={**own, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=LIMIT,
         check=False,
     )
-
-
-def torchrun(count: int, words: list[str]) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(count)]
-    return run([*launcher, "--master-port", str(free_port()), *words])
 
 
 def hash_of(out: Path) -> str:
@@ -87,7 +69,7 @@ def alone(pictures: Path, observer: Path, tmp_path_factory: pytest.TempPathFacto
 def test_ranks_make_the_set_of_one_process(
     pictures: Path, observer: Path, alone: Path, tmp_path: Path
 ) -> None:
-    done = torchrun(3, command(pictures, observer, tmp_path / "set"))
+    done = torchrun(2, command(pictures, observer, tmp_path / "set"))
     assert done.returncode == 0, done.stderr
     for name in ("manifest.json", "provenance.parquet"):
         assert (tmp_path / "set" / name).read_bytes() == (alone / name).read_bytes()
@@ -161,43 +143,31 @@ def test_shards_of_other_settings_do_not_mix(
 def test_a_killed_rank_ends_all_and_another_number_of_ranks_goes_on(
     pictures: Path, observer: Path, alone: Path, tmp_path: Path
 ) -> None:
-    """Both ranks run without a launcher, so that nothing but pydream ends the other one."""
-    out, port = tmp_path / "set", str(free_port())
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    words = [sys.executable, *command(pictures, observer, out)]
-    ranks = [
-        subprocess.Popen(
-            words,
-            env=environment(RANK=str(number), **place),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
-    ]
-    state = tmp_path / "set.partial" / "state"
-    begun = time.monotonic()
-    while not (state.is_dir() and any(state.glob("0000*.json"))):
-        assert time.monotonic() - begun < LIMIT
-        time.sleep(0.01)
-    ranks[0].send_signal(signal.SIGKILL)
-    ranks[0].wait()
-    _, errors = ranks[1].communicate(timeout=LIMIT)
-    assert ranks[1].returncode == 2
+    """The ranks run without a launcher, so that nothing but pydream ends the other one."""
+    out = tmp_path / "set"
+    place, words = "pydream.sets.writer.SetWriter", command(pictures, observer, out)
+    killed, other = on_ranks(2, killed_in, place, "write_class", 2, run_command, *words)
+    assert killed is None
+    status, output, errors = other
+    assert (status, output) == (2, "")
     assert "pydream:" not in errors
     assert "Traceback" not in errors
     assert not out.exists()
-    done = torchrun(3, command(pictures, observer, out, "--resume"))
-    assert done.returncode == 0, done.stderr
+    assert 1 <= len([*(tmp_path / "set.partial" / "state").glob("0000*.json")]) < 4
+    config = settings(pictures, observer, out, device="cpu", resume=True)
+    for made in on_ranks(3, distill, config):
+        assert made.path == out
     assert hash_of(out) == hash_of(alone)
 
 
 def test_an_error_is_told_once_by_the_rank_that_had_it(
     pictures: Path, observer: Path, tmp_path: Path
 ) -> None:
-    done = torchrun(2, command(pictures, observer, tmp_path / "set", "--preselect", "3"))
-    assert done.returncode != 0
-    assert done.stderr.count("pydream: preselect 3 looks at fewer images") == 1
+    words = command(pictures, observer, tmp_path / "set", "--preselect", "3")
+    ends = on_ranks(2, run_command, *words)
+    assert [status for status, _, _ in ends] == [2, 2]
+    told = "".join(errors for _, _, errors in ends)
+    assert told.count("pydream: preselect 3 looks at fewer images") == 1
     assert not (tmp_path / "set.partial").exists()
 
 
