@@ -34,10 +34,10 @@ SHAPES = [(1, 1, 1), (7, 1, 3), (19, 5, 19), (111, 3, 7), (60, 37, 13), (90, 130
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 ITERATIONS = range(30)
 MANY_DIMENSIONS = 4096
-LIMITS, LIMITS_FAR_APART = (0, 1, 2, 5, 100), (0, 3, 20)  # of iterations
+LIMITS, LIMITS_FAR_APART = [0, 1, 2, 5, 100], [0, 3, 20]  # of iterations
 if DEVICE == "cuda-on-cpu":  # where an iteration of the CUDA kernels takes its time
     SHAPES, ITERATIONS, MANY_DIMENSIONS = SHAPES[::2], range(5), 1024
-    LIMITS, LIMITS_FAR_APART = (0, 1, 100), (0, 3)
+    LIMITS, LIMITS_FAR_APART = [0, 1, 100], [0, 3]
 # Kernels get the samples that other tests give them: float64 is centred in PyTorch before, and
 # weights have no kernel.
 NOT_ON_FIBERS = pytest.mark.skipif(DEVICE == "cuda-on-cpu", reason="about what PyTorch does")
