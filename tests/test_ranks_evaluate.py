@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rank_processes import LIMIT, free_port, killed_in, on_ranks
+from rank_processes import killed_in, on_ranks, run_command
 from small_digits import Digits
 
 from pydream.errors import OtherRankError, PydreamError
@@ -79,32 +76,24 @@ def test_ranks_train_the_students_of_one_process(
     assert (out / "results-0001.png").is_file()
 
 
-def test_torchrun_prints_one_table_and_one_line_of_progress(
+def test_ranks_print_one_table_and_one_line_of_progress(
     digits: Digits, digits_set: Path, tmp_path: Path
 ) -> None:
     how = config(digits_set, digits, baselines=(), epochs=2, out=tmp_path / "alone")
     alone = evaluate_set(how)
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
     words = [
-        *(sys.executable, *launcher, str(free_port()), "-m", "pydream", "evaluate"),
-        *(str(digits_set), "--observer", str(digits.observer), "--students", *how.students),
-        *("--seeds", "0", "5", "--labels", "hard", "--epochs", "2"),
-        *("--horizontal-flip", "False"),
-        *("--workers", "1", "--out", str(tmp_path / "shared"), "--device", "cpu"),
+        *("evaluate", str(digits_set), "--observer", str(digits.observer)),
+        *("--students", *how.students, "--seeds", "0", "5", "--labels", "hard", "--epochs", "2"),
+        *("--horizontal-flip", "False", "--workers", "1"),
+        *("--out", str(tmp_path / "shared"), "--device", "cpu"),
     ]
-    done = subprocess.run(
-        words,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    statuses, outputs, errors = zip(*on_ranks(2, run_command, *words), strict=True)
+    assert statuses == (0, 0), errors
+    output, told = "".join(outputs), "".join(errors)
     file = tmp_path / "shared" / "results-0001.json"
-    assert done.stdout.count(f"results: {file}") == 1
-    assert done.stdout.count("top-5") == 2  # once for each kind of student
-    assert len(re.findall(r"students: 8 of 8 epochs", done.stderr)) == 1
+    assert output.count(f"results: {file}") == 1
+    assert output.count("top-5") == 2  # once for each kind of student
+    assert len(re.findall(r"students: 8 of 8 epochs", told)) == 1
     rows = json.loads(file.read_text())["rows"]
     for row, same in zip(rows, alone.rows, strict=True):
         curves = [run["curve"] for run in row["runs"]]
