@@ -1,0 +1,109 @@
+"""The scripts of docs/scale.md, run as they stand, by stand-ins for Slurm's commands.
+
+There is no cluster here: a stand-in sets the variables that Slurm sets, and starts the tasks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rded_runs import hashes, settings, write_pictures
+
+from pydream.models import ObserverConfig, train_observer
+from pydream.rded import distill
+
+DOCS = Path(__file__).parents[1] / "docs" / "scale.md"
+LIMIT = 300  # seconds for the tasks of a script
+TASKS = 2
+# As srun does: all tasks at once, each with its number; the step fails if one does.
+SRUN = f"""#!/bin/bash
+[ "$1" = --kill-on-bad-exit=1 ] && shift
+export SLURM_NTASKS={TASKS} SLURM_STEP_ID=0 SLURM_STEP_NODELIST=localhost SLURM_JOB_ID=$RANDOM
+pids=
+for number in $(seq 0 {TASKS - 1}); do
+    SLURM_PROCID=$number SLURM_LOCALID=$number "$@" &
+    pids="$pids $!"
+done
+for pid in $pids; do wait $pid || exit 1; done
+"""
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that the scripts name."""
+    folder = tmp_path_factory.mktemp("job")
+    write_pictures(folder / "imagenet")
+    train_observer(
+        ObserverConfig(
+            str(folder / "imagenet"),
+            arch="convnet2-w8",
+            side=32,
+            epochs=8,
+            out=folder / "resnet18.safetensors",
+            device="cpu",
+        )
+    )
+    return folder
+
+
+def scripts() -> list[str]:
+    return re.findall(r"```sh\n(#!/bin/bash\n.*?)```", DOCS.read_text(), re.DOTALL)
+
+
+def run(script: str, work: Path, **variables: str) -> None:
+    commands = work / "bin"
+    commands.mkdir(exist_ok=True)
+    (commands / "srun").write_text(SRUN)
+    (commands / "srun").chmod(0o755)
+    python = Path(sys.executable).parent
+    package = str(Path(__file__).parents[1])
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=work,
+        env={
+            **os.environ,
+            "PATH": f"{commands}:{python}:{os.environ['PATH']}",
+            "PYTHONPATH": package,
+            "OMP_NUM_THREADS": "1",
+            **variables,
+        },
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_both_scripts_make_the_set_of_one_process(work: Path) -> None:
+    step, array = scripts()
+    observer = work / "resnet18.safetensors"
+
+    def images(path: Path) -> dict[str, str]:
+        """All but what has the name of the source, which is another from another folder."""
+        named = ("manifest.json", "report.html")
+        return {file: own for file, own in hashes(path).items() if file not in named}
+
+    plain = settings(work / "imagenet", observer, work / "whole", device="cpu", ipc=10, factor=1)
+    whole = distill(plain).path
+    run(step, work)
+    assert images(work / "distilled") == images(whole)
+    shutil.rmtree(work / "distilled")
+    for number in range(TASKS):
+        assert not (work / "distilled").exists()
+        run(
+            array,
+            work,
+            SLURM_ARRAY_TASK_ID=str(number),
+            SLURM_ARRAY_TASK_COUNT=str(TASKS),
+            SLURM_ARRAY_TASK_MIN="0",
+        )
+    assert images(work / "distilled") == images(whole)
+    assert json.loads((work / "distilled" / "manifest.json").read_text())["method"] == "rded"
