@@ -9,8 +9,14 @@ def usable_processors() -> int:
     """Return the number of processors that this process may use, 1 or more.
 
     It is below that of the machine if a batch system or ``taskset`` restricts the process. macOS
-    has no such limits; all its processors count.
+    has no such limits; all its processors count. Ranks that torchrun starts on a machine share its
+    processors.
     """
+    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")  # torchrun's
+    return max(1, _processors() // max(1, int(ranks) if ranks.isdigit() else 1))
+
+
+def _processors() -> int:
     if hasattr(os, "sched_getaffinity"):  # Linux
         return len(os.sched_getaffinity(0))
     if hasattr(os, "process_cpu_count"):  # Python 3.13 and later

@@ -42,3 +42,12 @@ def test_there_is_always_one_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("process_cpu_count", "cpu_count"):
         monkeypatch.setattr(os, name, lambda: None, raising=False)
     assert usable_processors() == 1
+
+
+@pytest.mark.parametrize(("ranks", "own"), [("2", 4), ("3", 3), ("16", 1), ("0", 9), ("x", 9)])
+def test_ranks_on_a_machine_share_its_processors(
+    monkeypatch: pytest.MonkeyPatch, ranks: str, own: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(9)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    assert usable_processors() == own

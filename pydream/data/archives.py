@@ -249,7 +249,7 @@ def _zip_member(info: zipfile.ZipInfo, before: int) -> _ZipMember:
 def _zip_directory(path: AnyPath) -> tuple[Path, int]:
     """Return a file with the directory of a zip, and the number of bytes that it lacks before it.
 
-    Of an archive in a store that file is in the cache: the end of the archive.
+    The file is the end of the archive, in the cache, if the archive is in a store.
     """
     if isinstance(path, Path):
         return path, 0
