@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -33,7 +34,8 @@ from pydream.launchers import place_in_array, place_of_rank
 
 T = TypeVar("T")
 
-_PATIENCE = 30 * 60.0  # seconds without any sign of a rank
+_PATIENCE = 30 * 60.0  # seconds in which no rank gets on with its work
+_BEAT, _LOST = 1.0, 60.0  # seconds between signs of life, and after which a rank counts as lost
 _LEAVING = 60.0  # seconds for all ranks to end once the first has
 _TELLING = 3.0  # seconds for a rank that fails to tell the others
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.01, 0.2  # seconds between two looks at the store
@@ -62,6 +64,21 @@ class Ranks:
         self._steps = 0
         self._told = 0.0
         self._joined = False
+        self._signs: list[tuple[int, float]] = []  # of each rank: its last sign, and when it came
+
+    def show_life(self) -> None:
+        """Give signs of life from now on, and expect them of the other ranks, too."""
+        store = self._store
+        assert store is not None
+        self._signs = [(0, time.monotonic())] * self.count
+
+        def beat() -> None:
+            with suppress(RuntimeError):  # the store has gone with its rank
+                while True:
+                    store.add(f"sign-{self.number}", 1)
+                    time.sleep(_BEAT)
+
+        threading.Thread(target=beat, name="pydream-signs", daemon=True).start()
 
     @property
     def connected(self) -> bool:
@@ -184,7 +201,7 @@ class Ranks:
         OtherRankError
             If another rank has failed.
         PydreamError
-            If a rank has shown no sign of life for half an hour.
+            If no rank has got on with its work for half an hour, or a rank is lost.
         """
         if self._store is None:
             return
@@ -289,7 +306,7 @@ class Ranks:
         OtherRankError
             If another rank has failed.
         PydreamError
-            If no rank has shown a sign of life for half an hour.
+            If no rank has got on with its work for half an hour, or a rank is lost.
         """
         assert self._store is not None
         seen: list[int] = []
@@ -301,21 +318,34 @@ class Ranks:
                 if self._store.check(["failed"]):
                     raise OtherRankError
                 beats = [self._store.add(f"beat-{number}", 0) for number in range(self.count)]
+                self._check_signs()
             if beats != seen:
                 seen, since = beats, time.monotonic()
             elif time.monotonic() - since > _PATIENCE:
-                raise PydreamError(f"no rank has done anything for half an hour; {self._last()}")
+                last = "; ".join(map(self._last_work, range(self.count)))
+                raise PydreamError(f"no rank has done anything for half an hour; {last}")
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _last(self) -> str:
+    def _check_signs(self) -> None:
+        """Raise PydreamError if a rank has given no sign of life for a minute."""
         assert self._store is not None
-        told = []
-        for number in range(self.count):
-            key = f"work-{number}"
-            work = self._store.get(key).decode() if self._store.check([key]) else "nothing"
-            told.append(f"rank {number} told last: {work}")
-        return "; ".join(told)
+        now = time.monotonic()
+        for number, (seen, since) in enumerate(self._signs):
+            sign = self._store.add(f"sign-{number}", 0)
+            if sign != seen:
+                self._signs[number] = sign, now
+            elif now - since > _LOST:
+                raise PydreamError(
+                    f"rank {number} was killed, or its machine is lost; {self._last_work(number)}; "
+                    "what is finished stays: run the command again with --resume"
+                )
+
+    def _last_work(self, number: int) -> str:
+        assert self._store is not None
+        key = f"work-{number}"
+        work = self._store.get(key).decode() if self._store.check([key]) else "nothing"
+        return f"rank {number} told last: {work}"
 
     @contextmanager
     def _store_errors(self) -> Iterator[None]:
@@ -393,4 +423,6 @@ def _connected() -> Ranks:
         ) from error
     # torchrun's store outlives a restart of the ranks.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return Ranks(number, count, PrefixStore(f"pydream-{attempt}", store))
+    ranks = Ranks(number, count, PrefixStore(f"pydream-{attempt}", store))
+    ranks.show_life()
+    return ranks

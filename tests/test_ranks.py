@@ -208,6 +208,18 @@ def test_ranks_with_other_settings_are_refused_by_all() -> None:
     assert told.startswith("rank 2 runs with another seed than rank 0: ")
 
 
+def test_a_rank_that_is_lost_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 1 has told of its work and gives no sign; rank 2 does, and is only slow."""
+    monkeypatch.setattr("pydream.ranks._BEAT", 0.05)
+    monkeypatch.setattr("pydream.ranks._LOST", 1.0)
+    waiting, lost, slow = connected(3)
+    lost.tell("scoring, class bee")
+    waiting.show_life()
+    slow.show_life()
+    with pytest.raises(PydreamError, match=r"^rank 1 was killed, .* told last: scoring, class bee"):
+        waiting.wait()
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_blocks_cover_all_items_once_and_weigh_about_the_same(count: int) -> None:
     weights = np.random.default_rng(0).integers(1, 30, 40).tolist()
