@@ -126,15 +126,22 @@ class Ranks:
         except OtherRankError:
             raise
         except BaseException as error:
-            if self._store is not None:
-                with suppress(RuntimeError):  # the store may be gone with its rank
-                    first = self._store.add("failed", 1) == 1
-                    if not first and isinstance(error, PydreamError):
-                        raise OtherRankError from error  # which has likely told the same
+            first = self._first_to_fail()
+            if not first and isinstance(error, PydreamError):
+                raise OtherRankError from error  # which has likely told the same
             raise
         finally:
             self._joined = False
         self._leave()
+
+    def _first_to_fail(self) -> bool:
+        """Tell the other ranks that this one fails; return whether none has before."""
+        if self._store is None:
+            return True
+        try:
+            return int(self._store.add("failed", 1)) == 1
+        except RuntimeError:  # the store has gone with a rank that failed
+            return False
 
     def once(self, make: Callable[[], T]) -> T:
         """Return what the first rank makes; a shard makes its own.

@@ -148,8 +148,8 @@ def test_only_our_iteration_is_repeatable(monkeypatch: pytest.MonkeyPatch) -> No
             note("ours")
             return torch.zeros(1), None
 
-        def iterate(self, *_: Any) -> float:
-            return note("ours")
+        def iterate(self, *_: Any) -> list[float]:
+            return [note("ours")]
 
     config = SimpleNamespace(learning_rate=0.1)
     for name, replacement in {

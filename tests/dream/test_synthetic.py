@@ -26,21 +26,21 @@ def test_both_ways_are_sgd_that_steps_after_each_class(classes: int) -> None:
     optimizer = torch.optim.SGD([parameter], lr=0.3, momentum=MOMENTUM)
     together, in_turn = (SyntheticImages(values.clone(), 0.3) for _ in range(2))
     for _ in range(4):
-        expected = torch.zeros((), dtype=torch.float64)
+        losses = torch.zeros(classes, dtype=torch.float64)
         for label in range(classes):
-            expected += parameter.detach()[label].sum()
+            losses[label] = parameter.detach()[label].sum()
             parameter.grad = torch.zeros_like(parameter)
             parameter.grad[label] = pull(label, parameter.detach()[label])
             optimizer.step()
         loss = in_turn.step_in_turn(lambda label, images: (images.sum(), pull(label, images)))
-        torch.testing.assert_close(loss, expected, rtol=RTOL, atol=RTOL)
+        torch.testing.assert_close(loss, losses, rtol=RTOL, atol=RTOL)
         loss = together.step_together(
             lambda images: (
                 images.sum(),
                 torch.stack([pull(label, image) for label, image in enumerate(images)]),
             )
         )
-        torch.testing.assert_close(loss, expected, rtol=RTOL, atol=RTOL)
+        torch.testing.assert_close(loss, losses.sum(), rtol=RTOL, atol=RTOL)
         torch.testing.assert_close(in_turn.values, parameter.detach(), rtol=RTOL, atol=RTOL)
         torch.testing.assert_close(together.values, parameter.detach(), rtol=RTOL, atol=RTOL)
         velocity = optimizer.state[parameter]["momentum_buffer"]

@@ -15,7 +15,7 @@ import torch
 from small_digits import PER_CLASS, SIDE, Digits, write_set
 from torchvision.transforms.v2 import functional
 
-from pydream.data import open_source
+from pydream.data import Source, open_source
 from pydream.data.subset import Subset
 from pydream.errors import ImageError, PydreamError
 from pydream.inspection.observation import cell_boxes, label_entropies
@@ -283,6 +283,8 @@ class Damaged(Subset):
         if index % 7 == 0:
             raise ImageError("truncated")
         return super().read(index)
+
+    read_many = Source.read_many  # which reads one after another
 
 
 def test_unreadable_and_scarce_real_images(digits: Digits, digits_set: Path) -> None:

@@ -135,7 +135,7 @@ def test_dream_and_its_students(observer: str, tmp_path: Path) -> None:
     inner = ("choose real images", "step", "train network")
     for name in inner:
         assert stages[f"match / {name}"].calls == 2
-    assert stages["match / step / answers to real"].calls == 2  # of all classes together
+    assert stages["match / step / answers to real"].calls == 2 * 10  # of each class
     assert stages["match / step / derivative"].operations > 0
     parts = sum(stages[f"match / {name}"].seconds for name in (*inner, "fresh network"))
     assert parts <= stages["match"].seconds

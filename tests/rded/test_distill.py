@@ -145,6 +145,8 @@ def test_a_killed_run_resumes_to_the_same_bytes(
         (state / "00002.json", signal.SIGINT, ["--resume"]),
     ]:
         process = run_command(*command, *more)
+        assert process.stderr is not None
+        begun = process.stderr.readline()  # from here on, Ctrl-C is Python's
         while process.poll() is None and not record.exists():
             time.sleep(0.005)
         process.send_signal(signal_number)
@@ -152,7 +154,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(
         assert process.returncode != 0, "the run ended before it could be stopped"
         assert not out.exists()
         assert record.exists()
-    assert process.returncode == 130
+    assert process.returncode == 130, begun + errors
     assert "--resume" in errors
     distill(settings(folder, random_observer, out, resume=True))
     assert hashes(out) == hashes(whole)
