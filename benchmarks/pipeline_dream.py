@@ -36,7 +36,9 @@ LEFT_OUT = ("data", "out", "run")  # of a record: where things lie
 
 def prepare(arguments: argparse.Namespace) -> tuple[ResolvedConfig, ClassImages]:
     source = Subset(
-        open_source(arguments.data / "cifar10.zip"), arguments.classes, arguments.images_per_class
+        open_source(arguments.data / "cifar10.zip"),
+        range(arguments.classes),
+        arguments.images_per_class,
     )
     config = fill_in(
         DreamConfig(
