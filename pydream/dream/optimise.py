@@ -93,6 +93,7 @@ def optimise(run: DreamRun) -> None:
         if progress is not None:
             with run.watch("write"):
                 _write_classes(run, progress)
+                forget_checkpoints(writer, own, config.iterations + 1)
         ranks.wait()
     if measured.due(config.iterations):
         measured.take(config.iterations, lambda: _finished_values(run))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from safetensors.torch import load
 from torch import Tensor
 
 from pydream import report
-from pydream.sets.manifest import with_images
-from pydream.sets.run import MadeSet, finish_run, kept_draft
+from pydream.sets import run
+from pydream.sets.distilled import DistilledSet
+from pydream.sets.manifest import Manifest
+from pydream.sets.run import MadeSet
 from pydream.sets.writer import SetWriter
 from pydream.timeline import Stopwatch
 
@@ -21,37 +24,24 @@ STUDENTS = "students"
 
 
 def finish_set(writer: SetWriter, watch: Stopwatch) -> MadeSet:
-    """Finish a set, all classes of which are written.
+    """Finish a set, all classes of which are written; see `pydream.sets.run.finish_set`."""
+    return run.finish_set(writer, watch, partial(_entries, writer), partial(_write_report, writer))
 
-    The real images are not needed, so a process that has not seen them can do it.
 
-    Parameters
-    ----------
-    writer
-        Writer of the set.
-    watch
-        Stopwatch of the stages.
+def _entries(
+    writer: SetWriter, draft: Manifest, records: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Write ``images.pt``; return the manifest's history."""
+    writer.write_tensors(draft.class_counts, draft.side)
+    losses = [record["losses"] for record in records if "losses" in record]
+    return {"history": _history(losses, writer.record(STUDENTS) or {})}
 
-    Raises
-    ------
-    PydreamError
-        If a file cannot be written, or the place of the set is no longer free.
-    """
-    draft = kept_draft(writer)
-    counts = draft.class_counts
-    records = [writer.finished_class(label) or {} for label in range(len(counts))]
-    with watch("write"):
-        writer.write_provenance([row for record in records for row in record["rows"]])
-        writer.write_tensors(counts, draft.side)
-        manifest = dataclasses.replace(
-            with_images(draft, writer.set),
-            history=_history(
-                [record["losses"] for record in records if "losses" in record],
-                writer.record(STUDENTS) or {},
-            ),
-        )
-    pictures = _pictures(writer, len(counts))
-    return finish_run(writer, manifest, watch, partial(report.write_report, pictures=pictures))
+
+def _write_report(
+    writer: SetWriter, distilled: DistilledSet, write: Callable[[Path, bytes], None]
+) -> None:
+    """Write the report, with snapshots of some classes."""
+    report.write_report(distilled, write, pictures=_pictures(writer, len(distilled.class_names)))
 
 
 def _history(losses: list[list[float]], students: dict[str, list[float]]) -> list[dict[str, Any]]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pydream import report
 from pydream.progress import say
@@ -15,54 +15,40 @@ from pydream.refinement.classes import (
     refinement_pictures,
     refinement_results,
 )
+from pydream.sets import run
 from pydream.sets.distilled import DistilledSet
-from pydream.sets.manifest import with_images
-from pydream.sets.run import MadeSet, finish_run, kept_draft
+from pydream.sets.manifest import Manifest
+from pydream.sets.run import MadeSet
 from pydream.sets.writer import SetWriter
 from pydream.timeline import Stopwatch
 
 
 def finish_set(writer: SetWriter, watch: Stopwatch) -> MadeSet:
-    """Finish a set, all classes of which are written.
+    """Finish a set, all classes of which are written; see `pydream.sets.run.finish_set`."""
+    return run.finish_set(writer, watch, partial(_entries, writer), partial(_write_report, writer))
 
-    Neither source nor observer is needed, so a process that has seen neither can do it.
 
-    Parameters
-    ----------
-    writer
-        Writer of the set.
-    watch
-        Stopwatch of the stages.
-
-    Raises
-    ------
-    PydreamError
-        If a file cannot be written, or the place of the set is no longer free.
-    """
-    draft = kept_draft(writer)
-    counts = draft.class_counts
-    records = [writer.finished_class(label) or {} for label in range(len(counts))]
-    cells = sum(counts) * draft.factor**2
+def _entries(
+    writer: SetWriter, draft: Manifest, records: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Write ``images.pt`` of a refined set; return the manifest's entries about the patches."""
+    cells = sum(draft.class_counts) * draft.factor**2
     filled = sum(record.get("filled", 0) for record in records)
     if filled:
         say(
             f"{filled} of {cells} key patches were chosen by realism: their classes have fewer "
             "distinct patches than clusters"
         )
-    with watch("write"):
-        writer.write_provenance([row for record in records for row in record["rows"]])
-        refinement = draft.refinement
-        if refinement is not None:
-            writer.write_tensors(counts, draft.side)
-            refinement = {**refinement, **refinement_results(writer, cells)}
-        manifest = dataclasses.replace(
-            with_images(draft, writer.set),
-            skipped=[image for record in records for image in record["skipped"]],
-            refinement=refinement,
-            enlarged=sum(record.get("enlarged", 0) for record in records),
-            filled=filled or None,
-        )
-    return finish_run(writer, manifest, watch, partial(_write_report, writer))
+    refinement = draft.refinement
+    if refinement is not None:
+        writer.write_tensors(draft.class_counts, draft.side)
+        refinement = {**refinement, **refinement_results(writer, cells)}
+    return {
+        "skipped": [image for record in records for image in record["skipped"]],
+        "refinement": refinement,
+        "enlarged": sum(record.get("enlarged", 0) for record in records),
+        "filled": filled or None,
+    }
 
 
 def _write_report(

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 
 from pydream.errors import UnfinishedError
 from pydream.ranks import Ranks
 from pydream.sets.distilled import DistilledSet, load_set
-from pydream.sets.manifest import Manifest
+from pydream.sets.manifest import Manifest, with_images
 from pydream.sets.writer import SetWriter
 from pydream.timeline import Stopwatch
 
@@ -39,6 +40,9 @@ class MadeSet:
     seconds: dict[str, float]
 
 
+WriteReport: TypeAlias = Callable[[DistilledSet, Callable[[Path, bytes], None]], None]
+"""Writes the report of a set, with a function that writes a file."""
+
 DRAFT = "manifest"
 """Name of the record that `keep_draft` stores."""
 
@@ -53,6 +57,43 @@ def kept_draft(writer: SetWriter) -> Manifest:
     record = writer.record(DRAFT)
     assert record is not None
     return Manifest.from_json(record)
+
+
+def finish_set(
+    writer: SetWriter,
+    watch: Stopwatch,
+    own_entries: Callable[[Manifest, list[dict[str, Any]]], Mapping[str, Any]],
+    write_report: WriteReport,
+) -> MadeSet:
+    """Finish a set, all classes of which are written, from what was kept of them.
+
+    Neither source nor networks are needed, so a process that has not seen them can do it.
+
+    Parameters
+    ----------
+    writer
+        Writer of the set, with the draft of its manifest.
+    watch
+        Stopwatch of the stages.
+    own_entries
+        Function of the draft and of the record of each class, which has its provenance as
+        ``rows``. It writes further files of the method, and returns the method's entries of the
+        manifest.
+    write_report
+        The same as for `finish_run`.
+
+    Raises
+    ------
+    PydreamError
+        If a file cannot be written, or the place of the set is no longer free.
+    """
+    draft = kept_draft(writer)
+    records = [writer.finished_class(label) or {} for label in range(len(draft.class_names))]
+    with watch("write"):
+        writer.write_provenance([row for record in records for row in record["rows"]])
+        entries = own_entries(draft, records)
+        manifest = dataclasses.replace(with_images(draft, writer.set), **entries)
+    return finish_run(writer, manifest, watch, write_report)
 
 
 def finish_together(
@@ -92,10 +133,6 @@ def finish_together(
     made = finish()
     ranks.wait()
     return made
-
-
-WriteReport: TypeAlias = Callable[[DistilledSet, Callable[[Path, bytes], None]], None]
-"""Writes the report of a set, with a function that writes a file."""
 
 
 def finish_run(
