@@ -112,13 +112,10 @@ def _iterate_all(
     kept = at = begun or 0
     if progress is not None:
         _look(run, progress)
-    total = config.iterations if ranks.first else 0  # the first one shows its own
-    with track("matching", total, "iterations", done=at if ranks.first else 0) as advance:
+    with track("matching", config.iterations, "iterations", done=at) as advance:
         safe = None if progress is None else progress.copy()
         try:
-            while True:
-                if at == config.iterations:
-                    break
+            while at < config.iterations:
                 if students is not None and students.due(at):
                     students.take(at, _values_of_all(run, progress, at))
                 if loop is not None and progress is not None:
@@ -129,7 +126,7 @@ def _iterate_all(
                 if at % config.checkpoint_every == 0 or at == config.iterations:
                     _keep(run, progress, at)
                     kept = at
-                advance(1 if ranks.first else 0, _words(run, progress, students))
+                advance(1, _words(run, progress, students))
         except KeyboardInterrupt:
             if safe is not None and not ranks.connected:
                 write_checkpoint(run.writer, safe)
