@@ -76,6 +76,8 @@ def _settings() -> dict[str, Any]:
         "precision of products": torch.get_float32_matmul_precision(),
         "cuDNN": torch.backends.cudnn.enabled,
         "folder": os.getcwd(),
+        "threads of OpenMP": os.environ.get("OMP_NUM_THREADS"),
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
         "environment": {name: os.environ.get(name) for name in VARIABLES},
         "variables": {name for name in os.environ if name.startswith("PYDREAM_")},
     }

@@ -15,6 +15,8 @@ from multiprocessing.connection import Connection
 from pkgutil import resolve_name
 from typing import Any
 
+import torch
+
 from pydream.models import ObserverConfig, train_observer
 from pydream.models.training_state import TrainingState
 
@@ -53,14 +55,14 @@ def on_ranks(count: int, work: Callable[..., Any], *given: Any) -> list[Any]:
         "WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
-        "OMP_NUM_THREADS": "1",
         "TORCH_CPP_LOG_LEVEL": "ERROR",
     }
+    threads = torch.get_num_threads()  # else sums would differ in their last bits
     ends, ranks = [], []
     for number in range(count):
         end, far_end = _CONTEXT.Pipe(duplex=False)
         variables = {**place, "RANK": str(number), "LOCAL_RANK": str(number)}
-        rank = _CONTEXT.Process(target=_work, args=(far_end, variables, work, given))
+        rank = _CONTEXT.Process(target=_work, args=(far_end, variables, threads, work, given))
         rank.start()
         far_end.close()
         ends.append(end)
@@ -82,9 +84,14 @@ def _result(end: Connection) -> Any:
 
 
 def _work(
-    end: Connection, variables: dict[str, str], work: Callable[..., Any], given: tuple[Any, ...]
+    end: Connection,
+    variables: dict[str, str],
+    threads: int,
+    work: Callable[..., Any],
+    given: tuple[Any, ...],
 ) -> None:
     os.environ.update(variables)
+    torch.set_num_threads(threads)
     try:
         result = work(*given)
     except Exception as error:  # told to the test

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from pydream.errors import OtherRankError, PydreamError
 from pydream.launchers import place_of_rank
@@ -13,6 +15,8 @@ from pydream.processors import usable_processors
 
 ALL_GPUS = "cuda:all"
 """Value of --device that stands for all GPUs of the machine."""
+# Signals that the launcher handles, and leaves handled.
+_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _SHARED = ("rded", "dream", "observer", "evaluate", "relabel", "inspect")
 
 
@@ -85,8 +89,6 @@ def start_ranks(count: int, arguments: Sequence[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # Else each rank would start as many threads as the machine has processors.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_processors() // count)))
     settings = LaunchConfig(
         run_id="pydream",
         min_nodes=1,
@@ -97,9 +99,9 @@ def start_ranks(count: int, arguments: Sequence[str]) -> None:
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(),
     )
-    logging.disable(logging.ERROR)  # by which the launcher tells what the ranks have told already
     try:
-        elastic_launch(settings, sys.executable)("-m", "pydream", *arguments)
+        with _restored_after_launch(count):
+            elastic_launch(settings, sys.executable)("-m", "pydream", *arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
@@ -108,5 +110,21 @@ def start_ranks(count: int, arguments: Sequence[str]) -> None:
                 "add --resume to go on"
             ) from error
         raise OtherRankError from error
+
+
+@contextlib.contextmanager
+def _restored_after_launch(count: int) -> Iterator[None]:
+    """Limit the threads of the ranks, and undo what the launcher changes in this process."""
+    given = os.environ.get("OMP_NUM_THREADS")
+    handlers = {number: signal.getsignal(number) for number in _HANDLED}
+    logging.disable(logging.ERROR)  # by which the launcher tells what the ranks have told already
+    try:
+        # Else each rank would start as many threads as the machine has processors.
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_processors() // count)))
+        yield
     finally:
         logging.disable(logging.NOTSET)
+        if given is None:
+            del os.environ["OMP_NUM_THREADS"]
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
