@@ -25,9 +25,10 @@ from benchmarks.records import RESULTS, GrowingRecord
 from pydream.arithmetic import repeatable_float32
 from pydream.data import open_source
 from pydream.data.subset import Subset
-from pydream.dream.config import DreamConfig, ResolvedConfig, fill_in
+from pydream.dream.config import DreamConfig
 from pydream.dream.loop import MatchingLoop
 from pydream.dream.real import ClassImages, load_class_images
+from pydream.dream.resolved import ResolvedConfig, fill_in
 from pydream.dream.synthetic import SyntheticImages
 from pydream.models.registry import construct
 

@@ -221,7 +221,7 @@ def test_a_warning_of_ours_is_one_line_and_others_are_as_python_has_them(
         (("rded", "--observr=y"), "rded has no option --observr; the nearest are --observer, "),
         (
             ("profile", "dream", "x", "--metrik", "l1"),
-            "profile dream has no option --metrik; the nearest is --metric; see ",
+            "profile dream has no option --metrik; the nearest are --metric, --framework; see ",
         ),
         (
             ("profile", "--save", "p.json", "rded", "x", "--observer", "y", "--ipcc", "3"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydream.dream.config import PRESETS, CompareConfig, DreamConfig
+from pydream.dream.config import CompareConfig, DreamConfig
+from pydream.dream.recipes import PRESETS
 from pydream.lazy import lazy_members
 
 if TYPE_CHECKING:

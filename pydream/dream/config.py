@@ -1,20 +1,18 @@
-"""Settings of a DREAM+ run, and the published numbers that fill in what is left open."""
+"""Settings of a run of `pydream dream`, and of comparisons of such runs."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
 from pydream import checks, marks
+from pydream.dream.frameworks import FRAMEWORKS, Match
+from pydream.dream.recipes import PRESETS
 from pydream.errors import PydreamError
 from pydream.files import expand_settings
 from pydream.processors import usable_processors
-
-Match: TypeAlias = Literal["bidirectional", "gradient", "feature"]
-"""Quantities to match: features and gradients (DREAM+), gradients (DREAM) or features (DM)."""
 
 # Settings that change how a run proceeds, never its result. They are not in the manifest, and may
 # differ on resume.
@@ -28,101 +26,43 @@ _EXECUTION = (
     "eval_seeds",
     "workers",
     "allow_skipped",
+    "experts",  # identified by what they are instead
+)
+_OF_EXPERTS = (
+    "experts",
+    "expert_epochs",
+    "max_start",
+    "student_steps",
+    "student_rate",
+    "rate_learning_rate",
 )
 # Left out of the identity if they are as in sets made before there was a choice.
-_USUAL = {"exif": "ignore", "cells": "shrunk"}
-# Recipes give the learning rate for ten images per class.
-_BASE_IPC = 10
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Published settings of a family of image sets, by the name that `recipe` gives them.
-
-    Sources: arXiv 2310.15052, section 4.1; IDC (Kim et al., ICML 2022).
-
-    Attributes
-    ----------
-    arch
-        Network that images are matched in.
-    metric
-        Distance between the quantities matched.
-    learning_rate
-        Learning rate of the images for ten images per class with sides of `base_side`; it grows in
-        proportion to the number of images per class and to their area.
-    base_side
-        Side of the images that `learning_rate` is given for, in pixels.
-    network_images
-        Number of real images that the network is trained on after each matching step.
-    batch_real
-        Number of real images of each class in a matching step.
-    iterations, inner_loop
-        Number of networks, used one after another, and number of matching steps with each.
-    many_classes
-        Method of selecting representatives; see `pydream.dream.RepresentativeSampler`.
-    flip
-        True if a mirrored image still belongs to its class, unlike a digit.
-    factor
-        Number of cells along each side of a distilled image.
-    """
-
-    arch: str
-    metric: str
-    learning_rate: float
-    base_side: int
-    network_images: int
-    batch_real: int = 128
-    iterations: int = 1000
-    inner_loop: int = 100
-    many_classes: bool = False
-    flip: bool = True
-    factor: int = 2
-
-
-PRESETS: Mapping[str, Preset] = {
-    "cifar": Preset("convnet3-instance", "mse", 5e-3, 32, 2000),
-    "svhn": Preset("convnet3-instance", "mse", 5e-3, 32, 500, flip=False),
-    "mnist": Preset("convnet3-instance", "l1", 1e-4, 28, 500, flip=False),
-    "tiny-imagenet": Preset(
-        "convnet4-instance", "mse", 5e-3, 32, 1000, batch_real=64, many_classes=True
-    ),
-    "imagenet10": Preset("resnetap10", "l1", 3e-3, 224, 500),
-    "imagenet100": Preset("resnetap10", "l1", 1e-3, 224, 500),
-    # Our own, for scikit-learn's 8 x 8 digits: a few minutes on a laptop.
-    "digits": Preset(
-        "convnet2-w64-instance",
-        "mse",
-        2e-2,
-        8,
-        500,
-        batch_real=64,
-        iterations=20,
-        inner_loop=20,
-        flip=False,
-        factor=1,
-    ),
+_USUAL = {
+    "exif": "ignore",
+    "cells": "shrunk",
+    "framework": "idc",
+    "start": None,
+    "weights": "equal",
+    "synthetic_epochs": 0,
+    "expert_epochs": None,
+    "max_start": None,
+    "student_steps": None,
+    "student_rate": None,
+    "rate_learning_rate": None,
 }
-_BY_NAME = {
-    "digits": "digits",
-    "cifar10": "cifar",
-    "cifar100": "cifar",
-    "svhn": "svhn",
-    "mnist": "mnist",
-    "fashion-mnist": "mnist",
-}
-_FEW_CLASSES = 20  # between ImageNet-10 and ImageNet-100, nearer in ratio to neither
 
 
 @dataclass(frozen=True)
 class DreamConfig:
     """Settings of `pydream.dream.distill` (DREAM+, arXiv 2310.15052).
 
-    A setting that is None follows from the recipe of the image set.
+    A setting that is None follows from the framework and from the recipe of the image set.
 
     Raises
     ------
     PydreamError
-        If a value is out of its range, or a recipe or metric does not exist.
+        If a value is out of its range, a recipe or metric does not exist, or the framework has no
+        such match.
     """
 
     source: Annotated[marks.Positional[str], marks.arg(metavar="SOURCE")]
@@ -140,15 +80,26 @@ class DreamConfig:
     cells: Literal["shrunk", "matched"] = "shrunk"
     """Way to fit the first real images into cells: shrunk takes some of their pixels, as published;
     matched finds the cell whose enlargement comes nearest to the image."""
+    framework: Literal["idc", "dc", "dsa", "dm", "mtt"] = "idc"
+    """Published framework of matching: idc (the base of DREAM and DREAM+), dc, dsa, dm or mtt. The
+    other settings follow from it."""
+    start: Annotated[str | None, marks.arg(metavar="SET")] = None
+    """First images: the word noise; the word real, for images that the sampler chooses; or a
+    distilled set, of pydream or another tool. By default real, and noise for random sampling in
+    dc."""
     recipe: str = "auto"
     """Published settings for a family of image sets: cifar, svhn, mnist, tiny-imagenet,
     imagenet10, imagenet100 or digits; auto selects one by the source's name, image side and
     number of classes."""
-    match: Match = "bidirectional"
-    """Quantities to match: gradients and features (bidirectional, DREAM+), gradients (DREAM) or
-    features."""
+    match: Match | None = None
+    """Quantities to match: gradients and features (bidirectional, DREAM+), gradients (DREAM, DC,
+    DSA), features (DM) or the weights that training leads to (trajectory, MTT). By default those of
+    the framework: bidirectional for idc."""
     sampler: Literal["representative", "random"] = "representative"
     """Selection of real images: those nearest to the centres of clusters, or random ones."""
+    weights: Literal["equal", "clusters"] = "equal"
+    """Weights of the real images of a matching step: equal, or the sizes of the clusters that they
+    represent."""
     metric: str | None = None
     """Distance between the quantities matched: mse, l1, l1_mean, l2, cos or dc. By default the
     recipe's."""
@@ -167,9 +118,10 @@ class DreamConfig:
     per class and with their area."""
     batch_real: int | None = None
     """Number of real images of each class in a matching step. By default the recipe's."""
-    batch_synthetic: int = 128
+    batch_synthetic: int | None = None
     """Largest number of synthetic images of each class in a matching step; of more, a random subset
-    is drawn."""
+    is drawn. In mtt, number of images of all classes in a step of the student. By default 128 in
+    idc, and all in the others."""
     per_cluster: int = 1
     """Number of representatives per cluster."""
     interval: int = 10
@@ -178,15 +130,32 @@ class DreamConfig:
     """Number of real images that the network is trained on after each matching step. By default the
     recipe's."""
     network_epochs: int | None = None
-    """Number of epochs that a network is trained for on all real images before it is used. By
-    default 1 for bidirectional matching (DREAM+), and 0 otherwise."""
+    """Number of epochs that a network is trained for on all real images before it is used; in dm,
+    whose networks are not trained, only the one that chooses representatives. By default 1 for
+    bidirectional matching (DREAM+), 10 in dm, and 0 otherwise."""
+    synthetic_epochs: int | None = None
+    """Number of epochs that the network is trained for on the synthetic images between two matching
+    steps (dc and dsa). By default as published for the number of images per class."""
+    experts: Path | None = None
+    """Folder of trajectories that pydream experts wrote, which mtt needs. By default none."""
+    expert_epochs: int | None = None
+    """Number of an expert's epochs that the student is to make up for (mtt)."""
+    max_start: int | None = None
+    """Number of the first epochs of an expert that a student may start from (mtt)."""
+    student_steps: int | None = None
+    """Number of steps that the student is trained for on the synthetic images (mtt)."""
+    student_rate: float | None = None
+    """First learning rate of the student, which is optimised with the images (mtt)."""
+    rate_learning_rate: float | None = None
+    """Learning rate of the student's learning rate (mtt)."""
     with_norm_and_bias: bool = False
     """Also match the gradients of normalisation layers and biases."""
-    with_classifier: bool = False
-    """Also match the gradients of the classifier's weights."""
+    with_classifier: bool | None = None
+    """Also match the gradients of the classifier's weights. By default in dc and dsa."""
     exact: bool = False
-    """Follow the published code exactly: update one class after another, and select representatives
-    by pixels that are not normalised."""
+    """Follow the published code exactly. In idc, update one class after another, and select
+    representatives by pixels that are not normalised. In the others, start as published, and let
+    pixels leave the range of colours until the set is written."""
     seed: int = 0
     """Random seed. The same seed gives the same set, byte for byte."""
     device: str = "auto"
@@ -227,6 +196,9 @@ class DreamConfig:
             batch_synthetic=self.batch_synthetic,
             per_cluster=self.per_cluster,
             interval=self.interval,
+            expert_epochs=self.expert_epochs,
+            max_start=self.max_start,
+            student_steps=self.student_steps,
             checkpoint_every=self.checkpoint_every,
             eval_epochs=self.eval_epochs,
             eval_seeds=self.eval_seeds,
@@ -236,9 +208,15 @@ class DreamConfig:
             0,
             network_images=self.network_images,
             network_epochs=self.network_epochs,
+            synthetic_epochs=self.synthetic_epochs,
             eval_every=self.eval_every,
         )
-        checks.above_zero(learning_rate=self.learning_rate)
+        checks.above_zero(
+            learning_rate=self.learning_rate,
+            student_rate=self.student_rate,
+            rate_learning_rate=self.rate_learning_rate,
+        )
+        self._check_framework()
         checks.share(allow_skipped=self.allow_skipped)
         checks.seed(self.seed)
         if self.metric is not None:
@@ -246,6 +224,32 @@ class DreamConfig:
         if self.recipe != "auto" and self.recipe not in PRESETS:
             raise PydreamError(
                 f"recipe must be auto or one of {', '.join(PRESETS)}, got {self.recipe!r}"
+            )
+
+    def _check_framework(self) -> None:
+        if self.framework not in FRAMEWORKS:
+            raise PydreamError(
+                f"framework must be one of {', '.join(FRAMEWORKS)}, got {self.framework!r}"
+            )
+        matches = FRAMEWORKS[self.framework].matches
+        if self.match is not None and self.match not in matches:
+            raise PydreamError(
+                f"{self.framework} matches {' or '.join(matches)}, not {self.match}: leave --match "
+                "out, or choose another --framework"
+            )
+        if self.framework == "mtt" and self.experts is None:
+            raise PydreamError(
+                "mtt needs the trajectories of experts: make them by pydream experts, and give "
+                "their folder with --experts"
+            )
+        for name in _OF_EXPERTS:
+            if self.framework != "mtt" and getattr(self, name) is not None:
+                raise PydreamError(f"{name} is for mtt: leave it out of {self.framework}")
+        if self.framework not in ("dc", "dsa") and self.synthetic_epochs:
+            raise PydreamError(f"synthetic_epochs is for dc and dsa, not {self.framework}")
+        if self.weights == "clusters" and self.sampler != "representative":
+            raise PydreamError(
+                "weights by clusters need representatives: give --sampler representative"
             )
 
     def identity(self) -> dict[str, Any]:
@@ -326,82 +330,8 @@ class CompareConfig:
         checks.share(allow_skipped=self.allow_skipped)
 
 
-@dataclass(frozen=True)
-class ResolvedConfig(DreamConfig):
-    """Settings in which no value is left to a preset; see `fill_in`."""
-
-    factor: int = 2
-    metric: str = "mse"
-    arch: str = ""
-    side: int = 32
-    iterations: int = 1
-    inner_loop: int = 1
-    learning_rate: float = 1.0
-    batch_real: int = 1
-    network_images: int = 0
-    network_epochs: int = 0
-
-
 def _check_metric(metric: str) -> None:
     from pydream.ops.matching import METRICS  # that module imports PyTorch
 
     if metric not in METRICS:
         raise PydreamError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
-
-
-def preset_for(source: str, side: int, num_classes: int) -> str:
-    """Return the name of the preset for a source: by its name, else by its images."""
-    named = _BY_NAME.get(source.partition(":")[0])
-    if named is not None:
-        return named
-    if side <= 48:
-        return "cifar"
-    if side <= 64:
-        return "tiny-imagenet"
-    return "imagenet10" if num_classes <= _FEW_CLASSES else "imagenet100"
-
-
-def fill_in(config: DreamConfig, side: int, num_classes: int) -> ResolvedConfig:
-    """Return the settings, with every open one filled in from a preset.
-
-    Parameters
-    ----------
-    config
-        The settings.
-    side
-        Side of the images, in pixels.
-    num_classes
-        Number of classes of the source.
-
-    Raises
-    ------
-    PydreamError
-        If a cluster would give more representatives than a step takes of a class.
-    """
-    name = config.recipe
-    if name == "auto":
-        name = preset_for(config.source, side, num_classes)
-    preset = PRESETS[name]
-    learning_rate = preset.learning_rate * config.ipc / _BASE_IPC * (side / preset.base_side) ** 2
-    if name == "tiny-imagenet" and config.ipc >= 50:
-        learning_rate = 1e-6  # as published, whatever the scale
-    known: dict[str, Any] = {
-        "factor": preset.factor,
-        "metric": preset.metric,
-        "arch": preset.arch,
-        "iterations": preset.iterations,
-        "inner_loop": preset.inner_loop,
-        "learning_rate": learning_rate,
-        "batch_real": preset.batch_real,
-        "network_images": preset.network_images,
-        "network_epochs": 1 if config.match == "bidirectional" else 0,
-    }
-    given = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    missing = {key: value for key, value in known.items() if given[key] is None}
-    settings = ResolvedConfig(**{**given, **missing, "recipe": name, "side": side})
-    if settings.per_cluster > settings.batch_real:
-        raise PydreamError(
-            f"per_cluster must be at most batch_real, {settings.batch_real}, "
-            f"got {settings.per_cluster}"
-        )
-    return settings

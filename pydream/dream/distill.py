@@ -16,11 +16,12 @@ from pydream.arithmetic import repeatable_float32
 from pydream.data import Source, check_classes, has_split, open_source
 from pydream.data.resized import LabelledImages, load_split, side_of
 from pydream.devices import announce_device, resolve_device
-from pydream.dream.config import DreamConfig, ResolvedConfig, fill_in
+from pydream.dream.config import DreamConfig
 from pydream.dream.loop import parts_of_classes
 from pydream.dream.network import fresh_network
 from pydream.dream.optimise import DreamRun, optimise
 from pydream.dream.real import check_enough, load_class_images
+from pydream.dream.resolved import ResolvedConfig, fill_in
 from pydream.dream.whole_set import finish_set
 from pydream.errors import PydreamError
 from pydream.files import name_after
@@ -80,11 +81,6 @@ def distill(
     the same networks to match them in; the first one finishes the set, and all return it.
     """
     ranks = ranks_of(config.shard)
-    if config.exact and ranks.count > 1:
-        raise PydreamError(
-            "exact updates one class after another, which several processes cannot share: run it "
-            "in one process"
-        )
     if config.eval_every and ranks.is_shard:
         raise PydreamError(
             "students are trained on the images of all classes, which no shard has: give "
@@ -121,6 +117,8 @@ def _distill(
             )
         side = config.side or side_of(source)
         settings = fill_in(config, side, len(source.class_names))
+        if ranks.count > 1 and not settings.shares_classes:
+            raise PydreamError(_not_shared(settings))
         Tiling(side, settings.factor, settings.cells)  # raises if the factor does not fit
         make_network = make_network or _network_maker(settings, len(source.class_names))
         _check_network(
@@ -154,6 +152,15 @@ def _distill(
         with repeatable_float32():
             optimise(run)
         return finish_together(writer, ranks, real.num_classes, lambda: finish_set(writer, watch))
+
+
+def _not_shared(settings: ResolvedConfig) -> str:
+    """Explain why several processes cannot share a run."""
+    if settings.of_framework.in_turn:
+        why = "exact updates one class after another"
+    else:
+        why = f"{settings.framework} trains networks on the images of all classes"
+    return f"{why}, which several processes cannot share: run it in one process"
 
 
 def _warn_of_padding(side: int, factor: int) -> None:

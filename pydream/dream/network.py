@@ -1,4 +1,4 @@
-"""The networks whose answers are matched: freshly drawn, and trained a little on real images."""
+"""The training of networks on real images between two steps of matching, as in IDC and DREAM+."""
 
 from __future__ import annotations
 

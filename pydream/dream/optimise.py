@@ -22,9 +22,10 @@ from pydream.dream.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from pydream.dream.config import PRESETS, ResolvedConfig
 from pydream.dream.loop import MatchingLoop
 from pydream.dream.real import ClassImages
+from pydream.dream.recipes import PRESETS
+from pydream.dream.resolved import ResolvedConfig
 from pydream.dream.student import student_accuracy
 from pydream.dream.synthetic import SyntheticImages
 from pydream.dream.whole_set import STUDENTS, pictures_of
@@ -151,9 +152,8 @@ def _begin(run: DreamRun, loop: MatchingLoop, begun: int | None) -> Progress:
     synthetic = SyntheticImages(
         values, config.learning_rate, classes=loop.classes, num_classes=real.num_classes
     )
-    sources = [
-        [[real.keys[row] for row in cells] for cells in images] for images in origins.tolist()
-    ]
+    rows = [[[]] * config.ipc] * len(values) if origins is None else origins.tolist()
+    sources = [[[real.keys[row] for row in cells] for cells in images] for images in rows]
     return Progress(loop.parts, synthetic, sources, losses=[[] for _ in loop.parts])
 
 

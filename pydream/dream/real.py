@@ -61,6 +61,10 @@ class ClassImages:
         """Normalise (..., C, S, S) in [0, 1]."""
         return (images - self.mean[:, None, None]) / self.std[:, None, None]
 
+    def colours(self, normalised: Tensor) -> Tensor:
+        """Undo `normalise`."""
+        return normalised * self.std[:, None, None] + self.mean[:, None, None]
+
 
 def load_class_images(
     source: Source,

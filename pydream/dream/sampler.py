@@ -128,12 +128,23 @@ class RepresentativeSampler:
         self._network: weakref.ref[nn.Module] | None = None
         self._centroids: Tensor | None = None
         self._chosen: list[Tensor] = []
+        self._weights: list[Tensor] = []
         self._calls = 0
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.offsets) - 1
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Weights of the images of the last choice, by the clusters that they stand for.
+
+        For each class float32 (m,), parallel to the images: the share of the class that is in the
+        image's cluster, divided among the images chosen from this cluster. They sum to 1. A class
+        that gave all of its images has equal weights.
+        """
+        return self._weights
 
     def __call__(self, network: nn.Module) -> list[Tensor]:
         """Return the images to match at this step.
@@ -226,6 +237,8 @@ class RepresentativeSampler:
         spans = [(self.offsets[label], self.offsets[label + 1]) for label in self.classes]
         sizes = [end - begin for begin, end in spans]
         self._chosen = [torch.arange(*span, device=embeddings.device) for span in spans]
+        self._weights = [own.new_full(own.shape, 1 / max(1, len(own)), dtype=torch.float32)
+                         for own in self._chosen]  # fmt: skip
         clustered = [c for c, size in enumerate(sizes) if size > self.per_cluster]
         if not clustered:
             return
@@ -247,13 +260,38 @@ class RepresentativeSampler:
         self._centroids = result.centroids
         if self.many_classes:
             chosen = _closest(embeddings, result, offsets, k)
+            clusters_of = [result.labels[part] for part in chosen]
         else:
             nearest = ops.nearest_samples(
                 embeddings, result.centroids, self.per_cluster, offsets, k
             )
             chosen = [part.flatten() for part in torch.split(nearest, k)]
-        for c, part in zip(clustered, chosen, strict=True):
-            self._chosen[c] = rows[part]
+            clusters_of = [
+                torch.arange(number, device=rows.device).repeat_interleave(self.per_cluster)
+                for number in k
+            ]
+        labels = result.labels.split([end - begin for begin, end in itertools.pairwise(offsets)])
+        for place, c in enumerate(clustered):
+            self._chosen[c] = rows[chosen[place]]
+            self._weights[c] = _shares(labels[place], clusters_of[place], k[place])
+
+
+def _shares(labels: Tensor, clusters_of: Tensor, k: int) -> Tensor:
+    """Return the weights of the images chosen from a class.
+
+    Parameters
+    ----------
+    labels
+        int (n,): the cluster of each image of the class.
+    clusters_of
+        int (m,): the cluster that each chosen image stands for.
+    k
+        Number of clusters.
+    """
+    sizes = torch.bincount(labels, minlength=k).double()
+    chosen = torch.bincount(clusters_of, minlength=k).double()
+    weights = (sizes / chosen)[clusters_of]
+    return (weights / weights.sum()).float()
 
 
 def _class_offsets(value: TensorLike, count: int) -> list[int]:

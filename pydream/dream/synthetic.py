@@ -18,7 +18,7 @@ LossAndSlope: TypeAlias = tuple[Tensor, Tensor]
 class SyntheticImages:
     """Images of classes under SGD with momentum, with one buffer for all of them.
 
-    As published, the optimiser steps after each class: a step moves the images of that class by its
+    In IDC, the optimiser steps after each class: a step moves the images of that class by its
     gradient, and those of all other classes by the rest of their momentum. The state after a round
     over all classes is a geometric sum. So the gradients of all classes can be computed as one
     batch, with the images of each class as they are at its turn.
@@ -35,6 +35,9 @@ class SyntheticImages:
         The classes that these are, by default all.
     num_classes
         Number of all classes, by default that of these.
+    rate
+        Learning rate of a student and its velocity, float32 (2,), where it is optimised along with
+        the images (MTT).
 
     Notes
     -----
@@ -49,8 +52,10 @@ class SyntheticImages:
         *,
         classes: Sequence[int] | None = None,
         num_classes: int | None = None,
+        rate: Tensor | None = None,
     ) -> None:
         self.values = values
+        self.rate = rate
         self.velocity = torch.zeros_like(values) if velocity is None else velocity
         self.learning_rate = learning_rate
         count = len(values) if num_classes is None else num_classes
@@ -67,6 +72,24 @@ class SyntheticImages:
         self._decay_before = of_classes(powers[turn + 1])
         self._moved_after = of_classes(1 + sums[count - 1 - turn])
         self._decay_after = of_classes(powers[count - 1 - turn])
+
+    def step_once(self, gradient: Callable[[Tensor], LossAndSlope]) -> Tensor:
+        """Step once for all classes, by the sum of their losses.
+
+        Parameters
+        ----------
+        gradient
+            Function of the images, (k, IPC, C, S, S), that returns losses and slope.
+
+        Returns
+        -------
+        Tensor
+            The losses.
+        """
+        loss, slope = gradient(self.values)
+        self.velocity.mul_(MOMENTUM).add_(slope)
+        self.values.sub_(self.velocity, alpha=self.learning_rate)
+        return loss
 
     def step_together(self, gradient: Callable[[Tensor], LossAndSlope]) -> Tensor:
         """Step once for each class, with the gradients of all classes computed as one batch.
@@ -119,10 +142,18 @@ class SyntheticImages:
             losses.append(loss)
         return torch.stack(losses)
 
+    def step_rate(self, slope: Tensor, learning_rate: float) -> None:
+        """Step the student's learning rate by the derivative of the loss with respect to it, ()."""
+        assert self.rate is not None
+        value, velocity = self.rate
+        velocity.mul_(MOMENTUM).add_(slope)
+        value.sub_(velocity, alpha=learning_rate)
+
     def copy(self) -> SyntheticImages:
         """Return a copy that later steps do not change."""
         twin = copy.copy(self)
         twin.values, twin.velocity = self.values.clone(), self.velocity.clone()
+        twin.rate = None if self.rate is None else self.rate.clone()
         return twin
 
     def clamp(self) -> None:

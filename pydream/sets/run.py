@@ -90,7 +90,9 @@ def finish_set(
     draft = kept_draft(writer)
     records = [writer.finished_class(label) or {} for label in range(len(draft.class_names))]
     with watch("write"):
-        writer.write_provenance([row for record in records for row in record["rows"]])
+        rows = [row for record in records for row in record["rows"]]
+        if rows:  # images that began as noise come from nowhere
+            writer.write_provenance(rows)
         entries = own_entries(draft, records)
         manifest = dataclasses.replace(with_images(draft, writer.set), **entries)
     return finish_run(writer, manifest, watch, write_report)

@@ -14,8 +14,9 @@ from torch_states import all_states
 
 from pydream.data import Source
 from pydream.dream import PRESETS, DreamConfig, distill
-from pydream.dream.config import fill_in, preset_for
 from pydream.dream.loop import MatchingLoop
+from pydream.dream.recipes import preset_for
+from pydream.dream.resolved import fill_in
 from pydream.errors import PydreamError
 from pydream.inspection import inspect_set, render_inspection
 from pydream.sets.distilled import load_set

@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from pydream.data import Source
-from pydream.dream.config import DreamConfig, Match, fill_in
+from pydream.dream.config import DreamConfig
+from pydream.dream.frameworks import Match
 from pydream.dream.loop import MatchingLoop
 from pydream.dream.real import ClassImages, load_class_images
+from pydream.dream.resolved import fill_in
 from pydream.dream.synthetic import SyntheticImages
 from pydream.models.registry import construct
 from pydream.ops import multi_formation

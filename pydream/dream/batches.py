@@ -1,0 +1,153 @@
+"""The real images of a step: representatives of their class, or random ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pydream.dream.draws import Draw
+from pydream.dream.real import ClassImages
+from pydream.dream.recipes import PRESETS
+from pydream.dream.resolved import ResolvedConfig
+from pydream.dream.sampler import RepresentativeSampler
+from pydream.seeds import derived_seed, drawn_order
+from pydream.streams import to_device
+
+_FOR_GOOD = 1 << 62  # an interval that no run is long enough for
+
+Rows = tuple[Tensor, Tensor | None]
+"""int64 (k, B), rows of real images by class, and float32 (k, B), their weights, which sum to 1 in
+each class; None if all have the same."""
+
+
+class RealBatches:
+    """Chooses real images of some classes, for the first images and for every step.
+
+    Parameters
+    ----------
+    config
+        Resolved settings.
+    real
+        The real images.
+    classes
+        The k classes, ascending.
+    fixed
+        True if the representatives of the first step remain those of all steps.
+    """
+
+    def __init__(
+        self, config: ResolvedConfig, real: ClassImages, classes: Sequence[int], *, fixed: bool
+    ) -> None:
+        self._config, self._real, self._classes = config, real, tuple(classes)
+        self._interval = _FOR_GOOD if fixed else config.interval
+        self._fixed = fixed
+        self._many_classes = PRESETS[config.recipe].many_classes and config.per_cluster == 1
+        self._sampler = self._representatives(config.batch_real, config.per_cluster)
+
+    def _representatives(self, count: int, per_cluster: int) -> RepresentativeSampler:
+        unnormalised = self._config.exact and self._config.of_framework.in_turn
+        return RepresentativeSampler(
+            self._real.pixels,
+            self._real.labels,
+            count,
+            per_cluster=per_cluster,
+            many_classes=self._many_classes,
+            interval=self._interval,
+            transform=None if unnormalised else self._real.normalise,
+            classes=self._classes,
+            seed=self._config.seed,
+        )
+
+    def first(self, network: nn.Module | None, count: int, seed: int) -> Tensor:
+        """Choose the real images that the first synthetic images are made of.
+
+        Parameters
+        ----------
+        network
+            Network whose features tell representatives; None for random images.
+        count
+            Number of images of each class.
+        seed
+            Random seed of the random images.
+
+        Returns
+        -------
+        Tensor
+            int64 (k, count).
+        """
+        if network is None:
+            return self._random(seed, 0, count)[0]
+        return torch.stack([chosen[:count] for chosen in self._representatives(count, 1)(network)])
+
+    def restart(self) -> None:
+        """Choose representatives anew at the next step, because the network is another one."""
+        if not self._fixed:
+            self._sampler.restart()
+
+    def of_step(self, network: nn.Module, seed: int, step: int) -> Rows:
+        """Choose the real images of a step.
+
+        Parameters
+        ----------
+        network
+            Network whose features tell representatives.
+        seed
+            Random seed of the iteration.
+        step
+            Number of the step in the iteration.
+        """
+        if self._config.sampler == "random":
+            return self._random(seed, step, self._config.batch_real)
+        chosen = self._sampler(network)
+        if self._config.weights == "equal":
+            return padded(chosen)
+        return padded(chosen, self._sampler.weights)
+
+    def _random(self, seed: int, step: int, count: int) -> Rows:
+        offsets, device = self._real.offsets, self._real.pixels.device
+        rows = []
+        for label in self._classes:
+            begin, end = offsets[label], offsets[label + 1]
+            order = drawn_order(derived_seed(seed, Draw.REAL, step, label), end - begin)
+            rows.append(torch.from_numpy(begin + order[:count]))
+        together, weights = padded(rows)
+        return to_device(together, device), (
+            None if weights is None else to_device(weights, device)
+        )
+
+
+def padded(rows: Sequence[Tensor], weights: Sequence[Tensor] | None = None) -> Rows:
+    """Pad lists of rows to one length, (k, B), with their first row at weight 0.
+
+    Parameters
+    ----------
+    rows
+        int64, a list for each class.
+    weights
+        float32, parallel to them; by default 1 / length of the list.
+
+    Returns
+    -------
+    Tensor
+        int64 (k, B).
+    Tensor or None
+        float32 (k, B); None if all lists have the same length and no weights were given.
+    """
+    lengths = [len(class_rows) for class_rows in rows]
+    longest = max(lengths)
+    if weights is None and min(lengths) == longest:
+        return torch.stack([*rows]), None
+    together = torch.stack(
+        [
+            torch.cat([class_rows, class_rows[:1].expand(longest - len(class_rows))])
+            for class_rows in rows
+        ]
+    )
+    if weights is not None:
+        given = [nn.functional.pad(own, (0, longest - len(own))) for own in weights]
+        return together, torch.stack(given)
+    place = torch.arange(longest, device=together.device)
+    length = torch.tensor(lengths, device=together.device)[:, None]
+    return together, (place < length) / length
