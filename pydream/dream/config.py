@@ -139,15 +139,20 @@ class DreamConfig:
     experts: Path | None = None
     """Folder of trajectories that pydream experts wrote, which mtt needs. By default none."""
     expert_epochs: int | None = None
-    """Number of an expert's epochs that the student is to make up for (mtt)."""
+    """Number of an expert's epochs that the student is to make up for (mtt). By default as
+    published for the number of images per class."""
     max_start: int | None = None
-    """Number of the first epochs of an expert that a student may start from (mtt)."""
+    """Number of the first epochs of an expert that a student may start from (mtt). By default as
+    published for the number of images per class."""
     student_steps: int | None = None
-    """Number of steps that the student is trained for on the synthetic images (mtt)."""
+    """Number of steps that the student is trained for on the synthetic images (mtt). By default as
+    published for the number of images per class."""
     student_rate: float | None = None
-    """First learning rate of the student, which is optimised with the images (mtt)."""
+    """First learning rate of the student, which is optimised with the images (mtt). By default as
+    published for the number of images per class."""
     rate_learning_rate: float | None = None
-    """Learning rate of the student's learning rate (mtt)."""
+    """Learning rate of the student's learning rate (mtt). By default as published for the number of
+    images per class."""
     with_norm_and_bias: bool = False
     """Also match the gradients of normalisation layers and biases."""
     with_classifier: bool | None = None
