@@ -1,4 +1,4 @@
-"""Random sampling, DREAM and DREAM+ side by side: accuracy against iteration."""
+"""Random and representative real images side by side: accuracy against iteration."""
 
 from __future__ import annotations
 
@@ -17,17 +17,35 @@ from pydream.data.subset import Subset
 from pydream.devices import announce_device, resolve_device
 from pydream.dream.config import CompareConfig, DreamConfig
 from pydream.dream.distill import distill
+from pydream.dream.frameworks import FRAMEWORKS
 from pydream.errors import PydreamError
 from pydream.files import check_place, disk_errors, write_whole
 from pydream.torch_state import usual_torch_state
 from pydream.urls import without_secrets
 
-# The methods that arXiv 2310.15052 compares, on the same matching of IDC.
-METHODS: dict[str, dict[str, Any]] = {
+# What arXiv 2310.15052 compares, on the same matching of IDC.
+_IN_IDC: dict[str, dict[str, Any]] = {
     "random": {"sampler": "random", "match": "gradient"},
     "DREAM": {"sampler": "representative", "match": "gradient"},
     "DREAM+": {"sampler": "representative", "match": "bidirectional"},
 }
+# All start from real images, so that the curves differ by the real images matched.
+_IN_OTHERS: dict[str, dict[str, Any]] = {
+    "random": {"sampler": "random", "start": "real"},
+    "representative": {"sampler": "representative", "start": "real"},
+    "bidirectional": {"sampler": "representative", "start": "real", "match": "bidirectional"},
+}
+# Numbers for two cores and a few minutes.
+_SMALL: dict[str, dict[str, Any]] = {
+    "idc": {"factor": 2, "iterations": 8, "inner_loop": 10, "network_images": 250},
+    "dc": {"iterations": 8, "inner_loop": 10, "synthetic_epochs": 5},
+    "dsa": {"iterations": 8, "inner_loop": 10, "synthetic_epochs": 5},
+    "dm": {"iterations": 400},
+    "mtt": {"iterations": 100, "student_steps": 10},
+}
+_REDUCED = ("arch", "iterations", "inner_loop", "batch_real", "network_images", "learning_rate")
+_EVERY_IN_FULL = 25  # iterations from one measurement of students to the next
+_MEASUREMENTS = 4  # of students, after the one of the first images
 
 
 @dataclass(frozen=True)
@@ -64,7 +82,10 @@ class Comparison:
 def compare(
     config: CompareConfig, *, train: Source | None = None, test: Source | None = None
 ) -> Comparison:
-    """Run random sampling, DREAM and DREAM+ from the same seeds, measuring students on the way.
+    """Run a framework with random and with representative images, measuring students on the way.
+
+    The seeds are the same. In IDC the methods are random sampling, DREAM and DREAM+; in the others
+    random and representative images, and these with bidirectional matching where a network answers.
 
     Parameters
     ----------
@@ -92,19 +113,20 @@ def compare(
         train, test = Subset(train, chosen, config.images_per_class), Subset(test, chosen)
     named = config.device
     config = dataclasses.replace(config, device=str(resolve_device(named)))
+    methods = _methods(config)
     runs = {
         method: [
             _settings(config, matched, f"{method.lower()}-{seed}", seed)
             for seed in range(config.seeds)
         ]
-        for method, matched in METHODS.items()
+        for method, matched in methods.items()
     }
     announce_device(named)
     histories: dict[str, list[list[dict[str, Any]]]] = {
         method: [
             distill(run, source=train, test=test).manifest.history or [] for run in runs[method]
         ]
-        for method in METHODS
+        for method in methods
     }
     measured = [entry for entry in histories["random"][0] if entry.get("top1")]
     result = Comparison(
@@ -133,27 +155,34 @@ def compare(
     return result
 
 
+def _methods(config: CompareConfig) -> dict[str, dict[str, Any]]:
+    """Return the settings of each method by its name."""
+    if config.framework == "idc":
+        return _IN_IDC
+    known = FRAMEWORKS[config.framework].matches
+    return {
+        name: settings
+        for name, settings in _IN_OTHERS.items()
+        if settings.get("match", known[0]) in known
+    }
+
+
 def _settings(config: CompareConfig, matched: dict[str, Any], name: str, seed: int) -> DreamConfig:
     """Return the settings of one run; a finished run is not repeated."""
-    reduced: dict[str, Any] = {}
+    settings: dict[str, Any] = {"factor": _SMALL[config.framework].get("factor")}
     if not config.full:
-        reduced = {
-            name: getattr(config, name)
-            for name in (
-                "arch",
-                "iterations",
-                "inner_loop",
-                "batch_real",
-                "network_images",
-                "learning_rate",
-            )
-        }
+        settings |= _SMALL[config.framework]
+    for setting in ("factor", *(() if config.full else _REDUCED)):
+        if getattr(config, setting) is not None:
+            settings[setting] = getattr(config, setting)
+    every = max(1, settings["iterations"] // _MEASUREMENTS) if not config.full else _EVERY_IN_FULL
     return DreamConfig(
         config.source,
         out=config.out / name,
+        framework=config.framework,
+        experts=config.experts,
         ipc=config.ipc,
-        factor=config.factor,
-        eval_every=config.eval_every,
+        eval_every=config.eval_every or every,
         eval_epochs=config.eval_epochs,
         seed=seed,
         exif=config.exif,
@@ -161,7 +190,7 @@ def _settings(config: CompareConfig, matched: dict[str, Any], name: str, seed: i
         device=config.device,
         resume=True,
         **matched,
-        **reduced,
+        **settings,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydream import checks, marks
-from pydream.dream.frameworks import FRAMEWORKS, Match
+from pydream.dream.frameworks import FRAMEWORKS, FrameworkName, Match
 from pydream.dream.recipes import PRESETS
 from pydream.errors import PydreamError
 from pydream.files import expand_settings
@@ -29,7 +29,6 @@ _EXECUTION = (
     "experts",  # identified by what they are instead
 )
 _OF_EXPERTS = (
-    "experts",
     "expert_epochs",
     "max_start",
     "student_steps",
@@ -80,7 +79,7 @@ class DreamConfig:
     cells: Literal["shrunk", "matched"] = "shrunk"
     """Way to fit the first real images into cells: shrunk takes some of their pixels, as published;
     matched finds the cell whose enlargement comes nearest to the image."""
-    framework: Literal["idc", "dc", "dsa", "dm", "mtt"] = "idc"
+    framework: FrameworkName = "idc"
     """Published framework of matching: idc (the base of DREAM and DREAM+), dc, dsa, dm or mtt. The
     other settings follow from it."""
     start: Annotated[str | None, marks.arg(metavar="SET")] = None
@@ -189,7 +188,7 @@ class DreamConfig:
     default one job does everything."""
 
     def __post_init__(self) -> None:
-        expand_settings(self, "source", "out")
+        expand_settings(self, "source", "out", "experts")
         checks.at_least(
             1,
             ipc=self.ipc,
@@ -232,20 +231,12 @@ class DreamConfig:
             )
 
     def _check_framework(self) -> None:
-        if self.framework not in FRAMEWORKS:
-            raise PydreamError(
-                f"framework must be one of {', '.join(FRAMEWORKS)}, got {self.framework!r}"
-            )
+        check_experts(self.framework, self.experts)
         matches = FRAMEWORKS[self.framework].matches
         if self.match is not None and self.match not in matches:
             raise PydreamError(
                 f"{self.framework} matches {' or '.join(matches)}, not {self.match}: leave --match "
                 "out, or choose another --framework"
-            )
-        if self.framework == "mtt" and self.experts is None:
-            raise PydreamError(
-                "mtt needs the trajectories of experts: make them by pydream experts, and give "
-                "their folder with --experts"
             )
         for name in _OF_EXPERTS:
             if self.framework != "mtt" and getattr(self, name) is not None:
@@ -270,13 +261,13 @@ class DreamConfig:
 class CompareConfig:
     """Settings of `compare`.
 
-    The defaults suit two cores and a few minutes. None selects the published number, and ``full``
-    selects all of them.
+    The defaults suit two cores and a few minutes; they depend on the framework. ``full`` selects
+    the published numbers.
 
     Raises
     ------
     PydreamError
-        If a value is out of its range.
+        If a value is out of its range, or mtt has no experts.
     """
 
     source: Annotated[marks.Positional[str], marks.arg(metavar="SOURCE")]
@@ -292,24 +283,31 @@ class CompareConfig:
     """Number of classes, the first of the source; at least two, or None for all."""
     images_per_class: int | None = 500
     """Number of images per class, the first of each; None for all."""
+    framework: FrameworkName = "idc"
+    """Published framework of matching: idc (the base of DREAM and DREAM+), dc, dsa, dm or mtt."""
+    experts: Path | None = None
+    """Folder of trajectories that pydream experts wrote, which mtt needs. By default none."""
     ipc: int = 5
     """Number of distilled images per class."""
-    factor: int = 2
-    """Number of cells along each side of a distilled image."""
+    factor: int | None = None
+    """Number of cells along each side of a distilled image. By default 2 in idc, and 1 in the
+    others."""
     arch: str | None = "convnet3-w32-instance"
     """Network that images are matched in, and that students use."""
-    iterations: int | None = 8
-    """Number of networks to match in, one after another."""
-    inner_loop: int | None = 10
-    """Number of matching steps per network."""
+    iterations: int | None = None
+    """Number of networks to match in, one after another. By default 8, 400 in dm and 100 in mtt."""
+    inner_loop: int | None = None
+    """Number of matching steps per network. By default 10, and 1 in dm and mtt."""
     batch_real: int | None = 64
     """Number of real images of each class in a matching step."""
-    network_images: int | None = 250
-    """Number of real images that the network is trained on after each matching step."""
+    network_images: int | None = None
+    """Number of real images that the network is trained on after each matching step. By default 250
+    in idc, and 0 in the others."""
     learning_rate: float | None = None
     """Learning rate of the images. By default the recipe's."""
-    eval_every: int = 2
-    """Number of iterations between evaluations of students."""
+    eval_every: int | None = None
+    """Number of iterations between evaluations of students. By default a quarter of all, and
+    25 with full."""
     eval_epochs: int = 100
     """Number of epochs that each student is trained for."""
     seeds: int = 3
@@ -324,8 +322,9 @@ class CompareConfig:
     """Largest share of the images that may be unreadable; a run with more is refused."""
 
     def __post_init__(self) -> None:
-        expand_settings(self, "source", "out")
+        expand_settings(self, "source", "out", "experts")
         checks.at_least(2, classes=self.classes)
+        check_experts(self.framework, self.experts)
         checks.at_least(
             1,
             images_per_class=self.images_per_class,
@@ -333,6 +332,19 @@ class CompareConfig:
             seeds=self.seeds,
         )
         checks.share(allow_skipped=self.allow_skipped)
+
+
+def check_experts(framework: str, experts: Path | None) -> None:
+    """Raise PydreamError unless there is such a framework, and MTT alone has experts."""
+    if framework not in FRAMEWORKS:
+        raise PydreamError(f"framework must be one of {', '.join(FRAMEWORKS)}, got {framework!r}")
+    if framework == "mtt" and experts is None:
+        raise PydreamError(
+            "mtt needs the trajectories of experts: make them by pydream experts, and give their "
+            "folder with --experts"
+        )
+    if framework != "mtt" and experts is not None:
+        raise PydreamError(f"experts are for mtt: leave --experts out of {framework}")
 
 
 def _check_metric(metric: str) -> None:

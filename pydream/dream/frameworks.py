@@ -10,6 +10,9 @@ Match: TypeAlias = Literal["bidirectional", "gradient", "feature", "trajectory"]
 """Quantities to match: features and gradients (DREAM+), gradients (DREAM, DC, DSA), features (DM),
 or the weights that training leads to (MTT)."""
 
+FrameworkName: TypeAlias = Literal["idc", "dc", "dsa", "dm", "mtt"]
+"""A framework, by the name that ``pydream dream --framework`` gives it."""
+
 _DSA = ("color", "crop", "cutout", "flip", "scale", "rotate")
 
 
@@ -50,7 +53,7 @@ class Framework:
         return "_".join(word for word in self.augmentation if flip or word != "flip")
 
 
-FRAMEWORKS: Mapping[str, Framework] = {
+FRAMEWORKS: Mapping[FrameworkName, Framework] = {
     # Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022;
     # with representatives and bidirectional matching it is DREAM+ (arXiv 2310.15052).
     "idc": Framework(
@@ -73,4 +76,4 @@ FRAMEWORKS: Mapping[str, Framework] = {
     # Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022.
     "mtt": Framework(("trajectory",), "real", "experts"),
 }
-"""Frameworks by the name that ``pydream dream --framework`` gives them."""
+"""The frameworks by their names."""

@@ -80,21 +80,22 @@ class MatchingLoop:
         self._replayed: tuple[SyntheticImages, Replayed[StepInputs]] | None = None
 
     @keep_freed_memory()
-    def initial(self) -> tuple[Tensor, Tensor | None]:
+    def initial(self) -> tuple[Tensor, Tensor]:
         """Return the run's first images: noise, or real images of every class, tiled.
 
         Returns
         -------
         Tensor
             float32 (k, IPC, C, S, S), colours on the scale of [0, 1].
-        Tensor or None
-            int64 (k, IPC, f²): the row of the real image in each cell; None for noise.
+        Tensor
+            int64 (k, IPC, f²): the row of the real image in each cell; (k, IPC, 0) for noise.
         """
         config = self.config
         count = config.ipc * config.factor**2
         seed = derived_seed(config.seed, Draw.INITIAL)
         if config.starts_from == "noise":
-            return self._noise(seed), None
+            noise = self._noise(seed)
+            return noise, torch.empty((*noise.shape[:2], 0), dtype=torch.int64)
         representative = config.sampler == "representative"
         chooser = self._networks.first_chooser() if representative else None
         chosen = self._batches.first(chooser, count, seed)

@@ -152,8 +152,9 @@ def _begin(run: DreamRun, loop: MatchingLoop, begun: int | None) -> Progress:
     synthetic = SyntheticImages(
         values, config.learning_rate, classes=loop.classes, num_classes=real.num_classes
     )
-    rows = [[[]] * config.ipc] * len(values) if origins is None else origins.tolist()
-    sources = [[[real.keys[row] for row in cells] for cells in images] for images in rows]
+    sources = [
+        [[real.keys[row] for row in cells] for cells in images] for images in origins.tolist()
+    ]
     return Progress(loop.parts, synthetic, sources, losses=[[] for _ in loop.parts])
 
 

@@ -60,6 +60,27 @@ def test_three_methods_from_the_same_seeds(
     assert again == result
 
 
+@pytest.mark.parametrize("framework", ["dc", "dm"])
+def test_representatives_in_another_framework(
+    tmp_path: Path, digits: Source, other_digits: Source, framework: Any
+) -> None:
+    small = dataclasses.replace(
+        config(tmp_path / "out"), framework=framework, network_images=None, seeds=1, eval_every=None
+    )
+    result = compare(small, train=digits, test=other_digits)
+    assert result.iterations == [0, 1, 2, 3]
+    assert list(result.top1) == ["random", "representative", "bidirectional"]
+    found = {
+        name: json.loads((tmp_path / "out" / f"{name}-0" / "manifest.json").read_text())["config"]
+        for name in result.top1
+    }
+    assert {own["framework"] for own in found.values()} == {framework}
+    assert {own["start"] for own in found.values()} == {"real"}
+    usual = "gradient" if framework == "dc" else "feature"
+    assert [own["match"] for own in found.values()] == [usual, usual, "bidirectional"]
+    assert [own["sampler"] for own in found.values()] == ["random", *["representative"] * 2]
+
+
 def test_means_and_the_first_iteration_at_a_level() -> None:
     result = Comparison([0, 4, 8], {"DREAM": [[0.1, 0.4, 0.5], [0.3, 0.2, 0.7]]}, Path())
     assert result.mean("DREAM") == pytest.approx([0.2, 0.3, 0.6])
@@ -83,6 +104,7 @@ def test_without_test_images(tmp_path: Path) -> None:
         ({"ipc": 0}, "ipc must be at least 1, got 0"),
         ({"ipc": 10, "factor": 1}, "class 0 has 9 images, fewer than the 10"),
         ({"arch": "nothing"}, "nothing"),
+        ({"framework": "mtt"}, "mtt needs the trajectories of experts"),
     ],
 )
 def test_what_cannot_be_compared_leaves_nothing_behind(

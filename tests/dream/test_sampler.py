@@ -72,6 +72,32 @@ def test_many_classes_takes_the_least_distances_of_all() -> None:
     assert [len(rows) for rows in chosen] == [6, 2, 6]
 
 
+@pytest.mark.parametrize("per_cluster", [1, 3])
+def test_weights_are_the_shares_of_the_clusters(per_cluster: int) -> None:
+    images, labels = pictures()
+    sampler = RepresentativeSampler(images, labels, 12, per_cluster=per_cluster, seed=3)
+    chosen = sampler(Flat())
+    clusters = 12 // per_cluster
+    result = ops.kmeans(images[:40].flatten(1), clusters, seed=3)
+    sizes = [sum(label == number for label in result.labels.tolist()) for number in range(clusters)]
+    expected = [size / 40 / per_cluster for size in sizes for _ in range(per_cluster)]
+    assert sampler.weights[0].tolist() == pytest.approx(expected)
+    assert sampler.weights[1].tolist() == pytest.approx([1 / 3] * 3)  # a class of three
+    for rows, weights in zip(chosen, sampler.weights, strict=True):
+        assert rows.shape == weights.shape
+        assert float(weights.sum()) == pytest.approx(1)
+
+
+def test_weights_of_many_classes_are_those_of_the_clusters_chosen_from() -> None:
+    images, labels = pictures([30, 2, 9])
+    sampler = RepresentativeSampler(images, labels, 6, many_classes=True, seed=2)
+    (rows, *_) = sampler(Flat())
+    found = ops.kmeans(images[:30].flatten(1), 6, seed=2).labels.tolist()
+    own = [found[row] for row in rows.tolist()]
+    shares = [found.count(cluster) / own.count(cluster) for cluster in own]
+    assert sampler.weights[0].tolist() == pytest.approx([share / sum(shares) for share in shares])
+
+
 def test_chooses_anew_every_interval_and_for_a_new_network() -> None:
     images, labels = pictures()
     network = Flat()

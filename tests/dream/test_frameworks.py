@@ -1,0 +1,290 @@
+"""What distinguishes the frameworks in the loop that they share."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pydream.data import Source
+from pydream.dream import DreamConfig, distill
+from pydream.dream.augmentation import one_operation_each, one_operation_for_all
+from pydream.dream.loop import MatchingLoop
+from pydream.dream.real import ClassImages, load_class_images
+from pydream.dream.resolved import fill_in
+from pydream.dream.synthetic import SyntheticImages
+from pydream.errors import PydreamError
+from pydream.models.registry import construct
+from pydream.sets.distilled import load_set
+
+NETWORK = "convnet2-w8-instance"
+# Of the mean and the standard deviation of some thousand normal numbers.
+SAMPLING = 0.05
+
+
+def config(framework: Any, **changes: Any) -> DreamConfig:
+    values: dict[str, Any] = {"arch": NETWORK, "ipc": 2, "iterations": 4, "batch_real": 12}
+    if framework == "idc":
+        values |= {"network_images": 20}
+    if framework in ("dc", "dsa"):
+        values |= {"inner_loop": 2, "synthetic_epochs": 2}
+    if framework == "dm":
+        values |= {"network_epochs": 1}
+    return DreamConfig("digits", framework=framework, workers=1, **{**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def real(digits: Source) -> ClassImages:
+    return load_class_images(digits, 8, device=torch.device("cpu"), workers=1, allow_skipped=0.0)[0]
+
+
+def loop_of(
+    real: ClassImages, framework: str, parts: Sequence[range] | None = None, **changes: Any
+) -> MatchingLoop:
+    settings = fill_in(config(framework, **changes), 8, 3)
+    return MatchingLoop(settings, real, make_network, parts)
+
+
+def make_network() -> nn.Module:
+    return construct(NETWORK, num_classes=3, side=8)
+
+
+def run(loop: MatchingLoop, iterations: int = 2) -> torch.Tensor:
+    values, _ = loop.initial()
+    synthetic = SyntheticImages(
+        values, loop.config.learning_rate, classes=loop.classes, num_classes=3
+    )
+    for iteration in range(iterations):
+        losses = loop.iterate(synthetic, iteration)
+        assert len(losses) == len(loop.parts)
+        assert min(losses) > 0
+    return synthetic.values
+
+
+def digest(path: Path) -> dict[str, str]:
+    return {
+        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and file.name != "run.json"
+    }
+
+
+@pytest.mark.parametrize("framework", ["dc", "dsa", "dm"])
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    tmp_path: Path, digits: Source, monkeypatch: pytest.MonkeyPatch, framework: str
+) -> None:
+    whole = config(framework, out=tmp_path / "whole", checkpoint_every=2)
+    distill(whole, source=digits)
+    killed, iterate = dataclasses.replace(whole, out=tmp_path / "killed"), MatchingLoop.iterate
+
+    def dying(self: MatchingLoop, synthetic: SyntheticImages, at: int) -> list[float]:
+        if at == 3:
+            raise SystemError
+        return iterate(self, synthetic, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MatchingLoop, "iterate", dying)
+        with pytest.raises(SystemError):
+            distill(killed, source=digits)
+    made = distill(dataclasses.replace(killed, resume=True), source=digits)
+    assert digest(made.path) == digest(tmp_path / "whole")
+    assert (load_set(made.path).manifest.config or {})["framework"] == framework
+
+
+@pytest.mark.parametrize(
+    ("framework", "changes"),
+    [
+        ("dm", {}),
+        ("dm", {"match": "bidirectional", "weights": "clusters"}),
+        ("dsa", {"synthetic_epochs": 0}),
+        ("dc", {"synthetic_epochs": 0, "start": "noise", "sampler": "random"}),
+    ],
+)
+def test_a_class_has_the_same_images_without_the_others(
+    real: ClassImages, framework: str, changes: dict[str, Any]
+) -> None:
+    """Byte for byte, because ranks share a run by this."""
+    loop = loop_of(real, framework, **changes)
+    assert loop.config.shares_classes
+    own = run(loop_of(real, framework, [range(1), range(2, 3)], **changes))
+    assert own.equal(run(loop)[[0, 2]])
+
+
+def test_networks_trained_on_all_synthetic_images_are_not_shared(real: ClassImages) -> None:
+    assert not loop_of(real, "dc").config.shares_classes
+    with pytest.raises(PydreamError, match="dc trains networks on the images of all classes"):
+        distill(config("dc", shard="0/2"))
+    with pytest.raises(PydreamError, match="exact updates one class after another"):
+        distill(config("idc", exact=True, shard="0/2"))
+
+
+def test_noise_is_normal_in_normalised_space(real: ClassImages) -> None:
+    loop = loop_of(real, "dc", sampler="random", ipc=9)
+    values, origins = loop.initial()
+    assert origins.shape == (3, 9, 0)
+    drawn = real.normalise(values)
+    assert abs(float(drawn.mean())) < SAMPLING
+    assert abs(float(drawn.std()) - 1) < SAMPLING
+    assert not values.clamp(0, 1).equal(values)
+    assert not values[0].equal(values[1])
+
+
+def test_a_set_of_noise_comes_from_nowhere(tmp_path: Path, digits: Source) -> None:
+    made = distill(
+        config("dc", sampler="random", iterations=1, out=tmp_path / "set"), source=digits
+    )
+    assert load_set(made.path).provenance is None
+
+
+@pytest.mark.parametrize("framework", ["dc", "dsa", "dm"])
+def test_images_leave_the_colours_only_where_that_is_published(
+    real: ClassImages, framework: str
+) -> None:
+    changes: dict[str, Any] = {"sampler": "random", "start": "noise", "learning_rate": 1e-4}
+    published = run(loop_of(real, framework, exact=True, **changes))
+    assert float(published.min()) < -0.5
+    kept = run(loop_of(real, framework, **changes))
+    # Clamped at the beginning of an iteration, of which the last one moves them a little.
+    assert float(kept.min()) > -0.01
+
+
+def test_a_step_moves_normalised_images_by_the_learning_rate(real: ClassImages) -> None:
+    """An image x / std moves x by std times as much: by hand, for one step of DM."""
+    loop = loop_of(real, "dm", sampler="random", learning_rate=0.25)
+    before, _ = loop.initial()
+    synthetic = SyntheticImages(before.clone(), 0.25)
+    loop.iterate(synthetic, 0)
+    moved = real.normalise(synthetic.values) - real.normalise(before)
+    network = loop._networks.network
+    normalised = real.normalise(before).requires_grad_()
+    inputs = next(loop._objective.inputs(seed_of(loop)))
+    loss = torch.zeros(())
+    for label in range(3):
+        rows = inputs.rows[label]
+        if inputs.weights is not None:
+            rows = rows[inputs.weights[label] > 0]
+        augmentation = inputs.augmentation
+        assert augmentation is not None
+        seen = [
+            features(network, images, augmentation[label : label + 1]).mean(0)
+            for images in (real.normalise(real.take(rows)), normalised[label])
+        ]
+        loss = loss + (seen[0].detach() - seen[1]).square().sum()
+    (slope,) = torch.autograd.grad(loss, normalised)
+    torch.testing.assert_close(moved, -0.25 * slope, rtol=1e-3, atol=1e-5)
+
+
+def features(network: Any, images: torch.Tensor, augmentation: torch.Tensor) -> torch.Tensor:
+    from pydream.ops.reference import augment
+
+    embedded: torch.Tensor = network.features(augment.diff_augment(images, augmentation))
+    return embedded.flatten(1)
+
+
+def seed_of(loop: MatchingLoop) -> int:
+    from pydream.dream.draws import Draw
+    from pydream.seeds import derived_seed
+
+    return derived_seed(loop.config.seed, Draw.NETWORK, 0)
+
+
+def test_one_choice_for_all_networks_that_are_never_trained(real: ClassImages) -> None:
+    loop = loop_of(real, "dm")
+    chosen = []
+    for seed in (1, 2):
+        loop._networks.begin(seed)
+        chosen += [inputs.rows for inputs in loop._objective.inputs(seed)]
+    assert chosen[0].equal(chosen[1])
+    other = loop_of(real, "dm", seed=1)
+    assert not next(other._objective.inputs(1)).rows.equal(chosen[0])
+
+
+def test_weights_by_clusters_change_what_is_matched(real: ClassImages) -> None:
+    assert not run(loop_of(real, "dm", weights="clusters")).equal(run(loop_of(real, "dm")))
+
+
+def test_one_operation_a_call() -> None:
+    words = "color_crop_cutout_flip_scale_rotate"
+    rows = one_operation_each(400, 16, words, seed=3)
+    assert rows[:150].equal(one_operation_each(150, 16, words, seed=3))
+    kinds = [kind(row) for row in rows]
+    # Flips do nothing half of the time, and crops and rotations nothing now and then.
+    assert set(kinds) == {"color", "crop", "cutout", "flip", "scale", "rotate", "nothing"}
+    assert all(30 <= kinds.count(word) <= 100 for word in {*kinds} - {"flip"})
+    together = [
+        {kind(row) for row in one_operation_for_all(8, 16, words, seed=seed)} - {"nothing"}
+        for seed in range(40)
+    ]
+    assert max(map(len, together)) == 1
+    assert len(set().union(*together)) == 6
+    batch = one_operation_for_all(8, 16, "color", seed=0)
+    assert len(batch.unique(dim=0)) == 8
+
+
+def kind(row: torch.Tensor) -> str:
+    """Name the one operation of a row; more than one of them fails."""
+    nothing = torch.tensor([0, 1, 1, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0.0])
+    changed = {int(place) for place in (row != nothing).nonzero()}
+    if not changed:
+        return "nothing"
+    if changed <= {0, 1, 2}:
+        return "color"
+    if changed <= {9, 10, 11, 12}:
+        return "cutout"
+    assert changed <= set(range(3, 9))
+    if row[4] != 0:
+        return "rotate"
+    if row[3] == -1:
+        return "flip"
+    return "crop" if row[3] == row[7] == 1 else "scale"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"framework": "fd"}, "framework must be one of idc, dc, dsa, dm, mtt, got 'fd'"),
+        ({"framework": "mtt"}, "mtt needs the trajectories of experts: make them by"),
+        ({"framework": "dm", "experts": Path("x")}, "leave --experts out of dm"),
+        ({"framework": "dc", "match": "trajectory"}, "dc matches gradient or .* not trajectory"),
+        ({"framework": "dm", "synthetic_epochs": 1}, "synthetic_epochs is for dc and dsa, not dm"),
+        ({"framework": "dsa", "student_steps": 3}, "student_steps is for mtt: leave it out of dsa"),
+        ({"sampler": "random", "weights": "clusters"}, "give --sampler representative"),
+        ({"framework": "mtt", "experts": Path("x"), "student_rate": 0.0}, "student_rate must be"),
+    ],
+)
+def test_settings_that_do_not_go_together(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(PydreamError, match=message):
+        DreamConfig("digits", **changes)
+
+
+@pytest.mark.parametrize(
+    ("framework", "ipc", "expected"),
+    [
+        ("dc", 1, (1000, 1, 1, 0.1, 256, "dc", "gradient", True)),
+        ("dc", 10, (1000, 10, 50, 0.1, 256, "dc", "gradient", True)),
+        ("dsa", 30, (1000, 30, 20, 0.1, 256, "dc", "gradient", True)),
+        ("dsa", 50, (1000, 50, 10, 0.1, 256, "dc", "gradient", True)),
+        ("dm", 10, (20_000, 1, 0, 1.0, 256, "mse", "feature", False)),
+        ("dm", 100, (20_000, 1, 0, 10.0, 256, "mse", "feature", False)),
+    ],
+)
+def test_numbers_as_published(framework: Any, ipc: int, expected: tuple[Any, ...]) -> None:
+    found = fill_in(DreamConfig("cifar10:x", framework=framework, ipc=ipc), 32, 10)
+    assert expected == (
+        found.iterations,
+        found.inner_loop,
+        found.synthetic_epochs,
+        found.learning_rate,
+        found.batch_real,
+        found.metric,
+        found.match,
+        found.with_classifier,
+    )
+    assert found.arch == "convnet3-instance"
+    assert found.factor == 1
