@@ -16,7 +16,9 @@ from pydream.errors import PydreamError
 from pydream.urls import is_url, without_secrets
 
 PathLike = TypeVar("PathLike", str, Path)
-_ADD_RESUME = "`pydream rded`, `dream`, `refine`, `observer` and `evaluate`: add --resume"
+_ADD_RESUME = (
+    "`pydream rded`, `dream`, `experts`, `refine`, `observer` and `evaluate`: add --resume"
+)
 KEPT = "finished work is kept; fix this and run the same command again"
 RESUME = f"{KEPT} ({_ADD_RESUME})"
 STOPPED = f"stopped; finished work is kept; run the same command again to continue ({_ADD_RESUME})"

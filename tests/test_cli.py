@@ -30,8 +30,8 @@ from pydream.cli.help import description, examples
 from pydream.cli.options import PROFILED, SPEED, Option, grouped_options, option_names, options_of
 
 COMMANDS = (
-    "rded", "dream", "dream-compare", "refine", "observer", "relabel", "evaluate", "merge",
-    "export", "inspect", "doctor", "demo",
+    "rded", "dream", "dream-compare", "experts", "refine", "observer", "relabel", "evaluate",
+    "merge", "export", "inspect", "doctor", "demo",
 )  # fmt: skip
 
 
@@ -303,7 +303,7 @@ def test_ctrl_c_tells_how_to_continue_where_finished_work_is_kept(
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
     assert printed.startswith("pydream: stopped")
-    kept = {"rded", "dream", "dream-compare", "refine", "observer", "evaluate", "relabel"}
+    kept = {*COMMANDS} - {"merge", "export", "inspect", "doctor", "demo"}
     assert ("finished work is kept" in printed) == (command in kept)
     resumed = {*re.findall("`(?:pydream )?([a-z-]+)`", printed)}
     assert (command in resumed) == ("--resume" in option_names([command], commands.COMMANDS))

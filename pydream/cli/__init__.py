@@ -17,7 +17,16 @@ from pydream.launchers import place_of_rank
 from pydream.progress import is_silent
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_CONTINUED = ("rded", "dream", "dream-compare", "refine", "observer", "evaluate", "relabel")
+_CONTINUED = (
+    "rded",
+    "dream",
+    "dream-compare",
+    "experts",
+    "refine",
+    "observer",
+    "evaluate",
+    "relabel",
+)
 
 
 def main() -> None:

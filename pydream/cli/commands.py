@@ -15,6 +15,7 @@ from pydream.cli.options import Commands, Json, Whole, named_command
 from pydream.cli.usage import one_line_errors
 from pydream.demo import DemoConfig
 from pydream.dream.config import CompareConfig, DreamConfig
+from pydream.dream.experts_config import ExpertsConfig
 from pydream.errors import PydreamError
 from pydream.evaluate.config import EvaluateConfig, RelabelConfig
 from pydream.files import check_free, expand_home, write_new
@@ -93,6 +94,26 @@ def dream_compare_command(config: Annotated[CompareConfig, Whole], *, json: Json
         print_json(dataclasses.asdict(result))
     else:
         print_comparison(result, config.seeds)
+
+
+def experts_command(config: Annotated[ExpertsConfig, Whole], *, json: Json = False) -> None:
+    """Train experts, whose trajectories `dream --framework mtt` matches.
+
+    Examples
+    --------
+    pydream experts cifar10:data --out cifar10-experts
+    pydream experts digits --count 5 --epochs 10
+    """
+    from pydream.cli.tables import print_result
+    from pydream.dream import train_experts
+
+    experts = train_experts(config)
+    arch, parameters = experts.description["arch"], experts.description["parameters"]
+    text = (
+        f"{experts.path}: {len(experts.files)} experts of {experts.epochs} epochs, {arch} with "
+        f"{parameters:,} parameters"
+    )
+    print_result(experts, text, json=json)
 
 
 def observer_command(config: Annotated[ObserverConfig, Whole], *, json: Json = False) -> None:
@@ -354,6 +375,7 @@ COMMANDS: Commands = {
     "rded": rded_command,
     "dream": dream_command,
     "dream-compare": dream_compare_command,
+    "experts": experts_command,
     "observer": observer_command,
     "evaluate": evaluate_command,
     "refine": refine_command,

@@ -28,8 +28,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "What": (
         "set", "source", "observer", "rded arch", "observer_arch", "observer_side", "observer_mean",
         "observer_std", "class_order", "classes", "images_per_class", "image_mean", "image_std",
-        "to", "ipc", "factor", "side", "students", "student", "labels", "baselines", "image",
-        "merge out", "parts", "most_real", "exif", "allow_skipped", "allow_weak_observer",
+        "to", "ipc", "count", "factor", "side", "students", "student", "labels", "baselines",
+        "image", "merge out", "parts", "most_real", "exif", "allow_skipped", "allow_weak_observer",
         "compare",
     ),
     "Method": (

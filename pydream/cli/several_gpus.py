@@ -17,7 +17,7 @@ ALL_GPUS = "cuda:all"
 """Value of --device that stands for all GPUs of the machine."""
 # Signals that the launcher handles, and leaves handled.
 _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-_SHARED = ("rded", "dream", "observer", "evaluate", "relabel", "inspect")
+_SHARED = ("rded", "dream", "experts", "observer", "evaluate", "relabel", "inspect")
 
 
 def started_on_all_gpus(arguments: Sequence[str]) -> bool:

@@ -17,6 +17,7 @@ from pydream.dream.synthetic import SyntheticImages
 from pydream.sets.writer import SetWriter
 
 _PICTURE = "picture."
+_RATE = "rate"
 
 
 @dataclass
@@ -68,6 +69,7 @@ def write_checkpoint(writer: SetWriter, progress: Progress) -> None:
             "values": progress.synthetic.values[place],
             "velocity": progress.synthetic.velocity[place],
             "losses": torch.tensor(losses, dtype=torch.float64),
+            **({} if progress.synthetic.rate is None else {_RATE: progress.synthetic.rate}),
             **{f"{_PICTURE}{at}": shown[place] for at, shown in progress.pictures.items()},
         }
         host = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
@@ -139,6 +141,7 @@ def read_checkpoint(
         joined("velocity").to(device),
         classes=[label for part in parts for label in part],
         num_classes=num_classes,
+        rate=found[0][_RATE].to(device) if _RATE in found[0] else None,
     )
     pictures = [int(name.removeprefix(_PICTURE)) for name in found[0] if name.startswith(_PICTURE)]
     return Progress(

@@ -17,6 +17,7 @@ from pydream.data import Source, check_classes, has_split, open_source
 from pydream.data.resized import LabelledImages, load_split, side_of
 from pydream.devices import announce_device, resolve_device
 from pydream.dream.config import DreamConfig
+from pydream.dream.experts import Experts
 from pydream.dream.loop import parts_of_classes
 from pydream.dream.network import fresh_network
 from pydream.dream.optimise import DreamRun, optimise
@@ -127,6 +128,9 @@ def _distill(
     _warn_of_padding(side, settings.factor)
     fingerprint = ranks.once(source.fingerprint)
     identity = {**settings.identity(), "source_fingerprint": fingerprint}
+    experts = _open_experts(settings, make_network, fingerprint)
+    if experts is not None:
+        identity["experts"] = experts.fingerprint()
     ranks.agree({"settings": identity, "installation": package_record()})
     if resume and (manifest := ranks.once(partial(finished_manifest, out, identity))) is not None:
         return MadeSet(out, manifest, {})
@@ -144,7 +148,7 @@ def _distill(
             _load_test(test, settings, device) if test is not None and settings.eval_every else None
         )
     parts = parts_of_classes(settings, real)
-    run = DreamRun(settings, real, seen, make_network, writer, watch, ranks, parts)
+    run = DreamRun(settings, real, seen, make_network, writer, watch, ranks, parts, experts)
     announce_device(named)
     with writer.begin(ranks):
         if ranks.first:
@@ -152,6 +156,25 @@ def _distill(
         with repeatable_float32():
             optimise(run)
         return finish_together(writer, ranks, real.num_classes, lambda: finish_set(writer, watch))
+
+
+def _open_experts(
+    settings: ResolvedConfig, make_network: Callable[[], nn.Module], fingerprint: str
+) -> Experts | None:
+    """Open the experts of MTT; None for the other frameworks."""
+    if settings.experts is None:
+        return None
+    assert settings.max_start is not None
+    assert settings.expert_epochs is not None
+    experts = Experts.open(settings.experts)
+    network = fresh_network(make_network, settings.seed, torch.device("cpu"))
+    experts.check(
+        arch=settings.arch,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        source=fingerprint,
+        epochs=settings.max_start - 1 + settings.expert_epochs,
+    )
+    return experts
 
 
 def _not_shared(settings: ResolvedConfig) -> str:

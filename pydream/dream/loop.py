@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,18 @@ from torch import Tensor, nn
 from pydream.allocator import keep_freed_memory
 from pydream.dream.batches import RealBatches
 from pydream.dream.draws import Draw
-from pydream.dream.moving_networks import Networks, RealTrained, SyntheticTrained
-from pydream.dream.objectives import AnswersOfClasses, StepInputs
+from pydream.dream.experts import Experts
+from pydream.dream.moving_networks import (
+    ExpertNetworks,
+    Networks,
+    RealTrained,
+    SyntheticTrained,
+)
+from pydream.dream.objectives import AnswersOfClasses
 from pydream.dream.real import ClassImages
 from pydream.dream.resolved import ResolvedConfig
 from pydream.dream.synthetic import SyntheticImages
+from pydream.dream.trajectory_matching import TrajectoryMatching
 from pydream.ops import collage
 from pydream.replay import Replayed
 from pydream.seeds import derived_seed
@@ -29,6 +37,7 @@ _NETWORKS: dict[str, type[Networks]] = {
     "real": RealTrained,
     "synthetic": SyntheticTrained,
     "untrained": Networks,
+    "experts": ExpertNetworks,
 }
 
 
@@ -48,6 +57,8 @@ class MatchingLoop:
         Function that makes a network with fresh weights, drawn from torch's global generator.
     parts
         Parts of the classes, of `parts_of_classes`, whose images are optimised; by default all.
+    experts
+        The trajectories of experts, for MTT.
 
     Attributes
     ----------
@@ -67,17 +78,24 @@ class MatchingLoop:
         real: ClassImages,
         make_network: Callable[[], nn.Module],
         parts: Sequence[range] | None = None,
+        experts: Experts | None = None,
     ) -> None:
         self.config, self.real = config, real
         self.device = real.pixels.device
         self.parts = tuple(parts_of_classes(config, real) if parts is None else parts)
         self.classes = tuple(itertools.chain(*self.parts))
         self._tiling = Tiling(real.side, config.factor, config.cells)
-        self._networks = _NETWORKS[config.of_framework.networks](config, real, make_network)
+        kind = _NETWORKS[config.of_framework.networks]
+        self._networks = kind(config, real, make_network, experts)
         fixed = not self._networks.changes_choice
         self._batches = RealBatches(config, real, self.classes, fixed=fixed)
-        self._objective = AnswersOfClasses(config, real, self._networks, self._batches, self.parts)
-        self._replayed: tuple[SyntheticImages, Replayed[StepInputs]] | None = None
+        self._objective = self._what_is_matched()
+        self._replayed: tuple[SyntheticImages, Replayed[Any]] | None = None
+
+    def _what_is_matched(self) -> AnswersOfClasses | TrajectoryMatching:
+        if isinstance(self._networks, ExpertNetworks):
+            return TrajectoryMatching(self.config, self.real, self._networks)
+        return AnswersOfClasses(self.config, self.real, self._networks, self._batches, self.parts)
 
     @keep_freed_memory()
     def initial(self) -> tuple[Tensor, Tensor]:
@@ -151,12 +169,14 @@ class MatchingLoop:
             self._networks.move(seed, step, synthetic.values)
         return (losses.double() / config.inner_loop).tolist()
 
-    def _replayed_step(self, synthetic: SyntheticImages) -> Replayed[StepInputs]:
+    def _replayed_step(self, synthetic: SyntheticImages) -> Replayed[Any]:
         """Return the step for these images, which is captured once where possible."""
         if self._replayed is None or self._replayed[0] is not synthetic:
-            step = Replayed[StepInputs](
-                lambda inputs: self._objective.step(synthetic, inputs),
-                (synthetic.values, synthetic.velocity),
+            objective: Any = self._objective
+            rate = () if synthetic.rate is None else (synthetic.rate,)
+            step = Replayed[Any](
+                lambda inputs: objective.step(synthetic, inputs),
+                (synthetic.values, synthetic.velocity, *rate),
             )
             self._replayed = synthetic, step
         return self._replayed[1]
@@ -167,9 +187,12 @@ def parts_of_classes(config: ResolvedConfig, real: ClassImages) -> list[range]:
 
     On the CPU a part is a class, because one class keeps it busy. On a GPU there are as few parts
     as memory allows, of about the same size. Last bits depend on the parts, and these on nothing
-    but the settings and the real images.
+    but the settings and the real images. A student of MTT is trained on all classes, which are one
+    part.
     """
     count, most = real.num_classes, 1
+    if config.of_framework.networks == "experts":
+        return [range(count)]
     if real.pixels.device.type == "cuda":
         largest = max(end - begin for begin, end in itertools.pairwise(real.offsets))
         of_class = min(config.ipc * config.factor**2, config.batch_synthetic)

@@ -6,15 +6,14 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from pydream.dream.augmentation import one_operation_for_all
 from pydream.dream.draws import Draw
-from pydream.dream.network import LEARNING_RATE, NetworkTrainer, fresh_network
+from pydream.dream.experts import Experts
+from pydream.dream.network import LEARNING_RATE, NetworkTrainer, fresh_network, train_with_dsa
 from pydream.dream.real import ClassImages
 from pydream.dream.recipes import PRESETS
 from pydream.dream.resolved import ResolvedConfig
-from pydream.ops import diff_augment, multi_formation
+from pydream.ops import multi_formation
 from pydream.seeds import derived_seed, drawn_order
 from pydream.streams import to_device
 from pydream.timeline import stage
@@ -34,6 +33,8 @@ class Networks:
         The real images.
     make_network
         Function that makes a network with fresh weights, drawn from torch's global generator.
+    experts
+        The trajectories of experts, for those who need them.
 
     Attributes
     ----------
@@ -46,7 +47,11 @@ class Networks:
     """True if representatives are chosen by each network, False if they are chosen once."""
 
     def __init__(
-        self, config: ResolvedConfig, real: ClassImages, make_network: Callable[[], nn.Module]
+        self,
+        config: ResolvedConfig,
+        real: ClassImages,
+        make_network: Callable[[], nn.Module],
+        experts: Experts | None = None,
     ) -> None:
         self.config, self.real, self.make_network = config, real, make_network
         self.device = real.pixels.device
@@ -152,26 +157,40 @@ class SyntheticTrained(RealTrained):
             seen = self.real.normalise(formed).flatten(0, 1)
         labels = torch.arange(len(images), device=self.device).repeat_interleave(formed.shape[1])
         self.network.train()
+        strategy = config.of_framework.strategy(flip=PRESETS[config.recipe].flip)
         for epoch in range(config.synthetic_epochs):
+            of_epoch = derived_seed(seed, Draw.TRAIN, step, epoch)
+            order = torch.from_numpy(drawn_order(derived_seed(of_epoch, _ORDER), len(seen)))
+            batches = (
+                (seen[chosen], labels[chosen])
+                for chosen in torch.split(to_device(order, self.device), _BATCH)
+            )
             with stage("train network", self.device):
-                self._train(seen, labels, derived_seed(seed, Draw.TRAIN, step, epoch))
+                augment = derived_seed(of_epoch, _AUGMENT)
+                train_with_dsa(self.network, self._optimizer, batches, strategy, augment)
 
-    def _train(self, images: Tensor, labels: Tensor, seed: int) -> None:
-        """Train for one epoch on normalised images."""
-        framework = self.config.of_framework
-        strategy = framework.strategy(flip=PRESETS[self.config.recipe].flip)
-        order = torch.from_numpy(drawn_order(derived_seed(seed, _ORDER), len(images)))
-        for number, chosen in enumerate(torch.split(to_device(order, self.device), _BATCH)):
-            batch = images[chosen]
-            if strategy:
-                drawn = one_operation_for_all(
-                    len(batch),
-                    self.real.side,
-                    strategy,
-                    seed=derived_seed(seed, _AUGMENT, number),
-                )
-                batch = diff_augment(batch, to_device(drawn, self.device))
-            loss = functional.cross_entropy(self.network(batch), labels[chosen])
-            self._optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            self._optimizer.step()
+
+class ExpertNetworks(Networks):
+    """Networks whose weights are read from the trajectories of experts (MTT)."""
+
+    def __init__(
+        self,
+        config: ResolvedConfig,
+        real: ClassImages,
+        make_network: Callable[[], nn.Module],
+        experts: Experts | None = None,
+    ) -> None:
+        super().__init__(config, real, make_network)
+        assert experts is not None
+        self.experts = experts
+
+    def begin(self, seed: int) -> None:
+        """Do nothing: a step draws weights of its own."""
+
+    def chooser(self) -> nn.Module:
+        """Return the first expert at the end of its training."""
+        if self._chooser is None:
+            self._chooser = fresh_network(self.make_network, self.config.seed, self.device)
+            weights = self.experts.weights(0, self.experts.epochs, self.device)
+            nn.utils.vector_to_parameters(weights, self._chooser.parameters())
+        return self._chooser

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pydream.dream.augmentation import one_operation_for_all
 from pydream.dream.real import ClassImages
 from pydream.ops import diff_augment, random_augment
 from pydream.seeds import derived_seed, drawn_order, own_random_numbers, uniform
@@ -68,6 +69,38 @@ class NetworkTrainer:
             self._optimizer.zero_grad()
             torch.autograd.backward(loss)
             self._optimizer.step()
+
+
+def train_with_dsa(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    strategy: str,
+    seed: int,
+) -> None:
+    """Train a network on some batches, each augmented by one operation of DSA.
+
+    Parameters
+    ----------
+    network, optimizer
+        Classifier of normalised images, and the optimiser of its weights.
+    batches
+        Normalised images, (B, C, S, S), and labels, int64 (B,).
+    strategy
+        Words of `pydream.ops.random_augment`; empty for no augmentation.
+    seed
+        Random seed of these batches.
+    """
+    for number, (images, labels) in enumerate(batches):
+        if strategy:
+            drawn = one_operation_for_all(
+                len(images), images.shape[-1], strategy, seed=derived_seed(seed, number)
+            )
+            images = diff_augment(images, to_device(drawn, images.device))
+        loss = functional.cross_entropy(network(images), labels)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
 
 
 def mixed_loss(network: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:

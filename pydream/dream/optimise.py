@@ -22,6 +22,7 @@ from pydream.dream.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from pydream.dream.experts import Experts
 from pydream.dream.loop import MatchingLoop
 from pydream.dream.real import ClassImages
 from pydream.dream.recipes import PRESETS
@@ -62,6 +63,8 @@ class DreamRun:
         The processes that share the run.
     parts
         The parts of the classes, which the processes share out.
+    experts
+        The trajectories of experts; None without.
     """
 
     config: ResolvedConfig
@@ -72,6 +75,7 @@ class DreamRun:
     watch: Stopwatch
     ranks: Ranks
     parts: Sequence[range]
+    experts: Experts | None = None
 
 
 def optimise(run: DreamRun) -> None:
@@ -108,7 +112,7 @@ def _iterate_all(
     A rank without parts keeps step with the others.
     """
     config, ranks = run.config, run.ranks
-    loop = MatchingLoop(config, run.real, run.make_network, own) if own else None
+    loop = MatchingLoop(config, run.real, run.make_network, own, run.experts) if own else None
     progress = None if loop is None else _begin(run, loop, begun)
     kept = at = begun or 0
     if progress is not None:
@@ -149,8 +153,13 @@ def _begin(run: DreamRun, loop: MatchingLoop, begun: int | None) -> Progress:
         )
     with run.watch("initial images"):
         values, origins = loop.initial()
+    rate = config.student_rate
     synthetic = SyntheticImages(
-        values, config.learning_rate, classes=loop.classes, num_classes=real.num_classes
+        values,
+        config.learning_rate,
+        classes=loop.classes,
+        num_classes=real.num_classes,
+        rate=None if rate is None else torch.tensor([rate, 0.0], device=loop.device),
     )
     sources = [
         [[real.keys[row] for row in cells] for cells in images] for images in origins.tolist()
@@ -184,6 +193,13 @@ def _iterate(run: DreamRun, loop: MatchingLoop, progress: Progress, kept: int) -
     progress.iteration += 1
     for of_part, loss in zip(progress.losses, losses, strict=True):
         of_part.append(loss)
+    rate = progress.synthetic.rate
+    if rate is not None and not float(rate[0]) > 0:
+        raise PydreamError(
+            f"the student's learning rate became {float(rate[0]):g} in iteration "
+            f"{progress.iteration}: give a --rate-learning-rate below "
+            f"{run.config.rate_learning_rate:g}; checkpoints are kept in {run.writer.partial}"
+        )
     if not (math.isfinite(sum(losses)) and bool(progress.synthetic.values.isfinite().all())):
         where = f"iteration {kept}" if kept else "the start"
         raise PydreamError(
@@ -299,7 +315,9 @@ def _finished_values(run: DreamRun) -> Tensor:
 def _write_classes(run: DreamRun, progress: Progress) -> None:
     """Write the images of some parts, and keep what finishes the set."""
     writer = run.writer
-    values = progress.synthetic.values.clamp(0, 1).cpu()
+    values = progress.synthetic.values.cpu()
+    if not run.config.leaves_colours:
+        values = values.clamp(0, 1)
     losses = dict(zip((part.start for part in progress.parts), progress.losses, strict=True))
     for place, label in enumerate(itertools.chain(*progress.parts)):
         if writer.finished_class(label) is not None:

@@ -16,6 +16,7 @@ from pydream.data import Source
 from pydream.dream import DreamConfig, distill
 from pydream.dream.augmentation import one_operation_each, one_operation_for_all
 from pydream.dream.loop import MatchingLoop
+from pydream.dream.objectives import StepInputs
 from pydream.dream.real import ClassImages, load_class_images
 from pydream.dream.resolved import fill_in
 from pydream.dream.synthetic import SyntheticImages
@@ -163,7 +164,7 @@ def test_a_step_moves_normalised_images_by_the_learning_rate(real: ClassImages) 
     moved = real.normalise(synthetic.values) - real.normalise(before)
     network = loop._networks.network
     normalised = real.normalise(before).requires_grad_()
-    inputs = next(loop._objective.inputs(seed_of(loop)))
+    inputs = step_inputs(loop, seed_of(loop))
     loss = torch.zeros(())
     for label in range(3):
         rows = inputs.rows[label]
@@ -199,10 +200,19 @@ def test_one_choice_for_all_networks_that_are_never_trained(real: ClassImages) -
     chosen = []
     for seed in (1, 2):
         loop._networks.begin(seed)
-        chosen += [inputs.rows for inputs in loop._objective.inputs(seed)]
+        chosen.append(first_rows(loop, seed))
     assert chosen[0].equal(chosen[1])
-    other = loop_of(real, "dm", seed=1)
-    assert not next(other._objective.inputs(1)).rows.equal(chosen[0])
+    assert not first_rows(loop_of(real, "dm", seed=1), 1).equal(chosen[0])
+
+
+def first_rows(loop: MatchingLoop, seed: int) -> torch.Tensor:
+    return step_inputs(loop, seed).rows
+
+
+def step_inputs(loop: MatchingLoop, seed: int) -> StepInputs:
+    inputs = next(loop._objective.inputs(seed))
+    assert isinstance(inputs, StepInputs)
+    return inputs
 
 
 def test_weights_by_clusters_change_what_is_matched(real: ClassImages) -> None:

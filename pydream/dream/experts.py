@@ -1,0 +1,197 @@
+"""Trajectories of experts on disk: the weights of networks in the course of their training.
+
+A folder holds ``experts.json``, which describes them, and a file for each expert with all of its
+weights, float32 (epochs + 1, P).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from pydream.errors import PydreamError, first_line
+from pydream.files import disk_errors, write_whole
+from pydream.seeds import uniform
+
+_FORMAT = 1
+_DESCRIPTION = "experts.json"
+_WEIGHTS = "weights"
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Trajectories of some experts of one network on one image set.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    description
+        What ``experts.json`` says: arch, side, class names, settings and so on.
+    files
+        The file of each expert.
+    """
+
+    path: Path
+    description: Mapping[str, Any]
+    files: tuple[Path, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> Experts:
+        """Open a folder of experts.
+
+        Raises
+        ------
+        PydreamError
+            If it is none, or experts are missing.
+        """
+        description = read_description(path)
+        if description is None:
+            raise PydreamError(
+                f"{path} is no folder of experts: make them by pydream experts SOURCE --out {path}"
+            )
+        files = tuple(file_of(path, number) for number in range(description["count"]))
+        missing = sum(not file.is_file() for file in files)
+        if missing:
+            raise PydreamError(
+                f"{path} lacks {missing} of {len(files)} experts: run pydream experts again, with "
+                "--resume"
+            )
+        return cls(path, description, files)
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs of each expert."""
+        return int(self.description["settings"]["epochs"])
+
+    def fingerprint(self) -> str:
+        """Return a hash of what the experts are: their settings, images and number."""
+        text = json.dumps(self.description, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def check(self, *, arch: str, parameters: int, source: str, epochs: int) -> None:
+        """Raise PydreamError unless the experts suit a run.
+
+        Parameters
+        ----------
+        arch
+            The run's network.
+        parameters
+            Number of its parameters.
+        source
+            Fingerprint of the run's images.
+        epochs
+            Number of epochs that the run asks for.
+        """
+        own = self.description
+        if (own["arch"], own["parameters"]) != (arch, parameters):
+            raise PydreamError(
+                f"{self.path} has experts of {own['arch']} with {own['parameters']} parameters, "
+                f"not of {arch} with {parameters}: give --arch {own['arch']}, or train others"
+            )
+        if own["source_fingerprint"] != source:
+            raise PydreamError(
+                f"{self.path} has experts of another image set, {own['source']}: train experts of "
+                "this one by pydream experts"
+            )
+        if epochs > self.epochs:
+            raise PydreamError(
+                f"{self.path} has experts of {self.epochs} epochs, fewer than the {epochs} that "
+                "max_start and expert_epochs need: lower --max-start, or train longer"
+            )
+
+    def draw(
+        self, seed: int, max_start: int, expert_epochs: int, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Draw an expert and an epoch; return its weights there and some epochs later.
+
+        Parameters
+        ----------
+        seed
+            Random seed.
+        max_start
+            Number of the epochs to choose from, beginning with the first.
+        expert_epochs
+            Number of epochs between the two.
+        device
+            Device of the result.
+
+        Returns
+        -------
+        tuple[Tensor, Tensor]
+            float32 (P,) each.
+        """
+        drawn = uniform(seed, 2)
+        number, epoch = int(drawn[0] * len(self.files)), int(drawn[1] * max_start)
+        return (
+            self.weights(number, epoch, device),
+            self.weights(number, epoch + expert_epochs, device),
+        )
+
+    def weights(self, number: int, epoch: int, device: torch.device) -> Tensor:
+        """Return the weights of an expert after some epochs, float32 (P,).
+
+        Raises
+        ------
+        PydreamError
+            If its file cannot be read.
+        """
+        file = self.files[number]
+        try:
+            with safe_open(file, framework="pt") as opened:
+                weights: Tensor = opened.get_slice(_WEIGHTS)[epoch]
+        except (OSError, SafetensorError, IndexError) as error:
+            raise PydreamError(
+                f"{file} cannot be read as an expert ({first_line(error)}): remove it, and run "
+                "pydream experts again, with --resume"
+            ) from error
+        return weights.to(device)
+
+
+def file_of(path: Path, number: int) -> Path:
+    """Return the file of an expert."""
+    return path / f"expert-{number:05d}.safetensors"
+
+
+def write_expert(path: Path, number: int, weights: Tensor) -> None:
+    """Write all weights of an expert, float32 (epochs + 1, P), at once or not at all."""
+    write_whole(file_of(path, number), save({_WEIGHTS: weights}))
+
+
+def write_description(path: Path, description: Mapping[str, Any]) -> None:
+    """Write what the experts of a folder are."""
+    with disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"format": _FORMAT, **description}, indent=1, ensure_ascii=False)
+    write_whole(path / _DESCRIPTION, (text + "\n").encode())
+
+
+def read_description(path: Path) -> dict[str, Any] | None:
+    """Return what the experts of a folder are; None if it is no such folder.
+
+    Raises
+    ------
+    PydreamError
+        If the description cannot be read, or is of a newer version of pydream.
+    """
+    file = path / _DESCRIPTION
+    try:
+        found: dict[str, Any] = json.loads(file.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise PydreamError(f"{file} cannot be read: {first_line(error)}") from error
+    if found.get("format") != _FORMAT:
+        raise PydreamError(
+            f"{file} has format {found.get('format')}, this pydream reads {_FORMAT}: update it"
+        )
+    return found

@@ -1,0 +1,243 @@
+"""Trajectories of experts, and images that match them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rank_processes import on_ranks
+from torch import nn
+
+from pydream.data import Source
+from pydream.dream import (
+    DreamConfig,
+    Experts,
+    ExpertsConfig,
+    distill,
+    expert_training,
+    train_experts,
+)
+from pydream.dream.experts import write_expert
+from pydream.dream.frameworks import FRAMEWORKS
+from pydream.dream.loop import MatchingLoop
+from pydream.errors import PydreamError
+from pydream.models.registry import construct
+
+ARCH = "convnet2-w4-instance"
+
+
+def config(out: Path, **changes: Any) -> ExpertsConfig:
+    values: dict[str, Any] = {
+        "count": 3,
+        "epochs": 3,
+        "arch": ARCH,
+        "batch_size": 30,
+        "workers": 1,
+    }
+    return ExpertsConfig("digits", out=out, **{**values, **changes})
+
+
+def matching(out: Path, experts: Path, **changes: Any) -> DreamConfig:
+    values: dict[str, Any] = {
+        "framework": "mtt",
+        "experts": experts,
+        "arch": ARCH,
+        "ipc": 2,
+        "iterations": 3,
+        "student_steps": 4,
+        "max_start": 2,
+        "expert_epochs": 2,
+        "batch_synthetic": 4,
+        "learning_rate": 1.0,
+        "rate_learning_rate": 1e-6,
+        "checkpoint_every": 1,
+        "workers": 1,
+    }
+    return DreamConfig("digits", out=out, **{**values, **changes})
+
+
+def digest(path: Path) -> dict[str, str]:
+    return {
+        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and file.name != "run.json"
+    }
+
+
+@pytest.fixture(scope="module")
+def experts(digits: Source, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_experts(config(tmp_path_factory.mktemp("e") / "experts"), source=digits).path
+
+
+def test_weights_are_those_of_plain_training(
+    digits: Source, experts: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without augmentation, against SGD written out, with the batches of the run."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    batches = expert_training._batches
+
+    def kept(*given: Any) -> Any:
+        for images, labels in batches(*given):
+            seen.append((images.clone(), labels))
+            yield images, labels
+
+    monkeypatch.setattr(expert_training, "_batches", kept)
+    plain = dataclasses.replace(FRAMEWORKS["mtt"], augmentation=())
+    monkeypatch.setattr(expert_training, "FRAMEWORKS", {"mtt": plain})
+    made = train_experts(config(tmp_path / "plain", count=1), source=digits)
+    cpu = torch.device("cpu")
+    network = construct(ARCH, num_classes=3, side=8)
+    nn.utils.vector_to_parameters(made.weights(0, 0, cpu), network.parameters())
+    assert len(seen) == 9  # 72 images in batches of 30, three times
+    assert sorted(len(labels) for _, labels in seen[:3]) == [12, 30, 30]
+    for number, (images, labels) in enumerate(seen, 1):
+        loss = nn.functional.cross_entropy(network(images), labels)
+        gradients = torch.autograd.grad(loss, [*network.parameters()])
+        with torch.no_grad():
+            for weight, gradient in zip(network.parameters(), gradients, strict=True):
+                weight.sub_(gradient, alpha=0.01)
+        if number % 3 == 0:
+            flat = nn.utils.parameters_to_vector(network.parameters())
+            torch.testing.assert_close(made.weights(0, number // 3, cpu), flat)
+    first = Experts.open(experts)
+    assert first.weights(0, 0, cpu).equal(made.weights(0, 0, cpu))  # the same seed
+    assert not first.weights(0, 1, cpu).equal(made.weights(0, 1, cpu))  # augmented
+    assert not first.weights(1, 0, cpu).equal(first.weights(0, 0, cpu))
+
+
+def test_ranks_and_resumed_runs_make_the_same_bytes(
+    digits: Source, experts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = write_expert
+
+    def dying(path: Path, number: int, weights: torch.Tensor) -> None:
+        if number == 1:
+            raise SystemError
+        write(path, number, weights)
+
+    out = tmp_path / "experts"
+    with monkeypatch.context() as patch:
+        patch.setattr(expert_training, "write_expert", dying)
+        with pytest.raises(SystemError):
+            train_experts(config(out), source=digits)
+    with pytest.raises(PydreamError, match="lacks 2 of 3 experts: run pydream experts again"):
+        Experts.open(out)
+    kept = (out / "expert-00000.safetensors").stat().st_mtime_ns
+    train_experts(config(out, resume=True, workers=2), source=digits)
+    assert digest(out) == digest(experts)
+    assert (out / "expert-00000.safetensors").stat().st_mtime_ns == kept
+    more = train_experts(config(out, resume=True, count=4), source=digits)
+    assert len(more.files) == 4
+    assert digest(out).items() >= {
+        (name, value) for name, value in digest(experts).items() if name != "experts.json"
+    }
+
+
+def test_ranks_share_experts(tmp_path: Path) -> None:
+    small = {"count": 3, "epochs": 1, "batch_size": 512}
+    alone = train_experts(config(tmp_path / "alone", **small))
+    on_ranks(2, train_experts, config(tmp_path / "shared", **small))
+    assert digest(tmp_path / "shared") == digest(alone.path)
+
+
+def test_representative_batches_are_other_experts(digits: Source, tmp_path: Path) -> None:
+    made = [
+        train_experts(
+            config(tmp_path / name, count=1, epochs=2, sampler=name, interval=1), source=digits
+        )
+        for name in ("random", "representative")
+    ]
+    cpu = torch.device("cpu")
+    one, other = (experts.weights(0, 2, cpu) for experts in made)
+    assert not one.equal(other)
+
+
+def test_a_killed_run_of_mtt_goes_on_to_the_same_bytes(
+    digits: Source, experts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = distill(matching(tmp_path / "whole", experts), source=digits)
+    iterate = MatchingLoop.iterate
+
+    def dying(self: MatchingLoop, synthetic: Any, at: int) -> list[float]:
+        if at == 2:
+            raise SystemError
+        return iterate(self, synthetic, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MatchingLoop, "iterate", dying)
+        with pytest.raises(SystemError):
+            distill(matching(tmp_path / "killed", experts), source=digits)
+    moved = tmp_path / "moved"  # experts are known by what they are, not by their place
+    moved.symlink_to(experts)
+    resumed = distill(matching(tmp_path / "killed", moved, resume=True), source=digits)
+    assert digest(resumed.path) == digest(made.path)
+    history = made.manifest.history
+    assert history is not None
+    assert all(entry["loss"] > 0 for entry in history[1:])
+
+
+def test_the_student_rate_moves(digits: Source, experts: Path, tmp_path: Path) -> None:
+    sets = [
+        distill(
+            matching(tmp_path / name, experts, rate_learning_rate=rate, iterations=2),
+            source=digits,
+        )
+        for name, rate in (("slow", 1e-9), ("fast", 1e-6))
+    ]
+    one, other = ((made.path / "images.pt").read_bytes() for made in sets)
+    assert one != other
+    with pytest.raises(
+        PydreamError, match=r"rate became -.* give a --rate-learning-rate below 0\.001"
+    ):
+        distill(matching(tmp_path / "wild", experts, rate_learning_rate=1e-3), source=digits)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arch": "convnet2-w8-instance"}, "has experts of convnet2-w4-instance with"),
+        ({"max_start": 3}, "experts of 3 epochs, fewer than the 4 that"),
+        ({"seed": 0, "side": 12}, "parameters, not of"),
+    ],
+)
+def test_experts_that_do_not_suit(
+    digits: Source, experts: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PydreamError, match=message):
+        distill(matching(tmp_path / "set", experts, **changes), source=digits)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_experts_of_other_images(other_digits: Source, experts: Path, tmp_path: Path) -> None:
+    with pytest.raises(PydreamError, match="experts of another image set, digits"):
+        distill(matching(tmp_path / "set", experts), source=other_digits)
+
+
+def test_folders_that_are_no_experts(digits: Source, experts: Path, tmp_path: Path) -> None:
+    with pytest.raises(PydreamError, match="is no folder of experts: make them by pydream experts"):
+        Experts.open(tmp_path)
+    with pytest.raises(PydreamError, match="holds experts already: add --resume"):
+        train_experts(config(experts), source=digits)
+    with pytest.raises(PydreamError, match=r"made with other settings .*epochs 3 then, 4 now"):
+        train_experts(config(experts, epochs=4, resume=True), source=digits)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("mine")
+    with pytest.raises(PydreamError, match="exists and is not overwritten"):
+        train_experts(config(mine), source=digits)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in experts.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    (broken / "expert-00001.safetensors").write_bytes(b"nothing")
+    with pytest.raises(PydreamError, match="cannot be read as an expert"):
+        Experts.open(broken).weights(1, 0, torch.device("cpu"))
+    (broken / "experts.json").write_text("{")
+    with pytest.raises(PydreamError, match=r"experts\.json cannot be read"):
+        Experts.open(broken)
+    with pytest.raises(PydreamError, match="diverged in epoch 1: give a --learning-rate below"):
+        train_experts(config(tmp_path / "wild", learning_rate=1e30), source=digits)
