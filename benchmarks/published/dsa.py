@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pydream.ops import random_augment
+
 
 def augment(x: Tensor, parameters: Tensor, kind: str) -> Tensor:
     """The chain of DSA's code, with its random numbers given."""
@@ -18,6 +20,42 @@ def augment(x: Tensor, parameters: Tensor, kind: str) -> Tensor:
     x = (x - mean) * contrast + mean
     x = shifted(x, rows) if kind == "crop" else turned(x, rows)
     return erased(x, rows)
+
+
+def augment_one(x: Tensor, rows: Tensor) -> Tensor:
+    """The one operation of a call, as DSA's default mode has it: the others would do nothing.
+
+    Parameters
+    ----------
+    x
+        (B, C, S, S).
+    rows
+        (1, 13) for all images or (B, 13), all of one operation, as the rows of
+        `pydream.ops.random_augment`.
+    """
+    rows = rows.to(x.dtype).expand(len(x), -1)
+    if (rows[:, 11] > 0).any():
+        return erased(x, rows)
+    if (rows[:, :3] != rows.new_tensor([0, 1, 1])).any():
+        brightness, saturation, contrast = rows[:, :3, None, None, None].unbind(1)
+        x = x + brightness
+        mean = x.mean(dim=1, keepdim=True)
+        x = (x - mean) * saturation + mean
+        mean = x.mean(dim=[1, 2, 3], keepdim=True)
+        return (x - mean) * contrast + mean
+    unit = (rows[:, 3] == 1) & (rows[:, 7] == 1)
+    if bool(unit.all()):
+        return shifted(x, rows)
+    mirrored = rows[:, 3] == -1
+    if bool((mirrored | unit).all()):
+        return torch.where(mirrored[:, None, None, None], x.flip(3), x)
+    return turned(x, rows)
+
+
+def draw_one(count: int, side: int) -> Tensor:
+    """Draw one operation, and its parameters for each image: float32 (count, 13)."""
+    word = ("color", "crop", "cutout", "flip", "scale", "rotate")[int(torch.randint(6, ()))]
+    return random_augment(count, side, word, seed=int(torch.randint(2**62, ())))
 
 
 def shifted(x: Tensor, rows: Tensor) -> Tensor:
