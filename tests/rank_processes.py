@@ -21,8 +21,15 @@ from pydream.models import ObserverConfig, train_observer
 from pydream.models.training_state import TrainingState
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    ["pydream.evaluate.evaluation", "pydream.inspection.inspection", "pydream.rded.distill"]
+_CONTEXT.set_forkserver_preload(  # whatever ranks would take seconds to load
+    [
+        "pydream.dream.distill",
+        "pydream.evaluate.evaluation",
+        "pydream.inspection.inspection",
+        "pydream.rded.distill",
+        "pydream.report.page",
+        "sklearn.datasets",
+    ]
 )
 LIMIT = 120  # seconds for ranks with tiny images
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from rank_processes import on_ranks, run_command
 from rded_runs import hashes
 
 from pydream.data import Source
@@ -72,27 +68,14 @@ def test_ranks_with_students_on_the_way(tmp_path: Path) -> None:
     """Two ranks, of which the second has fewer classes, and each trains a student."""
     changes = {"eval_every": 2, "iterations": 2}
     whole = distill(config(tmp_path / "whole", **changes)).path
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     options = [
         word
         for name, value in {**SETTINGS, **changes}.items()
         for word in (f"--{name.replace('_', '-')}", str(value))
     ]
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
-            *("--master-port", port, "-m", "pydream", "dream", "digits"),
-            *("--out", str(tmp_path / "ranks"), *options),
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    words = ["dream", "digits", "--out", str(tmp_path / "ranks"), *options]
+    first, second = on_ranks(2, run_command, *words)
+    assert first[0] == second[0] == 0, first[2] + second[2]
     assert hashes(tmp_path / "ranks") == hashes(whole)
-    assert done.stderr.count("matching: 2 of 2 iterations") == 1
+    assert (first[2] + second[2]).count("matching: 2 of 2 iterations") == 1
     assert config(tmp_path, shard="0/2").identity() == config(tmp_path).identity()

@@ -22,7 +22,7 @@ from pydream.profiling import (
     profile_table,
     read_profile,
 )
-from pydream.rded import RdedConfig
+from pydream.rded import RdedConfig, distill
 from pydream.sets.distilled import load_set
 
 
@@ -143,7 +143,7 @@ def test_dream_and_its_students(observer: str, tmp_path: Path) -> None:
 
 def test_evaluate(observer: str, tmp_path: Path) -> None:
     out = tmp_path / "set"
-    profile(settings(observer, out=out), tmp_path / "rded.json")
+    distill(settings(observer, out=out))
     config = EvaluateConfig(out, observer=observer, source="digits", epochs=2, eval_every=2)
     result = profile(config, tmp_path / "evaluate.json")
     consistent(result)
@@ -159,9 +159,9 @@ def test_evaluate(observer: str, tmp_path: Path) -> None:
 def test_two_side_by_side(observer: str, tmp_path: Path) -> None:
     one, other = (
         profile(settings(observer, preselect=number), tmp_path / f"{number}.json")
-        for number in (10, 30)
+        for number in (2, 5)
     )
-    text = shown(comparison_table(one, other, names=("10.json", "30.json")))
+    text = shown(comparison_table(one, other, names=("2.json", "5.json")))
     (line,) = [line for line in text.splitlines() if line.startswith("observer")]
     seconds = [by_path(result)["observer"].seconds for result in (one, other)]
     assert line.split()[-1] == f"{seconds[0] / seconds[1]:.2f}"
@@ -207,7 +207,7 @@ def test_the_command(
         return 0
 
     monkeypatch.chdir(tmp_path)
-    method = ("rded", "digits", "--observer", observer, "--ipc", "1", "--preselect", "10")
+    method = ("rded", "digits", "--observer", observer, "--ipc", "1", "--preselect", "2")
     assert run("--save", "a.json", *method) == 0
     assert "trace:   a.trace.json.gz" in capsys.readouterr().out
     assert run("--save", "b.json", "--json", *method) == 0
