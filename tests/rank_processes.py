@@ -10,8 +10,9 @@ import pickle
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
@@ -64,22 +65,42 @@ def on_ranks(count: int, work: Callable[..., Any], *given: Any) -> list[Any]:
         "MASTER_PORT": str(free_port()),
         "TORCH_CPP_LOG_LEVEL": "ERROR",
     }
+    each = [{**place, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+    return in_processes(each, work, *given)
+
+
+def in_processes(
+    variables_of_each: Sequence[Mapping[str, str]], work: Callable[..., Any], *given: Any
+) -> list[Any]:
+    """Call a function in several processes at once, each with variables of its own.
+
+    Parameters
+    ----------
+    variables_of_each
+        Variables of each process's environment, beside those of this process.
+    work, given
+        Function of a module that is not a test, and its arguments.
+
+    Returns
+    -------
+    list
+        What each call returned or raised; None for a process that was killed.
+    """
     threads = torch.get_num_threads()  # else sums would differ in their last bits
-    ends, ranks = [], []
-    for number in range(count):
+    ends, processes = [], []
+    for variables in variables_of_each:
         end, far_end = _CONTEXT.Pipe(duplex=False)
-        variables = {**place, "RANK": str(number), "LOCAL_RANK": str(number)}
-        rank = _CONTEXT.Process(target=_work, args=(far_end, variables, threads, work, given))
-        rank.start()
+        process = _CONTEXT.Process(target=_work, args=(far_end, variables, threads, work, given))
+        process.start()
         far_end.close()
         ends.append(end)
-        ranks.append(rank)
+        processes.append(process)
     try:
         return [_result(end) for end in ends]
     finally:
-        for rank in ranks:
-            rank.join(LIMIT)
-            rank.kill()
+        for process in processes:
+            process.join(LIMIT)
+            process.kill()
 
 
 def _result(end: Connection) -> Any:
@@ -92,7 +113,7 @@ def _result(end: Connection) -> Any:
 
 def _work(
     end: Connection,
-    variables: dict[str, str],
+    variables: Mapping[str, str],
     threads: int,
     work: Callable[..., Any],
     given: tuple[Any, ...],
@@ -159,3 +180,9 @@ def run_command(*words: str) -> tuple[int, str, str]:
         except SystemExit as end:
             status = int(end.code or 0)
     return status, output.getvalue(), errors.getvalue()
+
+
+def run_command_there(folder: Path, *words: str) -> tuple[int, str, str]:
+    """Run a command of pydream as `run_command` does, from another folder."""
+    os.chdir(folder)
+    return run_command(*words)

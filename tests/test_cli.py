@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+import pydream
 from pydream.dream.config import CompareConfig, DreamConfig
 from pydream.models import ObserverConfig, train_observer
 from pydream.ops import _dispatch
@@ -68,9 +69,16 @@ def tiny(tmp_path: Path) -> Path:
 
 def test_the_module_runs_as_a_program() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pydream", "doctor", "--json"], capture_output=True, check=True
+        [sys.executable, "-m", "pydream", "--version"], capture_output=True, text=True, check=True
     )
-    assert "ops" in json.loads(done.stdout)
+    assert done.stdout == f"pydream {pydream.__version__}\n"
+
+
+def test_what_is_installed_as_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "doctor", "--json")  # 0 or 1: the machine may have its problems
+    assert "ops" in json.loads(capsys.readouterr().out)
 
 
 def test_distil_inspect_evaluate(

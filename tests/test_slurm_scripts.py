@@ -1,6 +1,7 @@
-"""The scripts of docs/scale.md, run as they stand, by stand-ins for Slurm's commands.
+"""The scripts of docs/scale.md, run as they stand, by stand-ins for Slurm's commands and Python.
 
-There is no cluster here: a stand-in sets the variables that Slurm sets, and starts the tasks.
+There is no cluster here: a stand-in sets the variables that Slurm sets, and starts the tasks. What
+a script starts as Python is noted, and then done by processes that have loaded PyTorch already.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from rank_processes import in_processes, run_command_there
 from rded_runs import hashes, settings, write_pictures
 
 from pydream.models import ObserverConfig, train_observer
 from pydream.rded import distill
 
 DOCS = Path(__file__).parents[1] / "docs" / "scale.md"
-LIMIT = 300  # seconds for the tasks of a script
+LIMIT = 300  # seconds for a script
 TASKS = 2
 # As srun does: all tasks at once, each with its number; the step fails if one does.
 SRUN = f"""#!/bin/bash
@@ -32,6 +33,10 @@ for number in $(seq 0 {TASKS - 1}); do
     pids="$pids $!"
 done
 for pid in $pids; do wait $pid || exit 1; done
+"""
+PYTHON = """#!/bin/bash
+env | grep ^SLURM_ > started/$$.variables
+printf '%s\\n' "$@" > started/$$.words
 """
 
 
@@ -58,28 +63,33 @@ def scripts() -> list[str]:
 
 
 def run(script: str, work: Path, **variables: str) -> None:
-    commands = work / "bin"
-    commands.mkdir(exist_ok=True)
-    (commands / "srun").write_text(SRUN)
-    (commands / "srun").chmod(0o755)
-    python = Path(sys.executable).parent
-    package = str(Path(__file__).parents[1])
+    commands, started = work / "bin", work / "started"
+    for folder in (commands, started):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    for name, content in (("srun", SRUN), ("python", PYTHON)):
+        (commands / name).write_text(content)
+        (commands / name).chmod(0o755)
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=work,
-        env={
-            **os.environ,
-            "PATH": f"{commands}:{python}:{os.environ['PATH']}",
-            "PYTHONPATH": package,
-            "OMP_NUM_THREADS": "1",
-            **variables,
-        },
+        env={**os.environ, "PATH": f"{commands}:{os.environ['PATH']}", **variables},
         capture_output=True,
         text=True,
         timeout=LIMIT,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    variables_of_each, words_of_each = [], []
+    for file in started.glob("*.words"):
+        lines = file.with_suffix(".variables").read_text().splitlines()
+        variables_of_each.append(dict(line.split("=", 1) for line in lines))
+        words_of_each.append(file.read_text().splitlines())
+    first = words_of_each[0]
+    assert all(words == first for words in words_of_each)  # of one command by several tasks
+    assert first[:2] == ["-m", "pydream"]
+    for status, _, errors in in_processes(variables_of_each, run_command_there, work, *first[2:]):
+        assert status == 0, errors
 
 
 def test_both_scripts_make_the_set_of_one_process(work: Path) -> None:

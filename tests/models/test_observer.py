@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import zipfile
 from collections.abc import Callable
@@ -445,7 +446,10 @@ def test_no_weights_are_drawn_that_will_be_loaded() -> None:
     assert not torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_compiled_observer_computes_the_same() -> None:
+def test_a_compiled_observer_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As for the ops: traced, but not made into kernels, which PyTorch would take 20 seconds for.
+    traced = functools.partialmethod(nn.Module.compile, backend="aot_eager")
+    monkeypatch.setattr(nn.Module, "compile", traced)
     model = trained_like("convnet2-w8", 5, 8)
     images = torch.randn(70, 3, 8, 8)
     options: dict[str, Any] = {"arch": "convnet2-w8", "side": 8, "precision": "float32"}
