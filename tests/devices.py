@@ -37,6 +37,8 @@ OPS = (
     "representatives",
     "diff_augment",
 )
+# For tests that say nothing of the kernels, which are slow on fibers and under the sanitizers.
+NOT_ON_FIBERS = pytest.mark.skipif(DEVICE == "cuda-on-cpu", reason="about what PyTorch does")
 # How an error names the place of a test's tensors.
 PLACE = "cuda:0" if DEVICE == "cuda" else "cpu"
 # The property of a test that names a test of the ops which it has run with CUDA kernels.

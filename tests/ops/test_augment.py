@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from devices import as_called, place
+from devices import NOT_ON_FIBERS, as_called, place
 from torch.nn import functional as F
 
 from pydream import ops
@@ -247,6 +247,7 @@ def test_differentiable_twice(isa: str, strategy: str) -> None:
     torch.testing.assert_close(found.cpu().double(), wanted, rtol=1e-4, atol=1e-4 * scale)
 
 
+@NOT_ON_FIBERS
 def test_reference_passes_gradcheck() -> None:
     x = images((2, 2, 5, 4)).double().requires_grad_()
     parameters = ops.random_augment(2, (5, 4), "color_rotate_cutout", seed=1).double()
@@ -442,6 +443,7 @@ def test_draws_refuse(
         ops.random_augment(*arguments, **options)
 
 
+@NOT_ON_FIBERS
 def test_opcheck_and_compile() -> None:
     x, parameters = place(images((4, 3, 9, 8))), place(ops.random_augment(2, (9, 8)))
     for op in (torch.ops.pydream.diff_augment, torch.ops.pydream.diff_augment_adjoint):
@@ -458,6 +460,7 @@ def test_opcheck_and_compile() -> None:
     torch.testing.assert_close(torch.autograd.grad(compiled(start, parameters), start)[0], wanted)
 
 
+@NOT_ON_FIBERS
 def test_draws_are_part_of_a_compiled_graph() -> None:
     def draw(seed: int) -> torch.Tensor:
         return ops.random_augment(3, (9, 8), seed=seed) * 2

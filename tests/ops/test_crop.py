@@ -379,6 +379,7 @@ def test_bad_arguments_are_named(
         ops.crop_resize(**{"images": IMAGES, "boxes": BOXES, "size": 8, **change})
 
 
+@devices.NOT_ON_FIBERS
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("images", [IMAGES, [torch.stack([IMAGES[0]] * 2)]])
 def test_registration(images: list[torch.Tensor], channels_last: bool) -> None:
@@ -394,6 +395,7 @@ def test_registration(images: list[torch.Tensor], channels_last: bool) -> None:
     torch.library.opcheck(torch.ops.pydream.crop_resize_out, (*arguments, out))
 
 
+@devices.NOT_ON_FIBERS
 def test_compiles_in_one_graph() -> None:
     crop_resize = devices.as_called("crop_resize")
 

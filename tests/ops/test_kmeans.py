@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from devices import DEVICE, as_called, faulty_rows, place
+from devices import DEVICE, NOT_ON_FIBERS, as_called, faulty_rows, place
 
 from pydream import ops
 from pydream.ops import _dispatch, _kmeans
@@ -34,13 +34,11 @@ SHAPES = [(1, 1, 1), (7, 1, 3), (19, 5, 19), (111, 3, 7), (60, 37, 13), (90, 130
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 ITERATIONS = range(30)
 MANY_DIMENSIONS = 4096
-LIMITS, LIMITS_FAR_APART = [0, 1, 2, 5, 100], [0, 3, 20]  # of iterations
+LIMITS, LIMITS_FAR_APART, LIMIT_OF_BLOCKS = [0, 1, 2, 5, 100], [0, 3, 20], 2  # of iterations
+SEEDS = range(5)
 if DEVICE == "cuda-on-cpu":  # where an iteration of the CUDA kernels takes its time
     SHAPES, ITERATIONS, MANY_DIMENSIONS = SHAPES[::2], range(5), 1024
-    LIMITS, LIMITS_FAR_APART = [0, 1, 100], [0, 3]
-# Kernels get the samples that other tests give them: float64 is centred in PyTorch before, and
-# weights have no kernel.
-NOT_ON_FIBERS = pytest.mark.skipif(DEVICE == "cuda-on-cpu", reason="about what PyTorch does")
+    LIMITS, LIMITS_FAR_APART, LIMIT_OF_BLOCKS, SEEDS = [0, 1, 100], [0, 2], 1, range(2)
 
 
 def clumps(count: int, dim: int, k: int, seed: int = 0) -> torch.Tensor:
@@ -200,7 +198,7 @@ class TestKMeans:
 
     def test_plusplus_is_better_than_random(self, isa: str) -> None:
         x = torch.cat([torch.randn(40, 2) + 50 * torch.tensor([i, i % 3]) for i in range(8)])
-        runs = [ops.kmeans(x, 8, seed=seed, max_iter=1) for seed in range(5)]
+        runs = [ops.kmeans(x, 8, seed=seed, max_iter=1) for seed in SEEDS]
         assert all(float(run.inertia) < 4 * 2 * len(x) for run in runs)
 
     @pytest.mark.parametrize("threads", [1, 3])
@@ -228,7 +226,7 @@ class TestKMeans:
     @pytest.mark.parametrize("dim", [2, 70, 88])
     def test_more_of_all_than_a_block_takes(self, dim: int, dtype: torch.dtype) -> None:
         x = clumps(300, dim, 100, seed=6).to(dtype)
-        found = ops.kmeans(x, 140, init=x[:140].float(), max_iter=2, tol=0.0)
+        found = ops.kmeans(x, 140, init=x[:140].float(), max_iter=LIMIT_OF_BLOCKS, tol=0.0)
         assert_nearest(x, found.centroids, found.labels)
         own = exact_distances(x, found.centroids).gather(1, found.labels[:, None]).sum()
         torch.testing.assert_close(found.inertia, own, rtol=INERTIA_RTOL, atol=0.0)
@@ -237,10 +235,11 @@ class TestKMeans:
     @pytest.mark.parametrize("dim", [3, 40, 264])
     def test_fast_precision_is_near(self, dim: int, dtype: torch.dtype) -> None:
         x = clumps(140, dim, 9, seed=7).to(dtype)
-        options: dict[str, Any] = {"init": x[:9].float(), "max_iter": 3, "tol": 0.0}
-        fast = ops.kmeans(x, 9, precision="fast", **options)
-        exact = ops.kmeans(x, 9, **options)
-        torch.testing.assert_close(fast.inertia, exact.inertia, rtol=FAST_RTOL, atol=0.0)
+        start = x[:9].float()
+        fast = ops.kmeans(x, 9, init=start, max_iter=3, tol=0.0, precision="fast")
+        given = (x.double(), [0, len(x)], [9], "given", start, 3, 0.0, False, 0)
+        _, _, exact, _ = reference.kmeans(*given)
+        torch.testing.assert_close(fast.inertia, exact[0], rtol=FAST_RTOL, atol=0.0)
 
     def test_same_start_as_scikit_learn(self, isa: str) -> None:
         cluster = pytest.importorskip("sklearn.cluster")
@@ -782,6 +781,7 @@ print((peak_host_bytes() - before) >> 20)
 
 
 class TestInPyTorch:
+    @NOT_ON_FIBERS
     def test_opcheck(self) -> None:
         tests = ("test_schema", "test_faketensor", "test_autograd_registration")
         x, start = place(X), place(X[:2])
@@ -793,6 +793,7 @@ class TestInPyTorch:
             torch.ops.pydream.nearest_samples, (x, [0, 5, 12], [1, 1], start, 2), test_utils=tests
         )
 
+    @NOT_ON_FIBERS
     def test_compiles_whole(self) -> None:
         choose, x = as_called("representatives"), place(X)
 

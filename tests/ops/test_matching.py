@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from devices import place
+from devices import NOT_ON_FIBERS, place
 
 from pydream import ops
 from pydream.ops._view import MOST_DIMENSIONS
@@ -153,6 +153,7 @@ def test_differentiable_twice(metric: str) -> None:
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
 
 
+@NOT_ON_FIBERS
 @pytest.mark.parametrize("name", ["mse", "l2", "cos"])
 def test_reference_passes_gradcheck(name: str) -> None:
     generator = torch.Generator().manual_seed(4)
@@ -291,6 +292,7 @@ def test_refuses(x: Any, y: Any, metric: str, error: type[Exception], message: s
         ops.gradient_distance(x, y, metric)
 
 
+@NOT_ON_FIBERS
 def test_opcheck_and_compile(metric: str) -> None:
     x, y = lists(9)
     x, y = place(x[:4]), place(y[:4])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from devices import as_called, place
+from devices import NOT_ON_FIBERS, as_called, place
 
 from pydream import ops
 from pydream.ops.reference import formation as reference
@@ -186,6 +186,7 @@ def test_empty(shape: tuple[int, ...]) -> None:
     assert slope.shape == shape
 
 
+@NOT_ON_FIBERS
 def test_reference_passes_gradcheck() -> None:
     for shape, factor, size in (((2, 1, 5, 4), 2, 3), ((1, 2, 3, 3), 2, 5)):
         images = random_images(shape).double().requires_grad_()
@@ -234,6 +235,7 @@ def test_bad_arguments(arguments: tuple[Any, ...], error: type[Exception], messa
         ops.multi_formation(*arguments)
 
 
+@NOT_ON_FIBERS
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck(dtype: torch.dtype) -> None:
     tests = ("test_schema", "test_faketensor")
@@ -248,6 +250,7 @@ def test_opcheck(dtype: torch.dtype) -> None:
         torch.library.opcheck(backward, (result, 2, 5, 6), test_utils=tests)
 
 
+@NOT_ON_FIBERS
 def test_compiles_whole() -> None:
     multi_formation = as_called("multi_formation")
 
