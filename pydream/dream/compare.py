@@ -17,6 +17,8 @@ from pydream.data.subset import Subset
 from pydream.devices import announce_device, resolve_device
 from pydream.dream.config import CompareConfig, DreamConfig
 from pydream.dream.distill import distill
+from pydream.dream.expert_training import train_experts
+from pydream.dream.experts_config import ExpertsConfig
 from pydream.dream.frameworks import FRAMEWORKS
 from pydream.errors import PydreamError
 from pydream.files import check_place, disk_errors, write_whole
@@ -41,8 +43,9 @@ _SMALL: dict[str, dict[str, Any]] = {
     "dc": {"iterations": 8, "inner_loop": 10, "synthetic_epochs": 5},
     "dsa": {"iterations": 8, "inner_loop": 10, "synthetic_epochs": 5},
     "dm": {"iterations": 400},
-    "mtt": {"iterations": 100, "student_steps": 10},
+    "mtt": {"iterations": 100, "student_steps": 10, "max_start": 5, "expert_epochs": 2},
 }
+_SMALL_EXPERTS = {"count": 4, "epochs": 6}
 _REDUCED = ("arch", "iterations", "inner_loop", "batch_real", "network_images", "learning_rate")
 _EVERY_IN_FULL = 25  # iterations from one measurement of students to the next
 _MEASUREMENTS = 4  # of students, after the one of the first images
@@ -113,6 +116,8 @@ def compare(
         train, test = Subset(train, chosen, config.images_per_class), Subset(test, chosen)
     named = config.device
     config = dataclasses.replace(config, device=str(resolve_device(named)))
+    if config.framework == "mtt" and config.experts is None:
+        config = dataclasses.replace(config, experts=_train_experts(config, train))
     methods = _methods(config)
     runs = {
         method: [
@@ -144,6 +149,7 @@ def compare(
             **dataclasses.asdict(config),
             "source": without_secrets(config.source),
             "out": str(config.out),
+            "experts": None if config.experts is None else str(config.experts),
         },
         "iterations": result.iterations,
         "top1": result.top1,
@@ -153,6 +159,21 @@ def compare(
     with disk_errors(config.out):
         _draw(result)
     return result
+
+
+def _train_experts(config: CompareConfig, train: Source) -> Path:
+    """Train the experts of the comparison, or what is left of them; return their folder."""
+    settings: dict[str, Any] = {} if config.full else {**_SMALL_EXPERTS, "arch": config.arch}
+    experts = ExpertsConfig(
+        config.source,
+        out=config.out / "experts",
+        exif=config.exif,
+        allow_skipped=config.allow_skipped,
+        device=config.device,
+        resume=True,
+        **settings,
+    )
+    return train_experts(experts, source=train).path
 
 
 def _methods(config: CompareConfig) -> dict[str, dict[str, Any]]:

@@ -231,7 +231,12 @@ class DreamConfig:
             )
 
     def _check_framework(self) -> None:
-        check_experts(self.framework, self.experts)
+        _check_name(self.framework, self.experts)
+        if self.framework == "mtt" and self.experts is None:
+            raise PydreamError(
+                "mtt needs the trajectories of experts: make them by pydream experts, and give "
+                "their folder with --experts"
+            )
         matches = FRAMEWORKS[self.framework].matches
         if self.match is not None and self.match not in matches:
             raise PydreamError(
@@ -267,7 +272,7 @@ class CompareConfig:
     Raises
     ------
     PydreamError
-        If a value is out of its range, or mtt has no experts.
+        If a value is out of its range, or there is no such framework.
     """
 
     source: Annotated[marks.Positional[str], marks.arg(metavar="SOURCE")]
@@ -286,7 +291,8 @@ class CompareConfig:
     framework: FrameworkName = "idc"
     """Published framework of matching: idc (the base of DREAM and DREAM+), dc, dsa, dm or mtt."""
     experts: Path | None = None
-    """Folder of trajectories that pydream experts wrote, which mtt needs. By default none."""
+    """Folder of trajectories that pydream experts wrote, for mtt. By default the comparison trains
+    a few."""
     ipc: int = 5
     """Number of distilled images per class."""
     factor: int | None = None
@@ -324,7 +330,7 @@ class CompareConfig:
     def __post_init__(self) -> None:
         expand_settings(self, "source", "out", "experts")
         checks.at_least(2, classes=self.classes)
-        check_experts(self.framework, self.experts)
+        _check_name(self.framework, self.experts)
         checks.at_least(
             1,
             images_per_class=self.images_per_class,
@@ -334,15 +340,10 @@ class CompareConfig:
         checks.share(allow_skipped=self.allow_skipped)
 
 
-def check_experts(framework: str, experts: Path | None) -> None:
+def _check_name(framework: str, experts: Path | None) -> None:
     """Raise PydreamError unless there is such a framework, and MTT alone has experts."""
     if framework not in FRAMEWORKS:
         raise PydreamError(f"framework must be one of {', '.join(FRAMEWORKS)}, got {framework!r}")
-    if framework == "mtt" and experts is None:
-        raise PydreamError(
-            "mtt needs the trajectories of experts: make them by pydream experts, and give their "
-            "folder with --experts"
-        )
     if framework != "mtt" and experts is not None:
         raise PydreamError(f"experts are for mtt: leave --experts out of {framework}")
 

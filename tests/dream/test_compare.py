@@ -9,7 +9,8 @@ import pytest
 
 from pydream.data import Source
 from pydream.data.subset import Subset
-from pydream.dream import CompareConfig, Comparison, compare
+from pydream.dream import CompareConfig, Comparison, Experts, compare
+from pydream.dream.compare import _SMALL_EXPERTS
 from pydream.dream.loop import MatchingLoop
 from pydream.errors import PydreamError
 
@@ -60,6 +61,18 @@ def test_three_methods_from_the_same_seeds(
     assert again == result
 
 
+def test_experts_of_a_comparison(
+    tmp_path: Path, digits: Source, other_digits: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_SMALL_EXPERTS, "count", 1)
+    small = dataclasses.replace(
+        config(tmp_path / "out"), framework="mtt", network_images=None, seeds=1
+    )
+    result = compare(small, train=digits, test=other_digits)
+    assert list(result.top1) == ["random", "representative"]
+    assert len(Experts.open(tmp_path / "out" / "experts").files) == 1
+
+
 @pytest.mark.parametrize("framework", ["dc", "dm"])
 def test_representatives_in_another_framework(
     tmp_path: Path, digits: Source, other_digits: Source, framework: Any
@@ -104,7 +117,7 @@ def test_without_test_images(tmp_path: Path) -> None:
         ({"ipc": 0}, "ipc must be at least 1, got 0"),
         ({"ipc": 10, "factor": 1}, "class 0 has 9 images, fewer than the 10"),
         ({"arch": "nothing"}, "nothing"),
-        ({"framework": "mtt"}, "mtt needs the trajectories of experts"),
+        ({"framework": "dm", "experts": Path("x")}, "experts are for mtt"),
     ],
 )
 def test_what_cannot_be_compared_leaves_nothing_behind(
