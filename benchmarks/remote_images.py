@@ -2,28 +2,31 @@
 
     python -m benchmarks.remote_images --data DIR
 
-The server is moto's, in a process of its own on the loopback, and waits before each answer. The
-photographs lie on it, and on the disk, as class folders, a zip, WebDataset's shards and parquet.
-All are decoded in the order of the classes, as RDED reads them. Server and reader share the
-machine's processors, so by default one is left to the server.
+The server is a process of its own on the loopback, and waits before each answer. The photographs
+lie as class folders, a zip, WebDataset's shards and parquet in the folder that it serves. They are
+decoded in the order of the classes, as RDED reads them, and those of a zip and of shards also in a
+shuffled order. Server and reader share the machine's processors, so by default one is left to the
+server. A record also has the processor time of the reader and of the server.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import logging
-import multiprocessing
 import os
+import random
+import statistics
+import subprocess
+import sys
 import tarfile
 import tempfile
 import time
+import urllib.request
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,10 +39,11 @@ from pydream.data import decode_ahead, open_source
 
 FILES, PER_CLASS, ROUNDS = 800, 100, 5
 LATENCY_MS = 20.0
-CONNECTIONS = 64
 TARGET = 0.8  # of the speed from the disk
 BUDGET = 256 << 20
+BUCKET = "set"
 KINDS = {"class folders": "classes", "zip": "set.zip", "shards": "shards", "parquet": "set.parquet"}
+SHUFFLED = ("zip", "shards")
 ACCOUNT = {
     "AWS_ACCESS_KEY_ID": "benchmark",
     "AWS_SECRET_ACCESS_KEY": "benchmark",
@@ -48,36 +52,19 @@ ACCOUNT = {
 }
 
 
-def serve(latency: float, told: Connection) -> None:
-    """Serve S3 until the process is ended, and tell the port."""
-    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-    from waitress.server import create_server  # connections stay, as those of S3 do
-
-    logging.getLogger("waitress").setLevel(logging.ERROR)
-    answer = DomainDispatcherApplication(create_backend_app)
-
-    def late(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        time.sleep(latency)
-        found: Iterable[bytes] = answer(environ, start_response)
-        return found
-
-    server = create_server(late, host="127.0.0.1", port=0, threads=CONNECTIONS)
-    told.send(server.effective_port)
-    server.run()
-
-
 @contextmanager
-def s3_server(latency: float) -> Iterator[str]:
+def s3_server(folder: Path, latency_ms: float) -> Iterator[str]:
     """Run the server in a process of its own; gives its URL."""
-    ours, theirs = multiprocessing.Pipe()
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=serve, args=(latency, theirs), daemon=True)
-    process.start()
+    command = [sys.executable, "-m", "benchmarks.s3_server", str(folder)]
+    process = subprocess.Popen(
+        [*command, "--latency-ms", str(latency_ms)], stdout=subprocess.PIPE, text=True
+    )
     try:
-        yield f"http://127.0.0.1:{ours.recv()}"
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
     finally:
         process.terminate()
-        process.join()
+        process.wait()
 
 
 def pack(folder: Path, place: Path) -> None:
@@ -89,7 +76,8 @@ def pack(folder: Path, place: Path) -> None:
             archive.write(file, name)
     (place / KINDS["shards"]).mkdir()
     for number in range(4):
-        with tarfile.open(place / KINDS["shards"] / f"{number}.tar", "w") as shard:
+        shard_file = place / KINDS["shards"] / f"{number}.tar"
+        with tarfile.open(shard_file, "w", dereference=True) as shard:  # no links to repeated ones
             for file, name in list(zip(files, names, strict=True))[number::4]:
                 shard.add(file, name)
                 label = str(int(file.parent.name)).encode()
@@ -104,43 +92,65 @@ def pack(folder: Path, place: Path) -> None:
     pq.write_table(rows, place / KINDS["parquet"], row_group_size=PER_CLASS)
 
 
-def upload(place: Path, endpoint: str) -> None:
-    import boto3
+class Round(NamedTuple):
+    """Seconds of one decoding of all images, and those of processors."""
 
-    client = boto3.client("s3", endpoint_url=endpoint)
-    client.create_bucket(Bucket="set")
-    for kind in KINDS.values():
-        for file in [place / kind] if (place / kind).is_file() else (place / kind).rglob("*.*"):
-            client.upload_file(str(file), "set", file.relative_to(place).as_posix())
+    seconds: float
+    reader: float
+    server: float
 
 
-def decode(name: str, threads: int) -> float:
-    """Open a source, which is not counted, and decode it; seconds."""
+def server_seconds(endpoint: str) -> float:
+    with urllib.request.urlopen(f"{endpoint}/?seconds") as answer:
+        return float(answer.read())
+
+
+def decode(name: str, order: Sequence[int], threads: int, endpoint: str) -> Round:
+    """Open a source, which is not counted, and decode it."""
     source = open_source(name)  # anew, so that no row groups are in memory
-    begun = time.perf_counter()
-    for image in decode_ahead(source, range(len(source)), workers=threads, budget=BUDGET):
+    assert len(source) == len(order)
+    server, reader, begun = server_seconds(endpoint), time.process_time(), time.perf_counter()
+    for image in decode_ahead(source, order, workers=threads, budget=BUDGET):
         assert isinstance(image, torch.Tensor)
-    return time.perf_counter() - begun
+    return Round(
+        time.perf_counter() - begun,
+        time.process_time() - reader,
+        server_seconds(endpoint) - server,
+    )
 
 
-def measure(place: Path, rounds: int, threads: int) -> dict[str, Any]:
+def measure(place: Path, rounds: int, threads: int, endpoint: str) -> dict[str, Any]:
     """Compare disk and server for every kind of source, in turns, after a round not counted."""
     results: dict[str, Any] = {}
-    for kind, name in KINDS.items():
-        names = {"S3": f"s3://set/{name}", "disk": str(place / name)}
-        seconds: dict[str, list[float]] = {rival: [] for rival in names}
+    in_order = list(range(FILES))
+    shuffled = random.Random(0).sample(in_order, FILES)
+    cases = [(kind, name, in_order) for kind, name in KINDS.items()]
+    cases += [(f"{kind}, shuffled", KINDS[kind], shuffled) for kind in SHUFFLED]
+    for kind, name, order in cases:
+        names = {"S3": f"s3://{BUCKET}/{name}", "disk": str(place / name)}
+        taken: dict[str, list[Round]] = {rival: [] for rival in names}
         for number in range(-1, rounds):
             for rival in sorted(names, reverse=number % 2 == 0):
-                taken = decode(names[rival], threads)
+                one = decode(names[rival], order, threads, endpoint)
                 if number >= 0:
-                    seconds[rival].append(taken)
-        timed = {rival: timing(of_rival) for rival, of_rival in seconds.items()}
-        result = report(timed, ours="S3", items=FILES, unit="photograph")
-        result["of_the_speed_from_disk"] = round(timed["disk"].median / timed["S3"].median, 3)
-        results[kind] = result
-        print(table(kind, result))
-        print(f"  {result['of_the_speed_from_disk']:.2f} of the speed from disk; target {TARGET}")
+                    taken[rival].append(one)
+        results[kind] = result_of(taken)
+        print(table(kind, results[kind]))
+        share = results[kind]["of_the_speed_from_disk"]
+        print(f"  {share:.2f} of the speed from disk; target {TARGET}", flush=True)
     return results
+
+
+def result_of(taken: dict[str, list[Round]]) -> dict[str, Any]:
+    timed = {rival: timing([one.seconds for one in rounds]) for rival, rounds in taken.items()}
+    result = report(timed, ours="S3", items=FILES, unit="photograph")
+    result["of_the_speed_from_disk"] = round(timed["disk"].median / timed["S3"].median, 3)
+    processors = {rival: [one.reader for one in rounds] for rival, rounds in taken.items()}
+    processors["server"] = [one.server for one in taken["S3"]]
+    result["processor_seconds"] = {
+        name: round(statistics.median(seconds), 3) for name, seconds in processors.items()
+    }
+    return result
 
 
 def main() -> None:
@@ -152,14 +162,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 1) - 1))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        os.environ.update(ACCOUNT, XDG_CACHE_HOME=str(place / "cache"))
+        place = Path(folder) / BUCKET
+        place.mkdir()
+        os.environ.update(ACCOUNT, XDG_CACHE_HOME=str(Path(folder) / "cache"))
         repeat_photographs(arguments.data / SAMPLE, place, FILES, PER_CLASS)
         pack(place / KINDS["class folders"], place)
-        with s3_server(arguments.latency_ms / 1000) as endpoint:
+        with s3_server(Path(folder), arguments.latency_ms) as endpoint:
             os.environ["AWS_ENDPOINT_URL_S3"] = endpoint
-            upload(place, endpoint)
-            results = measure(place, arguments.rounds, arguments.threads)
+            results = measure(place, arguments.rounds, arguments.threads, endpoint)
     about = {"latency_ms": arguments.latency_ms, "threads": arguments.threads, "target": TARGET}
     print(write_record("remote-images", {**about, **results}, arguments.out))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
@@ -25,8 +26,10 @@ _Prepare = Callable[[bytes | np.ndarray], tuple[int, Callable[[], T]]]
 # CIFAR image: 256 KiB of pixels or 32 images, whichever is less. A large image is taken alone.
 _RUN_BYTES = 256 * 1024
 _RUN_IMAGES = 32
-# Photographs next to each other in an archive of a store are read by one request.
+# Photographs next to each other in an archive of a store are read by one request: 16 images or
+# 2 MiB of files, whichever is less, because many runs are held in memory.
 _RUN_REMOTE = 16
+_RUN_REMOTE_BYTES = 2 << 20
 
 
 def decode_ahead(
@@ -46,8 +49,8 @@ def decode_ahead(
     indices
         Indices of the images, in the order of the results; repeats are allowed.
     workers
-        Number of threads that decode, at least 1. They also read, but where reading waits for a
-        network, there are as many threads as requests may be in flight.
+        Number of threads that decode, at least 1. They also read; where reading waits for a
+        network, other threads do, as many as requests may be in flight.
     budget
         Bytes of pixels that may be decoded, or in decoding, before the consumer takes them. One
         image is always admitted, however large.
@@ -111,10 +114,12 @@ class _Pipeline(Generic[T]):
         self._prepare_content = prepare
         self._turn = turn
         self._indices = indices
-        self._workers = min(max(workers, AT_ONCE) if source.remote else workers, len(indices))
-        self._decoding = threading.Semaphore(workers)
+        self._workers = min(workers, len(indices))
+        self._readers = min(AT_ONCE, len(indices)) if source.remote else 0  # threads besides
         self._budget = budget
         self._changed = threading.Condition()
+        self._taking = threading.Lock()
+        self._reading: deque[Future[_Run[T]]] = deque()
         self._run_length = 1
         self._claimed = 0  # positions below it are claimed by a worker
         self._reserved = 0  # positions below it have their memory
@@ -124,8 +129,11 @@ class _Pipeline(Generic[T]):
         self._closed = False
 
     def results(self) -> Generator[T | ImageError, None, None]:
+        readers = ThreadPoolExecutor(self._readers or 1, thread_name_prefix="pydream-read")
         threads = [
-            threading.Thread(target=self._work, name=f"pydream-decode-{number}", daemon=True)
+            threading.Thread(
+                target=self._work, args=[readers], name=f"pydream-decode-{number}", daemon=True
+            )
             for number in range(self._workers)
         ]
         try:
@@ -142,6 +150,7 @@ class _Pipeline(Generic[T]):
             with self._changed:
                 self._closed = True
                 self._changed.notify_all()
+            readers.shutdown(cancel_futures=True)
             for thread in threads:
                 if thread.ident is not None:
                     thread.join()
@@ -159,14 +168,14 @@ class _Pipeline(Generic[T]):
             self._held -= size
             self._changed.notify_all()
 
-    def _work(self) -> None:
+    def _work(self, readers: ThreadPoolExecutor) -> None:
         waiting: deque[_Run[T]] = deque()  # read, but not decoded
         try:
             while not self._closed:
                 if not waiting or self._reads_on(waiting):
-                    run = self._claim()
-                    if run:
-                        waiting.append(self._read(run))
+                    run = self._next(readers)
+                    if run is not None:
+                        waiting.append(run)
                         continue
                     if not waiting:
                         return
@@ -186,11 +195,29 @@ class _Pipeline(Generic[T]):
         size = sum(size for run in waiting for size, _ in run.prepared)
         return size < self._budget // (4 * self._workers)
 
+    def _next(self, readers: ThreadPoolExecutor) -> _Run[T] | None:
+        """Return the next images, read; None if there are no more.
+
+        They are read here, or those of a network ahead of here, as many as requests may be in
+        flight.
+        """
+        if not self._readers:
+            run = self._claim()
+            return self._read(run) if run else None
+        with self._taking:
+            while not self._closed and len(self._reading) < self._readers:
+                run = self._claim()
+                if not run:
+                    break
+                self._reading.append(readers.submit(self._read, run))
+            first = self._reading.popleft() if self._reading else None
+        return first.result() if first is not None else None
+
     def _read(self, run: range) -> _Run[T]:
         with stage("read"):
             contents = self._source.read_many([self._indices[position] for position in run])
             prepared = [self._prepare(content) for content in contents]
-        self._adapt(prepared)
+        self._adapt(contents, prepared)
         return _Run(run.start, prepared)
 
     def _decode_run(self, run: _Run[T]) -> bool:
@@ -202,7 +229,7 @@ class _Pipeline(Generic[T]):
                 return False
             ready, prepared = prepared[:granted], prepared[granted:]
             decoded = sum(size for size, _ in ready)
-            with self._decoding, stage("decode", nbytes=decoded):
+            with stage("decode", nbytes=decoded):
                 items = [_decode(decode) for _, decode in ready]
             self._publish(position, items, decoded)
             position += granted
@@ -212,9 +239,8 @@ class _Pipeline(Generic[T]):
         """Claim the next positions; empty if all are claimed."""
         with self._changed:
             left = len(self._indices) - self._claimed
-            # Shorter runs towards the end, so that the workers finish together. Those that wait for
-            # a network need only be as many.
-            shares = self._workers if self._source.remote else 2 * self._workers
+            # Shorter runs towards the end, so that the workers finish together.
+            shares = max(2 * self._workers, self._readers)
             length = max(1, min(self._run_length, left // shares))
             run = range(self._claimed, self._claimed + min(length, left))
             self._claimed = run.stop
@@ -230,10 +256,18 @@ class _Pipeline(Generic[T]):
         except ImageError as error:
             return 0, error
 
-    def _adapt(self, prepared: list[tuple[int, Callable[[], T] | ImageError]]) -> None:
+    def _adapt(
+        self,
+        contents: Sequence[bytes | np.ndarray | ImageError],
+        prepared: list[tuple[int, Callable[[], T] | ImageError]],
+    ) -> None:
         mean = sum(size for size, _ in prepared) // len(prepared)
-        least = _RUN_REMOTE if self._source.remote else 1
-        self._run_length = max(least, min(_RUN_IMAGES, _RUN_BYTES // max(1, mean)))
+        length = min(_RUN_IMAGES, _RUN_BYTES // max(1, mean))
+        if self._source.remote:
+            files = sum(_size(content) for content in contents)
+            mean = files // len(contents)
+            length = max(length, min(_RUN_REMOTE, _RUN_REMOTE_BYTES // max(1, mean)))
+        self._run_length = max(1, length)
 
     def _reserve(self, position: int, sizes: list[int]) -> int:
         """Wait for memory for at least the first size; return how many fit, 0 if closed."""
@@ -261,6 +295,13 @@ class _Pipeline(Generic[T]):
         with self._changed:
             self._finished[position] = items, size
             self._changed.notify_all()
+
+
+def _size(content: bytes | np.ndarray | ImageError) -> int:
+    """Return the bytes of an image as stored."""
+    if isinstance(content, ImageError):
+        return 0
+    return content.nbytes if isinstance(content, np.ndarray) else len(content)
 
 
 def _decode(decode: Callable[[], T] | ImageError) -> T | ImageError:

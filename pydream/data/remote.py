@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 
 from pydream.data.layout import Tree, is_clutter, join
 from pydream.data.stores import MissingObjectError, Store, mark_of, open_store, pool, size_of
-from pydream.errors import ImageError, PydreamError
+from pydream.errors import ImageError, PydreamError, returned
 from pydream.urls import is_url, without_secrets
 
 _TRUSTED_SECONDS = 60  # after which a large file is checked for changes before it is read on
@@ -268,7 +268,8 @@ class RemoteFile(io.RawIOBase):
         super().__init__()
         self._path, self._place = path, 0
         contents = pool().map(lambda part: path.read_range(*part), ranges)
-        self._loaded = dict(zip(ranges, contents, strict=True))
+        views = [memoryview(content) for content in contents]
+        self._loaded = dict(zip(ranges, views, strict=True))
 
     def readable(self) -> bool:
         """Return True."""
@@ -290,23 +291,29 @@ class RemoteFile(io.RawIOBase):
         """Return the place."""
         return self._place
 
-    def readinto(self, buffer: Any) -> int:
-        """Fill a buffer, as far as the file goes."""
-        start = self._place
-        end = max(start, min(start + len(buffer), self._path.size))
+    def read(self, size: int | None = -1) -> Any:
+        """Return the next bytes, to the end if the size is negative; a view if preloaded."""
+        start, end = self._place, self._path.size
+        if size is not None and size >= 0:
+            end = min(start + size, end)
+        self._place = end = max(start, end)
         for (first, last), content in self._loaded.items():
             if first <= start and end <= last:
-                data = content[start - first : end - first]
-                break
-        else:
-            data = self._path.read_range(start, end)
+                return content[start - first : end - first]
+        return self._path.read_range(start, end)
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer, as far as the file goes."""
+        data = self.read(len(buffer))
         buffer[: len(data)] = data
-        self._place = end
         return len(data)
 
 
 def read_together(ranges: Sequence[tuple[RemotePath, int, int]]) -> list[bytes]:
-    """Return ranges of files, from start to end, of which near ones are read by one request."""
+    """Return ranges of files, from start to end, of which near ones are read by one request.
+
+    Not for the threads of `pool`, for which it may wait.
+    """
     order = sorted(range(len(ranges)), key=lambda place: (str(ranges[place][0]), ranges[place][1]))
     spans: list[tuple[RemotePath, int, int, list[int]]] = []
     for place in order:
@@ -318,8 +325,8 @@ def read_together(ranges: Sequence[tuple[RemotePath, int, int]]) -> list[bytes]:
                 continue
         spans.append((path, start, end, [place]))
     contents: list[bytes] = [b""] * len(ranges)
-    for path, first, last, members in spans:
-        data = path.read_range(first, last)
+    found = pool().map(lambda span: span[0].read_range(span[1], span[2]), spans)
+    for (_, first, _, members), data in zip(spans, found, strict=True):
         for place in members:
             _, start, end = ranges[place]
             contents[place] = data[start - first : end - first]
@@ -360,6 +367,15 @@ class RemoteTree(Tree):
     def read(self, path: str) -> bytes:
         """Content of a file; see `Tree.read`."""
         return self._place(path).read_whole(self._state(path))
+
+    def read_many(self, paths: Sequence[str]) -> Sequence[bytes | ImageError]:
+        """Content of files, read at once; see `Tree.read_many`."""
+        # Listings are found here, because the pool's threads must not wait for each other.
+        states = [returned(self._state, path) for path in paths]
+        return list(pool().map(self._read_in, paths, states))
+
+    def _read_in(self, path: str, state: State | ImageError) -> bytes | ImageError:
+        return state if isinstance(state, ImageError) else self._place(path).read_whole(state)
 
     def size(self, path: str) -> int:
         """Size of a file; see `Tree.size`."""

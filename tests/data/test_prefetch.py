@@ -248,3 +248,23 @@ def test_out_of_turn_files_are_read_and_nothing_is_decoded(monkeypatch: pytest.M
     taker.join()
     assert sorted(read) == list(range(40))
     assert all(np.array_equal(image, wanted) for image, wanted in zip(taken, images, strict=True))
+
+
+@pytest.mark.parametrize(("side", "most"), [(10, 16), (1000, 1)])
+def test_few_large_files_of_a_store_are_in_memory(
+    side: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefetch, "AT_ONCE", 2)
+    source = Recorded([side] * 60)
+    source.remote = True
+    runs: list[int] = []
+    read_many = source.read_many
+
+    def noted(indices: Sequence[int]) -> Any:
+        runs.append(len(indices))
+        return read_many(indices)
+
+    monkeypatch.setattr(source, "read_many", noted)
+    check(source, range(60), list(decode_ahead(source, range(60), workers=1, budget=1 << 30)))
+    assert most <= max(runs) <= 2 * most  # of pixels: 300 bytes, and 3 megabytes
+    assert sum(runs) == 60

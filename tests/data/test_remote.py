@@ -88,11 +88,12 @@ def _uploaded(port: int, photos: Path) -> None:
         aws_access_key_id="testing",
         aws_secret_access_key="testing",
     )
-    client.create_bucket(Bucket="set")
+    client.create_bucket(Bucket="set", ACL="public-read")
     for file in photos.rglob("*"):
         if file.is_file():
             key = file.relative_to(photos).as_posix()
-            client.put_object(Bucket="set", Key=key, Body=file.read_bytes())
+            body = file.read_bytes()
+            client.put_object(Bucket="set", Key=key, Body=body, ACL="public-read")
 
 
 @pytest.fixture(autouse=True)
@@ -163,6 +164,68 @@ def test_a_bucket_holds_the_same_images_as_the_disk(s3: str, photos: Path, name:
     assert not has_split(f"{s3}/{name}", "test")
     if name == "photos":
         assert found.fingerprint() == open_source(photos / "photos").fingerprint()
+
+
+@pytest.mark.parametrize("anonymous", [False, True])
+def test_objects_of_s3_are_read_without_s3fs(
+    s3: str, photos: Path, monkeypatch: pytest.MonkeyPatch, anonymous: bool
+) -> None:
+    import s3fs
+
+    async def used(*arguments: Any, **options: Any) -> bytes:
+        raise AssertionError("s3fs reads")
+
+    if anonymous:
+        monkeypatch.setitem(fsspec.config.conf, "s3", {"anon": True})
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(s3fs.S3FileSystem, "_cat_file", used)
+    monkeypatch.setattr(stores, "_PART", 500)  # so that images are read in parts
+    assert_same(open_source(f"{s3}/photos"), open_source(photos / "photos"))
+
+
+def test_objects_of_s3_have_any_name(s3: str) -> None:
+    store, _ = stores.open_store(s3)
+    system = store._system
+    names = "a b", "a%20b", "a+b", "a#b", "a?b", "é/ü", "a//b", "a/../b", "a/./b", 'a"b\\[~]'
+    system.mkdir("odd")
+    for name in names:
+        system.pipe_file(f"odd/{name}", name.encode())
+    for name in names:
+        content = name.encode()
+        assert store.read(f"odd/{name}", name, 0, len(content) + 1) == content
+
+
+def test_a_bucket_that_cannot_be_read_directly_is_left_to_s3fs(
+    s3: str, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        opened.append(arguments)
+        raise ValueError("of no kind that is known")
+
+    monkeypatch.setattr("obstore.store.S3Store", refuse)
+    found, expected = open_source(f"{s3}/photos"), open_source(photos / "photos")
+    assert [found.read(n) for n in range(3)] == [expected.read(n) for n in range(3)]
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize("name", ["photos", "photos.zip", "shards"])
+def test_scattered_images_are_read_at_once(
+    memory: Any, photos: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    together, read = threading.Barrier(4, timeout=20), stores.Store.read
+
+    def late(*arguments: Any) -> bytes:
+        together.wait()  # breaks unless four read at once
+        return read(*arguments)
+
+    found, some = open_source(f"memory://set/{name}"), [7, 20, 0, 13]
+    monkeypatch.setattr(remote, "_GAP", 0)
+    monkeypatch.setattr(stores.Store, "read", late)
+    expected = open_source(photos / "photos")
+    assert list(found.read_many(some)) == [expected.read(n) for n in some]
 
 
 @pytest.mark.parametrize("name", ["photos", "photos.zip", "shards/a-{00..01}.tar", "parquet"])
