@@ -161,6 +161,7 @@ def main() -> None:
     parser.add_argument("--latency-ms", type=float, default=LATENCY_MS)
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 1) - 1))
     arguments = parser.parse_args()
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / BUCKET
         place.mkdir()
@@ -170,7 +171,14 @@ def main() -> None:
         with s3_server(Path(folder), arguments.latency_ms) as endpoint:
             os.environ["AWS_ENDPOINT_URL_S3"] = endpoint
             results = measure(place, arguments.rounds, arguments.threads, endpoint)
-    about = {"latency_ms": arguments.latency_ms, "threads": arguments.threads, "target": TARGET}
+    about = {
+        "latency_ms": arguments.latency_ms,
+        "threads": arguments.threads,
+        "target": TARGET,
+        "load_before": round(
+            load, 2
+        ),  # by others: a loaded machine favours the side of more threads
+    }
     print(write_record("remote-images", {**about, **results}, arguments.out))
 
 
