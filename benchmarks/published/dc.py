@@ -84,7 +84,7 @@ def _loss(network: nn.Module, images: Tensor, label: int) -> Tensor:
     return F.cross_entropy(network(images), labels)
 
 
-def train_on_synthetic(
+def train(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Iterable[tuple[Tensor, Tensor, Tensor | None]],
@@ -117,7 +117,7 @@ def outer_iteration(
             break
         images = synthetic.detach().clone().flatten(0, 1)
         for _ in range(settings.synthetic_epochs):
-            train_on_synthetic(
+            train(
                 network,
                 trainer,
                 (

@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from benchmarks.published.dc import train
 from benchmarks.published.dsa import augment_one, draw_one
+
+
+def expert_trajectory(
+    network: nn.Module,
+    epochs: Iterable[Iterable[tuple[Tensor, Tensor, Tensor | None]]],
+    learning_rate: float,
+) -> Tensor:
+    """Train an expert; return its weights before the first epoch and after each, (E + 1, P).
+
+    Parameters
+    ----------
+    network
+        The expert, trained in place.
+    epochs
+        The batches of each epoch: normalised real images, labels, and a row of parameters for each
+        image.
+    learning_rate
+        Of SGD without momentum or weight decay.
+    """
+    optimizer = torch.optim.SGD(network.parameters(), learning_rate)
+    weights = [nn.utils.parameters_to_vector(network.parameters()).detach()]
+    for batches in epochs:
+        train(network, optimizer, batches)
+        weights.append(nn.utils.parameters_to_vector(network.parameters()).detach())
+    return torch.stack(weights)
 
 
 def trajectory_loss(

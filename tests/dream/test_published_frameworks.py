@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from benchmarks.published import dc, dm, mtt
 from benchmarks.published.convnet import published
 from pydream.data import Source
-from pydream.dream import DreamConfig, Experts, ExpertsConfig, train_experts
+from pydream.dream import (
+    DreamConfig,
+    Experts,
+    ExpertsConfig,
+    expert_training,
+    moving_networks,
+    train_experts,
+)
+from pydream.dream import network as network_training
 from pydream.dream.augmentation import one_operation_for_all
 from pydream.dream.draws import Draw
 from pydream.dream.loop import MatchingLoop
@@ -49,16 +57,21 @@ class Recorded:
         The inputs of each step.
     networks
         The network at the beginning of each iteration, without kernels of ours.
+    ends
+        Its weights when the next one comes.
     """
 
     def __init__(self, loop: MatchingLoop, monkeypatch: pytest.MonkeyPatch) -> None:
         self.loop = loop
         self.steps: list[Any] = []
         self.networks: list[Any] = []
+        self.ends: list[Tensor] = []
         objective: Any = loop._objective
         begin, step = loop._networks.begin, objective.step
 
         def begun(seed: int) -> None:
+            if self.networks:
+                self.end()
             begin(seed)
             self.networks.append(published(copy.deepcopy(loop._networks.network)))
 
@@ -70,11 +83,18 @@ class Recorded:
         monkeypatch.setattr(loop._networks, "begin", begun)
         monkeypatch.setattr(objective, "step", stepped)
 
+    def end(self) -> None:
+        """Keep the weights of the network as they are."""
+        self.ends.append(flat(self.loop._networks.network))
+
     def images_of(self, inputs: StepInputs) -> list[Tensor]:
-        """The normalised real images of each class in a step."""
+        """The normalised real images of each class in a step: a small class has all of its own."""
         real, batches = self.loop.real, []
         for label, rows in enumerate(inputs.rows):
-            chosen = rows if inputs.weights is None else rows[inputs.weights[label] > 0]
+            begin, end = real.offsets[label : label + 2]
+            chosen = rows[: end - begin]
+            assert len(chosen.unique()) == min(end - begin, self.loop.config.batch_real)
+            assert ((chosen >= begin) & (chosen < end)).all()
             batches.append(real.normalise(real.take(chosen)))
         return batches
 
@@ -83,6 +103,10 @@ class Recorded:
         if inputs.augmentation is None:
             return [None] * 3
         return [inputs.augmentation[label : label + 1] for label in range(3)]
+
+
+def flat(network: nn.Module) -> Tensor:
+    return torch.cat([weight.detach().flatten() for weight in network.parameters()])
 
 
 def loop_of(real: ClassImages, framework: Any, **changes: Any) -> MatchingLoop:
@@ -107,47 +131,63 @@ def check(real: ClassImages, first: Tensor, found: Tensor, expected: Tensor) -> 
     torch.testing.assert_close(moved, other, rtol=0, atol=DRIFT * float(other.abs().max()))
 
 
-@pytest.mark.parametrize("framework", ["dc", "dsa"])
+@pytest.mark.parametrize(
+    ("framework", "recipe", "most"),
+    [("dc", "digits", 256), ("dsa", "digits", 256), ("dsa", "cifar", 4)],
+    ids=["dc", "dsa", "dsa, mirrored and in batches"],
+)
 def test_gradient_matching(
-    real: ClassImages, monkeypatch: pytest.MonkeyPatch, framework: str
+    real: ClassImages, monkeypatch: pytest.MonkeyPatch, framework: str, recipe: str, most: int
 ) -> None:
-    loop = loop_of(real, framework, inner_loop=3, synthetic_epochs=2)
+    monkeypatch.setattr(moving_networks, "_BATCH", most)
+    loop = loop_of(real, framework, recipe=recipe, inner_loop=3, synthetic_epochs=2)
+    words = loop.config.of_framework.strategy(flip=recipe == "cifar")
     first, _ = loop.initial()
     synthetic = SyntheticImages(first.clone(), loop.config.learning_rate)
     kept = Recorded(loop, monkeypatch)
     losses = [sum(loop.iterate(synthetic, iteration)) for iteration in range(2)]
+    kept.end()
     images = real.normalise(first).requires_grad_()
     optimizer = torch.optim.SGD([images], lr=0.1, momentum=0.5)
     expected = []
+    mirrored = 0
     for iteration, network in enumerate(kept.networks):
         trainer = torch.optim.SGD(network.parameters(), 0.01)
+        fresh = flat(network)
         seed = derived_seed(0, Draw.NETWORK, iteration)
         total = 0.0
         for step in range(3):
             inputs = kept.steps[3 * iteration + step]
-            total += dc.matching_step(
-                network, optimizer, images, kept.images_of(inputs), kept.rows_of(inputs)
-            )
+            rows = kept.rows_of(inputs)
+            total += dc.matching_step(network, optimizer, images, kept.images_of(inputs), rows)
             for epoch in range(2 if step < 2 else 0):
                 of_epoch = derived_seed(seed, Draw.TRAIN, step, epoch)
-                dc.train_on_synthetic(network, trainer, batches(images, of_epoch, framework))
+                seen = batches(images, of_epoch, words, most)
+                dc.train(network, trainer, seen)
+                rows += [drawn for _, _, drawn in seen]
+            mirrored += sum(int((of[:, 3] == -1).sum()) for of in rows if of is not None)
         expected.append(total / 3)
+        trained = flat(network) - fresh
+        atol = DRIFT * float(trained.abs().max())
+        assert atol > 0
+        torch.testing.assert_close(kept.ends[iteration] - fresh, trained, rtol=0, atol=atol)
     assert losses == pytest.approx(expected, rel=DRIFT)
     check(real, first, synthetic.values, images)
+    assert (mirrored > 0) == (recipe == "cifar")
 
 
 def batches(
-    images: Tensor, seed: int, framework: str
+    images: Tensor, seed: int, words: str, most: int
 ) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-    """The one batch of an epoch over nine synthetic images, as the loop draws it."""
+    """The batches of an epoch over nine synthetic images, as the loop draws them."""
     order = torch.from_numpy(drawn_order(derived_seed(seed, 0), 9))
     labels = torch.arange(3).repeat_interleave(3)
-    rows = None
-    if framework == "dsa":
-        augment = derived_seed(derived_seed(seed, 1), 0)
-        words = "color_crop_cutout_scale_rotate"  # digits are never mirrored
-        rows = one_operation_for_all(9, 8, words, seed=augment)
-    return [(images.detach().flatten(0, 1)[order], labels[order], rows)]
+    given: list[tuple[Tensor, Tensor, Tensor | None]] = []
+    for number, chosen in enumerate(order.split(most)):
+        augment = derived_seed(derived_seed(seed, 1), number)
+        rows = one_operation_for_all(len(chosen), 8, words, seed=augment) if words else None
+        given.append((images.detach().flatten(0, 1)[chosen], labels[chosen], rows))
+    return given
 
 
 def test_distribution_matching(real: ClassImages, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,6 +204,54 @@ def test_distribution_matching(real: ClassImages, monkeypatch: pytest.MonkeyPatc
     ]
     assert losses == pytest.approx(expected, rel=DRIFT)
     check(real, first, synthetic.values, images)
+
+
+def test_training_of_an_expert(
+    digits: Source, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With DSA, mirrored too, on the batches and draws of the run."""
+    epochs: list[list[tuple[Tensor, Tensor]]] = []
+    drawn: list[Tensor] = []
+    given, draw = expert_training._batches, one_operation_for_all
+
+    def kept(*arguments: Any) -> Any:
+        epochs.append([])
+        for images, labels in given(*arguments):
+            epochs[-1].append((images.clone(), labels))
+            yield images, labels
+
+    def kept_draw(*arguments: Any, **named: Any) -> Tensor:
+        drawn.append(draw(*arguments, **named))
+        return drawn[-1]
+
+    monkeypatch.setattr(expert_training, "_batches", kept)
+    monkeypatch.setattr(network_training, "one_operation_for_all", kept_draw)
+    settings = ExpertsConfig(
+        "digits",
+        out=tmp_path / "experts",
+        count=1,
+        epochs=4,
+        arch=ARCH,
+        recipe="cifar",
+        batch_size=30,
+        workers=1,
+    )
+    made = train_experts(settings, source=digits)
+    found = torch.stack([made.weights(0, epoch, torch.device("cpu")) for epoch in range(5)])
+    network = published(make_network())
+    nn.utils.vector_to_parameters(found[0].clone(), network.parameters())
+    rows = iter(drawn)
+    expected = mtt.expert_trajectory(
+        network,
+        [[(images, labels, next(rows)) for images, labels in epoch] for epoch in epochs],
+        0.01,
+    )
+    assert [len(labels) for _, labels in epochs[0]] == [30, 30, 12]
+    assert any(bool((of[:, 3] == -1).any()) for of in drawn)
+    moved = expected - expected[0]
+    atol = DRIFT * float(moved.abs().max())
+    assert atol > 0
+    torch.testing.assert_close(found - found[0], moved, rtol=0, atol=atol)
 
 
 def test_trajectory_matching(
