@@ -8,10 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pydream.processors import usable_processors
+
 # Before torch is loaded, which reads it then. By default OpenMP's threads keep their processors
 # while they wait for each other, which makes training many times slower where other programs want
 # these processors too.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Processes of pytest-xdist share the processors; with more threads than those, all take longer.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    share = max(1, usable_processors() // int(workers))
+    os.environ.setdefault("OMP_NUM_THREADS", str(share))
 
 import devices
 import numpy as np
@@ -19,7 +25,6 @@ import pytest
 import torch
 
 from pydream import _C
-from pydream.processors import usable_processors
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Those of the start alone: libraries add some of their own when they are imported.
