@@ -12,7 +12,7 @@ from pydream.errors import PydreamError
 from pydream.files import expand_settings
 from pydream.models.config import ObserverSettings
 
-Layout: TypeAlias = Literal["tensors", "rded", "ddranking", "parquet", "webdataset"]
+Layout: TypeAlias = Literal["tensors", "dc", "mtt", "rded", "ddranking", "parquet", "webdataset"]
 """Layout to write, named after the tool that reads it."""
 
 
@@ -55,7 +55,8 @@ class ExportConfig(ObserverSettings):
     set: Annotated[marks.Positional[Path], marks.arg(metavar="SET")]
     """Folder of the distilled set."""
     to: Layout
-    """Layout to write: tensors is images.pt with [images, labels] as in DC, IDC and DREAM; rded is
+    """Layout to write: tensors is images.pt with [images, labels] as in IDC and DREAM; dc is the
+    file of results of DC, DSA and DM, and mtt the two files of MTT, with normalised images; rded is
     class folders as RDED's code writes them; ddranking is DD-Ranking's tensors, folders, teacher
     and settings; parquet is files and a card as the Hugging Face Hub has them; webdataset is shards
     of tar files."""
@@ -78,7 +79,7 @@ class ExportConfig(ObserverSettings):
             raise PydreamError(
                 "ddranking needs soft labels and a teacher: give its weights with --observer"
             )
-        if self.to in ("rded", "parquet", "webdataset") and self.observer is not None:
+        if self.to not in ("ddranking", "tensors") and self.observer is not None:
             raise PydreamError(f"{self.to} holds images and classes alone: leave out --observer")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,13 @@ class _Labeller:
 
     def normalised(self, images: Tensor) -> Tensor:
         """Return images normalised for the observer."""
-        mean, std = (
-            torch.tensor(values).view(-1, 1, 1)
-            for values in (self.observer.mean, self.observer.std)
-        )
-        return (images - mean) / std
+        return _normalise(images, self.observer.mean, self.observer.std)
+
+
+def _normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Return (N, C, S, S) images less a mean and divided by a std, of each channel."""
+    offset, scale = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+    return (images - offset) / scale
 
 
 def export_set(config: ExportConfig) -> ExportedSet:
@@ -76,6 +79,12 @@ def export_set(config: ExportConfig) -> ExportedSet:
     ``tensors``: ``images.pt`` is [images, labels], float32 (N, 3, S, S) in [0, 1] and int64 (N,).
     With an observer, ``soft_labels.pt`` is float16 (N, K), its logits for these images.
     ``info.json`` has class names, mean, std, method and hashes.
+
+    ``dc``: ``res.pt``, the results of DC, DSA and DM: a dict with [images, labels] as the only item
+    of the list ``data``, and an empty dict ``accs_all_exps``. ``mtt``: the same images and labels
+    in ``images_best.pt`` and ``labels_best.pt``. Images are float32 (N, 3, S, S), normalised with
+    the mean and std of the set and not whitened (ZCA); labels are int64 (N,). ``info.json`` is as
+    for ``tensors``.
 
     ``rded``: ``00000/class00000_id00000.png`` and so on, the files of the set byte for byte.
 
@@ -106,8 +115,9 @@ def export_set(config: ExportConfig) -> ExportedSet:
     Raises
     ------
     PydreamError
-        If the set, the observer or the folder cannot be used, or DD-Ranking has no network like the
-        observer. Nothing is then left at ``config.out``.
+        If the set, the observer or the folder cannot be used, the set records no mean and std where
+        the layout needs them, or DD-Ranking has no network like the observer. Nothing is then
+        left at ``config.out``.
     """
     check_free(config.out)
     distilled = load_set(config.set)
@@ -117,6 +127,8 @@ def export_set(config: ExportConfig) -> ExportedSet:
             _copy_images(distilled, folder, "class{label:05d}_id{number:05d}")
         elif config.to == "tensors":
             _write_tensors(distilled, folder, _labeller(config, distilled))
+        elif config.to in ("dc", "mtt"):
+            _write_normalised(distilled, folder, config.to)
         elif config.to == "parquet":
             write_parquet(distilled, folder)
         elif config.to == "webdataset":
@@ -129,19 +141,8 @@ def export_set(config: ExportConfig) -> ExportedSet:
 
 
 def _write_tensors(distilled: DistilledSet, folder: Path, labeller: _Labeller | None) -> None:
-    manifest, images = distilled.manifest, _images(distilled)
+    images, info = _images(distilled), _facts(distilled)
     _save([images, distilled.labels], folder / "images.pt")
-    info: dict[str, Any] = {
-        "class_names": list(distilled.class_names),
-        "images_per_class": manifest.images_per_class,
-        "method": manifest.method,
-        "factor": manifest.factor,
-        "views": manifest.views,
-        "mean": manifest.mean,
-        "std": manifest.std,
-        "images_sha256": manifest.images_sha256,
-        "package": package_record(),
-    }
     if labeller is not None:
         logits = labeller.logits(labeller.normalised(images))
         _save(logits.half(), folder / "soft_labels.pt")
@@ -152,7 +153,44 @@ def _write_tensors(distilled: DistilledSet, folder: Path, labeller: _Labeller | 
             "std": list(labeller.observer.std),
             "weights_sha256": labeller.observer.weights_sha256,
         }
-    (folder / "info.json").write_text(json.dumps(info, indent=2) + "\n")
+    _write_json(info, folder / "info.json")
+
+
+def _write_normalised(distilled: DistilledSet, folder: Path, to: Layout) -> None:
+    """Write the files of DC, DSA and DM, or those of MTT."""
+    mean, std = distilled.manifest.mean, distilled.manifest.std
+    if mean is None or std is None:
+        raise PydreamError(
+            f"{distilled.path} records no mean and std to normalise its images with: export it "
+            "--to tensors"
+        )
+    images, labels = _normalise(_images(distilled), mean, std), distilled.labels
+    if to == "dc":
+        _save({"data": [[images, labels]], "accs_all_exps": {}}, folder / "res.pt")
+    else:
+        _save(images, folder / "images_best.pt")
+        _save(labels, folder / "labels_best.pt")
+    _write_json(_facts(distilled), folder / "info.json")
+
+
+def _facts(distilled: DistilledSet) -> dict[str, Any]:
+    """Return the content of ``info.json``."""
+    manifest = distilled.manifest
+    return {
+        "class_names": list(distilled.class_names),
+        "images_per_class": manifest.images_per_class,
+        "method": manifest.method,
+        "factor": manifest.factor,
+        "views": manifest.views,
+        "mean": manifest.mean,
+        "std": manifest.std,
+        "images_sha256": manifest.images_sha256,
+        "package": package_record(),
+    }
+
+
+def _write_json(content: dict[str, Any], file: Path) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _write_ddranking(distilled: DistilledSet, folder: Path, config: ExportConfig) -> None:
@@ -170,7 +208,7 @@ def _write_ddranking(distilled: DistilledSet, folder: Path, config: ExportConfig
     file = folder / ddranking.teacher_file(settings["dataset"], teacher.model_name)
     file.parent.mkdir(parents=True)
     _save(teacher.weights, file)
-    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    _write_json(settings, folder / "config.json")
 
 
 def _images(distilled: DistilledSet) -> Tensor:

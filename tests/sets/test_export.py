@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.datasets import ImageFolder
+from torchvision.transforms import Normalize
 
 from pydream.data import open_source
 from pydream.errors import PydreamError
@@ -109,6 +110,35 @@ def test_tensors(tmp_path: Path, digits_set: Path, observer: Path) -> None:
 def test_tensors_without_an_observer(tmp_path: Path, digits_set: Path) -> None:
     out = export(digits_set, "tensors", tmp_path / "out")
     assert sorted(path.name for path in out.iterdir()) == ["images.pt", "info.json"]
+
+
+@pytest.mark.parametrize(("to", "name"), [("dc", "res.pt"), ("mtt", "images_best.pt")])
+def test_normalised_tensors(tmp_path: Path, digits_set: Path, to: str, name: str) -> None:
+    """As the tools of DC and MTT read them, and as `open_distilled` does."""
+    out = export(digits_set, to, tmp_path / "out")
+    content = torch.load(out / name, weights_only=True)
+    if to == "dc":
+        assert content["accs_all_exps"] == {}
+        ((images, labels),) = content["data"]
+    else:
+        images, labels = content, torch.load(out / "labels_best.pt", weights_only=True)
+    manifest = load_set(digits_set).manifest
+    colours = torch.from_numpy(pixels(digits_set)).movedim(-1, 1) / 255
+    expected = Normalize(manifest.mean, manifest.std)(colours)
+    assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
+    torch.testing.assert_close(images, expected, rtol=0.0, atol=1e-6)  # a rounding of two
+    again = open_distilled(out / name, mean=manifest.mean, std=manifest.std)
+    assert np.array_equal(again.images.numpy(), pixels(digits_set))
+    assert again.labels.tolist() == [n // 5 for n in range(50)]
+    assert again.class_names == tuple(NAMES)
+
+
+def test_a_set_without_mean_and_std_is_not_normalised(tmp_path: Path, digits_set: Path) -> None:
+    file = digits_set / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "mean": None, "std": None}))
+    with pytest.raises(PydreamError, match=r"records no mean and std .*: export it --to tensors"):
+        export_set(ExportConfig(digits_set, "dc", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_images_in_float_are_kept(tmp_path: Path, digits_set: Path) -> None:
