@@ -171,6 +171,8 @@ def _open_experts(
     experts.check(
         arch=settings.arch,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
+        side=settings.side,
+        exif=settings.exif,
         source=fingerprint,
         epochs=settings.max_start - 1 + settings.expert_epochs,
     )

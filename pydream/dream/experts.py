@@ -78,7 +78,9 @@ class Experts:
         text = json.dumps(self.description, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def check(self, *, arch: str, parameters: int, source: str, epochs: int) -> None:
+    def check(
+        self, *, arch: str, parameters: int, side: int, exif: str, source: str, epochs: int
+    ) -> None:
         """Raise PydreamError unless the experts suit a run.
 
         Parameters
@@ -87,6 +89,10 @@ class Experts:
             The run's network.
         parameters
             Number of its parameters.
+        side
+            Side of the run's images, in pixels.
+        exif
+            Their treatment of the EXIF orientation.
         source
             Fingerprint of the run's images.
         epochs
@@ -103,6 +109,13 @@ class Experts:
                 f"{self.path} has experts of another image set, {own['source']}: train experts of "
                 "this one by pydream experts"
             )
+        # Neither is in the fingerprint, and networks for two sides may have as many parameters.
+        for name, wanted in (("side", side), ("exif", exif)):
+            if (made := own["settings"][name]) != wanted:
+                raise PydreamError(
+                    f"{self.path} has experts of images with {name} {made}, not {wanted}: give "
+                    f"--{name} {made}, or train others"
+                )
         if epochs > self.epochs:
             raise PydreamError(
                 f"{self.path} has experts of {self.epochs} epochs, fewer than the {epochs} that "
@@ -190,8 +203,10 @@ def read_description(path: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise PydreamError(f"{file} cannot be read: {first_line(error)}") from error
-    if found.get("format") != _FORMAT:
+    if not (isinstance(found, dict) and "format" in found):
+        raise PydreamError(f"{file} describes no experts of pydream: give another folder")
+    if found["format"] != _FORMAT:
         raise PydreamError(
-            f"{file} has format {found.get('format')}, this pydream reads {_FORMAT}: update it"
+            f"{file} has format {found['format']}, this pydream reads {_FORMAT}: update it"
         )
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from pydream.dream import (
     expert_training,
     train_experts,
 )
-from pydream.dream.experts import write_expert
+from pydream.dream.experts import write_description, write_expert
 from pydream.dream.frameworks import FRAMEWORKS
 from pydream.dream.loop import MatchingLoop
 from pydream.errors import PydreamError
@@ -202,6 +203,8 @@ def test_the_student_rate_moves(digits: Source, experts: Path, tmp_path: Path) -
         ({"arch": "convnet2-w8-instance"}, "has experts of convnet2-w4-instance with"),
         ({"max_start": 3}, "experts of 3 epochs, fewer than the 4 that"),
         ({"seed": 0, "side": 12}, "parameters, not of"),
+        ({"side": 9}, "experts of images with side 8, not 9: give --side 8"),  # as many parameters
+        ({"exif": "apply"}, "experts of images with exif ignore, not apply: give --exif ignore"),
     ],
 )
 def test_experts_that_do_not_suit(
@@ -210,6 +213,27 @@ def test_experts_that_do_not_suit(
     with pytest.raises(PydreamError, match=message):
         distill(matching(tmp_path / "set", experts, **changes), source=digits)
     assert not [*tmp_path.iterdir()]
+
+
+def test_draws_are_uniform_over_experts_and_first_epochs(tmp_path: Path) -> None:
+    """Weights that say which they are: 100 times the expert, and the epoch."""
+    count, epochs, max_start, apart = 3, 5, 3, 2
+    write_description(tmp_path, {"count": count, "settings": {"epochs": epochs}})
+    for number in range(count):
+        numbered = 100.0 * number + torch.arange(epochs + 1.0)[:, None]
+        write_expert(tmp_path, number, numbered.repeat(1, 4))
+    made, cpu = Experts.open(tmp_path), torch.device("cpu")
+    seen: Counter[float] = Counter()
+    for seed in range(450):
+        start, target = made.draw(seed, max_start, apart, cpu)
+        assert start.shape == target.shape == (4,)
+        assert target.equal(start + apart)  # of the same expert
+        seen[float(start[0])] += 1
+    assert sorted(seen) == [100.0 * n + e for n in range(count) for e in range(max_start)]
+    # 50 each on average, with a deviation of 6.7: five of them either way
+    assert all(17 <= times <= 83 for times in seen.values())
+    for one, again in zip(made.draw(7, 3, 2, cpu), made.draw(7, 3, 2, cpu), strict=True):
+        assert one.equal(again)
 
 
 def test_experts_of_other_images(other_digits: Source, experts: Path, tmp_path: Path) -> None:
@@ -239,5 +263,9 @@ def test_folders_that_are_no_experts(digits: Source, experts: Path, tmp_path: Pa
     (broken / "experts.json").write_text("{")
     with pytest.raises(PydreamError, match=r"experts\.json cannot be read"):
         Experts.open(broken)
+    for text in ("[]", "{}", '"format"'):
+        (broken / "experts.json").write_text(text)
+        with pytest.raises(PydreamError, match=r"experts\.json describes no experts of pydream"):
+            Experts.open(broken)
     with pytest.raises(PydreamError, match="diverged in epoch 1: give a --learning-rate below"):
         train_experts(config(tmp_path / "wild", learning_rate=1e30), source=digits)
