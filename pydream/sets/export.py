@@ -141,7 +141,7 @@ def export_set(config: ExportConfig) -> ExportedSet:
 
 
 def _write_tensors(distilled: DistilledSet, folder: Path, labeller: _Labeller | None) -> None:
-    images, info = _images(distilled), _facts(distilled)
+    images, info = float_images(distilled), _facts(distilled)
     _save([images, distilled.labels], folder / "images.pt")
     if labeller is not None:
         logits = labeller.logits(labeller.normalised(images))
@@ -164,7 +164,7 @@ def _write_normalised(distilled: DistilledSet, folder: Path, to: Layout) -> None
             f"{distilled.path} records no mean and std to normalise its images with: export it "
             "--to tensors"
         )
-    images, labels = _normalise(_images(distilled), mean, std), distilled.labels
+    images, labels = _normalise(float_images(distilled), mean, std), distilled.labels
     if to == "dc":
         _save({"data": [[images, labels]], "accs_all_exps": {}}, folder / "res.pt")
     else:
@@ -199,7 +199,7 @@ def _write_ddranking(distilled: DistilledSet, folder: Path, config: ExportConfig
     assert labeller is not None  # guaranteed by the settings
     teacher = _teacher(config, labeller)
     observer = labeller.observer
-    images = labeller.normalised(_images(distilled))
+    images = labeller.normalised(float_images(distilled))
     _save(images, folder / "images.pt")
     _save(labeller.logits(images), folder / "labels.pt")
     _save(torch.tensor(ddranking.LEARNING_RATE), folder / "lr.pt")
@@ -211,10 +211,18 @@ def _write_ddranking(distilled: DistilledSet, folder: Path, config: ExportConfig
     _write_json(settings, folder / "config.json")
 
 
-def _images(distilled: DistilledSet) -> Tensor:
-    """Return all images, (N, 3, S, S) float32 in [0, 1], from ``images.pt`` if there is one."""
+def float_images(distilled: DistilledSet) -> Tensor:
+    """Return all images, (N, 3, S, S) float32, from ``images.pt`` if a set of pydream has one.
+
+    Otherwise they are the images in 8 bits, in [0, 1].
+
+    Raises
+    ------
+    PydreamError
+        If ``images.pt`` does not hold the images of the set.
+    """
     file = distilled.path / "images.pt"
-    if not file.is_file():
+    if not (distilled.is_ours and file.is_file()):
         return (distilled.images.float() / 255).movedim(-1, 1).contiguous()
     held = read_tensors(file)
     images, labels = held.images, held.labels
