@@ -188,7 +188,7 @@ class DreamConfig:
     default one job does everything."""
 
     def __post_init__(self) -> None:
-        expand_settings(self, "source", "out", "experts")
+        expand_settings(self, "source", "out", "experts", "start")
         checks.at_least(
             1,
             ipc=self.ipc,

@@ -23,6 +23,7 @@ from pydream.dream.network import fresh_network
 from pydream.dream.optimise import DreamRun, optimise
 from pydream.dream.real import check_enough, load_class_images
 from pydream.dream.resolved import ResolvedConfig, fill_in
+from pydream.dream.start import open_start
 from pydream.dream.whole_set import finish_set
 from pydream.errors import PydreamError
 from pydream.files import name_after
@@ -120,6 +121,7 @@ def _distill(
         settings = fill_in(config, side, len(source.class_names))
         if ranks.count > 1 and not settings.shares_classes:
             raise PydreamError(_not_shared(settings))
+        first = open_start(settings, source.class_names)
         Tiling(side, settings.factor, settings.cells)  # raises if the factor does not fit
         make_network = make_network or _network_maker(settings, len(source.class_names))
         _check_network(
@@ -131,6 +133,8 @@ def _distill(
     experts = _open_experts(settings, make_network, fingerprint)
     if experts is not None:
         identity["experts"] = experts.fingerprint()
+    if first is not None:
+        identity["start"] = f"set {first.images_sha256}"
     ranks.agree({"settings": identity, "installation": package_record()})
     if resume and (manifest := ranks.once(partial(finished_manifest, out, identity))) is not None:
         return MadeSet(out, manifest, {})
@@ -143,12 +147,13 @@ def _distill(
             workers=settings.workers,
             allow_skipped=settings.allow_skipped,
         )
-        check_enough(real, source.class_names, settings.ipc, settings.factor)
+        if settings.starts_from == "real":
+            check_enough(real, source.class_names, settings.ipc, settings.factor)
         seen = (
             _load_test(test, settings, device) if test is not None and settings.eval_every else None
         )
     parts = parts_of_classes(settings, real)
-    run = DreamRun(settings, real, seen, make_network, writer, watch, ranks, parts, experts)
+    run = DreamRun(settings, real, seen, make_network, writer, watch, ranks, parts, experts, first)
     announce_device(named)
     with writer.begin(ranks):
         if ranks.first:

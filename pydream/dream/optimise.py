@@ -27,6 +27,7 @@ from pydream.dream.loop import MatchingLoop
 from pydream.dream.real import ClassImages
 from pydream.dream.recipes import PRESETS
 from pydream.dream.resolved import ResolvedConfig
+from pydream.dream.start import first_images
 from pydream.dream.student import student_accuracy
 from pydream.dream.synthetic import SyntheticImages
 from pydream.dream.whole_set import STUDENTS, pictures_of
@@ -34,6 +35,7 @@ from pydream.errors import PydreamError
 from pydream.progress import track
 from pydream.ranks import Ranks
 from pydream.seeds import derived_seed
+from pydream.sets.distilled import DistilledSet
 from pydream.sets.writer import SetWriter
 from pydream.timeline import Stopwatch
 
@@ -65,6 +67,8 @@ class DreamRun:
         The parts of the classes, which the processes share out.
     experts
         The trajectories of experts; None without.
+    first
+        The set whose images are the first ones; None for real images and noise.
     """
 
     config: ResolvedConfig
@@ -76,6 +80,7 @@ class DreamRun:
     ranks: Ranks
     parts: Sequence[range]
     experts: Experts | None = None
+    first: DistilledSet | None = None
 
 
 def optimise(run: DreamRun) -> None:
@@ -152,7 +157,7 @@ def _begin(run: DreamRun, loop: MatchingLoop, begun: int | None) -> Progress:
             device=loop.device,
         )
     with run.watch("initial images"):
-        values, origins = loop.initial()
+        values, origins = _first_images(run, loop)
     rate = config.student_rate
     synthetic = SyntheticImages(
         values,
@@ -165,6 +170,14 @@ def _begin(run: DreamRun, loop: MatchingLoop, begun: int | None) -> Progress:
         [[real.keys[row] for row in cells] for cells in images] for images in origins.tolist()
     ]
     return Progress(loop.parts, synthetic, sources, losses=[[] for _ in loop.parts])
+
+
+def _first_images(run: DreamRun, loop: MatchingLoop) -> tuple[Tensor, Tensor]:
+    """Return the first images, and the rows of the real images in their cells, if any."""
+    if run.first is None:
+        return loop.initial()
+    values = first_images(run.first, run.config.ipc)[list(loop.classes)]
+    return values.to(loop.device), torch.empty((*values.shape[:2], 0), dtype=torch.int64)
 
 
 def _keep(run: DreamRun, progress: Progress | None, at: int) -> None:

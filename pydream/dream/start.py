@@ -1,106 +1,76 @@
-"""The images of a distilled set, from any tool, as the first images of another run."""
+"""A distilled set as the first images of a run."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from pydream.dream.resolved import ResolvedConfig
 from pydream.errors import PydreamError
 from pydream.sets.distilled import DistilledSet
-from pydream.sets.export import float_images
 from pydream.sets.imported import open_distilled
-from pydream.sets.stored_images import StoredImages
 
 
-def images_of_set(
-    path: str | os.PathLike[str],
-    *,
-    class_names: Sequence[str],
-    side: int,
-    ipc: int,
-    factor: int,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-) -> tuple[Tensor, list[list[list[str]]]]:
-    """Return the images of a distilled set, to begin a run with them.
+def open_start(config: ResolvedConfig, class_names: Sequence[str]) -> DistilledSet | None:
+    """Open the set that a run starts from; None if it starts from real images or noise.
 
     Parameters
     ----------
-    path
-        Anything that `pydream.sets.open_distilled` opens.
+    config
+        Resolved settings.
     class_names
-        Names of the classes of the run, in order. A set that does not name its own has these.
-    side, ipc, factor
-        Height and width of the images, their number a class, and cells along each side.
-    mean, std
-        What the images of a file are taken to be normalised with, one number for each channel, if
-        their values are beyond [0, 1].
-
-    Returns
-    -------
-    Tensor
-        float32 (K, IPC, 3, S, S), in [0, 1]: from ``images.pt`` if a set of pydream has one, else
-        the images in 8 bits.
-    list
-        For each class and image a list of factor² equal names, that of the set's image.
+        Names of the classes of the real images, in order.
 
     Raises
     ------
     PydreamError
-        If the set cannot be read, or has images of another side, other classes or another order of
-        them, another number of images of a class, or another factor. The factor of a set of another
-        tool is not known.
+        If it is no set, or does not fit: other classes, another order of them, another number of
+        images of a class, another side or another factor.
     """
-    distilled = open_distilled(path, class_names=class_names, mean=mean, std=std)
-    _check(distilled, class_names, side, ipc, factor)
-    shape = (len(class_names), ipc, 3, side, side)
-    values = float_images(distilled).clamp(0, 1).reshape(shape)
-    names = iter(_names(distilled))
-    return values, [[[next(names)] * factor**2 for _ in range(ipc)] for _ in class_names]
-
-
-def _check(
-    distilled: DistilledSet, class_names: Sequence[str], side: int, ipc: int, factor: int
-) -> None:
-    """Raise PydreamError unless a set is as a run makes it."""
-    path, manifest, own = distilled.path, distilled.manifest, distilled.class_names
-    if len(own) != len(class_names):
+    if config.starts_from in ("real", "noise"):
+        return None
+    path = Path(config.starts_from)
+    distilled = open_distilled(path, class_names=class_names)
+    if distilled.class_names != tuple(class_names):
         raise PydreamError(
-            f"--start {path} has {len(own)} classes, but the real images {len(class_names)}"
+            f"{path} has other classes than the source, or in another order "
+            f"({_first_difference(distilled.class_names, class_names)}): start from another set"
         )
-    for number, (name, wanted) in enumerate(zip(own, class_names, strict=True)):
-        if name != wanted:
-            raise PydreamError(
-                f"--start {path}: class {number} is {name}, but of the real images {wanted}; the "
-                "classes must be the same, in the same order"
-            )
-    if manifest.side != side:
+    counts = {*distilled.labels.bincount(minlength=len(class_names)).tolist()}
+    if counts != {config.ipc}:
+        found = " to ".join(map(str, sorted({min(counts), max(counts)})))
         raise PydreamError(
-            f"--start {path} has images of {manifest.side} pixels a side: give --side "
-            f"{manifest.side} in place of {side}"
+            f"{path} has {found} images of a class, not {config.ipc}: give --ipc, or start from "
+            "another set"
         )
-    counts = torch.bincount(distilled.labels, minlength=len(own)).tolist()
-    for name, count in zip(own, counts, strict=True):
-        if count != ipc:
-            raise PydreamError(
-                f"--start {path} has {count} images of class {name}, but --ipc is {ipc}"
-            )
-    # Other tools do not tell their factor, for which the manifest then has 1.
-    known = distilled.is_ours or manifest.factor > 1
-    if known and manifest.factor != factor:
+    if distilled.stored.side != config.side:
+        side = distilled.stored.side
         raise PydreamError(
-            f"--start {path} has cells of factor {manifest.factor}: give --factor "
-            f"{manifest.factor} in place of {factor}"
+            f"{path} has images of {side} pixels a side, not {config.side}: give --side {side}, or "
+            "start from another set"
         )
+    if distilled.is_ours and distilled.manifest.factor != config.factor:
+        factor = distilled.manifest.factor
+        raise PydreamError(
+            f"{path} has {factor} × {factor} cells in an image, and factor is {config.factor}: "
+            f"give --factor {factor}"
+        )
+    return distilled
 
 
-def _names(distilled: DistilledSet) -> list[str]:
-    """Return a name for each image: its file within the set, or its number."""
-    path: Path = distilled.path
-    if isinstance(distilled.stored, StoredImages):
-        return [file.relative_to(path.parent).as_posix() for file in distilled.stored.files]
-    return [f"{path.name}#{number}" for number in range(len(distilled.labels))]
+def first_images(distilled: DistilledSet, ipc: int) -> Tensor:
+    """Return the images of a set, class by class: float32 (K, IPC, 3, S, S), in [0, 1].
+
+    They come from ``images.pt`` of a set of pydream, which is not rounded to 8 bits.
+    """
+    images = distilled.float_images
+    return images.view(-1, ipc, *images.shape[1:])
+
+
+def _first_difference(theirs: Sequence[str], ours: Sequence[str]) -> str:
+    if len(theirs) != len(ours):
+        return f"{len(theirs)} classes, not {len(ours)}"
+    number = next(at for at, pair in enumerate(zip(theirs, ours, strict=True)) if len({*pair}) > 1)
+    return f"class {number} is {theirs[number]!r}, not {ours[number]!r}"

@@ -16,6 +16,7 @@ from pydream.errors import PydreamError
 from pydream.sets.image_formats import image_files
 from pydream.sets.manifest import Manifest
 from pydream.sets.stored_images import ImagesInMemory, SetImages, SourceImages, StoredImages
+from pydream.sets.tensor_files import read_tensors
 
 PROVENANCE_SCHEMA = pa.schema(
     [
@@ -66,6 +67,26 @@ class DistilledSet:
     def images(self) -> torch.Tensor:
         """All images, (N, S, S, 3) uint8; raises as ``stored`` does."""
         return self.stored.stack()
+
+    @property
+    def float_images(self) -> torch.Tensor:
+        """All images, (N, 3, S, S) float32 in [0, 1], from ``images.pt`` if the set has one.
+
+        It raises as ``images`` does, and PydreamError for an ``images.pt`` of another set.
+        """
+        file = self.path / "images.pt"
+        if not self.is_ours or not file.is_file():
+            return (self.images.float() / 255).movedim(-1, 1).contiguous()
+        held = read_tensors(file)
+        images, labels = held.images, held.labels
+        side = self.stored.side
+        fitting = images.shape == (len(self.labels), 3, side, side)
+        if not fitting or labels is None or not torch.equal(labels, self.labels):
+            raise PydreamError(
+                f"{file} does not hold the images and labels of {self.path}; remove it, and the "
+                "image files are taken"
+            )
+        return images.float()
 
     @functools.cached_property
     def images_sha256(self) -> str:

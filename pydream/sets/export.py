@@ -25,7 +25,6 @@ from pydream.sets.image_formats import image_files
 from pydream.sets.opening import class_order, load_set_observer
 from pydream.sets.parquet_sets import write_parquet
 from pydream.sets.shard_sets import write_shards
-from pydream.sets.tensor_files import read_tensors
 from pydream.versions import package_record
 
 
@@ -141,7 +140,7 @@ def export_set(config: ExportConfig) -> ExportedSet:
 
 
 def _write_tensors(distilled: DistilledSet, folder: Path, labeller: _Labeller | None) -> None:
-    images, info = float_images(distilled), _facts(distilled)
+    images, info = distilled.float_images, _facts(distilled)
     _save([images, distilled.labels], folder / "images.pt")
     if labeller is not None:
         logits = labeller.logits(labeller.normalised(images))
@@ -164,7 +163,7 @@ def _write_normalised(distilled: DistilledSet, folder: Path, to: Layout) -> None
             f"{distilled.path} records no mean and std to normalise its images with: export it "
             "--to tensors"
         )
-    images, labels = _normalise(float_images(distilled), mean, std), distilled.labels
+    images, labels = _normalise(distilled.float_images, mean, std), distilled.labels
     if to == "dc":
         _save({"data": [[images, labels]], "accs_all_exps": {}}, folder / "res.pt")
     else:
@@ -199,7 +198,7 @@ def _write_ddranking(distilled: DistilledSet, folder: Path, config: ExportConfig
     assert labeller is not None  # guaranteed by the settings
     teacher = _teacher(config, labeller)
     observer = labeller.observer
-    images = labeller.normalised(float_images(distilled))
+    images = labeller.normalised(distilled.float_images)
     _save(images, folder / "images.pt")
     _save(labeller.logits(images), folder / "labels.pt")
     _save(torch.tensor(ddranking.LEARNING_RATE), folder / "lr.pt")
@@ -209,31 +208,6 @@ def _write_ddranking(distilled: DistilledSet, folder: Path, config: ExportConfig
     file.parent.mkdir(parents=True)
     _save(teacher.weights, file)
     _write_json(settings, folder / "config.json")
-
-
-def float_images(distilled: DistilledSet) -> Tensor:
-    """Return all images, (N, 3, S, S) float32, from ``images.pt`` if a set of pydream has one.
-
-    Otherwise they are the images in 8 bits, in [0, 1].
-
-    Raises
-    ------
-    PydreamError
-        If ``images.pt`` does not hold the images of the set.
-    """
-    file = distilled.path / "images.pt"
-    if not (distilled.is_ours and file.is_file()):
-        return (distilled.images.float() / 255).movedim(-1, 1).contiguous()
-    held = read_tensors(file)
-    images, labels = held.images, held.labels
-    side = distilled.stored.side
-    fitting = images.shape == (len(distilled.labels), 3, side, side)
-    if not fitting or labels is None or not torch.equal(labels, distilled.labels):
-        raise PydreamError(
-            f"{file} does not hold the images and labels of {distilled.path}; remove it, and the "
-            "image files are taken"
-        )
-    return images.float()
 
 
 def _save(content: Any, file: Path) -> None:

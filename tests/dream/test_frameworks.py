@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pydream.data import Source
+from pydream.data.subset import Subset
 from pydream.dream import DreamConfig, distill
 from pydream.dream.augmentation import one_operation_each, one_operation_for_all
 from pydream.dream.loop import MatchingLoop
@@ -298,3 +299,50 @@ def test_numbers_as_published(framework: Any, ipc: int, expected: tuple[Any, ...
     )
     assert found.arch == "convnet3-instance"
     assert found.factor == 1
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_a_run_goes_on_from_a_set(tmp_path: Path, digits: Source, foreign: bool) -> None:
+    settings = config("dm", iterations=1, learning_rate=1e-9, out=tmp_path / "first")
+    start = distill(settings, source=digits).path
+    images = load_set(start).float_images
+    if foreign:
+        start = tmp_path / "images.pt"
+        torch.save([images, torch.arange(3).repeat_interleave(2)], start)
+        images = (images * 255).to(torch.uint8).float() / 255  # as sets of other tools are read
+    onward = dataclasses.replace(settings, framework="dsa", network_epochs=None, start=str(start))
+    made = distill(dataclasses.replace(onward, out=tmp_path / "onward"), source=digits)
+    found = load_set(made.path)
+    torch.testing.assert_close(found.float_images, images, rtol=0, atol=1e-2)
+    assert found.provenance is None
+    # Another place of the same set is the same run.
+    moved = tmp_path / f"moved{start.suffix}"
+    start.rename(moved)
+    again = dataclasses.replace(onward, out=made.path, start=str(moved), resume=True)
+    assert distill(again, source=digits).manifest == made.manifest
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ipc": 3}, "has 2 images of a class, not 3: give --ipc"),
+        ({"side": 9}, "has images of 8 pixels a side, not 9: give --side 8"),
+        ({"factor": 2}, "has 1 × 1 cells in an image, and factor is 2: give --factor 1"),
+        ({"start": "nowhere"}, "nowhere does not exist"),
+    ],
+)
+def test_sets_that_cannot_be_started_from(
+    tmp_path: Path, digits: Source, changes: dict[str, Any], message: str
+) -> None:
+    start = distill(config("dm", iterations=1, out=tmp_path / "first"), source=digits).path
+    values = {"start": str(start), "out": tmp_path / "set", **changes}
+    with pytest.raises(PydreamError, match=message):
+        distill(config("dm", **values), source=digits)
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_set_of_other_classes_is_no_start(tmp_path: Path, digits: Source) -> None:
+    start = distill(config("dm", iterations=1, out=tmp_path / "first"), source=digits).path
+    fewer = Subset(digits, range(2))
+    with pytest.raises(PydreamError, match=r"in another order \(3 classes, not 2\)"):
+        distill(config("dm", start=str(start), out=tmp_path / "set"), source=fewer)
