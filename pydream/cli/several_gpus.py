@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 
 from pydream.errors import OtherRankError, PydreamError
@@ -89,18 +90,19 @@ def start_ranks(count: int, arguments: Sequence[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    settings = LaunchConfig(
-        run_id="pydream",
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=count,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        logs_specs=DefaultLogsSpecs(),
-    )
     try:
-        with _restored_after_launch(count):
+        # The launcher makes a folder of logs, which stay empty, and leaves it.
+        with tempfile.TemporaryDirectory() as logs, _restored_after_launch(count):
+            settings = LaunchConfig(
+                run_id="pydream",
+                min_nodes=1,
+                max_nodes=1,
+                nproc_per_node=count,
+                rdzv_backend="c10d",
+                rdzv_endpoint="localhost:0",
+                max_restarts=0,
+                logs_specs=DefaultLogsSpecs(log_dir=logs),
+            )
             elastic_launch(settings, sys.executable)("-m", "pydream", *arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()

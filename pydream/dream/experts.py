@@ -25,6 +25,7 @@ from pydream.seeds import uniform
 _FORMAT = 1
 _DESCRIPTION = "experts.json"
 _WEIGHTS = "weights"
+_NAMES = ("format", "count", "settings")
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ def read_description(path: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise PydreamError(f"{file} cannot be read: {first_line(error)}") from error
-    if not (isinstance(found, dict) and "format" in found):
+    if not (isinstance(found, dict) and {*_NAMES} <= {*found}):
         raise PydreamError(f"{file} describes no experts of pydream: give another folder")
     if found["format"] != _FORMAT:
         raise PydreamError(
