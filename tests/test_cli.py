@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 import pydream
+from pydream.dream.compare import Comparison
 from pydream.dream.config import CompareConfig, DreamConfig
 from pydream.models import ObserverConfig, train_observer
 from pydream.ops import _dispatch
@@ -29,6 +30,7 @@ pytest.importorskip("tyro", reason="the command line needs tyro")
 from pydream.cli import _show_warning, commands, main
 from pydream.cli.help import description, examples
 from pydream.cli.options import PROFILED, SPEED, Option, grouped_options, option_names, options_of
+from pydream.cli.tables import print_comparison
 
 COMMANDS = (
     "rded", "dream", "dream-compare", "experts", "refine", "observer", "relabel", "evaluate",
@@ -79,6 +81,29 @@ def test_what_is_installed_as_json(
 ) -> None:
     run(monkeypatch, "doctor", "--json")  # 0 or 1: the machine may have its problems
     assert "ops" in json.loads(capsys.readouterr().out)
+
+
+def test_experts_and_what_matches_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    experts = tmp_path / "experts"
+    arch = ("--arch", "convnet2-w4-instance")
+    made = ("experts", "digits", "--count", 1, "--epochs", 1, *arch, "--out", experts)
+    assert run(monkeypatch, *made) == 0
+    assert "1 experts of 1 epochs, convnet2-w4-instance with" in capsys.readouterr().out
+    matched = ("dream", "digits", "--framework", "mtt", "--experts", experts, "--ipc", 1, *arch)
+    steps = ("--iterations", 1, "--student-steps", 2, "--max-start", 1, "--expert-epochs", 1)
+    assert run(monkeypatch, *matched, *steps, "--out", tmp_path / "set") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "matched trajectory, mse, convnet2-w4-instance, representative real images" in printed
+
+
+def test_a_comparison_names_its_methods(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    curves = {"random": [[0.1, 0.4]], "representative": [[0.4, 0.5]], "bidirectional": [[0.2, 0.3]]}
+    print_comparison(Comparison([0, 9], curves, tmp_path), 1)
+    printed = capsys.readouterr().out
+    assert "representative reaches it in iteration 0; random sampling takes 9" in printed
+    assert "bidirectional does not reach it; random sampling takes 9" in printed
 
 
 def test_distil_inspect_evaluate(

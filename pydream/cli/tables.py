@@ -74,7 +74,7 @@ def print_comparison(result: Comparison, seeds: int) -> None:
     out.print(table)
     last = result.mean("random")[-1]
     out.print(f"final accuracy of random sampling: {last:.1%}")
-    for method in ("DREAM", "DREAM+"):
+    for method in [name for name in result.top1 if name != "random"]:
         at = result.first_reaching(method, last)
         out.print(
             f"{method} "
