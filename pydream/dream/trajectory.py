@@ -10,11 +10,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from pydream.memory_limits import memory_limit, physical_memory
 from pydream.ops import diff_augment, gradient_distance
 
-# Bytes of the graphs that are kept from the way forward. Steps beyond are computed again on the way
-# back: of 30 steps of ConvNet-3 at width 128 on 100 images of 32 pixels, 26 are.
-_GRAPHS = 1 << 30
+# Share of the memory for the graphs that are kept from the way forward. Steps beyond are computed
+# again on the way back: with 24 GiB and 30 steps of ConvNet-3 at width 128 on 100 images of 32
+# pixels, a quarter of GiB each, 6 are.
+_SHARE = 1 / 4
+_UNKNOWN = 4 << 30  # bytes of memory where the system reports none
 
 
 class _Step(NamedTuple):
@@ -48,8 +51,9 @@ def trajectory_gradient(
     """Train a student on synthetic images, and tell how far it ends from an expert.
 
     The student takes steps of SGD: θ ← θ − rate · ∇ CE(θ). The loss is ‖θ_T − θ*‖² / ‖θ_0 − θ*‖².
-    Memory holds the student's weights at each step, and graphs of at most one GiB: the others are
-    computed again, step by step backwards.
+    Memory holds the student's weights at each step, and graphs of at most a quarter of the memory
+    of the machine or the GPU: the others are computed again, step by step backwards, to the same
+    bytes.
 
     Parameters
     ----------
@@ -129,7 +133,7 @@ def _train(
     for number in range(steps):
         if number == 0:
             taken, size = _with_size(lambda: step(weights, 0, keep=True))
-            first_kept = max(0, steps - _GRAPHS // max(1, size))
+            first_kept = max(0, steps - _room(rate.device) // max(1, size))
         else:
             taken = step(trajectory[-1], number, keep=number >= first_kept)
         if number >= first_kept:
@@ -137,6 +141,15 @@ def _train(
         pairs = zip(trajectory[-1], taken.gradient, strict=True)
         trajectory.append([weight - rate * slope.detach() for weight, slope in pairs])
     return trajectory, graphs
+
+
+def _room(device: torch.device) -> int:
+    """Return how many bytes the graphs may take."""
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+    else:
+        memory = memory_limit() or physical_memory() or _UNKNOWN
+    return int(memory * _SHARE)
 
 
 def _with_size(take: Callable[[], _Step]) -> tuple[_Step, int]:

@@ -66,7 +66,7 @@ def whole_graph(
 def test_the_derivative_is_that_of_the_whole_graph(
     monkeypatch: pytest.MonkeyPatch, sizes: list[int], augmented: bool, graphs: int
 ) -> None:
-    monkeypatch.setattr(trajectory, "_GRAPHS", graphs)
+    monkeypatch.setattr(trajectory, "_room", lambda device: graphs)
     for dtype, tolerance in ((torch.float64, ROUNDING), (torch.float32, FLOAT32)):
         of = network().to(dtype)
         generator = torch.Generator().manual_seed(1)
@@ -110,7 +110,7 @@ def test_graphs_are_kept_up_to_a_size() -> None:
     assert size > images.nbytes  # an activation, at least
     taken.clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trajectory, "_GRAPHS", 2 * size)
+        patch.setattr(trajectory, "_room", lambda device: 2 * size)
         _, graphs = trajectory._train(first, torch.tensor(0.1), 5, step)
     assert taken == [True, False, False, True, True]
     assert sorted(graphs) == [3, 4]
