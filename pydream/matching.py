@@ -92,9 +92,7 @@ class Matcher:
             for name, parameter in parameters.items()
             if not left_out.get(parameter.dim(), False)
         }
-        self._batch_norm = any(
-            isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()
-        )
+        self._batch_norm = any(map(is_batch_norm, network.modules()))
         # Under vmap, PyTorch 2.15 differentiates the gradient of a batch norm's weight wrongly.
         self._apart = with_norm_and_bias and self._batch_norm
         # As constants, they share the memory of the network's parameters.
@@ -183,6 +181,11 @@ class Matcher:
         logits, features = functional_call(self._embedding, state, (images,))
         loss = functional.cross_entropy(logits, label.expand(len(images)), reduction="none")
         return loss @ weights, weights @ features
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Return whether a module normalises by the statistics of a batch."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
 def answer_distance(synthetic: Answers, real: Answers, match: Match, metric: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -13,11 +14,13 @@ from pydream.dream.network import LEARNING_RATE, NetworkTrainer, fresh_network, 
 from pydream.dream.real import ClassImages
 from pydream.dream.recipes import PRESETS
 from pydream.dream.resolved import ResolvedConfig
+from pydream.matching import is_batch_norm
 from pydream.ops import multi_formation
 from pydream.seeds import derived_seed, drawn_order
 from pydream.streams import to_device
 from pydream.timeline import stage
 
+_NORM_IMAGES = 16  # real images of a class that set the statistics of batch norms
 _BATCH = 256  # synthetic images in a step of training
 _ORDER, _AUGMENT = range(2)
 
@@ -61,6 +64,9 @@ class Networks:
     def begin(self, seed: int) -> None:
         """Give the network the weights that it has at the beginning of an iteration."""
         self._renew(seed)
+
+    def prepare(self, seed: int, step: int) -> None:
+        """Make the network ready for a step; `move` describes the arguments."""
 
     def move(self, seed: int, step: int, images: Tensor) -> None:
         """Change the network between a step and the next.
@@ -134,7 +140,8 @@ class SyntheticTrained(RealTrained):
     """Networks that are trained on the synthetic images between two steps (DC, DSA).
 
     SGD without momentum, at most 256 images in a batch, and DSA's augmentation, one operation for
-    each batch, where the framework augments.
+    each batch, where the framework augments. Before a step, batch norms take their statistics from
+    16 real images of each class, and keep them during the step.
 
     Notes
     -----
@@ -143,9 +150,26 @@ class SyntheticTrained(RealTrained):
 
     def begin(self, seed: int) -> None:
         """Draw weights, and train for `network_epochs` epochs."""
+        self.network.train()
         self._renew(seed)
         self._pretrain(seed)
         self._optimizer = torch.optim.SGD(self.network.parameters(), LEARNING_RATE)
+
+    def prepare(self, seed: int, step: int) -> None:
+        """Give batch norms their statistics, and freeze them."""
+        norms = [module for module in self.network.modules() if is_batch_norm(module)]
+        if not norms:
+            return
+        rows = []
+        for label, (begin, end) in enumerate(itertools.pairwise(self.real.offsets)):
+            order = drawn_order(derived_seed(seed, Draw.NORM, step, label), end - begin)
+            rows.append(torch.from_numpy(begin + order[:_NORM_IMAGES]))
+        chosen = to_device(torch.cat(rows), self.device)
+        self.network.train()
+        with torch.no_grad():
+            self.network(self.real.normalise(self.real.take(chosen)))
+        for norm in norms:
+            norm.eval()
 
     def move(self, seed: int, step: int, images: Tensor) -> None:
         """Train for `synthetic_epochs` epochs, but not after the last step."""

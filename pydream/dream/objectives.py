@@ -17,7 +17,8 @@ from pydream.dream.real import ClassImages
 from pydream.dream.recipes import PRESETS
 from pydream.dream.resolved import ResolvedConfig
 from pydream.dream.synthetic import LossAndSlope, SyntheticImages
-from pydream.matching import Matcher, answer_distance
+from pydream.errors import PydreamError
+from pydream.matching import Matcher, answer_distance, is_batch_norm
 from pydream.ops import diff_augment, multi_formation, random_augment
 from pydream.seeds import derived_seed, drawn_order
 from pydream.streams import to_device
@@ -79,6 +80,12 @@ class AnswersOfClasses:
         self._labels = torch.tensor(self._classes, device=self.device)
         assert config.match != "trajectory"
         self._match = config.match
+        norms = any(map(is_batch_norm, networks.network.modules()))
+        if config.framework == "dm" and config.exact and norms:
+            raise PydreamError(
+                "exact dm passes all classes through a batch norm at once, which the loop does "
+                "not: leave --exact out, or take a network with instance norm"
+            )
         self._matcher = Matcher(
             networks.network,
             config.match,
@@ -91,6 +98,7 @@ class AnswersOfClasses:
         self._batches.restart()
         augmentations = self._augmentations(seed)
         for step in range(self.config.inner_loop):
+            self._networks.prepare(seed, step)
             with stage("choose real images", self.device):
                 chooser = self._networks.chooser()
                 rows, weights = self._batches.of_step(chooser, seed, step)

@@ -196,6 +196,35 @@ def seed_of(loop: MatchingLoop) -> int:
     return derived_seed(loop.config.seed, Draw.NETWORK, 0)
 
 
+def test_batch_norms_are_frozen_at_the_statistics_of_real_images(real: ClassImages) -> None:
+    settings = fill_in(config("dc", arch="convnet2-w8", inner_loop=2, batch_real=4), 8, 3)
+    made = MatchingLoop(settings, real, lambda: construct("convnet2-w8", num_classes=3, side=8))
+    networks = made._networks
+    networks.begin(3)
+    norms = [m for m in networks.network.modules() if isinstance(m, nn.BatchNorm2d)]
+    convolution = next(m for m in networks.network.modules() if isinstance(m, nn.Conv2d))
+    assert all(norm.training and float(norm.running_mean.abs().max()) == 0 for norm in norms)  # type: ignore[union-attr]
+    seen: list[torch.Tensor] = []
+    hook = networks.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    networks.prepare(3, 0)
+    hook.remove()
+    (images,) = seen
+    assert len(images) == 16 + 9 + 16  # the second class has nine
+    assert not any(norm.training for norm in norms)
+    # One pass in training mode moves the running mean by a tenth of the way.
+    expected = 0.1 * convolution(images).mean((0, 2, 3))
+    torch.testing.assert_close(norms[0].running_mean, expected.detach())
+    assert min(run(made)[0].shape) > 0
+    networks.begin(4)
+    assert all(norm.training for norm in norms)
+
+
+def test_batch_norms_of_all_classes_at_once_are_refused(real: ClassImages) -> None:
+    settings = fill_in(config("dm", arch="convnet2-w8", exact=True), 8, 3)
+    with pytest.raises(PydreamError, match="exact dm passes all classes through a batch norm"):
+        MatchingLoop(settings, real, lambda: construct("convnet2-w8", num_classes=3, side=8))
+
+
 def test_one_choice_for_all_networks_that_are_never_trained(real: ClassImages) -> None:
     loop = loop_of(real, "dm")
     chosen = []
