@@ -23,7 +23,7 @@ from pydream.dream.network import fresh_network
 from pydream.dream.optimise import DreamRun, optimise
 from pydream.dream.real import check_enough, load_class_images
 from pydream.dream.resolved import ResolvedConfig, fill_in
-from pydream.dream.start import open_start
+from pydream.dream.start import open_start, start_fingerprint
 from pydream.dream.whole_set import finish_set
 from pydream.errors import PydreamError
 from pydream.files import name_after
@@ -121,7 +121,6 @@ def _distill(
         settings = fill_in(config, side, len(source.class_names))
         if ranks.count > 1 and not settings.shares_classes:
             raise PydreamError(_not_shared(settings))
-        first = open_start(settings, source.class_names)
         Tiling(side, settings.factor, settings.cells)  # raises if the factor does not fit
         make_network = make_network or _network_maker(settings, len(source.class_names))
         _check_network(
@@ -133,8 +132,9 @@ def _distill(
     experts = _open_experts(settings, make_network, fingerprint)
     if experts is not None:
         identity["experts"] = experts.fingerprint()
-    if first is not None:
-        identity["start"] = f"set {first.images_sha256}"
+    start = ranks.once(partial(start_fingerprint, settings, source.class_names))
+    if start is not None:
+        identity["start"] = f"set {start}"
     ranks.agree({"settings": identity, "installation": package_record()})
     if resume and (manifest := ranks.once(partial(finished_manifest, out, identity))) is not None:
         return MadeSet(out, manifest, {})
@@ -147,6 +147,7 @@ def _distill(
             workers=settings.workers,
             allow_skipped=settings.allow_skipped,
         )
+        first = open_start(settings, source.class_names, real)
         if settings.starts_from == "real":
             check_enough(real, source.class_names, settings.ipc, settings.factor)
         seen = (

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 
+from pydream.dream.real import ClassImages
 from pydream.dream.resolved import ResolvedConfig
 from pydream.errors import PydreamError
+from pydream.files import disk_errors
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.imported import open_distilled
 
 
-def open_start(config: ResolvedConfig, class_names: Sequence[str]) -> DistilledSet | None:
+def start_fingerprint(config: ResolvedConfig, class_names: Sequence[str]) -> str | None:
+    """Return a hash of the set that a run starts from; None as for `open_start`.
+
+    Raises
+    ------
+    PydreamError
+        If it is no set.
+    """
+    if config.starts_from in ("real", "noise"):
+        return None
+    path = Path(config.starts_from)
+    tensors = path / "images.pt" if path.is_dir() else path
+    if tensors.is_file() and not (path / "manifest.json").is_file():
+        with disk_errors(tensors):
+            return hashlib.sha256(tensors.read_bytes()).hexdigest()
+    return open_distilled(path, class_names=class_names).images_sha256
+
+
+def open_start(
+    config: ResolvedConfig, class_names: Sequence[str], real: ClassImages
+) -> DistilledSet | None:
     """Open the set that a run starts from; None if it starts from real images or noise.
 
     Parameters
@@ -22,6 +45,9 @@ def open_start(config: ResolvedConfig, class_names: Sequence[str]) -> DistilledS
         Resolved settings.
     class_names
         Names of the classes of the real images, in order.
+    real
+        The real images. Tensors of another tool with values beyond [0, 1] are taken to be
+        normalised with their mean and standard deviation.
 
     Raises
     ------
@@ -32,7 +58,9 @@ def open_start(config: ResolvedConfig, class_names: Sequence[str]) -> DistilledS
     if config.starts_from in ("real", "noise"):
         return None
     path = Path(config.starts_from)
-    distilled = open_distilled(path, class_names=class_names)
+    distilled = open_distilled(
+        path, class_names=class_names, mean=real.mean.tolist(), std=real.std.tolist()
+    )
     if distilled.class_names != tuple(class_names):
         raise PydreamError(
             f"{path} has other classes than the source, or in another order "

@@ -330,14 +330,17 @@ def test_numbers_as_published(framework: Any, ipc: int, expected: tuple[Any, ...
     assert found.factor == 1
 
 
-@pytest.mark.parametrize("foreign", [False, True])
-def test_a_run_goes_on_from_a_set(tmp_path: Path, digits: Source, foreign: bool) -> None:
+@pytest.mark.parametrize("kind", ["ours", "tensors", "normalised"])
+def test_a_run_goes_on_from_a_set(
+    tmp_path: Path, digits: Source, real: ClassImages, kind: str
+) -> None:
     settings = config("dm", iterations=1, learning_rate=1e-9, out=tmp_path / "first")
     start = distill(settings, source=digits).path
     images = load_set(start).float_images
-    if foreign:
+    if kind != "ours":
         start = tmp_path / "images.pt"
-        torch.save([images, torch.arange(3).repeat_interleave(2)], start)
+        saved = real.normalise(images) if kind == "normalised" else images
+        torch.save([saved, torch.arange(3).repeat_interleave(2)], start)
         images = (images * 255).to(torch.uint8).float() / 255  # as sets of other tools are read
     onward = dataclasses.replace(settings, framework="dsa", network_epochs=None, start=str(start))
     made = distill(dataclasses.replace(onward, out=tmp_path / "onward"), source=digits)
