@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -86,13 +86,14 @@ class RealBatches:
         if not self._fixed:
             self._sampler.restart()
 
-    def of_step(self, network: nn.Module, seed: int, step: int) -> Rows:
+    def of_step(self, chooser: Callable[[], nn.Module], seed: int, step: int) -> Rows:
         """Choose the real images of a step.
 
         Parameters
         ----------
-        network
-            Network whose features tell representatives.
+        chooser
+            Function that returns the network whose features tell representatives; it is not called
+            for random images.
         seed
             Random seed of the iteration.
         step
@@ -100,7 +101,7 @@ class RealBatches:
         """
         if self._config.sampler == "random":
             return self._random(seed, step, self._config.batch_real)
-        chosen = self._sampler(network)
+        chosen = self._sampler(chooser())
         if self._config.weights == "equal":
             return padded(chosen)
         return padded(chosen, self._sampler.weights)

@@ -100,8 +100,7 @@ class AnswersOfClasses:
         for step in range(self.config.inner_loop):
             self._networks.prepare(seed, step)
             with stage("choose real images", self.device):
-                chooser = self._networks.chooser()
-                rows, weights = self._batches.of_step(chooser, seed, step)
+                rows, weights = self._batches.of_step(self._networks.chooser, seed, step)
             augmentation = None if augmentations is None else augmentations[step]
             yield StepInputs(rows, weights, self._formations(seed, step), augmentation)
 

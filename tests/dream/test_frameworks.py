@@ -245,6 +245,14 @@ def step_inputs(loop: MatchingLoop, seed: int) -> StepInputs:
     return inputs
 
 
+def test_no_network_is_trained_to_choose_random_images(
+    real: ClassImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = loop_of(real, "dm", sampler="random")
+    monkeypatch.setattr(loop._networks, "_pretrain", None)
+    assert min(first_rows(loop, 1).shape) > 0
+
+
 def test_weights_by_clusters_change_what_is_matched(real: ClassImages) -> None:
     assert not run(loop_of(real, "dm", weights="clusters")).equal(run(loop_of(real, "dm")))
 
