@@ -110,8 +110,8 @@ def experts_command(config: Annotated[ExpertsConfig, Whole], *, json: Json = Fal
     experts = train_experts(config)
     arch, parameters = experts.description["arch"], experts.description["parameters"]
     text = (
-        f"{experts.path}: {len(experts.files)} experts of {experts.epochs} epochs, {arch} with "
-        f"{parameters:,} parameters"
+        f"{experts.path}: {arch} with {parameters:,} parameters, experts: {len(experts.files)}, "
+        f"epochs of each: {experts.epochs}"
     )
     print_result(experts, text, json=json)
 

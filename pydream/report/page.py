@@ -271,7 +271,20 @@ def _choice_words(manifest: Manifest) -> str:
 def _matching_facts(manifest: Manifest) -> list[tuple[str, str]]:
     """List the facts of the optimisation (DREAM)."""
     config = manifest.config or {}
+    framework = config.get("framework", "idc")
+    between = {
+        "idc": f"{config['network_images']} images between two steps",
+        "dc": f"{config.get('synthetic_epochs', 0)} on the synthetic images between two steps",
+        "dm": "the networks matched are not trained",
+        "mtt": f"{config.get('student_steps')} steps of a student from an expert’s weights",
+    }
+    between["dsa"] = between["dc"]
+    if framework in ("dm", "mtt"):
+        training = between[framework]
+    else:
+        training = f"{config['network_epochs']} epochs before it is matched, {between[framework]}"
     return [
+        ("Framework", framework),
         ("Network", config["arch"]),
         ("Recipe", config["recipe"]),
         ("Matched", f"{config['match']}, by {config['metric']}"),
@@ -279,11 +292,7 @@ def _matching_facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("Cells per side (factor)", str(manifest.factor)),
         ("Iterations, steps in each", f"{config['iterations']}, {config['inner_loop']}"),
         ("Learning rate", f"{config['learning_rate']:.4g}"),
-        (
-            "Network’s training",
-            f"{config['network_epochs']} epochs before it is matched, {config['network_images']} "
-            "images between two steps",
-        ),
+        ("Network’s training", training),
     ]
 
 

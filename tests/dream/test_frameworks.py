@@ -97,6 +97,12 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     made = distill(dataclasses.replace(killed, resume=True), source=digits)
     assert digest(made.path) == digest(tmp_path / "whole")
     assert (load_set(made.path).manifest.config or {})["framework"] == framework
+    told = {
+        "dc": "2 on the synthetic images between two steps",
+        "dsa": "2 on the synthetic images between two steps",
+        "dm": "the networks matched are not trained",
+    }
+    assert told[framework] in (made.path / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
