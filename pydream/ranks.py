@@ -156,11 +156,9 @@ class Ranks:
         key = self.new_name("made")
         if self.first:
             value = make()
-            self._store.set(key, pickle.dumps(value))  # type: ignore[arg-type]  # bytes, too
+            self._publish(key, value)
             return value
-        store = self._store
-        self.until(lambda: store.check([key]))
-        made: T = pickle.loads(store.get(key))
+        made: T = self._published([key])[0]
         return made
 
     def gather(self, value: T) -> list[T]:
@@ -175,11 +173,23 @@ class Ranks:
         """
         if self._store is None:
             return [value]
-        key, store = self.new_name("gathered"), self._store
-        store.set(f"{key}-{self.number}", pickle.dumps(value))  # type: ignore[arg-type]
-        keys = [f"{key}-{number}" for number in range(self.count)]
+        key = self.new_name("gathered")
+        self._publish(f"{key}-{self.number}", value)
+        return self._published([f"{key}-{number}" for number in range(self.count)])
+
+    def _publish(self, key: str, value: object) -> None:
+        """Put a value where the other ranks find it."""
+        assert self._store is not None
+        with self._store_errors():
+            self._store.set(key, pickle.dumps(value))  # type: ignore[arg-type]  # bytes, too
+
+    def _published(self, keys: list[str]) -> list[Any]:
+        """Wait for the values that ranks put under some keys, and return them."""
+        assert self._store is not None
+        store = self._store
         self.until(lambda: store.check(keys))
-        return [pickle.loads(store.get(key)) for key in keys]
+        with self._store_errors():
+            return [pickle.loads(store.get(key)) for key in keys]
 
     def take_turns(self, count: int) -> Iterator[int]:
         """Yield the numbers of some items, each to one rank: the next one to whoever is free.
@@ -213,7 +223,8 @@ class Ranks:
         if self._store is None:
             return
         store, key = self._store, self.new_name("come")
-        store.add(key, 1)
+        with self._store_errors():
+            store.add(key, 1)
         self.until(lambda: store.add(key, 0) == self.count)
 
     def agree(self, facts: Mapping[str, Any]) -> None:

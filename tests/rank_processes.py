@@ -10,6 +10,7 @@ import pickle
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -134,18 +135,33 @@ def twice(work: Callable[..., Any], *given: Any) -> Any:
 
 
 def killed_in(place: str, name: str, calls: int, work: Callable[..., Any], *given: Any) -> Any:
-    """Do some work, in which the first rank is killed before the n-th call of a function."""
+    """Do some work, in which the first rank is killed before the n-th call of a function.
+
+    The other ranks wait there for its death: they would make its items, too, where the free take
+    the next one.
+    """
     owner = resolve_name(place)
     function, left = getattr(owner, name), [calls]
 
     def counted(*given: Any, **named: Any) -> Any:
         left[0] -= 1
-        if os.environ["RANK"] == "0" and left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if left[0] == 0:
+            if os.environ["RANK"] == "0":
+                os.kill(os.getpid(), signal.SIGKILL)
+            _wait_for_the_end_of_the_first()
         return function(*given, **named)
 
     setattr(owner, name, counted)
     return work(*given)
+
+
+def _wait_for_the_end_of_the_first() -> None:
+    """Return when nobody listens any more where the first rank does."""
+    first = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    with contextlib.suppress(ConnectionError):
+        while True:
+            socket.create_connection(first, timeout=LIMIT).close()
+            time.sleep(0.02)
 
 
 def interrupted_after(steps: int, config: ObserverConfig) -> Any:

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from rank_processes import LIMIT, free_port, killed_in, on_ranks, run_command
 from rded_runs import settings, write_pictures, write_random_observer
-from torch.distributed import HashStore  # type: ignore[attr-defined]
+from torch.distributed import HashStore, TCPStore  # type: ignore[attr-defined]
 
 from pydream.errors import OtherRankError, PydreamError, UnfinishedError
 from pydream.launchers import first_host, place_of_rank
@@ -206,6 +207,29 @@ def test_ranks_with_other_settings_are_refused_by_all() -> None:
         ends = list(threads.map(work, connected(3)))
     (told,) = (end for end in ends if end != "other")  # by one of them
     assert told.startswith("rank 2 runs with another seed than rank 0: ")
+
+
+@pytest.mark.parametrize(
+    "meet",
+    [
+        lambda ranks: ranks.wait(),
+        lambda ranks: ranks.gather(1),
+        lambda ranks: ranks.once(lambda: 1),
+        lambda ranks: [*ranks.take_turns(1)],
+        lambda ranks: ranks.tell("anything"),
+        lambda ranks: ranks.count_together("anything", 1),
+    ],
+)
+def test_a_first_rank_that_has_gone_is_no_error_of_another_kind(
+    meet: Callable[[Ranks], object],
+) -> None:
+    """A rank that comes late finds no store, whatever it does next."""
+    port = free_port()
+    hosted = TCPStore("127.0.0.1", port, 2, True, wait_for_workers=False)
+    late = Ranks(1, 2, TCPStore("127.0.0.1", port, 2, False))
+    del hosted
+    with pytest.raises(OtherRankError), late.together():
+        meet(late)
 
 
 def test_a_rank_that_is_lost_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
