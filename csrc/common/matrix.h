@@ -50,6 +50,18 @@ struct Bf16 {
   }
 };
 
+// Loads four tiles of 8 rows of 4 words from shared memory, by a whole warp. Lane l supplies the
+// address of row l % 8 of tile l / 8, a multiple of 16 bytes; words[i] becomes word l % 4 of row
+// l / 4 of tile i. So tiles are what `multiply` takes: of a, the rows 0 to 7 and 8 to 15 of words 0
+// to 3, then those of words 4 to 7; of b, words 0 to 3 and 4 to 7 of its columns.
+__device__ inline void load_tiles(uint32_t (&words)[4], const uint32_t* row) {
+  const auto from = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(from)
+               : "memory");
+}
+
 // Starts a copy of 16 bytes to shared memory; both addresses must be multiples of 16.
 __device__ inline void copy_async(void* shared, const void* global) {
   const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));

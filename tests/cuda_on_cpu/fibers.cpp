@@ -1,8 +1,10 @@
 // The fibers behind include/common/launch.h. For x86-64: switching stacks by hand takes a
 // fiftieth of swapcontext's time, of which AddressSanitizer takes most for clearing its shadow.
+#include <exception>
 #include <memory>
 #include <numeric>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "common/launch.h"
@@ -47,6 +49,13 @@ constexpr unsigned kWarp = 32;
 
 enum class State { ready, barrier, warp, done };
 
+// An asynchronous copy that has not been waited for.
+struct Copy {
+  void* to;
+  unsigned char bytes[kCopied];
+  unsigned group;
+};
+
 struct Fiber {
   std::unique_ptr<char[]> stack{new char[kStack]};
   void* place = nullptr;       // where its stack was left
@@ -58,6 +67,8 @@ struct Fiber {
   uint64_t slots[2];                        // given away in the last two
   unsigned gifts = 0;                       // given to the warp so far
   alignas(8) unsigned char gift[2][kGift];  // the last two
+  std::vector<Copy> copies;
+  unsigned groups = 0;  // of copies, closed so far
 };
 
 struct Scheduler {
@@ -71,6 +82,8 @@ struct Scheduler {
   unsigned current = 0;
   const std::function<void()>* thread = nullptr;
   std::unique_ptr<unsigned char[]> shared;
+  size_t shared_size = 0;
+  std::exception_ptr error;  // that a thread has thrown
   Order order = Order::forward;
   std::mt19937 random{0};
 };
@@ -106,7 +119,11 @@ void wait(State state) {
   __sanitizer_finish_switch_fiber(nullptr, &scheduler.stack, &scheduler.stack_size);
 #endif
   for (;;) {
-    (*scheduler.thread)();
+    try {
+      (*scheduler.thread)();
+    } catch (...) {
+      scheduler.error = std::current_exception();
+    }
     wait(State::done);
   }
 }
@@ -121,15 +138,20 @@ std::unique_ptr<Fiber> make_fiber() {
   return fiber;
 }
 
+// The threads in the order of their turns, those of a warp in succession.
 void choose_turns() {
-  scheduler.turns.resize(scheduler.count);
-  std::iota(scheduler.turns.begin(), scheduler.turns.end(), 0u);
-  if (scheduler.order == Order::backward) {
-    std::reverse(scheduler.turns.begin(), scheduler.turns.end());
-  }
-  if (scheduler.order == Order::shuffled) {
-    std::shuffle(scheduler.turns.begin(), scheduler.turns.end(), scheduler.random);
-  }
+  std::vector<unsigned>& turns = scheduler.turns;
+  turns.resize(scheduler.count);
+  std::iota(turns.begin(), turns.end(), 0u);
+  if (scheduler.order == Order::backward) std::reverse(turns.begin(), turns.end());
+  if (scheduler.order != Order::shuffled) return;
+  const unsigned warps = (scheduler.count + kWarp - 1) / kWarp;
+  std::vector<uint64_t> place(warps);
+  for (uint64_t& each : place) each = scheduler.random();
+  std::shuffle(turns.begin(), turns.end(), scheduler.random);
+  std::stable_sort(turns.begin(), turns.end(), [&](unsigned a, unsigned b) {
+    return std::pair(place[a / kWarp], a / kWarp) < std::pair(place[b / kWarp], b / kWarp);
+  });
 }
 
 // Lets the lanes of a warp go on that all wait in one operation.
@@ -151,13 +173,9 @@ bool release_warp(unsigned first) {
 
 // Where no thread can run: opens the barrier, or says what is wrong. False when all are done.
 bool release() {
-  bool released = false;
-  for (unsigned first = 0; first < scheduler.count; first += kWarp) {
-    released = release_warp(first) || released;
-  }
-  if (released) return true;
   unsigned at_barrier = 0, in_warp = 0;
   for (unsigned i = 0; i < scheduler.count; ++i) {
+    if (scheduler.fibers[i]->state == State::ready) return true;
     at_barrier += scheduler.fibers[i]->state == State::barrier;
     in_warp += scheduler.fibers[i]->state == State::warp;
   }
@@ -181,19 +199,36 @@ void prepare(unsigned count) {
     fiber.state = State::ready;
     fiber.exchanges = 0;
     fiber.gifts = 0;
+    fiber.copies.clear();
+    fiber.groups = 0;
     fiber.index = dim3(i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y);
   }
 }
 
+// Lets a thread run until it waits or is done.
+void take_turn(unsigned turn) {
+  Fiber& fiber = *scheduler.fibers[turn];
+  if (fiber.state != State::ready) return;
+  scheduler.current = turn;
+  threadIdx = fiber.index;
+  leave_scheduler(fiber);
+  if (scheduler.error == nullptr) return;
+  scheduler.fibers.clear();  // they are in the middle of something
+  std::rethrow_exception(std::exchange(scheduler.error, nullptr));
+}
+
+// A warp runs until a barrier before the next one does, so that warps are as far apart as barriers
+// allow; in a shuffled order, until one of its warp operations.
 void run_block() {
   do {
     choose_turns();
-    for (const unsigned turn : scheduler.turns) {
-      Fiber& fiber = *scheduler.fibers[turn];
-      if (fiber.state != State::ready) continue;
-      scheduler.current = turn;
-      threadIdx = fiber.index;
-      leave_scheduler(fiber);
+    for (unsigned next = 0; next < scheduler.count;) {
+      const unsigned begin = next, warp = scheduler.turns[begin] / kWarp;
+      while (next < scheduler.count && scheduler.turns[next] / kWarp == warp) ++next;
+      do {
+        for (unsigned i = begin; i < next; ++i) take_turn(scheduler.turns[i]);
+      } while (release_warp(warp * kWarp) &&
+               (scheduler.order != Order::shuffled || scheduler.random() % 2 == 0));
     }
   } while (release());
 }
@@ -220,6 +255,7 @@ void run(dim3 grid, dim3 block, size_t shared, const std::function<void()>& thre
       for (unsigned x = 0; x < grid.x; ++x) {
         blockIdx = dim3(x, y, z);
         scheduler.shared.reset(new unsigned char[shared]);
+        scheduler.shared_size = shared;
         std::memset(scheduler.shared.get(), 0xFF, shared);
         prepare(static_cast<unsigned>(threads));
         run_block();
@@ -232,6 +268,12 @@ void barrier() { wait(State::barrier); }
 
 void* shared_memory() { return scheduler.shared.get(); }
 
+bool is_shared(const void* address) {
+  const auto* byte = static_cast<const unsigned char*>(address);
+  const unsigned char* begin = scheduler.shared.get();
+  return byte >= begin && byte <= begin + scheduler.shared_size;  // the end is for the sanitizer
+}
+
 uint64_t exchange(unsigned mask, uint64_t bits, int distance) {
   const unsigned self = scheduler.current;
   Fiber& fiber = *scheduler.fibers[self];
@@ -241,6 +283,21 @@ uint64_t exchange(unsigned mask, uint64_t bits, int distance) {
   wait(State::warp);
   const unsigned other = self ^ static_cast<unsigned>(distance);
   return (mask >> (other % kWarp) & 1u) ? scheduler.fibers[other]->slots[slot] : bits;
+}
+
+unsigned vote(unsigned mask, bool mine) {
+  const unsigned self = scheduler.current;
+  Fiber& fiber = *scheduler.fibers[self];
+  const unsigned slot = fiber.exchanges++ % 2;
+  fiber.slots[slot] = mine;
+  fiber.mask = mask;
+  wait(State::warp);
+  unsigned votes = 0;
+  for (unsigned lane = 0; lane < kWarp; ++lane) {
+    if (!(mask >> lane & 1u)) continue;
+    if (scheduler.fibers[self - self % kWarp + lane]->slots[slot] != 0) votes |= 1u << lane;
+  }
+  return votes;
 }
 
 void give(const void* mine, size_t size) {
@@ -254,6 +311,25 @@ const void* given(unsigned lane) {
   const unsigned self = scheduler.current;
   const unsigned gifts = scheduler.fibers[self]->gifts;
   return scheduler.fibers[self - self % kWarp + lane]->gift[(gifts - 1) % 2];
+}
+
+void copy_later(void* to, const void* from) {
+  Fiber& fiber = *scheduler.fibers[scheduler.current];
+  Copy copy = {to, {}, fiber.groups};
+  std::memcpy(copy.bytes, from, kCopied);
+  std::memset(to, 0xFF, kCopied);
+  fiber.copies.push_back(copy);
+}
+
+void close_copies() { ++scheduler.fibers[scheduler.current]->groups; }
+
+void await_copies(unsigned left) {
+  Fiber& fiber = *scheduler.fibers[scheduler.current];
+  auto copy = fiber.copies.begin();
+  for (; copy != fiber.copies.end() && copy->group + left < fiber.groups; ++copy) {
+    std::memcpy(copy->to, copy->bytes, kCopied);
+  }
+  fiber.copies.erase(fiber.copies.begin(), copy);
 }
 
 }  // namespace cuda_on_cpu

@@ -32,6 +32,14 @@ module.broken(sys.argv[1], ctypes.addressof(values), 64)
 print(values[:])
 """
 UPWARDS = list(range(64))
+
+
+def votes(values: range) -> int:
+    """Return the votes of a warp's lanes whose value is a multiple of 3, as an int of 32 bits."""
+    bits = sum(1 << lane for lane, value in enumerate(values) if value % 3 == 0)
+    return bits - (1 << 32) * (bits >> 31)
+
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -46,6 +54,9 @@ def test_right_kernels_are_right_in_any_order(run_python: Run, order: str) -> No
     for kernel, expected in [
         ("reverse", UPWARDS[::-1]),
         ("warp_sum", [sum(range(32))] * 32 + [sum(range(32, 64))] * 32),
+        ("copies", [*UPWARDS[31::-1], *UPWARDS[31::-1]]),
+        ("tiles", [*UPWARDS[32:], *UPWARDS[:32]]),
+        ("vote", [votes(range(32))] * 32 + [votes(range(32, 64))] * 32),
     ]:
         run = broken(run_python, kernel, order)
         assert run.returncode == 0, run.stderr
@@ -54,7 +65,12 @@ def test_right_kernels_are_right_in_any_order(run_python: Run, order: str) -> No
 
 @pytest.mark.parametrize(
     ("kernel", "right"),
-    [("missing_barrier", UPWARDS[::-1]), ("missing_barrier_behind", [0, *UPWARDS[:-1]])],
+    [
+        ("missing_barrier", UPWARDS[::-1]),
+        ("missing_barrier_behind", [0, *UPWARDS[:-1]]),
+        ("copy_over_what_is_read", UPWARDS[::-1]),
+        ("tiles_missing_barrier", [*UPWARDS[32:], *UPWARDS[:32]]),
+    ],
 )
 def test_a_missing_barrier_shows_in_some_order(
     run_python: Run, kernel: str, right: list[int]
@@ -64,7 +80,12 @@ def test_a_missing_barrier_shows_in_some_order(
     assert any(run.stdout.strip() != str(right) for run in runs)
 
 
-@pytest.mark.parametrize("kernel", ["off_by_one", "shared_overrun"])
+@pytest.mark.parametrize("order", ["forward", "backward", "shuffled"])
+def test_a_copy_has_not_come_before_it_is_waited_for(run_python: Run, order: str) -> None:
+    assert broken(run_python, "copies_not_waited_for", order).stdout.strip() == str([-1] * 64)
+
+
+@pytest.mark.parametrize("kernel", ["off_by_one", "shared_overrun", "copy_beyond", "tiles_overrun"])
 def test_an_index_off_by_one_is_stopped(run_python: Run, kernel: str) -> None:
     run = broken(run_python, kernel)
     assert run.returncode != 0
@@ -77,9 +98,27 @@ def test_an_index_off_by_one_is_stopped(run_python: Run, kernel: str) -> None:
     [
         ("barrier_for_some", "of 64 threads 32 wait at a barrier"),
         ("lane_missing", "31 in a warp operation for lanes of its mask that do not come"),
+        ("tiles_by_some", "31 in a warp operation for lanes of its mask that do not come"),
+        ("vote_of_some", "22 in a warp operation for lanes of its mask that do not come"),
     ],
 )
 def test_waiting_for_what_cannot_come_is_an_error(
+    run_python: Run, kernel: str, message: str
+) -> None:
+    run = broken(run_python, kernel)
+    assert run.returncode == 1
+    assert message in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        ("copy_askew", "an asynchronous copy of 16 bytes is not aligned to them"),
+        ("tiles_askew", "a row of a matrix in shared memory is not aligned to 16 bytes"),
+        ("tiles_of_global_memory", "a row of a matrix is not in shared memory"),
+    ],
+)
+def test_an_address_that_the_instruction_does_not_take_is_an_error(
     run_python: Run, kernel: str, message: str
 ) -> None:
     run = broken(run_python, kernel)

@@ -3,7 +3,9 @@
 // The threads of a block are fibers. Each runs until a barrier, a warp operation or its end; then
 // the next one does, in an order that can be chosen, so that a missing barrier gives another result
 // in some order. Blocks follow each other. Shared memory is as long as asked for, to the byte, and
-// full of NaN at first. Threads that wait for what cannot come end the launch with an error.
+// full of NaN at first. Threads that wait for what cannot come end the launch with an error. The
+// bytes of an asynchronous copy come when its thread waits for them; until then its place is full
+// of NaN, so that a wait for too few copies shows, and a copy over what others still read.
 #pragma once
 
 #include <algorithm>
@@ -45,14 +47,24 @@ void run(dim3 grid, dim3 block, size_t shared, const std::function<void()>& thre
 
 void barrier();
 void* shared_memory();
+bool is_shared(const void* address);
 // Gives `bits` to the warp; returns, when all of its lanes have come, those of lane (own ^
 // distance).
 uint64_t exchange(unsigned mask, uint64_t bits, int distance);
+// The lanes of `mask` whose predicate holds, when all of them have come.
+unsigned vote(unsigned mask, bool predicate);
 // Gives up to kGift bytes to the whole warp; returns when all of its 32 lanes have come.
 constexpr size_t kGift = 32;
 void give(const void* mine, size_t size);
 // What a lane gave, until the next but one time.
 const void* given(unsigned lane);
+
+// Copies of kCopied bytes, by the thread that calls: into the group that the next close_copies
+// closes. Of the closed groups, the last `left` need not have come after await_copies.
+constexpr size_t kCopied = 16;
+void copy_later(void* to, const void* from);
+void close_copies();
+void await_copies(unsigned left);
 
 }  // namespace cuda_on_cpu
 
@@ -72,26 +84,22 @@ T __shfl_xor_sync(unsigned mask, T value, int distance) {
   return value;
 }
 
-inline int __all_sync(unsigned mask, int predicate) {
-  bool all = predicate != 0;
-  for (int distance = 16; distance > 0; distance /= 2) {
-    const bool other = __shfl_xor_sync(mask, all, distance);
-    all = all && other;
-  }
-  return all ? 1 : 0;
+inline unsigned __ballot_sync(unsigned mask, int predicate) {
+  return cuda_on_cpu::vote(mask, predicate != 0);
 }
 
-inline unsigned __ballot_sync(unsigned mask, int predicate) {
-  unsigned votes = predicate != 0 ? 1u << threadIdx.x % 32 : 0u;
-  for (int distance = 16; distance > 0; distance /= 2) {
-    votes |= __shfl_xor_sync(mask, votes, distance);
-  }
-  return votes;
+inline int __all_sync(unsigned mask, int predicate) {
+  return __ballot_sync(mask, predicate) == mask ? 1 : 0;
+}
+
+inline int __any_sync(unsigned mask, int predicate) {
+  return __ballot_sync(mask, predicate) != 0 ? 1 : 0;
 }
 
 inline void __syncwarp() { __ballot_sync(0xFFFFFFFFu, 0); }
 
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 
 inline uint32_t __float_as_uint(float value) { return pydream::float_bits(value); }
 inline float __uint_as_float(uint32_t bits) { return pydream::bits_float(bits); }

@@ -102,16 +102,37 @@ struct Bf16 {
   }
 };
 
+inline void load_tiles(uint32_t (&words)[4], const uint32_t* row) {
+  if (!cuda_on_cpu::is_shared(row)) {
+    throw std::runtime_error("a row of a matrix is not in shared memory");
+  }
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) {
+    throw std::runtime_error("a row of a matrix in shared memory is not aligned to 16 bytes");
+  }
+  cuda_on_cpu::give(&row, sizeof row);
+  const unsigned lane = threadIdx.x % 32;
+  for (unsigned tile = 0; tile < 4; ++tile) {
+    const uint32_t* from;
+    std::memcpy(&from, cuda_on_cpu::given(tile * 8 + lane / 4), sizeof from);
+    words[tile] = from[lane % 4];
+  }
+}
+
 inline void copy_async(void* shared, const void* global) {
   if ((reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global)) % 16 != 0) {
     throw std::runtime_error("an asynchronous copy of 16 bytes is not aligned to them");
   }
-  std::memcpy(shared, global, 16);
+  if (!cuda_on_cpu::is_shared(shared)) {
+    throw std::runtime_error("an asynchronous copy does not go to shared memory");
+  }
+  cuda_on_cpu::copy_later(shared, global);
 }
 
-inline void commit_copies() {}
+inline void commit_copies() { cuda_on_cpu::close_copies(); }
 
 template <int kLeft>
-void await_copies() {}
+void await_copies() {
+  cuda_on_cpu::await_copies(kLeft);
+}
 
 }  // namespace pydream
