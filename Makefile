@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc build_support -type f -not -name '*.pyc')
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
-.PHONY: help demo test sanitize lint format docs bench bench-report bench-scaling gpu-check gpu-rehearsal clean
+.PHONY: help demo test sanitize lint format docs bench bench-report bench-scaling gpu-check gpu-rehearsal sass clean
 
 help:
 	@echo "make demo    distil scikit-learn's digits and train on the result (2 minutes)"
@@ -23,6 +23,7 @@ help:
 	@echo "make bench-scaling  measure how time and memory grow with size"
 	@echo "make gpu-check  test and measure the CUDA kernels on this machine's GPU (twice 9 minutes)"
 	@echo "make gpu-rehearsal  start every step of that on the CPU, with small sizes (2 minutes)"
+	@echo "make sass    show what nvcc makes of the CUDA kernels, beside the baseline (ARGS=kmeans: a part)"
 	@echo "make clean   remove what these commands made, results of runs apart"
 
 $(BIN)/python:
@@ -113,6 +114,11 @@ gpu-check:
 
 gpu-rehearsal:
 	$(PYTHON) -m benchmarks.gpu_check --rehearse $(if $(OUT),--out $(OUT)) $(if $(ONLY),--only $(ONLY))
+
+# Needs nvcc and cuobjdump, from the toolkit or their wheels, and no GPU. ARGS takes parts of the
+# paths of files, and --keep, which makes what is found the baseline.
+sass:
+	$(PYTHON) -m benchmarks.sass $(ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info pydream/*.so

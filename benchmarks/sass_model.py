@@ -1,0 +1,298 @@
+"""A model of an H100: which of its units bounds a kernel, and how near that is to the limit.
+
+It adds up, for every unit, the cycles that instructions occupy it, and takes the busiest unit.
+Waiting for a load counts as a unit that all resident warps share. Other dependencies, bank
+conflicts and barriers are not in it. docs/cuda-model.md says how far it can be trusted.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks.sass_code import (
+    CALLS,
+    GLOBAL,
+    Instruction,
+    Loop,
+    Resources,
+    hot_loop,
+    innermost,
+    loops,
+    usual,
+)
+
+# NVIDIA H100 Tensor Core GPU Architecture (white paper), SXM5.
+MULTIPROCESSORS = 132
+CLOCK = 1.755e9  # hertz, under load
+REGISTERS, SHARED, THREADS, BLOCKS = 65536, 233_472, 2048, 32  # of a multiprocessor
+# CUDA C++ Programming Guide, "Arithmetic Instructions", compute capability 9.0: results a clock
+# and multiprocessor, by 32 for instructions of a warp.
+ISSUED = 4.0
+INTEGERS = 64 / 32  # additions, logic, shifts, comparisons; packing of two 16-bit values
+MULTIPLICATIONS = 64 / 32  # of integers, and what the compiler expresses by them
+SPECIAL = 16 / 32  # exp2, log2, reciprocals; conversions between integers and floats
+DOUBLES = 64 / 32
+WORDS = 1.0  # of 32 bits, to or from shared memory and the first-level cache, and shuffled
+# Dense 16-bit products: 4096 operations a clock and multiprocessor; TF32 half as many. mma.sync
+# reaches 64 % of that ("Benchmarking and Dissecting the Nvidia Hopper GPU Architecture via
+# Microbenchmarking", arXiv:2402.13499).
+TENSOR_OPERATIONS = {16: 4096, 32: 2048}
+MMA_SYNC = 0.64
+# The same paper: cycles until a load from memory arrives.
+LATENCY = 478.8
+# Measured: benchmarks/results/nvidia-h100-80gb-hbm3, cuda-ops ("copy"), and nvidia-h200,
+# cuda-kmeans ("matrix product"). Fractions in records refer to such figures.
+MEMORY = 2.43e12
+MATRIX_OPERATIONS = {16: 661e12, 32: 360e12}
+
+# Of 16 x 8 x (the number behind 168): operations of an HMMA.
+_SHAPE = re.compile(r"HMMA\.168(\d+)")
+_COMPARISONS = re.compile(r"FSETP|FMNMX|FSEL|FSET|HSETP2|HMNMX2|MOV|S2R|CS2R")
+_SPECIAL_INTEGERS = re.compile(r"POPC|FLO|BREV")
+
+
+def cycles(code: Iterable[Instruction]) -> dict[str, float]:
+    """Return for each unit the cycles of a multiprocessor that the instructions of a warp take.
+
+    The unit "memory" is left out: what comes from memory and what from a cache is not in the code.
+    """
+    taken = dict.fromkeys(("issue", "integers", "multiplier", "special", "doubles", "words"), 0.0)
+    taken["tensor"] = 0.0
+    for each in code:
+        taken["issue"] += 1 / ISSUED
+        if each.kind == "tensor":
+            shape = _SHAPE.match(each.opcode)
+            depth = int(shape[1]) if shape else 16
+            bits = 32 if "TF32" in each.opcode else 16
+            taken["tensor"] += 2 * 16 * 8 * depth / (TENSOR_OPERATIONS[bits] * MMA_SYNC)
+        elif each.opcode.startswith(("IMAD", "IDP")):
+            taken["multiplier"] += 1 / MULTIPLICATIONS
+        elif each.kind in ("special", "conversion") or _SPECIAL_INTEGERS.match(each.opcode):
+            taken["special"] += 1 / SPECIAL
+        elif each.kind == "double":
+            taken["doubles"] += 1 / DOUBLES
+        elif each.kind in ("shuffle", "shared load", "shared store", "local", *GLOBAL):
+            taken["words"] += max(1.0, each.bits / 32) / WORDS
+        elif each.kind in ("integer", "packing") or _COMPARISONS.match(each.opcode):
+            taken["integers"] += 1 / INTEGERS
+    return taken
+
+
+def memory_cycles(nbytes: float) -> float:
+    """Return the cycles in which a multiprocessor gets its share of bytes from memory."""
+    return nbytes / (MEMORY / MULTIPROCESSORS / CLOCK)
+
+
+def moved(code: Iterable[Instruction]) -> int:
+    """Return the bytes of global memory that the instructions of a warp name."""
+    return sum(32 * each.bits // 8 for each in code if each.kind in GLOBAL)
+
+
+def busiest(taken: Mapping[str, float]) -> tuple[str, float]:
+    """Return the unit that takes most cycles, and how many."""
+    unit = max(taken, key=taken.__getitem__)
+    return unit, taken[unit]
+
+
+def blocks_on_multiprocessor(needed: Resources, threads: int, dynamic: int) -> int:
+    """Return how many blocks fit, by registers, shared memory and threads."""
+    warps = math.ceil(threads / 32)
+    registers = math.ceil(needed.registers * 32 / 256) * 256 * warps
+    shared = math.ceil((needed.shared + dynamic + 1024) / 128) * 128  # the system keeps 1 KiB
+    return min(BLOCKS, REGISTERS // max(registers, 1), SHARED // shared, THREADS // (32 * warps))
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a kernel and how often it runs.
+
+    Attributes
+    ----------
+    where
+        "inner": the innermost loop with the most markers; "hot": the loop with the most tensor
+        instructions and all that it contains; "around": the loop around the hot one, without loops
+        inside; "once": all that is in no loop; "rest": all that is in no innermost loop.
+    times
+        Warps' executions of the marker or, without one, of the part.
+    marker
+        Pattern of a whole opcode.
+    """
+
+    where: str
+    times: float
+    marker: str = ""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a kernel has to do in one case of the benchmarks, by some unit of it.
+
+    Attributes
+    ----------
+    kernel
+        Pattern of its name.
+    case
+        For the reader.
+    phases
+        What runs for a unit.
+    nbytes
+        To be read and written for a unit, once each.
+    operations, bits
+        Of a unit, and of which type's matrix product.
+    shared
+        Dynamic shared memory of a block, bytes.
+    rare
+        Pattern of opcodes: blocks of code with one of these hardly ever run.
+    """
+
+    kernel: str
+    case: str
+    phases: tuple[Phase, ...]
+    nbytes: float = 0.0
+    operations: float = 0.0
+    bits: int = 16
+    shared: int = 0
+    rare: str = CALLS
+
+
+# Each unit is what a warp does in one go, unless the comment says otherwise.
+_TAPS = 2 * 295 / 112  # of an axis
+_KMEANS = "k 1000 or more, D 128: the products alone"
+WORK = [
+    # Eight rows of a patch, three warps in four of which see a column, and eight of its margin:
+    # boxes of 295 x 295, as the benchmark draws them on average.
+    Work(
+        r"crop_kernel<BFloat16, 3>",
+        "1500 patches of 112 in 224",
+        (
+            Phase("inner", 8 * _TAPS * 2 * 7, r"LD\.E"),
+            Phase("inner", 8 / 4 * _TAPS * 12 * 3.5, r"LDS"),
+            Phase("inner", 8 * 3 * (224 + 112) / 32, r"STG\.E\.U16"),
+            Phase("rest", 8),
+            Phase("once", 8),
+        ),
+        nbytes=842_948_931 / 1500 / 14,
+        shared=35_000,
+        rare=rf"{CALLS}|LD\.E\.U8",
+    ),
+    # A row of logits.
+    Work(
+        r"score_kernel<float, false>",
+        "(30000, 1000)",
+        (Phase("inner", 1000 / 4 / 32, r"LDG\.E\.128"), Phase("around", 1)),
+        nbytes=4000 + 12,
+    ),
+    Work(
+        r"score_kernel<BFloat16, false>",
+        "(30000, 1000)",
+        (Phase("inner", 1000 / 8 / 32, r"LDG\.E\.128"), Phase("around", 1)),
+        nbytes=2000 + 12,
+    ),
+    # A row of an image, 224 bytes.
+    Work(
+        r"collage_kernel<unsigned char>",
+        "2 x 2 of 112",
+        (Phase("around", 1),),
+        nbytes=2 * 224,
+        shared=8192,
+    ),
+    # Eight rows of 32 columns, doubled; and of the images, eight rows that 18 of the result reach.
+    Work(
+        r"formation_kernel<float>",
+        "40 of 224, factor 2",
+        (Phase("inner", 8, r"STG\.E"), Phase("once", 1)),
+        nbytes=8 * 32 * 4 * 5 / 4,
+    ),
+    Work(
+        r"adjoint_kernel<float>",
+        "40 of 224, factor 2",
+        (Phase("inner", 18 * 4, r"LDG\.E"), Phase("around", 18), Phase("once", 1)),
+        nbytes=8 * 32 * 4 * 5,
+    ),
+    # 32 values of two lists, and of the third.
+    Work(r"distance_kernel", "float32, mse", (Phase("inner", 1, r"STG\.E"),), nbytes=32 * 12),
+    *(
+        Work(
+            rf"assign_kernel<{types}, {terms}[,>]",
+            _KMEANS,
+            (Phase("hot", 64 * terms, "HMMA.*"),),
+            operations=64 * operations,
+            bits=bits,
+            shared=4 * 128 * 36 * 4,
+        )
+        for types, terms, operations, bits in (
+            ("Half, Fp16", 1, 4096, 16),
+            ("BFloat16, Bf16", 1, 4096, 16),
+            ("Half, Tf32", 2, 2048, 16),
+            ("BFloat16, Tf32", 2, 2048, 16),
+            ("float, Tf32", 1, 2048, 32),
+            ("float, Tf32", 3, 2048, 32),
+        )
+    ),
+]  # fmt: skip
+
+
+def work_of(kernel: str) -> Work | None:
+    """Return what is known of a kernel's work."""
+    return next((work for work in WORK if re.match(work.kernel, kernel)), None)
+
+
+def expected(work: Work, code: Sequence[Instruction], warps: int) -> tuple[float, str] | None:
+    """Return the fraction of its limit that a kernel reaches at most, and the unit that bounds it.
+
+    None if the code has no such loop: the kernel has changed, and WORK has not.
+
+    Parameters
+    ----------
+    work
+        Of the kernel.
+    code
+        All of it.
+    warps
+        That a multiprocessor holds at a time.
+    """
+    found = loops(code, work.rare)
+    taken = {"memory": memory_cycles(work.nbytes), "latency": 0.0}
+    for phase in work.phases:
+        part, times = _part(phase, usual(code, work.rare), found)
+        if not part or not times:
+            return None
+        for unit, each in cycles(part).items():
+            taken[unit] = taken.get(unit, 0.0) + times * each
+        if any(each.kind == "global load" for each in part):
+            taken["latency"] += times * LATENCY / warps
+    limit = max(
+        memory_cycles(work.nbytes),
+        work.operations / (MATRIX_OPERATIONS[work.bits] / MULTIPROCESSORS / CLOCK),
+    )
+    unit, most = busiest(taken)
+    return limit / most, unit
+
+
+def _part(
+    phase: Phase, code: Sequence[Instruction], found: Sequence[Loop]
+) -> tuple[Sequence[Instruction], float]:
+    """Return the code of a phase, and how often it runs."""
+    if phase.where in ("once", "rest"):
+        ours = found if phase.where == "once" else innermost(found)
+        looped = {each.address for loop in ours for each in loop.code}
+        return [each for each in code if each.address not in looped], phase.times
+    hot = hot_loop(found)
+    if hot is None:
+        return [], 0.0
+    if phase.where == "around":
+        around = [each for each in found if each.contains(hot)]
+        if not around:
+            return [], 0.0
+        own = min(around, key=lambda each: len(each.code))
+        nested = {each.address for loop in found if own.contains(loop) for each in loop.code}
+        return [each for each in own.code if each.address not in nested], phase.times
+
+    def markers(loop: Loop) -> int:
+        return sum(re.fullmatch(phase.marker, each.opcode) is not None for each in loop.code)
+
+    best = hot if phase.where == "hot" else max(innermost(found), key=markers)
+    return (best.code, phase.times / markers(best)) if markers(best) else ([], 0.0)
