@@ -80,7 +80,8 @@ def distill(
     Notes
     -----
     Under torchrun or srun all ranks call this alike. Each optimises classes of its own, and trains
-    the same networks to match them in; the first one finishes the set, and all return it.
+    the same networks to match them in; for networks that are trained on the synthetic images (DC,
+    DSA) they exchange these after every step. The first rank finishes the set, and all return it.
     """
     ranks = ranks_of(config.shard)
     if config.eval_every and ranks.is_shard:
@@ -119,8 +120,8 @@ def _distill(
             )
         side = config.side or side_of(source)
         settings = fill_in(config, side, len(source.class_names))
-        if ranks.count > 1 and not settings.shares_classes:
-            raise PydreamError(_not_shared(settings))
+        if ranks.count > 1:
+            _check_shared(settings, ranks)
         Tiling(side, settings.factor, settings.cells)  # raises if the factor does not fit
         make_network = make_network or _network_maker(settings, len(source.class_names))
         _check_network(
@@ -185,13 +186,20 @@ def _open_experts(
     return experts
 
 
-def _not_shared(settings: ResolvedConfig) -> str:
-    """Explain why several processes cannot share a run."""
+def _check_shared(settings: ResolvedConfig, ranks: Ranks) -> None:
+    """Raise PydreamError if these processes cannot share a run."""
+    if ranks.is_shard and settings.trains_on_images:
+        raise PydreamError(
+            f"{settings.framework} trains networks on the images of all classes, which no shard "
+            "has: start ranks by torchrun, or run it in one process"
+        )
+    if settings.can_be_shared:
+        return
     if settings.of_framework.in_turn:
         why = "exact updates one class after another"
     else:
-        why = f"{settings.framework} trains networks on the images of all classes"
-    return f"{why}, which several processes cannot share: run it in one process"
+        why = f"{settings.framework} trains students on the images of all classes"
+    raise PydreamError(f"{why}, which several processes cannot share: run it in one process")
 
 
 def _warn_of_padding(side: int, factor: int) -> None:

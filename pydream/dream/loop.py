@@ -59,6 +59,9 @@ class MatchingLoop:
         Parts of the classes, of `parts_of_classes`, whose images are optimised; by default all.
     experts
         The trajectories of experts, for MTT.
+    gather
+        Function that returns the images of all classes, where networks are trained on them and the
+        parts are not all; it is given those of the parts, float32 (k, IPC, C, S, S).
 
     Attributes
     ----------
@@ -79,11 +82,13 @@ class MatchingLoop:
         make_network: Callable[[], nn.Module],
         parts: Sequence[range] | None = None,
         experts: Experts | None = None,
+        gather: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.config, self.real = config, real
         self.device = real.pixels.device
         self.parts = tuple(parts_of_classes(config, real) if parts is None else parts)
         self.classes = tuple(itertools.chain(*self.parts))
+        self._gather = gather or (lambda images: images)
         self._tiling = Tiling(real.side, config.factor, config.cells)
         kind = _NETWORKS[config.of_framework.networks]
         self._networks = kind(config, real, make_network, experts)
@@ -166,7 +171,7 @@ class MatchingLoop:
         for step, inputs in enumerate(self._objective.inputs(seed)):
             with stage("step", self.device):
                 losses += step_on(inputs)
-            self._networks.move(seed, step, synthetic.values)
+            self._networks.move(seed, step, lambda: self._gather(synthetic.values))
         return (losses.double() / config.inner_loop).tolist()
 
     def _replayed_step(self, synthetic: SyntheticImages) -> Replayed[Any]:

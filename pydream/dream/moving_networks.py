@@ -68,7 +68,7 @@ class Networks:
     def prepare(self, seed: int, step: int) -> None:
         """Make the network ready for a step; `move` describes the arguments."""
 
-    def move(self, seed: int, step: int, images: Tensor) -> None:
+    def move(self, seed: int, step: int, images: Callable[[], Tensor]) -> None:
         """Change the network between a step and the next.
 
         Parameters
@@ -78,7 +78,8 @@ class Networks:
         step
             Number of the step.
         images
-            The synthetic images, float32 (K, IPC, C, S, S).
+            Function that returns the synthetic images of all classes, float32 (K, IPC, C, S, S).
+            Ranks exchange them in it: all call it, or none.
         """
 
     def first_chooser(self) -> nn.Module:
@@ -119,7 +120,7 @@ class RealTrained(Networks):
         self._renew(seed)
         self._trainer = self._pretrain(seed)
 
-    def move(self, seed: int, step: int, images: Tensor) -> None:
+    def move(self, seed: int, step: int, images: Callable[[], Tensor]) -> None:
         """Train on `network_images` real images."""
         if self.config.network_images:
             with stage("train network", self.device):
@@ -171,15 +172,15 @@ class SyntheticTrained(RealTrained):
         for norm in norms:
             norm.eval()
 
-    def move(self, seed: int, step: int, images: Tensor) -> None:
+    def move(self, seed: int, step: int, images: Callable[[], Tensor]) -> None:
         """Train for `synthetic_epochs` epochs, but not after the last step."""
         config = self.config
         if config.synthetic_epochs == 0 or step + 1 == config.inner_loop:
             return
         with torch.no_grad(), stage("train network", self.device):
-            formed = multi_formation(images, config.factor, self.real.side)
+            formed = multi_formation(images(), config.factor, self.real.side)
             seen = self.real.normalise(formed).flatten(0, 1)
-        labels = torch.arange(len(images), device=self.device).repeat_interleave(formed.shape[1])
+        labels = torch.arange(len(formed), device=self.device).repeat_interleave(formed.shape[1])
         self.network.train()
         strategy = config.of_framework.strategy(flip=PRESETS[config.recipe].flip)
         for epoch in range(config.synthetic_epochs):

@@ -22,6 +22,7 @@ from pydream.dream.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from pydream.dream.exchange import exchange
 from pydream.dream.experts import Experts
 from pydream.dream.loop import MatchingLoop
 from pydream.dream.real import ClassImages
@@ -99,7 +100,8 @@ def optimise(run: DreamRun) -> None:
     needed = own if ranks.is_shard else left
     begun = ranks.once(lambda: latest_checkpoint(writer, needed))
     if left:
-        progress = _iterate_all(run, own, begun, measured if whole else None)
+        with exchange(config, ranks, own, run.real.pixels.device) as gather:
+            progress = _iterate_all(run, own, begun, measured if whole else None, gather)
         if progress is not None:
             with run.watch("write"):
                 _write_classes(run, progress)
@@ -110,14 +112,19 @@ def optimise(run: DreamRun) -> None:
 
 
 def _iterate_all(
-    run: DreamRun, own: Sequence[range], begun: int | None, students: _Students | None
+    run: DreamRun,
+    own: Sequence[range],
+    begun: int | None,
+    students: _Students | None,
+    gather: Callable[[Tensor], Tensor] | None,
 ) -> Progress | None:
     """Run the iterations that are left for some parts; return their state, None for no parts.
 
     A rank without parts keeps step with the others.
     """
-    config, ranks = run.config, run.ranks
-    loop = MatchingLoop(config, run.real, run.make_network, own, run.experts) if own else None
+    config, ranks, loop = run.config, run.ranks, None
+    if own:
+        loop = MatchingLoop(config, run.real, run.make_network, own, run.experts, gather)
     progress = None if loop is None else _begin(run, loop, begun)
     kept = at = begun or 0
     if progress is not None:

@@ -50,12 +50,15 @@ class ResolvedConfig(DreamConfig):
         return self.exact and self.of_framework.normalised
 
     @property
-    def shares_classes(self) -> bool:
-        """True if the images of a class do not depend on those of other classes."""
-        networks = self.of_framework.networks
-        if networks == "experts" or (networks == "synthetic" and self.synthetic_epochs > 0):
-            return False
-        return not (self.exact and self.of_framework.in_turn)
+    def can_be_shared(self) -> bool:
+        """True if several ranks can optimise classes of their own."""
+        framework = self.of_framework
+        return framework.networks != "experts" and not (self.exact and framework.in_turn)
+
+    @property
+    def trains_on_images(self) -> bool:
+        """True if networks are trained on the synthetic images of all classes."""
+        return self.of_framework.networks == "synthetic" and self.synthetic_epochs > 0
 
 
 def fill_in(config: DreamConfig, side: int, num_classes: int) -> ResolvedConfig:

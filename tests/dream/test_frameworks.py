@@ -119,17 +119,13 @@ def test_a_class_has_the_same_images_without_the_others(
 ) -> None:
     """Byte for byte, because ranks share a run by this."""
     loop = loop_of(real, framework, **changes)
-    assert loop.config.shares_classes
     own = run(loop_of(real, framework, [range(1), range(2, 3)], **changes))
     assert own.equal(run(loop)[[0, 2]])
 
 
-def test_networks_trained_on_all_synthetic_images_are_not_shared(real: ClassImages) -> None:
-    assert not loop_of(real, "dc").config.shares_classes
-    with pytest.raises(PydreamError, match="dc trains networks on the images of all classes"):
-        distill(config("dc", shard="0/2"))
-    with pytest.raises(PydreamError, match="exact updates one class after another"):
-        distill(config("idc", exact=True, shard="0/2"))
+def test_what_shards_lack(digits: Source) -> None:
+    with pytest.raises(PydreamError, match=r"dsa trains networks .* which no shard has: start ranks"):
+        distill(config("dsa", shard="0/2"), source=digits)
 
 
 def test_noise_is_normal_in_normalised_space(real: ClassImages) -> None:

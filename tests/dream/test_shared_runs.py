@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rank_processes import on_ranks, run_command
+from rank_processes import killed_in, on_ranks, run_command
 from rded_runs import hashes
 
 from pydream.data import Source
 from pydream.dream import DreamConfig, distill
-from pydream.errors import PydreamError, UnfinishedError
+from pydream.errors import OtherRankError, PydreamError, UnfinishedError
 
 SETTINGS: dict[str, Any] = {
     "ipc": 1,
@@ -79,3 +80,27 @@ def test_ranks_with_students_on_the_way(tmp_path: Path) -> None:
     assert hashes(tmp_path / "ranks") == hashes(whole)
     assert (first[2] + second[2]).count("matching: 2 of 2 iterations") == 1
     assert config(tmp_path, shard="0/2").identity() == config(tmp_path).identity()
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_ranks_exchange_images_that_networks_are_trained_on(tmp_path: Path, count: int) -> None:
+    """In DC; of five ranks, two have none of the three classes."""
+    changes: dict[str, Any] = {
+        "framework": "dc", "factor": 1, "network_images": None, "inner_loop": 3,
+        "synthetic_epochs": 2, "iterations": 2,
+    }  # fmt: skip
+    three = "digits:classes=2:5"
+    whole = dataclasses.replace(config(tmp_path / "whole", **changes), source=three)
+    of_one = hashes(distill(whole).path)
+    shared = dataclasses.replace(whole, out=tmp_path / "ranks")
+    for made in on_ranks(count, distill, shared):
+        assert hashes(made.path) == of_one
+    killed = dataclasses.replace(whole, out=tmp_path / "killed", checkpoint_every=1)
+    loop = "pydream.dream.loop.MatchingLoop"
+    first, *others = on_ranks(2, killed_in, loop, "iterate", 2, distill, killed)
+    assert first is None
+    assert [*map(type, others)] == [OtherRankError]
+    for made in on_ranks(count, distill, dataclasses.replace(killed, resume=True)):
+        assert hashes(made.path) == of_one
+    other = dataclasses.replace(whole, out=tmp_path / "other", synthetic_epochs=1)
+    assert hashes(distill(other).path) != of_one  # what is exchanged matters
