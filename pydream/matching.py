@@ -57,6 +57,9 @@ class Matcher:
         Match the parameters of one dimension, too.
     with_classifier
         Match the parameters of two dimensions, too.
+    one_pass
+        True if a batch norm sees the batches of all classes at once. Features alone can be matched
+        then.
 
     Raises
     ------
@@ -67,7 +70,7 @@ class Matcher:
     -----
     DREAM+ (arXiv 2310.15052, section 3.3). The batches of all classes pass through the network
     together or one after another; the answers are equal up to rounding. In both cases a batch norm
-    sees the batch of one class, and its running statistics do not change.
+    sees the batch of one class, but for `one_pass`. Its running statistics do not change.
     """
 
     def __init__(
@@ -77,8 +80,11 @@ class Matcher:
         *,
         with_norm_and_bias: bool = False,
         with_classifier: bool = False,
+        one_pass: bool = False,
     ) -> None:
-        self.match = match
+        if one_pass and match != "feature":
+            raise ValueError("a gradient is that of one class: one_pass is for features alone")
+        self.match, self._one_pass = match, one_pass
         self._embedding = _Embedding(network)
         self._buffers = dict(self._embedding.named_buffers())
         left_out = {
@@ -122,6 +128,8 @@ class Matcher:
             class keeps the device busy. Ignored for gradients of batch norms, and where batch norms
             would see padding.
         """
+        if self._one_pass:
+            return Answers([], self._features_at_once(images, weights))
         apart = self._apart or (self._batch_norm and weights is not None)
         if together and not apart:
             if weights is None:
@@ -143,6 +151,21 @@ class Matcher:
             each_class.append(self._plain_answer(of_class, label, share))
         features, *gradients = (torch.stack(parts) for parts in zip(*each_class, strict=True))
         return Answers(gradients, features)
+
+    def _features_at_once(self, images: Tensor, weights: Tensor | None) -> Tensor:
+        """Return the mean features of each class, (K, D), of one pass over all images."""
+        if weights is None:
+            weights = images.new_full(images.shape[:2], 1 / images.shape[1])
+        shares = weights.flatten()
+        counts = shares > 0  # no batch norm sees padding
+        classes = torch.arange(len(images), device=images.device).repeat_interleave(images.shape[1])
+        buffers = {name: buffer.clone() for name, buffer in self._buffers.items()}
+        with torch.set_grad_enabled(images.requires_grad):
+            state = {**self._constants, **buffers}
+            _, features = functional_call(self._embedding, state, (images.flatten(0, 1)[counts],))
+            one_of = functional.one_hot(classes[counts], len(images)).to(features.dtype)
+            means: Tensor = (one_of * shares[counts, None]).T @ features
+        return means
 
     def _answer(
         self, buffers: Mapping[str, Tensor], images: Tensor, label: Tensor, weights: Tensor

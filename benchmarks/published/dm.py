@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.published.dsa import augment_one, draw_one
 
@@ -33,11 +33,17 @@ def matching_step(
     augmentation
         For each class a row of parameters, (1, 13).
     """
+    seen = [augment_one(images, row) for images, row in zip(real, augmentation, strict=True)]
+    own = [augment_one(images, row) for images, row in zip(synthetic, augmentation, strict=True)]
+    if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+        expected = network.features(torch.cat(seen)).detach().split([*map(len, seen)])
+        found = network.features(torch.cat(own)).split([*map(len, own)])
+    else:
+        expected = [network.features(images).detach() for images in seen]
+        found = [network.features(images) for images in own]
     loss = torch.zeros((), dtype=synthetic.dtype, device=synthetic.device)
-    for label, (images, row) in enumerate(zip(real, augmentation, strict=True)):
-        expected = network.features(augment_one(images, row)).detach()
-        found = network.features(augment_one(synthetic[label], row))
-        loss = loss + torch.sum((expected.mean(dim=0) - found.mean(dim=0)) ** 2)
+    for of_real, of_synthetic in zip(expected, found, strict=True):
+        loss = loss + torch.sum((of_real.mean(dim=0) - of_synthetic.mean(dim=0)) ** 2)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

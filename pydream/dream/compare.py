@@ -196,6 +196,8 @@ def _settings(config: CompareConfig, matched: dict[str, Any], name: str, seed: i
     for setting in ("factor", *(() if config.full else _REDUCED)):
         if getattr(config, setting) is not None:
             settings[setting] = getattr(config, setting)
+    if matched["sampler"] == "representative" and config.weights != "equal":
+        settings["weights"], name = config.weights, f"{name}-{config.weights}"
     every = max(1, settings["iterations"] // _MEASUREMENTS) if not config.full else _EVERY_IN_FULL
     return DreamConfig(
         config.source,

@@ -248,6 +248,7 @@ class DreamConfig:
                 raise PydreamError(f"{name} is for mtt: leave it out of {self.framework}")
         if self.framework not in ("dc", "dsa") and self.synthetic_epochs:
             raise PydreamError(f"synthetic_epochs is for dc and dsa, not {self.framework}")
+        _check_weights(self.weights, self.framework)
         if self.weights == "clusters" and self.sampler != "representative":
             raise PydreamError(
                 "weights by clusters need representatives: give --sampler representative"
@@ -309,6 +310,8 @@ class CompareConfig:
     network_images: int | None = None
     """Number of real images that the network is trained on after each matching step. By default 250
     in idc, and 0 in the others."""
+    weights: Literal["equal", "clusters"] = "equal"
+    """Weight of a representative in a step: the same for all, or in proportion to its cluster."""
     learning_rate: float | None = None
     """Learning rate of the images. By default the recipe's."""
     eval_every: int | None = None
@@ -331,6 +334,7 @@ class CompareConfig:
         expand_settings(self, "source", "out", "experts")
         checks.at_least(2, classes=self.classes)
         _check_name(self.framework, self.experts)
+        _check_weights(self.weights, self.framework)
         checks.at_least(
             1,
             images_per_class=self.images_per_class,
@@ -346,6 +350,12 @@ def _check_name(framework: str, experts: Path | None) -> None:
         raise PydreamError(f"framework must be one of {', '.join(FRAMEWORKS)}, got {framework!r}")
     if framework != "mtt" and experts is not None:
         raise PydreamError(f"experts are for mtt: leave --experts out of {framework}")
+
+
+def _check_weights(weights: str, framework: str) -> None:
+    """Raise PydreamError if real images of a framework have no weights."""
+    if weights == "clusters" and framework == "mtt":
+        raise PydreamError("mtt matches no real images that could have weights: leave --weights out")
 
 
 def _check_metric(metric: str) -> None:

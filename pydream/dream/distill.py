@@ -20,6 +20,7 @@ from pydream.dream.config import DreamConfig
 from pydream.dream.experts import Experts
 from pydream.dream.loop import parts_of_classes
 from pydream.dream.network import fresh_network
+from pydream.dream.objectives import sees_all_classes
 from pydream.dream.optimise import DreamRun, optimise
 from pydream.dream.real import check_enough, load_class_images
 from pydream.dream.resolved import ResolvedConfig, fill_in
@@ -120,13 +121,12 @@ def _distill(
             )
         side = config.side or side_of(source)
         settings = fill_in(config, side, len(source.class_names))
-        if ranks.count > 1:
-            _check_shared(settings, ranks)
         Tiling(side, settings.factor, settings.cells)  # raises if the factor does not fit
         make_network = make_network or _network_maker(settings, len(source.class_names))
-        _check_network(
-            fresh_network(make_network, settings.seed, device), side, len(source.class_names)
-        )
+        network = fresh_network(make_network, settings.seed, device)
+        _check_network(network, side, len(source.class_names))
+        if ranks.count > 1:
+            _check_shared(settings, ranks, network)
     _warn_of_padding(side, settings.factor)
     fingerprint = ranks.once(source.fingerprint)
     identity = {**settings.identity(), "source_fingerprint": fingerprint}
@@ -154,7 +154,7 @@ def _distill(
         seen = (
             _load_test(test, settings, device) if test is not None and settings.eval_every else None
         )
-    parts = parts_of_classes(settings, real)
+    parts = parts_of_classes(settings, real, network)
     run = DreamRun(settings, real, seen, make_network, writer, watch, ranks, parts, experts, first)
     announce_device(named)
     with writer.begin(ranks):
@@ -186,16 +186,18 @@ def _open_experts(
     return experts
 
 
-def _check_shared(settings: ResolvedConfig, ranks: Ranks) -> None:
+def _check_shared(settings: ResolvedConfig, ranks: Ranks, network: nn.Module) -> None:
     """Raise PydreamError if these processes cannot share a run."""
     if ranks.is_shard and settings.trains_on_images:
         raise PydreamError(
             f"{settings.framework} trains networks on the images of all classes, which no shard "
             "has: start ranks by torchrun, or run it in one process"
         )
-    if settings.can_be_shared:
+    if sees_all_classes(settings, network):
+        why = "exact dm passes the images of all classes through batch norms at once"
+    elif settings.can_be_shared:
         return
-    if settings.of_framework.in_turn:
+    elif settings.of_framework.in_turn:
         why = "exact updates one class after another"
     else:
         why = f"{settings.framework} trains students on the images of all classes"

@@ -19,7 +19,7 @@ from pydream.dream.moving_networks import (
     RealTrained,
     SyntheticTrained,
 )
-from pydream.dream.objectives import AnswersOfClasses
+from pydream.dream.objectives import AnswersOfClasses, sees_all_classes
 from pydream.dream.real import ClassImages
 from pydream.dream.resolved import ResolvedConfig
 from pydream.dream.synthetic import SyntheticImages
@@ -86,12 +86,14 @@ class MatchingLoop:
     ) -> None:
         self.config, self.real = config, real
         self.device = real.pixels.device
-        self.parts = tuple(parts_of_classes(config, real) if parts is None else parts)
-        self.classes = tuple(itertools.chain(*self.parts))
         self._gather = gather or (lambda images: images)
         self._tiling = Tiling(real.side, config.factor, config.cells)
         kind = _NETWORKS[config.of_framework.networks]
         self._networks = kind(config, real, make_network, experts)
+        if parts is None:
+            parts = parts_of_classes(config, real, self._networks.network)
+        self.parts = tuple(parts)
+        self.classes = tuple(itertools.chain(*self.parts))
         fixed = not self._networks.changes_choice
         self._batches = RealBatches(config, real, self.classes, fixed=fixed)
         self._objective = self._what_is_matched()
@@ -187,16 +189,18 @@ class MatchingLoop:
         return self._replayed[1]
 
 
-def parts_of_classes(config: ResolvedConfig, real: ClassImages) -> list[range]:
+def parts_of_classes(
+    config: ResolvedConfig, real: ClassImages, network: nn.Module
+) -> list[range]:
     """Divide the classes into parts, whose gradients are computed together.
 
     On the CPU a part is a class, because one class keeps it busy. On a GPU there are as few parts
     as memory allows, of about the same size. Last bits depend on the parts, and these on nothing
-    but the settings and the real images. A student of MTT is trained on all classes, which are one
-    part.
+    but the settings and the real images. Where a student of MTT or a batch norm sees all classes,
+    they are one part.
     """
     count, most = real.num_classes, 1
-    if config.of_framework.networks == "experts":
+    if config.of_framework.networks == "experts" or sees_all_classes(config, network):
         return [range(count)]
     if real.pixels.device.type == "cuda":
         largest = max(end - begin for begin, end in itertools.pairwise(real.offsets))

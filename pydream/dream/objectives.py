@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pydream.dream.augmentation import one_operation_each
 from pydream.dream.batches import RealBatches
@@ -17,7 +17,6 @@ from pydream.dream.real import ClassImages
 from pydream.dream.recipes import PRESETS
 from pydream.dream.resolved import ResolvedConfig
 from pydream.dream.synthetic import LossAndSlope, SyntheticImages
-from pydream.errors import PydreamError
 from pydream.matching import Matcher, answer_distance, is_batch_norm
 from pydream.ops import diff_augment, multi_formation, random_augment
 from pydream.seeds import derived_seed, drawn_order
@@ -44,6 +43,12 @@ class StepInputs(NamedTuple):
     weights: Tensor | None
     formations: Tensor | None
     augmentation: Tensor | None
+
+
+def sees_all_classes(config: ResolvedConfig, network: nn.Module) -> bool:
+    """Return whether a batch norm sees the images of all classes at once, as published for DM."""
+    exact = config.exact and config.framework == "dm" and config.match == "feature"
+    return exact and any(map(is_batch_norm, network.modules()))
 
 
 class AnswersOfClasses:
@@ -80,17 +85,12 @@ class AnswersOfClasses:
         self._labels = torch.tensor(self._classes, device=self.device)
         assert config.match != "trajectory"
         self._match = config.match
-        norms = any(map(is_batch_norm, networks.network.modules()))
-        if config.framework == "dm" and config.exact and norms:
-            raise PydreamError(
-                "exact dm passes all classes through a batch norm at once, which the loop does "
-                "not: leave --exact out, or take a network with instance norm"
-            )
         self._matcher = Matcher(
             networks.network,
             config.match,
             with_norm_and_bias=config.with_norm_and_bias,
             with_classifier=config.with_classifier,
+            one_pass=sees_all_classes(config, networks.network),
         )
 
     def inputs(self, seed: int) -> Iterator[StepInputs]:

@@ -120,12 +120,15 @@ class TrajectoryMatching:
         return loss
 
     def _batches(self, seed: int) -> list[Tensor]:
-        """Draw the images of each of the student's steps: pass after pass over all, shuffled."""
+        """Draw the images of each of the student's steps: pass after pass over all, shuffled.
+
+        The batch that may be short comes first in a pass, as published.
+        """
         config, batches, number = self.config, list[Tensor](), 0
         assert config.student_steps is not None
         while len(batches) < config.student_steps:
             order = torch.from_numpy(drawn_order(derived_seed(seed, number), len(self._labels)))
-            batches += torch.split(order, config.batch_synthetic)
+            batches += reversed(torch.split(order, config.batch_synthetic))
             number += 1
         return batches[: config.student_steps]
 

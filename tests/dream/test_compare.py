@@ -88,6 +88,12 @@ def test_representatives_in_another_framework(
         for name in result.top1
     }
     assert {own["framework"] for own in found.values()} == {framework}
+    weighted = compare(
+        dataclasses.replace(small, weights="clusters"), train=digits, test=other_digits
+    )
+    assert weighted.top1["random"] == result.top1["random"]  # the same run
+    manifest = json.loads((tmp_path / "out/bidirectional-0-clusters/manifest.json").read_text())
+    assert manifest["config"]["weights"] == "clusters"
     assert {own["start"] for own in found.values()} == {"real"}
     usual = "gradient" if framework == "dc" else "feature"
     assert [own["match"] for own in found.values()] == [usual, usual, "bidirectional"]

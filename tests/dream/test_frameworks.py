@@ -126,6 +126,8 @@ def test_a_class_has_the_same_images_without_the_others(
 def test_what_shards_lack(digits: Source) -> None:
     with pytest.raises(PydreamError, match=r"dsa trains networks .* which no shard has: start ranks"):
         distill(config("dsa", shard="0/2"), source=digits)
+    with pytest.raises(PydreamError, match=r"exact dm passes .* through batch norms at once, which"):
+        distill(config("dm", arch="convnet2-w8", exact=True, shard="0/2"), source=digits)
 
 
 def test_noise_is_normal_in_normalised_space(real: ClassImages) -> None:
@@ -219,12 +221,6 @@ def test_batch_norms_are_frozen_at_the_statistics_of_real_images(real: ClassImag
     assert min(run(made)[0].shape) > 0
     networks.begin(4)
     assert all(norm.training for norm in norms)
-
-
-def test_batch_norms_of_all_classes_at_once_are_refused(real: ClassImages) -> None:
-    settings = fill_in(config("dm", arch="convnet2-w8", exact=True), 8, 3)
-    with pytest.raises(PydreamError, match="exact dm passes all classes through a batch norm"):
-        MatchingLoop(settings, real, lambda: construct("convnet2-w8", num_classes=3, side=8))
 
 
 def test_one_choice_for_all_networks_that_are_never_trained(real: ClassImages) -> None:
