@@ -21,7 +21,7 @@ help:
 	@echo "make bench   measure the kernels and the pipelines beside their peers (15 minutes)"
 	@echo "make bench-report   bring tables and figures up to the newest records"
 	@echo "make bench-scaling  measure how time and memory grow with size"
-	@echo "make gpu-check  test and measure the CUDA kernels on this machine's GPU (twice 9 minutes)"
+	@echo "make gpu-check  test and measure the CUDA kernels on this machine's GPU (three times 9 minutes at most)"
 	@echo "make gpu-rehearsal  start every step of that on the CPU, with small sizes (2 minutes)"
 	@echo "make sass    show what nvcc makes of the CUDA kernels, beside the baseline (ARGS=kmeans: a part)"
 	@echo "make clean   remove what these commands made, results of runs apart"
@@ -108,7 +108,7 @@ bench-scaling: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.scaling --data $(PYDREAM_DATA)
 
 # On a machine with a GPU: with the Python there and what it has installed, no network needed.
-# ONLY takes names of steps, and first or second for half of them; OUT is where records and logs go.
+# ONLY takes names of steps, and first, second or frameworks for a part of them; OUT is where records and logs go.
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check $(if $(OUT),--out $(OUT)) $(if $(ONLY),--only $(ONLY))
 

@@ -1,4 +1,4 @@
-"""All that a GPU is needed for, in two calls of nine minutes and without a network.
+"""All that a GPU is needed for, in three calls of at most nine minutes and without a network.
 
     make gpu-check [OUT=FOLDER] [ONLY='STEP ...']
     python -m benchmarks.gpu_check [--list] [--only STEP ...] [--out FOLDER] [--data FOLDER]
@@ -6,11 +6,12 @@
 
 Builds with what is installed, runs the tests that use a GPU and the benchmarks (`--only first`),
 then a few tests under compute-sanitizer and the pipelines, with the module that is in pydream/
-(`--only second`; `--only build second` where kernels have changed). A pipeline needs a
-file of images (imagenet-sample-200.zip, cifar10.zip), looked for in --data or PYDREAM_DATA, in
-data/ and in ../shared/data. A step that fails does not stop the others. Records lie under the
-folder of --out, written anew after every step and every case; the whole output of a step is in its
-`<step>.log` there. The table comes last.
+(`--only second`; `--only build second` where kernels have changed), and the frameworks of matching
+beside the published loops (`--only frameworks`). A pipeline needs a file of images
+(imagenet-sample-200.zip, cifar10.zip), looked for in --data or PYDREAM_DATA, in data/ and in
+../shared/data. A step that fails does not stop the others. Records lie under the folder of --out,
+written anew after every step and every case; the whole output of a step is in its `<step>.log`
+there. The table comes last.
 
 A rehearsal starts every step on the CPU with small sizes and images of noise, so that imports,
 paths, arguments and records have all been tried before a GPU is there. It writes to a temporary
@@ -33,7 +34,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_steps import HALVES, REPOSITORY, Step, chosen, make_data, steps
+from benchmarks.gpu_steps import PARTS, REPOSITORY, Step, chosen, make_data, steps
 
 LEAST_SETUPTOOLS = 77  # as pyproject.toml says
 LEFT_OUT = "left out"
@@ -188,8 +189,8 @@ def show(results: dict[str, Result]) -> None:
 def show_list(planned: Iterable[Step]) -> None:
     """Print what --only takes."""
     for step in planned:
-        halves = " and ".join(half for half, names in HALVES.items() if step.name in names)
-        print(f"{step.name:12s} {step.limit:4.0f} s at most, {halves}: {step.about}")
+        parts = " and ".join(part for part, names in PARTS.items() if step.name in names)
+        print(f"{step.name:12s} {step.limit:4.0f} s at most, {parts}: {step.about}")
 
 
 def parse() -> argparse.Namespace:
@@ -197,7 +198,9 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--list", action="store_true", help="print the names of the steps")
-    parser.add_argument("--only", nargs="+", default=[], metavar="STEP", help="or first, second")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="STEP", help="or first, second or frameworks"
+    )
     parser.add_argument("--out", type=Path, help="default: benchmarks/results")
     parser.add_argument("--data", type=Path, default=os.environ.get("PYDREAM_DATA"))
     parser.add_argument("--rehearse", action="store_true", help="on the CPU, with small sizes")
@@ -250,7 +253,7 @@ def _need_module(planned: list[Step]) -> None:
         return
     if not any((REPOSITORY / "pydream").glob("_C*.so")):
         raise SystemExit(
-            "no compiled module in pydream/: put back there what the first half has built, or add "
+            "no compiled module in pydream/: put back there what the first part has built, or add "
             "the step `build`"
         )
 

@@ -1,9 +1,9 @@
 """The steps of the check of a GPU: commands, limits, and what each must show.
 
-They come in two halves, so that a machine that is lent for ten minutes at a time can do them all:
-what is built, tested and timed op by op, then the sanitizers and the pipelines, with the module
-that the first half has built. For a rehearsal the same steps have the CPU as their device and small
-sizes.
+They come in three parts, so that a machine that is lent for ten minutes at a time can do them all:
+what is built, tested and timed op by op, then the sanitizers and the pipelines, and the frameworks
+of matching, with the module that the first part has built. For a rehearsal the same steps have the
+CPU as their device and small sizes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BESIDE = REPOSITORY.parent / "shared" / "data"
 SAMPLE = "imagenet-sample-200.zip"
 CIFAR = "cifar10.zip"
 
-HALVES = {
+PARTS = {
     "first": ("metadata", "build", "ops-tests", "gpu-tests", "ops", "kmeans"),
     "second": (
         "metadata",
@@ -35,6 +35,7 @@ HALVES = {
         "rded",
         "dream",
     ),
+    "frameworks": ("metadata", "dream-dc", "dream-dsa", "dream-dm", "dream-mtt"),
 }
 # Tests of more than the ops that use a GPU where there is one.
 ON_GPU = (
@@ -83,6 +84,19 @@ SMALL_SIZE = {
     "--batch-real": "8",
     "--network-images": "16",
     "--inner-loop": "1",
+    "--rounds": "1",
+}
+# As published, but for the matching steps of a network and the epochs between them.
+FRAMEWORK_SIZE = {"--images-per-class": "5000", "--iterations": "3", "--rounds": "2"}
+SMALL_FRAMEWORK = {
+    "--classes": "2",
+    "--images-per-class": "24",
+    "--arch": "convnet1-w8-instance",
+    "--ipc": "1",
+    "--batch-real": "8",
+    "--inner-loop": "2",
+    "--synthetic-epochs": "1",
+    "--student-steps": "2",
     "--rounds": "1",
 }
 SMALL_RDED = ("--files", "80", "--per-class", "40", "--arch", "convnet1-w8")
@@ -141,7 +155,7 @@ def steps(out: Path, given: Path | None, *, rehearse: bool = False) -> list[Step
 
 
 def chosen(planned: Sequence[Step], only: Sequence[str]) -> list[Step]:
-    """Choose steps by their names and those of the halves; all of them where none is named.
+    """Choose steps by their names and those of the parts; all of them where none is named.
 
     Raises
     ------
@@ -149,11 +163,11 @@ def chosen(planned: Sequence[Step], only: Sequence[str]) -> list[Step]:
         For a name that none has.
     """
     known = {step.name for step in planned}
-    names = [name for word in only for name in HALVES.get(word, (word,))]
+    names = [name for word in only for name in PARTS.get(word, (word,))]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(
-            f"there is no step {', '.join(unknown)}; there are {', '.join(HALVES)} and "
+            f"there is no step {', '.join(unknown)}; there are {', '.join(PARTS)} and "
             f"{', '.join(step.name for step in planned)}"
         )
     return [step for step in planned if not names or step.name in names]
@@ -256,8 +270,8 @@ def _pipelines(out: Path, given: Path | None, rehearse: bool) -> list[Step]:
         )
         return Step(name, about, command, limit, record=record, missing=missing)
 
-    published = SMALL_SIZE if rehearse else PUBLISHED_SIZE
-    size = [word for option in published.items() for word in option]
+    size = _words(SMALL_SIZE if rehearse else PUBLISHED_SIZE)
+    of_frameworks = _words(SMALL_FRAMEWORK if rehearse else FRAMEWORK_SIZE)
     rded = list(SMALL_RDED) if rehearse else []
     refine = [sys.executable, "-m", "benchmarks.cuda_refine", "--out", str(out)]
     return [
@@ -278,7 +292,23 @@ def _pipelines(out: Path, given: Path | None, rehearse: bool) -> list[Step]:
             100,
             "dream",
         ),
+        *(
+            pipeline(
+                f"dream-{framework}",
+                f"iterations of {framework.upper()} beside the published loop",
+                "benchmarks.pipeline_frameworks",
+                CIFAR,
+                ["--framework", framework, *of_frameworks],
+                100,
+                f"dream-{framework}",
+            )
+            for framework in ("dc", "dsa", "dm", "mtt")
+        ),
     ]
+
+
+def _words(options: dict[str, str]) -> list[str]:
+    return [word for option in options.items() for word in option]
 
 
 def find_folder(file: str, given: Path | None) -> Path | None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-CALL = 9 * 60  # seconds for half of the steps
+CALL = 9 * 60  # seconds for a part of the steps
 AROUND = 30  # of them for what is around the steps: imports of torch, records, a step to be ended
 # Starts a process that would outlive it, says which, and hangs.
 HANGS = """
@@ -240,30 +240,29 @@ def test_each_file_of_data_is_looked_for_by_itself(gpu_steps: ModuleType, tmp_pa
     assert gpu_steps.find_folder(gpu_steps.SAMPLE, given) == given.resolve()
 
 
-def test_steps_are_chosen_by_name_or_by_half(gpu_steps: ModuleType, tmp_path: Path) -> None:
+def test_steps_are_chosen_by_name_or_by_part(gpu_steps: ModuleType, tmp_path: Path) -> None:
     planned = gpu_steps.steps(tmp_path, None)
     names = [step.name for step in planned]
     assert gpu_steps.chosen(planned, []) == planned
     assert [step.name for step in gpu_steps.chosen(planned, ["rded", "ops"])] == ["ops", "rded"]
-    halves = [
-        {step.name for step in gpu_steps.chosen(planned, [half])} for half in gpu_steps.HALVES
-    ]
-    assert set.union(*halves) == set(names)
-    assert set.intersection(*halves) == {"metadata"}
+    parts = [{step.name for step in gpu_steps.chosen(planned, [part])} for part in gpu_steps.PARTS]
+    assert set.union(*parts) == set(names)
+    assert set.intersection(*parts) == {"metadata"}
+    assert sum(map(len, parts)) == len(names) + 2  # no other step is in two parts
     rebuilt = [step.name for step in gpu_steps.chosen(planned, ["second", "build"])]
     assert rebuilt[:3] == ["metadata", "build", "memcheck"]
-    with pytest.raises(ValueError, match="no step abacus; there are first, second and metadata"):
+    with pytest.raises(ValueError, match="no step abacus; there are first, second, frameworks and"):
         gpu_steps.chosen(planned, ["ops", "abacus"])
 
 
-def test_each_half_fits_into_a_call_and_sanitizers_come_before_pipelines(
+def test_each_part_fits_into_a_call_and_sanitizers_come_before_pipelines(
     gpu_steps: ModuleType, tmp_path: Path
 ) -> None:
     planned = gpu_steps.steps(tmp_path, None)
-    first, second = (gpu_steps.chosen(planned, [half]) for half in gpu_steps.HALVES)
-    for half in (first, second):
-        assert sum(step.limit for step in half) + AROUND <= CALL
-    names = [step.name for step in second]
+    parts = {part: gpu_steps.chosen(planned, [part]) for part in gpu_steps.PARTS}
+    for of_part in parts.values():
+        assert sum(step.limit for step in of_part) + AROUND <= CALL
+    names = [step.name for step in parts["second"]]
     assert names[-2:] == ["rded", "dream"]
     assert set(gpu_steps.SANITIZERS) < set(names)
 

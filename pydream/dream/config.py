@@ -355,7 +355,9 @@ def _check_name(framework: str, experts: Path | None) -> None:
 def _check_weights(weights: str, framework: str) -> None:
     """Raise PydreamError if real images of a framework have no weights."""
     if weights == "clusters" and framework == "mtt":
-        raise PydreamError("mtt matches no real images that could have weights: leave --weights out")
+        raise PydreamError(
+            "mtt matches no real images, which alone have weights: leave --weights out"
+        )
 
 
 def _check_metric(metric: str) -> None:

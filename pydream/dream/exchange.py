@@ -51,6 +51,7 @@ def exchange(
         group = distributed.new_group(members)  # which all ranks make
 
         def gather(images: Tensor) -> Tensor:
+            assert isinstance(group, distributed.ProcessGroup)
             everything = images.new_empty((max(end for _, end in blocks), *images.shape[1:]))
             everything[slice(*block)] = images
             for number in members:  # as they are: a sum would turn -0 into 0

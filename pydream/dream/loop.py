@@ -189,9 +189,7 @@ class MatchingLoop:
         return self._replayed[1]
 
 
-def parts_of_classes(
-    config: ResolvedConfig, real: ClassImages, network: nn.Module
-) -> list[range]:
+def parts_of_classes(config: ResolvedConfig, real: ClassImages, network: nn.Module) -> list[range]:
     """Divide the classes into parts, whose gradients are computed together.
 
     On the CPU a part is a class, because one class keeps it busy. On a GPU there are as few parts

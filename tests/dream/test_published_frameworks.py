@@ -120,8 +120,8 @@ def loop_of(real: ClassImages, framework: Any, **changes: Any) -> MatchingLoop:
         **{**values, **changes},
     )
     experts = None if settings.experts is None else Experts.open(settings.experts)
-    make = partial(make_network, settings.arch)
-    return MatchingLoop(fill_in(settings, 8, 3), real, make, experts=experts)
+    filled = fill_in(settings, 8, 3)
+    return MatchingLoop(filled, real, partial(make_network, filled.arch), experts=experts)
 
 
 def check(real: ClassImages, first: Tensor, found: Tensor, expected: Tensor) -> None:
