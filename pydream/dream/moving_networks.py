@@ -57,6 +57,7 @@ class Networks:
         experts: Experts | None = None,
     ) -> None:
         self.config, self.real, self.make_network = config, real, make_network
+        self._given_experts = experts
         self.device = real.pixels.device
         self.network = fresh_network(make_network, config.seed, self.device)
         self._chooser: nn.Module | None = None
@@ -198,16 +199,11 @@ class SyntheticTrained(RealTrained):
 class ExpertNetworks(Networks):
     """Networks whose weights are read from the trajectories of experts (MTT)."""
 
-    def __init__(
-        self,
-        config: ResolvedConfig,
-        real: ClassImages,
-        make_network: Callable[[], nn.Module],
-        experts: Experts | None = None,
-    ) -> None:
-        super().__init__(config, real, make_network)
-        assert experts is not None
-        self.experts = experts
+    @property
+    def experts(self) -> Experts:
+        """The trajectories."""
+        assert self._given_experts is not None
+        return self._given_experts
 
     def begin(self, seed: int) -> None:
         """Do nothing: a step draws weights of its own."""
