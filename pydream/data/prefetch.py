@@ -117,8 +117,8 @@ class _Pipeline(Generic[T]):
         self._workers = min(workers, len(indices))
         self._readers = min(AT_ONCE, len(indices)) if source.remote else 0  # threads besides
         self._budget = budget
-        # Each change wakes the one thread that waits for it: of 16 workers woken by every change, 15
-        # would only take the interpreter's lock from the others.
+        # Each change wakes the one thread that waits for it: of 16 workers woken by every change,
+        # 15 would only take the interpreter's lock from the others.
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)  # what the consumer wants
         self._wanted = -1  # its position
