@@ -178,9 +178,8 @@ class CudaKernels(Protocol):
         self,
         anchors: View,
         size: tuple[int, int],
-        half: View,
         turned: View,
-        factors: View,
+        tables: View,
         out: View,
         launch: Launch,
     ) -> None: ...

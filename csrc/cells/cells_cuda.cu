@@ -1,12 +1,13 @@
 // Matched cells on CUDA, from anchors that crop_resize has made.
 //
 // Shapes: anchors [P, C, H, W], cells [P, C, n, m]; rows down first, then columns.
-// Presumes: below 2^31 columns in all, a side below 2^31. Limit: bandwidth, the anchors once and
-// half of them three times: what is solved down is transposed, so that the way across reads and
-// writes neighbouring values too.
+// Presumes: below 2^31 strips in all, sides up to kMostPixels. Limit: bandwidth, the anchors once,
+// and half of them (where a side is doubled) twice: what is solved down is written transposed, so
+// that the way across reads and writes neighbouring values too.
 //
-// A thread solves a column from top to bottom and back. The factors of the tridiagonal matrix are
-// those of all columns; one small block for each axis computes them first.
+// A block copies a strip of columns to shared memory, solves it there, a thread for each column
+// from top to bottom and back, and writes it transposed. The tables of an axis, with all that
+// divides, are those of all columns; one small block for each axis makes them first.
 #include <algorithm>
 #include <stdexcept>
 
@@ -17,13 +18,24 @@
 namespace pydream {
 namespace {
 
+constexpr int kTogether = 4;  // weights that are read at once
+
+// What there is to know of a pixel of a cell.
+struct alignas(16) Entry {
+  int32_t first;  // pixel of the enlargement that it contributes to
+  int32_t count;  // of these
+  float lower;    // U^T U = L D L^T, L[q, q - 1]; 0 for q = 0
+  float inverse;  // 1 / D[q, q]
+};
+
 // One axis of all planes.
 struct Axis {
   int64_t from;
   int64_t inside;  // n <= from
   int64_t to;
-  // [n, 4]: U^T U at (q, q) and at (q, q - 1); of its L D L^T, L[q, q - 1] and 1 / D[q, q].
-  double* factors;
+  int groups;       // of kTogether weights, for a pixel
+  Entry* entries;   // [n]
+  float4* weights;  // [n, groups], 0 where there are fewer
 };
 
 // The part of pixel q in pixel i of the enlargement, which it must have one in.
@@ -31,83 +43,123 @@ __device__ float part_of(const Between& place, int64_t q) {
   return place.low == q ? 1.0f - place.weight : place.weight;
 }
 
-__global__ void __launch_bounds__(kThreads) factor_kernel(const Axis rows, const Axis columns) {
+// U^T U at (q, q) and at (q, q - 1).
+struct Products {
+  double own;
+  double with_last;
+};
+
+__device__ Products products_of(const Axis& axis, int64_t q) {
+  Products products = {};
+  const int64_t end = first_from(q + 1, axis.from, axis.to);
+  for (int64_t i = first_from(q - 1, axis.from, axis.to); i < end; ++i) {
+    const Between place = between(i, axis.from, axis.to);
+    const double part = part_of(place, q);
+    products.own += part * part;
+    if (place.low == q - 1) {
+      products.with_last += part * static_cast<double>(1.0f - place.weight);
+    }
+  }
+  return products;
+}
+
+__device__ void write_taps(const Axis& axis, int64_t q) {
+  const int64_t begin = first_from(q - 1, axis.from, axis.to);
+  const int64_t end = first_from(q + 1, axis.from, axis.to);
+  axis.entries[q].first = static_cast<int32_t>(begin);
+  axis.entries[q].count = static_cast<int32_t>(end - begin);
+  float* weights = reinterpret_cast<float*>(axis.weights + q * axis.groups);
+  for (int64_t i = 0; i < kTogether * axis.groups; ++i) {
+    const bool within = begin + i < end;
+    weights[i] = within ? part_of(between(begin + i, axis.from, axis.to), q) : 0.0f;
+  }
+}
+
+__global__ void __launch_bounds__(kThreads) table_kernel(const Axis rows, const Axis columns) {
+  Products* products = shared_memory<Products>();  // [kThreads]
   const Axis axis = blockIdx.x == 0 ? rows : columns;
-  for (int64_t q = threadIdx.x; q < axis.inside; q += kThreads) {
-    double own = 0.0, with_last = 0.0;
-    const int64_t end = first_from(q + 1, axis.from, axis.to);
-    for (int64_t i = first_from(q - 1, axis.from, axis.to); i < end; ++i) {
-      const Between place = between(i, axis.from, axis.to);
-      const double part = part_of(place, q);
-      own += part * part;
-      if (place.low == q - 1) with_last += part * static_cast<double>(1.0f - place.weight);
-    }
-    axis.factors[4 * q] = own;
-    axis.factors[4 * q + 1] = with_last;
-  }
-  __syncthreads();
-  if (threadIdx.x != 0) return;
+  const int thread = static_cast<int>(threadIdx.x);
   double pivot = 1.0;
-  for (int64_t q = 0; q < axis.inside; ++q) {
-    double* factors = axis.factors + 4 * q;
-    factors[2] = q == 0 ? 0.0 : factors[1] / pivot;
-    pivot = factors[0] - factors[2] * factors[1];
-    factors[3] = 1.0 / pivot;
+  for (int64_t first = 0; first < axis.inside; first += kThreads) {
+    const int64_t q = first + thread;
+    if (q < axis.inside) {
+      products[thread] = products_of(axis, q);
+      write_taps(axis, q);
+    }
+    __syncthreads();
+    const int64_t here = min(axis.inside - first, static_cast<int64_t>(kThreads));
+    for (int64_t i = 0; thread == 0 && i < here; ++i) {
+      const double lower = first + i == 0 ? 0.0 : products[i].with_last / pivot;
+      pivot = products[i].own - lower * products[i].with_last;
+      axis.entries[first + i].lower = static_cast<float>(lower);
+      axis.entries[first + i].inverse = static_cast<float>(1.0 / pivot);
+    }
+    __syncthreads();
   }
 }
 
-// in [planes, axis.to, width] to out [planes, axis.inside, width].
-__global__ void __launch_bounds__(kThreads)
-    solve_kernel(const Axis axis, int64_t planes, int64_t width, const float* in, float* out) {
-  const int64_t item = blockIdx.x * int64_t{kThreads} + threadIdx.x;
-  if (item >= planes * width) return;
-  const float* column = in + item / width * axis.to * width + item % width;
-  float* result = out + item / width * axis.inside * width + item % width;
+constexpr int kStripThreads = 128;
+constexpr int kStripWarps = kStripThreads / 32;
+constexpr int kWidest = 32;  // columns of a strip
+constexpr int kLoads = 8;    // that a thread awaits together
+constexpr int64_t kShared = 99 * 1024;
+constexpr int64_t kMostPixels = 8192;  // of which strips of two columns fit
+
+// The first weights of a pixel of a cell, with what they weigh.
+struct Taps {
+  Entry entry;
+  float4 weight;
+  float value[kTogether];
+};
+
+__device__ Taps taps_of(const Axis& axis, int q, const float* column, int step) {
+  Taps taps;
+  taps.entry = axis.entries[q];
+  taps.weight = axis.weights[q * axis.groups];
+  const float* from = column + taps.entry.first * step;
+#pragma unroll
+  for (int i = 0; i < kTogether; ++i) taps.value[i] = from[i * step];
+  return taps;
+}
+
+__device__ void add(float& sum, const float4& weight, const float (&value)[kTogether]) {
+  sum += weight.x * value[0];
+  sum += weight.y * value[1];
+  sum += weight.z * value[2];
+  sum += weight.w * value[3];
+}
+
+// Solves a column of a strip in place: where a result is written, only weights of 0 read any more.
+// What a pixel needs is read while the one before it is computed.
+__device__ void solve(const Axis& axis, float* column, int step) {
+  const int inside = static_cast<int>(axis.inside);
   float last = 0.0f;
-  for (int64_t q = 0; q < axis.inside; ++q) {
-    float sum = -static_cast<float>(axis.factors[4 * q + 2]) * last;
-    const int64_t end = first_from(q + 1, axis.from, axis.to);
-    for (int64_t i = first_from(q - 1, axis.from, axis.to); i < end; ++i) {
-      sum += part_of(between(i, axis.from, axis.to), q) * column[i * width];
+  Taps next = taps_of(axis, 0, column, step);
+  for (int q = 0; q < inside; ++q) {
+    const Taps taps = next;
+    next = taps_of(axis, min(q + 1, inside - 1), column, step);
+    float sum = -taps.entry.lower * last;
+    add(sum, taps.weight, taps.value);
+#pragma unroll 1
+    for (int i = kTogether; i < taps.entry.count; i += kTogether) {
+      const float* from = column + (taps.entry.first + i) * step;
+      const float value[] = {from[0], from[step], from[2 * step], from[3 * step]};
+      add(sum, axis.weights[q * axis.groups + i / kTogether], value);
     }
-    result[q * width] = last = sum;
+    column[q * step] = last = sum;
   }
-  float next = 0.0f, upper = 0.0f;
-  for (int64_t q = axis.inside - 1; q >= 0; --q) {
-    const double* factors = axis.factors + 4 * q;
-    next = result[q * width] * static_cast<float>(factors[3]) - upper * next;
-    result[q * width] = next;
-    upper = static_cast<float>(factors[2]);
+  float result = 0.0f, upper = 0.0f, value = last;
+  Entry entry = next.entry;
+  for (int q = inside - 1; q >= 0; --q) {
+    const int before = max(q - 1, 0);
+    const Entry entry_before = axis.entries[before];
+    const float value_before = column[before * step];
+    result = value * entry.inverse - upper * result;
+    column[q * step] = result;
+    upper = entry.lower;
+    entry = entry_before;
+    value = value_before;
   }
-}
-
-constexpr int kTile = 32;  // of a transpose, rows and columns
-
-// in [planes, height, width] to out [planes, width, height]; a tile in each block.
-template <class Write>
-__device__ void turn(int64_t height, int64_t width, const float* in, Write write) {
-  float* tile = shared_memory<float>();  // [kTile, kTile + 1]
-  const int64_t tiles = (width + kTile - 1) / kTile;
-  const int64_t top = blockIdx.y / tiles * kTile, left = blockIdx.y % tiles * kTile;
-  const int64_t plane = blockIdx.x * height * width;
-  const int lane = static_cast<int>(threadIdx.x) % kTile;
-  const int first = static_cast<int>(threadIdx.x) / kTile;
-  for (int row = first; row < kTile; row += kThreads / kTile) {
-    if (top + row < height && left + lane < width) {
-      tile[row * (kTile + 1) + lane] = in[plane + (top + row) * width + left + lane];
-    }
-  }
-  __syncthreads();
-  for (int row = first; row < kTile; row += kThreads / kTile) {
-    if (left + row < width && top + lane < height) {
-      write(plane + (left + row) * height + top + lane, tile[lane * (kTile + 1) + row]);
-    }
-  }
-}
-
-__global__ void __launch_bounds__(kThreads)
-    turn_kernel(int64_t height, int64_t width, const float* in, float* out) {
-  turn(height, width, in, [out](int64_t at, float value) { out[at] = value; });
 }
 
 template <class Value>
@@ -116,67 +168,109 @@ __device__ void put(float value, Value* to) {
 }
 __device__ void put(float value, uint8_t* to) { *to = static_cast<uint8_t>(255.0f * value + 0.5f); }
 
-// Turns cells back, and makes values of [0, 1], or bytes, of them.
-template <class Value>
-__global__ void __launch_bounds__(kThreads)
-    finish_kernel(int64_t height, int64_t width, const float* in, Value* out) {
-  turn(height, width, in,
-       [out](int64_t at, float value) { put(fminf(fmaxf(value + 0.5f, 0.0f), 1.0f), out + at); });
+// in [planes, axis.to, width] to out [planes, width, axis.inside]: what is left to be solved, or
+// finished cells, as values of [0, 1] or bytes.
+template <bool kFinished, class Value>
+__global__ void __launch_bounds__(kStripThreads)
+    solve_kernel(const Axis axis, int width, int strip, const float* in, Value* out) {
+  float* pixels = shared_memory<float>();  // [axis.to + kTogether - 1, strip + 1]
+  const int step = strip + 1;              // so that transposed reads meet all banks
+  const unsigned strips = static_cast<unsigned>((width + strip - 1) / strip);
+  const int64_t plane = blockIdx.x / strips;
+  const int left = static_cast<int>(blockIdx.x % strips) * strip;
+  const int columns = min(strip, width - left);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int x = thread % strip;
+  const float* from = in + plane * axis.to * width + left + x;
+  const int rows = static_cast<int>(axis.to), rows_together = kStripThreads / strip;
+  for (int y = thread / strip; x < columns && y < rows; y += kLoads * rows_together) {
+    float loaded[kLoads];
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      const int row = y + i * rows_together;
+      if (row < rows) loaded[i] = from[row * width];
+    }
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      const int row = y + i * rows_together;
+      if (row < rows) pixels[row * step + x] = loaded[i];
+    }
+  }
+  // Behind them, zeros for weights of 0.
+  if (thread < (kTogether - 1) * step) pixels[rows * step + thread] = 0.0f;
+  __syncthreads();
+  // Blocks take turns, because a warp's number says which scheduler it has.
+  const int solver = static_cast<int>(blockIdx.x % kStripWarps);
+  if (thread / 32 == solver && thread % 32 < columns) solve(axis, pixels + thread % 32, step);
+  __syncthreads();
+  Value* to = out + (plane * width + left) * axis.inside;
+  for (int column = thread / 32; column < columns; column += kStripWarps) {
+    for (int q = thread % 32; q < axis.inside; q += 32) {
+      const float value = pixels[q * step + column];
+      Value* at = to + column * axis.inside + q;
+      if constexpr (kFinished) {
+        put(fminf(fmaxf(value + 0.5f, 0.0f), 1.0f), at);
+      } else {
+        *at = value;
+      }
+    }
+  }
 }
 
-unsigned blocks_of(int64_t items, int64_t each) {
-  return static_cast<unsigned>((items + each - 1) / each);
+// An axis whose tables are at `memory`: at most 2 * from + to times 16 bytes.
+Axis axis_of(int64_t from, int64_t inside, int64_t to, Entry* memory) {
+  const int64_t most = (2 * to + from - 1) / from;  // weights of a pixel
+  return {from,   inside,
+          to,     static_cast<int>((most + kTogether - 1) / kTogether),
+          memory, reinterpret_cast<float4*>(memory + inside)};
 }
 
-dim3 tiles_of(int64_t planes, int64_t height, int64_t width) {
-  return dim3(static_cast<unsigned>(planes), blocks_of(height, kTile) * blocks_of(width, kTile));
-}
-
-template <class Value>
-void finish(int64_t planes, int64_t height, int64_t width, const float* in, const View& out,
-            cudaStream_t stream) {
-  launch(finish_kernel<Value>, tiles_of(planes, height, width), dim3(kThreads),
-         kTile * (kTile + 1) * sizeof(float), stream, height, width, in, out.as<Value>());
+template <bool kFinished, class Value>
+void launch_solve(const Axis& axis, int64_t planes, int64_t width, const float* in, Value* out,
+                  cudaStream_t stream) {
+  const auto bytes = [&](int strip) {
+    return (axis.to + kTogether - 1) * (strip + 1) * static_cast<int64_t>(sizeof(float));
+  };
+  int strip = kWidest;
+  while (bytes(strip) > kShared) strip /= 2;
+  const int64_t blocks = planes * ((width + strip - 1) / strip);
+  if (blocks > 0x7FFFFFFF) {
+    throw std::invalid_argument("matched_cells makes fewer than 2^31 strips of cells at once");
+  }
+  launch(solve_kernel<kFinished, Value>, dim3(static_cast<unsigned>(blocks)), dim3(kStripThreads),
+         static_cast<size_t>(bytes(strip)), stream, axis, static_cast<int>(width), strip, in, out);
 }
 
 }  // namespace
 
-void match_cells_cuda(const View& anchors, std::pair<int64_t, int64_t> size, const View& half,
-                      const View& turned, const View& factors, const View& out,
-                      const Launch& where) {
+void match_cells_cuda(const View& anchors, std::pair<int64_t, int64_t> size, const View& turned,
+                      const View& tables, const View& out, const Launch& where) {
   const int64_t planes = out.shape[0] * out.shape[1];
   const int64_t height = anchors.shape[2], width = anchors.shape[3];
-  constexpr int64_t kMost = 0x7FFFFFFF;
-  constexpr int64_t kMostTiles = 65535;
-  if (planes * std::max(width, height) > kMost ||
-      int64_t{blocks_of(height, kTile)} * blocks_of(width, kTile) > kMostTiles) {
-    throw std::invalid_argument("matched_cells makes at most 2^31 columns of 8160 pixels at once");
+  if (std::max(width, height) > kMostPixels) {
+    throw std::invalid_argument("enlarged may be at most " + std::to_string(kMostPixels) +
+                                " pixels a side on CUDA");
   }
   const DeviceGuard guard(where.device);
-  double* factor = factors.as<double>();
-  const Axis rows = {size.first, out.shape[2], height, factor};
-  const Axis columns = {size.second, out.shape[3], width, factor + 4 * factors.shape[1]};
-  float* anchor = anchors.as<float>();
-  const dim3 threads(kThreads);
+  const Axis rows = axis_of(size.first, out.shape[2], height, tables.as<Entry>());
+  const Axis columns =
+      axis_of(size.second, out.shape[3], width, tables.as<Entry>() + tables.shape[1]);
+  const float* half = turned.as<const float>();
   const cudaStream_t stream = where.stream;
-  launch(factor_kernel, dim3(2), threads, 0, stream, rows, columns);
-  launch(solve_kernel, dim3(blocks_of(planes * width, kThreads)), threads, 0, stream, rows, planes,
-         width, static_cast<const float*>(anchor), half.as<float>());
-  launch(turn_kernel, tiles_of(planes, rows.inside, width), threads,
-         kTile * (kTile + 1) * sizeof(float), stream, rows.inside, width, half.as<const float>(),
-         turned.as<float>());
-  // Cells lie in the memory of the anchors, which have been read: [planes, n columns, n rows].
-  launch(solve_kernel, dim3(blocks_of(planes * rows.inside, kThreads)), threads, 0, stream, columns,
-         planes, rows.inside, turned.as<const float>(), anchor);
+  launch(table_kernel, dim3(2), dim3(kThreads), kThreads * sizeof(Products), stream, rows, columns);
+  launch_solve<false>(rows, planes, width, anchors.as<const float>(), turned.as<float>(), stream);
+  const auto across = [&](auto* cells) {
+    launch_solve<true>(columns, planes, rows.inside, half, cells, stream);
+  };
   switch (out.dtype) {
     case Dtype::float16:
-      return finish<Half>(planes, columns.inside, rows.inside, anchor, out, stream);
+      return across(out.as<Half>());
     case Dtype::bfloat16:
-      return finish<BFloat16>(planes, columns.inside, rows.inside, anchor, out, stream);
+      return across(out.as<BFloat16>());
     case Dtype::uint8:
-      return finish<uint8_t>(planes, columns.inside, rows.inside, anchor, out, stream);
+      return across(out.as<uint8_t>());
     default:
-      return finish<float>(planes, columns.inside, rows.inside, anchor, out, stream);
+      return across(out.as<float>());
   }
 }
 

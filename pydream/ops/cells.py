@@ -60,7 +60,8 @@ def matched_cells(
     -------
     Tensor
         (P, C, height, width) of what is inside, on the device of the images. In the meantime a GPU
-        holds all anchors and as much again, 8 bytes for each of their values.
+        holds all anchors, and each of their columns at the height of a cell: 6 bytes for each value
+        of an anchor where cells are doubled.
 
     Raises
     ------
@@ -68,8 +69,9 @@ def matched_cells(
         If an argument has the wrong type or dtype.
     ValueError
         If a shape, stride or device does not fit, a box is empty or not inside its image, an image
-        index is out of range, or a cell is larger than its enlargement; for a list of images while
-        a CUDA graph is captured, which one batch of them can be.
+        index is out of range, or a cell is larger than its enlargement; on a GPU, for `enlarged`
+        beyond 8192; for a list of images while a CUDA graph is captured, which one batch of them
+        can be.
     """
     pictures, boxes, image_index = check_crops(images, boxes, image_index)
     cell, anchor = check_pair(size, "size"), check_pair(enlarged, "enlarged")
@@ -136,19 +138,19 @@ def _cuda_matched_cells(
     patches, channels = out.shape[:2]
     if out.numel() == 0:
         return out
-    anchors, half, turned = (
+    anchors, turned = (
         torch.empty((patches, channels, *plane), dtype=torch.float32, device=boxes.device)
-        for plane in (enlarged, (inside[0], enlarged[1]), (enlarged[1], inside[0]))
+        for plane in (enlarged, (enlarged[1], inside[0]))
     )
-    factors = torch.empty((2, max(size), 4), dtype=torch.float64, device=boxes.device)
+    length = 2 * max(size) + max(enlarged)
+    tables = torch.empty((2, length, 4), dtype=torch.float32, device=boxes.device)
     side, less_half = (enlarged[0], enlarged[1]), ([1 / 255] * channels, [-0.5] * channels)
     crop_on_cuda(launch, images, boxes, image_index, None, side, less_half, anchors)
     launch.module.match_cells(
         view(anchors),
         (size[0], size[1]),
-        view(half),
         view(turned),
-        view(factors),
+        view(tables),
         view(out),
         launch,
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from devices import faulty_place, place
+from devices import DEVICE, faulty_place, place
 
 from pydream import ops
 from pydream.ops import reference
@@ -22,6 +22,7 @@ SIZES = [
     ((17, 33), (35, 67)),
     ((9, 7), (70, 9)),
     ((56, 20), (112, 61)),
+    ((5, 3), (800, 17)),  # longer than what a block of a GPU holds of 32 columns
 ]
 # float32 sums of some hundred products of values below one, times the largest condition number of
 # U^T U among these sizes, some 200 for 7 pixels enlarged to 9.
@@ -203,6 +204,12 @@ def test_a_dtype_that_holds_no_pixels_is_refused() -> None:
     images, boxes = random_images(1, 8, 8), torch.tensor([[0, 0, 8, 8]])
     with pytest.raises(TypeError, match="float32, float16, bfloat16 or uint8, got int64"):
         ops.matched_cells(images, boxes, 4, 8, dtype=torch.int64)
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="CPUs have no such limit")
+def test_a_side_beyond_the_kernels_limit_is_refused() -> None:
+    with pytest.raises(ValueError, match="enlarged may be at most 8192 pixels a side"):
+        ops.matched_cells(random_images(1, 4, 4), torch.tensor([[0, 0, 4, 4]]), 2, (8193, 2))
 
 
 def test_threads_do_not_change_a_byte() -> None:
