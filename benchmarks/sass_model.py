@@ -213,7 +213,12 @@ WORK = [
         nbytes=8 * 32 * 4 * 5,
     ),
     # 32 values of two lists, and of the third.
-    Work(r"distance_kernel", "float32, mse", (Phase("inner", 1, r"STG\.E"),), nbytes=32 * 12),
+    Work(
+        r"distance_kernel<false>",
+        "float32, mse",
+        (Phase("inner", 1, r"STG\.E"),),
+        nbytes=32 * 12,
+    ),
     *(
         Work(
             rf"assign_kernel<{types}, {terms}[,>]",

@@ -121,15 +121,14 @@ void bind_matching(py::module_& m) {
   py::class_<LayerList>(m, "LayerList", py::module_local())
       .def(py::init<const std::vector<View>&, const std::vector<uintptr_t>&,
                     const std::vector<uintptr_t>&>())
-      .def("blocks", [](const LayerList& list, const std::string& metric) {
-        return matching_blocks(list.layers, parse_metric(metric));
+      .def("words", [](const LayerList& list, const std::string& metric) {
+        return matching_words(list.layers, parse_metric(metric));
       });
   m.def(
       "gradient_distance",
-      [](const LayerList& list, const std::string& metric, const View& partial,
-         const View& distance, const View& finished, const View& value, const Launch& where) {
-        gradient_distance_cuda(list.layers, parse_metric(metric), partial, distance, finished,
-                               value, where);
+      [](const LayerList& list, const std::string& metric, const View& workspace,
+         const Launch& where) {
+        gradient_distance_cuda(list.layers, parse_metric(metric), workspace, where);
       },
       release_gil());
 }

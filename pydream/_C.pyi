@@ -227,10 +227,7 @@ class CudaKernels(Protocol):
         self,
         layers: CudaLayerList,
         metric: str,
-        partial: View,
-        distance: View,
-        finished: View,
-        value: View,
+        workspace: View,
         launch: Launch,
     ) -> None: ...
 
@@ -274,4 +271,4 @@ class CudaLayerList:
     def __init__(
         self, synthetic: Sequence[View], real: Sequence[int], gradients: Sequence[int]
     ) -> None: ...
-    def blocks(self, metric: str) -> int: ...
+    def words(self, metric: str) -> int: ...

@@ -13,6 +13,7 @@ from torch.nn import functional
 from pydream.errors import PydreamError
 from pydream.models.activations import classify_and_embed
 from pydream.ops import gradient_distance
+from pydream.ops.matching import distance_and_slopes
 
 Match: TypeAlias = Literal["bidirectional", "gradient", "feature"]
 
@@ -211,6 +212,25 @@ def is_batch_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
+class DistanceAndSlopes(NamedTuple):
+    """Distance of two answers, and where a backward pass begins.
+
+    Attributes
+    ----------
+    distance
+        Without a graph.
+    answers
+        The parts of the synthetic answer, as far as they require gradients.
+    slopes
+        Derivative of the distance by each of these. That by the images is
+        ``torch.autograd.grad(answers, images, slopes)``.
+    """
+
+    distance: Tensor
+    answers: list[Tensor]
+    slopes: list[Tensor]
+
+
 def answer_distance(synthetic: Answers, real: Answers, match: Match, metric: str) -> Tensor:
     """Return the distance of two answers, summed over classes, layers and features.
 
@@ -224,6 +244,27 @@ def answer_distance(synthetic: Answers, real: Answers, match: Match, metric: str
         A distance of `pydream.ops.gradient_distance`. ``cos`` and ``l1_mean`` apply to the rows of
         a layer, or to the whole mean feature of a class.
     """
+    return gradient_distance(*_layers(synthetic, real, match, metric), metric)
+
+
+def answer_distance_and_slopes(
+    synthetic: Answers, real: Answers, match: Match, metric: str
+) -> DistanceAndSlopes:
+    """Return the distance of two answers and its derivatives, taken together.
+
+    Through `answer_distance`, a backward pass multiplies the derivatives by a factor that a GPU
+    does not know to be 1. Parameters are those of `answer_distance`.
+    """
+    x, y = _layers(synthetic, real, match, metric)
+    distance, slopes = distance_and_slopes(x, y, metric)
+    depend = [i for i, layer in enumerate(x) if layer.requires_grad]
+    return DistanceAndSlopes(distance, [x[i] for i in depend], [slopes[i] for i in depend])
+
+
+def _layers(
+    synthetic: Answers, real: Answers, match: Match, metric: str
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return what is compared of two answers, layer by layer."""
     pairs = []
     if match != "feature":
         pairs += list(zip(synthetic.gradients, real.gradients, strict=True))
@@ -233,4 +274,4 @@ def answer_distance(synthetic: Answers, real: Answers, match: Match, metric: str
         pairs = [gradient for x, y in pairs for gradient in zip(x, y, strict=True)]
     else:
         pairs = [(x.flatten(0, 1), y.flatten(0, 1)) for x, y in pairs]
-    return gradient_distance([x for x, _ in pairs], [y for _, y in pairs], metric)
+    return [x for x, _ in pairs], [y for _, y in pairs]

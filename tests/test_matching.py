@@ -6,7 +6,13 @@ from torch import nn
 from torch.nn import functional
 
 from pydream.errors import PydreamError
-from pydream.matching import Answers, Match, Matcher, answer_distance
+from pydream.matching import (
+    Answers,
+    Match,
+    Matcher,
+    answer_distance,
+    answer_distance_and_slopes,
+)
 from pydream.models.convnet import ConvNet, Norm
 from pydream.models.registry import build_model
 
@@ -146,6 +152,32 @@ def test_what_is_matched_counts_alone() -> None:
     }
     for match, wanted in expected.items():
         torch.testing.assert_close(answer_distance(x, zero, match, "mse"), wanted)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("match", ["bidirectional", "gradient", "feature"])
+@pytest.mark.parametrize("metric", ["mse", "l2", "dc"])
+def test_slopes_begin_the_backward_pass_of_the_distance(match: Match, metric: str) -> None:
+    images, labels = batches()
+    matcher = Matcher(network("instance"), match, with_norm_and_bias=True)
+    real = matcher(images.flip(-1), labels, together=False)
+    images.requires_grad_()
+    found = matcher(images, labels, together=False)
+    expected = answer_distance(found, real, match, metric)
+    (wanted,) = torch.autograd.grad(expected, images, retain_graph=True)
+    distance, answers, slopes = answer_distance_and_slopes(found, real, match, metric)
+    assert not distance.requires_grad
+    torch.testing.assert_close(distance, expected.detach(), rtol=RTOL, atol=0.0)
+    (derivative,) = torch.autograd.grad(answers, images, slopes)
+    torch.testing.assert_close(derivative, wanted, rtol=RTOL, atol=1e-12)
+
+
+def test_an_answer_that_depends_on_no_image_is_left_out() -> None:
+    x = Answers([torch.ones(2, 3, requires_grad=True), torch.ones(2, 4)], torch.ones(2, 5))
+    zero = Answers([torch.zeros(2, 3), torch.zeros(2, 4)], torch.zeros(2, 5))
+    distance, answers, slopes = answer_distance_and_slopes(x, zero, "bidirectional", "mse")
+    assert distance.item() == 2 * (3 + 4 + 5)
+    assert len(answers) == len(slopes) == 1
+    assert slopes[0].equal(torch.full((6,), 2.0))
 
 
 def test_any_network_has_features() -> None:

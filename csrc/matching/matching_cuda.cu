@@ -1,7 +1,7 @@
 // Distances of gradients and their derivatives on CUDA, all layers of a list in one launch.
 //
 // Shapes: layers [rows, columns] of two lists; a third is written. A block processes kChunk values
-// of a layer, or for cosines one row.
+// of a layer; for cosines a row, or a row for each of its warps where rows are short.
 // Presumes: up to kMostLayers layers per launch (ResNet-18 has 62 parameters), passed by value, so
 // that a CUDA graph contains them; more take several launches. Rows of cosines are read twice, the
 // second time from the second-level cache.
@@ -20,26 +20,30 @@ namespace pydream {
 namespace {
 
 constexpr int64_t kChunk = 8192;
+constexpr int64_t kShortRow = 1024;
 constexpr int kMostLayers = 64;
 
+// A layer's parts: chunks of values, or rows. Each has a sum of its own.
 struct Layers {
   Layer layer[kMostLayers];
-  int64_t first_block[kMostLayers + 1];
+  int32_t first_block[kMostLayers + 1];
+  int32_t first_part[kMostLayers + 1];
   int count;
 };
 static_assert(sizeof(Layers) < 3800, "arguments of a kernel take 4 KiB at most");
 
 struct MatchingMemory {
-  double* partial;         // [blocks]
-  double* distance;        // [layers]
-  unsigned int* finished;  // [1], 0
   float* value;            // []
+  unsigned int* finished;  // [1], 0
+  double* distance;        // [layers], 0
+  double* partial;         // [parts]
 };
 
 struct MatchingTask {
   MatchingMemory memory;
-  int64_t all_blocks;    // of all launches
-  int64_t block_before;  // of the launches before
+  int64_t all_blocks;   // of all launches
+  int64_t all_parts;    // of all launches
+  int64_t part_before;  // of the launches before
   int layer_before;
   Metric metric;
 };
@@ -66,32 +70,84 @@ __device__ double differences(const Layer& layer, int64_t begin, Metric metric, 
          (metric == Metric::l1_mean ? 1.0 / static_cast<double>(layer.columns) : 1.0);
 }
 
+struct Products {
+  double xx, xy, yy;
+};
+
+// Of every kThreads-th value of two rows [columns].
+template <class T>
+__device__ Products products_of(const T* x, const T* y, int64_t columns, int first) {
+  Products sum = {};
+  for (int64_t i = first; i < columns; i += kThreads) {
+    const float a = widen(x[i]), b = widen(y[i]);
+    sum.xx += a * a;
+    sum.xy += a * b;
+    sum.yy += b * b;
+  }
+  return sum;
+}
+
+__device__ Products warp_sums(const Products& part) {
+  return {warp_sum(part.xx), warp_sum(part.xy), warp_sum(part.yy)};
+}
+
+// A warp adds a row as a block would, which is why its sums are the same.
+template <class T>
+__device__ Products sums_by_warp(const T* x, const T* y, int64_t columns) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  Products total = {};
+  for (int first = 0; first < kThreads && first < columns; first += 32) {
+    const Products part = warp_sums(products_of(x, y, columns, first + lane));
+    total.xx += part.xx;
+    total.xy += part.xy;
+    total.yy += part.yy;
+  }
+  return total;
+}
+
+template <class T>
+__device__ Products sums_by_block(const T* x, const T* y, int64_t columns, double* shared) {
+  const int warp = static_cast<int>(threadIdx.x / 32);
+  const Products part = warp_sums(products_of(x, y, columns, static_cast<int>(threadIdx.x)));
+  if (threadIdx.x % 32 == 0) {
+    shared[3 * warp] = part.xx;
+    shared[3 * warp + 1] = part.xy;
+    shared[3 * warp + 2] = part.yy;
+  }
+  __syncthreads();
+  Products total = {};
+  for (int each = 0; each < kWarps; ++each) {
+    total.xx += shared[3 * each];
+    total.xy += shared[3 * each + 1];
+    total.yy += shared[3 * each + 2];
+  }
+  return total;
+}
+
+__host__ __device__ inline bool short_rows(const Layer& layer) {
+  return layer.columns <= kShortRow;
+}
+
 // One row of a layer: 1 - <x, y> / (|x| |y| + floor).
 template <class T>
 __device__ double cosine(const Layer& layer, int64_t row, double* shared) {
   const T* x = static_cast<const T*>(layer.synthetic) + row * layer.columns;
   const T* y = static_cast<const T*>(layer.real) + row * layer.columns;
-  double xx = 0.0, xy = 0.0, yy = 0.0;
-  for (int64_t i = threadIdx.x; i < layer.columns; i += kThreads) {
-    const float a = widen(x[i]), b = widen(y[i]);
-    xx += a * a;
-    xy += a * b;
-    yy += b * b;
-  }
-  xx = block_sum(xx, shared);
-  xy = block_sum(xy, shared);
-  yy = block_sum(yy, shared);
-  const double length_x = sqrt(xx), length_y = sqrt(yy);
+  const bool alone = short_rows(layer);  // is this warp with its row
+  const Products sum =
+      alone ? sums_by_warp(x, y, layer.columns) : sums_by_block(x, y, layer.columns, shared);
+  const double length_x = sqrt(sum.xx), length_y = sqrt(sum.yy);
   const double below = length_x * length_y + kCosineFloor;
   if (layer.gradient != nullptr) {
     T* gradient = static_cast<T*>(layer.gradient) + row * layer.columns;
-    const double turned = length_x > 0.0 ? xy * length_y / (length_x * below * below) : 0.0;
+    const double turned = length_x > 0.0 ? sum.xy * length_y / (length_x * below * below) : 0.0;
     const float a = static_cast<float>(turned), b = static_cast<float>(-1.0 / below);
-    for (int64_t i = threadIdx.x; i < layer.columns; i += kThreads) {
+    const int first = static_cast<int>(alone ? threadIdx.x % 32 : threadIdx.x);
+    for (int64_t i = first; i < layer.columns; i += alone ? 32 : kThreads) {
       narrow(a * widen(x[i]) + b * widen(y[i]), gradient + i);
     }
   }
-  return 1.0 - xy / below;
+  return 1.0 - sum.xy / below;
 }
 
 __device__ int layer_of(const Layers& layers, int64_t block) {
@@ -103,17 +159,20 @@ __device__ int layer_of(const Layers& layers, int64_t block) {
   return low;
 }
 
-template <class T>
+template <bool kCosine, class T>
 __device__ double measure(const Layer& layer, int64_t part, Metric metric, double* shared) {
-  return metric == Metric::cos ? cosine<T>(layer, part, shared)
-                               : differences<T>(layer, part * kChunk, metric, shared);
+  if constexpr (kCosine) {
+    return cosine<T>(layer, part, shared);
+  } else {
+    return differences<T>(layer, part * kChunk, metric, shared);
+  }
 }
 
 // Whether this is the last block of all to finish; it can then read all sums.
 __device__ bool last_of_all(const MatchingTask& task, double* shared) {
   __syncthreads();
   if (threadIdx.x == 0) {
-    __threadfence();  // the sum before the count
+    __threadfence();  // the block's sums before the count
     const unsigned int before = atomicAdd(task.memory.finished, 1u);
     shared[0] = before + 1 == task.all_blocks ? 1.0 : 0.0;
   }
@@ -123,29 +182,41 @@ __device__ bool last_of_all(const MatchingTask& task, double* shared) {
   return last;
 }
 
-__global__ void __launch_bounds__(kThreads)
-    distance_kernel(const MatchingTask task, const Layers layers) {
-  double* shared = shared_memory<double>();  // [kWarps]
+template <bool kCosine>
+__device__ void measure_part(const MatchingTask& task, const Layers& layers, double* shared) {
   const int64_t block = blockIdx.x;
   const int number = layer_of(layers, block);
   const Layer& layer = layers.layer[number];
-  const int64_t part = block - layers.first_block[number];
+  int64_t part = block - layers.first_block[number];
+  bool writes = threadIdx.x == 0;
+  if (kCosine && short_rows(layer)) {
+    part = part * kWarps + threadIdx.x / 32;
+    if (part >= layer.rows) return;
+    writes = threadIdx.x % 32 == 0;
+  }
   double value = 0.0;
   switch (layer.type) {
     case Dtype::float16:
-      value = measure<Half>(layer, part, task.metric, shared);
+      value = measure<kCosine, Half>(layer, part, task.metric, shared);
       break;
     case Dtype::bfloat16:
-      value = measure<BFloat16>(layer, part, task.metric, shared);
+      value = measure<kCosine, BFloat16>(layer, part, task.metric, shared);
       break;
     default:
-      value = measure<float>(layer, part, task.metric, shared);
+      value = measure<kCosine, float>(layer, part, task.metric, shared);
   }
-  if (threadIdx.x == 0) task.memory.partial[task.block_before + block] = value;
+  if (writes) task.memory.partial[task.part_before + layers.first_part[number] + part] = value;
+}
+
+template <bool kCosine>
+__global__ void __launch_bounds__(kThreads)
+    distance_kernel(const MatchingTask task, const Layers layers) {
+  double* shared = shared_memory<double>();  // [3 * kWarps]
+  measure_part<kCosine>(task, layers, shared);
   if (task.metric == Metric::l2 || !last_of_all(task, shared)) return;
   double total = 0.0;
   const volatile double* partial = task.memory.partial;
-  for (int64_t each = threadIdx.x; each < task.all_blocks; each += kThreads) {
+  for (int64_t each = threadIdx.x; each < task.all_parts; each += kThreads) {
     total += partial[each];
   }
   total = block_sum(total, shared);
@@ -158,9 +229,9 @@ __global__ void __launch_bounds__(kThreads)
   double* shared = shared_memory<double>();  // [kWarps]
   const int number = static_cast<int>(blockIdx.x);
   double total = 0.0;
-  for (int64_t each = layers.first_block[number] + threadIdx.x;
-       each < layers.first_block[number + 1]; each += kThreads) {
-    total += task.memory.partial[task.block_before + each];
+  for (int64_t each = layers.first_part[number] + threadIdx.x; each < layers.first_part[number + 1];
+       each += kThreads) {
+    total += task.memory.partial[task.part_before + each];
   }
   total = block_sum(total, shared);
   if (threadIdx.x == 0) task.memory.distance[task.layer_before + number] = sqrt(total);
@@ -201,52 +272,66 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-int64_t blocks_of(const Layer& layer, Metric metric) {
+int64_t parts_of(const Layer& layer, Metric metric) {
   if (layer.rows * layer.columns == 0) return 0;
   if (metric == Metric::cos) return layer.rows;
   return (layer.rows * layer.columns + kChunk - 1) / kChunk;
+}
+
+int64_t blocks_of(const Layer& layer, Metric metric) {
+  const int64_t parts = parts_of(layer, metric);
+  return metric == Metric::cos && short_rows(layer) ? (parts + kWarps - 1) / kWarps : parts;
+}
+
+template <class Count>
+int64_t sum_of(const std::vector<Layer>& layers, Metric metric, const Count& count) {
+  int64_t sum = 0;
+  for (const Layer& layer : layers) sum += count(layer, metric);
+  return sum;
 }
 
 // Calls launch_some(task, layers, blocks) for as many layers at a time as fit in the arguments.
 template <class Launch>
 void in_launches(const std::vector<Layer>& all, MatchingTask task, const Launch& launch_some) {
   Layers layers{};
-  int64_t blocks = 0;
+  int64_t blocks = 0, parts = 0;
   for (size_t number = 0; number < all.size(); ++number) {
-    const int64_t more = blocks_of(all[number], task.metric);
     layers.layer[layers.count] = all[number];
-    layers.first_block[layers.count] = blocks;
-    blocks += more;
-    layers.first_block[++layers.count] = blocks;
+    blocks += blocks_of(all[number], task.metric);
+    parts += parts_of(all[number], task.metric);
+    ++layers.count;
+    layers.first_block[layers.count] = static_cast<int32_t>(blocks);
+    layers.first_part[layers.count] = static_cast<int32_t>(parts);
     if (layers.count < kMostLayers && number + 1 < all.size()) continue;
     if (blocks > 0) launch_some(task, layers, blocks);
-    task.block_before += blocks;
+    task.part_before += parts;
     task.layer_before += layers.count;
     layers.count = 0;
-    blocks = 0;
+    blocks = parts = 0;
   }
 }
 
 }  // namespace
 
-int64_t matching_blocks(const std::vector<Layer>& layers, Metric metric) {
-  int64_t blocks = 0;
-  for (const Layer& layer : layers) blocks += blocks_of(layer, metric);
-  return blocks;
+int64_t matching_words(const std::vector<Layer>& layers, Metric metric) {
+  return 2 + 2 * static_cast<int64_t>(layers.size()) + 2 * sum_of(layers, metric, parts_of);
 }
 
-void gradient_distance_cuda(const std::vector<Layer>& all, Metric metric, const View& partial,
-                            const View& distance, const View& finished, const View& value,
+void gradient_distance_cuda(const std::vector<Layer>& all, Metric metric, const View& workspace,
                             const Launch& where) {
   const DeviceGuard guard(where.device);
   const CudaStream stream = where.stream;
-  const MatchingMemory memory = {partial.as<double>(), distance.as<double>(),
-                                 finished.as<unsigned int>(), value.as<float>()};
-  constexpr size_t kShared = kWarps * sizeof(double);
-  const MatchingTask first = {memory, matching_blocks(all, metric), 0, 0, metric};
+  float* words = workspace.as<float>();
+  double* distance = reinterpret_cast<double*>(words + 2);
+  const MatchingMemory memory = {words, reinterpret_cast<unsigned int*>(words + 1), distance,
+                                 distance + all.size()};
+  constexpr size_t kShared = 3 * kWarps * sizeof(double);
+  const MatchingTask first = {
+      memory, sum_of(all, metric, blocks_of), sum_of(all, metric, parts_of), 0, 0, metric};
   const auto grid = [](int64_t blocks) { return dim3(static_cast<unsigned>(blocks)); };
   in_launches(all, first, [&](const MatchingTask& task, const Layers& layers, int64_t blocks) {
-    launch(distance_kernel, grid(blocks), dim3(kThreads), kShared, stream, task, layers);
+    launch(metric == Metric::cos ? distance_kernel<true> : distance_kernel<false>, grid(blocks),
+           dim3(kThreads), kShared, stream, task, layers);
     if (metric == Metric::l2) {
       launch(length_kernel, grid(layers.count), dim3(kThreads), kShared, stream, task, layers);
     }

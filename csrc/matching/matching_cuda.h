@@ -6,13 +6,12 @@
 
 namespace pydream {
 
-// Number of blocks that the layers take, and of the sums in `partial`.
-int64_t matching_blocks(const std::vector<Layer>& layers, Metric metric);
+// Number of 32-bit words that the layers take as working memory.
+int64_t matching_words(const std::vector<Layer>& layers, Metric metric);
 
-// Fills value [] and the gradients of the layers. Working memory: partial [blocks] and distance
-// [layers] of float64; finished [1] of int32, which must be 0.
-void gradient_distance_cuda(const std::vector<Layer>& layers, Metric metric, const View& partial,
-                            const View& distance, const View& finished, const View& value,
+// Fills the gradients of the layers, and the first word of the workspace with the value, float32.
+// The words must be 0 before, and aligned to 8 bytes.
+void gradient_distance_cuda(const std::vector<Layer>& layers, Metric metric, const View& workspace,
                             const Launch& where);
 
 }  // namespace pydream

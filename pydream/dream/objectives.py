@@ -17,7 +17,7 @@ from pydream.dream.real import ClassImages
 from pydream.dream.recipes import PRESETS
 from pydream.dream.resolved import ResolvedConfig
 from pydream.dream.synthetic import LossAndSlope, SyntheticImages
-from pydream.matching import Matcher, answer_distance, is_batch_norm
+from pydream.matching import Matcher, answer_distance_and_slopes, is_batch_norm
 from pydream.ops import diff_augment, multi_formation, random_augment
 from pydream.seeds import derived_seed, drawn_order
 from pydream.streams import to_device
@@ -153,13 +153,15 @@ class AnswersOfClasses:
                 formed = formed[torch.arange(len(formed), device=self.device)[:, None], formations]
             found = self._matcher(self._seen(formed, augmentation), labels, together=together)
         with stage("distance", self.device):
-            loss = answer_distance(found, expected, self._match, config.metric)
+            loss, answers, slopes = answer_distance_and_slopes(
+                found, expected, self._match, config.metric
+            )
         with stage("derivative", self.device):
-            (derivative,) = torch.autograd.grad(loss, images)
+            (derivative,) = torch.autograd.grad(answers, images, slopes)
         if self._framework.normalised:
             # A step of the normalised image x / std moves the image x by std² times the slope.
             derivative = derivative * self.real.std.square()[:, None, None]
-        return loss.detach(), derivative
+        return loss, derivative
 
     def _seen(self, images: Tensor, augmentation: Tensor | None) -> Tensor:
         """Normalise and augment (k, B, C, S, S), each class by one draw."""

@@ -76,17 +76,12 @@ def gradient_distance(
     al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022; DREAM
     (arXiv 2302.14416) and DREAM+ (arXiv 2310.15052).
     """
-    check_choice(metric, "metric", METRICS)
-    x, y = _pairs(as_list(synthetic, "synthetic"), as_list(real, "real"))
-    device = x[0].device if x else torch.device("cpu")
-    dtype = torch.float64 if x and x[0].dtype == torch.float64 else torch.float32
-    if metric == "dc":
-        kept = [i for i, layer in enumerate(x) if layer.dim() > 1]
-        x, y = [x[i] for i in kept], [y[i] for i in kept]
-        metric = "cos"
-    if not x:
-        return torch.zeros((), dtype=dtype, device=device)
-    if dtype == torch.float64:
+    layers, y = _pairs(synthetic, real, metric)
+    kept, metric = _compared(layers, metric)
+    if not kept:
+        return _nothing(layers)
+    x, y = [layers[i] for i in kept], [y[i] for i in kept]
+    if x[0].dtype == torch.float64:
         y = [layer.detach() for layer in y]
         return reference.gradient_distance(x, y, metric)
     distance: Tensor
@@ -97,8 +92,64 @@ def gradient_distance(
     return distance
 
 
-def _pairs(synthetic: list[Any], real: list[Any]) -> tuple[list[Tensor], list[Tensor]]:
+def distance_and_slopes(
+    synthetic: Sequence[TensorLike], real: Sequence[TensorLike], metric: str = "mse"
+) -> tuple[Tensor, list[Tensor]]:
+    """Measure the distance between two lists of gradients, and its derivatives.
+
+    ``torch.autograd.grad(synthetic, inputs, slopes)`` then goes on to whatever `synthetic` depends
+    on. The backward pass of `gradient_distance` does the same, but on a GPU it multiplies all
+    derivatives by a factor that the host does not know to be 1.
+
+    Parameters
+    ----------
+    synthetic, real, metric
+        As of `gradient_distance`.
+
+    Returns
+    -------
+    tuple[Tensor, list[Tensor]]
+        The distance, and its derivative by each tensor of `synthetic`, of the same shape and dtype.
+        Neither requires gradients.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `gradient_distance`.
+    """
+    layers, y = _pairs(synthetic, real, metric)
+    kept, metric = _compared(layers, metric)
+    if not kept:
+        return _nothing(layers), [torch.zeros_like(layer) for layer in layers]
+    wide = layers[0].dtype == torch.float64
+    measure = reference.value_and_gradients if wide else torch.ops.pydream.gradient_distance
+    with torch.no_grad():
+        value, found = measure([layers[i] for i in kept], [y[i] for i in kept], metric, True)
+    slopes = dict(zip(kept, found, strict=True))
+    return value, [
+        slopes[i] if i in slopes else torch.zeros_like(layer) for i, layer in enumerate(layers)
+    ]
+
+
+def _compared(layers: list[Tensor], metric: str) -> tuple[list[int], str]:
+    """Return which layers are compared, and by which metric of the kernels."""
+    if metric == "dc":
+        return [i for i, layer in enumerate(layers) if layer.dim() > 1], "cos"
+    return list(range(len(layers))), metric
+
+
+def _nothing(layers: list[Tensor]) -> Tensor:
+    """Return the distance of no layers."""
+    dtype = torch.float64 if layers and layers[0].dtype == torch.float64 else torch.float32
+    return torch.zeros((), dtype=dtype, device=layers[0].device if layers else "cpu")
+
+
+def _pairs(
+    synthetic_layers: Sequence[TensorLike], real_layers: Sequence[TensorLike], metric: str
+) -> tuple[list[Tensor], list[Tensor]]:
     """Return both lists as tensors, checked pair by pair."""
+    check_choice(metric, "metric", METRICS)
+    synthetic, real = as_list(synthetic_layers, "synthetic"), as_list(real_layers, "real")
     if len(synthetic) != len(real):
         raise ValueError(
             f"real must be as many tensors as synthetic, {len(synthetic)}, got {len(real)}"
@@ -204,14 +255,9 @@ def _cuda_gradient_distance(
 ) -> tuple[Tensor, list[Tensor]]:
     x, y, gradients = _prepare(synthetic, real, with_gradient)
     layers = launch.module.LayerList(*_lists(x, y, gradients))
-    value = x[0].new_zeros((), dtype=torch.float32)
-    partial = x[0].new_empty(layers.blocks(metric), dtype=torch.float64)
-    distance = x[0].new_zeros(len(x), dtype=torch.float64)
-    finished = x[0].new_zeros(1, dtype=torch.int32)
-    launch.module.gradient_distance(
-        layers, metric, view(partial), view(distance), view(finished), view(value), launch
-    )
-    return value, gradients
+    workspace = x[0].new_zeros(layers.words(metric), dtype=torch.float32)
+    launch.module.gradient_distance(layers, metric, view(workspace), launch)
+    return workspace[0], gradients
 
 
 def _fake_gradient_distance(

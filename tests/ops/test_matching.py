@@ -10,7 +10,7 @@ from devices import NOT_ON_FIBERS, place
 
 from pydream import ops
 from pydream.ops._view import MOST_DIMENSIONS
-from pydream.ops.matching import METRICS
+from pydream.ops.matching import METRICS, distance_and_slopes
 from pydream.ops.reference import matching as reference
 
 # The value is a sum in float64 of sums in float32 of some thousand terms, rounded to float32; a
@@ -98,6 +98,22 @@ def check_formula(x: Tensors, y: Tensors, metric: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_is_the_formula_and_its_derivative(isa: str, metric: str, dtype: torch.dtype) -> None:
     check_formula(*lists(dtype=dtype), metric)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+def test_value_and_derivatives_together_are_those_of_autograd(
+    metric: str, dtype: torch.dtype
+) -> None:
+    x, y = lists(dtype=dtype)
+    value, slopes = distance_and_slopes(
+        [place(layer) for layer in x], [place(b) for b in y], metric
+    )
+    expected, expected_slopes = measured(x, y, metric)
+    assert not value.requires_grad
+    assert value.cpu().equal(expected)
+    for layer, slope, wanted in zip(x, slopes, expected_slopes, strict=True):
+        assert slope.dtype == layer.dtype
+        assert slope.cpu().equal(wanted)
 
 
 def test_layers_have_any_number_of_dimensions(isa: str, metric: str) -> None:
