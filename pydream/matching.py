@@ -218,7 +218,7 @@ class DistanceAndSlopes(NamedTuple):
     Attributes
     ----------
     distance
-        Without a graph.
+        The sum over classes, layers and features; it has no graph.
     answers
         The parts of the synthetic answer, as far as they require gradients.
     slopes

@@ -104,7 +104,7 @@ def distance_and_slopes(
     Parameters
     ----------
     synthetic, real, metric
-        As of `gradient_distance`.
+        The two lists and the metric, as `gradient_distance` takes them.
 
     Returns
     -------
@@ -115,7 +115,7 @@ def distance_and_slopes(
     Raises
     ------
     TypeError, ValueError
-        As `gradient_distance`.
+        For whatever `gradient_distance` refuses.
     """
     layers, y = _pairs(synthetic, real, metric)
     kept, metric = _compared(layers, metric)
