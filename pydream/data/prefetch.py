@@ -22,9 +22,12 @@ from pydream.timeline import stage
 T = TypeVar("T")
 _Prepare = Callable[[bytes | np.ndarray], tuple[int, Callable[[], T]]]
 
-# A worker takes several small images at once, because waking a thread costs as much as decoding a
-# CIFAR image: 256 KiB of pixels or 32 images, whichever is less. A large image is taken alone.
-_RUN_BYTES = 256 * 1024
+# A worker takes several images at once, because waking a thread costs as much as decoding a CIFAR
+# image: at most 32 images, and 4 MiB of pixels or half of what a worker has of the budget. Where
+# decoding takes turns with other work, 256 KiB: a photograph is then taken alone, so that a turn
+# ends soon.
+_RUN_BYTES = 4 << 20
+_RUN_BYTES_IN_TURN = 256 << 10
 _RUN_IMAGES = 32
 # Photographs next to each other in an archive of a store are read by one request: 16 images or
 # 2 MiB of files, whichever is less, because many runs are held in memory.
@@ -274,7 +277,9 @@ class _Pipeline(Generic[T]):
         prepared: list[tuple[int, Callable[[], T] | ImageError]],
     ) -> None:
         mean = sum(size for size, _ in prepared) // len(prepared)
-        length = min(_RUN_IMAGES, _RUN_BYTES // max(1, mean))
+        limit = _RUN_BYTES if self._turn is None else _RUN_BYTES_IN_TURN
+        limit = min(limit, self._budget // (2 * self._workers))
+        length = min(_RUN_IMAGES, limit // max(1, mean))
         if self._source.remote:
             files = sum(_size(content) for content in contents)
             mean = files // len(contents)

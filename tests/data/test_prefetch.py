@@ -164,7 +164,7 @@ def test_workers_work_ahead() -> None:
     deadline = time.monotonic() + PATIENCE
     while len(source.started) < 10 and time.monotonic() < deadline:
         time.sleep(0.001)
-    assert 10 <= len(source.started) <= 1 + 10 + 2  # given, decoded, and read by each worker
+    assert 10 <= len(source.started) <= 1 + 10 + 2 * 2  # given, decoded, and read by each worker
     items.close()
 
 
