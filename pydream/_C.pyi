@@ -218,6 +218,7 @@ class CudaKernels(Protocol):
         groups: int,
         centroids: View,
         distance: View,
+        found: View,
         nearest: View,
         launch: Launch,
     ) -> None: ...

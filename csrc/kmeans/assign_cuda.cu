@@ -9,9 +9,9 @@
 // from the second-level cache.
 // Limit: the larger of 2 * N * k * D operations (times 3 in float32, times 2 in 16 bits, unless
 // `fast`) at the rate of the tensor cores, and one read of the samples. At D = 128 of 16 bits and
-// `fast` the products decide: by the compiler's output for sm_90, a warp issues 265 instructions
-// for the 64 products of a step, so the 4 warps of a scheduler take 1060 cycles to issue what, by
-// the model, its tensor core takes 1600 to multiply.
+// `fast` a warp issues 265 instructions for the 64 products of a step, by the compiler's output for
+// sm_90: the 4 warps of a scheduler take 1060 cycles to issue what, by the model, its tensor core
+// takes 1600 to multiply. The words that shared memory supplies take a fifth longer than that.
 //
 // A float32 value is split into two tf32 values, high and low, and the product of the low parts is
 // dropped: an error of 2^-21 of the product. 16-bit samples are exact in tf32. Centres are taken

@@ -82,16 +82,20 @@ struct NearestOnDevice {
   Samples x;                          // [T, D]
   const ProblemEntry* table;          // [B + 1]
   int64_t problems, centres, groups;  // groups of kTogether centres of one problem
+  int64_t parts;                      // S, ranges of a problem's samples
   const float* centroid;              // [C, D]
   int64_t count;
-  float* distance;   // [C, count]
+  float* distance;   // [S, C, count], and one more part for what is merged if S > 1
+  int64_t* found;    // [S, C, count], the nearest of each part; `nearest` if there is one
   int64_t* nearest;  // [C, count]
 };
 constexpr int64_t kTogether = 8;
 
 // Fills nearest [C, n] (int64) with the n samples of x [T, D] nearest to each of centroids [C, D];
-// the tiles of table [B + 1, 3] are the groups, and distance is working memory [C, n].
+// the tiles of table [B + 1, 3] are the groups. Working memory: distance [S + 1, C, n] and found
+// [S, C, n], for S parts of the samples; if S is 1, distance [1, C, n], and found is nearest.
 void nearest_samples_cuda(const View& x, const View& table, int64_t groups, const View& centroids,
-                          const View& distance, const View& nearest, const Launch& where);
+                          const View& distance, const View& found, const View& nearest,
+                          const Launch& where);
 
 }  // namespace pydream

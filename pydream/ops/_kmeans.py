@@ -18,6 +18,8 @@ from pydream.streams import capturing, to_device
 _MOST_CENTROIDS = 1_000_000
 _LOOK = 4
 """Number of iterations between the host's checks whether all problems on a GPU have converged."""
+_BLOCKS = 2048
+"""Number of blocks that fill any GPU a few times."""
 
 
 def _empty_result(
@@ -147,11 +149,30 @@ def _cuda_nearest_samples(
     if not k:
         return nearest
     table, groups = _table(offsets, k, launch.module.centres_together, x.device, rows=False)
-    distance = x.new_empty(nearest.shape, dtype=torch.float32)
+    parts = _parts(x.shape[0], sum(k), count, groups)
+    found, merged = nearest[None], 0
+    if parts > 1:
+        found, merged = x.new_empty((parts, *nearest.shape), dtype=torch.int64), 1
+    distance = x.new_empty((parts + merged, *nearest.shape), dtype=torch.float32)
     launch.module.nearest_samples(
-        view(x), view(table), groups, view(centroids), view(distance), view(nearest), launch
+        view(x),
+        view(table),
+        groups,
+        view(centroids),
+        view(distance),
+        view(found),
+        view(nearest),
+        launch,
     )
     return nearest
+
+
+def _parts(rows: int, centroids: int, count: int, groups: int) -> int:
+    """Return the number of parts of the samples that are searched apart, then merged.
+
+    So many that blocks fill a GPU; but no more results of parts than there are samples.
+    """
+    return max(1, min(_BLOCKS // groups, rows // (centroids * count)))
 
 
 def _table(

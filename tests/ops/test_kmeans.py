@@ -622,6 +622,17 @@ class TestNearestSamples:
         middle = [i for i in range(40) if i % 5 == 2]
         assert nearest.tolist() == [(low + middle)[:20], (high + middle)[:20]]
 
+    @pytest.mark.parametrize("count", [1, 7])
+    def test_ties_in_far_apart_places(self, isa: str, count: int) -> None:
+        # So many samples of few values that those as near lie in different parts of them.
+        x = torch.randint(3, (700, 2), generator=torch.Generator().manual_seed(0)).float()
+        centroids = torch.tensor([[0.0, 0.0], [2.0, 1.0], [0.5, 3.0]])
+        nearest = ops.nearest_samples(x, centroids, count, [0, 600, 700], [2, 1])
+        order = exact_distances(x[:600], centroids[:2]).t().argsort(dim=1, stable=True)
+        assert nearest[:2].equal(order[:, :count])
+        order = exact_distances(x[600:], centroids[2:]).t().argsort(dim=1, stable=True)
+        assert nearest[2:].equal(order[:, :count] + 600)
+
     def test_every_sample(self, isa: str) -> None:
         x = torch.randn(33, 3, generator=torch.Generator().manual_seed(0))
         nearest = ops.nearest_samples(x, x[:4], 33)

@@ -84,6 +84,11 @@ T __shfl_xor_sync(unsigned mask, T value, int distance) {
   return value;
 }
 
+template <class T>
+T __shfl_sync(unsigned mask, T value, int lane) {
+  return __shfl_xor_sync(mask, value, static_cast<int>(threadIdx.x % 32) ^ lane);
+}
+
 inline unsigned __ballot_sync(unsigned mask, int predicate) {
   return cuda_on_cpu::vote(mask, predicate != 0);
 }
