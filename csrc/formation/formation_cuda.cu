@@ -1,15 +1,17 @@
 // Multi-formation on CUDA, and its adjoint.
 //
 // Shapes: images [B, N, C, H, W], result [B, f^2 * N, C, S, S], both contiguous.
-// Presumes: sides below 2^23, so that twice a side is exact in float32. Limit: bandwidth, the
-// result once and the images once.
+// Presumes: what fits numbers of 32 bits (task_of). Limit: bandwidth, the result once and the
+// images once.
 //
 // A thread processes kRows rows of one column of a plane. It goes down the rows and keeps the
 // values that two rows share: forward the two stretched values that it blends, which change every
 // second row if a cell is doubled; backward the sums of the two pixels that contribute to a row of
 // the result. One thread writes each value once, so sums have a fixed order and need no atomics.
 #include <algorithm>
+#include <stdexcept>
 
+#include "common/division.h"
 #include "common/launch.h"
 #include "common/threads.h"
 #include "formation/formation_cuda.h"
@@ -17,66 +19,107 @@
 namespace pydream {
 namespace {
 
-constexpr int64_t kRows = 8;
+constexpr int kRows = 8;
+constexpr int kTaps = 4;  // pixels of the result, of those that a pixel of a doubled cell reaches
 
-// The rows of the result that this block makes, computed once for all of its columns.
-struct RowTable {
-  int32_t low[kRows];
-  float weight[kRows];
+// One side: of a cell, and of the result.
+struct Side {
+  int from;
+  int to;
+  Division twice_from;
+  Division twice_to;
 };
+
+// The work, with its divisors: divisions of 64 bits were most of the instructions before.
+struct Task {
+  Side rows;
+  Side columns;
+  int height;  // of the images
+  int width;
+  int factor;
+  int own;          // N * C, planes of one batch of images
+  unsigned items;   // columns of all planes
+  Division chunks;  // of kRows rows, in a cell of the result or of the images
+  Division line;    // columns of a plane
+  Division by_own;
+  Division by_cells;  // f^2
+  Division by_factor;
+  Division by_width;  // of a cell of the images
+};
+
+// As `between`.
+struct Place {
+  int low;
+  float weight;
+};
+
+__device__ Place place_of(int i, const Side& side) {
+  const int place = (2 * i + 1) * side.from - side.to;
+  if (place <= 0) return {0, 0.0f};
+  const int low = static_cast<int>(side.twice_to.quotient(static_cast<uint32_t>(place)));
+  if (low >= side.from - 1) return {side.from - 1, 0.0f};
+  return {low, static_cast<float>(place - low * 2 * side.to) / static_cast<float>(2 * side.to)};
+}
+
+// As `first_from`.
+__device__ int first_at(int low, const Side& side) {
+  const int least = (2 * low + 1) * side.to - side.from;
+  if (least <= 0) return 0;
+  const auto above = static_cast<uint32_t>(least + 2 * side.from - 1);
+  return min(static_cast<int>(side.twice_from.quotient(above)), side.to);
+}
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    formation_kernel(const Formation shape, int64_t planes, int64_t chunks, float padding,
-                     const T* images, T* result) {
-  RowTable* rows = shared_memory<RowTable>();
-  const int64_t size = shape.size;
-  const int64_t height = cell_side(shape.height, shape.factor);
-  const int64_t width = cell_side(shape.width, shape.factor);
-  const int64_t first = blockIdx.x % chunks * kRows;
-  const int64_t count = min(kRows, size - first);
-  if (threadIdx.x < count) {
-    const Between place = between(first + threadIdx.x, height, size);
-    rows->low[threadIdx.x] = static_cast<int32_t>(place.low);
-    rows->weight[threadIdx.x] = place.weight;
-  }
+    formation_kernel(const Task task, float padding, const T* images, T* result) {
+  Place* rows = shared_memory<Place>();  // [kRows], of this block, once for all of its columns
+  const int size = task.columns.to;
+  const unsigned block = task.chunks.quotient(blockIdx.x);
+  const int first = static_cast<int>(blockIdx.x - block * task.chunks.divisor) * kRows;
+  const int count = min(kRows, size - first);
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread < count) rows[thread] = place_of(first + thread, task.rows);
   __syncthreads();
-  const int64_t item = blockIdx.x / chunks * kThreads + threadIdx.x;
-  if (item >= planes * size) return;
-  const int64_t plane = item / size, x = item % size;
-  const Cell cell = cell_of(shape, plane);
-  const Between column = between(x, width, size);
-  const int64_t left = cell.left + column.low;
-  const int64_t right = cell.left + min(column.low + 1, width - 1);
-  const T* image = images + cell.plane * shape.height * shape.width;  // [H, W]
+  const unsigned item = block * kThreads + threadIdx.x;
+  if (item >= task.items) return;
+  const unsigned plane = task.line.quotient(item);  // ((b f^2 + k) N + i) C + c
+  const int x = static_cast<int>(item - plane * size);
+  const unsigned above = task.by_own.quotient(plane);
+  const unsigned batch = task.by_cells.quotient(above);
+  const unsigned cell = above - batch * task.by_cells.divisor;
+  const unsigned cell_row = task.by_factor.quotient(cell);
+  const int top = static_cast<int>(cell_row) * task.rows.from;
+  const int edge = static_cast<int>(cell - cell_row * task.factor) * task.columns.from;
+  const Place column = place_of(x, task.columns);
+  const int left = edge + column.low;
+  const int right = edge + min(column.low + 1, task.columns.from - 1);
+  const int64_t own = batch * static_cast<int64_t>(task.own) + (plane - above * task.own);
+  const T* image = images + own * (static_cast<int64_t>(task.height) * task.width);  // [H, W]
 
-  // Row `row` of the cell, stretched, at this column.
-  const auto stretched = [&](int64_t row) {
-    const int64_t y = cell.top + min(row, height - 1);
-    if (y >= shape.height) return padding;
-    const T* line = image + y * shape.width;
-    const float low = left < shape.width ? widen(line[left]) : padding;
-    const float high = right < shape.width ? widen(line[right]) : padding;
-    return low + column.weight * (high - low);
-  };
-  T* out = result + (plane * size + first) * size + x;
-  int64_t held = rows->low[0];
-  float low = stretched(held), high = stretched(held + 1);
-  for (int64_t y = 0; y < count; ++y) {
-    const int64_t row = rows->low[y];
-    if (row != held) {
-      low = row == held + 1 ? high : stretched(row);
-      high = stretched(row + 1);
-      held = row;
+  const bool left_inside = left < task.width, right_inside = right < task.width;
+  const int inside = min(task.rows.from, task.height - top);  // rows of the cell in the image
+  int next = rows[0].low;                                     // row of the cell to be read
+  const T* line = image + (top + next) * static_cast<int64_t>(task.width) + left;
+  T* out = result + (plane * static_cast<int64_t>(size) + first) * size + x;
+  float low = 0.0f, high = 0.0f;  // two rows of the cell, stretched, at this column
+  for (int y = 0; y < count; ++y, out += size) {
+    const Place row = rows[y];
+#pragma unroll 1
+    for (; next < row.low + 2; ++next, line += task.width) {
+      low = high;
+      if (next == task.rows.from) continue;  // there is no row below the last: it stands for itself
+      const float a = next < inside && left_inside ? widen(line[0]) : padding;
+      const float b = next < inside && right_inside ? widen(line[right - left]) : padding;
+      high = a + column.weight * (b - a);
     }
-    narrow(low + rows->weight[y] * (high - low), out + y * size);
+    narrow(low + row.weight * (high - low), out);
   }
 }
 
 // The share of a pixel in those of the result, along one side: a tent, constant past the ends.
 struct Tent {
-  int64_t begin;
-  int64_t end;
+  int begin;
+  int end;
   float start;  // distance of `begin` from the pixel, times 2 * size
   float step;   // from one pixel of the result to the next, the same
   float whole;  // 2 * size, where a share ends
@@ -84,74 +127,103 @@ struct Tent {
   bool level_behind;
 };
 
-__device__ Tent tent_of(int64_t pixel, int64_t side, int64_t size) {
-  const int64_t begin = first_from(pixel - 1, side, size);
-  const int64_t from = (2 * begin + 1) * side - size - 2 * size * pixel;
+__device__ Tent tent_of(int pixel, const Side& side) {
+  const int begin = first_at(pixel - 1, side);
+  const int from = (2 * begin + 1) * side.from - side.to - 2 * side.to * pixel;
   return {begin,
-          first_from(pixel + 1, side, size),
+          first_at(pixel + 1, side),
           static_cast<float>(from),
-          static_cast<float>(2 * side),
-          static_cast<float>(2 * size),
+          static_cast<float>(2 * side.from),
+          static_cast<float>(2 * side.to),
           pixel == 0,
-          pixel == side - 1};
+          pixel == side.from - 1};
 }
 
-// Sum over a row of the result [S] of a pixel's share in each value times that value.
-template <class T>
-__device__ float shrunk(const Tent& tent, const T* line) {
-  float sum = 0.0f, distance = tent.start;
+// The pixel's share in pixel number `tap` of its own.
+__device__ float share_of(const Tent& tent, int tap) {
+  const float distance = tent.start + static_cast<float>(tap) * tent.step;  // exact
+  const bool level = distance < 0.0f ? tent.level_before : tent.level_behind;
+  // part / whole, rounded once: exactly 0 and 1 at the ends, however the compiler fuses the rest.
   const float scale = 1.0f / tent.whole;
-  for (int64_t x = tent.begin; x < tent.end; ++x, distance += tent.step) {
-    const bool level = distance < 0.0f ? tent.level_before : tent.level_behind;
-    // part / whole, rounded once: exactly 0 and 1 at the ends, however the compiler fuses the rest.
-    const float part = tent.whole - fabsf(distance);
-    const float nearly = part * scale;
-    const float weight = fmaf(fmaf(-nearly, tent.whole, part), scale, nearly);
-    sum += (level ? 1.0f : weight) * widen(line[x]);
+  const float part = tent.whole - fabsf(distance);
+  const float nearly = part * scale;
+  return level ? 1.0f : fmaf(fmaf(-nearly, tent.whole, part), scale, nearly);
+}
+
+// The first pixels of a row of the result that a pixel reaches, 0 where there are fewer.
+struct Reached {
+  float value[kTaps];
+};
+
+template <class T>
+__device__ Reached reached_of(int count, const T* from) {
+  Reached reached = {};
+#pragma unroll
+  for (int tap = 0; tap < kTaps; ++tap) {
+    if (tap < count) reached.value[tap] = widen(from[tap]);
   }
-  return sum;
+  return reached;
 }
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    adjoint_kernel(const Formation shape, int64_t chunks, const T* gradient, T* images) {
-  const int64_t size = shape.size;
-  const int64_t height = cell_side(shape.height, shape.factor);
-  const int64_t width = cell_side(shape.width, shape.factor);
-  const int64_t chunk = blockIdx.x % (chunks * shape.factor);
-  const int64_t cell_row = chunk / chunks;
-  const int64_t first = chunk % chunks * kRows;  // row of the cell
-  const int64_t top = cell_row * height;
-  const int64_t last = min(min(first + kRows, height), shape.height - top);
-  const int64_t planes = shape.batches * shape.images * shape.channels;
-  const int64_t item = blockIdx.x / (chunks * shape.factor) * kThreads + threadIdx.x;
-  if (first >= last || item >= planes * shape.width) return;
-  const int64_t plane = item / shape.width, x = item % shape.width;
-  const int64_t own = shape.images * shape.channels;
-  const int64_t cell = cell_row * shape.factor + x / width;
-  const int64_t from = (plane / own * shape.factor * shape.factor + cell) * own + plane % own;
-  const Tent columns = tent_of(x % width, width, size);
-  T* out = images + (plane * shape.height + top) * shape.width + x;
+    adjoint_kernel(const Task task, const T* gradient, T* images) {
+  const int size = task.columns.to, height = task.rows.from;
+  // The block is block f + cell_row of a chunk of rows.
+  const unsigned turn = task.chunks.quotient(blockIdx.x);
+  const int first = static_cast<int>(blockIdx.x - turn * task.chunks.divisor) * kRows;
+  const unsigned block = task.by_factor.quotient(turn);
+  const int cell_row = static_cast<int>(turn - block * task.factor);
+  const int top = cell_row * height;
+  const int last = min(min(first + kRows, height), task.height - top);
+  const unsigned item = block * kThreads + threadIdx.x;
+  if (first >= last || item >= task.items) return;
+  const unsigned plane = task.line.quotient(item);
+  const int x = static_cast<int>(item - plane * task.width);
+  const unsigned batch = task.by_own.quotient(plane);
+  const unsigned cell_column = task.by_width.quotient(static_cast<uint32_t>(x));
+  const int pixel = x - static_cast<int>(cell_column) * task.columns.from;
+  const int64_t cell =
+      (batch * static_cast<int64_t>(task.factor) + cell_row) * task.factor + cell_column;
+  const int64_t from = cell * task.own + (plane - batch * task.own);
+  const Tent columns = tent_of(pixel, task.columns);
+  const int taps = columns.end - columns.begin;
+  float share[kTaps];
+#pragma unroll
+  for (int tap = 0; tap < kTaps; ++tap) {
+    share[tap] = tap < taps ? share_of(columns, tap) : 0.0f;
+  }
+  T* out = images + (plane * static_cast<int64_t>(task.height) + top + first) * task.width + x;
 
-  // Sums of rows q and q + 1 of the cell; `next` is the end of q, in rows of the result times 2 *
-  // size. The block above also reads the rows before the first, and writes them.
-  int64_t q = max(first - 1, static_cast<int64_t>(0));
+  // Sums of rows q and q + 1 of the cell. The block above also reads the rows before the first, and
+  // writes them.
+  int q = max(first - 1, 0);
   float low = 0.0f, high = 0.0f;
   const auto advance = [&] {
-    if (q >= first) narrow(low, out + q * shape.width);
+    if (q >= first) {
+      narrow(low, out);
+      out += task.width;
+    }
     low = high;
     high = 0.0f;
     ++q;
   };
-  const int64_t begin = first_from(first - 1, height, size);
-  const int64_t end = first_from(last, height, size);
+  const int begin = first_at(first - 1, task.rows);
+  const int end = first_at(last, task.rows);
   const float scale = 1.0f / static_cast<float>(2 * size);
-  int64_t place = (2 * begin + 1) * height - size;
-  const T* line = gradient + (from * size + begin) * size;
-  for (int64_t y = begin; y < end; ++y, place += 2 * height, line += size) {
-    const int64_t beyond = max(place, static_cast<int64_t>(0));
+  int place = (2 * begin + 1) * height - size;  // of a row, in rows of the cell times 2 * size
+  const T* line = gradient + (from * size + begin) * size + columns.begin;  // [taps]
+  Reached ahead = reached_of(taps, line);
+  for (int y = begin; y < end; ++y, place += 2 * height, line += size) {
+    const Reached reached = ahead;
+    if (y + 1 < end) ahead = reached_of(taps, line + size);
+    float sum = 0.0f;
+#pragma unroll
+    for (int tap = 0; tap < kTaps; ++tap) sum += share[tap] * reached.value[tap];
+#pragma unroll 1
+    for (int tap = kTaps; tap < taps; ++tap) sum += share_of(columns, tap) * widen(line[tap]);
+    const int beyond = max(place, 0);
     while (beyond >= 2 * size * (q + 1)) advance();
-    const float sum = shrunk(columns, line);
     const float weight = static_cast<float>(beyond - 2 * size * q) * scale;
     if (q == height - 1) {
       low += sum;
@@ -163,29 +235,59 @@ __global__ void __launch_bounds__(kThreads)
   while (q < last) advance();
 }
 
-// Grid for a thread per column, with each column in `chunks` parts.
-dim3 blocks_for(int64_t columns, int64_t chunks) {
-  return dim3(static_cast<unsigned>((columns + kThreads - 1) / kThreads * chunks));
+Side side_of(int64_t from, int64_t to) {
+  return {static_cast<int>(from), static_cast<int>(to), division_by(2 * from), division_by(2 * to)};
 }
+
+// The work of a thread for each column of planes of `line` columns, in chunks of `rows` rows.
+Task task_of(const Formation& shape, int64_t planes, int64_t line, int64_t rows) {
+  constexpr int64_t kMost = 0x7FFFFFFF;
+  const int64_t height = cell_side(shape.height, shape.factor);
+  const int64_t width = cell_side(shape.width, shape.factor);
+  const int64_t chunks = (rows + kRows - 1) / kRows;
+  const int64_t side = std::max(height, width);
+  if (std::max(side, shape.size) > int64_t{1} << 22 ||  // whose shares are exact in float32
+      2 * (shape.size + 1) * (side + 1) > kMost || shape.height * shape.width > kMost ||
+      (planes * line + kThreads) * chunks * shape.factor > kMost * kThreads ||
+      planes * line > kMost - kThreads) {
+    throw std::invalid_argument(
+        "images are too many or too large for one call of multi_formation on CUDA");
+  }
+  return {side_of(height, shape.size),
+          side_of(width, shape.size),
+          static_cast<int>(shape.height),
+          static_cast<int>(shape.width),
+          static_cast<int>(shape.factor),
+          static_cast<int>(shape.images * shape.channels),
+          static_cast<unsigned>(planes * line),
+          division_by(chunks),
+          division_by(line),
+          division_by(shape.images * shape.channels),
+          division_by(shape.factor * shape.factor),
+          division_by(shape.factor),
+          division_by(width)};
+}
+
+unsigned blocks_of(const Task& task) { return (task.items + kThreads - 1) / kThreads; }
 
 template <class T>
 void launch_formation(const Formation& shape, float padding, const void* images, void* result,
                       cudaStream_t stream) {
   const int64_t planes =
       shape.batches * shape.factor * shape.factor * shape.images * shape.channels;
-  const int64_t chunks = (shape.size + kRows - 1) / kRows;
-  launch(formation_kernel<T>, blocks_for(planes * shape.size, chunks), dim3(kThreads),
-         sizeof(RowTable), stream, shape, planes, chunks, padding, static_cast<const T*>(images),
+  const Task task = task_of(shape, planes, shape.size, shape.size);
+  launch(formation_kernel<T>, dim3(blocks_of(task) * task.chunks.divisor), dim3(kThreads),
+         kRows * sizeof(Place), stream, task, padding, static_cast<const T*>(images),
          static_cast<T*>(result));
 }
 
 template <class T>
 void launch_adjoint(const Formation& shape, const void* gradient, void* images,
                     cudaStream_t stream) {
-  const int64_t columns = shape.batches * shape.images * shape.channels * shape.width;
-  const int64_t chunks = (cell_side(shape.height, shape.factor) + kRows - 1) / kRows;
-  launch(adjoint_kernel<T>, blocks_for(columns, chunks * shape.factor), dim3(kThreads), 0, stream,
-         shape, chunks, static_cast<const T*>(gradient), static_cast<T*>(images));
+  const int64_t planes = shape.batches * shape.images * shape.channels;
+  const Task task = task_of(shape, planes, shape.width, cell_side(shape.height, shape.factor));
+  launch(adjoint_kernel<T>, dim3(blocks_of(task) * task.chunks.divisor * task.by_factor.divisor),
+         dim3(kThreads), 0, stream, task, static_cast<const T*>(gradient), static_cast<T*>(images));
 }
 
 }  // namespace

@@ -50,7 +50,8 @@ def multi_formation(images: TensorLike, factor: int, size: int) -> Tensor:
     TypeError
         For any other dtype.
     ValueError
-        For other shapes or numbers, or images without pixels.
+        For other shapes or numbers, or images without pixels; on CUDA, where a number of pixels or
+        columns exceeds 32 bits.
 
     Notes
     -----
