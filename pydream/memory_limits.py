@@ -6,6 +6,8 @@ import os
 import resource
 from pathlib import Path
 
+from pydream.processors import ranks_beside
+
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
 
@@ -35,6 +37,16 @@ def memory_limit() -> int | None:
     physical = physical_memory()
     limits = [limit for limit in limits if physical is None or limit < physical]
     return min(limits, default=None)
+
+
+def usable_memory() -> int | None:
+    """Return the bytes that this process may use; None if the system does not report them.
+
+    Ranks that torchrun starts on a machine share its memory.
+    """
+    limit = memory_limit()
+    usable = physical_memory() if limit is None else limit
+    return None if usable is None else usable // ranks_beside()
 
 
 def _cgroup_files() -> list[Path]:

@@ -12,8 +12,13 @@ def usable_processors() -> int:
     has no such limits; all its processors count. Ranks that torchrun starts on a machine share its
     processors.
     """
-    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")  # torchrun's
-    return max(1, _processors() // max(1, int(ranks) if ranks.isdigit() else 1))
+    return max(1, _processors() // ranks_beside())
+
+
+def ranks_beside() -> int:
+    """Return the number of ranks that torchrun has started on this machine, 1 without it."""
+    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, int(ranks) if ranks.isdigit() else 1)
 
 
 def _processors() -> int:

@@ -430,7 +430,7 @@ def test_a_setting_of_the_speed_group_is_no_part_of_the_identity_of_a_set() -> N
     }
     for command, config in configs.items():
         for option in grouped_options(command, commands.COMMANDS)[SPEED]:
-            changed = dataclasses.replace(config, **{option.field: option.default + 1})
+            changed = dataclasses.replace(config, **{option.field: (option.default or 0) + 1})
             assert changed.identity() == config.identity(), option.field
 
 

@@ -13,8 +13,8 @@ PACKAGE = Path(pydream.__file__).parent
 # not know each other.
 FLOORS = (
     "_C errors lazy marks processors allocator arithmetic streams torch_state seeds gpus timeline "
-    "memory_limits urls",
-    "checks files formatting progress versions launchers",
+    "urls",
+    "checks files formatting progress versions launchers memory_limits",
     "ranks",
     "ops partial doctor replay",
     "devices cluster data data_parallel tiling",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from pydream.memory_limits import memory_limit, physical_memory
+from pydream.memory_limits import usable_memory
 from pydream.ops import diff_augment, gradient_distance
 
 # Share of the memory for the graphs that are kept from the way forward. Steps beyond are computed
@@ -148,7 +148,7 @@ def _room(device: torch.device) -> int:
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory
     else:
-        memory = memory_limit() or physical_memory() or _UNKNOWN
+        memory = usable_memory() or _UNKNOWN
     return int(memory * _SHARE)
 
 

@@ -151,8 +151,9 @@ class RdedConfig(ObserverSettings, RefinementSettings):
     """Number of patches cropped and scored at a time."""
     workers: int = dataclasses.field(default_factory=usable_processors)
     """Number of threads that decode images."""
-    memory_budget: int = 256
-    """Memory for decoded images and waiting patches, in MiB."""
+    memory_budget: int | None = None
+    """Memory for decoded images and waiting patches, in MiB. By default a quarter of what this
+    process may use: 256 at least, and 1024 at most, or 8192 with a GPU."""
     resume: bool = False
     """Continue an interrupted run. The result is byte-identical to that of an uninterrupted one."""
     shard: Annotated[str | None, marks.arg(metavar="I/N")] = None

@@ -6,10 +6,24 @@ from dataclasses import dataclass
 
 import torch
 
+from pydream.memory_limits import usable_memory
+
 # Batches queued on a device behind the batch whose scores the host waits for. The CPU queues none:
 # its scores are ready when the call returns.
 QUEUED = {"cpu": 0, "cuda": 2}
 _PATCH_BATCHES = 3  # batches whose patches are in memory: prepared, scored, and not yet freed
+
+
+# In MiB. A batch keeps its images, so that winners are not decoded twice: 64 photographs on a CPU
+# are 40 MiB, an eighth of a budget of 320. A GPU has five batches of 200 under way.
+_LEAST, _MOST = 256, {"cpu": 1024, "cuda": 8192}
+
+
+def default_budget(device: torch.device) -> int:
+    """Return the budget of a run on a device, in MiB: a quarter of the memory, within limits."""
+    most = _MOST.get(device.type, _MOST["cpu"])
+    usable = usable_memory()
+    return most if usable is None else min(most, max(_LEAST, usable // 2**22))
 
 
 @dataclass(frozen=True)
@@ -45,17 +59,19 @@ class MemoryShares:
     winners: int
 
     @classmethod
-    def of(cls, megabytes: int, device: torch.device) -> MemoryShares:
+    def of(cls, megabytes: int | None, device: torch.device) -> MemoryShares:
         """Divide a budget.
 
         Parameters
         ----------
         megabytes
-            The budget, in MiB.
+            The budget, in MiB; by default `default_budget`.
         device
             Device of the observer. Batches under way are one in preparation, one being scored, and
             those in the device's queue.
         """
+        if megabytes is None:
+            megabytes = default_budget(device)
         half, quarter = megabytes * 2**20 // 2, megabytes * 2**20 // 4
         return cls(
             preflight=half,
