@@ -191,13 +191,17 @@ WORK = [
         (Phase("inner", 1000 / 8 / 32, r"LDG\.E\.128"), Phase("around", 1)),
         nbytes=2000 + 12,
     ),
-    # A row of an image, 224 bytes.
+    # A channel of an image: 224 rows of 14 words, by a block.
     Work(
-        r"collage_kernel<unsigned char>",
-        "2 x 2 of 112",
-        (Phase("around", 1),),
-        nbytes=2 * 224,
-        shared=8192,
+        r"collage_kernel<uint4>",
+        "2 x 2 of 112, uint8",
+        (
+            Phase("inner", 224 * 14 / 32, r"STG\.E\.128"),
+            Phase("inner", 8, r"STS\.64"),
+            Phase("once", 8),
+        ),
+        nbytes=2 * 224 * 224,
+        shared=10_240,
     ),
     # Eight rows of 32 columns, doubled, from six of the image; and of the images, eight rows that
     # 18 of the result reach.

@@ -26,6 +26,8 @@ CASES = [
     (1, 1, 5, 1, 1, 1, 111),
     (1, 1, 3, 3, 111, 19, 3),  # cells of one pixel
     (2, 2, 2, 3, 112, 112, 224),  # more than one thread's piece
+    (1, 1, 2, 1, 8, 600, 1200),  # columns fit, in rows longer than those of a GPU's block
+    (1, 1, 2, 1, 3, 5, 1201),
 ]
 
 
@@ -66,6 +68,17 @@ def test_is_the_loop_over_cells(case: tuple[int, ...], dtype: torch.dtype) -> No
     assert found.is_contiguous()
     assert found.equal(loop_collage(patches, factor, size))
     assert reference.collage.collage(patches, factor, size).equal(found)
+
+
+@pytest.mark.parametrize("width", [16, 12, 6])
+@pytest.mark.parametrize("offset", [0, 1, 2, 4, 8])
+def test_patches_begin_at_any_byte(width: int, offset: int) -> None:
+    """A GPU copies words of up to 16 bytes where patches allow it."""
+    shape = (2, 8, 3, 5, width)
+    patches = torch.zeros(math.prod(shape) + offset, dtype=torch.uint8)[offset:].view(shape)
+    patches.copy_(random_patches(shape, torch.uint8))
+    found = ops.collage(patches, 2, 2 * width)
+    assert found.equal(loop_collage(patches, 2, 2 * width))
 
 
 def test_nearest_neighbour_is_torchs_for_every_pair_of_sides() -> None:
