@@ -12,6 +12,7 @@
 // the factors of a whole sum are exact to the last bits.
 #include <limits>
 
+#include "common/division.h"
 #include "common/host_device.h"
 #include "common/report.h"
 #include "common/threads.h"
@@ -52,9 +53,9 @@ __device__ Partial add(Partial total, const float (&values)[kCount]) {
 }
 
 // Packs of 16 bytes, if the row is aligned to 16 bytes.
-template <class T, int kPack>
-__device__ void load_pack(const T* from, bool aligned, T (&values)[kPack]) {
-  if (aligned) {
+template <bool kAligned, class T, int kPack>
+__device__ void load_pack(const T* from, T (&values)[kPack]) {
+  if constexpr (kAligned) {
     const uint4 bits = *reinterpret_cast<const uint4*>(from);
     memcpy(values, &bits, sizeof bits);
   } else {
@@ -63,23 +64,39 @@ __device__ void load_pack(const T* from, bool aligned, T (&values)[kPack]) {
   }
 }
 
-// The part of a row for one thread: every `step`-th pack from `start` on, and every `step`-th logit
-// of the rest. The alignment of the row does not change the order of the additions.
-template <class T>
-__device__ Partial sum_part(const T* row, int64_t columns, int64_t label, int start, int step) {
+// Every `step`-th pack of a row [columns], from `start` on.
+template <bool kAligned, class T>
+__device__ Partial sum_packs(const T* row, int64_t columns, int64_t label, int start, int step) {
   constexpr int kPack = 16 / sizeof(T);
-  const bool aligned = reinterpret_cast<uintptr_t>(row) % 16 == 0;
+  const uint32_t packs = static_cast<uint32_t>(columns / kPack);
+  const uint32_t own = static_cast<uint32_t>(label / kPack);  // that with the label
+  const int place = static_cast<int>(label % kPack);
+  const T* from = row + start * kPack;
   Partial total = {-kInfinity, 0.0f};
-  for (int64_t pack = start; pack < columns / kPack; pack += step) {
+  for (uint32_t pack = start; pack < packs; pack += step, from += step * kPack) {
     T loaded[kPack];
-    load_pack(row + pack * kPack, aligned, loaded);
+    load_pack<kAligned>(from, loaded);
     float values[kPack];
 #pragma unroll
-    for (int i = 0; i < kPack; ++i) {
-      values[i] = pack * kPack + i == label ? -kInfinity : widen(loaded[i]);
+    for (int i = 0; i < kPack; ++i) values[i] = widen(loaded[i]);
+    if (pack == own) {
+#pragma unroll
+      for (int i = 0; i < kPack; ++i) values[i] = i == place ? -kInfinity : values[i];
     }
     total = add(total, values);
   }
+  return total;
+}
+
+// The part of a row for one thread: some packs, and every `step`-th logit of the rest. The
+// alignment of the row does not change the order of the additions.
+template <class T>
+__device__ Partial sum_part(const T* row, int64_t columns, int64_t label, int start, int step) {
+  constexpr int64_t kPack = 16 / sizeof(T);
+  const bool aligned = reinterpret_cast<uintptr_t>(row) % 16 == 0;
+  Partial total = aligned ? sum_packs<true>(row, columns, label, start, step)
+                          : sum_packs<false>(row, columns, label, start, step);
+#pragma unroll 1
   for (int64_t column = columns / kPack * kPack + start; column < columns; column += step) {
     const float value[1] = {column == label ? -kInfinity : widen(row[column])};
     total = add(total, value);
@@ -114,6 +131,7 @@ struct ScoreTask {
   const int64_t* labels;  // [N]
   int64_t images, crops, columns, stride;
   int images_per_block;
+  Division by_crops;  // for rows, fewer than 2^31
   CropScores result;
   Faults faults;
 };
@@ -124,7 +142,7 @@ __device__ float score_row(const ScoreTask& task, int64_t row, bool whole) {
   Partial* parts = shared_memory<Partial>();  // [kWarps]
   const int lane = static_cast<int>(threadIdx.x % 32);
   const int warp = static_cast<int>(threadIdx.x / 32);
-  const int64_t label = task.labels[row / task.crops];
+  const int64_t label = task.labels[task.by_crops.quotient(static_cast<uint32_t>(row))];
   const T* logits = static_cast<const T*>(task.logits) + row * task.stride;
   const int threads = whole ? static_cast<int>(blockDim.x) : 32;
   Partial part = merge_warp(
@@ -249,6 +267,7 @@ void realism_scores_cuda(const View& logits, const View& labels, const View& sco
                           given.classes,
                           given.stride,
                           static_cast<int>(together),
+                          division_by(crops),
                           {score.as<float>(), best.as<float>(), crop.as<int64_t>()},
                           where.faults};
   const DeviceGuard guard(where.device);
