@@ -1,13 +1,14 @@
 // The best images of every class, on CUDA.
 //
 // Shapes: best, crop and labels [N], result [C, n]; one block per class.
-// Presumes: N below 2^32. Every block reads all labels ten times, from the second-level cache: with
-// C * N beyond some 10^9, call it for groups of classes. Limit: those reads; with one class, one
-// read of the scores and the latency of ten passes.
+// Presumes: N below 2^32. Every block reads all labels, from the second-level cache: with C * N
+// beyond some 10^9, call it for groups of classes. Limit: those reads; with one class, one read of
+// the scores and the latency of eight passes over shared memory.
 //
-// Keys of score and image differ, so the n-th smallest is found byte by byte, from the highest:
-// eight histograms of the keys that share its leading bytes. Then the keys up to it are gathered in
-// any order, and each is written to the place given by the number of smaller ones.
+// A block gathers the keys of its class. Keys of score and image differ, so the n-th smallest is
+// found byte by byte, from the highest: eight histograms of the keys that share its leading bytes.
+// Then the keys up to it are gathered in any order, and each is written to the place given by the
+// number of smaller ones. Keys that do not fit are made anew from memory in every pass.
 
 #include "common/host_device.h"
 #include "common/report.h"
@@ -18,6 +19,9 @@ namespace pydream {
 namespace {
 
 constexpr int kBins = 256;
+constexpr int kKept = 8192;    // keys of a class
+constexpr int kChosen = 1024;  // keys selected
+constexpr int kLabels = 4;     // that a thread reads together
 
 struct SelectTask {
   const float* best;      // [N]
@@ -36,55 +40,98 @@ __device__ unsigned long long pack(float score, int64_t image) {
   return static_cast<unsigned long long>(~upwards) << 32 | static_cast<unsigned long long>(image);
 }
 
-__device__ bool belongs(const SelectTask& task, int64_t image, int64_t label) {
-  return task.labels[image] == label && task.best[image] > -kInfinity;
-}
-
 struct Shared {
+  unsigned long long keys[kKept];
+  unsigned long long chosen[kChosen];
   unsigned int histogram[kBins];
-  unsigned int bin;    // bin of the wanted key
-  unsigned int below;  // keys in the bins before it
-  unsigned int members;
+  unsigned int bin;      // bin of the wanted key
+  unsigned int below;    // keys in the bins before it
+  unsigned int members;  // keys of the class
   unsigned int gathered;
 };
+
+// Calls work(key) for every key of a class, read from memory.
+template <class Work>
+__device__ void for_keys_in_memory(const SelectTask& task, int64_t label, const Work& work) {
+  for (int64_t first = threadIdx.x; first < task.images; first += kLabels * kThreads) {
+    bool member[kLabels];
+#pragma unroll
+    for (int i = 0; i < kLabels; ++i) {
+      const int64_t image = first + i * kThreads;
+      member[i] = image < task.images && task.labels[image] == label;
+    }
+#pragma unroll
+    for (int i = 0; i < kLabels; ++i) {
+      const int64_t image = first + i * kThreads;
+      if (member[i] && task.best[image] > -kInfinity) work(pack(task.best[image], image));
+    }
+  }
+}
+
+template <class Work>
+__device__ void for_keys(const SelectTask& task, int64_t label, const Shared& shared,
+                         const Work& work) {
+  if (shared.members > kKept) return for_keys_in_memory(task, label, work);
+  for (unsigned int at = threadIdx.x; at < shared.members; at += kThreads) work(shared.keys[at]);
+}
+
+__device__ void gather_keys(const SelectTask& task, int64_t label, Shared& shared) {
+  if (threadIdx.x == 0) shared.members = 0;
+  __syncthreads();
+  for_keys_in_memory(task, label, [&](unsigned long long key) {
+    const unsigned int at = atomicAdd(&shared.members, 1u);
+    if (at < kKept) shared.keys[at] = key;
+  });
+  __syncthreads();
+}
 
 // Counts the class's keys that begin with `prefix`, by the byte at `shift`.
 __device__ void count(const SelectTask& task, int64_t label, unsigned long long prefix, int shift,
                       Shared& shared) {
-  const int thread = static_cast<int>(threadIdx.x);
-  shared.histogram[thread] = 0;
+  shared.histogram[threadIdx.x] = 0;
   __syncthreads();
-  for (int64_t image = thread; image < task.images; image += kThreads) {
-    if (!belongs(task, image, label)) continue;
-    const unsigned long long key = pack(task.best[image], image);
-    if (shift < 56 && key >> (shift + 8) != prefix) continue;
+  for_keys(task, label, shared, [&](unsigned long long key) {
+    if (shift < 56 && key >> (shift + 8) != prefix) return;
     atomicAdd(&shared.histogram[(key >> shift) & 0xFF], 1u);
-  }
+  });
   __syncthreads();
 }
 
-// The bin of the key of this rank, counted from 1; past the last bin if there are fewer keys.
+// The bin of the key of this rank, counted from 1, which there must be. Each lane of a warp adds
+// some bins, and all scan these sums.
 __device__ void find_bin(unsigned int rank, Shared& shared) {
-  if (threadIdx.x == 0) {
-    unsigned int below = 0;
-    unsigned int bin = 0;
-    while (bin < kBins && below + shared.histogram[bin] < rank) below += shared.histogram[bin++];
-    shared.bin = bin;
-    shared.below = below;
+  constexpr int kEach = kBins / 32;
+  if (threadIdx.x < 32) {
+    const unsigned int lane = threadIdx.x;
+    const unsigned int* bins = shared.histogram + kEach * lane;
+    unsigned int own = 0;
+#pragma unroll
+    for (int bin = 0; bin < kEach; ++bin) own += bins[bin];
+    unsigned int before = 0, both = own;  // of lanes below this one, and of the lanes so far
+#pragma unroll
+    for (unsigned int distance = 1; distance < 32; distance *= 2) {
+      const unsigned int other = __shfl_xor_sync(kAllLanes, both, static_cast<int>(distance));
+      if ((lane & distance) != 0) before += other;
+      both += other;
+    }
+    if (before < rank && rank <= before + own) {
+      unsigned int bin = 0;
+      while (before + bins[bin] < rank) before += bins[bin++];
+      shared.bin = kEach * lane + bin;
+      shared.below = before;
+    }
   }
   __syncthreads();
 }
 
-// The key of the n-th best image, or of the last if there are fewer.
+// The key of the n-th best image, or one beyond all if there are not more.
 __device__ unsigned long long last_key(const SelectTask& task, int64_t label, Shared& shared) {
-  constexpr unsigned long long kAll = ~0ULL;
-  if (task.result.per_class >= task.images) return kAll;
+  if (task.result.per_class >= shared.members) return ~0ULL;
   unsigned int rank = static_cast<unsigned int>(task.result.per_class);
   unsigned long long prefix = 0;
   for (int shift = 56; shift >= 0; shift -= 8) {
     count(task, label, prefix, shift, shared);
     find_bin(rank, shared);
-    if (shared.bin == kBins) return kAll;
     prefix = prefix << 8 | shared.bin;
     rank -= shared.below;
     __syncthreads();  // before the next histogram overwrites it
@@ -103,15 +150,16 @@ __global__ void __launch_bounds__(kThreads) select_kernel(const SelectTask task)
       }
     }
   }
+  gather_keys(task, label, shared);
   const unsigned long long last = last_key(task, label, shared);
   if (thread == 0) shared.gathered = 0;
   __syncthreads();
-  unsigned long long* chosen = task.chosen + label * task.result.per_class;
-  for (int64_t image = thread; image < task.images; image += kThreads) {
-    if (!belongs(task, image, label)) continue;
-    const unsigned long long key = pack(task.best[image], image);
+  unsigned long long* chosen = task.result.per_class <= kChosen
+                                   ? shared.chosen
+                                   : task.chosen + label * task.result.per_class;
+  for_keys(task, label, shared, [&](unsigned long long key) {
     if (key <= last) chosen[atomicAdd(&shared.gathered, 1u)] = key;
-  }
+  });
   __syncthreads();
   const int64_t gathered = shared.gathered;
   for (int64_t at = thread; at < task.result.per_class; at += kThreads) {

@@ -307,6 +307,12 @@ class TestSelectKeyPatches:
         assert_selection(ops.select_key_patches(*arguments), *arguments)
         assert_selection(reference.score.select_key_patches(*arguments), *arguments)
 
+    def test_more_images_than_a_block_of_a_gpu_keeps(self) -> None:
+        """Of a class, and of those selected."""
+        scores = torch.randn(8300, 1, generator=torch.Generator().manual_seed(8))
+        arguments = (scores, torch.zeros(8300, dtype=torch.int64), 1100, 1)
+        assert_selection(ops.select_key_patches(*arguments), *arguments)
+
     def test_ties_go_to_the_lower_crop_and_image(self) -> None:
         scores = torch.zeros(6, 3)
         scores[:3, 0] = -1.0
