@@ -4,6 +4,7 @@
 
 #include "augment/augment_cuda.h"
 #include "bindings.h"
+#include "block/block_cuda.h"
 #include "casters.h"
 #include "cells/cells_cuda.h"
 #include "collage/collage_cuda.h"
@@ -148,6 +149,9 @@ void bind_cuda(py::module_& m) {
   m.def("diff_augment", &diff_augment_cuda, release_gil());
   m.def("multi_formation", &multi_formation_cuda, release_gil());
   m.def("multi_formation_backward", &multi_formation_backward_cuda, release_gil());
+  m.def("norm_relu_pool", &norm_relu_pool_cuda, release_gil());
+  m.def("norm_relu_pool_backward", &norm_relu_pool_backward_cuda, release_gil());
+  m.def("norm_relu_pool_second_backward", &norm_relu_pool_second_backward_cuda, release_gil());
 }
 
 }  // namespace pydream

@@ -137,7 +137,7 @@ def norm_relu_pool_backward_cpu(
 ) -> None: ...
 def norm_relu_pool_second_backward_cpu(
     kept: Sequence[View],
-    second: Sequence[View],
+    second: Sequence[View | None],
     over_batch: bool,
     results: Sequence[View],
     threads: int,
@@ -243,6 +243,38 @@ class CudaKernels(Protocol):
     # augment
     def diff_augment(
         self, x: View, parameters: View, result: View, adjoint: bool, launch: Launch
+    ) -> None: ...
+
+    # block
+    def norm_relu_pool(
+        self,
+        images: View,
+        weight: View,
+        bias: View,
+        over_batch: bool,
+        eps: float,
+        pooled: View,
+        mean: View,
+        rstd: View,
+        workspace: View,
+        launch: Launch,
+    ) -> None: ...
+    def norm_relu_pool_backward(
+        self,
+        kept: Sequence[View],
+        over_batch: bool,
+        results: Sequence[View],
+        workspace: View,
+        launch: Launch,
+    ) -> None: ...
+    def norm_relu_pool_second_backward(
+        self,
+        kept: Sequence[View],
+        second: Sequence[View | None],
+        over_batch: bool,
+        results: Sequence[View],
+        workspace: View,
+        launch: Launch,
     ) -> None: ...
 
 @type_check_only

@@ -44,8 +44,18 @@ void over_images(const BlockShape& shape, int threads, const Work& work) {
                });
 }
 
-// Runs sum(image, first, count) for every image; combine(group, images from, to, first, count) for
-// all images that share statistics; then pass(image, first, count), which uses the combined sums.
+// The images of a group, which share statistics, or of a part.
+struct ImageRange {
+  int64_t from;
+  int64_t to;
+};
+
+ImageRange images_of(const BlockShape& shape, int64_t part) {
+  return {part * shape.per_part(), (part + 1) * shape.per_part()};
+}
+
+// Runs sum(image, first, count) for every image; combine(group, its images, first, count) for every
+// group; then pass(image, first, count), which uses the combined sums.
 // An image with statistics of its own is still in the cache at its second pass.
 template <class Sum, class Combine, class Pass>
 void in_two_passes(const BlockShape& shape, int threads, const Sum& sum, const Combine& combine,
@@ -53,13 +63,15 @@ void in_two_passes(const BlockShape& shape, int threads, const Sum& sum, const C
   if (!shape.over_batch) {
     over_images(shape, threads, [&](int64_t image, int64_t first, int64_t count) {
       sum(image, first, count);
-      combine(image, image, image + 1, first, count);
+      combine(image, ImageRange{image, image + 1}, first, count);
       pass(image, first, count);
     });
     return;
   }
   over_images(shape, threads, sum);
-  combine(0, 0, shape.images, 0, shape.channels);
+  for (int64_t part = 0; part < shape.parts; ++part) {
+    combine(part, images_of(shape, part), 0, shape.channels);
+  }
   over_images(shape, threads, pass);
 }
 
@@ -74,7 +86,9 @@ class Images {
         norm_(norm),
         scale_(shape.groups(), shape.channels) {}
 
-  int64_t group(int64_t image) const { return shape_.over_batch ? 0 : image; }
+  int64_t part(int64_t image) const { return image / shape_.per_part(); }
+  int64_t group(int64_t image) const { return shape_.over_batch ? part(image) : image; }
+  int64_t part_of_group(int64_t group) const { return shape_.over_batch ? group : part(group); }
   float mean(int64_t group, int64_t channel) const {
     return norm_.mean[group * shape_.channels + channel];
   }
@@ -108,12 +122,13 @@ class Images {
             channels,
             norm_.mean + row * channels,
             scale_.row(row),
-            norm_.bias};
+            norm_.bias.row(part(image))};
   }
 
  private:
   void set_scale(int64_t group, int64_t channel) {
-    scale_.row(group)[channel] = norm_.weight[channel] * rstd(group, channel);
+    const float weight = norm_.weight.row(part_of_group(group))[channel];
+    scale_.row(group)[channel] = weight * rstd(group, channel);
   }
 
   const BlockShape& shape_;
@@ -124,9 +139,9 @@ class Images {
 };
 
 // The sum of a channel over some images.
-double total(const Table& sums, int64_t from, int64_t to, int64_t channel) {
+double total(const Table& sums, const ImageRange& images, int64_t channel) {
   double sum = 0.0;
-  for (int64_t image = from; image < to; ++image) sum += sums.row(image)[channel];
+  for (int64_t image = images.from; image < images.to; ++image) sum += sums.row(image)[channel];
   return sum;
 }
 
@@ -136,16 +151,16 @@ void forward(const BlockShape& shape, const float* images, double eps, const Blo
   Images all(shape, images, nullptr, norm);
   Table means(shape.images, shape.channels), squares(shape.images, shape.channels);
   const double pixels = static_cast<double>(shape.pixels());
-  const auto combine = [&](int64_t group, int64_t from, int64_t to, int64_t first, int64_t count) {
+  const auto combine = [&](int64_t group, const ImageRange& own, int64_t first, int64_t count) {
+    const double together = static_cast<double>(own.to - own.from);
     for (int64_t channel = first; channel < first + count; ++channel) {
-      const double mean = total(means, from, to, channel) / static_cast<double>(to - from);
-      double square = total(squares, from, to, channel);
-      for (int64_t image = from; image < to; ++image) {
+      const double mean = total(means, own, channel) / together;
+      double square = total(squares, own, channel);
+      for (int64_t image = own.from; image < own.to; ++image) {
         const double apart = means.row(image)[channel] - mean;
         square += pixels * apart * apart;
       }
-      all.set_statistics(group, channel, mean, square / (pixels * static_cast<double>(to - from)),
-                         eps);
+      all.set_statistics(group, channel, mean, square / (pixels * together), eps);
     }
   };
   in_two_passes(
@@ -161,7 +176,7 @@ void forward(const BlockShape& shape, const float* images, double eps, const Blo
 }
 
 // From the slope of the pooled values [N, H / 2, W / 2, C], computes those of the images [N, H, W,
-// C], the weight and the bias [C].
+// C] and, unless these are null, of weight and bias [parts, C].
 void backward(const BlockShape& shape, const float* images, const BlockNorm& norm,
               const float* pooled_slope, float* image_slope, float* weight_slope, float* bias_slope,
               int threads) {
@@ -169,13 +184,14 @@ void backward(const BlockShape& shape, const float* images, const BlockNorm& nor
   all.set_scales();
   Table g(shape.images, shape.channels), g_d(shape.images, shape.channels);
   Table constant(shape.groups(), shape.channels), linear(shape.groups(), shape.channels);
-  const auto combine = [&](int64_t group, int64_t from, int64_t to, int64_t first, int64_t count) {
-    const double values = static_cast<double>((to - from) * shape.pixels());
+  const auto combine = [&](int64_t group, const ImageRange& own, int64_t first, int64_t count) {
+    const double values = static_cast<double>((own.to - own.from) * shape.pixels());
     for (int64_t channel = first; channel < first + count; ++channel) {
-      const double rstd = all.rstd(group, channel), scale = all.scale(group, channel) / values;
-      constant.row(group)[channel] = static_cast<float>(scale * total(g, from, to, channel));
-      linear.row(group)[channel] =
-          static_cast<float>(scale * rstd * rstd * total(g_d, from, to, channel));
+      const SlopeTerms terms =
+          slope_terms(all.rstd(group, channel), all.scale(group, channel), values,
+                      total(g, own, channel), total(g_d, own, channel));
+      constant.row(group)[channel] = terms.constant;
+      linear.row(group)[channel] = terms.linear;
     }
   };
   in_two_passes(
@@ -190,27 +206,38 @@ void backward(const BlockShape& shape, const float* images, const BlockNorm& nor
                                  {constant.row(group), linear.row(group)},
                                  image_slope + image * shape.pixels() * shape.channels);
       });
-  for (int64_t channel = 0; channel < shape.channels; ++channel) {
-    double sum = 0.0;
-    for (int64_t image = 0; image < shape.images; ++image) {
-      sum += static_cast<double>(all.rstd(all.group(image), channel)) * g_d.row(image)[channel];
+  if (weight_slope == nullptr) return;
+  for (int64_t part = 0; part < shape.parts; ++part) {
+    const ImageRange own = images_of(shape, part);
+    for (int64_t channel = 0; channel < shape.channels; ++channel) {
+      double sum = 0.0;
+      for (int64_t image = own.from; image < own.to; ++image) {
+        sum += static_cast<double>(all.rstd(all.group(image), channel)) * g_d.row(image)[channel];
+      }
+      weight_slope[part * shape.channels + channel] = static_cast<float>(sum);
+      bias_slope[part * shape.channels + channel] = static_cast<float>(total(g, own, channel));
     }
-    weight_slope[channel] = static_cast<float>(sum);
-    bias_slope[channel] = static_cast<float>(total(g, 0, shape.images, channel));
   }
 }
 
 // Slopes with respect to the results of backward.
 struct SecondSlopes {
-  const float* image;   // [N, H, W, C], with respect to image_slope
-  const float* weight;  // [C], with respect to weight_slope
-  const float* bias;    // [C], with respect to bias_slope
+  const float* image;  // [N, H, W, C], with respect to image_slope
+  PartRows weight;     // with respect to weight_slope
+  PartRows bias;       // with respect to bias_slope
 };
 
-// Fills the slopes with respect to pooled_slope, the images and the weight.
+// The results of a second derivative: the slopes with respect to pooled_slope, the images and,
+// unless it is null, the weight [parts, C].
+struct SecondResults {
+  float* pooled;
+  float* image;
+  float* weight;
+};
+
 void second_backward(const BlockShape& shape, const float* images, const BlockNorm& norm,
-                     const float* pooled_slope, const SecondSlopes& second, float* pooled_result,
-                     float* image_result, float* weight_result, int threads) {
+                     const float* pooled_slope, const SecondSlopes& second,
+                     const SecondResults& results, int threads) {
   Images all(shape, images, pooled_slope, norm);
   all.set_scales();
   const auto table = [&](int64_t rows) { return Table(rows, shape.channels); };
@@ -219,28 +246,23 @@ void second_backward(const BlockShape& shape, const float* images, const BlockNo
   Table factor = table(shape.groups()), offset = table(shape.groups()),
         v_factor = table(shape.groups()), linear = table(shape.groups()),
         constant = table(shape.groups()), by_weight = table(shape.groups());
-  // With x the normalised deviation, h = g a - v scale mean(g x) is the slope with respect to x,
-  // where a = second.weight - scale mean(v x); the rest follows because x has mean 0 and variance
-  // 1.
-  const auto combine = [&](int64_t group, int64_t from, int64_t to, int64_t first, int64_t count) {
-    const double values = static_cast<double>((to - from) * shape.pixels());
+  const auto combine = [&](int64_t group, const ImageRange& own, int64_t first, int64_t count) {
+    const double values = static_cast<double>((own.to - own.from) * shape.pixels());
+    const int64_t part = all.part_of_group(group);
+    const float* weights = second.weight.row(part);
+    const float* biases = second.bias.row(part);
     for (int64_t channel = first; channel < first + count; ++channel) {
-      const double rstd = all.rstd(group, channel), scale = all.scale(group, channel);
-      const auto mean = [&](const Table& sums) { return total(sums, from, to, channel) / values; };
-      const double g_mean = mean(g), gx_mean = rstd * mean(g_d);
-      const double v_mean = mean(v), vx_mean = rstd * mean(v_d);
-      const double covariance = mean(v_g) - g_mean * v_mean - gx_mean * vx_mean;
-      const double a = second.weight[channel] - scale * vx_mean;
-      const double hx_mean = gx_mean * a - vx_mean * scale * gx_mean;
-      const auto put = [&](Table& terms, double term) {
-        terms.row(group)[channel] = static_cast<float>(term);
-      };
-      put(factor, rstd * a);
-      put(offset, second.bias[channel] - scale * v_mean);
-      put(v_factor, rstd * scale * gx_mean);
-      put(linear, rstd * rstd * (hx_mean + scale * covariance));
-      put(constant, rstd * (g_mean * a - v_mean * scale * gx_mean));
-      put(by_weight, rstd * values * covariance);
+      const auto sum = [&](const Table& sums) { return total(sums, own, channel); };
+      const SecondTerms terms = second_terms(all.rstd(group, channel), all.scale(group, channel),
+                                             values, {sum(v), sum(v_d), sum(g), sum(g_d), sum(v_g)},
+                                             weights == nullptr ? 0.0 : weights[channel],
+                                             biases == nullptr ? 0.0 : biases[channel]);
+      factor.row(group)[channel] = terms.factor;
+      offset.row(group)[channel] = terms.offset;
+      v_factor.row(group)[channel] = terms.v_factor;
+      linear.row(group)[channel] = terms.linear;
+      constant.row(group)[channel] = terms.constant;
+      by_weight.row(group)[channel] = static_cast<float>(terms.weight);
     }
   };
   const int64_t size = shape.pixels() * shape.channels;
@@ -258,17 +280,22 @@ void second_backward(const BlockShape& shape, const float* images, const BlockNo
             all.at(image), first, count, second.image + image * size,
             {factor.row(group), offset.row(group), v_factor.row(group), linear.row(group),
              constant.row(group)},
-            pooled_result + image * shape.pooled_pixels() * shape.channels,
-            image_result + image * size);
+            results.pooled + image * shape.pooled_pixels() * shape.channels,
+            results.image + image * size);
       });
-  for (int64_t channel = 0; channel < shape.channels; ++channel) {
-    weight_result[channel] = static_cast<float>(total(by_weight, 0, shape.groups(), channel));
+  if (results.weight == nullptr) return;
+  for (int64_t part = 0; part < shape.parts; ++part) {
+    const ImageRange own = shape.over_batch ? ImageRange{part, part + 1} : images_of(shape, part);
+    for (int64_t channel = 0; channel < shape.channels; ++channel) {
+      results.weight[part * shape.channels + channel] =
+          static_cast<float>(total(by_weight, own, channel));
+    }
   }
 }
 
-// From weight, bias, mean and rstd.
-BlockNorm norm_of(const View& weight, const View& bias, const View& mean, const View& rstd) {
-  return {weight.as<const float>(), bias.as<const float>(), mean.as<float>(), rstd.as<float>()};
+// The memory of a result, or null if it is not asked for.
+float* result_at(const std::vector<View>& results, size_t number) {
+  return number < results.size() ? results[number].as<float>() : nullptr;
 }
 
 }  // namespace
@@ -276,27 +303,25 @@ BlockNorm norm_of(const View& weight, const View& bias, const View& mean, const 
 void norm_relu_pool_cpu(const View& images, const View& weight, const View& bias, bool over_batch,
                         double eps, const View& pooled, const View& mean, const View& rstd,
                         int threads) {
-  forward(block_shape(images, over_batch), images.as<const float>(), eps,
-          norm_of(weight, bias, mean, rstd), pooled.as<float>(), threads);
+  forward(block_shape(images, weight, over_batch), images.as<const float>(), eps,
+          block_norm(weight, bias, mean, rstd), pooled.as<float>(), threads);
 }
 
 void norm_relu_pool_backward_cpu(const std::vector<View>& kept, bool over_batch,
                                  const std::vector<View>& results, int threads) {
-  backward(block_shape(kept.at(0), over_batch), kept[0].as<const float>(),
-           norm_of(kept.at(1), kept.at(2), kept.at(3), kept.at(4)), kept.at(5).as<const float>(),
-           results.at(0).as<float>(), results.at(1).as<float>(), results.at(2).as<float>(),
-           threads);
+  backward(block_shape(kept.at(0), kept.at(1), over_batch), kept[0].as<const float>(),
+           block_norm(kept[1], kept.at(2), kept.at(3), kept.at(4)), kept.at(5).as<const float>(),
+           result_at(results, 0), result_at(results, 1), result_at(results, 2), threads);
 }
 
 void norm_relu_pool_second_backward_cpu(const std::vector<View>& kept,
                                         const std::vector<View>& second, bool over_batch,
                                         const std::vector<View>& results, int threads) {
   second_backward(
-      block_shape(kept.at(0), over_batch), kept[0].as<const float>(),
-      norm_of(kept.at(1), kept.at(2), kept.at(3), kept.at(4)), kept.at(5).as<const float>(),
-      {second.at(0).as<const float>(), second.at(1).as<const float>(),
-       second.at(2).as<const float>()},
-      results.at(0).as<float>(), results.at(1).as<float>(), results.at(2).as<float>(), threads);
+      block_shape(kept.at(0), kept.at(1), over_batch), kept[0].as<const float>(),
+      block_norm(kept[1], kept.at(2), kept.at(3), kept.at(4)), kept.at(5).as<const float>(),
+      {second.at(0).as<const float>(), part_rows(second.at(1)), part_rows(second.at(2))},
+      {result_at(results, 0), result_at(results, 1), result_at(results, 2)}, threads);
 }
 
 }  // namespace pydream

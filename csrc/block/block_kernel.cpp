@@ -217,7 +217,7 @@ struct Sums {
 
 struct Backward {
   const BlockImage& image;
-  const SlopeTerms& terms;
+  const SlopeRows& terms;
   float* slope;
 
   template <class V, int B>
@@ -251,21 +251,20 @@ struct Backward {
 struct SecondSummed {
   const BlockImage& image;
   const float* slope;
-  const SecondSums& sums;
+  const SecondSumRows& sums;
 
   template <class V, int B>
   void run(int64_t channel) const {
     using L = Lanes<V, B>;
     const Channels<V, B> channels(image, channel);
     const float* images = image.images + channel;
-    constexpr int kSums = 5;  // v, v d, g, g d, v g
-    L total[kSums] = {}, of_row[kSums] = {};
+    L total[kSecondSums] = {}, of_row[kSecondSums] = {};
     const auto add = [&](int64_t place, V masked, int b) {
       const V d = channels.deviation(images + place, b);
       const V g = channels.masked(d, masked, b);
       const V v = load_as<V>(slope + channel + place + b * L::kStep);
-      const V terms[kSums] = {v, v * d, g, g * d, v * g};
-      for (int sum = 0; sum < kSums; ++sum) of_row[sum].value[b] += terms[sum];
+      const V terms[kSecondSums] = {v, v * d, g, g * d, v * g};
+      for (int sum = 0; sum < kSecondSums; ++sum) of_row[sum].value[b] += terms[sum];
     };
     const auto inside = [&](int64_t pixel, int64_t cell) {
       const Cell pixels(image, pixel);
@@ -279,20 +278,20 @@ struct SecondSummed {
       for (int b = 0; b < B; ++b) add(place, V{}, b);
     };
     over_pixels(image, inside, outside, [&] {
-      for (int sum = 0; sum < kSums; ++sum) {
+      for (int sum = 0; sum < kSecondSums; ++sum) {
         for (int b = 0; b < B; ++b) total[sum].value[b] += of_row[sum].value[b];
         of_row[sum] = {};
       }
     });
-    float* results[kSums] = {sums.v, sums.v_d, sums.g, sums.g_d, sums.v_g};
-    for (int sum = 0; sum < kSums; ++sum) total[sum].put(results[sum] + channel);
+    float* results[kSecondSums] = {sums.v, sums.v_d, sums.g, sums.g_d, sums.v_g};
+    for (int sum = 0; sum < kSecondSums; ++sum) total[sum].put(results[sum] + channel);
   }
 };
 
 struct SecondBackward {
   const BlockImage& image;
   const float* v_slope;
-  const SecondTerms& terms;
+  const SecondRows& terms;
   float* pooled;
   float* slope;
 
@@ -344,18 +343,18 @@ void sums(const BlockImage& image, int64_t first, int64_t count, float* slope,
   over_channels(first, count, Sums{image, slope, slope_deviation});
 }
 
-void backward(const BlockImage& image, int64_t first, int64_t count, const SlopeTerms& terms,
+void backward(const BlockImage& image, int64_t first, int64_t count, const SlopeRows& terms,
               float* slope) {
   over_channels(first, count, Backward{image, terms, slope});
 }
 
 void second_sums(const BlockImage& image, int64_t first, int64_t count, const float* v,
-                 const SecondSums& results) {
+                 const SecondSumRows& results) {
   over_channels(first, count, SecondSummed{image, v, results});
 }
 
 void second_backward(const BlockImage& image, int64_t first, int64_t count, const float* v,
-                     const SecondTerms& terms, float* pooled, float* slope) {
+                     const SecondRows& terms, float* pooled, float* slope) {
   over_channels(first, count, SecondBackward{image, v, terms, pooled, slope});
 }
 

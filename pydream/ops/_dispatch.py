@@ -67,6 +67,11 @@ def launch_on(device: torch.device) -> Launch | None:
     return Launch(_C.cuda, faults.data_ptr(), index, stream)
 
 
+def has_kernels(device: torch.device) -> bool:
+    """Return whether this build has kernels for a device."""
+    return device.type == "cpu" or launch_on(device) is not None
+
+
 def check_values(device: torch.device | str | None = None) -> None:
     """Wait for a GPU, and raise the faults that ops have found in values on it.
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from pydream import _C
-from pydream.allocator import in_large_pages
 from pydream.ops import _dispatch
+from pydream.ops._block import channels_last
 from pydream.ops._checks import (
     TensorLike,
     as_tensor,
@@ -20,11 +18,15 @@ from pydream.ops._checks import (
     check_number,
     check_shape,
 )
-from pydream.ops._view import View, view
 from pydream.ops.reference import block as reference
 
 Statistics: TypeAlias = Literal["instance", "batch"]
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+# Of torch.func, those in which the kernels run: others need derivatives that these do not have.
+_TRANSFORMS = (
+    torch._C._functorch.TransformType.Vmap,
+    torch._C._functorch.TransformType.Grad,
+)
 
 
 def norm_relu_pool(
@@ -38,10 +40,11 @@ def norm_relu_pool(
     """Normalise each channel, rectify, and average cells of 2 x 2 pixels.
 
     ``avg_pool2d(relu(norm(images)), 2)``, where the norm is torch's ``group_norm`` with one channel
-    per group, or its ``batch_norm`` in training. Differentiable twice. On the CPU, in float32,
-    every pass is one kernel that saves only its inputs and the statistics. Kernels use
-    channels-last memory, and images in another layout are converted. PyTorch's operations run on
-    other devices, for other dtypes, and within `torch.func` and ``torch.compile``.
+    per group, or its ``batch_norm`` in training. In float32 every pass is a kernel, on the CPU and
+    on CUDA, that saves only its inputs and the statistics; also the second derivative, and within
+    ``vmap`` and ``grad`` of `torch.func`. Kernels use channels-last memory, and images in another
+    layout are converted. PyTorch's operations run for other dtypes, within ``torch.compile`` and
+    other transforms of `torch.func`, and for derivatives from which more are taken.
 
     Parameters
     ----------
@@ -98,18 +101,36 @@ def normed_block(
     eps = check_number(eps, "eps")
     if eps < 0:
         raise ValueError(f"eps must not be negative, got {eps}")
-    rest = (weight, bias, statistics == "batch", eps)
+    over_batch = statistics == "batch"
     if takes_kernels(images):
-        pooled, mean, rstd = _Block.apply(_channels_last(images), *rest)
+        pooled, mean, rstd = _applied(images, weight, bias, over_batch, eps)
     else:
-        pooled, mean, rstd = reference.with_statistics(images, *rest)
+        _warn_without_kernels(images)
+        pooled, mean, rstd = reference.with_statistics(images, weight, bias, over_batch, eps)
     return pooled, mean.detach(), rstd.detach()
 
 
 def takes_kernels(images: Tensor) -> bool:
     """Return whether kernels run for these images."""
-    plain = torch._C._functorch.peek_interpreter_stack() is None  # no torch.func around
-    return images.device.type == "cpu" and images.dtype == torch.float32 and plain
+    return (
+        images.dtype == torch.float32
+        and not torch.compiler.is_compiling()
+        and all(transform.key() in _TRANSFORMS for transform in _transforms())
+        and _dispatch.has_kernels(images.device)
+    )
+
+
+def _transforms() -> list[Any]:
+    """Return the transforms of torch.func around the caller, the outermost first."""
+    return torch._C._functorch.get_interpreter_stack() or []
+
+
+def _warn_without_kernels(images: Tensor) -> None:
+    """Warn once if this build has no kernels for a device that could have some."""
+    if images.dtype != torch.float32 or images.is_meta or torch.compiler.is_compiling():
+        return
+    if not _dispatch.has_kernels(images.device):
+        _dispatch.warn_reference_once(images.device)
 
 
 def _checked(
@@ -138,159 +159,122 @@ def _checked(
     return images, parameters[0], parameters[1]
 
 
+def _applied(
+    images: Tensor, weight: Tensor, bias: Tensor, over_batch: bool, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Apply `_Block` to images that the backward passes can read as they are."""
+    if not _transforms():  # which know no layout
+        images = channels_last(images)
+    found: tuple[Tensor, Tensor, Tensor] = _Block.apply(images, weight, bias, over_batch, eps)
+    return found
+
+
 class _Block(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, over_batch: bool, eps: float
+        images: Tensor, weight: Tensor, bias: Tensor, over_batch: bool, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        pooled, mean, rstd = torch.ops.pydream.norm_relu_pool(images, weight, bias, over_batch, eps)
-        ctx.over_batch, ctx.eps = over_batch, eps
-        ctx.save_for_backward(images, weight, bias, mean, rstd)
-        ctx.mark_non_differentiable(mean, rstd)
-        return pooled, mean, rstd
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> Any:
-        kept = (*ctx.saved_tensors, slopes[0])
-        if torch.is_grad_enabled():  # for a second derivative
-            found = _BlockBackward.apply(ctx.over_batch, ctx.eps, *kept)
-        else:
-            found = torch.ops.pydream.norm_relu_pool_backward(kept, ctx.over_batch, ctx.eps)
-        return (*found, None, None)
-
-
-class _BlockBackward(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, over_batch: bool, eps: float, *kept: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.over_batch, ctx.eps = over_batch, eps
-        ctx.save_for_backward(*kept)
-        found: tuple[Tensor, Tensor, Tensor] = torch.ops.pydream.norm_relu_pool_backward(
-            kept, over_batch, eps
+        found: tuple[Tensor, Tensor, Tensor] = torch.ops.pydream.norm_relu_pool(
+            images, weight, bias, over_batch, eps
         )
         return found
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *second: Tensor) -> Any:
-        of_slope, of_images, of_weight = torch.ops.pydream.norm_relu_pool_second_backward(
-            ctx.saved_tensors, second, ctx.over_batch, ctx.eps
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        images, weight, bias, ctx.over_batch, ctx.eps = inputs
+        _, mean, rstd = output
+        ctx.save_for_backward(images, weight, bias, mean, rstd)
+        ctx.mark_non_differentiable(mean, rstd)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Any:
+        kept = (*ctx.saved_tensors, slopes[0])
+        parameters = any(ctx.needs_input_grad[1:3])
+        arguments = (ctx.over_batch, ctx.eps, parameters)
+        if torch.is_grad_enabled() or _transforms():  # for a second derivative, or for vmap
+            found = _BlockBackward.apply(*arguments, *kept)
+        else:
+            found = torch.ops.pydream.norm_relu_pool_backward(kept, *arguments)
+        of_images, of_weight, of_bias = (*found, None, None)[:3]
+        return of_images, of_weight, of_bias, None, None
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        images: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        over_batch: bool,
+        eps: float,
+    ) -> Any:
+        count = info.batch_size
+        folded = [
+            _folded(tensor, dim, count)
+            for tensor, dim in zip((images, weight, bias), in_dims, strict=False)
+        ]
+        found = _applied(folded[0], folded[1], folded[2], over_batch, eps)
+        return tuple(_unfolded(tensor, count) for tensor in found), (0, 0, 0)
+
+
+class _BlockBackward(torch.autograd.Function):
+    """The slopes with respect to images and, if `parameters`, weight and bias."""
+
+    @staticmethod
+    def forward(
+        over_batch: bool, eps: float, parameters: bool, *kept: Tensor
+    ) -> tuple[Tensor, ...]:
+        return tuple(torch.ops.pydream.norm_relu_pool_backward(kept, over_batch, eps, parameters))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.over_batch, ctx.eps, _, *kept = inputs
+        ctx.save_for_backward(*kept)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *second: Tensor | None) -> Any:
+        kept = ctx.saved_tensors
+        of_images, of_weight, of_bias = (*second, None, None)[:3]
+        if of_images is None:
+            of_images = torch.zeros_like(kept[0])
+        slopes, arguments = (of_images, of_weight, of_bias), (ctx.over_batch, ctx.eps)
+        if torch.is_grad_enabled() or _transforms():  # for a third derivative, or for vmap
+            found = reference.second_backward(kept, slopes, *arguments, True)
+        else:
+            found = torch.ops.pydream.norm_relu_pool_second_backward(
+                kept, slopes, *arguments, ctx.needs_input_grad[4]
+            )
+        of_slope, of_images, of_weight = (*found, None)[:3]
+        return None, None, None, of_images, of_weight, None, None, None, of_slope
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        over_batch: bool,
+        eps: float,
+        parameters: bool,
+        *kept: Tensor,
+    ) -> Any:
+        count, dims = info.batch_size, in_dims[3:]
+        folded = [_folded(tensor, dim, count) for tensor, dim in zip(kept, dims, strict=True)]
+        found = _BlockBackward.apply(over_batch, eps, parameters, *folded)
+        # The parameters of a part have a row, which stays one.
+        one_row = kept[1].dim() - (dims[1] is not None) == 1
+        slopes = (
+            tensor if number and one_row else _unfolded(tensor, count)
+            for number, tensor in enumerate(found)
         )
-        return None, None, of_images, of_weight, None, None, None, of_slope
+        return tuple(slopes), (0,) * len(found)
 
 
-def _channels_last(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last)
+def _folded(tensor: Tensor, dim: int | None, count: int) -> Tensor:
+    """Return the tensors of a vmap as one: images side by side, rows of parameters as parts."""
+    together = tensor.expand(count, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+    return together.flatten(0, 1) if together.dim() > 2 else together
 
 
-def _empty(images: Tensor, height: int, width: int) -> Tensor:
-    return torch.empty(
-        (*images.shape[:2], height, width),
-        dtype=images.dtype,
-        device=images.device,
-        memory_format=torch.channels_last,
-    )
-
-
-def _fake_forward(
-    images: Tensor, weight: Tensor, bias: Tensor, over_batch: bool, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    count, channels, height, width = images.shape
-    mean = images.new_empty(1 if over_batch else count, channels)
-    return _empty(images, height // 2, width // 2), mean, torch.empty_like(mean)
-
-
-def _fake_backward(
-    kept: list[Tensor], over_batch: bool, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    images, weight, bias = kept[:3]
-    return _empty(images, *images.shape[2:]), torch.empty_like(weight), torch.empty_like(bias)
-
-
-def _fake_second_backward(
-    kept: list[Tensor], second: list[Tensor], over_batch: bool, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    images, weight = kept[:2]
-    height, width = images.shape[2:]
-    of_slope = _empty(images, height // 2, width // 2)
-    return of_slope, _empty(images, height, width), torch.empty_like(weight)
-
-
-def _views(tensors: Sequence[Tensor]) -> list[View]:
-    return [view(tensor) for tensor in tensors]
-
-
-def _cpu_forward(
-    images: Tensor, weight: Tensor, bias: Tensor, over_batch: bool, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    images, weight, bias = _channels_last(images), weight.contiguous(), bias.contiguous()
-    pooled, mean, rstd = _fake_forward(images, weight, bias, over_batch, eps)
-    in_large_pages(pooled)
-    _C.norm_relu_pool_cpu(
-        view(images),
-        view(weight),
-        view(bias),
-        over_batch,
-        eps,
-        view(pooled),
-        view(mean),
-        view(rstd),
-        torch.get_num_threads(),
-    )
-    return pooled, mean, rstd
-
-
-def _as_kernels_read(tensors: list[Tensor]) -> list[Tensor]:
-    return [
-        _channels_last(tensor) if tensor.dim() == 4 else tensor.contiguous() for tensor in tensors
-    ]
-
-
-def _cpu_backward(
-    kept: list[Tensor], over_batch: bool, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    kept = _as_kernels_read(kept)
-    found = _fake_backward(kept, over_batch, eps)
-    in_large_pages(found[0])
-    threads = torch.get_num_threads()
-    _C.norm_relu_pool_backward_cpu(_views(kept), over_batch, _views(found), threads)
-    return found
-
-
-def _cpu_second_backward(
-    kept: list[Tensor], second: list[Tensor], over_batch: bool, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    kept, second = _as_kernels_read(kept), _as_kernels_read(second)
-    found = _fake_second_backward(kept, second, over_batch, eps)
-    in_large_pages(found[1])
-    threads = torch.get_num_threads()
-    _C.norm_relu_pool_second_backward_cpu(
-        _views(kept), _views(second), over_batch, _views(found), threads
-    )
-    return found
-
-
-_END = "bool over_batch, float eps) -> (Tensor, Tensor, Tensor)"
-_dispatch.register(
-    f"norm_relu_pool(Tensor images, Tensor weight, Tensor bias, {_END}",
-    _cpu_forward,
-    None,
-    reference.with_statistics,
-    _fake_forward,
-)
-# Tensors saved: images, weight, bias, mean, 1 / deviation, and the slope of the result.
-_dispatch.register(
-    f"norm_relu_pool_backward(Tensor[] kept, {_END}",
-    _cpu_backward,
-    None,
-    reference.backward,
-    _fake_backward,
-)
-_dispatch.register(
-    f"norm_relu_pool_second_backward(Tensor[] kept, Tensor[] second, {_END}",
-    _cpu_second_backward,
-    None,
-    reference.second_backward,
-    _fake_second_backward,
-)
+def _unfolded(tensor: Tensor, count: int) -> Tensor:
+    of_each: Tensor = tensor.unflatten(0, (count, len(tensor) // count))
+    return of_each

@@ -39,7 +39,7 @@ FAMILIES = (
     ("kmeans",),
     (
         *("augment", "crop", "multi_formation", "score"),
-        *("matching", "collage", "cells", "dispatch"),
+        *("matching", "collage", "cells", "block", "dispatch"),
     ),
 )
 

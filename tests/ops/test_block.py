@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.func import functional_call, grad, vmap
+from devices import place
+from torch.func import functional_call, grad, jvp, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pydream import ops
+from pydream.matching import Matcher
 from pydream.models import ConvNet
 from pydream.models.convnet import Norm
 from pydream.ops.block import Statistics
@@ -29,6 +32,8 @@ SHAPES = [
     (5, 33, 2, 5),
     (2, 111, 1 + 2 * 5, 4),
     (2, 130, 16, 16),  # more than one thread's channels
+    (1, 5, 45, 50),  # more than a block of a GPU keeps, with channels one at a time
+    (2, 8, 64, 48),  # the same with four at a time
 ]
 
 
@@ -77,15 +82,15 @@ def values_and_slopes(
     second: Sequence[torch.Tensor] | None = None,
 ) -> list[torch.Tensor]:
     """What the function returns, its slopes and, for these `second` slopes, theirs."""
-    images, weight, bias, slope = (tensor.clone().requires_grad_() for tensor in tensors)
+    images, weight, bias, slope = (place(tensor).requires_grad_() for tensor in tensors)
     pooled = function(images, weight, bias, statistics)
     slopes = torch.autograd.grad(pooled, (images, weight, bias), slope, create_graph=True)
     found = [pooled, *slopes]
     if second is not None:
         found += torch.autograd.grad(
-            slopes, (images, weight, slope), [tensor.to(images.dtype) for tensor in second]
+            slopes, (images, weight, slope), [place(tensor.to(images.dtype)) for tensor in second]
         )
-    return [tensor.detach() for tensor in found]
+    return [tensor.detach().cpu() for tensor in found]
 
 
 def assert_near(
@@ -125,7 +130,7 @@ def test_far_from_zero(isa: str) -> None:
 def test_a_flat_image_is_its_bias(isa: str, statistics: Statistics) -> None:
     images = torch.full((2, 17, 4, 4), 0.3)
     weight, bias = torch.randn(17), torch.randn(17)
-    pooled = ops.norm_relu_pool(images, weight, bias, statistics)
+    pooled = ops.norm_relu_pool(*map(place, (images, weight, bias)), statistics).cpu()
     expected = bias.clamp(min=0).view(1, -1, 1, 1).expand(2, 17, 2, 2)
     torch.testing.assert_close(pooled, expected, rtol=0.0, atol=FLAT_ROUNDING)
 
@@ -145,19 +150,24 @@ def test_a_channel_of_weight_zero_has_a_slope(isa: str) -> None:
 def test_nan_stays(isa: str) -> None:
     images, weight, bias, _ = inputs((2, 20, 4, 4), "instance")
     images[1, 7, 0, 0] = float("nan")
-    pooled = ops.norm_relu_pool(images, weight, bias)
+    pooled = ops.norm_relu_pool(*map(place, (images, weight, bias))).cpu()
     assert pooled[1, 7].isnan().all()
     assert not pooled[0].isnan().any()
 
 
+@pytest.mark.parametrize("channels", [70, 72])
 @pytest.mark.parametrize("statistics", ["instance", "batch"])
-def test_any_memory_gives_the_same_bytes(statistics: str) -> None:
-    images, weight, bias, slope = inputs((4, 70, 6, 10), statistics)
-    wide = torch.zeros(4, 70, 6, 20)
+def test_any_memory_gives_the_same_bytes(statistics: str, channels: int) -> None:
+    images, weight, bias, slope = inputs((4, channels, 6, 10), statistics)
+    second = [torch.randn_like(tensor) for tensor in (images, weight, bias)]
+    wide = torch.zeros(4, channels, 6, 20)
     wide[..., ::2] = images
-    variants = [images, images.to(memory_format=torch.channels_last), wide[..., ::2]]
+    apart = torch.zeros(images.numel() + 1)[1:]  # where no four values can be read at once
+    apart = apart.view(4, 6, 10, channels).permute(0, 3, 1, 2).copy_(images)
+    last = images.to(memory_format=torch.channels_last)
+    variants = [images, last, wide[..., ::2], apart]
     results = [
-        values_and_slopes(ops.norm_relu_pool, [variant, weight, bias, slope], statistics)
+        values_and_slopes(ops.norm_relu_pool, [variant, weight, bias, slope], statistics, second)
         for variant in variants
     ]
     for result in results[1:]:
@@ -193,22 +203,143 @@ def test_other_dtypes_are_pytorchs_operations(dtype: torch.dtype) -> None:
     torch.testing.assert_close(pooled, expected, rtol=0.0, atol=0.0)
 
 
-def test_within_torch_func() -> None:
-    images, weight, bias, slope = inputs((3, 4, 4, 4), "instance")
+class Called(TorchDispatchMode):
+    """Counts the ops of pydream."""
 
-    def loss(one: torch.Tensor, upstream: torch.Tensor) -> torch.Tensor:
-        return (ops.norm_relu_pool(one[None], weight, bias) * upstream).sum()
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.ops: list[str] = []
 
-    found = vmap(grad(loss))(images, slope)
-    _, expected, *_ = values_and_slopes(
-        ops.norm_relu_pool, [images, weight, bias, slope], "instance"
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        namespace, _, name = func.name().partition("::")
+        if namespace == "pydream":
+            self.ops.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+FORWARD, BACKWARD, SECOND = (
+    "norm_relu_pool",
+    "norm_relu_pool_backward",
+    "norm_relu_pool_second_backward",
+)
+
+
+def slopes_of_slopes(
+    op: Callable[..., torch.Tensor],
+    statistics: str,
+    tensors: Sequence[torch.Tensor],
+    apart: bool,
+    parameters: bool,
+) -> list[torch.Tensor]:
+    """Gradients of a loss of each batch of several, and the slopes of a function of them all.
+
+    Shapes: images (K, N, C, H, W) and their upstream slopes; weight and bias (K, C), or (C,) unless
+    they are `apart`. Without `parameters` these are constants.
+    """
+    images, weight, bias, upstream = (place(tensor).requires_grad_() for tensor in tensors)
+    leaves = [images, weight, bias] if parameters else [images]
+
+    def loss(images: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        weight, bias, upstream = rest
+        return (op(images, weight, bias, statistics) * upstream).square().sum()
+
+    if not parameters:
+        weight, bias = weight.detach(), bias.detach()
+    of_parameters = 0 if apart else None
+    found = vmap(grad(loss, tuple(range(len(leaves)))), (0, of_parameters, of_parameters, 0))(
+        images, weight, bias, upstream
     )
-    torch.testing.assert_close(found, expected, rtol=0.0, atol=REORDERED)
+    leaves.append(upstream)
+    return [
+        tensor.detach().cpu()
+        for tensor in (*found, *torch.autograd.grad(sum(x.square().sum() for x in found), leaves))
+    ]
+
+
+@pytest.mark.parametrize("statistics", ["instance", "batch"])
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("parameters", [False, True])
+def test_batches_under_vmap_and_grad_take_the_kernels(
+    statistics: str, apart: bool, parameters: bool
+) -> None:
+    batches = [inputs((3, 6, 5, 4), statistics) for _ in range(4)]
+    batches = [[tensor * (1 + number) for tensor in part] for number, part in enumerate(batches)]
+    images, weight, bias, slope = (torch.stack(tensors) for tensors in zip(*batches, strict=True))
+    tensors = [images, weight, bias, slope] if apart else [images, weight[0], bias[0], slope]
+    with Called() as called:
+        found = slopes_of_slopes(ops.norm_relu_pool, statistics, tensors, apart, parameters)
+    exact = slopes_of_slopes(
+        by_formula, statistics, [tensor.double() for tensor in tensors], apart, parameters
+    )
+    assert_near(found, exact)
+    # The loss is a function of the result and of upstream: each is differentiated once more.
+    assert sorted(set(called.ops)) == [FORWARD, BACKWARD, SECOND]
+    assert called.ops.count(FORWARD) == called.ops.count(SECOND) == 1
+
+
+def test_a_vmap_of_vmaps_is_one_batch() -> None:
+    images, weight, bias, slope = inputs((12, 6, 4, 6), "instance")
+    images, slope = images.view(2, 3, 2, 6, 4, 6), slope.view(2, 3, 2, 6, 2, 3)
+
+    def slopes(op: Callable[..., torch.Tensor], *given: torch.Tensor) -> torch.Tensor:
+        def loss(images: torch.Tensor, upstream: torch.Tensor) -> torch.Tensor:
+            return (op(images, given[0], given[1], "batch") * upstream).sum()
+
+        found: torch.Tensor = vmap(vmap(grad(loss)))(*given[2:])
+        return found.cpu()
+
+    tensors = [weight, bias, images, slope]
+    with Called() as called:
+        found = slopes(ops.norm_relu_pool, *map(place, tensors))
+    assert called.ops == [FORWARD, BACKWARD]
+    assert_near([found], [slopes(by_formula, *(tensor.double() for tensor in tensors))])
+
+
+# PyTorch has no third derivative of a batch norm.
+@pytest.mark.parametrize(("statistics", "order"), [("instance", 3), ("batch", 2)])
+def test_derivatives_of_derivatives(statistics: str, order: int) -> None:
+    images, weight, bias, _ = inputs((2, 3, 4, 4), statistics)
+
+    def last(op: Callable[..., torch.Tensor], *given: torch.Tensor) -> list[torch.Tensor]:
+        def function(images: torch.Tensor) -> torch.Tensor:
+            return op(images, given[1], given[2], statistics).pow(3).sum()
+
+        leaf = given[0].clone().requires_grad_()
+        value = function(leaf)
+        for _ in range(order):
+            (slope,) = torch.autograd.grad(value, leaf, create_graph=True)
+            value, function = slope.square().sum(), of_slope(function)
+        return [value.detach().cpu(), function(given[0]).cpu()]
+
+    tensors = [images, weight, bias]
+    found = last(ops.norm_relu_pool, *map(place, tensors))
+    assert_near(found, last(by_formula, *(tensor.double() for tensor in tensors)))
+
+
+def of_slope(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    return lambda x: grad(function)(x).square().sum()
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
+def test_forward_derivatives_are_pytorchs() -> None:
+    images, weight, bias, _ = map(place, inputs((2, 3, 4, 4), "instance"))
+    with Called() as called:
+        found = jvp(lambda x: ops.norm_relu_pool(x, weight, bias), (images,), (images.square(),))
+    exact = jvp(
+        lambda x: by_formula(x, weight.double(), bias.double(), "instance"),
+        (images.double(),),
+        (images.double().square(),),
+    )
+    assert_near([value.cpu() for value in found], [value.cpu() for value in exact])
+    assert not called.ops
 
 
 def test_no_images() -> None:
-    pooled = ops.norm_relu_pool(torch.empty(0, 5, 4, 4), torch.ones(5), torch.zeros(5))
-    assert pooled.shape == (0, 5, 2, 2)
+    tensors = [torch.empty(0, 5, 4, 4), torch.ones(5), torch.zeros(5), torch.empty(0, 5, 2, 2)]
+    second = [torch.empty(0, 5, 4, 4), torch.ones(5), torch.ones(5)]
+    found = values_and_slopes(ops.norm_relu_pool, tensors, "instance", second)
+    assert [len(values) for values in found] == [0, 0, 5, 5, 0, 5, 0]
+    assert not any(values.any() for values in found)
 
 
 @pytest.mark.parametrize(
@@ -234,15 +365,15 @@ def test_dtypes_must_agree() -> None:
 
 @pytest.mark.parametrize("statistics", [False, True])
 def test_registered_as_pytorch_asks(statistics: bool) -> None:
-    images, weight, bias, slope = inputs((2, 18, 5, 4), "batch")
+    images, weight, bias, slope = map(place, inputs((2, 18, 5, 4), "batch"))
     mean, rstd = torch.ops.pydream.norm_relu_pool(images, weight, bias, statistics, 1e-5)[1:]
     kept = [images, weight, bias, mean, rstd, slope]
     for op, arguments in (
         (torch.ops.pydream.norm_relu_pool, (images, weight, bias, statistics, 1e-5)),
-        (torch.ops.pydream.norm_relu_pool_backward, (kept, statistics, 1e-5)),
+        (torch.ops.pydream.norm_relu_pool_backward, (kept, statistics, 1e-5, True)),
         (
             torch.ops.pydream.norm_relu_pool_second_backward,
-            (kept, [images, weight, bias], statistics, 1e-5),
+            (kept, [images, weight, None], statistics, 1e-5, True),
         ),
     ):
         torch.library.opcheck(op, arguments)
@@ -298,3 +429,20 @@ def test_a_convnet_under_vmap_is_the_same() -> None:
     torch.testing.assert_close(
         together, torch.stack([network(image) for image in images]), rtol=REORDERED, atol=REORDERED
     )
+
+
+def test_matching_takes_the_kernels() -> None:
+    network = place_network(ConvNet(3, 8, width=4, norm="instance"))
+    images, labels = torch.rand(2, 5, 3, 8, 8), torch.tensor([0, 2])
+    images, labels = place(images).requires_grad_(), place(labels)
+    matcher = Matcher(network, "bidirectional")
+    with Called() as called:
+        answers = matcher(images, labels, together=True)
+        torch.autograd.grad(sum(slopes.square().sum() for slopes in answers.gradients), images)
+    assert sorted(set(called.ops)) == [FORWARD, BACKWARD, SECOND]
+    assert called.ops.count(FORWARD) == called.ops.count(SECOND) == 3
+
+
+def place_network(network: ConvNet) -> ConvNet:
+    moved: ConvNet = network.to(place(torch.empty(0)).device, memory_format=torch.channels_last)
+    return moved

@@ -64,6 +64,21 @@ def formation_and_slope(
     return result.detach(), torch.autograd.grad(result, images, upstream)[0]
 
 
+def block_inputs(generator: torch.Generator) -> Tensors:
+    images = torch.randn(3, 8, 6, 7, generator=generator)
+    return images, torch.randn(8, generator=generator), torch.randn(3, 8, 3, 3, generator=generator)
+
+
+def block_and_slopes(
+    op: Callable[..., Any], images: torch.Tensor, weight: torch.Tensor, upstream: torch.Tensor
+) -> Any:
+    leaves = [tensor.detach().requires_grad_() for tensor in (images, weight, upstream)]
+    pooled = op(leaves[0], leaves[1], leaves[1], "batch")
+    slopes = torch.autograd.grad(pooled, leaves[:2], leaves[2], create_graph=True)
+    second = torch.autograd.grad(slopes, leaves, [slope.detach() for slope in slopes])
+    return tuple(tensor.detach() for tensor in (pooled, *slopes, *second))
+
+
 def augment_inputs(generator: torch.Generator) -> Tensors:
     rows = ops.random_augment(2, 9, "color_rotate_cutout", seed=generator.initial_seed())
     return torch.randn(4, 3, 9, 9, generator=generator), rows
@@ -102,6 +117,7 @@ CASES: list[tuple[str, Callable[[torch.Generator], Tensors], Callable[..., Any]]
     ),
     ("multi_formation", formation_inputs, formation_and_slope),
     ("diff_augment", augment_inputs, augmented_and_back),
+    ("norm_relu_pool", block_inputs, block_and_slopes),
     ("representatives", kmeans_inputs, lambda op, x: op(x, 4, 2, max_iter=9)),
 ]
 

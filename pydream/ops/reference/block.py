@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
+from torch.func import vjp
 from torch.nn import functional
 
 
 def norm_relu_pool(
     images: Tensor, weight: Tensor, bias: Tensor, over_batch: bool, eps: float
 ) -> Tensor:
-    """Compute `pydream.ops.norm_relu_pool`."""
+    """Compute `pydream.ops.norm_relu_pool`.
+
+    With weight and bias (parts, C), the images are as many batches, one behind the other.
+    """
+    if weight.dim() == 2:
+        parts = zip(images.chunk(len(weight)), weight, bias, strict=True)
+        return torch.cat([norm_relu_pool(x, w, b, over_batch, eps) for x, w, b in parts])
     if over_batch:
         normed = functional.batch_norm(images, None, None, weight, bias, training=True, eps=eps)
     else:
@@ -21,34 +30,48 @@ def norm_relu_pool(
 def with_statistics(
     images: Tensor, weight: Tensor, bias: Tensor, over_batch: bool, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the result, mean and 1 / sqrt(variance + eps): (N, C), or (1, C) over a batch."""
-    variance, mean = torch.var_mean(images, (0, 2, 3) if over_batch else (2, 3), correction=0)
+    """Compute the result, mean and 1 / sqrt(variance + eps): (N, C), or (parts, C) over batches."""
+    parts = images.unflatten(0, (len(weight) if weight.dim() == 2 else 1, -1))
+    variance, mean = torch.var_mean(parts, (1, 3, 4) if over_batch else (3, 4), correction=0)
     rows = (-1, images.shape[1])
     pooled = norm_relu_pool(images, weight, bias, over_batch, eps)
-    return pooled, mean.view(rows), (variance + eps).rsqrt().view(rows)
+    return pooled, mean.reshape(rows), (variance + eps).rsqrt().reshape(rows)
 
 
-def backward(kept: list[Tensor], over_batch: bool, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the slopes with respect to images, weight and bias.
+def backward(
+    kept: Sequence[Tensor], over_batch: bool, eps: float, parameters: bool
+) -> list[Tensor]:
+    """Compute the slopes with respect to images and, if `parameters`, weight and bias.
 
     `kept` holds images, weight, bias, mean, 1 / deviation, and the slope of the pooled images.
     """
-    with torch.enable_grad():
-        leaves = [tensor.detach().requires_grad_() for tensor in kept[:3]]
-        pooled = norm_relu_pool(leaves[0], leaves[1], leaves[2], over_batch, eps)
-        of_images, of_weight, of_bias = torch.autograd.grad(pooled, leaves, kept[-1])
-    return of_images, of_weight, of_bias
+
+    def forward(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return norm_relu_pool(images, weight, bias, over_batch, eps)
+
+    pull: Callable[[Tensor], tuple[Tensor, ...]] = vjp(forward, *kept[:3])[1]
+    return list(pull(kept[-1])[: 3 if parameters else 1])
 
 
 def second_backward(
-    kept: list[Tensor], second: list[Tensor], over_batch: bool, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the slopes of the backward pass with respect to slope, images and weight."""
-    with torch.enable_grad():
-        leaves = [tensor.detach().requires_grad_() for tensor in kept[:3]]
-        slope = kept[-1].detach().requires_grad_()
-        pooled = norm_relu_pool(leaves[0], leaves[1], leaves[2], over_batch, eps)
-        slopes = torch.autograd.grad(pooled, leaves, slope, create_graph=True)
-        found = torch.autograd.grad(slopes, [slope, *leaves[:2]], second, materialize_grads=True)
-    of_slope, of_images, of_weight = found
-    return of_slope, of_images, of_weight
+    kept: Sequence[Tensor],
+    second: Sequence[Tensor | None],
+    over_batch: bool,
+    eps: float,
+    parameters: bool,
+) -> list[Tensor]:
+    """Compute the slopes of the backward pass with respect to slope, images and, if asked, weight.
+
+    A slope in `second` that is None is 0.
+    """
+
+    def first(slope: Tensor, images: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+        leaves = [images, weight, *kept[2:5], slope]
+        return tuple(backward(leaves, over_batch, eps, True))
+
+    pull: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]] = vjp(first, kept[-1], *kept[:2])[1]
+    given = tuple(
+        torch.zeros_like(leaf) if slope is None else slope
+        for leaf, slope in zip(kept, second, strict=False)
+    )
+    return list(pull(given)[: 3 if parameters else 2])
