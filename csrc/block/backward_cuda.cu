@@ -108,10 +108,10 @@ __global__ void __launch_bounds__(kColumns* kColumns)
     terms_kernel(const BlockTask task, const BackwardTask run) {
   const int64_t group = blockIdx.y, channels = task.channels;
   const int64_t channel = blockIdx.x * kColumns + threadIdx.x;
-  const float* table = run.sums + min(channel, channels - 1);
+  const int64_t read = min(channel, channels - 1);
   const int64_t begin = group * task.per_part, end = begin + task.per_part;
   const ColumnSums<2> sums = column_sums<2>(begin, end, [&](int64_t row, int number) {
-    return static_cast<double>(table[(number * run.images + row) * channels]);
+    return static_cast<double>(run.sums[(number * run.images + row) * channels + read]);
   });
   if (threadIdx.y > 0 || channel >= channels) return;
   const int64_t at = group * channels + channel;

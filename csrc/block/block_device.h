@@ -359,7 +359,7 @@ struct BlockPlan {
     const int64_t slabs = (quads + across - 1) / across;
     task = {images,
             norm,
-            std::max<int64_t>(shape.per_part(), 1),
+            shape.per_part(),
             static_cast<int>(shape.height),
             static_cast<int>(shape.width),
             static_cast<int>(shape.channels),

@@ -172,11 +172,11 @@ __global__ void __launch_bounds__(kColumns* kColumns)
     second_terms_kernel(const BlockTask task, const SecondTask run) {
   const int64_t group = blockIdx.y, channels = task.channels;
   const int64_t channel = blockIdx.x * kColumns + threadIdx.x;
-  const float* table = run.sums + min(channel, channels - 1);
+  const int64_t read = min(channel, channels - 1);
   const int64_t begin = group * task.per_part, end = begin + task.per_part;
   const int64_t at = group * channels + channel;
   const auto entry = [&](int64_t row, int number) {
-    return static_cast<double>(table[(number * run.images + row) * channels]);
+    return static_cast<double>(run.sums[(number * run.images + row) * channels + read]);
   };
   if (!task.over_batch) {  // the first rows are shares of the slope
     const double sum = column_sums<1>(begin, end, entry).at[0];

@@ -130,7 +130,7 @@ def test_far_from_zero(isa: str) -> None:
 def test_a_flat_image_is_its_bias(isa: str, statistics: Statistics) -> None:
     images = torch.full((2, 17, 4, 4), 0.3)
     weight, bias = torch.randn(17), torch.randn(17)
-    pooled = ops.norm_relu_pool(*map(place, (images, weight, bias)), statistics).cpu()
+    pooled = ops.norm_relu_pool(place(images), place(weight), place(bias), statistics).cpu()
     expected = bias.clamp(min=0).view(1, -1, 1, 1).expand(2, 17, 2, 2)
     torch.testing.assert_close(pooled, expected, rtol=0.0, atol=FLAT_ROUNDING)
 
@@ -150,7 +150,7 @@ def test_a_channel_of_weight_zero_has_a_slope(isa: str) -> None:
 def test_nan_stays(isa: str) -> None:
     images, weight, bias, _ = inputs((2, 20, 4, 4), "instance")
     images[1, 7, 0, 0] = float("nan")
-    pooled = ops.norm_relu_pool(*map(place, (images, weight, bias))).cpu()
+    pooled = ops.norm_relu_pool(place(images), place(weight), place(bias)).cpu()
     assert pooled[1, 7].isnan().all()
     assert not pooled[0].isnan().any()
 
@@ -432,17 +432,12 @@ def test_a_convnet_under_vmap_is_the_same() -> None:
 
 
 def test_matching_takes_the_kernels() -> None:
-    network = place_network(ConvNet(3, 8, width=4, norm="instance"))
-    images, labels = torch.rand(2, 5, 3, 8, 8), torch.tensor([0, 2])
-    images, labels = place(images).requires_grad_(), place(labels)
+    network = ConvNet(3, 8, width=4, norm="instance")
+    images, labels = place(torch.rand(2, 5, 3, 8, 8)).requires_grad_(), place(torch.tensor([0, 2]))
+    network.to(device=images.device).to(memory_format=torch.channels_last)
     matcher = Matcher(network, "bidirectional")
     with Called() as called:
         answers = matcher(images, labels, together=True)
-        torch.autograd.grad(sum(slopes.square().sum() for slopes in answers.gradients), images)
+        torch.autograd.grad([slopes.square().sum() for slopes in answers.gradients], images)
     assert sorted(set(called.ops)) == [FORWARD, BACKWARD, SECOND]
     assert called.ops.count(FORWARD) == called.ops.count(SECOND) == 3
-
-
-def place_network(network: ConvNet) -> ConvNet:
-    moved: ConvNet = network.to(place(torch.empty(0)).device, memory_format=torch.channels_last)
-    return moved
