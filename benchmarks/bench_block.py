@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,42 +21,66 @@ SAME = 1e-4
 PASSES = ("forward", "and backward", "and second backward")
 
 
-def measure(side: int, statistics: Statistics, passes: str, rounds: int) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(0)
+# Bytes that the passes move once, in quarters of those of the images.
+MOVED = {"forward": 5, "and backward": 14, "and second backward": 28}
+# Forward: mean, variance, scale, shift, ReLU, pool, about ten of each value; derivatives of it.
+OPERATIONS = {passes: 10 * (1 + number) for number, passes in enumerate(PASSES)}
+Inputs = tuple[Tensor, ...]
 
-    def drawn(size: int) -> Tensor:
-        values = torch.randn(IMAGES, WIDTH, size, size, generator=generator)
-        return values.to(memory_format=torch.channels_last)
 
-    images, slope, second = drawn(side), drawn(side // 2), drawn(side)
-    leaves = [images, torch.ones(WIDTH), torch.zeros(WIDTH)]
-    if passes != "forward":
-        leaves = [leaf.requires_grad_() for leaf in leaves]
-    upstream = slope.requires_grad_()
+def drawn(count: int, side: int, device: torch.device, seed: int) -> Inputs:
+    """Draw images, with weight, bias, the slope of their result, and that of their own slope."""
+    generator = torch.Generator(device).manual_seed(seed)
+    images, slope, second = (
+        torch.randn(count, WIDTH, size, size, generator=generator, device=device)
+        .to(memory_format=torch.channels_last)
+        .requires_grad_()
+        for size in (side, side // 2, side)
+    )
+    parameters = (torch.ones(WIDTH, device=device), torch.zeros(WIDTH, device=device))
+    return (images, *(leaf.requires_grad_() for leaf in parameters), slope, second)
 
-    def run_by(block: Callable[..., Tensor]) -> Callable[[], tuple[Tensor, ...]]:
-        def run() -> tuple[Tensor, ...]:
-            pooled = block()
-            if passes == "forward":
-                return (pooled,)
-            twice = passes == PASSES[2]
-            found = torch.autograd.grad(pooled, leaves, upstream, create_graph=twice)
-            if twice:
-                return torch.autograd.grad(found[0], (images, upstream), second)
-            return found
 
-        return run
+def run(block: Callable[..., Tensor], inputs: Inputs, passes: str) -> tuple[Tensor, ...]:
+    """Run a block of images, weight and bias, and its derivatives up to some pass."""
+    *leaves, upstream, second = inputs
+    if passes == "forward":
+        with torch.no_grad():
+            return (block(*leaves),)
+    twice = passes == PASSES[2]
+    found = torch.autograd.grad(block(*leaves), leaves, upstream, create_graph=twice)
+    if not twice:
+        return found
+    return torch.autograd.grad(found[0], (leaves[0], upstream), second)
 
-    images, weight, bias = leaves
-    batch = statistics == "batch"
-    ours = run_by(lambda: ops.norm_relu_pool(images, weight, bias, statistics))
-    eager = run_by(lambda: reference.norm_relu_pool(images, weight, bias, batch, 1e-5))
-    for mine, theirs in zip(ours(), eager(), strict=True):
-        # A value that is rounded across the kink of the ReLU has the other slope.
-        apart = (mine - theirs).abs() > SAME * theirs.abs().max()
+
+def agree(mine: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> None:
+    """Compare results, but for values that are rounded across the kink of the ReLU."""
+    for ours, other in zip(mine, theirs, strict=True):
+        apart = (ours - other).abs() > SAME * other.abs().max()
         assert apart.double().mean() < SAME
-    moved = {"forward": 5, "and backward": 14, "and second backward": 28}[passes]
-    source = torch.randn(images.numel() * moved // 8)  # in quarters, read and written
+
+
+def by_pydream(statistics: Statistics) -> Callable[..., Tensor]:
+    """Return the op for `run`."""
+    return lambda images, weight, bias: ops.norm_relu_pool(images, weight, bias, statistics)
+
+
+def by_pytorch(statistics: Statistics) -> Callable[..., Tensor]:
+    """Return PyTorch's operations for `run`."""
+    batch = statistics == "batch"
+    return lambda images, weight, bias: reference.norm_relu_pool(images, weight, bias, batch, 1e-5)
+
+
+def measure(side: int, statistics: Statistics, passes: str, rounds: int) -> dict[str, Any]:
+    inputs = drawn(IMAGES, side, torch.device("cpu"), 0)
+    ours, eager = (
+        partial(run, block, inputs, passes)
+        for block in (by_pydream(statistics), by_pytorch(statistics))
+    )
+    agree(ours(), eager())
+    images = inputs[0]
+    source = torch.randn(images.numel() * MOVED[passes] // 8)  # in quarters, read and written
     target = torch.empty_like(source)
     limit = "a copy of as many bytes as the passes move once"
     rivals: dict[str, Callable[[], object]] = {
@@ -64,9 +89,7 @@ def measure(side: int, statistics: Statistics, passes: str, rounds: int) -> dict
         limit: lambda: target.copy_(source),
     }
     timings = compare(rivals, rounds=rounds, threads=2)
-    # Forward: mean, variance, scale, shift, ReLU, pool, about ten of each value; derivatives of it.
-    passes_of_ten = 1 + PASSES.index(passes)
-    work = Work(images.nbytes * moved // 4, 10 * passes_of_ten * images.numel())
+    work = Work(images.nbytes * MOVED[passes] // 4, OPERATIONS[passes] * images.numel())
     return report(timings, ours="pydream", limit=limit, items=IMAGES, unit="image", work=work)
 
 

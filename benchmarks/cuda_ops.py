@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from benchmarks import bench_augment
+from benchmarks import bench_augment, bench_block
 from benchmarks.bench_multi_formation import OPERATIONS as FORMATION_OPERATIONS
 from benchmarks.bench_score import OPERATIONS as SCORE_OPERATIONS
 from benchmarks.comparison import Case, Rival, Setting, compared, measure
@@ -26,6 +26,7 @@ from benchmarks.cuda_events import copies, read_rate
 from benchmarks.published.dsa import augment
 from benchmarks.timing import Work
 from pydream import ops
+from pydream.ops.block import Statistics
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIDE, CANVAS = 112, 224
@@ -309,6 +310,32 @@ def augment_case(setting: Setting, kind: str) -> Case:
     )
 
 
+def block_case(
+    setting: Setting, count: int, side: int, statistics: Statistics, passes: str
+) -> Case:
+    """A block of a ConvNet behind its convolution, at a step's batch."""
+    size = count * bench_block.WIDTH * side**2
+    moved = size * bench_block.MOVED[passes]  # float32, in quarters
+    ours = bench_block.by_pydream(statistics)
+    theirs = bench_block.by_pytorch(statistics)
+    return compare(
+        setting,
+        lambda given: bench_block.run(ours, given, passes),
+        {
+            "norm, ReLU and pool of PyTorch": Rival(
+                lambda given: bench_block.run(theirs, given, passes)
+            )
+        },
+        [
+            bench_block.drawn(count, side, setting.device, seed)
+            for seed in range(copies(3 * size * 4, setting.device))
+        ],
+        bench_block.agree,
+        items=count,
+        work=Work(moved, bench_block.OPERATIONS[passes] * size),
+    )
+
+
 def peers() -> dict[str, str]:
     """Return which other libraries are here."""
     found = {"torchvision": version("torchvision")}
@@ -353,6 +380,15 @@ def cases(setting: Setting) -> dict[str, Callable[[], Case]]:
     for kind in ("crop", "rotate"):
         name = f"diff_augment, (256, 3, 32, 32) float32, {kind}"
         found[name] = partial(augment_case, setting, kind)
+    batch = 4 if small else 256
+    blocks: list[tuple[int, Statistics, str]] = [
+        *((32, "instance", passes) for passes in bench_block.PASSES),
+        (8, "instance", bench_block.PASSES[2]),
+        (32, "batch", bench_block.PASSES[1]),
+    ]
+    for side, statistics, passes in blocks:
+        name = f"norm_relu_pool, {batch} x 128 x {side} x {side}, {statistics}, {passes}"
+        found[name] = partial(block_case, setting, batch, side, statistics, passes)
     return found
 
 

@@ -1,7 +1,7 @@
 // The slopes with respect to images, weight and bias on CUDA; block_device.h says of what shapes,
 // and the limit.
 #include "block/block_cuda.h"
-#include "block/block_device.h"
+#include "block/block_plan.h"
 
 namespace pydream {
 namespace {
@@ -28,7 +28,7 @@ __device__ void sum_slopes(const BlockTask& task, const BackwardTask& run, const
   const float* image = task.images + lane.image * task.size();
   const float* pooled_slope = run.pooled_slope + lane.image * task.pooled_size();
   Quad g{}, g_d{};
-  over_cells(task, [&](const CellPlace& place) {
+  lane.over_cells(task, [&](const CellPlace& place) {
     SlopeCell cell;
     cell.load(task, lane, place, image, pooled_slope);
     if constexpr (kKeep) cell.keep(memory, place.slot);
@@ -54,7 +54,7 @@ __device__ void sum_slopes(const BlockTask& task, const BackwardTask& run, const
       *second = static_cast<float>(of_g_d);
       return;
     }
-    const Spread spread(task, lane.image, task.part(lane.image), channel);
+    const Spread spread(task, lane.image, lane.part, channel);
     const double pixels = static_cast<double>(task.height) * task.width;
     const SlopeTerms terms = slope_terms(spread.rstd, spread.scale, pixels, of_g, of_g_d);
     memory.terms[place] = terms.constant;
@@ -76,14 +76,14 @@ __global__ void __launch_bounds__(kThreads)
     if constexpr (kPhase == Phase::sums) return;
   }
   const auto term = [&](int number) {
-    const int64_t row = number * run.groups + task.group(lane.image);
-    return kPhase == Phase::all ? memory.term(number) : lane.row(run.terms + row * task.channels);
+    const int64_t row = number * run.groups + lane.group;
+    return kPhase == Phase::all ? memory.term(number) : lane.load(run.terms + row * task.channels);
   };
   const Quad constant = term(0), linear = term(1);
   const float* image = task.images + lane.image * task.size();
   const float* pooled_slope = run.pooled_slope + lane.image * task.pooled_size();
   float* slopes = run.image_slope + lane.image * task.size();
-  over_cells(task, [&](const CellPlace& place) {
+  lane.over_cells(task, [&](const CellPlace& place) {
     SlopeCell cell;
     if constexpr (kKeep) {
       cell.recall(memory, place.slot);
@@ -106,8 +106,8 @@ __global__ void __launch_bounds__(kThreads)
 // Terms of a group, and the slopes of weight and bias, from sums over each image.
 __global__ void __launch_bounds__(kColumns* kColumns)
     terms_kernel(const BlockTask task, const BackwardTask run) {
-  const int64_t group = blockIdx.y, channels = task.channels;
-  const int64_t channel = blockIdx.x * kColumns + threadIdx.x;
+  const int64_t group = blockIdx.x, channels = task.channels;
+  const int64_t channel = blockIdx.y * kColumns + threadIdx.x;
   const int64_t read = min(channel, channels - 1);
   const int64_t begin = group * task.per_part, end = begin + task.per_part;
   const ColumnSums<2> sums = column_sums<2>(begin, end, [&](int64_t row, int number) {

@@ -2,11 +2,11 @@
 //
 // Shapes: images and their slopes [N, H, W, C], pooled values and theirs [N, H / 2, W / 2, C], all
 // channels-last and float32; statistics [groups, C], parameters [parts, C].
-// Presumes: that a block keeps its part of an image in shared memory (kMostKept; up to 32 x 32
-// pixels in every pass). Of larger images it reads it twice, the second time from the second-level
-// cache if that holds what all running blocks read.
-// Limit: bandwidth. In quarters of the images' bytes, forward moves 5, backward 9, and the second
-// derivative 14; with statistics over a batch, which take a second read, 9, 14 and 23.
+// Presumes: that a block keeps its part of an image in shared memory (kMostKept of block_plan.h; up
+// to 32 x 32 pixels in every pass). Of larger images it reads it twice, the second time from the
+// second-level cache if that holds what all running blocks read. Limit: bandwidth. In quarters of
+// the images' bytes, forward moves 5, backward 9, and the second derivative 14; with statistics
+// over a batch, which take a second read, 9, 14 and 23.
 //
 // With statistics of each image, one kernel does everything but the slopes of weight and bias,
 // which are sums over images. With statistics over a batch, a first kernel sums over each image, a
@@ -16,10 +16,6 @@
 // Threads along x have neighbouring channels, those along y neighbouring cells. How an image is
 // divided depends on its size alone, so that its sums have one order whatever the batch.
 #pragma once
-
-#include <algorithm>
-#include <initializer_list>
-#include <type_traits>
 
 #include "block/block.h"
 #include "common/launch.h"
@@ -47,22 +43,21 @@ __device__ Quad each(const Term& term) {
 struct BlockTask {
   const float* images;  // [N, H, W, C]
   BlockNorm norm;
-  int64_t per_part;  // images
+  unsigned per_part;  // images
+  unsigned slabs;     // blocks that share an image, each with some channels
   int height;
   int width;
   int channels;
   int columns;  // cells along a row, the last one cut if the width is odd
   int cells;
-  int slabs;  // blocks that share an image, each with some channels
+  int step_rows;  // from a thread's cell to its next one, down
+  int step_columns;
   bool over_batch;
 
   __device__ int64_t size() const { return static_cast<int64_t>(height) * width * channels; }
   __device__ int64_t pooled_size() const {
     return static_cast<int64_t>(height / 2) * (width / 2) * channels;
   }
-  __device__ int64_t part(int64_t image) const { return image / per_part; }
-  // The row of the statistics, [groups, C].
-  __device__ int64_t group(int64_t image) const { return over_batch ? part(image) : image; }
 };
 
 // A cell of a thread.
@@ -85,41 +80,43 @@ struct CellPlace {
   }
 };
 
-// Calls visit(cell) for all cells of this thread.
-template <class Visit>
-__device__ void over_cells(const BlockTask& task, const Visit& visit) {
-  const int step = static_cast<int>(blockDim.y);
-  const int rows = step / task.columns, columns = step % task.columns;
-  int y = static_cast<int>(threadIdx.y) / task.columns;
-  int x = static_cast<int>(threadIdx.y) % task.columns;
-  int slot = 0;
-  for (int cell = static_cast<int>(threadIdx.y); cell < task.cells; cell += step) {
-    visit(CellPlace{slot++, y, x, 2 * y + 1 < task.height && 2 * x + 1 < task.width});
-    y += rows;
-    x += columns;
-    if (x >= task.columns) {
-      x -= task.columns;
-      ++y;
-    }
-  }
-}
-
-// A thread's image and channels. Channels behind the last are read as if they were the last ones,
-// and not written.
+// A thread's image, channels and cells. Channels behind the last are read as if they were the last
+// ones, and not written.
 template <bool kWide>
 struct Lane {
   int channels;
   int slab;  // the first channel of this block
   int first;
+  int row;  // of the first cell
+  int column;
   int64_t image;
+  int64_t part;
+  int64_t group;  // that shares the image's statistics
 
   __device__ explicit Lane(const BlockTask& task)
       : channels(task.channels),
         slab(static_cast<int>(blockIdx.x % task.slabs * blockDim.x) * kQuad),
         first(slab + static_cast<int>(threadIdx.x) * kQuad),
-        image(blockIdx.x / task.slabs) {}
+        row(static_cast<int>(threadIdx.y) / task.columns),
+        column(static_cast<int>(threadIdx.y) % task.columns),
+        image(blockIdx.x / task.slabs),
+        part(blockIdx.x / task.slabs / task.per_part),
+        group(task.over_batch ? part : image) {}
 
-  __device__ int readable(int i) const { return min(first + i, channels - 1); }
+  // Calls visit(cell) for all cells of this thread.
+  template <class Visit>
+  __device__ void over_cells(const BlockTask& task, const Visit& visit) const {
+    int y = row, x = column, slot = 0;
+    for (int cell = static_cast<int>(threadIdx.y); cell < task.cells; cell += blockDim.y) {
+      visit(CellPlace{slot++, y, x, 2 * y + 1 < task.height && 2 * x + 1 < task.width});
+      y += task.step_rows;
+      x += task.step_columns;
+      if (x >= task.columns) {
+        x -= task.columns;
+        ++y;
+      }
+    }
+  }
 
   // From values of all channels, [C], aligned to 16 bytes if kWide.
   __device__ Quad load(const float* from) const {
@@ -127,12 +124,7 @@ struct Lane {
       const float4 quad = *reinterpret_cast<const float4*>(from + min(first, channels - kQuad));
       return {{quad.x, quad.y, quad.z, quad.w}};
     }
-    return row(from);
-  }
-
-  // From parameters or statistics, which need not be aligned.
-  __device__ Quad row(const float* from) const {
-    return each([&](int i) { return from[readable(i)]; });
+    return each([&](int i) { return from[min(first + i, channels - 1)]; });
   }
 
   __device__ void store(const Quad& quad, float* to) const {
@@ -234,12 +226,12 @@ struct Channels {
 
   template <bool kWide>
   __device__ Channels(const BlockTask& task, const Lane<kWide>& lane) {
-    const int64_t part = task.part(lane.image), row = task.group(lane.image) * task.channels;
-    const Quad weight = lane.row(task.norm.weight.row(part));
-    const Quad rstd = lane.row(task.norm.rstd + row);
-    mean = lane.row(task.norm.mean + row);
+    const int64_t statistics = lane.group * task.channels;
+    const Quad weight = lane.load(task.norm.weight.row(lane.part));
+    const Quad rstd = lane.load(task.norm.rstd + statistics);
+    mean = lane.load(task.norm.mean + statistics);
     scale = each([&](int i) { return weight.at[i] * rstd.at[i]; });
-    bias = lane.row(task.norm.bias.row(part));
+    bias = lane.load(task.norm.bias.row(lane.part));
   }
 
   __device__ float deviation(float value, int i) const { return value - mean.at[i]; }
@@ -323,85 +315,7 @@ __device__ ColumnSums<kSums> column_sums(int64_t begin, int64_t end, const Term&
   return sums;
 }
 
-// Launches a kernel that calls column_sums<kSums> for rows of [groups, C].
-template <int kSums, class... Parameters, class... Arguments>
-void launch_columns(void (*kernel)(Parameters...), int64_t groups, int64_t channels,
-                    cudaStream_t stream, Arguments... arguments) {
-  const dim3 grid(static_cast<unsigned>((channels + kColumns - 1) / kColumns),
-                  static_cast<unsigned>(groups));
-  launch(kernel, grid, dim3(kColumns, kColumns), kSums * kColumns * kColumns * sizeof(double),
-         stream, arguments...);
-}
-
 // What a kernel does: all of it; or, with statistics over a batch, its sums or what follows them.
 enum class Phase { all, sums, apply };
-
-// Of a block: three share a multiprocessor of an H100, two one of an A100.
-constexpr size_t kMostKept = 72 * 1024;
-
-// How images are divided. The kernels' template parameters: kWide, if channels are read four at a
-// time; kKeep, if a block keeps its part of an image.
-struct BlockPlan {
-  BlockTask task;
-  dim3 grid;
-  dim3 block;
-  bool wide;
-
-  BlockPlan(const BlockShape& shape, const float* images, const BlockNorm& norm, bool wide)
-      : task{}, wide(wide) {
-    constexpr int64_t kMostAcross = 32, kMostDown = 128;
-    const int64_t columns = (shape.width + 1) / 2, cells = columns * ((shape.height + 1) / 2);
-    const int64_t quads = (shape.channels + kQuad - 1) / kQuad;
-    int64_t down = 1, across = 1;
-    while (down < std::min(cells, kMostDown)) down *= 2;
-    while (across < std::min({quads, kMostAcross, kThreads / down})) across *= 2;
-    down = std::max(down, 32 / across);  // whole warps
-    const int64_t slabs = (quads + across - 1) / across;
-    task = {images,
-            norm,
-            shape.per_part(),
-            static_cast<int>(shape.height),
-            static_cast<int>(shape.width),
-            static_cast<int>(shape.channels),
-            static_cast<int>(columns),
-            static_cast<int>(cells),
-            static_cast<int>(slabs),
-            shape.over_batch};
-    grid = dim3(static_cast<unsigned>(shape.images * slabs));
-    block = dim3(static_cast<unsigned>(across), static_cast<unsigned>(down));
-  }
-
-  // Shared memory of a kernel, as BlockMemory divides it.
-  template <int kSums, int kTerms>
-  size_t reduced() const {
-    return (kSums * (block.x * block.y / 32) + kTerms) * block.x * sizeof(Quad);
-  }
-  template <int kKept>
-  size_t kept() const {
-    return (task.cells + block.y - 1) / block.y * kKept * block.x * block.y * sizeof(Quad);
-  }
-
-  // Calls run(std::bool_constant<kWide>, std::bool_constant<kKeep>, shared memory).
-  template <int kSums, int kTerms, int kKept, bool kMayKeep, class Run>
-  void choose(const Run& run) const {
-    const auto with = [&](auto keep, size_t more) {
-      const size_t shared = reduced<kSums, kTerms>() + more;
-      wide ? run(std::true_type{}, keep, shared) : run(std::false_type{}, keep, shared);
-    };
-    if constexpr (kMayKeep) {
-      if (kept<kKept>() <= kMostKept) return with(std::true_type{}, kept<kKept>());
-    }
-    with(std::false_type{}, 0);
-  }
-};
-
-// Whether channels can be read four at a time.
-inline bool all_aligned(const BlockShape& shape, std::initializer_list<const void*> pointers) {
-  bool aligned = shape.channels % kQuad == 0;
-  for (const void* pointer : pointers) {
-    aligned = aligned && reinterpret_cast<uintptr_t>(pointer) % sizeof(Quad) == 0;
-  }
-  return aligned;
-}
 
 }  // namespace pydream

@@ -1,6 +1,6 @@
 // Norm, ReLU and 2 x 2 average pool on CUDA; block_device.h says of what shapes, and the limit.
 #include "block/block_cuda.h"
-#include "block/block_device.h"
+#include "block/block_plan.h"
 
 namespace pydream {
 namespace {
@@ -25,7 +25,7 @@ __device__ void find_statistics(const BlockTask& task, const ForwardTask& run,
   const float* image = task.images + lane.image * task.size();
   const double pixels = static_cast<double>(task.height) * task.width;
   Quad sum{};
-  over_cells(task, [&](const CellPlace& cell) {
+  lane.over_cells(task, [&](const CellPlace& cell) {
     Quad values[kCellPixels];
     lane.load_cell(task, cell, image, values);
 #pragma unroll
@@ -40,7 +40,7 @@ __device__ void find_statistics(const BlockTask& task, const ForwardTask& run,
   });
   const Quad mean = memory.term(0);
   Quad squares{};
-  over_cells(task, [&](const CellPlace& cell) {
+  lane.over_cells(task, [&](const CellPlace& cell) {
     Quad values[kCellPixels];
     if constexpr (!kKeep) lane.load_cell(task, cell, image, values);
 #pragma unroll
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kThreads)
   const Channels channels(task, lane);
   const float* image = task.images + lane.image * task.size();
   float* pooled = run.pooled + lane.image * task.pooled_size();
-  over_cells(task, [&](const CellPlace& cell) {
+  lane.over_cells(task, [&](const CellPlace& cell) {
     if (!cell.whole) return;
     Quad values[kCellPixels];
     if constexpr (!kKeep) lane.load_cell(task, cell, image, values);
@@ -99,8 +99,8 @@ __global__ void __launch_bounds__(kThreads)
 // Mean and 1 / deviation over the images of a group, from those of each image.
 __global__ void __launch_bounds__(kColumns* kColumns)
     statistics_kernel(const BlockTask task, const ForwardTask run) {
-  const int64_t group = blockIdx.y, channels = task.channels;
-  const int64_t channel = blockIdx.x * kColumns + threadIdx.x;
+  const int64_t group = blockIdx.x, channels = task.channels;
+  const int64_t channel = blockIdx.y * kColumns + threadIdx.x;
   const int64_t read = min(channel, channels - 1);
   const int64_t begin = group * task.per_part, end = begin + task.per_part;
   const double pixels = static_cast<double>(task.height) * task.width;

@@ -1,7 +1,7 @@
 // The second derivative on CUDA: slopes of a function of what backward_cuda.cu finds.
 // block_device.h says of what shapes, and the limit.
 #include "block/block_cuda.h"
-#include "block/block_device.h"
+#include "block/block_plan.h"
 
 namespace pydream {
 namespace {
@@ -80,7 +80,7 @@ template <bool kWide, bool kKeep, Phase kPhase, class Memory>
 __device__ void sum_second(const BlockTask& task, const SecondTask& run, const Lane<kWide>& lane,
                            const Channels& channels, const Memory& memory) {
   Quad sums[kSecondSums] = {};  // as in SecondSums
-  over_cells(task, [&](const CellPlace& place) {
+  lane.over_cells(task, [&](const CellPlace& place) {
     SecondCell found;
     found.load(task, run, lane, place);
     if constexpr (kKeep) found.keep(memory, place.slot);
@@ -112,10 +112,9 @@ __device__ void sum_second(const BlockTask& task, const SecondTask& run, const L
     const SecondSums totals = {memory.total(0, place), memory.total(1, place),
                                memory.total(2, place), memory.total(3, place),
                                memory.total(4, place)};
-    const int64_t part = task.part(lane.image);
     const SecondTerms terms =
-        run.terms_of(Spread(task, lane.image, part, channel),
-                     static_cast<double>(task.height) * task.width, totals, part, channel);
+        run.terms_of(Spread(task, lane.image, lane.part, channel),
+                     static_cast<double>(task.height) * task.width, totals, lane.part, channel);
     put_terms(terms, [&](int number, float term) {
       memory.terms[number * slab_channels() + place] = term;
     });
@@ -124,7 +123,7 @@ __device__ void sum_second(const BlockTask& task, const SecondTask& run, const L
 }
 
 template <bool kWide, bool kKeep, Phase kPhase>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     second_kernel(const BlockTask task, const SecondTask run) {
   const Lane<kWide> lane(task);
   const BlockMemory<kSecondSums, kTerms, kKept> memory;
@@ -134,14 +133,14 @@ __global__ void __launch_bounds__(kThreads)
     if constexpr (kPhase == Phase::sums) return;
   }
   const auto term = [&](int number) {
-    const int64_t row = number * run.groups + task.group(lane.image);
-    return kPhase == Phase::all ? memory.term(number) : lane.row(run.terms + row * task.channels);
+    const int64_t row = number * run.groups + lane.group;
+    return kPhase == Phase::all ? memory.term(number) : lane.load(run.terms + row * task.channels);
   };
   const Quad factor = term(0), offset = term(1), v_factor = term(2), linear = term(3),
              constant = term(4);
   float* results = run.image + lane.image * task.size();
   float* pooled = run.pooled + lane.image * task.pooled_size();
-  over_cells(task, [&](const CellPlace& place) {
+  lane.over_cells(task, [&](const CellPlace& place) {
     SecondCell found;
     if constexpr (kKeep) {
       found.recall(memory, place.slot);
@@ -170,8 +169,8 @@ __global__ void __launch_bounds__(kThreads)
 // Terms of a group, and the slope of the weight, from sums over each image.
 __global__ void __launch_bounds__(kColumns* kColumns)
     second_terms_kernel(const BlockTask task, const SecondTask run) {
-  const int64_t group = blockIdx.y, channels = task.channels;
-  const int64_t channel = blockIdx.x * kColumns + threadIdx.x;
+  const int64_t group = blockIdx.x, channels = task.channels;
+  const int64_t channel = blockIdx.y * kColumns + threadIdx.x;
   const int64_t read = min(channel, channels - 1);
   const int64_t begin = group * task.per_part, end = begin + task.per_part;
   const int64_t at = group * channels + channel;
