@@ -55,6 +55,7 @@ SANITIZERS = {
 # A few tests of every family of kernels: a launch takes a hundred times as long under a sanitizer.
 FAMILIES = (
     "augment",
+    "block",
     "cells",
     "collage",
     "crop",
@@ -66,6 +67,7 @@ FAMILIES = (
 FEW = (
     "far_down or identity or canvas_and_cast or every_position or is_the_contract or loop_over"
     " or as_alone or given_centroids_of_each or more_layers_than_a_launch or least_squares_cell"
+    " or batches_under_vmap_and_grad"
 )
 # Of DREAM+ on CIFAR-10, but for a tenth of the steps.
 PUBLISHED_SIZE = {
