@@ -14,7 +14,6 @@ from pydream.data.source import Source
 from pydream.errors import ImageError, PydreamError
 from pydream.processors import usable_processors
 
-
 # Side up to which threads cost more than they save: 10,000 images of 32 pixels take 1.0 s in one
 # thread and 2.1 s in two, which hold the interpreter's lock for most of the time.
 _SMALL = 64
