@@ -17,9 +17,9 @@
 // dropped: an error of 2^-21 of the product. 16-bit samples are exact in tf32. Centres are taken
 // relative to a point near the samples, so that the compared values are small if the samples are
 // close together (kmeans_kernel.h has the formula). Sums of products start at minus the bias, so
-// that the largest sum is the smallest score. Unless `fast`, the second smallest score is kept,
-// too: if the two are closer than their rounding, the sample is marked, and distances decide
-// (move_cuda.cu).
+// that the largest sum is the smallest score. Unless `fast`, the second and the third smallest
+// score are kept, too: if the first two are closer than their rounding, distances to these two
+// centres decide, and if the third is as close, distances to all (move_cuda.cu).
 #include <type_traits>
 
 #include "common/host_device.h"
@@ -197,16 +197,39 @@ __device__ void take_sums(int first, const Sums& sum, Best& best) {
   }
 }
 
-// Smallest and second smallest score of a sample, over some of the centres.
+// The three smallest scores of a sample, over some of the centres: of the first its centre, of the
+// second too, or -1 if it is not known. A thread knows two scores, and the second bounds the third.
 struct Least {
-  float score, second;
-  int32_t centre;
+  float score, second, third;
+  int32_t centre, rival;
 };
 
-__device__ Least least_of(const Least& a, const Least& b) {
-  const bool first = a.score < b.score || (a.score == b.score && a.centre < b.centre);
-  const float second = fminf(fmaxf(a.score, b.score), fminf(a.second, b.second));
-  return {first ? a.score : b.score, second, first ? a.centre : b.centre};
+template <bool kExact>
+__device__ Least least_of(Least winner, Least loser) {
+  if (loser.score < winner.score || (loser.score == winner.score && loser.centre < winner.centre)) {
+    const Least other = winner;  // by value: a reference to either would lie on the stack
+    winner = loser;
+    loser = other;
+  }
+  if (!kExact) return winner;
+  const bool known = loser.score <= winner.second;  // the second smallest is the loser's first
+  winner.third = known ? fminf(winner.second, loser.second) : fminf(winner.third, loser.score);
+  winner.second = known ? loser.score : winner.second;
+  winner.rival = known ? loser.centre : winner.rival;
+  return winner;
+}
+
+template <bool kExact>
+__device__ Least of_lane_xor(const Least& own, int distance) {
+  Least other = own;
+  other.score = __shfl_xor_sync(kAllLanes, own.score, distance);
+  other.centre = __shfl_xor_sync(kAllLanes, own.centre, distance);
+  if (kExact) {
+    other.second = __shfl_xor_sync(kAllLanes, own.second, distance);
+    other.third = __shfl_xor_sync(kAllLanes, own.third, distance);
+    other.rival = __shfl_xor_sync(kAllLanes, own.rival, distance);
+  }
+  return other;
 }
 
 // Upper bound of the distances between a problem's centres and the origin; by a block, to all
@@ -227,42 +250,59 @@ __device__ float farthest_reach(const KmeansOnDevice& k, int64_t first_centre, i
   return most;
 }
 
-// Twice the error bound of a score: of a bias and products |x| * reach, added in 3 * D / 8 steps of
-// tensor cores that truncate below 2^-23, of the 2^-20 of their parts, and of the bias itself.
-__device__ float score_margin(const KmeansOnDevice& k, int64_t problem, int64_t row, float reach) {
+// Error bound of the score of a centre at distance `reach` from the origin: of a bias and products
+// |x| * reach, added in 3 * D / 8 steps of tensor cores that truncate below 2^-23, of the 2^-20 of
+// their parts, and of the bias itself.
+__device__ float score_error(const KmeansOnDevice& k, int64_t problem, int64_t row, float reach) {
   const float slack = static_cast<float>(k.x.dim + 72) * 0x1p-24f;
   const float origin = k.origin_length[problem];
-  return 2.0f * slack * reach * (sqrtf(k.length[row]) + 2.0f * origin + reach);
+  return slack * reach * (sqrtf(k.length[row]) + 2.0f * origin + reach);
+}
+
+// The label of a row, and how sure it is; `farthest` is the largest reach of the problem's centres.
+__device__ void decide(const KmeansOnDevice& k, int64_t problem, int64_t row, const Least& least,
+                       float farthest) {
+  const float* reach = k.reach + k.table[problem].first_centre;
+  const float error = score_error(k, problem, row, reach[least.centre]);
+  const float beyond = score_error(k, problem, row, farthest);
+  const bool of_two = least.third - least.score > error + beyond;
+  const int32_t rival = of_two ? least.rival : -1;
+  const float other = rival < 0 ? beyond : score_error(k, problem, row, reach[rival]);
+  const bool sure = of_two && least.second - least.score > error + other;
+  k.next[row] = sure ? least.centre : ~least.centre;
+  k.rival[row] = rival;
 }
 
 // The smallest score of every sample, over the threads that share its sums.
 template <bool kExact>
-__device__ void write_nearest(const KmeansOnDevice& k, const Best& best, float reach,
-                              Least* least) {
+__device__ void write_nearest(const KmeansOnDevice& k, const Best& best, float farthest,
+                              Least* shared) {
   // Searched again, so that no registers keep them until here.
   const TileRows rows = rows_of(k, blockIdx.x);
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
 #pragma unroll
   for (int row = 0; row < kRowTiles * 2; ++row) {
-    Least here = {-best.sum[row], -best.second[row], best.centre[row]};
+    const float second = kExact ? -best.second[row] : kInfinity;
+    Least here = {-best.sum[row], second, second, best.centre[row], -1};
 #pragma unroll
     for (int distance = 1; distance < 4; distance *= 2) {
-      const float score = __shfl_xor_sync(kAllLanes, here.score, distance);
-      const float second = kExact ? __shfl_xor_sync(kAllLanes, here.second, distance) : kInfinity;
-      const int32_t centre = __shfl_xor_sync(kAllLanes, here.centre, distance);
-      here = least_of(here, {score, second, centre});
+      here = least_of<kExact>(here, of_lane_xor<kExact>(here, distance));
     }
     const int place = warp / 4 * 64 + row / 2 * 16 + row % 2 * 8 + lane / 4;
-    if (lane % 4 == 0) least[warp % 4 * kTileRows + place] = here;
+    if (lane % 4 == 0) shared[warp % 4 * kTileRows + place] = here;
   }
   __syncthreads();
   const int place = static_cast<int>(threadIdx.x);
   if (place >= kTileRows || rows.begin + place >= rows.end) return;
-  Least all = least[place];
-  for (int part = 1; part < 4; ++part) all = least_of(all, least[part * kTileRows + place]);
-  const int64_t row = rows.begin + place;
-  const bool sure = !kExact || all.second - all.score > score_margin(k, rows.problem, row, reach);
-  k.next[row] = sure ? all.centre : ~all.centre;
+  Least all = shared[place];
+  for (int part = 1; part < 4; ++part) {
+    all = least_of<kExact>(all, shared[part * kTileRows + place]);
+  }
+  if (kExact) {
+    decide(k, rows.problem, rows.begin + place, all, farthest);
+  } else {
+    k.next[rows.begin + place] = all.centre;
+  }
 }
 
 // With kParts pieces of a row, the samples stay in shared memory; with 0, there are any number, and
@@ -319,8 +359,8 @@ __global__ void __launch_bounds__(kThreads, kTerms > 1 ? 1 : 2)
   __syncthreads();  // before the samples and centres are overwritten
   auto* least = reinterpret_cast<Least*>(samples);     // [4, 128]
   float* reaches = reinterpret_cast<float*>(centres);  // [kWarps]
-  const float reach = kExact ? farthest_reach(k, first_centre, count, reaches) : 0.0f;
-  write_nearest<kExact>(k, best, reach, least);
+  const float farthest = kExact ? farthest_reach(k, first_centre, count, reaches) : 0.0f;
+  write_nearest<kExact>(k, best, farthest, least);
 }
 
 template <class T, class Format, int kTerms, int kParts>

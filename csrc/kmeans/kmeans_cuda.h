@@ -36,6 +36,7 @@ struct KmeansOnDevice {
   float* near;           // [T], squared distances to the own centre, where needed
   int32_t* label;        // [T], labels that the sums reflect
   int32_t* next;         // [T], labels for the current centres; ~label if scores do not decide
+  int32_t* rival;        // [T], where scores do not decide: the only other candidate, or -1
   uint32_t* prepared;    // [C, padded], centres minus the origin, in the format of the comparison
   float* bias;           // [C]
   float* reach;          // [C], distances to the origin

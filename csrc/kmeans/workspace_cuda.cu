@@ -32,6 +32,7 @@ int64_t kmeans_workspace(KmeansOnDevice* k, unsigned char* memory) {
   layout.take(&k->near, k->x.count);
   layout.take(&k->label, k->x.count);
   layout.take(&k->next, k->x.count);
+  layout.take(&k->rival, k->x.count);
   layout.take(&k->prepared, k->centres * k->padded);
   layout.take(&k->bias, k->centres);
   layout.take(&k->reach, k->centres);
