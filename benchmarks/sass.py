@@ -41,6 +41,7 @@ from benchmarks.sass_model import (
     busiest,
     cycles,
     expected,
+    loop_of,
     memory_cycles,
     moved,
     work_of,
@@ -145,7 +146,8 @@ def describe(name: str, code: Sequence[Instruction], needed: Resources, threads:
             if of_kind
         },
     }
-    hot = hot_loop(loops(code))
+    found = loops(code, work.rare) if work else loops(code)
+    hot = (loop_of(work.phases[0], found) if work else None) or hot_loop(found)
     if hot:
         kernel["loop"] = {"all": len(hot.code), **{k: hot.kinds[k] for k in KINDS if hot.kinds[k]}}
         kernel["unit"], busy = busiest(cycles(hot.code))

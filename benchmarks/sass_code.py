@@ -221,7 +221,7 @@ def loops(code: Sequence[Instruction], rare: str = CALLS) -> list[Loop]:
                     if each not in body:
                         body.add(each)
                         pending += before[each]
-    return [
+    made = [
         Loop(
             header,
             tuple(
@@ -230,6 +230,7 @@ def loops(code: Sequence[Instruction], rare: str = CALLS) -> list[Loop]:
         )
         for header, body in sorted(found.items())
     ]
+    return [loop for loop in made if loop.code]
 
 
 def _blocks(code: Sequence[Instruction]) -> dict[int, list[Instruction]]:

@@ -112,11 +112,13 @@ class Phase:
     Attributes
     ----------
     where
-        "inner": the innermost loop with the most markers; "hot": the loop with the most tensor
-        instructions and all that it contains; "around": the loop around the hot one, without loops
-        inside; "once": all that is in no loop; "rest": all that is in no innermost loop.
+        "inner": the innermost loop with the most markers or, if none has one, the loop that has
+        markers and contains no other with them; "around": the loop around it (around the hot loop
+        without a marker), less the loops inside; "outer": all loops around that one, likewise;
+        "hot": the loop with the most markers, the shortest of several, and all inside; "once": what
+        is in no loop.
     times
-        Warps' executions of the marker or, without one, of the part.
+        Executions of the marker in "inner" and "hot", and else of the part, by warps.
     marker
         Pattern of a whole opcode.
     """
@@ -159,36 +161,39 @@ class Work:
 
 
 # Each unit is what a warp does in one go, unless the comment says otherwise.
-_TAPS = 2 * 295 / 112  # of an axis
+_STEP = 295 / 112
 _KMEANS = "k 1000 or more, D 128: the products alone"
 WORK = [
-    # Eight rows of a patch, three warps in four of which see a column, and eight of its margin:
-    # boxes of 295 x 295, as the benchmark draws them on average.
+    # Eight rows of a patch and eight of its margins, by a block each of eight warps; boxes are of
+    # 295 x 295, as the benchmark draws them on average. A pair of rows takes the source rows under
+    # both; a warp sums 32 bytes of each of four parts. 28 warps take the pixels of 8 rows of 112.
     Work(
         r"crop_kernel<BFloat16, 3>",
         "1500 patches of 112 in 224",
         (
-            Phase("inner", 8 * _TAPS * 2 * 7, r"LD\.E"),
-            Phase("inner", 8 / 4 * _TAPS * 12 * 3.5, r"LDS"),
-            Phase("inner", 8 * 3 * (224 + 112) / 32, r"STG\.E\.U16"),
-            Phase("rest", 8),
+            Phase("inner", 4 * (3 * _STEP + 1) * 4 * 8, r"LDS\.U8"),
+            Phase("around", 4 * 8, r"LDS\.U8"),
+            Phase("inner", 28 * 2 * _STEP * 3, r"LDS"),
+            Phase("inner", (9 * _STEP + 1) * 2, r"LDGSTS.*"),
+            Phase("inner", 8 * (3 + 1 + 1 + 2), r"STG\.E\.128"),
+            Phase("outer", 8, r"LDS\.U8"),
             Phase("once", 8),
         ),
         nbytes=842_948_931 / 1500 / 14,
-        shared=35_000,
-        rare=rf"{CALLS}|LD\.E\.U8",
+        shared=74_000,
+        rare=rf"{CALLS}|LDG?\.E\.U8",
     ),
     # A row of logits.
     Work(
         r"score_kernel<float, false>",
         "(30000, 1000)",
-        (Phase("inner", 1000 / 4 / 32, r"LDG\.E\.128"), Phase("around", 1)),
+        (Phase("inner", 1000 / 4 / 32, r"LDG\.E\.128"), Phase("around", 1, r"LDG\.E\.128")),
         nbytes=4000 + 12,
     ),
     Work(
         r"score_kernel<BFloat16, false>",
         "(30000, 1000)",
-        (Phase("inner", 1000 / 8 / 32, r"LDG\.E\.128"), Phase("around", 1)),
+        (Phase("inner", 1000 / 8 / 32, r"LDG\.E\.128"), Phase("around", 1, r"LDG\.E\.128")),
         nbytes=2000 + 12,
     ),
     # A channel of an image: 224 rows of 14 words, by a block.
@@ -214,7 +219,7 @@ WORK = [
     Work(
         r"adjoint_kernel<float>",
         "40 of 224, factor 2",
-        (Phase("around", 18), Phase("once", 1)),
+        (Phase("around", 18, r"LDG\.E"), Phase("once", 1)),
         nbytes=8 * 32 * 4 * 5,
     ),
     # 32 values of two lists, and of the third.
@@ -282,27 +287,45 @@ def expected(work: Work, code: Sequence[Instruction], warps: int) -> tuple[float
     return limit / most, unit
 
 
+def loop_of(phase: Phase, found: Sequence[Loop]) -> Loop | None:
+    """Return the loop that a phase names by its marker; the hot loop without one."""
+
+    def markers(loop: Loop) -> int:
+        return _count(phase.marker, loop.code)
+
+    marked = [each for each in found if markers(each)]
+    if not phase.marker:
+        return hot_loop(found)
+    if phase.where == "hot":
+        return max(marked, key=lambda each: (markers(each), -len(each.code)), default=None)
+    plain = [each for each in innermost(found) if each in marked]
+    return max(plain or innermost(marked), key=markers, default=None)
+
+
+def _count(marker: str, code: Iterable[Instruction]) -> int:
+    return sum(re.fullmatch(marker, each.opcode) is not None for each in code)
+
+
 def _part(
     phase: Phase, code: Sequence[Instruction], found: Sequence[Loop]
 ) -> tuple[Sequence[Instruction], float]:
     """Return the code of a phase, and how often it runs."""
-    if phase.where in ("once", "rest"):
-        ours = found if phase.where == "once" else innermost(found)
-        looped = {each.address for loop in ours for each in loop.code}
+    if phase.where == "once":
+        looped = {each.address for loop in found for each in loop.code}
         return [each for each in code if each.address not in looped], phase.times
-    hot = hot_loop(found)
-    if hot is None:
+    loop = loop_of(phase, found)
+    if loop is None:
         return [], 0.0
-    if phase.where == "around":
-        around = [each for each in found if each.contains(hot)]
-        if not around:
-            return [], 0.0
-        own = min(around, key=lambda each: len(each.code))
-        nested = {each.address for loop in found if own.contains(loop) for each in loop.code}
-        return [each for each in own.code if each.address not in nested], phase.times
+    if phase.where in ("inner", "hot"):
+        return loop.code, phase.times / _count(phase.marker, loop.code)
+    around = sorted(
+        (each for each in found if each.contains(loop)), key=lambda each: len(each.code)
+    )
+    chosen = around[:1] if phase.where == "around" else around[1:]
+    return [each for own in chosen for each in _own(own, found)], phase.times
 
-    def markers(loop: Loop) -> int:
-        return sum(re.fullmatch(phase.marker, each.opcode) is not None for each in loop.code)
 
-    best = hot if phase.where == "hot" else max(innermost(found), key=markers)
-    return (best.code, phase.times / markers(best)) if markers(best) else ([], 0.0)
+def _own(loop: Loop, found: Sequence[Loop]) -> list[Instruction]:
+    """Return the code of a loop that is in none of the loops inside."""
+    nested = {each.address for other in found if loop.contains(other) for each in other.code}
+    return [each for each in loop.code if each.address not in nested]

@@ -2,45 +2,23 @@
 //
 // Shapes: boxes of h x w x C bytes in, C x H x W values out on a canvas, P patches; a block makes
 // kRows rows of the canvas and kColumns columns of the patch.
-// Presumes: rows contiguous, 1 <= C <= 4; any size from 1 x 1 up. Source columns are processed
-// kTile bytes at a time, taps kTapsAtOnce at a time: larger boxes take more rounds.
-// Limit: bandwidth, the bytes under a box once and the canvas once (a 266 x 266 x 3 box to 112 x
-// 112 in bfloat16 on a canvas of 224 x 224: 212 + 301 kB, mostly the canvas). Neighbouring blocks
-// share source rows, which stay in the second-level cache.
+// Presumes: rows contiguous, 1 <= C <= 4; any size from 1 x 1 up. Source rows are processed kTile
+// bytes and kSourceRows rows at a time: larger boxes take more rounds.
+// Limit: bandwidth, the bytes under a box once and the canvas once (a 295 x 295 x 3 box to 112 x
+// 112 in bfloat16 on a canvas of 224 x 224: 261 + 301 kB, mostly the canvas). Neighbouring blocks
+// share source rows, which stay in the second-level cache. By the model of docs/cuda-model.md the
+// instructions allow 64 % of that.
 //
-// Vertical first, as on the CPU: a thread sums four neighbouring bytes down the taps of each row,
-// and stores the sums in shared memory; then a thread sums one output pixel horizontally.
+// Vertical first, as on the CPU (sums_cuda.h). Finished rows are staged in shared memory and
+// written 16 bytes at a time.
 #include "common/report.h"
 #include "common/threads.h"
 #include "crop/crop_cuda.h"
+#include "crop/rows_cuda.h"
+#include "crop/sums_cuda.h"
 
 namespace pydream {
 namespace {
-
-constexpr int kRows = 8;
-constexpr int kColumns = 128;
-constexpr int kRowsPerThread = kRows * kColumns / kThreads;
-constexpr int kTile = 4 * kThreads;
-constexpr int kTapsAtOnce = 64;
-
-// The taps of one axis around the centre of an output pixel; weights are scaled by `norm`.
-struct Axis {
-  PixelTaps taps;
-  float norm;
-};
-
-__device__ Axis axis_of(const Resampling& resampling, int64_t index) {
-  const PixelTaps taps = pixel_taps(resampling, index);
-  float sum = 0.0f;
-  for (int32_t tap = 0; tap < taps.count; ++tap) sum += tap_weight(resampling, taps, tap);
-  return {taps, 1.0f / sum};
-}
-
-struct Shared {
-  float columns[kRows][kTile];        // vertical sums of the source's bytes
-  float weights[kRows][kTapsAtOnce];  // of a round of taps
-  Axis rows[kRows];
-};
 
 __device__ int64_t read_index(const void* values, bool wide, int64_t at) {
   return wide ? static_cast<const int64_t*>(values)[at] : static_cast<const int32_t*>(values)[at];
@@ -69,105 +47,41 @@ __device__ bool find_box(const CropOnDevice& crop, int64_t patch, bool reporter,
   return false;
 }
 
-// Four bytes at any address, read as two aligned words; bytes from `end` on are 0.
-__device__ uint32_t load_four(const uint8_t* from, const uint8_t* end) {
-  const uintptr_t address = reinterpret_cast<uintptr_t>(from);
-  const uint32_t* words = reinterpret_cast<const uint32_t*>(address & ~uintptr_t{3});
-  if (reinterpret_cast<const uint8_t*>(words + 2) <= end) {
-    return __funnelshift_r(words[0], words[1], 8 * (address & 3));
-  }
-  uint32_t value = 0;
-  for (int byte = 0; byte < 4; ++byte) {
-    if (from + byte < end) value |= static_cast<uint32_t>(from[byte]) << (8 * byte);
-  }
-  return value;
-}
+// The rows of a canvas [C, H, W] or [H, W, C].
+template <class Value>
+struct Canvas {
+  Value* values;
+  int height, width;
+  int planes, interleaved;
 
-// The source of one block, from the box's first pixel on, and the end of the image.
-struct Source {
-  const uint8_t* corner;
-  const uint8_t* end;
-  int64_t row_stride;
+  __device__ Canvas(const CropResize& task, int64_t patch)
+      : values(static_cast<Value*>(task.out) +
+               patch * task.channels * task.canvas_height * task.canvas_width),
+        height(static_cast<int>(task.canvas_height)),
+        width(static_cast<int>(task.canvas_width)),
+        planes(task.channels_last ? 1 : static_cast<int>(task.channels)),
+        interleaved(task.channels_last ? static_cast<int>(task.channels) : 1) {}
+
+  __device__ Value* at(int plane, int row, int column) const {
+    const int64_t pixel = (int64_t{plane} * height + row) * width + column;
+    return values + pixel * interleaved;
+  }
 };
 
-// Sums bytes `column` to `column` + 3 down the taps of each row, a round of taps at a time.
-__device__ void sum_down(const Source& source, const Resampling& vertical, int rows, int64_t column,
-                         bool active, Shared& shared) {
-  float sums[kRows][4] = {};
-  const int thread = static_cast<int>(threadIdx.x);
-  int32_t most = 0;
-  for (int row = 0; row < rows; ++row) most = max(most, shared.rows[row].taps.count);
-  for (int32_t round = 0; round < most; round += kTapsAtOnce) {
-    __syncthreads();  // the weights of the last round, and the columns, have been read
-    for (int at = thread; at < rows * kTapsAtOnce; at += kThreads) {
-      const Axis& axis = shared.rows[at / kTapsAtOnce];
-      const int32_t tap = round + at % kTapsAtOnce;
-      shared.weights[at / kTapsAtOnce][at % kTapsAtOnce] =
-          tap < axis.taps.count ? tap_weight(vertical, axis.taps, tap) * axis.norm : 0.0f;
-    }
-    __syncthreads();
-    if (!active) continue;
-#pragma unroll
-    for (int row = 0; row < kRows; ++row) {
-      if (row >= rows) break;
-      const PixelTaps& taps = shared.rows[row].taps;
-      const int32_t count = min(taps.count - round, kTapsAtOnce);
-      const uint8_t* bytes =
-          source.corner + int64_t{taps.first + round} * source.row_stride + column;
-      for (int32_t tap = 0; tap < count; ++tap, bytes += source.row_stride) {
-        const uint32_t four = load_four(bytes, source.end);
-        const float weight = shared.weights[row][tap];
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          sums[row][k] += weight * static_cast<float>((four >> (8 * k)) & 0xFFu);
-        }
-      }
-    }
-  }
-  if (active) {
-#pragma unroll
-    for (int row = 0; row < kRows; ++row) {
-      *reinterpret_cast<float4*>(&shared.columns[row][4 * thread]) =
-          make_float4(sums[row][0], sums[row][1], sums[row][2], sums[row][3]);
-    }
-  }
-  __syncthreads();
-}
-
-// Writes `count` zeros from `to` on, by one warp.
+// Writes zeros to rows [top, bottom) and columns [left, right) of the canvas, outside of a part of
+// the patch that has as many columns before it and behind it.
 template <class Value>
-__device__ void clear(Value* to, int64_t count) {
-  for (int64_t at = threadIdx.x % 32; at < count; at += 32) to[at] = Value{};
-}
-
-// The region that a block writes: rows [top, bottom) of the canvas, columns [left, right).
-struct Region {
-  int64_t top, bottom, left, right;
-};
-
-// Writes zeros to the block's part of the canvas: outside of the patch, or everywhere.
-template <class Value>
-__device__ void clear_margins(const CropResize& task, const Region& region, bool everywhere,
-                              Value* canvas) {
-  const int64_t interleaved = task.channels_last ? task.channels : 1;
-  const int64_t planes = task.channels / interleaved;
-  const int64_t top = (task.canvas_height - task.height) / 2;
-  const int64_t left = (task.canvas_width - task.width) / 2;
-  const int64_t rows = region.bottom - region.top;
-  for (int64_t at = threadIdx.x / 32; at < planes * rows; at += kThreads / 32) {
-    const int64_t y = region.top + at % rows;
-    Value* row = canvas + (at / rows * task.canvas_height + y) * task.canvas_width * interleaved;
-    if (everywhere || y < top || y >= top + task.height) {
-      clear(row + region.left * interleaved, (region.right - region.left) * interleaved);
-      continue;
-    }
-    if (region.left < left) {
-      clear(row + region.left * interleaved, (left - region.left) * interleaved);
-    }
-    if (region.right > left + task.width) {
-      clear(row + (left + task.width) * interleaved,
-            (region.right - left - task.width) * interleaved);
-    }
+__device__ void clear_margins(const Canvas<Value>& canvas, const Part& part, int top, int bottom,
+                              int left, int right) {
+  const int rows = bottom - top;
+  for (int at = static_cast<int>(threadIdx.x) / 32; at < canvas.planes * rows; at += kWarps) {
+    const int plane = at / rows, row = top + at % rows;
+    const bool none = row < part.top || row >= part.top + part.rows;
+    const int end = none ? right : part.left;
+    const int begin = none ? right : part.left + part.columns;
+    const Zeros<Value> zeros;
+    write_row(canvas.at(plane, row, left), (end - left) * canvas.interleaved, zeros);
+    write_row(canvas.at(plane, row, begin), (right - begin) * canvas.interleaved, zeros);
   }
 }
 
@@ -179,80 +93,101 @@ __device__ void put(float value, uint8_t* to) {
   *to = static_cast<uint8_t>(fminf(fmaxf(value + 0.5f, 0.0f), 255.0f));
 }
 
-// One block: rows of the canvas by blockIdx.y, columns of the patch by blockIdx.z.
+// Writes the pixels of all threads: to shared memory first, so that a warp then writes a row.
 template <class Value, int kChannels>
-__global__ void __launch_bounds__(kThreads) crop_kernel(const CropOnDevice crop) {
-  Shared& shared = *shared_memory<Shared>();
+__device__ void write_part(const CropResize& task, Shared& shared,
+                           const float (&sums)[kPixelsPerThread][kChannels]) {
+  constexpr int kValues = kPackBytes / static_cast<int>(sizeof(Value));
+  const Canvas<Value> canvas(task, blockIdx.x);
+  const Part part = shared.part;
+  // Rows in shared memory have room for a pack before them, and its values as in the canvas.
+  const auto staged = [&](int plane, int row) {
+    return reinterpret_cast<Value*>(shared.source) +
+           (plane * kRows + row) * (kColumns * canvas.interleaved + kValues) +
+           lead_of(canvas.at(plane, part.top + row, part.left));
+  };
+  const int row = static_cast<int>(threadIdx.x) % kRows;
+#pragma unroll
+  for (int each = 0; each < kPixelsPerThread; ++each) {
+    const int x = static_cast<int>(threadIdx.x) / kRows + each * (kThreads / kRows);
+    if (x >= part.columns || row >= part.rows) break;
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) {
+      Value* to = task.channels_last ? staged(0, row) + x * kChannels + c : staged(c, row) + x;
+      put(sums[each][c] * task.scale[c] + task.shift[c], to);
+    }
+  }
+  __syncthreads();
+  for (int at = static_cast<int>(threadIdx.x) / 32; at < canvas.planes * part.rows; at += kWarps) {
+    const int plane = at / part.rows, own = at % part.rows;
+    const Staged<Value> values = {staged(plane, own)};
+    write_row(canvas.at(plane, part.top + own, part.left), part.columns * canvas.interleaved,
+              values);
+  }
+}
+
+// Clears the margins, and prepares what all threads share. Returns false if nothing else is left to
+// do for the block: rows of the canvas by blockIdx.y, columns of the patch by blockIdx.z.
+template <class Value>
+__device__ bool begin_part(const CropOnDevice& crop, Shared& shared) {
   const CropResize& task = crop.task;
-  const int64_t patch = blockIdx.x;
+  const Canvas<Value> canvas(task, blockIdx.x);
   const int thread = static_cast<int>(threadIdx.x);
-  Value* canvas = static_cast<Value*>(task.out) +
-                  patch * kChannels * task.canvas_height * task.canvas_width;  // [C, H, W]
-  const int64_t top = (task.canvas_height - task.height) / 2;
-  const int64_t left = (task.canvas_width - task.width) / 2;
-  const int64_t x0 = static_cast<int64_t>(blockIdx.z) * kColumns;
-  const int64_t x1 = min(x0 + kColumns, task.width);
-  const Region region = {blockIdx.y * int64_t{kRows},
-                         min((blockIdx.y + 1) * int64_t{kRows}, task.canvas_height),
-                         x0 == 0 ? 0 : left + x0, x1 == task.width ? task.canvas_width : left + x1};
+  const int height = static_cast<int>(task.height), width = static_cast<int>(task.width);
+  const int above = (canvas.height - height) / 2, before = (canvas.width - width) / 2;
+  const int top = static_cast<int>(blockIdx.y) * kRows, bottom = min(top + kRows, canvas.height);
+  const int x = static_cast<int>(blockIdx.z) * kColumns;
+  const int columns = min(kColumns, width - x);
   Image image;
   Box box;
   const bool reporter = thread == 0 && blockIdx.y == 0 && blockIdx.z == 0;
-  const bool found = find_box(crop, patch, reporter, &image, &box);
-  clear_margins(task, region, !found, canvas);
-  const int64_t y0 = max(region.top, top) - top;
-  const int rows = static_cast<int>(min(region.bottom, top + task.height) - top - y0);
-  if (!found || rows <= 0) return;
+  const bool found = find_box(crop, blockIdx.x, reporter, &image, &box);
+  const int first = max(top, above);
+  const int rows = found ? max(min(bottom, above + height) - first, 0) : 0;
+  const Part part = {first, before + x, rows, columns};
+  clear_margins(canvas, part, top, bottom, x == 0 ? 0 : part.left,
+                x + columns == width ? canvas.width : part.left + columns);
+  if (rows == 0) return false;
 
-  const Resampling vertical = resampling(box.height, task.height);
-  const Resampling horizontal = resampling(box.width, task.width);
-  if (thread < rows) shared.rows[thread] = axis_of(vertical, y0 + thread);
-  const bool flip = task.flip != nullptr && task.flip[patch];
-  const int64_t x = x0 + thread % kColumns;
-  const int first_row = thread / kColumns * kRowsPerThread;
-  Axis across = {{0, 0, 0.0f}, 0.0f};
-  if (x < x1) across = axis_of(horizontal, flip ? task.width - 1 - x : x);
-  const PixelTaps lowest = pixel_taps(horizontal, flip ? task.width - x1 : x0);
-  const PixelTaps highest = pixel_taps(horizontal, flip ? task.width - 1 - x0 : x1 - 1);
-  const int32_t end = highest.first + highest.count;
+  const Resampling vertical = resampling(box.height, height);
+  const Resampling horizontal = resampling(box.width, width);
+  const bool flip = task.flip != nullptr && task.flip[blockIdx.x];
+  if (thread < columns) {
+    const int64_t pixel = x + thread;
+    shared.across[thread] = axis_of(horizontal, flip ? task.width - 1 - pixel : pixel);
+  } else if (const int row = thread - kColumns; row >= 0 && row < kRows) {
+    shared.rows[row] =
+        row < rows ? axis_of(vertical, first - above + row) : Axis{{0, 0, 0.0f}, 0.0f};
+  }
+  if (thread == 0) {
+    const int64_t channels = task.channels;
+    const uint8_t* pixels = reinterpret_cast<const uint8_t*>(image.address);
+    shared.origin = {pixels + box.top * image.row_stride + box.left * channels, pixels,
+                     pixels + (image.height - 1) * image.row_stride + image.width * channels,
+                     image.row_stride};
+    shared.vertical = vertical;
+    shared.horizontal = horizontal;
+    shared.part = part;
+    const PixelTaps lowest = pixel_taps(horizontal, flip ? width - x - columns : x);
+    const PixelTaps highest = pixel_taps(horizontal, flip ? width - 1 - x : x + columns - 1);
+    shared.begin = lowest.first;
+    shared.end = highest.first + highest.count;
+  }
   __syncthreads();
+  return true;
+}
 
-  const uint8_t* pixels = reinterpret_cast<const uint8_t*>(image.address);
-  const Source source = {pixels + box.top * image.row_stride + box.left * kChannels,
-                         pixels + (image.height - 1) * image.row_stride + image.width * kChannels,
-                         image.row_stride};
-  float sums[kRowsPerThread][kChannels] = {};
+template <class Value, int kChannels>
+__global__ void __launch_bounds__(kThreads, 3) crop_kernel(const CropOnDevice crop) {
+  Shared& shared = *shared_memory<Shared>();
+  if (!begin_part<Value>(crop, shared)) return;
+  float sums[kPixelsPerThread][kChannels] = {};
   constexpr int kPixels = kTile / kChannels;  // of a tile
-  for (int32_t begin = lowest.first; begin < end; begin += kPixels) {
-    const int64_t column = int64_t{begin} * kChannels + 4 * thread;
-    sum_down(source, vertical, rows, column, column < int64_t{end} * kChannels, shared);
-    const int32_t from = max(across.taps.first, begin);
-    const int32_t to = min(across.taps.first + across.taps.count, begin + kPixels);
-    for (int32_t pixel = from; pixel < to; ++pixel) {
-      const int32_t tap = pixel - across.taps.first;
-      const float weight = tap_weight(horizontal, across.taps, tap) * across.norm;
-      const int at = (pixel - begin) * kChannels;
-#pragma unroll
-      for (int row = 0; row < kRowsPerThread; ++row) {
-#pragma unroll
-        for (int c = 0; c < kChannels; ++c) {
-          sums[row][c] += weight * shared.columns[first_row + row][at + c];
-        }
-      }
-    }
+  for (int32_t begin = shared.begin; begin < shared.end; begin += kPixels) {
+    sum_down(int64_t{begin} * kChannels, min(kPixels, shared.end - begin) * kChannels, shared);
+    sum_across<kChannels>(begin, shared, sums);
   }
-  if (x >= x1) return;
-#pragma unroll
-  for (int row = 0; row < kRowsPerThread; ++row) {
-    if (first_row + row >= rows) return;
-    const int64_t pixel = (top + y0 + first_row + row) * task.canvas_width + left + x;
-#pragma unroll
-    for (int c = 0; c < kChannels; ++c) {
-      const int64_t at = task.channels_last ? pixel * kChannels + c
-                                            : c * task.canvas_height * task.canvas_width + pixel;
-      put(sums[row][c] * task.scale[c] + task.shift[c], canvas + at);
-    }
-  }
+  write_part<Value, kChannels>(crop.task, shared, sums);
 }
 
 int64_t pieces(int64_t count, int64_t size) { return (count + size - 1) / size; }

@@ -102,7 +102,7 @@ def test_pixels_are_torchvisions(
     assert patches.is_contiguous(memory_format=layout)
 
 
-@pytest.mark.parametrize("size", [(1, 2), (20, 40), (700, 11), (1000, 1)])
+@pytest.mark.parametrize("size", [(1, 2), (20, 40), (700, 11), (1000, 1), (9, 300)])
 def test_far_down_and_far_up(isa: str, size: tuple[int, int]) -> None:
     images = make_images(3, [(1000, 2000), (1001, 53), (2, 3)])
     boxes = torch.tensor([[0, 0, 1000, 2000], [1, 0, 1000, 53], [0, 0, 2, 3]])
@@ -225,6 +225,32 @@ def test_a_batch_and_views_of_it_equal_a_list(isa: str) -> None:
     assert torch.equal(
         ops.crop_resize(constant, boxes, 16), ops.crop_resize(constant.contiguous(), boxes, 16)
     )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_images_and_results_at_any_address(isa: str, channels: int, channels_last: bool) -> None:
+    """Rows at every place within 16 bytes, up to both ends of the memory; nothing beside them."""
+    height, width, size, canvas = 37, 23, (10, 13), (13, 19)
+    image = torch.randint(0, 256, (height, width, channels), dtype=torch.uint8)
+    boxes = torch.tensor([[0, 0, height, width], [5, 3, 31, 19], [36, 22, 1, 1]])
+    index = torch.zeros(3, dtype=torch.int64)
+    settings: dict[str, Any] = {"canvas": canvas, "channels_last": channels_last}
+    settings["image_index"] = index
+    for dtype in (torch.uint8, torch.float16, torch.float32):
+        settings["dtype"] = dtype
+        expected = ops.crop_resize([image], boxes, size, **settings)
+        for offset in range(17):
+            stride = width * channels + offset
+            memory = torch.zeros(height * stride, dtype=torch.uint8)  # the view ends with it
+            view = memory[offset:].as_strided((height, width, channels), (stride, channels, 1))
+            view.copy_(image)
+            buffer = torch.full((expected.numel() + 2 * offset + 1,), 77, dtype=dtype)
+            out = buffer[offset:].as_strided(expected.shape, expected.stride())
+            ops.crop_resize([view], boxes, size, out=out, **settings)
+            assert torch.equal(out, expected)
+            assert bool((buffer[:offset] == 77).all())
+            assert bool((buffer[offset + expected.numel() :] == 77).all())
 
 
 def test_numpy_arrays_are_read_in_place(isa: str) -> None:
