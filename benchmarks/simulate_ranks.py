@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from benchmarks.records import RESULTS, decisive, newest_records, write_record
-from pydream.models.activations import choose_tile
 from pydream.models.registry import build_model
+from pydream.models.tiles import choose_tile
 from pydream.ranks import Ranks
 from pydream.rded.groups import group_size
 

@@ -24,7 +24,7 @@ class Replayed(Generic[Inputs]):
     A matching step runs some hundred kernels for each part of the classes, most of them shorter
     than their launch. Everything else that the step reads (the network's parameters) must stay at
     its address. If a step cannot be captured, it is called each time, and one warning gives the
-    reason.
+    reason. Calls come from one thread at a time, and from one stream.
 
     Parameters
     ----------
@@ -33,11 +33,15 @@ class Replayed(Generic[Inputs]):
         returns a tensor. It must not wait for the device.
     state
         Tensors that the step changes.
+    device
+        Device that the step runs on.
     """
 
-    def __init__(self, step: Callable[[Inputs], Tensor], state: Sequence[Tensor]) -> None:
-        self._step, self._state = step, list(state)
-        self._captures = self._state[0].is_cuda
+    def __init__(
+        self, step: Callable[[Inputs], Tensor], state: Sequence[Tensor], device: torch.device
+    ) -> None:
+        self._step, self._state, self._device = step, list(state), device
+        self._captures = device.type == "cuda"
         self._inputs: Inputs | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._result = torch.empty(0)
@@ -61,7 +65,7 @@ class Replayed(Generic[Inputs]):
         self._inputs = fixed
         try:
             self._graph, self._result = capture(
-                lambda: self._step(fixed), self._state[0].device, warm_up=_WARM_UP
+                lambda: self._step(fixed), self._device, warm_up=_WARM_UP
             )
         except RuntimeError as error:
             reason = first_line(error)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from played_graphs import PlayedGraph
 
 from pydream.replay import Replayed
 from pydream.streams import capture
@@ -26,23 +27,13 @@ def test_a_step_moves_its_state_once_a_call(device: str) -> None:
         state.add_(inputs.factor)
         return state.sum()
 
-    replayed = Replayed(step, [state])
+    replayed = Replayed(step, [state], state.device)
     total = 0.0
     for number in (1.0, 2.0, 5.0):
         total += number
         result = replayed(Inputs(torch.tensor(number, device=device), None))
         assert state.tolist() == [total] * 3
         assert float(result) == 3 * total
-
-
-class PlayedGraph:
-    """A graph that calls its step, which reads the tensors that it was captured with."""
-
-    def __init__(self, step: Callable[[], torch.Tensor]) -> None:
-        self.step, self.result = step, torch.empty(())
-
-    def replay(self) -> None:
-        self.result.copy_(self.step())
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
@@ -66,7 +57,7 @@ def test_what_is_replayed_reads_the_inputs_of_each_call(
         return graph, graph.result
 
     monkeypatch.setattr("pydream.replay.capture", played)
-    replayed = Replayed(step, [state])
+    replayed = Replayed(step, [state], state.device)
     replayed._captures = True
     given = [torch.tensor(number) for number in (1.0, 2.0, 5.0)]
     results = [replayed(Inputs(number, None)) for number in given]
@@ -84,7 +75,7 @@ def test_a_step_that_cannot_be_captured_runs_without_a_graph_on_the_same_stream(
         state.add_(float(factor))  # waits, which a capture forbids
         return state.sum()
 
-    replayed = Replayed(step, [state])
+    replayed = Replayed(step, [state], state.device)
     stream = torch.cuda.current_stream()
     with pytest.warns(UserWarning, match="the steps run without a CUDA graph"):
         result = replayed(torch.tensor(2.0, device="cuda"))
@@ -104,7 +95,7 @@ def test_a_step_is_captured_on_the_device_of_its_state() -> None:
         state.add_(factor)
         return state.sum()
 
-    replayed = Replayed(step, [state])
+    replayed = Replayed(step, [state], state.device)
     for number in (1, 2, 3):
         assert float(replayed(torch.ones((), device="cuda:1"))) == 3 * number
     assert torch.cuda.current_device() == 0

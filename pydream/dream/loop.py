@@ -184,6 +184,7 @@ class MatchingLoop:
             step = Replayed[Any](
                 lambda inputs: objective.step(synthetic, inputs),
                 (synthetic.values, synthetic.velocity, *rate),
+                self.device,
             )
             self._replayed = synthetic, step
         return self._replayed[1]

@@ -9,16 +9,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from pydream.arithmetic import arithmetic_of, ieee_float32
 from pydream.errors import PydreamError
-from pydream.models.activations import choose_tile, classify_and_embed
+from pydream.models.activations import classify_and_embed
 from pydream.models.inference import compile_network, fold
 from pydream.models.inputs import input_words
+from pydream.models.tiles import choose_tile, filled_tile
 from pydream.ops import crop_resize
 from pydream.ops._checks import check_dtype, check_shape
 from pydream.progress import say
+from pydream.replay import Replayed
 from pydream.streams import to_device
 
 DTYPES = {
@@ -94,6 +95,7 @@ class Observer:
         self._model.to(memory_format=torch.channels_last)
         self._columns = num_classes
         self._order: torch.Tensor | None = None
+        self._replays: dict[tuple[object, ...], Replayed[torch.Tensor]] | None = None
         self.tile = choose_tile(self._model, side, self.dtype, device)
         if compiled:
             compile_network(self._model, self.logits, arch, side, self.dtype, device)
@@ -245,6 +247,8 @@ class Observer:
                 f"{self.device} has too little memory for {self.arch}: another program may hold "
                 "it; else take a smaller observer, or --device cpu"
             ) from error
+        if self._replays:
+            self._replays.clear()  # their graphs hold the memory of their activations
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self.tile //= 2
@@ -362,6 +366,19 @@ class Observer:
         )
         say(f"observer: {words}")
 
+    def replayed(self) -> Observer:
+        """Return this observer with the passes of its tiles captured as CUDA graphs.
+
+        A pass of ResNet-18 launches 50 kernels. Where many threads decode, each launch may wait for
+        Python's lock; a replay is one launch. The logits stay the same. The weights are shared.
+        Without a GPU, nothing is captured.
+
+        The result must be called from one thread at a time, and from one stream.
+        """
+        other = copy.copy(self)
+        other._replays = {}
+        return other
+
     def with_tile(self, batch_size: int) -> Observer:
         """Return this observer with tiles cut to fit a batch size; the weights are shared.
 
@@ -376,31 +393,34 @@ class Observer:
         other.tile = -(-batch_size // -(-batch_size // self.tile))
         return other
 
-    @torch.no_grad()
     def _run(self, images: torch.Tensor) -> torch.Tensor:
         """Run up to ``tile`` images as one tile; return the logits of all its rows."""
+        return self._pass(self._classify, images)
+
+    def _run_and_embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logits of all rows of a tile, and the features beside them."""
+        return self._pass(self._classify_and_embed, images)
+
+    def _pass(
+        self, step: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor
+    ) -> torch.Tensor:
+        """Pass a tile through the network, by a replay if passes are captured."""
+        filled = filled_tile(images, self.tile, self.network_side, self.dtype, self.device)
+        if self._replays is None:
+            return step(filled)
+        key = (step.__name__, filled.shape)
+        if key not in self._replays:
+            self._replays[key] = Replayed(step, (), self.device)
+        return self._replays[key](filled)
+
+    @torch.no_grad()
+    def _classify(self, tile: torch.Tensor) -> torch.Tensor:
         with arithmetic_of(self.precision):
-            logits: torch.Tensor = self._model(self._filled_up(images))
+            logits: torch.Tensor = self._model(tile)
         return logits.float()
 
     @torch.no_grad()
-    def _run_and_embed(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the logits of all rows of a tile, and the features beside them."""
+    def _classify_and_embed(self, tile: torch.Tensor) -> torch.Tensor:
         with arithmetic_of(self.precision):
-            both = classify_and_embed(self._model, self._filled_up(images))
+            both = classify_and_embed(self._model, tile)
         return torch.cat([found.float() for found in both], dim=1)
-
-    def _filled_up(self, images: torch.Tensor) -> torch.Tensor:
-        """Pad a tile with zeros, on the device, in the dtype and layout of the network."""
-        if self.side != self.network_side:
-            images = functional.interpolate(
-                images.to(self.device).float(),
-                size=(self.network_side, self.network_side),
-                mode="bilinear",
-                antialias=True,
-            )
-        if len(images) < self.tile:
-            empty = self.tile - len(images)
-            images = torch.cat([images, images.new_zeros(empty, *images.shape[1:])])
-        images = images.to(self.device, self.dtype)
-        return images.contiguous(memory_format=torch.channels_last)

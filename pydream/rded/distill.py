@@ -147,7 +147,10 @@ def _distill(
         network.announce()
     ordered = zip(observers, measured, strict=True)
     run = replace(
-        run, observers=tuple(network.with_class_order(found.order) for network, found in ordered)
+        run,
+        observers=tuple(
+            network.with_class_order(found.order).replayed() for network, found in ordered
+        ),
     )
     with writer.begin(ranks):
         refining = open_refinement(run, observer) if config.refine else None

@@ -184,7 +184,7 @@ class Refiner:
                 shape, counts, self.factor, self._learning_rate, observers, self._device
             )
             self._steps = [
-                Replayed(partial(self._step, buffers, turn), buffers.changing())
+                Replayed(partial(self._step, buffers, turn), buffers.changing(), self._device)
                 for turn in range(observers)
             ]
         return buffers
