@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from pydream.profiling import Limits
 
 Case = dict[str, Any]
 
+_LONGEST_REASON = 160  # characters: some of PyTorch's name every backend
 _REHEARSED = 0.02  # seconds for each figure of a rehearsal
 
 
@@ -177,7 +179,8 @@ def describe(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"{error.name} is not installed"
     lines = str(error).strip().splitlines()
-    return f"failed: {type(error).__name__}{f': {lines[0]}' if lines else ''}"
+    reason = textwrap.shorten(lines[0], _LONGEST_REASON, placeholder=" …") if lines else ""
+    return f"failed: {type(error).__name__}{f': {reason}' if reason else ''}"
 
 
 def _recover(device: torch.device) -> None:

@@ -1,8 +1,8 @@
 """The steps of the check of a GPU: commands, limits, and what each must show.
 
 They come in three parts, so that a machine that is lent for ten minutes at a time can do them all:
-what is built, tested and timed op by op, then the sanitizers and the pipelines, and the frameworks
-of matching, with the module that the first part has built. For a rehearsal the same steps have the
+what is built, tested and timed op by op, then the sanitizers and the pipelines, and the observer's
+passes and the frameworks of matching, with the module that the first part has built. For a rehearsal the same steps have the
 CPU as their device and small sizes.
 """
 
@@ -35,12 +35,13 @@ PARTS = {
         "rded",
         "dream",
     ),
-    "frameworks": ("metadata", "dream-dc", "dream-dsa", "dream-dm", "dream-mtt"),
+    "frameworks": ("metadata", "observer", "dream-dc", "dream-dsa", "dream-dm", "dream-mtt"),
 }
 # Tests of more than the ops that use a GPU where there is one.
 ON_GPU = (
     "tests/data/test_device_jpeg.py",
     "tests/rded/test_on_gpu.py",
+    "tests/rded/test_replayed_observer.py",
     "tests/dream/test_dream_on_gpu.py",
     "tests/refinement/test_refine_on_gpu.py",
     "tests/test_replay.py",
@@ -275,12 +276,19 @@ def _pipelines(out: Path, given: Path | None, rehearse: bool) -> list[Step]:
     size = _words(SMALL_SIZE if rehearse else PUBLISHED_SIZE)
     of_frameworks = _words(SMALL_FRAMEWORK if rehearse else FRAMEWORK_SIZE)
     rded = list(SMALL_RDED) if rehearse else []
-    refine = [sys.executable, "-m", "benchmarks.cuda_refine", "--out", str(out)]
+    to = ["--device", "cpu" if rehearse else "cuda", "--out", str(out)]
     return [
+        Step(
+            "observer",
+            "passes of the observer",
+            [sys.executable, "-m", "benchmarks.cuda_observer", *to],
+            60,
+            record="cuda-observer",
+        ),
         Step(
             "refine",
             "the steps of a refinement",
-            [*refine, "--device", "cpu" if rehearse else "cuda"],
+            [sys.executable, "-m", "benchmarks.cuda_refine", *to],
             60,
             record="cuda-refine",
         ),
