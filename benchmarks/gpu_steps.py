@@ -2,8 +2,8 @@
 
 They come in three parts, so that a machine that is lent for ten minutes at a time can do them all:
 what is built, tested and timed op by op, then the sanitizers and the pipelines, and the observer's
-passes and the frameworks of matching, with the module that the first part has built. For a rehearsal the same steps have the
-CPU as their device and small sizes.
+passes and the frameworks of matching, with the module that the first part has built. For a
+rehearsal the same steps have the CPU as their device and small sizes.
 """
 
 from __future__ import annotations
