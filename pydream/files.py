@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydream.errors import PydreamError
 from pydream.urls import is_url, without_secrets
@@ -49,7 +49,10 @@ def expand_home(path: PathLike) -> PathLike:
 
 
 def expand_settings(settings: Any, *names: str) -> None:
-    """Expand ``~`` in the named settings of a frozen dataclass, which are paths.
+    """Expand ``~`` in the named settings of a frozen dataclass, which are paths or several paths.
+
+    Any path may be given as a str or an `os.PathLike`. It becomes a `Path` if the setting is one,
+    and a str otherwise.
 
     Raises
     ------
@@ -58,21 +61,24 @@ def expand_settings(settings: Any, *names: str) -> None:
     """
     for name in names:
         value = getattr(settings, name)
-        if value is not None:
-            object.__setattr__(settings, name, expand_path(name, value))
+        if value is None:
+            continue
+        kind: type[Path | str] = Path if _is_path(settings, name) else str
+        several = isinstance(value, (tuple, list))
+        given = [os.fspath(path) for path in (value if several else [value])]
+        if not all(path.strip() for path in given):
+            raise PydreamError(f"{name} is empty: name a file or folder")
+        paths = tuple(kind(expand_home(path)) for path in given)
+        object.__setattr__(settings, name, paths if several else paths[0])
 
 
-def expand_path(name: str, path: PathLike) -> PathLike:
-    """Expand ``~`` in the path of a setting, whose name is for messages.
+def _is_path(settings: Any, name: str) -> bool:
+    """Return whether a setting is a `Path`, or several."""
 
-    Raises
-    ------
-    PydreamError
-        If the path is empty, and in the cases of `expand_home`.
-    """
-    if not str(path).strip():
-        raise PydreamError(f"{name} is empty: name a file or folder")
-    return expand_home(path)
+    def kinds(annotation: Any) -> set[Any]:
+        return {annotation}.union(*map(kinds, get_args(annotation)))
+
+    return Path in kinds(get_type_hints(type(settings))[name])
 
 
 def name_after(source: str) -> str:

@@ -48,7 +48,7 @@ def write_random_observer(file: Path, num_classes: int = len(CLASSES), seed: int
     return file
 
 
-def settings(folder: Path, weights: Path, out: Path, **changes: Any) -> RdedConfig:
+def settings(folder: Path, weights: Path, out: str | Path, **changes: Any) -> RdedConfig:
     given: dict[str, Any] = {
         "source": str(folder),
         "observer": str(weights),

@@ -10,12 +10,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 
 from pydream import dream, rded
 from pydream.demo import DemoConfig, run_demo
-from pydream.dream import CompareConfig, DreamConfig
+from pydream.dream import CompareConfig, DreamConfig, ExpertsConfig
 from pydream.errors import PydreamError
 from pydream.evaluate import EvaluateConfig, RelabelConfig
 from pydream.files import (
@@ -34,7 +35,9 @@ from pydream.inspection import InspectConfig
 from pydream.models import ObserverConfig, train_observer
 from pydream.profiling import profile
 from pydream.rded import RdedConfig
+from pydream.refinement import RefineConfig
 from pydream.sets import ExportConfig, export_set
+from pydream.sets.config import MergeConfig
 
 
 @pytest.fixture
@@ -60,6 +63,44 @@ def test_a_tilde_is_the_home_folder_wherever_a_path_is_given(home: Path) -> None
         paths = [value for value in vars(config).values() if str(value).endswith("a/b")]
         assert paths
         assert {str(path) for path in paths} == {seen}, config
+
+
+class _Named:
+    """A path of another library."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __fspath__(self) -> str:
+        return self._path
+
+
+@pytest.mark.parametrize("kind", [str, Path, _Named])
+def test_a_setting_takes_its_path_in_any_form(kind: Callable[[str], Any]) -> None:
+    path, one, other = kind("a"), kind("one"), kind("other")
+    for config in (
+        RdedConfig(path, (one, other), out=path),
+        RdedConfig(path, one, out=path, ipc=3),
+        DreamConfig(path, out=path, framework="mtt", experts=path),
+        CompareConfig(path, out=path),
+        ExpertsConfig(path, out=path),
+        ObserverConfig(path, out=path),
+        DemoConfig(out=path),
+        EvaluateConfig(set=path, observer=one, source=path, out=path, classes=path),
+        RelabelConfig(set=path, observer=one, source=path, classes=path),
+        RefineConfig(set=path, observer=(one, other), source=path, out=path),
+        InspectConfig(set=path, observer=one, source=path, classes=path),
+        ExportConfig(path, "ddranking", path, observer=one),
+        MergeConfig(path, (one, other)),
+    ):
+        hints = get_type_hints(type(config))
+        for name, value in vars(config).items():
+            if value in ("a", Path("a")):
+                assert isinstance(value, Path if "Path" in str(hints[name]) else str), name
+        assert not any(isinstance(value, _Named) for value in vars(config).values())
+        observer = getattr(config, "observer", None)
+        assert observer in (None, "one", ("one", "other"))
+    assert MergeConfig(path, (one, other)).parts == (Path("one"), Path("other"))
 
 
 def test_a_tilde_may_stand_behind_the_name_of_a_set_and_within_a_name(home: Path) -> None:

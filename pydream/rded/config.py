@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydream import checks, marks
 from pydream.errors import PydreamError
-from pydream.files import expand_path, expand_settings
+from pydream.files import expand_settings
 from pydream.models.config import ObserverSettings
 from pydream.processors import usable_processors
 from pydream.refinement.config import RefinementSettings
@@ -169,12 +169,12 @@ class RdedConfig(ObserverSettings, RefinementSettings):
                 if getattr(self, name) == usual[name]:
                     object.__setattr__(self, name, value)
         RefinementSettings.__post_init__(self)
-        expand_settings(self, "source", "out")
-        names = [expand_path("observer", name) for name in self.observers]
+        expand_settings(self, "source", "out", "observer")
+        names = self.observers
         if not names:
             raise PydreamError("rded: --observer needs a value; see `pydream rded --help`")
         checks.different(observer=names)
-        object.__setattr__(self, "observer", names[0] if len(names) == 1 else tuple(names))
+        object.__setattr__(self, "observer", names[0] if len(names) == 1 else names)
         if not self.refine and self.refinement() != RefinementSettings().refinement():
             raise PydreamError(
                 "layer, learning_rate and match are for the refinement: give refine, too"

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydream import checks, marks
 from pydream.errors import PydreamError
-from pydream.files import expand_path, expand_settings
+from pydream.files import expand_settings
 from pydream.models.config import ObserverSettings
 from pydream.processors import usable_processors
 
@@ -81,12 +81,10 @@ class RefineConfig(ObserverSettings, RefinementSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         RefinementSettings.__post_init__(self)
-        expand_settings(self, "set", "source", "out")
+        expand_settings(self, "set", "source", "out", "observer")
         if not self.observer:
             raise PydreamError("observer must name at least one file of weights")
-        names = tuple(expand_path("observer", name) for name in self.observer)
-        checks.different(observer=names)
-        object.__setattr__(self, "observer", names)
+        checks.different(observer=self.observer)
         checks.at_least(1, steps=self.steps, workers=self.workers)
         checks.seed(self.seed)
 

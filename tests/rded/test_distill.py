@@ -37,7 +37,7 @@ def undisturbed(folder: Path, random_observer: Path, tmp_path: Path) -> dict[str
 def test_a_set_is_whole_and_says_what_it_is(
     folder: Path, random_observer: Path, tmp_path: Path
 ) -> None:
-    result = distill(settings(folder, random_observer, tmp_path / "set"))
+    result = distill(settings(folder, random_observer, str(tmp_path / "set")))
     distilled = load_set(result.path)
     assert distilled.images.shape == (8, 32, 32, 3)
     assert distilled.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
