@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar
 
 from pydream.errors import PydreamError
 from pydream.urls import is_url, without_secrets
@@ -59,26 +61,19 @@ def expand_settings(settings: Any, *names: str) -> None:
     PydreamError
         If one of them is empty, and in the cases of `expand_home`.
     """
+    # As text, because the marks in annotations need tyro.
+    annotations = {setting.name: str(setting.type) for setting in dataclasses.fields(settings)}
     for name in names:
         value = getattr(settings, name)
         if value is None:
             continue
-        kind: type[Path | str] = Path if _is_path(settings, name) else str
+        kind: type[Path | str] = Path if re.search(r"\bPath\b", annotations[name]) else str
         several = isinstance(value, (tuple, list))
         given = [os.fspath(path) for path in (value if several else [value])]
         if not all(path.strip() for path in given):
             raise PydreamError(f"{name} is empty: name a file or folder")
         paths = tuple(kind(expand_home(path)) for path in given)
         object.__setattr__(settings, name, paths if several else paths[0])
-
-
-def _is_path(settings: Any, name: str) -> bool:
-    """Return whether a setting is a `Path`, or several."""
-
-    def kinds(annotation: Any) -> set[Any]:
-        return {annotation}.union(*map(kinds, get_args(annotation)))
-
-    return Path in kinds(get_type_hints(type(settings))[name])
 
 
 def name_after(source: str) -> str:
