@@ -19,6 +19,12 @@ Runs = dict[str, list[dict[str, Any]]]
 LOADERS = "2 loader workers"
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait for all work of a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def rivals_here(names: Iterable[str], where_bfloat16: str) -> list[str]:
     """Choose the rivals that are run on this machine.
 

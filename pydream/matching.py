@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
@@ -71,7 +71,8 @@ class Matcher:
     -----
     DREAM+ (arXiv 2310.15052, section 3.3). The batches of all classes pass through the network
     together or one after another; the answers are equal up to rounding. In both cases a batch norm
-    sees the batch of one class, but for `one_pass`. Its running statistics do not change.
+    sees the batch of one class, but for `one_pass`. Its running statistics do not change. Nothing
+    waits for a GPU, so a CUDA graph can capture it.
     """
 
     def __init__(
@@ -99,9 +100,8 @@ class Matcher:
             for name, parameter in parameters.items()
             if not left_out.get(parameter.dim(), False)
         }
-        self._batch_norm = any(map(is_batch_norm, network.modules()))
-        # Under vmap, PyTorch 2.15 differentiates the gradient of a batch norm's weight wrongly.
-        self._apart = with_norm_and_bias and self._batch_norm
+        self._network = network
+        self._with_norm_and_bias = with_norm_and_bias
         # As constants, they share the memory of the network's parameters.
         self._constants = {name: parameter.detach() for name, parameter in parameters.items()}
         if match != "feature" and not self._matched:
@@ -111,7 +111,13 @@ class Matcher:
             )
 
     def __call__(
-        self, images: Tensor, labels: Tensor, weights: Tensor | None = None, *, together: bool
+        self,
+        images: Tensor,
+        labels: Tensor,
+        weights: Tensor | None = None,
+        counts: Sequence[int] | None = None,
+        *,
+        together: bool,
     ) -> Answers:
         """Return the network's answers.
 
@@ -122,51 +128,63 @@ class Matcher:
         labels
             int64 (K,).
         weights
-            (K, B), rows that sum to 1: weight of each image, by default equal. Images of weight 0
-            pad the batch of a small class.
+            (K, B), rows that sum to 1: weight of each image, by default equal.
+        counts
+            Number of images of each class, by default B. The others pad the batch and have weight
+            0; no batch norm sees them.
         together
             Pass all classes through the network as one batch: more parallel, and slower where one
-            class keeps the device busy. Ignored for gradients of batch norms, and where batch norms
-            would see padding.
+            class keeps the device busy. Classes of different counts pass apart where a batch norm
+            sees the batch; so do all classes where the gradients of such a norm are matched.
         """
-        if self._one_pass:
-            return Answers([], self._features_at_once(images, weights))
-        apart = self._apart or (self._batch_norm and weights is not None)
-        if together and not apart:
-            if weights is None:
-                weights = images.new_full(images.shape[:2], 1 / images.shape[1])
-            with torch.set_grad_enabled(images.requires_grad):
-                buffers = {
-                    name: buffer.expand(len(images), *buffer.shape).clone()
-                    for name, buffer in self._buffers.items()
-                }
-                features, *gradients = vmap(self._answer)(buffers, images, labels, weights)
-            return Answers(gradients, features)
-        each_class = []
-        for number, (of_class, label) in enumerate(zip(images, labels, strict=True)):
-            if weights is None:
-                share = images.new_full((len(of_class),), 1 / len(of_class))
-            else:
-                counts = weights[number] > 0
-                of_class, share = of_class[counts], weights[number][counts]
-            each_class.append(self._plain_answer(of_class, label, share))
-        features, *gradients = (torch.stack(parts) for parts in zip(*each_class, strict=True))
-        return Answers(gradients, features)
-
-    def _features_at_once(self, images: Tensor, weights: Tensor | None) -> Tensor:
-        """Return the mean features of each class, (K, D), of one pass over all images."""
         if weights is None:
             weights = images.new_full(images.shape[:2], 1 / images.shape[1])
-        shares = weights.flatten()
-        counts = shares > 0  # no batch norm sees padding
-        classes = torch.arange(len(images), device=images.device).repeat_interleave(images.shape[1])
-        buffers = {name: buffer.clone() for name, buffer in self._buffers.items()}
+        if self._one_pass:
+            return Answers([], self._features_at_once(images, weights, counts))
+        sees_batch = any(map(_sees_batch, self._network.modules()))
+        # Under vmap, PyTorch 2.14 differentiates the gradient of a batch norm's weight wrongly.
+        together = together and not (sees_batch and self._with_norm_and_bias)
+        if together and (counts is None or not sees_batch):
+            features, *gradients = self._vectorised_answer(images, labels, weights)
+            return Answers(gradients, features)
+        answers: dict[int, tuple[Tensor, ...]] = {}
+        for count, classes in _by_count(images, counts).items():
+            given = [(images[c, :count], labels[c], weights[c, :count]) for c in classes]
+            if together:
+                batch = (torch.stack(parts) for parts in zip(*given, strict=True))
+                found = list(zip(*self._vectorised_answer(*batch), strict=True))
+            else:
+                found = [self._plain_answer(*of_class) for of_class in given]
+            answers.update(zip(classes, found, strict=True))
+        in_order = (answers[c] for c in range(len(images)))
+        features, *gradients = (torch.stack(parts) for parts in zip(*in_order, strict=True))
+        return Answers(gradients, features)
+
+    def _features_at_once(
+        self, images: Tensor, weights: Tensor, counts: Sequence[int] | None
+    ) -> Tensor:
+        """Return the mean features of each class, (K, D), of one pass over all images."""
+        if counts is None:
+            counts = [images.shape[1]] * len(images)
+        seen = torch.cat([of_class[:n] for of_class, n in zip(images, counts, strict=True)])
+        shares = [share[None, :n] for share, n in zip(weights, counts, strict=True)]
+        state = {**self._constants, **{name: own.clone() for name, own in self._buffers.items()}}
         with torch.set_grad_enabled(images.requires_grad):
-            state = {**self._constants, **buffers}
-            _, features = functional_call(self._embedding, state, (images.flatten(0, 1)[counts],))
-            one_of = functional.one_hot(classes[counts], len(images)).to(features.dtype)
-            means: Tensor = (one_of * shares[counts, None]).T @ features
+            _, features = functional_call(self._embedding, state, (seen,))
+            means: Tensor = torch.block_diag(*shares) @ features
         return means
+
+    def _vectorised_answer(
+        self, images: Tensor, labels: Tensor, weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the mean features of the batches of k classes and the gradients, by vmap."""
+        with torch.set_grad_enabled(images.requires_grad):
+            buffers = {
+                name: buffer.expand(len(images), *buffer.shape).clone()
+                for name, buffer in self._buffers.items()
+            }
+            found: tuple[Tensor, ...] = vmap(self._answer)(buffers, images, labels, weights)
+        return found
 
     def _answer(
         self, buffers: Mapping[str, Tensor], images: Tensor, label: Tensor, weights: Tensor
@@ -207,9 +225,24 @@ class Matcher:
         return loss @ weights, weights @ features
 
 
+def _by_count(images: Tensor, counts: Sequence[int] | None) -> dict[int, list[int]]:
+    """Return the classes of a batch, (K, B, …), by their number of images."""
+    if counts is None:
+        return {images.shape[1]: list(range(len(images)))}
+    classes: dict[int, list[int]] = {}
+    for label, count in enumerate(counts):
+        classes.setdefault(count, []).append(label)
+    return classes
+
+
 def is_batch_norm(module: nn.Module) -> bool:
     """Return whether a module normalises by the statistics of a batch."""
     return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+def _sees_batch(module: nn.Module) -> bool:
+    """Return whether a module normalises by the batch that it is given, not by kept statistics."""
+    return is_batch_norm(module) and (module.training or module.running_mean is None)
 
 
 class DistanceAndSlopes(NamedTuple):

@@ -47,9 +47,8 @@ class Replayed(Generic[Inputs]):
         self._result = torch.empty(0)
 
     def __call__(self, inputs: Inputs) -> Tensor:
-        """Run the step; inputs have the structure and the shapes of the first call."""
-        if self._captures and self._graph is None:
-            self._capture(inputs)
+        """Run the step; inputs have the structure and the shapes of those it was captured with."""
+        self.prepare(lambda: inputs)
         if self._graph is None or self._inputs is None:
             return self._step(inputs)
         for fixed, given in zip(tree_leaves(self._inputs), tree_leaves(inputs), strict=True):
@@ -57,6 +56,14 @@ class Replayed(Generic[Inputs]):
                 fixed.copy_(given, non_blocking=True)
         self._graph.replay()
         return self._result.clone()
+
+    def prepare(self, inputs: Callable[[], Inputs]) -> None:
+        """Capture the step, if it is to be and has not been, with inputs that a function returns.
+
+        By default, the first call captures it.
+        """
+        if self._captures and self._graph is None:
+            self._capture(inputs())
 
     def _capture(self, inputs: Inputs) -> None:
         """Run the step a few times, capture it, and restore the state that these runs changed."""

@@ -132,39 +132,52 @@ def test_the_published_cutout_clears_a_square_around_each_place() -> None:
 
 
 @pytest.mark.usefixtures("comparison")
-def test_only_our_iteration_is_repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_our_iteration_is_repeatable_and_its_capture_is_not_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     benchmark = importlib.import_module("benchmarks.pipeline_dream")
     seen: dict[str, list[bool]] = {"ours": [], "published": []}
 
-    def note(name: str) -> float:
+    clock = [0.0]
+
+    def note(name: str, seconds: float) -> float:
         seen[name].append(torch.backends.cudnn.deterministic)
+        clock[0] += seconds
         return 0.0
 
     class Loop:
         def __init__(self, *_: Any) -> None:
             pass
 
+        def capture(self, *_: Any) -> None:
+            note("ours", 100.0)
+
         def initial(self) -> tuple[Tensor, None]:
-            note("ours")
+            note("ours", 10.0)
             return torch.zeros(1), None
 
         def iterate(self, *_: Any) -> list[float]:
-            return [note("ours")]
+            return [note("ours", 1.0)]
 
     config = SimpleNamespace(learning_rate=0.1)
     for name, replacement in {
         "prepare": lambda arguments: (config, None),
         "MatchingLoop": Loop,
         "SyntheticImages": lambda *_: None,
+        "time": SimpleNamespace(perf_counter=lambda: clock[0]),
     }.items():
         monkeypatch.setattr(benchmark, name, replacement)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    monkeypatch.setitem(benchmark.RIVALS, "published loop", lambda *_: note("published"))
+    published = {"seconds": 0.0, "loss": 0.0}
+    monkeypatch.setitem(
+        benchmark.RIVALS, "published loop", lambda *_: (note("published", 1.0), published)[1]
+    )
     monkeypatch.setattr(benchmark.dataclasses, "replace", lambda config, **_: config)
-    for run in benchmark.RIVALS:
-        benchmark.one_run(argparse.Namespace(run=run))
+    found = {run: benchmark.one_run(argparse.Namespace(run=run)) for run in benchmark.RIVALS}
+    assert found["pydream"] == {"seconds": 1.0, "loss": 0.0}
     assert seen["published"] == [False, False]
-    assert seen["ours"] == [True] * 4
+    # The images of both rivals, and each time the capture and the iteration.
+    assert seen["ours"] == [True] * 6
 
 
 def test_samples_of_k_means_still_move_after_the_iterations_that_are_timed(

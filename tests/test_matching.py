@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from pydream.errors import PydreamError
@@ -18,6 +21,8 @@ from pydream.models.registry import build_model
 
 # Both ways sum the same float64 numbers in other orders, twice differentiated.
 RTOL = 1e-9
+# The same in float32, through two derivatives of a batch norm of two images.
+FLOAT32_RTOL = 2e-4
 
 
 def network(norm: Norm = "instance") -> ConvNet:
@@ -103,16 +108,81 @@ def test_follows_the_network_and_leaves_it_alone() -> None:
     assert after.gradients[0].equal(again.gradients[0])
 
 
-@pytest.mark.parametrize("norm", ["instance", "batch"])
+def plain_answers(
+    model: ConvNet, parameters: Sequence[torch.Tensor], images: torch.Tensor, label: torch.Tensor
+) -> list[torch.Tensor]:
+    """Return mean features and gradients of one batch, by calls of the network itself."""
+    loss = functional.cross_entropy(model(images), label.expand(len(images)))
+    features = model.features(images).mean(0)
+    return [features, *torch.autograd.grad(loss, parameters, create_graph=True)]
+
+
+def slope_of_squares(parts: list[torch.Tensor], images: torch.Tensor) -> torch.Tensor:
+    squares = torch.stack([part.square().sum() for part in parts])
+    (slope,) = torch.autograd.grad(squares.sum(), images)
+    return slope
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch", "frozen"])
 @pytest.mark.parametrize("together", [False, True])
-def test_images_of_weight_zero_do_not_count(norm: Norm, together: bool) -> None:
-    images, labels = batches()
-    matcher = Matcher(network(norm), "bidirectional")
-    weights = torch.tensor([[0.5, 0.5, 0, 0]]).double().expand(3, 4)
-    padded = matcher(images, labels, weights, together=together)
-    alone = matcher(images[:, :2], labels, together=True)
-    for a, b in zip(padded.gradients, alone.gradients, strict=True):
-        torch.testing.assert_close(a, b, rtol=RTOL, atol=1e-12)
+@pytest.mark.parametrize("everything", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_classes_of_different_counts(
+    norm: str, together: bool, everything: bool, dtype: torch.dtype
+) -> None:
+    """Padding is as if it were not there, in batch norms too; the kernels take float32."""
+    model = network("instance" if norm == "instance" else "batch").to(dtype)
+    model.train(norm != "frozen")
+    counts = (4, 2, 4, 3, 2)
+    images, labels = batches(5)
+    labels, images = labels % 4, images.to(dtype).requires_grad_()
+    weights = torch.tensor([[1 / n] * n + [0.0] * (4 - n) for n in counts], dtype=dtype)
+    matcher = Matcher(
+        model, "bidirectional", with_norm_and_bias=everything, with_classifier=everything
+    )
+    found = matcher(images, labels, weights, counts, together=together)
+    slope = slope_of_squares([found.features, *found.gradients], images)
+    taken = [p for p in model.parameters() if everything or p.dim() == 4]
+    rtol = RTOL if dtype == torch.float64 else FLOAT32_RTOL
+    for c, n in enumerate(counts):
+        expected = plain_answers(model, taken, images[c, :n], labels[c])
+        for a, b in zip([found.features, *found.gradients], expected, strict=True):
+            scale = float(b.detach().abs().max())
+            torch.testing.assert_close(a[c], b, rtol=rtol, atol=rtol * max(scale, 1e-3))
+        wanted = slope_of_squares(expected, images)
+        bound = rtol * float(wanted.abs().max())
+        torch.testing.assert_close(slope[c], wanted[c], rtol=rtol, atol=bound)
+
+
+def test_one_pass_over_classes_of_different_counts() -> None:
+    model, (images, labels) = network("batch"), batches()
+    counts, images = (4, 1, 3), images.requires_grad_()
+    weights = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [1, 2, 1, 0]]).double()
+    weights /= weights.sum(1, keepdim=True)
+    matcher = Matcher(model, "feature", one_pass=True)
+    found = matcher(images, labels, weights, counts, together=True).features
+    seen = torch.cat([images[c, :n] for c, n in enumerate(counts)])
+    of_classes = model.features(seen).split(counts)
+    shares = [weights[c, :n, None] for c, n in enumerate(counts)]
+    wanted = torch.stack([(a * b).sum(0) for a, b in zip(of_classes, shares, strict=True)])
+    torch.testing.assert_close(found, wanted, rtol=RTOL, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+@pytest.mark.parametrize("one_pass", [False, True])
+def test_nothing_depends_on_values_that_a_gpu_would_have_to_be_waited_for(
+    norm: Norm, one_pass: bool
+) -> None:
+    """Otherwise no CUDA graph captures a step; fake tensors have no values."""
+    with FakeTensorMode():
+        model = ConvNet(4, 16, width=6, depth=2, norm=norm)
+        images = torch.randn(3, 4, 3, 16, 16, requires_grad=True)
+        weights, labels = torch.rand(3, 4), torch.arange(3)
+        match: Match = "feature" if one_pass else "bidirectional"
+        matcher = Matcher(model, match, one_pass=one_pass)
+        answers = matcher(images, labels, weights, (4, 2, 4), together=True)
+        (slope,) = torch.autograd.grad(answers.features.sum(), images)
+    assert slope.shape == images.shape
 
 
 @pytest.mark.parametrize("metric", ["mse", "l1", "l1_mean", "l2", "cos", "dc"])

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
-from played_graphs import PlayedGraph
+from played_graphs import play_captures
 
 from pydream.replay import Replayed
 from pydream.streams import capture
@@ -50,21 +49,28 @@ def test_what_is_replayed_reads_the_inputs_of_each_call(
         state.add_(inputs.factor)
         return state.sum()
 
-    def played(step: Callable[[], torch.Tensor], device: torch.device, warm_up: int) -> Any:
-        for _ in range(warm_up):
-            step()
-        graph = PlayedGraph(step)
-        return graph, graph.result
-
-    monkeypatch.setattr("pydream.replay.capture", played)
+    graphs = play_captures(monkeypatch)
     replayed = Replayed(step, [state], state.device)
-    replayed._captures = True
     given = [torch.tensor(number) for number in (1.0, 2.0, 5.0)]
     results = [replayed(Inputs(number, None)) for number in given]
     assert [float(result) for result in results] == [3.0, 9.0, 24.0]
     assert state.tolist() == [8.0] * 3
     assert [float(number) for number in given] == [1.0, 2.0, 5.0]
     assert structures == {(Inputs, None)}
+    assert len(graphs) == 1
+
+
+def test_a_step_is_captured_before_its_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = torch.zeros(3)
+    graphs = play_captures(monkeypatch)
+    replayed = Replayed[torch.Tensor](
+        lambda factor: state.add_(factor).sum(), [state], state.device
+    )
+    replayed.prepare(lambda: torch.tensor(7.0))
+    assert len(graphs) == 1
+    assert state.tolist() == [0.0] * 3
+    assert float(replayed(torch.tensor(2.0))) == 6
+    assert len(graphs) == 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from pydream.dream.draws import Draw
 from pydream.dream.real import ClassImages
@@ -17,9 +19,24 @@ from pydream.streams import to_device
 
 _FOR_GOOD = 1 << 62  # an interval that no run is long enough for
 
-Rows = tuple[Tensor, Tensor | None]
-"""int64 (k, B), rows of real images by class, and float32 (k, B), their weights, which sum to 1 in
-each class; None if all have the same."""
+
+class Rows(NamedTuple):
+    """Real images of k classes.
+
+    Attributes
+    ----------
+    rows
+        int64 (k, B): the images of each class; beyond its count, the first one again.
+    weights
+        float32 (k, B), sums of 1: weight of each image, 0 beyond the count; None if all have the
+        same.
+    counts
+        Number of images of each class; None if all have B.
+    """
+
+    rows: Tensor
+    weights: Tensor | None
+    counts: tuple[int, ...] | None
 
 
 class RealBatches:
@@ -78,7 +95,7 @@ class RealBatches:
             int64 (k, count).
         """
         if network is None:
-            return self._random(seed, 0, count)[0]
+            return self._random(seed, 0, count).rows
         return torch.stack([chosen[:count] for chosen in self._representatives(count, 1)(network)])
 
     def restart(self) -> None:
@@ -106,21 +123,32 @@ class RealBatches:
             return padded(chosen)
         return padded(chosen, self._sampler.weights)
 
+    def example(self) -> Rows:
+        """Return rows of the shapes of a step's, which cost no pass of a network."""
+        if self._config.sampler == "random":
+            return self._random(0, 0, self._config.batch_real)
+        device = self._real.pixels.device
+        rows = [
+            self._real.offsets[label] + torch.arange(count, device=device)
+            for label, count in zip(self._classes, self._sampler.counts, strict=True)
+        ]
+        if self._config.weights == "equal":
+            return padded(rows)
+        return padded(rows, [torch.full(own.shape, 1 / len(own), device=device) for own in rows])
+
     def _random(self, seed: int, step: int, count: int) -> Rows:
-        offsets, device = self._real.offsets, self._real.pixels.device
-        rows = []
+        offsets, rows = self._real.offsets, []
         for label in self._classes:
             begin, end = offsets[label], offsets[label + 1]
             order = drawn_order(derived_seed(seed, Draw.REAL, step, label), end - begin)
             rows.append(torch.from_numpy(begin + order[:count]))
-        together, weights = padded(rows)
-        return to_device(together, device), (
-            None if weights is None else to_device(weights, device)
-        )
+        device = self._real.pixels.device
+        chosen: Rows = tree_map_only(Tensor, lambda own: to_device(own, device), padded(rows))
+        return chosen
 
 
 def padded(rows: Sequence[Tensor], weights: Sequence[Tensor] | None = None) -> Rows:
-    """Pad lists of rows to one length, (k, B), with their first row at weight 0.
+    """Pad lists of rows to one length.
 
     Parameters
     ----------
@@ -128,27 +156,20 @@ def padded(rows: Sequence[Tensor], weights: Sequence[Tensor] | None = None) -> R
         int64, a list for each class.
     weights
         float32, parallel to them; by default 1 / length of the list.
-
-    Returns
-    -------
-    Tensor
-        int64 (k, B).
-    Tensor or None
-        float32 (k, B); None if all lists have the same length and no weights were given.
     """
     lengths = [len(class_rows) for class_rows in rows]
     longest = max(lengths)
-    if weights is None and min(lengths) == longest:
-        return torch.stack([*rows]), None
     together = torch.stack(
         [
             torch.cat([class_rows, class_rows[:1].expand(longest - len(class_rows))])
             for class_rows in rows
         ]
     )
+    counts = None if min(lengths) == longest else tuple(lengths)
     if weights is not None:
         given = [nn.functional.pad(own, (0, longest - len(own))) for own in weights]
-        return together, torch.stack(given)
-    place = torch.arange(longest, device=together.device)
-    length = torch.tensor(lengths, device=together.device)[:, None]
-    return together, (place < length) / length
+        return Rows(together, torch.stack(given), counts)
+    if counts is None:
+        return Rows(together, None, None)
+    place, length = torch.arange(longest), torch.tensor(lengths)[:, None]
+    return Rows(together, to_device((place < length) / length, together.device), counts)

@@ -152,6 +152,17 @@ class MatchingLoop:
         return torch.stack(values)
 
     @keep_freed_memory()
+    def capture(self, synthetic: SyntheticImages) -> None:
+        """Capture the step on a GPU, which the first iteration does otherwise.
+
+        Parameters
+        ----------
+        synthetic
+            The synthetic images of the iterations; they do not change.
+        """
+        self._replayed_step(synthetic).prepare(self._objective.example)
+
+    @keep_freed_memory()
     def iterate(self, synthetic: SyntheticImages, iteration: int) -> list[float]:
         """Match with one network; return the mean loss of a step for each part.
 

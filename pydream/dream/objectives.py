@@ -29,10 +29,8 @@ class StepInputs(NamedTuple):
 
     Attributes
     ----------
-    rows
-        int64 (k, B): the real images to match, by class.
-    weights
-        float32 (k, B): weight of each real image; None if all have the same.
+    rows, weights, counts
+        The real images to match: `pydream.dream.batches.Rows`.
     formations
         int64 (k, Y): the images to match, of the IPC · f² of a multi-formation; None for all.
     augmentation
@@ -41,6 +39,7 @@ class StepInputs(NamedTuple):
 
     rows: Tensor
     weights: Tensor | None
+    counts: tuple[int, ...] | None
     formations: Tensor | None
     augmentation: Tensor | None
 
@@ -100,9 +99,16 @@ class AnswersOfClasses:
         for step in range(self.config.inner_loop):
             self._networks.prepare(seed, step)
             with stage("choose real images", self.device):
-                rows, weights = self._batches.of_step(self._networks.chooser, seed, step)
+                real = self._batches.of_step(self._networks.chooser, seed, step)
             augmentation = None if augmentations is None else augmentations[step]
-            yield StepInputs(rows, weights, self._formations(seed, step), augmentation)
+            yield StepInputs(*real, self._formations(seed, step), augmentation)
+
+    def example(self) -> StepInputs:
+        """Return inputs of the shapes of a step's, for its capture; the network is as for one."""
+        self._networks.prepare(0, 0)
+        augmentations = self._augmentations(0)
+        augmentation = None if augmentations is None else augmentations[0]
+        return StepInputs(*self._batches.example(), self._formations(0, 0), augmentation)
 
     def step(self, synthetic: SyntheticImages, inputs: StepInputs) -> Tensor:
         """Update the images of every class once; return the loss of each part."""
@@ -137,6 +143,7 @@ class AnswersOfClasses:
         config, side = self.config, self.real.side
         labels, real = self._labels[classes], self.real.take(inputs.rows[classes])
         weights = None if inputs.weights is None else inputs.weights[classes]
+        counts = None if inputs.counts is None else inputs.counts[classes]
         formations = None if inputs.formations is None else inputs.formations[classes]
         augmentation = None if inputs.augmentation is None else inputs.augmentation[classes]
         # One class at a time keeps a CPU busy. Under vmap, the gradients of ConvNet-3's weights at
@@ -144,7 +151,7 @@ class AnswersOfClasses:
         together = together and self.device.type == "cuda"
         with torch.no_grad(), stage("answers to real", self.device):
             expected = self._matcher(
-                self._seen(real, augmentation), labels, weights, together=together
+                self._seen(real, augmentation), labels, weights, counts, together=together
             )
         images = images.detach().requires_grad_()
         with stage("answers to synthetic", self.device):

@@ -127,8 +127,11 @@ def _iterate_all(
         loop = MatchingLoop(config, run.real, run.make_network, own, run.experts, gather)
     progress = None if loop is None else _begin(run, loop, begun)
     kept = at = begun or 0
-    if progress is not None:
+    if loop is not None and progress is not None:
         _look(run, progress)
+        if loop.device.type == "cuda":  # before the clock of the iterations starts
+            with run.watch("capture", loop.device):
+                loop.capture(progress.synthetic)
     with track("matching", config.iterations, "iterations", done=at) as advance:
         safe = None if progress is None else progress.copy()
         try:

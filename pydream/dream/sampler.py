@@ -137,6 +137,15 @@ class RepresentativeSampler:
         return len(self.offsets) - 1
 
     @property
+    def counts(self) -> list[int]:
+        """Numbers of images that a call chooses from each of `classes`."""
+        sizes = [self.offsets[label + 1] - self.offsets[label] for label in self.classes]
+        return [
+            self._clusters(size) * self.per_cluster if size > self.per_cluster else size
+            for size in sizes
+        ]
+
+    @property
     def weights(self) -> list[Tensor]:
         """Weights of the images of the last choice, by the clusters that they stand for.
 
@@ -232,6 +241,10 @@ class RepresentativeSampler:
         offsets = self.offsets
         return torch.cat([torch.arange(offsets[c], offsets[c + 1]) for c in self.classes])
 
+    def _clusters(self, size: int) -> int:
+        """Return the number of clusters of a class; with `many_classes`, `per_cluster` is 1."""
+        return min(self.batch_real, size) // self.per_cluster
+
     def _choose(self, embeddings: Tensor) -> None:
         """Cluster all classes in one call, and choose the images nearest to the centres."""
         spans = [(self.offsets[label], self.offsets[label + 1]) for label in self.classes]
@@ -246,8 +259,7 @@ class RepresentativeSampler:
         if len(clustered) < len(sizes):
             embeddings = torch.cat([embeddings.split(sizes)[c] for c in clustered])
         offsets = [0, *itertools.accumulate(sizes[c] for c in clustered)]
-        clusters = self.batch_real if self.many_classes else self.batch_real // self.per_cluster
-        k = [min(clusters, sizes[c] // self.per_cluster) for c in clustered]
+        k = [self._clusters(sizes[c]) for c in clustered]
         result = ops.kmeans(
             embeddings,
             k,

@@ -88,6 +88,10 @@ class TrajectoryMatching:
                 ],
             )
 
+    def example(self) -> TrajectoryInputs:
+        """Return inputs of the shapes of a step's, for its capture."""
+        return next(self.inputs(0))
+
     def step(self, synthetic: SyntheticImages, inputs: TrajectoryInputs) -> Tensor:
         """Update the images and the student's learning rate; return the loss, (1,)."""
         rate, of_rate = synthetic.rate, self.config.rate_learning_rate

@@ -134,8 +134,9 @@ def fused(norm: nn.Module, images: torch.Tensor) -> torch.Tensor | None:
     count = images.numel() // images.shape[1]
     variance = (rstd.square().reciprocal() - norm.eps) * (count / (count - 1))
     with torch.no_grad():
-        running[0].lerp_(mean[0], norm.momentum)
-        running[1].lerp_(variance[0], norm.momentum)
+        # vmap has no rule for `lerp_`, and would call it class by class.
+        running[0].add_(mean[0] - running[0], alpha=norm.momentum)
+        running[1].add_(variance[0] - running[1], alpha=norm.momentum)
         tracked.add_(1)
     return pooled
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from played_graphs import play_captures
 from torch import nn
 
 from pydream.data import Source
@@ -241,6 +242,34 @@ def step_inputs(loop: MatchingLoop, seed: int) -> StepInputs:
     inputs = next(loop._objective.inputs(seed))
     assert isinstance(inputs, StepInputs)
     return inputs
+
+
+@pytest.mark.parametrize(
+    ("framework", "changes"),
+    [
+        ("idc", {}),
+        ("idc", {"sampler": "random"}),
+        ("idc", {"weights": "clusters", "batch_synthetic": 3}),
+        ("dsa", {"sampler": "representative"}),
+        ("dm", {"sampler": "random"}),
+    ],
+)
+def test_a_step_captured_before_the_iterations_is_theirs(
+    real: ClassImages, monkeypatch: pytest.MonkeyPatch, framework: str, changes: dict[str, Any]
+) -> None:
+    """Its inputs have the shapes of all others, here of classes with 12, 9 and 12 images."""
+    expected = run(loop_of(real, framework, **changes))
+    graphs = play_captures(monkeypatch)
+    loop = loop_of(real, framework, **changes)
+    values, _ = loop.initial()
+    synthetic = SyntheticImages(values.clone(), loop.config.learning_rate, num_classes=3)
+    loop.capture(synthetic)
+    assert len(graphs) == 1
+    assert synthetic.values.equal(values)
+    for iteration in range(2):
+        loop.iterate(synthetic, iteration)
+    assert len(graphs) == 1
+    assert synthetic.values.equal(expected)
 
 
 def test_no_network_is_trained_to_choose_random_images(
