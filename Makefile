@@ -9,11 +9,12 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc build_support -type f -not -name '*.pyc')
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
-.PHONY: help demo test sanitize lint format docs bench bench-report bench-scaling gpu-check gpu-rehearsal sass clean
+.PHONY: help demo test interop sanitize lint format docs bench bench-report bench-scaling gpu-check gpu-rehearsal sass clean
 
 help:
 	@echo "make demo    distil scikit-learn's digits and train on the result (2 minutes)"
 	@echo "make test    run the tests (OFFLINE=1: with what is installed; ONLY=tests/ops: a part)"
+	@echo "make interop   load exported sets with the packages DD-Ranking and rethinkdc"
 	@echo "make sanitize  run the tests of the ops under the address and undefined-behaviour sanitizers"
 	@echo "make lint    check style, types, and that tables and charts fit the records"
 	@echo "make format  put the sources into house style"
@@ -35,7 +36,7 @@ $(VENV)/.installed: $(BIN)/python $(SOURCES)
 	@touch $@
 
 # Only the requirements of an extra: the package is there, and pip does not build it again.
-$(addprefix $(VENV)/.installed-,dev docs bench): $(VENV)/.installed-%: $(VENV)/.installed
+$(addprefix $(VENV)/.installed-,dev docs bench interop): $(VENV)/.installed-%: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet 'pydream-distill[$*]'
 	@touch $@
 
@@ -54,6 +55,10 @@ else
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(AT_ONCE) $(ONLY)
 endif
+
+interop: $(VENV)/.installed-interop
+	$(BIN)/python -m pip install --quiet --no-deps ddranking==0.2.0 rethinkdc==0.3.2
+	$(BIN)/python -m pytest tests/sets/test_packages.py
 
 # The checks of pre-commit, with fixes left to `make format`. TOOLS is where they are installed:
 # `make lint TOOLS=` takes those on PATH.

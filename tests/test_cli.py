@@ -296,7 +296,8 @@ def test_a_warning_of_ours_is_one_line_and_others_are_as_python_has_them(
         (("rded", "--ipc", "3"), "rded needs SOURCE and --observer"),
         (
             ("export", "x", "--to", "zip"),
-            "export: --to takes tensors, dc, mtt, rded, ddranking, parquet, webdataset; got 'zip'",
+            "export: --to takes tensors, dc, mtt, rded, patches, cim, ddranking, parquet, "
+            "rethinkdc, webdataset; got 'zip'",
         ),
         (("rded", "x", "--observer", "y", "--crops", "many"), "rded: --crops takes INT; got many"),
         (("rded", "x", "--observer", "y", "--crops=many"), "--crops takes INT; got many; see "),

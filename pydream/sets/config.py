@@ -7,12 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydream import marks
+from pydream import checks, marks
 from pydream.errors import PydreamError
 from pydream.files import expand_settings
 from pydream.models.config import ObserverSettings
 
-Layout: TypeAlias = Literal["tensors", "dc", "mtt", "rded", "ddranking", "parquet", "webdataset"]
+Layout: TypeAlias = Literal[
+    "tensors",
+    "dc",
+    "mtt",
+    "rded",
+    "patches",
+    "cim",
+    "ddranking",
+    "parquet",
+    "rethinkdc",
+    "webdataset",
+]
 """Layout to write, named after the tool that reads it."""
 
 
@@ -57,14 +68,18 @@ class ExportConfig(ObserverSettings):
     to: Layout
     """Layout to write: tensors is images.pt with [images, labels] as in IDC and DREAM; dc is the
     file of results of DC, DSA and DM, and mtt the two files of MTT, with normalised images; rded is
-    class folders as RDED's code writes them; ddranking is DD-Ranking's tensors, folders, teacher
-    and settings; parquet is files and a card as the Hugging Face Hub has them; webdataset is shards
-    of tar files."""
+    class folders as RDED's code writes them; patches is the JPEG files that CV-DD, SRe²L++ and
+    FADRM begin from; cim is the data.pt of CIM; ddranking is DD-Ranking's tensors, folders, teacher
+    and settings; parquet is files and a card as the Hugging Face Hub has them; rethinkdc is the
+    same with the columns of that package; webdataset is shards of tar files."""
     out: Path
     """New folder for the exported set."""
     observer: str | None = None
     """Weights of the observer that gives soft labels (.safetensors, .pt or .pth); only for
     ddranking and tensors, and required for ddranking."""
+    quality: int | None = None
+    """Quality of JPEG files, 1 to 100; only for patches. By default 95, and JPEG files of the set
+    are copied as they are."""
     observer_arch: str | None = None
     """Architecture of the observer. By default it is read from the weights file or inferred from
     the shapes of the weights."""
@@ -81,6 +96,9 @@ class ExportConfig(ObserverSettings):
             )
         if self.to not in ("ddranking", "tensors") and self.observer is not None:
             raise PydreamError(f"{self.to} holds images and classes alone: leave out --observer")
+        checks.between(1, 100, quality=self.quality)
+        if self.to != "patches" and self.quality is not None:
+            raise PydreamError(f"{self.to} keeps images as they are: leave out --quality")
 
 
 @dataclass(frozen=True)

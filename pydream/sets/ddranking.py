@@ -60,6 +60,11 @@ def label_robust_score(
     float
         The score, from 0 (α = -1) to 1 (α = 1); higher is better.
 
+    Notes
+    -----
+    Release 0.2.0 of DD-Ranking applies this formula to percentages, for which it is not between 0
+    and 1. Divide the accuracies that it prints by 100.
+
     Raises
     ------
     PydreamError
@@ -154,18 +159,18 @@ def dataset_name(description: str) -> str:
     return _DATASETS.get(name) or re.sub(r"[^\w.-]+", "-", description).strip("-.") or "images"
 
 
-def one_ipc(manifest: Manifest) -> int:
+def one_ipc(manifest: Manifest, tool: str = "DD-Ranking") -> int:
     """Return the number of images of every class.
 
     Raises
     ------
     PydreamError
-        If classes have different numbers, which DD-Ranking does not know.
+        If classes have different numbers, which the tool does not know.
     """
     if isinstance(manifest.images_per_class, int):
         return manifest.images_per_class
     raise PydreamError(
-        "DD-Ranking takes sets with as many images of every class, and this one has "
+        f"{tool} takes sets with as many images of every class, and this one has "
         f"{count_words(manifest.images_per_class)}: export it --to tensors or --to rded"
     )
 
@@ -195,6 +200,12 @@ def settings(
     described = (manifest.source or {}).get("description", "")
     side, dataset = manifest.side, dataset_name(described)
     square = {"size": side}
+    transforms = [
+        {"name": "Resize", "args": {**square, "antialias": True}},
+        {"name": "CenterCrop", "args": square},
+        {"name": "ToTensor"},
+        {"name": "Normalize", "args": {"mean": list(mean), "std": list(std)}},
+    ]
     return {
         "dataset": dataset,
         "real_data_path": "./dataset",
@@ -209,13 +220,9 @@ def settings(
         "aug_params": {"beta": 1.0},
         "use_zca": False,
         "use_aug_for_hard": False,
-        "custom_train_trans": None,
-        "custom_val_trans": [
-            {"name": "Resize", "args": {**square, "antialias": True}},
-            {"name": "CenterCrop", "args": square},
-            {"name": "ToTensor"},
-            {"name": "Normalize", "args": {"mean": list(mean), "std": list(std)}},
-        ],
+        # Of random real images, which are then as the set's and as those of the test.
+        "custom_train_trans": transforms,
+        "custom_val_trans": transforms,
         "soft_label_mode": "M",
         "soft_label_criterion": "kl",
         "loss_fn_kwargs": {"temperature": 20.0, "scale_loss": False},
@@ -224,7 +231,7 @@ def settings(
         "weight_decay": 0.01,
         "num_eval": 5,
         "num_epochs": 300,
-        "random_data_format": "tensor",
+        "random_data_format": "image",  # release 0.2.0 fails with tensors
         "random_data_path": None,
         "eval_full_data": True,
         "num_workers": 4,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from pydream.models.registry import construct
 from pydream.sets import ddranking
 from pydream.sets.config import ExportConfig, Layout
 from pydream.sets.distilled import DistilledSet, load_set
-from pydream.sets.image_formats import image_files
+from pydream.sets.folder_exports import copy_images, write_patches
 from pydream.sets.opening import class_order, load_set_observer
 from pydream.sets.parquet_sets import write_parquet
 from pydream.sets.shard_sets import write_shards
@@ -87,6 +86,12 @@ def export_set(config: ExportConfig) -> ExportedSet:
 
     ``rded``: ``00000/class00000_id00000.png`` and so on, the files of the set byte for byte.
 
+    ``patches``: ``medium/00000/class00000_id00000.jpg`` and so on, from which CV-DD, SRe²L++ and
+    FADRM begin. JPEG files of the set are copied unless a quality is given.
+
+    ``cim``: ``data.pt``, a dict as CIM leaves it: ``dataset``, the name of the source; ``data``,
+    float32 (N, 3, S, S) in [0, 1]; ``label``, int64 (N,). ``info.json`` is as for ``tensors``.
+
     ``ddranking``: ``images.pt``, float32 (N, 3, S, S), normalised with the observer's mean and std,
     because DD-Ranking trains on it unchanged; ``labels.pt``, float32 (N, K), the observer's logits
     for it; ``lr.pt``, a scalar; ``images/00000/…``, the files of the set; the observer's weights
@@ -96,6 +101,9 @@ def export_set(config: ExportConfig) -> ExportedSet:
     ``parquet``: ``data/train-00000-of-00001.parquet`` and so on, with the columns ``image`` (the
     files of the set, byte for byte) and ``label``, and ``README.md``, a card with the manifest; as
     the Hugging Face Hub and ``datasets.load_dataset`` read it.
+
+    ``rethinkdc``: the same, with ``class_id`` in place of ``label``, as rethinkdc reads the parquet
+    files of its authors. (Of class folders, it reads those of ``rded``.)
 
     ``webdataset``: ``train-000000.tar`` and so on, with ``KEY.png`` (the files of the set, byte for
     byte) and ``KEY.cls``, and ``classnames.txt``.
@@ -122,21 +130,34 @@ def export_set(config: ExportConfig) -> ExportedSet:
     distilled = load_set(config.set)
     with written_beside(config.out, ANOTHER_OUT) as folder:
         folder.mkdir(parents=True)
-        if config.to == "rded":
-            _copy_images(distilled, folder, "class{label:05d}_id{number:05d}")
-        elif config.to == "tensors":
-            _write_tensors(distilled, folder, _labeller(config, distilled))
-        elif config.to in ("dc", "mtt"):
-            _write_normalised(distilled, folder, config.to)
-        elif config.to == "parquet":
-            write_parquet(distilled, folder)
-        elif config.to == "webdataset":
-            write_shards(distilled, folder)
-        else:
-            _write_ddranking(distilled, folder, config)
+        _write(distilled, folder, config)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         check_free(config.out)
     return ExportedSet(config.out, config.to, len(distilled.labels), size)
+
+
+def _write(distilled: DistilledSet, folder: Path, config: ExportConfig) -> None:
+    """Write the layout that the settings name."""
+    match config.to:
+        case "rded":
+            copy_images(distilled, folder, "class{label:05d}_id{number:05d}")
+        case "patches":
+            ddranking.one_ipc(distilled.manifest, "CV-DD")
+            write_patches(distilled, folder, config.quality)
+        case "tensors":
+            _write_tensors(distilled, folder, _labeller(config, distilled))
+        case "dc" | "mtt":
+            _write_normalised(distilled, folder, config.to)
+        case "cim":
+            _write_cim(distilled, folder)
+        case "parquet":
+            write_parquet(distilled, folder)
+        case "rethinkdc":
+            write_parquet(distilled, folder, label="class_id")
+        case "webdataset":
+            write_shards(distilled, folder)
+        case "ddranking":
+            _write_ddranking(distilled, folder, config)
 
 
 def _write_tensors(distilled: DistilledSet, folder: Path, labeller: _Labeller | None) -> None:
@@ -172,6 +193,17 @@ def _write_normalised(distilled: DistilledSet, folder: Path, to: Layout) -> None
     _write_json(_facts(distilled), folder / "info.json")
 
 
+def _write_cim(distilled: DistilledSet, folder: Path) -> None:
+    described = (distilled.manifest.source or {}).get("description", "")
+    content = {
+        "dataset": ddranking.dataset_name(described).lower(),
+        "data": distilled.float_images,
+        "label": distilled.labels,
+    }
+    _save(content, folder / "data.pt")
+    _write_json(_facts(distilled), folder / "info.json")
+
+
 def _facts(distilled: DistilledSet) -> dict[str, Any]:
     """Return the content of ``info.json``."""
     manifest = distilled.manifest
@@ -202,7 +234,7 @@ def _write_ddranking(distilled: DistilledSet, folder: Path, config: ExportConfig
     _save(images, folder / "images.pt")
     _save(labeller.logits(images), folder / "labels.pt")
     _save(torch.tensor(ddranking.LEARNING_RATE), folder / "lr.pt")
-    _copy_images(distilled, folder / "images", "{number:05d}")
+    copy_images(distilled, folder / "images", "{number:05d}")
     settings = ddranking.settings(distilled.manifest, teacher, observer.mean, observer.std)
     file = folder / ddranking.teacher_file(settings["dataset"], teacher.model_name)
     file.parent.mkdir(parents=True)
@@ -215,18 +247,6 @@ def _save(content: Any, file: Path) -> None:
     stream = io.BytesIO()
     torch.save(content, stream)
     file.write_bytes(stream.getbuffer())
-
-
-def _copy_images(distilled: DistilledSet, folder: Path, name: str) -> None:
-    """Copy the image files to class folders named by five digits."""
-    number = dict.fromkeys(range(len(distilled.class_names)), 0)
-    for file in image_files(distilled.path):
-        label = int(file.parent.name)
-        place = folder / f"{label:05d}"
-        place.mkdir(parents=True, exist_ok=True)
-        copy = name.format(label=label, number=number[label]) + file.suffix
-        shutil.copyfile(file, place / copy)
-        number[label] += 1
 
 
 def _labeller(config: ExportConfig, distilled: DistilledSet) -> _Labeller | None:

@@ -34,7 +34,7 @@ _NUMBER = re.compile(r"\d+")
 _SUFFIXES = (".pt", ".pth")
 _KINDS = (
     "a set of pydream, a folder of class folders or of parquet files, a .pt or .pth file of "
-    "[images, labels], or DD-Ranking's folder with images.pt"
+    "[images, labels], or a folder with images.pt or data.pt"
 )
 
 
@@ -54,16 +54,16 @@ def open_distilled(
         One of these:
 
         - a set of pydream;
-        - a folder with one folder of images for each class, or with such a folder in ``images/``
-          (as RDED and DD-Ranking write them);
+        - a folder with one folder of images for each class, or with such a folder in ``images/`` or
+          ``medium/`` (as RDED, DD-Ranking and CV-DD have them);
         - a ``.pt`` or ``.pth`` file with ``[images, labels]``, or with ``images`` and ``labels``
-          in a dict (IDC, DREAM; ``data`` may stand for ``images``), or with a list
+          in a dict (IDC, DREAM, CIM; also under the names ``data`` and ``label``), or with a list
           of such pairs as ``data`` in a dict, of which the first is taken (the results of DC, DSA
           and DM);
         - such a file with images alone, their labels beside it in a file of the same name with
           ``labels`` for ``images`` (MTT, DATM); without any labels the images are taken class by
           class;
-        - a folder with such an ``images.pt``;
+        - a folder with such an ``images.pt`` or ``data.pt``;
         - a ``.parquet`` file or a folder of them, with images and labels, as for `open_source`.
 
         Images in a file are (N, C, S, S), with one channel or three: uint8, or floating point in
@@ -71,11 +71,11 @@ def open_distilled(
         are class numbers, (N,); one-hot rows; or soft labels, (N, K) logits or probabilities. Soft
         labels may also accompany hard labels, under the name ``soft_labels`` in the dict, or in a
         file with ``soft_labels`` for ``images`` in its name.
-        ``images``, or under that name in the dict.
-    Names of the classes of the real images, in order. They apply to labels in a file, and to class
-    folders that only number the classes (``00000``, ``new000``, ``0`` to ``10``), which are matched
-    by number. Folders with exactly these names come in this order. Ignored if the set itself names
-    its classes, as ``info.json`` beside the tensors of `pydream export` does.
+    class_names
+        Names of the classes of the real images, in order. They apply to labels in a file, and to
+        class folders that only number the classes (``00000``, ``new000``, ``0`` to ``10``), which
+        are matched by number. Folders with exactly these names come in this order. Ignored if the
+        set itself names its classes, as ``info.json`` beside the tensors of `pydream export` does.
     classes
         Text file with the name of each class on its own line, in the order of the numbers or, in
         natural order, of the folders. It takes precedence over all other names.
@@ -111,12 +111,15 @@ def open_distilled(
     if (source := open_parquet(path)) is not None:
         return _open_parquet(path, source, given)
     if path.is_dir():
-        for folder in (path, path / "images"):
+        for folder in (path, path / "images", path / "medium"):
             if _has_numbered_folders(folder):
                 return _open_folders(path, folder, class_names, given)
-        if not (path / "images.pt").is_file():
+        tensors = [path / name for name in ("images.pt", "data.pt") if (path / name).is_file()]
+        if not tensors:
             return _open_folders(path, path, class_names, given)
-    file = path / "images.pt" if path.is_dir() else path
+        file = tensors[0]
+    else:
+        file = path
     if not file.is_file():
         raise PydreamError(f"{path} does not exist; give {_KINDS}")
     if file.suffix.lower() not in _SUFFIXES:
@@ -125,7 +128,7 @@ def open_distilled(
     names = given or info.get("class_names") or class_names
     held = read_tensors(file)
     labels, order = _label(held, file, names)
-    pixels = to_pixels(held.images, file, mean, std)[order]
+    pixels = to_pixels(held, file, mean, std)[order]
     soft = None if held.soft_labels is None else held.soft_labels[order]
     names = names or [str(label) for label in range(int(labels.max()) + 1)]
     return _imported(path, ImagesInMemory(pixels), labels, names, info, soft)

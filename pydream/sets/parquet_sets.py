@@ -20,11 +20,11 @@ _CARD = "README.md"
 _MANIFEST = "pydream: "  # a line of the card
 
 
-def write_parquet(distilled: DistilledSet, folder: Path) -> None:
+def write_parquet(distilled: DistilledSet, folder: Path, label: str = "label") -> None:
     """Write ``data/train-00000-of-00001.parquet`` and so on, and the card.
 
-    The columns are ``image``, a struct of the file's bytes and its name, and ``label``, whose class
-    names are in the schema. The manifest is in the front matter of the card.
+    The columns are ``image``, a struct of the file's bytes and its name, and the labels, with the
+    names of the classes in the schema. The manifest is in the front matter of the card.
 
     Parameters
     ----------
@@ -32,14 +32,16 @@ def write_parquet(distilled: DistilledSet, folder: Path) -> None:
         A set of pydream.
     folder
         An empty folder.
+    label
+        Name of the column of labels.
     """
     shards = list(_shards(image_files(distilled.path)))
     (folder / "data").mkdir()
     for number, files in enumerate(shards):
         name = "-".join(("train", f"{number:05d}", "of", f"{len(shards):05d}"))
         place = folder / "data" / f"{name}.parquet"
-        _write_shard(place, files, distilled.class_names)
-    (folder / _CARD).write_text(_card(distilled), encoding="utf-8")
+        _write_shard(place, files, distilled.class_names, label)
+    (folder / _CARD).write_text(_card(distilled, label), encoding="utf-8")
 
 
 def _shards(files: Sequence[Path]) -> Iterator[list[Path]]:
@@ -56,14 +58,16 @@ def _shards(files: Sequence[Path]) -> Iterator[list[Path]]:
     yield shard
 
 
-def _write_shard(place: Path, files: Sequence[Path], class_names: Sequence[str]) -> None:
+def _write_shard(
+    place: Path, files: Sequence[Path], class_names: Sequence[str], label: str
+) -> None:
     features = {
         "image": {"_type": "Image"},
-        "label": {"names": list(class_names), "_type": "ClassLabel"},
+        label: {"names": list(class_names), "_type": "ClassLabel"},
     }
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     schema = pa.schema(
-        [("image", kind), ("label", pa.int64())],
+        [("image", kind), (label, pa.int64())],
         {b"huggingface": json.dumps({"info": {"features": features}}).encode()},
     )
     # Images are compressed already.
@@ -78,10 +82,10 @@ def _write_shard(place: Path, files: Sequence[Path], class_names: Sequence[str])
             writer.write_table(pa.table([pa.array(images, kind), labels], schema=schema))
 
 
-def _card(distilled: DistilledSet) -> str:
+def _card(distilled: DistilledSet, label: str) -> str:
     """Return the text of the card. Its front matter is YAML, of which JSON is a part."""
     manifest = distilled.manifest
-    names = {str(label): name for label, name in enumerate(distilled.class_names)}
+    names = {str(number): name for number, name in enumerate(distilled.class_names)}
     front: dict[str, Any] = {
         "task_categories": ["image-classification"],
         "tags": ["dataset-distillation", "pydream"],
@@ -91,7 +95,7 @@ def _card(distilled: DistilledSet) -> str:
         "dataset_info": {
             "features": [
                 {"name": "image", "dtype": "image"},
-                {"name": "label", "dtype": {"class_label": {"names": names}}},
+                {"name": label, "dtype": {"class_label": {"names": names}}},
             ],
             "splits": [{"name": "train", "num_examples": len(distilled.labels)}],
         },

@@ -44,11 +44,15 @@ class LabelledTensors:
         or no labels at all.
     soft_labels
         (N, K) float32 logits; None if the file has only hard labels.
+    in_colours
+        Whether the images are known to be colours on the scale of [0, 1] that may lie beyond it,
+        as CIM leaves them.
     """
 
     images: Tensor
     labels: Tensor | None
     soft_labels: Tensor | None
+    in_colours: bool = False
 
 
 def read_tensors(file: Path) -> LabelledTensors:
@@ -64,7 +68,8 @@ def read_tensors(file: Path) -> LabelledTensors:
     PydreamError
         If a file cannot be read, carries code, or has any other content.
     """
-    images, labels, soft = _parts(_load(file), file)
+    content = _load(file)
+    images, labels, soft = _parts(content, file)
     _check_images(images, file)
     rows = None
     if labels is not None and labels.dim() == 2:
@@ -83,7 +88,8 @@ def read_tensors(file: Path) -> LabelledTensors:
     if labels is not None:
         _check_labels(labels, len(images), file)
         labels = labels.long()
-    return LabelledTensors(images, labels, soft)
+    of_cim = isinstance(content, dict) and {"dataset", "data", "label"} <= {*content}
+    return LabelledTensors(images, labels, soft, in_colours=of_cim)
 
 
 def read_soft_labels(file: Path, num_images: int) -> Tensor:
@@ -117,13 +123,15 @@ def as_logits(soft: Tensor, num_images: int, file: Path) -> Tensor:
 
 
 def to_pixels(
-    images: Tensor, file: Path, mean: Sequence[float] | None, std: Sequence[float] | None
+    held: LabelledTensors, file: Path, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Tensor:
-    """Convert (N, C, S, S) to (N, S, S, 3) uint8, undoing the scaling.
+    """Convert the images of a file to (N, S, S, 3) uint8, undoing the scaling.
 
     Values in [0, 1] and 8-bit levels, which `levels_scale` distinguishes, are used directly. For
-    all others, the normalisation with `mean` and `std`, one number per channel, is undone.
+    all others, the normalisation with `mean` and `std`, one number per channel, is undone; there is
+    none if the images are known to be colours.
     """
+    images = held.images
     if images.dtype == torch.uint8:
         levels = images
     else:
@@ -131,7 +139,17 @@ def to_pixels(
         low, high = (float(value) for value in images.aminmax())
         scale = levels_scale(low, high)
         if scale is None:
-            images = _undo(images, file, (low, high), mean, std)
+            undone = ""
+            if not held.in_colours:
+                images = _undo(images, file, (low, high), mean, std)
+                undone = " when mean and std are undone"
+            if beyond := _share_beyond(images):
+                warnings.warn(
+                    f"{file}: {beyond:.2%} of the values are outside [0, 1]{undone}, and are "
+                    "clipped",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
         elif scale == 1:
             images = images / 255
         levels = (images.clamp(0, 1) * 255).round().to(torch.uint8)
@@ -145,7 +163,7 @@ def _undo(
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
 ) -> Tensor:
-    """Undo the normalisation; warn if the result is outside [0, 1]."""
+    """Undo the normalisation; raise PydreamError if most of the result is outside [0, 1]."""
     values = f"{file}: values are {found[0]:.4g} to {found[1]:.4g}, beyond [0, 1]"
     channels = images.shape[1]
     if mean is None or std is None:
@@ -160,20 +178,17 @@ def _undo(
         )
     scale, offset = (torch.tensor(list(values)).view(-1, 1, 1) for values in (std, mean))
     images = images * scale + offset
-    beyond = ((images < -HALF_LEVEL) | (images > 1 + HALF_LEVEL)).float().mean().item()
-    if beyond > _MOST_BEYOND:
+    if (beyond := _share_beyond(images)) > _MOST_BEYOND:
         raise PydreamError(
             f"{values}, and {beyond:.0%} of them are still beyond it when mean {tuple(mean)} and "
             f"std {tuple(std)} are undone: they were normalised with others"
         )
-    if beyond > 0:
-        warnings.warn(
-            f"{file}: {beyond:.2%} of the values are outside [0, 1] when mean and std are undone, "
-            "and are clipped",
-            RuntimeWarning,
-            stacklevel=4,
-        )
     return images
+
+
+def _share_beyond(images: Tensor) -> float:
+    """Return the share of values that are no 8-bit level, because they are outside [0, 1]."""
+    return ((images < -HALF_LEVEL) | (images > 1 + HALF_LEVEL)).float().mean().item()
 
 
 def _parts(content: Any, file: Path) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -183,7 +198,8 @@ def _parts(content: Any, file: Path) -> tuple[Tensor, Tensor | None, Tensor | No
     parts: list[Any] = []
     data = content.get("data") if isinstance(content, dict) else None
     if isinstance(content, dict) and not (isinstance(data, (list, tuple)) and data):
-        parts = [content.get("images", data), content.get("labels"), content.get("soft_labels")]
+        labels = content.get("labels", content.get("label"))
+        parts = [content.get("images", data), labels, content.get("soft_labels")]
     else:
         pair = content if data is None else _first_pair(data, file)
         parts = [*pair, None] if isinstance(pair, (list, tuple)) else []

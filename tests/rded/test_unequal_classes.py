@@ -196,7 +196,7 @@ def test_evaluate_and_relabel(unequal: Path, digits_observer: Path, tmp_path: Pa
     assert StoredLabels(load_set(unequal), 0).plan is not None
 
 
-@pytest.mark.parametrize("layout", ["tensors", "rded"])
+@pytest.mark.parametrize("layout", ["tensors", "rded", "cim"])
 def test_an_export_opens_as_the_set(unequal: Path, tmp_path: Path, layout: Layout) -> None:
     export_set(ExportConfig(set=unequal, to=layout, out=tmp_path / "out"))
     opened, distilled = open_distilled(tmp_path / "out"), load_set(unequal)
@@ -211,4 +211,6 @@ def test_dd_ranking_has_no_such_sets(unequal: Path, digits_observer: Path, tmp_p
     )
     with pytest.raises(PydreamError, match=r"as many images of every class, .* 1 to 5: export"):
         export_set(config)
+    with pytest.raises(PydreamError, match="CV-DD takes sets with as many images of every class"):
+        export_set(ExportConfig(set=unequal, to="patches", out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()

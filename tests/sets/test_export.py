@@ -28,6 +28,8 @@ from pydream.sets.imported import open_distilled
 MEAN, STD = (0.3, 0.4, 0.5), (0.2, 0.3, 0.4)
 # The observer's batch norm is folded into its convolutions, and its layout is channels last.
 FOLDED = 1e-4
+# Mean over the pixels of an image, in levels; two digits differ by forty and more.
+ROUNDED_BY_JPEG = 16
 NAMES = [str(label) for label in range(10)]
 
 
@@ -71,7 +73,7 @@ def export(path: Path, to: Any, out: Path, **settings: Any) -> Path:
     return out
 
 
-@pytest.mark.parametrize("to", ["tensors", "rded", "ddranking", "parquet"])
+@pytest.mark.parametrize("to", ["tensors", "rded", "cim", "ddranking", "parquet", "rethinkdc"])
 def test_what_is_written_reads_as_the_same_set(
     tmp_path: Path, digits_set: Path, observer: Path, to: str
 ) -> None:
@@ -159,6 +161,56 @@ def test_rded_folders(tmp_path: Path, digits_set: Path) -> None:
     copy = out / "00007" / "class00007_id00004.png"
     assert copy.read_bytes() == (digits_set / "images" / "00007" / "00004.png").read_bytes()
     assert [label for _, label in ImageFolder(out)] == [n // 5 for n in range(50)]
+
+
+@pytest.mark.parametrize(("quality", "meant"), [(None, 95), (60, 60)])
+def test_patches(tmp_path: Path, digits_set: Path, quality: int | None, meant: int) -> None:
+    """As CV-DD and FADRM look for image k of a class, by numbers of five digits."""
+    out = export(digits_set, "patches", tmp_path / "out", quality=quality)
+    files = [
+        out / "medium" / f"{label:05}" / f"class{label:05}_id{number:05}.jpg"
+        for label in range(10)
+        for number in range(5)
+    ]
+    assert sorted(file for file in out.rglob("*") if file.is_file()) == files
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "JPEG", quality=meant)
+    written: Any = [Image.open(file) for file in files]
+    tables: Any = Image.open(stream)
+    assert all(image.quantization == tables.quantization for image in written)
+    found = np.stack([np.asarray(image) for image in written])
+    off = np.abs(found.astype(int) - pixels(digits_set)).mean((1, 2, 3))
+    assert off.max() < ROUNDED_BY_JPEG
+    assert np.array_equal(open_distilled(out, class_names=NAMES).images.numpy(), found)
+
+
+def test_patches_of_a_set_of_jpeg_files_are_copied(tmp_path: Path, digits_set: Path) -> None:
+    for file in digits_set.glob("images/*/*.png"):
+        Image.open(file).convert("RGB").save(file.with_suffix(".jpg"), quality=30)
+        file.unlink()
+    copies = sorted(export(digits_set, "patches", tmp_path / "out").rglob("*.jpg"))
+    originals = sorted(digits_set.glob("images/*/*.jpg"))
+    assert [file.read_bytes() for file in copies] == [file.read_bytes() for file in originals]
+    other = export(digits_set, "patches", tmp_path / "other", quality=31)
+    assert next(other.rglob("*.jpg")).read_bytes() not in [file.read_bytes() for file in originals]
+
+
+def test_a_file_of_cim(tmp_path: Path, digits_set: Path) -> None:
+    """A dict as its code saves it, with colours that its steps may leave beyond [0, 1]."""
+    out = export(digits_set, "cim", tmp_path / "out")
+    content = torch.load(out / "data.pt", weights_only=True)
+    assert (content["dataset"], content["label"].tolist()) == (
+        "digits",
+        [n // 5 for n in range(50)],
+    )
+    colours = pixels(digits_set).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+    np.testing.assert_array_equal(content["data"].numpy(), colours)
+    content["data"] += torch.where(content["data"] > 0.9, 0.3, 0.0)
+    torch.save(content, out / "data.pt")
+    with pytest.warns(RuntimeWarning, match=r"of the values are outside \[0, 1\], and are clipped"):
+        found = open_distilled(out).images.numpy()
+    bright = pixels(digits_set) > 0.9 * 255
+    assert np.array_equal(found, np.where(bright, 255, pixels(digits_set)))
 
 
 @pytest.mark.parametrize("shard_bytes", [1, 5_000, 1 << 30])
@@ -349,6 +401,10 @@ def test_settings_that_cannot_go_together(tmp_path: Path) -> None:
         dataclasses.replace(config, to="parquet", observer="weights.pt")
     with pytest.raises(PydreamError, match="leave out --observer"):
         dataclasses.replace(config, to="rded", observer="weights.pt")
+    with pytest.raises(PydreamError, match="rded keeps images as they are: leave out --quality"):
+        dataclasses.replace(config, to="rded", quality=90)
+    with pytest.raises(PydreamError, match="quality must be 1 to 100, got 101"):
+        dataclasses.replace(config, to="patches", quality=101)
 
 
 def test_the_command(
