@@ -14,6 +14,7 @@ import torch
 from benchmarks.timing import report, timing
 from pydream.allocator import peak_host_bytes
 from pydream.models.loading import resolve_precision
+from pydream.processors import sleep_sooner
 
 Runs = dict[str, list[dict[str, Any]]]
 LOADERS = "2 loader workers"
@@ -74,6 +75,7 @@ def run_in_turns(
     dict
         By rival, what each run printed.
     """
+    sleep_sooner()  # as the command line does
     runs: Runs = {name: [] for name in rivals}
     ours, failed = next(iter(runs)), set()
     for number in range(rounds):

@@ -32,6 +32,7 @@ _VARIABLES = (
     "PYDREAM_NVTX",
     "OMP_NUM_THREADS",
     "OMP_WAIT_POLICY",
+    "GOMP_SPINCOUNT",
     "CUDA_VISIBLE_DEVICES",
 )
 # Sources of images, as they are named, and the packages that each needs: (import, what to install).

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 from pydream.dream import DreamConfig
 from pydream.evaluate import EvaluateConfig
 from pydream.models import ObserverConfig
-from pydream.processors import usable_processors
+from pydream.processors import sleep_sooner, usable_processors
 from pydream.rded import RdedConfig
 
 
@@ -51,3 +53,31 @@ def test_ranks_on_a_machine_share_its_processors(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(9)), raising=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
     assert usable_processors() == own
+
+
+def test_waiting_threads_sleep_sooner_unless_the_user_has_decided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "environ", {"OMP_WAIT_POLICY": "active"})
+    sleep_sooner()
+    assert os.environ == {"OMP_WAIT_POLICY": "active"}
+    monkeypatch.setattr(os, "environ", {"GOMP_SPINCOUNT": "7"})
+    sleep_sooner()
+    assert os.environ == {"GOMP_SPINCOUNT": "7"}
+    monkeypatch.setattr(os, "environ", {})
+    sleep_sooner()
+    assert os.environ == {"GOMP_SPINCOUNT": "30000"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP")
+def test_openmp_has_the_choice_of_the_command_line() -> None:
+    """OpenMP itself tells its settings when it is loaded, which must be after the choice."""
+    variables = {name: value for name, value in os.environ.items() if "OMP_" not in name}
+    run = subprocess.run(
+        [sys.executable, "-m", "pydream", "doctor"],
+        env={**variables, "OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "GOMP_SPINCOUNT = '30000'" in run.stderr

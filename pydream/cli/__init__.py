@@ -14,6 +14,7 @@ from typing import Any, TextIO, cast
 from pydream.errors import OtherRankError, PydreamError, UnfinishedError
 from pydream.files import STOPPED
 from pydream.launchers import place_of_rank
+from pydream.processors import sleep_sooner
 from pydream.progress import is_silent
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -107,6 +108,7 @@ def _run() -> None:
         return
     from pydream.cli.several_gpus import started_on_all_gpus
 
+    sleep_sooner()
     if started_on_all_gpus(sys.argv[1:]):
         return
     from pydream.cli.commands import run
