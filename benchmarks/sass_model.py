@@ -229,22 +229,36 @@ WORK = [
         (Phase("inner", 1, r"STG\.E"),),
         nbytes=32 * 12,
     ),
+    # A warp's products of 64 samples by 32 centres, over 32 words of each; in exact mode over 32
+    # values, of each product of their terms.
     *(
         Work(
-            rf"assign_kernel<{types}, {terms}[,>]",
+            rf"assign_kernel<{types}[,>]",
             _KMEANS,
-            (Phase("hot", 64 * terms, "HMMA.*"),),
+            (Phase("hot", 64, "HMMA.*"),),
             operations=64 * operations,
             bits=bits,
             shared=4 * 128 * 36 * 4,
         )
-        for types, terms, operations, bits in (
-            ("Half, Fp16", 1, 4096, 16),
-            ("BFloat16, Bf16", 1, 4096, 16),
-            ("Half, Tf32", 2, 2048, 16),
-            ("BFloat16, Tf32", 2, 2048, 16),
-            ("float, Tf32", 1, 2048, 32),
-            ("float, Tf32", 3, 2048, 32),
+        for types, operations, bits in (
+            ("Half, Fp16", 4096, 16),
+            ("BFloat16, Bf16", 4096, 16),
+            ("float, Tf32", 2048, 32),
+        )
+    ),
+    *(
+        Work(
+            rf"exact_kernel<{samples}>",
+            "D 2048: the products alone",
+            (Phase("hot", 32 * products, "HMMA.*"),),
+            operations=32 * 4096,
+            bits=bits,
+            shared=shared,
+        )
+        for samples, products, bits, shared in (
+            ("Half", 2, 16, 2 * 3 * 128 * 20 * 4 + 4 * 128 * 20),
+            ("BFloat16", 3, 16, 2 * 4 * 128 * 20 * 4 + 4 * 128 * 20),
+            ("float", 3, 32, 2 * (128 * 48 + 2 * 128 * 20) * 4 + 4 * 128 * 20),
         )
     ),
 ]  # fmt: skip

@@ -50,9 +50,6 @@ class KmeansRun {
     k_.most_centres = most_centres;
     k_.tiles = tiles;
     k_.fast = fast;
-    const int64_t dim = k_.x.dim;
-    const int64_t words = fast && k_.x.type != Dtype::float32 ? (dim + 1) / 2 : dim;
-    k_.padded = (words + 31) / 32 * 32;
   }
 
   int64_t workspace_bytes() { return kmeans_workspace(&k_, nullptr); }

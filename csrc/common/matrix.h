@@ -15,6 +15,21 @@ __device__ inline uint32_t to_tf32(float value) {
   return bits & 0xFFFFE000u;  // PTX leaves the low 13 bits undefined
 }
 
+// Two values rounded to float16, the first in the low half of the word.
+__device__ inline uint32_t pack_halves(float low, float high) {
+  uint32_t bits;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+  return bits;
+}
+
+// The same, and leaves what rounding has taken from each.
+__device__ inline uint32_t split_halves(float* low, float* high) {
+  const uint32_t bits = pack_halves(*low, *high);
+  *low -= widen(Half{static_cast<uint16_t>(bits)});
+  *high -= widen(Half{static_cast<uint16_t>(bits >> 16)});
+  return bits;
+}
+
 // sum += a * b for a tile of 16 x 8, over 8 words of each row of a and each column of b, by a whole
 // warp. With g = lane / 4 and t = lane % 4, a thread supplies the words (g, t), (g + 8, t),
 // (g, t + 4), (g + 8, t + 4) of a as (row, word), and the words (t, g), (t + 4, g) of b as

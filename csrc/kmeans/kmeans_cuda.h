@@ -22,7 +22,6 @@ struct KmeansOnDevice {
   Samples x;                  // [T, D]
   const ProblemEntry* table;  // [B + 1]
   int64_t problems, centres, tiles, most_centres;
-  int64_t padded;       // words of a prepared centre: D (or D / 2), up to a multiple of 32
   bool fast;            // compare in the format of the tensor cores
   float* centroid;      // [C, D]
   int64_t* label_out;   // [T]
@@ -30,16 +29,19 @@ struct KmeansOnDevice {
   int64_t* n_iter;      // [B]
   int32_t* unfinished;  // [1], problems that have not converged
   // Working memory.
-  float* origin;         // [B, D], a point near the samples
-  float* origin_length;  // [B]
-  float* length;         // [T], squared distances to the origin
-  float* near;           // [T], squared distances to the own centre, where needed
-  int32_t* label;        // [T], labels that the sums reflect
-  int32_t* next;         // [T], labels for the current centres; ~label if scores do not decide
-  int32_t* rival;        // [T], where scores do not decide: the only other candidate, or -1
-  uint32_t* prepared;    // [C, padded], centres minus the origin, in the format of the comparison
-  float* bias;           // [C]
-  float* reach;          // [C], distances to the origin
+  int64_t terms;            // of a prepared centre, whose sum it is; 1 if `fast`
+  int64_t padded;           // words of a term: D, or D / 2 of 16 bits, up to whole pieces
+  float* origin;            // [B, D], a point near the samples
+  float* origin_length;     // [B]
+  float* length;            // [T], squared distances to the origin
+  float* near;              // [T], squared distances to the own centre, where needed
+  int32_t* label;           // [T], labels that the sums reflect
+  int32_t* next;            // [T], labels for the current centres; ~label if scores do not decide
+  int32_t* rival;           // [T], where scores do not decide: the only other candidate, or -1
+  uint32_t* prepared;       // [C, terms, padded], centres minus the origin, as they are compared
+  float* bias;              // [C]
+  float* factor;            // [C], undoes the scales of sums of products; unless `fast`
+  float* reach;             // [C], distances to the origin, and a little more
   unsigned long long* sum;  // [C, D], in units of the problem's `unit`, two's complement
   int32_t* members;         // [C]
   double* shift;            // [C], squared movements of the centres

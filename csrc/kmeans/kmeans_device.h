@@ -1,6 +1,8 @@
 // For the kernels of k-means: the problem of a block, and sums over blocks and warps.
 #pragma once
 
+#include <type_traits>
+
 #include "common/report.h"
 #include "common/sums.h"
 #include "common/threads.h"
@@ -49,6 +51,33 @@ __device__ float warp_distance(const KmeansOnDevice& k, int64_t row, const float
   return warp_sum(sum);
 }
 
+// The largest of one value per thread of a block, none of them negative, returned to every thread.
+// The content of `shared` [kWarps] is overwritten.
+__device__ inline float block_max(float value, float* shared) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) {
+    value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, distance));
+  }
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
+  __syncthreads();
+  for (int warp = 0; warp < kWarps; ++warp) value = fmaxf(value, shared[warp]);
+  return value;
+}
+
+// The terms of 16 bits, float16 or bfloat16, that a centre is split into for samples of a type.
+template <class T>
+using ExactTerm = std::conditional_t<std::is_same_v<T, BFloat16>, BFloat16, Half>;
+template <class T>
+constexpr int kExactTerms = std::is_same_v<T, BFloat16> ? 3 : 2;
+
+// The power of two by which numbers up to the one of these bits come to lie just below 2^15, within
+// float16; at most 2^62, so that the inverse of a product of two such powers is a normal number.
+__device__ inline float scale_for(uint32_t largest) {
+  const int exponent = static_cast<int>(largest >> 23) - 126;  // largest < 2^exponent
+  return __uint_as_float(static_cast<uint32_t>(min(15 - exponent, 62) + 127) << 23);
+}
+
 constexpr size_t kSumBytes = kWarps * sizeof(double);
 
 inline dim3 blocks(int64_t count) { return dim3(static_cast<unsigned>(count)); }
@@ -81,8 +110,10 @@ __device__ inline double units(const KmeansOnDevice& k, int64_t problem) {
     }                              \
   }
 
-// Finds every sample's nearest centre, into `next` (assign_cuda.cu).
+// Finds every sample's nearest centre, into `next`: by the format of the tensor cores if `fast`
+// (assign_cuda.cu), else by float32 distances (exact_cuda.cu).
 void assign_cuda(const KmeansOnDevice& k, CudaStream stream);
+void assign_exact_cuda(const KmeansOnDevice& k, CudaStream stream);
 
 // Updates labels, sums and members by the assignment (move_cuda.cu).
 void move_cuda(const KmeansOnDevice& k, CudaStream stream);

@@ -6,6 +6,7 @@
 // between, the centres and their sums.
 #include <limits>
 
+#include "common/matrix.h"
 #include "kmeans/kmeans_device.h"
 
 namespace pydream {
@@ -70,40 +71,100 @@ __global__ void __launch_bounds__(kThreads) length_kernel(const KmeansOnDevice k
   }
 }
 
-// Writes the centres in the format of the comparison: a block per centre.
-template <class T>
-__device__ void prepare(const KmeansOnDevice& k, int64_t problem, int64_t centre, double* sums) {
-  const bool narrow_words = k.fast && sizeof(T) == 2;
-  const int values = narrow_words ? 2 : 1;
-  const float* origin = k.origin + problem * k.x.dim;
-  const float* centroid = k.centroid + centre * k.x.dim;
+// What a block sums up of a centre, c' relative to the origin o: |c'|^2 / 2 and <o, c'>.
+struct CentreSums {
   double half = 0.0, across = 0.0;
-  for (int64_t word = threadIdx.x; word < k.padded; word += kThreads) {
+  __device__ void add(float value, float origin) {
+    half += static_cast<double>(value) * value / 2;
+    across += static_cast<double>(value) * origin;
+  }
+};
+
+// Writes a centre in the format of the tensor cores, by a block.
+template <class T>
+__device__ CentreSums round_centre(const float* centroid, const float* origin, int64_t dim,
+                                   int64_t padded, uint32_t* prepared) {
+  constexpr int kValues = sizeof(T) == 2 ? 2 : 1;
+  CentreSums sums;
+  for (int64_t word = threadIdx.x; word < padded; word += kThreads) {
     uint32_t bits = 0;
-    for (int which = 0; which < values; ++which) {
-      const int64_t d = word * values + which;
-      if (d >= k.x.dim) continue;
+    for (int which = 0; which < kValues; ++which) {
+      const int64_t d = word * kValues + which;
+      if (d >= dim) continue;
       float value = centroid[d] - origin[d];
-      if (narrow_words) {
+      if constexpr (kValues == 2) {
         T rounded;
         narrow(fminf(fmaxf(value, -kMostHalf), kMostHalf), &rounded);
-        uint16_t half_bits;
-        memcpy(&half_bits, &rounded, sizeof half_bits);
-        bits |= static_cast<uint32_t>(half_bits) << (16 * which);
+        bits |= static_cast<uint32_t>(rounded.bits) << (16 * which);
         value = widen(rounded);
       } else {
-        bits = __float_as_uint(value);
+        bits = to_tf32(value);
       }
-      half += static_cast<double>(value) * value / 2;
-      across += static_cast<double>(value) * origin[d];
+      sums.add(value, origin[d]);
     }
-    k.prepared[centre * k.padded + word] = bits;
+    prepared[word] = bits;
   }
-  const double bias = block_sum(half + across, sums);
-  const double squares = 2.0 * block_sum(half, sums);
+  return sums;
+}
+
+// Writes a centre times `scale` as terms of 16 bits, by a block: a term is what the terms before
+// have left, rounded.
+template <class T>
+__device__ CentreSums split_centre(const float* centroid, const float* origin, int64_t dim,
+                                   int64_t padded, float scale, uint32_t* prepared) {
+  CentreSums sums;
+  for (int64_t word = threadIdx.x; word < padded; word += kThreads) {
+    // Of float32 samples a lane loads 4 values at a time, for word t and word t + 4 of 8
+    // (exact_cuda.cu).
+    const int64_t first =
+        sizeof(T) == 4 ? word / 8 * 16 + word % 4 * 4 + word / 4 % 2 * 2 : word * 2;
+    float left[2] = {};
+    for (int which = 0; which < 2 && first + which < dim; ++which) {
+      const float value = centroid[first + which] - origin[first + which];
+      sums.add(value, origin[first + which]);
+      left[which] = value * scale;
+    }
+    for (int term = 0; term < kExactTerms<T>; ++term) {
+      uint32_t bits = 0;
+      for (int which = 0; which < 2; ++which) {
+        ExactTerm<T> rounded;
+        narrow(left[which], &rounded);
+        left[which] -= widen(rounded);
+        bits |= static_cast<uint32_t>(rounded.bits) << (16 * which);
+      }
+      prepared[term * padded + word] = bits;
+    }
+  }
+  return sums;
+}
+
+// Writes a centre as it is compared, by a block.
+template <class T>
+__device__ void prepare(const KmeansOnDevice& k, int64_t problem, int64_t centre, double* shared) {
+  const float* origin = k.origin + problem * k.x.dim;
+  const float* centroid = k.centroid + centre * k.x.dim;
+  uint32_t* prepared = k.prepared + centre * k.terms * k.padded;
+  CentreSums sums;
+  float reached = 0.0f;  // beyond |c'|
+  if (k.fast) {
+    sums = round_centre<T>(centroid, origin, k.x.dim, k.padded, prepared);
+  } else {
+    float largest = 0.0f;
+    for (int64_t d = threadIdx.x; d < k.x.dim; d += kThreads) {
+      largest = fmaxf(largest, fabsf(centroid[d] - origin[d]));
+    }
+    largest = block_max(largest, reinterpret_cast<float*>(shared));
+    const float scale = scale_for(__float_as_uint(largest));
+    sums = split_centre<T>(centroid, origin, k.x.dim, k.padded, scale, prepared);
+    const float of_samples = sizeof(T) == 4 ? scale_for(k.largest[problem]) : 1.0f;
+    if (threadIdx.x == 0) k.factor[centre] = 1 / scale / of_samples;
+    reached = sqrtf(static_cast<float>(k.x.dim)) / 8 / scale;  // exact_cuda.cu has the reason
+  }
+  const double bias = block_sum(sums.half + sums.across, shared);
+  const double squares = 2.0 * block_sum(sums.half, shared);
   if (threadIdx.x != 0) return;
   k.bias[centre] = static_cast<float>(bias);
-  k.reach[centre] = static_cast<float>(sqrt(squares));
+  k.reach[centre] = static_cast<float>(sqrt(squares)) + reached;
 }
 
 template <class T>
@@ -264,7 +325,7 @@ void kmeans_start_cuda(const KmeansOnDevice& k, const Launch& where) {
   const CudaStream stream = where.stream;
   PYDREAM_BY_TYPE(k.x.type, launch(prepare_kernel<T>, blocks(k.centres), dim3(kThreads), kSumBytes,
                                    stream, k, where.faults));
-  assign_cuda(k, stream);
+  (k.fast ? assign_cuda : assign_exact_cuda)(k, stream);
   move_cuda(k, stream);
   launch(variance_kernel, blocks(k.problems), dim3(kThreads), kSumBytes, stream, k);
 }
@@ -276,7 +337,7 @@ void kmeans_iterate_cuda(const KmeansOnDevice& k, double tol, bool spherical, co
   PYDREAM_BY_TYPE(k.x.type, {
     launch(update_kernel<T>, blocks(k.centres), dim3(kThreads), kSumBytes, stream, k, spherical);
   });
-  assign_cuda(k, stream);
+  (k.fast ? assign_cuda : assign_exact_cuda)(k, stream);
   move_cuda(k, stream);
   launch(judge_kernel, blocks(k.problems), dim3(kThreads), kSumBytes, stream, k, tol);
 }

@@ -25,6 +25,11 @@ class WorkspaceLayout {
 }  // namespace
 
 int64_t kmeans_workspace(KmeansOnDevice* k, unsigned char* memory) {
+  k->terms = 1;
+  if (!k->fast) PYDREAM_BY_TYPE(k->x.type, k->terms = kExactTerms<T>);
+  const bool pairs = !k->fast || k->x.type != Dtype::float32;
+  const int64_t words = pairs ? (k->x.dim + 1) / 2 : k->x.dim, piece = k->fast ? 32 : 16;
+  k->padded = (words + piece - 1) / piece * piece;
   WorkspaceLayout layout(memory);
   layout.take(&k->origin, k->problems * k->x.dim);
   layout.take(&k->origin_length, k->problems);
@@ -33,8 +38,9 @@ int64_t kmeans_workspace(KmeansOnDevice* k, unsigned char* memory) {
   layout.take(&k->label, k->x.count);
   layout.take(&k->next, k->x.count);
   layout.take(&k->rival, k->x.count);
-  layout.take(&k->prepared, k->centres * k->padded);
+  layout.take(&k->prepared, k->centres * k->terms * k->padded);
   layout.take(&k->bias, k->centres);
+  layout.take(&k->factor, k->centres);
   layout.take(&k->reach, k->centres);
   layout.take(&k->sum, k->centres * k->x.dim);
   layout.take(&k->members, k->centres);

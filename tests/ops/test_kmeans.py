@@ -231,6 +231,36 @@ class TestKMeans:
         own = exact_distances(x, found.centroids).gather(1, found.labels[:, None]).sum()
         torch.testing.assert_close(found.inertia, own, rtol=INERTIA_RTOL, atol=0.0)
 
+    @pytest.mark.parametrize(
+        ("dtype", "scale", "spread"),
+        [
+            (torch.float32, 1.0, "of dimensions"),
+            (torch.float32, 1.0, "of centroids"),
+            (torch.float32, 1e-15, "of samples"),
+            (torch.bfloat16, 1e11, "of centroids"),
+            (torch.bfloat16, 1.0, "of dimensions"),
+            (torch.float16, 1.0, "of dimensions"),
+            (torch.float16, 1e-5, "even"),  # most values are below float16's normal numbers
+        ],
+    )
+    def test_labels_are_exact_at_any_scale(
+        self, dtype: torch.dtype, scale: float, spread: str
+    ) -> None:
+        """Where tensor cores of 16 bits need scales, terms and bounds of their errors."""
+        generator = torch.Generator().manual_seed(8)
+        x = torch.randn(135, 104, generator=generator)[:, : 104 if scale == 1 else 77]
+        centroids = x[:5].repeat(27, 1) + torch.randn(135, x.shape[1], generator=generator)
+        if spread == "of dimensions":
+            factors = 10.0 ** -torch.arange(x.shape[1]).remainder(5)
+            x, centroids = x * factors, centroids * factors
+        if spread == "of samples":
+            x[7] *= 1e3
+        if spread == "of centroids":
+            centroids[9] *= 1e6
+        x, centroids = (x * scale).to(dtype), centroids * scale
+        labels = ops.kmeans(x, 135, init=centroids, max_iter=0).labels
+        assert labels.equal(exact_distances(x, centroids).argmin(1))
+
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("dim", [3, 40, 264])
     def test_fast_precision_is_near(self, dim: int, dtype: torch.dtype) -> None:

@@ -17,6 +17,20 @@ inline uint32_t to_tf32(float value) {  // to the nearest, ties away from zero
   return (float_bits(value) + 0x1000u) & 0xFFFFE000u;
 }
 
+inline uint32_t pack_halves(float low, float high) {
+  Half halves[2];
+  narrow(low, &halves[0]);
+  narrow(high, &halves[1]);
+  return static_cast<uint32_t>(halves[1].bits) << 16 | halves[0].bits;
+}
+
+inline uint32_t split_halves(float* low, float* high) {
+  const uint32_t bits = pack_halves(*low, *high);
+  *low -= to_float(Half{static_cast<uint16_t>(bits)});
+  *high -= to_float(Half{static_cast<uint16_t>(bits >> 16)});
+  return bits;
+}
+
 namespace matrix_on_cpu {
 
 struct Words {
