@@ -32,6 +32,11 @@ def lists(name: str) -> tuple[list[Tensor], list[Tensor]]:
     return x, [torch.randn(shape, generator=generator) for shape in shapes(name)]
 
 
+def agree(mine: Tensor, theirs: Tensor) -> None:
+    scale = float(theirs.abs().max())
+    torch.testing.assert_close(mine, theirs, rtol=SAME_VALUE, atol=SAME_SLOPES * scale)
+
+
 def measure(name: str, metric: str, rounds: int) -> dict[str, Any]:
     x, y = lists(name)
 
@@ -47,8 +52,7 @@ def measure(name: str, metric: str, rounds: int) -> dict[str, Any]:
     for mine, theirs in zip(ours(), eager(), strict=True):
         if metric == "cos" and theirs.dim() == 1:
             continue  # rows of one value: what is left is the rounding of two equal parts
-        scale = float(theirs.abs().max())
-        torch.testing.assert_close(mine, theirs, rtol=SAME_VALUE, atol=SAME_SLOPES * scale)
+        agree(mine, theirs)
     size = sum(tensor.numel() for tensor in x)
     source, target = torch.randn(3 * size // 2), torch.empty(3 * size // 2)
     limit = "a copy of as many bytes as three lists have"

@@ -27,6 +27,7 @@ BOUNDS = {
     "block": "a copy of its bytes",
     "rded": "its observer alone",
     "cuda-ops": "a copy of its bytes",
+    "cuda-matching": "a copy of its bytes",
     "cuda-kmeans": "one read, or its matrix products",
 }
 
@@ -42,9 +43,9 @@ class Headline:
 
 
 # Records of which every case is shown.
-ALL_SHOWN = ("cuda-ops", "cuda-kmeans")
+ALL_SHOWN = ("cuda-ops", "cuda-matching", "cuda-kmeans")
 # Records whose cases begin with the name of their op.
-OF_MANY_OPS = ("cuda-ops",)
+OF_MANY_OPS = ("cuda-ops", "cuda-matching")
 # The usual use of each op, and every pipeline; the records have all cases.
 HEADLINES = (
     Headline(

@@ -7,6 +7,7 @@ import textwrap
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,46 @@ def compared(
         **({} if limits is None else {"limits": asdict(limits)}),
         "remarks": remarks,
     }
+
+
+def compare_bytes(
+    setting: Setting,
+    ours: Callable[[Any], Any],
+    rivals: Mapping[str, Rival],
+    inputs: list[Any],
+    agree: Callable[[Any, Any], None],
+    *,
+    items: int,
+    work: Work,
+    captured: bool = True,
+) -> Case:
+    """Compare with the limit of the memory: a copy of the same bytes."""
+    return compared(
+        Rival(ours, captured),
+        rivals,
+        inputs,
+        setting.device,
+        agree=agree,
+        items=items,
+        work=work,
+        limit=work.nbytes / setting.limits.copy_bytes,
+        least=setting.least,
+    )
+
+
+def within(atol: float) -> Callable[[Any, Any], None]:
+    """Return an agreement of tensors, or tuples of them, to a tolerance."""
+    return partial(torch.testing.assert_close, rtol=0.0, atol=atol, check_dtype=False)
+
+
+def by_compile(setting: Setting, call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function as `torch.compile` makes it.
+
+    In a rehearsal it is only traced: a CPU would compile for minutes.
+    """
+    backend = "aot_eager" if setting.small else "inductor"
+    compiled: Callable[..., Any] = torch.compile(call, backend=backend, dynamic=False)
+    return compiled
 
 
 def _timed(

@@ -1,4 +1,4 @@
-"""k-means on a GPU, beside flash-kmeans and fast_pytorch_kmeans, from the same start.
+"""k-means on a GPU, beside flash-kmeans, fast_pytorch_kmeans and cuML, from the same start.
 
     python -m benchmarks.cuda_kmeans [--device cuda] [--out FOLDER]
 
@@ -18,7 +18,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from benchmarks.comparison import Case, Rival, Setting, compared, measure
+from benchmarks.comparison import Case, Rival, Setting, by_compile, compared, measure
 from benchmarks.cuda_events import kind_of_product, matrix_rate, read_rate
 from benchmarks.timing import Work
 from pydream import ops
@@ -108,6 +108,20 @@ def by_fast_pytorch(x: Tensor, start: Tensor) -> Tensor:
     return torch.stack(found)
 
 
+def by_cuml(x: Tensor, start: Tensor) -> Tensor:
+    """Solve problem by problem in float32, which is all that cuML has beside float64."""
+    from cuml.cluster import KMeans
+
+    found = []
+    for problem, centroids in zip(x.float(), start.float(), strict=True):
+        model = KMeans(
+            n_clusters=len(centroids), init=centroids, n_init=1, max_iter=ITERATIONS, tol=0.0
+        )
+        model.fit(problem)
+        found.append(torch.as_tensor(model.cluster_centers_, device=x.device))
+    return torch.stack(found)
+
+
 @dataclass(frozen=True)
 class Rates:
     """What the device does at most: bytes of samples and operations a second."""
@@ -157,7 +171,11 @@ def iterations_case(size: Size, rates: Rates) -> Case:
             f"inertia {found:.6g}, not {expected:.6g}"
         )
 
-    rivals = {"flash-kmeans": by_flash, "fast_pytorch_kmeans": by_fast_pytorch}
+    rivals = {
+        "flash-kmeans": by_flash,
+        "fast_pytorch_kmeans": by_fast_pytorch,
+        "cuML": by_cuml,
+    }
     operations = ITERATIONS * 2 * size.problems * size.count * size.k * size.dim
     return compared(
         Rival(ours, captured=False),
@@ -214,7 +232,10 @@ def nearest_case(size: Size, rates: Rates) -> Case:
     operations = 2 * size.problems * size.count * size.k * size.dim
     return compared(
         Rival(lambda x: ops.nearest_samples(x, centroids, 1), captured=False),
-        {"cdist and argmin": Rival(by_cdist, captured=False)},
+        {
+            "cdist and argmin": Rival(by_cdist, captured=False),
+            "torch.compile": Rival(by_compile(rates.setting, by_cdist), captured=False),
+        },
         [x],
         rates.setting.device,
         agree=agree,

@@ -1,4 +1,4 @@
-"""The ops on a GPU, beside PyTorch and the limit of the memory.
+"""The ops of RDED on a GPU, beside PyTorch, torch.compile, others, and the limit of the memory.
 
     python -m benchmarks.cuda_ops [--device cuda] [--out FOLDER]
 
@@ -8,72 +8,38 @@ time is taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
 
-from benchmarks import bench_augment, bench_block
-from benchmarks.bench_multi_formation import OPERATIONS as FORMATION_OPERATIONS
 from benchmarks.bench_score import OPERATIONS as SCORE_OPERATIONS
-from benchmarks.comparison import Case, Rival, Setting, compared, measure
+from benchmarks.comparison import (
+    Case,
+    Rival,
+    Setting,
+    by_compile,
+    compare_bytes,
+    measure,
+    within,
+)
+from benchmarks.croppers import CROPPERS, Cropping
 from benchmarks.cuda_events import copies, read_rate
-from benchmarks.published.dsa import augment
 from benchmarks.timing import Work
 from pydream import ops
-from pydream.ops.block import Statistics
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SIDE, CANVAS = 112, 224
+CROP = Cropping(side=112, canvas=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+SIDE, CANVAS = CROP.side, CROP.canvas
 # Of torchvision's antialiased resize in float32, and of the cast to bfloat16 at values up to 3.
 SAME_PIXELS = 0.02
 SAME_SCORES = 1e-5
-# Of weights that PyTorch rounds in float32, and of sums of sixteen products.
-SAME_FORMED = 1e-3
-# torchvision makes about 18 calls a patch: a hundred patches take it as long as all of an input
-# would take everybody else.
-PATCHES_OF_TORCHVISION = 100
-# Other croppers on GPUs. kornia's antialiasing blurs before it samples, which gives other pixels;
-# equal work of DALI has not been set up.
-UNTIMED = {
-    "kornia": ("kornia",),
-    "DALI": ("nvidia-dali-cuda130", "nvidia-dali-cuda120"),
-}
-
-
-def compare(
-    setting: Setting,
-    ours: Callable[[Any], Any],
-    rivals: Mapping[str, Rival],
-    inputs: list[Any],
-    agree: Callable[[Any, Any], None],
-    *,
-    items: int,
-    work: Work,
-    captured: bool = True,
-) -> Case:
-    """Compare with the limit of the memory."""
-    return compared(
-        Rival(ours, captured),
-        rivals,
-        inputs,
-        setting.device,
-        agree=agree,
-        items=items,
-        work=work,
-        limit=work.nbytes / setting.limits.copy_bytes,
-        least=setting.least,
-    )
-
-
-def within(atol: float) -> Callable[[Any, Any], None]:
-    """Return an agreement of tensors, or tuples of them, to a tolerance."""
-    return partial(torch.testing.assert_close, rtol=0.0, atol=atol, check_dtype=False)
+PER_CLASS = 40
+# Croppers without equal work: kornia's antialiasing blurs before it samples, which gives other
+# pixels.
+UNTIMED = {"kornia": ("kornia",)}
 
 
 def photographs(count: int, device: torch.device, seed: int) -> list[Tensor]:
@@ -89,24 +55,12 @@ def photographs(count: int, device: torch.device, seed: int) -> list[Tensor]:
     return images
 
 
-def by_torchvision(images: list[Tensor], boxes: Tensor, count: int) -> Tensor:
-    """Make the first patches, one by one on the device, as the published transform does."""
-    patches = torch.zeros(count, 3, CANVAS, CANVAS, dtype=torch.bfloat16, device=boxes.device)
-    patches = patches.to(memory_format=torch.channels_last)
-    margin = (CANVAS - SIDE) // 2
-    for place, box in enumerate(boxes[:count].tolist()):
-        image = images[place * len(images) // len(boxes)].permute(2, 0, 1)
-        part = tv.resized_crop(image.float() / 255, *box, [SIDE, SIDE], antialias=True)
-        patches[place, :, margin:-margin, margin:-margin] = tv.normalize(part, MEAN, STD)
-    return patches
-
-
 def crop_case(setting: Setting, images: int, *, alike: bool) -> Case:
     """Photographs in a list or, if they are alike, in one batch, as a CUDA graph takes them."""
 
     def ours(given: tuple[list[Tensor], Tensor]) -> Tensor:
         return ops.crop_resize(
-            *given, SIDE, canvas=CANVAS, mean=MEAN, std=STD, dtype=torch.bfloat16,
+            *given, SIDE, canvas=CANVAS, mean=CROP.mean, std=CROP.std, dtype=torch.bfloat16,
             channels_last=True,
         )  # fmt: skip
 
@@ -123,16 +77,19 @@ def crop_case(setting: Setting, images: int, *, alike: bool) -> Case:
         areas.append(int((boxes[:, 2].long() * boxes[:, 3]).sum()))
         inputs.append((pictures, boxes.to(device)))
     patches = len(inputs[0][1])
-    count = min(PATCHES_OF_TORCHVISION, patches)
-    theirs = Rival(
-        lambda given: by_torchvision(given[0], given[1], count), captured=False, items=count
-    )
-    return compare(
+
+    def rival(crop: Callable[..., Tensor], count: int) -> Rival:
+        return Rival(lambda given: crop(*given, count, CROP), captured=False, items=count)
+
+    return compare_bytes(
         setting,
         ours,
-        {"torchvision, a patch at a time": theirs},
+        {
+            name: rival(crop, min(most or patches, patches))
+            for name, (crop, most) in CROPPERS.items()
+        },
         inputs,
-        lambda mine, other: within(SAME_PIXELS)(mine[:count], other),
+        lambda mine, other: within(SAME_PIXELS)(mine[: len(other)], other),
         items=patches,
         work=Work(3 * sum(areas) // len(areas) + patches * 3 * CANVAS**2 * 2),
         captured=alike,
@@ -156,7 +113,7 @@ def cells_case(setting: Setting, images: int) -> Case:
         boxes = ops.random_crop_boxes(torch.full((images, 2), 400), 1, seed=seed)[:, 0]
         area = int((boxes[:, 2].long() * boxes[:, 3]).sum())
         inputs.append((pictures, boxes.to(device)))
-    return compare(
+    return compare_bytes(
         setting,
         lambda given: ops.matched_cells(given[0], given[1], SIDE, CANVAS),
         {"crop_resize, then products with the pseudo-inverse": Rival(by_products, captured=False)},
@@ -181,10 +138,13 @@ def score_case(setting: Setting, rows: int, dtype: torch.dtype) -> Case:
         )
         for _ in range(copies(rows * columns * dtype.itemsize, setting.device))
     ]
-    return compare(
+    return compare_bytes(
         setting,
         lambda given: ops.realism_scores(*given),
-        {"log_softmax and gather": Rival(eager_scores)},
+        {
+            "log_softmax and gather": Rival(eager_scores),
+            "torch.compile": Rival(by_compile(setting, eager_scores)),
+        },
         inputs,
         within(SAME_SCORES),
         items=rows,
@@ -192,7 +152,8 @@ def score_case(setting: Setting, rows: int, dtype: torch.dtype) -> Case:
     )
 
 
-def eager_key_patches(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def eager_key_patches(given: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    logits, labels = given
     own = eager_scores((logits, labels.repeat_interleave(5)))
     best, crop = own.view(-1, 5).max(1)
     return best.topk(40).indices, crop
@@ -205,14 +166,46 @@ def key_patches_case(setting: Setting) -> Case:
         (torch.randn(rows, columns, device=device) * 3, torch.zeros(300, device=device).long())
         for _ in range(copies(rows * columns * 4, device))
     ]
-    return compare(
+    return compare_bytes(
         setting,
         lambda given: ops.key_patches(given[0], given[1], 5, 40, 1),
-        {"log_softmax, gather, max, topk": Rival(lambda given: eager_key_patches(*given))},
+        {
+            "log_softmax, gather, max, topk": Rival(eager_key_patches),
+            "torch.compile": Rival(by_compile(setting, eager_key_patches)),
+        },
         inputs,
         lambda mine, other: within(0)(mine.image[0], other[0]),
         items=rows,
         work=Work(rows * columns * 4, SCORE_OPERATIONS * rows * columns),
+    )
+
+
+def eager_selection(given: tuple[Tensor, Tensor], classes: int) -> tuple[Tensor, Tensor]:
+    """Sort by score, then by class; every class has as many images."""
+    scores, labels = given
+    best, crop = scores.max(1)
+    order = best.argsort(descending=True, stable=True)
+    order = order[labels[order].argsort(stable=True)]
+    image = order.view(classes, -1)[:, :PER_CLASS]
+    return image, crop[image]
+
+
+def selection_case(setting: Setting, classes: int, images: int) -> Case:
+    """Key patches of many classes at once, from the scores of five crops of every image."""
+    rows, device = classes * images, setting.device
+    inputs = []
+    for _ in range(copies(rows * 28, device)):
+        labels = torch.randperm(rows, device=device) % classes
+        inputs.append((torch.randn(rows, 5, device=device), labels))
+    theirs = partial(eager_selection, classes=classes)
+    return compare_bytes(
+        setting,
+        lambda given: ops.select_key_patches(given[0], given[1], PER_CLASS, classes)[:2],
+        {"max and two sorts": Rival(theirs), "torch.compile": Rival(by_compile(setting, theirs))},
+        inputs,
+        within(0),
+        items=rows,
+        work=Work(rows * 28),
     )
 
 
@@ -231,108 +224,17 @@ def collage_case(setting: Setting, classes: int) -> Case:
         torch.randint(0, 256, shape, dtype=torch.uint8, device=setting.device)
         for _ in range(copies(size, setting.device))
     ]
-    return compare(
+    return compare_bytes(
         setting,
         lambda patches: ops.collage(patches, 2, CANVAS),
-        {"view, permute, reshape": Rival(eager_collage)},
+        {
+            "view, permute, reshape": Rival(eager_collage),
+            "torch.compile": Rival(by_compile(setting, eager_collage)),
+        },
         inputs,
         within(0),
         items=classes * 10,
         work=Work(2 * size),
-    )
-
-
-def eager_formation(images: Tensor) -> Tensor:
-    rows = images.chunk(2, -2)
-    cells = [cell for row in rows for cell in row.chunk(2, -1)]
-    size = list(images.shape[-2:])
-    return torch.cat([F.interpolate(cell, size, mode="bilinear") for cell in cells])
-
-
-def formation_case(setting: Setting, count: int, side: int, *, backward: bool) -> Case:
-    """Images doubled by factor 2: the result, or that and the derivative by the images."""
-
-    def with_slope(form: Callable[[Tensor], Tensor]) -> Callable[[tuple[Tensor, Tensor]], Tensor]:
-        def run(given: tuple[Tensor, Tensor]) -> Tensor:
-            images, upstream = given
-            if not backward:
-                return form(images)
-            images = images.detach().requires_grad_()
-            return torch.autograd.grad(form(images), images, upstream)[0]
-
-        return run
-
-    size = 5 * count * 3 * side**2 * 4
-    inputs = [
-        (
-            torch.rand(count, 3, side, side, device=setting.device),
-            torch.randn(4 * count, 3, side, side, device=setting.device),
-        )
-        for _ in range(copies(size, setting.device))
-    ]
-    passes = 2 if backward else 1
-    return compare(
-        setting,
-        with_slope(lambda images: ops.multi_formation(images, 2, side)),
-        {"chunk, interpolate, cat": Rival(with_slope(eager_formation))},
-        inputs,
-        within(SAME_FORMED),
-        items=4 * count,
-        work=Work(passes * size, passes * FORMATION_OPERATIONS * 4 * count * 3 * side**2),
-    )
-
-
-def augment_case(setting: Setting, kind: str) -> Case:
-    """Forward and backward at a step's batch, beside the published chain with its draws given."""
-    shape, size, device = (256, 3, 32, 32), 256 * 3 * 32**2 * 4, setting.device
-    parameters = ops.random_augment(256, 32, bench_augment.CASES[kind]).to(device)
-    inputs = [
-        (torch.randn(shape, device=device).requires_grad_(), torch.randn(shape, device=device))
-        for _ in range(copies(2 * size, device))
-    ]
-
-    def both_ways(augmented_by: Callable[[Tensor], Tensor]) -> Callable[[Any], tuple[Tensor, ...]]:
-        def run(given: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-            augmented = augmented_by(given[0])
-            return (augmented.detach(), *torch.autograd.grad(augmented, *given))
-
-        return run
-
-    chain = both_ways(lambda x: augment(x, parameters, kind))
-    return compare(
-        setting,
-        both_ways(lambda x: ops.diff_augment(x, parameters)),
-        {"published chain of operations": Rival(chain)},
-        inputs,
-        within(bench_augment.SAME_PIXELS),
-        items=len(parameters),
-        work=Work(4 * size, bench_augment.OPERATIONS * inputs[0][0].numel()),
-    )
-
-
-def block_case(
-    setting: Setting, count: int, side: int, statistics: Statistics, passes: str
-) -> Case:
-    """A block of a ConvNet behind its convolution, at a step's batch."""
-    size = count * bench_block.WIDTH * side**2
-    moved = size * bench_block.MOVED[passes]  # float32, in quarters
-    ours = bench_block.by_pydream(statistics)
-    theirs = bench_block.by_pytorch(statistics)
-    return compare(
-        setting,
-        lambda given: bench_block.run(ours, given, passes),
-        {
-            "norm, ReLU and pool of PyTorch": Rival(
-                lambda given: bench_block.run(theirs, given, passes)
-            )
-        },
-        [
-            bench_block.drawn(count, side, setting.device, seed)
-            for seed in range(copies(3 * size * 4, setting.device))
-        ],
-        bench_block.agree,
-        items=count,
-        work=Work(moved, bench_block.OPERATIONS[passes] * size),
     )
 
 
@@ -372,23 +274,10 @@ def cases(setting: Setting) -> dict[str, Callable[[], Case]]:
         name = str(dtype).removeprefix("torch.")
         found[f"realism_scores, ({rows}, 1000) {name}"] = partial(score_case, setting, rows, dtype)
     found["key_patches, (1500, 1000) float32, one class"] = partial(key_patches_case, setting)
+    for classes_at_once, each in ((3, 50),) if small else ((100, 1300), (1000, 300)):
+        name = f"select_key_patches, {classes_at_once} classes of {each} images, 5 crops each"
+        found[name] = partial(selection_case, setting, classes_at_once, each)
     found["collage, 2 x 2 of 112, uint8"] = partial(collage_case, setting, classes)
-    for count, side in ((10, 32),) if small else ((100, 32), (40, 224)):
-        for backward in (False, True):
-            name = f"multi_formation, {count} of {side}, factor 2" + ", backward too" * backward
-            found[name] = partial(formation_case, setting, count, side, backward=backward)
-    for kind in ("crop", "rotate"):
-        name = f"diff_augment, (256, 3, 32, 32) float32, {kind}"
-        found[name] = partial(augment_case, setting, kind)
-    batch = 4 if small else 256
-    blocks: list[tuple[int, Statistics, str]] = [
-        *((32, "instance", passes) for passes in bench_block.PASSES),
-        (8, "instance", bench_block.PASSES[2]),
-        (32, "batch", bench_block.PASSES[1]),
-    ]
-    for side, statistics, passes in blocks:
-        name = f"norm_relu_pool, {batch} x 128 x {side} x {side}, {statistics}, {passes}"
-        found[name] = partial(block_case, setting, batch, side, statistics, passes)
     return found
 
 

@@ -1,8 +1,8 @@
 """The steps of the check of a GPU: commands, limits, and what each must show.
 
-They come in three parts, so that a machine that is lent for ten minutes at a time can do them all:
-what is built, tested and timed op by op, then the sanitizers and the pipelines, and the observer's
-passes and the frameworks of matching, with the module that the first part has built. For a
+They come in four parts, so that a machine that is lent for ten minutes at a time can do them all:
+what is built, tested and timed op by op; with the module that this has built, the sanitizers and
+the pipelines; the ops of matching; and the observer's passes and the frameworks of matching. For a
 rehearsal the same steps have the CPU as their device and small sizes.
 """
 
@@ -35,6 +35,7 @@ PARTS = {
         "rded",
         "dream",
     ),
+    "matching": ("metadata", "matching-ops"),
     "frameworks": ("metadata", "observer", "dream-dc", "dream-dsa", "dream-dm", "dream-mtt"),
 }
 # Tests of more than the ops that use a GPU where there is one.
@@ -190,7 +191,7 @@ def _building(rehearse: bool) -> list[Step]:
             "build",
             "compile what is not compiled yet",
             build,
-            110,
+            90,
             {"PYDREAM_CUDA": "off" if rehearse else "on"},
         ),
     ]
@@ -204,7 +205,7 @@ def _testing(rehearse: bool) -> list[Step]:
     ops = [*_pytest(), *how, "tests/ops"]
     return [
         Step("ops-tests", "tests of the ops on the GPU", ops, 90, {"PYDREAM_TEST_DEVICE": "cuda"}),
-        Step("gpu-tests", "other tests that use a GPU", [*_pytest(), *how, *ON_GPU], 50),
+        Step("gpu-tests", "other tests that use a GPU", [*_pytest(), *how, *ON_GPU], 100),
     ]
 
 
@@ -214,17 +215,24 @@ def _benchmarks(out: Path, rehearse: bool) -> list[Step]:
     return [
         Step(
             "ops",
-            "benchmarks of the ops",
+            "benchmarks of the ops of RDED",
             [*module, "benchmarks.cuda_ops", *to],
-            150,
+            110,
             record="cuda-ops",
         ),
         Step(
             "kmeans",
             "benchmarks of k-means",
             [*module, "benchmarks.cuda_kmeans", *to],
-            90,
+            100,
             record="cuda-kmeans",
+        ),
+        Step(
+            "matching-ops",
+            "benchmarks of the ops of matching",
+            [*module, "benchmarks.cuda_matching", *to],
+            160,
+            record="cuda-matching",
         ),
     ]
 

@@ -82,6 +82,13 @@ def test_a_rival_without_a_figure_says_why_and_the_others_have_theirs(
     assert json.loads(json.dumps(case)) == case
 
 
+def test_a_compiled_rival_has_the_same_derivatives_in_a_rehearsal(comparison: ModuleType) -> None:
+    setting = SimpleNamespace(small=True)
+    cubes = comparison.by_compile(setting, lambda x: (x**3).sum())
+    x = torch.arange(4.0, requires_grad=True)
+    assert torch.autograd.grad(cubes(x), x)[0].tolist() == [0.0, 3.0, 12.0, 27.0]
+
+
 def test_a_rival_of_fewer_items_is_compared_by_the_item(comparison: ModuleType) -> None:
     case = compare(comparison, {"a tenth": lambda x: 2 * x[:100]}, items=100)
     seconds = {name: timing["median"] for name, timing in case["device_seconds"].items()}

@@ -20,7 +20,7 @@ import pydream
 assert not {"torch", "sklearn"} & {*sys.modules}
 assert pydream.open_source("digits").class_names == pydream.open_source("digits").class_names
 import pydream.rded.distill  # a module with the name of a function
-import benchmarks.cuda_ops, benchmarks.gpu_check, benchmarks.pipeline_cuda
+import benchmarks.cuda_matching, benchmarks.cuda_ops, benchmarks.gpu_check, benchmarks.pipeline_cuda
 import pydream.demo, pydream.models, pydream.refinement
 rooms = pydream.rded, pydream.dream, pydream.evaluate, pydream.refinement, pydream.models
 for package in (pydream, *rooms):
