@@ -1,4 +1,4 @@
-"""Groups of images whose patches fill whole passes of the observers."""
+"""Groups of images whose patches fill whole passes of the observers, and groups of classes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def group_size(tile: int, crops: int) -> int:
 def images_together(maker: PatchMaker) -> int:
     """Return the smallest number of images whose crops fill whole passes of all observers."""
     return math.lcm(*(group_size(observer.tile, maker.crops) for observer in maker.observers))
+
+
+def single_classes(counts: Sequence[int]) -> list[range]:
+    """Return a group of its own for every class."""
+    return [range(label, label + 1) for label in range(len(counts))]
 
 
 def own_groups(groups: Sequence[range], selection: Preselection, ranks: Ranks) -> list[range]:
