@@ -127,8 +127,8 @@ class _Log:
         if done and seconds > 0:
             words.append(_rate(done / seconds, self._unit))
             left = (self._total - self._done) * seconds / done
-            time_left = f"{_clock(left)} left" if self._done < self._total else None
-            words.append(time_left or f"{_clock(seconds)} taken")
+            time_left = f"{clock(left)} left" if self._done < self._total else None
+            words.append(time_left or f"{clock(seconds)} taken")
         say(", ".join([*words, *([self._note] if self._note else [])]))
         self._told, self._told_at = self._done, now
 
@@ -137,7 +137,8 @@ def _rate(speed: float, unit: str) -> str:
     return f"{speed:,.1f} {unit}/s" if speed >= 1 else f"{1 / speed:,.1f} s each"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Format seconds as hours, minutes and seconds, as in 0:03:20."""
     return str(timedelta(seconds=round(seconds)))
 
 

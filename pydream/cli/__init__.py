@@ -59,7 +59,8 @@ def main() -> None:
         print(f"pydream: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        stopped = STOPPED if sys.argv[1:2] and sys.argv[1] in _CONTINUED else "stopped"
+        continued = sys.argv[1:2] and sys.argv[1] in _CONTINUED and "--dry-run" not in sys.argv
+        stopped = STOPPED if continued else "stopped"
         print(f"pydream: {stopped}", file=sys.stderr)
         raise SystemExit(130) from None
 

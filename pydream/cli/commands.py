@@ -29,17 +29,33 @@ from pydream.sets.config import ExportConfig, MergeConfig
 _NEW_REPORT = "give --report the name of a new file"
 
 
-def rded_command(config: Annotated[RdedConfig, Whole], *, json: Json = False) -> None:
+def rded_command(
+    config: Annotated[RdedConfig, Whole], *, dry_run: bool = False, json: Json = False
+) -> None:
     """Distil a data set with RDED, which tiles the most realistic patches of real images.
+
+    Parameters
+    ----------
+    config
+        The settings.
+    dry_run
+        Predict the seconds, memory and bytes of the run from about ten seconds of it, and leave
+        nothing behind.
+    json
+        Print the result as JSON, for scripts.
 
     Examples
     --------
     pydream rded imagenette --observer resnet18.safetensors --ipc 10
+    pydream rded imagenette --observer resnet18.safetensors --ipc 10 --dry-run
     pydream rded cifar10:data --observer convnet3.pt --factor 1 --out cifar10-rded
     """
-    from pydream.cli.tables import print_set
-    from pydream.rded import distill
+    from pydream.cli.tables import print_prediction, print_set
+    from pydream.rded import distill, predict
 
+    if dry_run:
+        print_prediction(predict(config), json=json)
+        return
     result = distill(config)
     observer = result.manifest.observer
     assert observer is not None  # every set of RDED has one

@@ -47,7 +47,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Output": (
         "out", "image_format", "quality", "eval_every", "eval_epochs", "eval_seeds",
-        "checkpoint_every", "resume", "shard", "save", "report", "per_class", "json",
+        "checkpoint_every", "resume", "shard", "dry_run", "save", "report", "per_class", "json",
     ),
     SPEED: ("rded batch_size", "workers", "memory_budget"),
 }  # fmt: skip

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from pydream.formatting import count_words
+from pydream.formatting import byte_words, count_words
+from pydream.progress import clock
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from pydream.demo import DemoResult
     from pydream.dream import Comparison
+    from pydream.rded import Prediction
     from pydream.sets.run import MadeSet
 
 
@@ -59,6 +61,37 @@ def print_set(result: MadeSet, rows: Mapping[str, str], *, json: bool) -> None:
     out = console()
     out.print(table)
     out.print(f"set: {result.path}\npictures: {result.path / 'report.html'}", soft_wrap=True)
+
+
+def print_prediction(prediction: Prediction, *, json: bool) -> None:
+    """Print what a run will take."""
+    if json:
+        print_json(dataclasses.asdict(prediction))
+        return
+    whole = prediction.seconds["whole"]
+    out = console()
+    if not whole:
+        out.print(f"nothing is left to do: {prediction.path} is finished", soft_wrap=True)
+        return
+    table = Table(box=None)
+    table.add_column("stage")
+    table.add_column("seconds", justify="right")
+    table.add_column("share", justify="right")
+    for name, seconds in prediction.seconds.items():
+        table.add_row(name, f"{seconds:,.1f}", f"{seconds / whole:.0%}")
+    out.print(table)
+    least, most = (clock(seconds) for seconds in prediction.range)
+    memory = prediction.memory
+    words = f"{byte_words(memory['host'])} of memory"
+    if "device" in memory:
+        words += f" and {byte_words(memory['device'])} on the GPU"
+    out.print(
+        f"{prediction.scored:,} images to score, {prediction.measured:,} measured; "
+        f"{prediction.images:,} distilled images in {prediction.classes:,} classes\n"
+        f"the run: {clock(whole)} ({least} to {most}), {words}, "
+        f"{byte_words(prediction.bytes)} in {prediction.path}",
+        soft_wrap=True,
+    )
 
 
 def print_comparison(result: Comparison, seeds: int) -> None:

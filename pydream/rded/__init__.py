@@ -9,7 +9,15 @@ from pydream.rded.config import RdedConfig
 
 if TYPE_CHECKING:
     from pydream.rded.distill import distill
+    from pydream.rded.prediction import Prediction, predict
 
-__all__ = ["RdedConfig", "distill"]
+__all__ = ["Prediction", "RdedConfig", "distill", "predict"]
 
-lazy_members(__name__, {"distill": "pydream.rded.distill"})
+lazy_members(
+    __name__,
+    {
+        "Prediction": "pydream.rded.prediction",
+        "distill": "pydream.rded.distill",
+        "predict": "pydream.rded.prediction",
+    },
+)

@@ -27,7 +27,7 @@ from pydream.timeline import Stopwatch
 # Bytes of all images in float32 up to which they are stored beside the image files: 6,900 images
 # of 224 pixels at most.
 _MOST_FLOATS = 4 << 30
-_MOST_CLASSES_SHOWN = 10  # number of classes with pictures in the report
+SHOWN_CLASSES = 10  # number of classes with pictures in the report, the first ones
 _LOSSES = "losses-"
 
 
@@ -122,7 +122,7 @@ class Refinement:
                 for before in classes.values()
             ]
             for label, of_class in zip(classes, anchors, strict=True):
-                if label < _MOST_CLASSES_SHOWN:
+                if label < SHOWN_CLASSES:
                     self._keep_picture(label, of_class[:, 0].contiguous())
         with watch("refine"):
             return self.refiner(
@@ -146,15 +146,22 @@ class Refinement:
         image_format: ImageFormat,
         quality: int,
     ) -> None:
-        if self._keeps_floats(values):
+        if keeps_floats(self.counts, values.shape[-1]):
             self.writer.keep_values(label, values)
         levels = (values * 255).round().to(torch.uint8)
         self.writer.write_class(
             label, levels, before.record, image_format=image_format, quality=quality
         )
 
-    def _keeps_floats(self, values: Tensor) -> bool:
-        return sum(self.counts) * values[0].nbytes <= _MOST_FLOATS
+
+def keeps_floats(counts: Sequence[int], side: int) -> bool:
+    """Return whether a refined set has its images in float32, too, in ``images.pt``."""
+    return float_bytes(counts, side) <= _MOST_FLOATS
+
+
+def float_bytes(counts: Sequence[int], side: int) -> int:
+    """Return the bytes of all images of a set in float32."""
+    return sum(counts) * 3 * side**2 * 4
 
 
 def refinement_facts(
@@ -222,7 +229,7 @@ def refinement_pictures(
     """
     shown: dict[str, list[Tensor]] = {"anchors": [], "unrefined": [], "refined": []}
     counts = distilled.manifest.class_counts
-    for label in range(min(len(counts), _MOST_CLASSES_SHOWN)):
+    for label in range(min(len(counts), SHOWN_CLASSES)):
         kept = writer.kept_bytes(_anchors_of(label))
         assert kept is not None
         shown["anchors"].append(load(kept)["anchors"])
