@@ -196,6 +196,27 @@ WORK = [
         (Phase("inner", 1000 / 8 / 32, r"LDG\.E\.128"), Phase("around", 1, r"LDG\.E\.128")),
         nbytes=2000 + 12,
     ),
+    # A class, by a block of eight warps: its 300 images, gathered in advance or found among all
+    # labels; eight passes over their keys; the places of 40.
+    *(
+        Work(
+            rf"select_kernel<{grouped}>",
+            f"1000 classes of 300 images{case}",
+            (
+                Phase("inner", rounds, r"STS\.64"),
+                Phase("inner", 8 * 300 / 32, r"LDS\.64"),
+                Phase("around", 8 * 8, r"LDS\.64"),
+                Phase("inner", 2 * 40, r"LD\.E\.64"),
+                Phase("once", 8),
+            ),
+            nbytes=300 * (4 + 8),
+            shared=74_768,
+        )
+        for grouped, case, rounds in (
+            ("true", "", 300 / 32),
+            ("false", ", if all labels were read", 300_000 / 32),
+        )
+    ),
     # A channel of an image: 224 rows of 14 words, by a block.
     Work(
         r"collage_kernel<uint4>",
@@ -223,14 +244,37 @@ WORK = [
         nbytes=8 * 32 * 4 * 5,
     ),
     # 32 values of two lists, and of the third.
-    Work(
-        r"distance_kernel<false>",
-        "float32, mse",
-        (Phase("inner", 1, r"STG\.E"),),
-        nbytes=32 * 12,
+    *(
+        Work(
+            kernel, f"float32, {metric}", (Phase("inner", 1, r"STG\.E"),), nbytes=32 * 12
+        )
+        for kernel, metric in (
+            (r"distance_kernel<false>", "mse"),
+            (r"direction_kernel", "l2, the second launch"),
+        )
     ),
     # A warp's products of 64 samples by 32 centres, over 32 words of each; in exact mode over 32
     # values, of each product of their terms.
+    # Cells of 2 x 2 pixels by 128 channels, two of each thread; the sums of a block are left out.
+    *(
+        Work(
+            rf"{kernel}_kernel<true, true, \(Phase\)0>",
+            f"256 x 128 x 32 x 32, instance, {case}",
+            (
+                Phase("inner", loads, r"LDG\.E\.128"),
+                *others,
+                Phase("inner", stores, r"STG\.E\.128"),
+                Phase("once", 1 / 2),
+            ),
+            nbytes=4 * 128 * 4 * quarters / 4,
+            shared=shared,
+        )
+        for kernel, case, loads, others, stores, quarters, shared in (
+            ("forward", "forward", 4, (Phase("inner", 4, r"LDS\.128"),), 1, 5, 33_056),
+            ("backward", "backward", 5, (), 4, 9, 41_536),
+            ("second", "second backward", 9, (), 5, 14, 75_168),
+        )
+    ),
     *(
         Work(
             rf"assign_kernel<{types}[,>]",

@@ -139,6 +139,7 @@ void bind_cuda(py::module_& m) {
   m.def("match_cells", &match_cells_cuda, release_gil());
   m.def("realism_scores", &realism_scores_cuda, release_gil());
   m.def("best_crops", &best_crops_cuda, release_gil());
+  m.def("grouping_words", &grouping_words);
   m.def("top_images", &top_images_cuda, release_gil());
   m.def("collage", &collage_cuda, release_gil());
   bind_kmeans(m);

@@ -195,12 +195,14 @@ class CudaKernels(Protocol):
         launch: Launch,
     ) -> None: ...
     def best_crops(self, scores: View, best: View, crop: View, launch: Launch) -> None: ...
+    def grouping_words(self, images: int, classes: int) -> int: ...
     def top_images(
         self,
         best: View,
         crop: View,
         labels: View,
         scratch: View,
+        grouping: View,
         image: View,
         out_crop: View,
         score: View,

@@ -5,10 +5,12 @@
 // Presumes: up to kMostLayers layers per launch (ResNet-18 has 62 parameters), passed by value, so
 // that a CUDA graph contains them; more take several launches. Rows of cosines are read twice, the
 // second time from the second-level cache.
-// Limit: bandwidth, the three lists once.
+// Limit: bandwidth, the three lists once; for l2 two of them twice, because its derivatives need
+// the whole layer's distance.
 //
 // The last block to finish adds the sums of all blocks in their order, so the value is the same in
-// every run.
+// every run. For l2 a second launch adds them, layer by layer.
+#include <algorithm>
 #include <cstddef>
 
 #include "common/launch.h"
@@ -34,8 +36,8 @@ static_assert(sizeof(Layers) < 3800, "arguments of a kernel take 4 KiB at most")
 
 struct MatchingMemory {
   float* value;            // []
-  unsigned int* finished;  // [1], 0
-  double* distance;        // [layers], 0
+  unsigned int* finished;  // [1], 0; unused for l2
+  double* total;           // [1], distances of the launches before; for l2
   double* partial;         // [parts]
 };
 
@@ -44,11 +46,10 @@ struct MatchingTask {
   int64_t all_blocks;   // of all launches
   int64_t all_parts;    // of all launches
   int64_t part_before;  // of the launches before
-  int layer_before;
   Metric metric;
 };
 
-// Some values of a layer: sums of squared or absolute differences.
+// Some values of a layer: sums of squared or absolute differences, and derivatives but for l2.
 template <class T>
 __device__ double differences(const Layer& layer, int64_t begin, Metric metric, double* shared) {
   const T* x = static_cast<const T*>(layer.synthetic);
@@ -57,14 +58,13 @@ __device__ double differences(const Layer& layer, int64_t begin, Metric metric, 
   const int64_t end = min(begin + kChunk, layer.rows * layer.columns);
   const bool squares = metric == Metric::mse || metric == Metric::l2;
   const float mean = metric == Metric::l1_mean ? 1.0f / static_cast<float>(layer.columns) : 1.0f;
-  const float slope = metric == Metric::mse ? 2.0f : 1.0f;
   float sum = 0.0f;
   for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
     const float difference = widen(x[i]) - widen(y[i]);
     sum += squares ? difference * difference : fabsf(difference);
-    if (gradient == nullptr) continue;
+    if (gradient == nullptr || metric == Metric::l2) continue;
     const float sign = static_cast<float>((difference > 0.0f) - (difference < 0.0f));
-    narrow(squares ? slope * difference : mean * sign, gradient + i);
+    narrow(squares ? 2.0f * difference : mean * sign, gradient + i);
   }
   return block_sum(sum, shared) *
          (metric == Metric::l1_mean ? 1.0 / static_cast<double>(layer.columns) : 1.0);
@@ -223,52 +223,61 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) *task.memory.value = static_cast<float>(total);
 }
 
-// The l2 distance of each layer: a block per layer.
-__global__ void __launch_bounds__(kThreads)
-    length_kernel(const MatchingTask task, const Layers layers) {
-  double* shared = shared_memory<double>();  // [kWarps]
-  const int number = static_cast<int>(blockIdx.x);
-  double total = 0.0;
-  for (int64_t each = layers.first_part[number] + threadIdx.x; each < layers.first_part[number + 1];
-       each += kThreads) {
-    total += task.memory.partial[task.part_before + each];
+// The l2 distance of a layer; every warp finds the same. Each block adds the sums of its layer
+// again: 288 of them for the largest one of ResNet-18, 2 KiB beside the 96 KiB of a chunk.
+__device__ double length_of(const MatchingTask& task, const Layers& layers, int number) {
+  const double* partial = task.memory.partial + task.part_before;
+  double sum = 0.0;
+  for (int each = layers.first_part[number] + static_cast<int>(threadIdx.x % 32);
+       each < layers.first_part[number + 1]; each += 32) {
+    sum += partial[each];
   }
-  total = block_sum(total, shared);
-  if (threadIdx.x == 0) task.memory.distance[task.layer_before + number] = sqrt(total);
+  return sqrt(warp_sum(sum));
 }
 
-// Divides derivatives by the distance of their layer; the first block adds the distances.
+// Adds the distances of all layers to those of the launches before.
+__device__ void add_lengths(const MatchingTask& task, const Layers& layers, double* shared) {
+  double own = 0.0;
+  for (int number = static_cast<int>(threadIdx.x / 32); number < layers.count; number += kWarps) {
+    own += length_of(task, layers, number);
+  }
+  const double total = block_sum(threadIdx.x % 32 == 0 ? own : 0.0, shared) +
+                       (task.part_before > 0 ? *task.memory.total : 0.0);
+  if (threadIdx.x > 0) return;
+  *task.memory.total = total;
+  *task.memory.value = static_cast<float>(total);
+}
+
+template <class T>
+__device__ void write_directions(const Layer& layer, int64_t begin, float factor) {
+  const T* x = static_cast<const T*>(layer.synthetic);
+  const T* y = static_cast<const T*>(layer.real);
+  const int64_t end = min(begin + kChunk, layer.rows * layer.columns);
+  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
+    narrow((widen(x[i]) - widen(y[i])) * factor, static_cast<T*>(layer.gradient) + i);
+  }
+}
+
+// The derivatives of l2, which are differences by the distance of their layer; the first block adds
+// the distances. Without derivatives there is no other block.
 __global__ void __launch_bounds__(kThreads)
-    divide_kernel(const MatchingTask task, const Layers layers, int64_t all_layers) {
+    direction_kernel(const MatchingTask task, const Layers layers) {
   double* shared = shared_memory<double>();  // [kWarps]
   const int64_t block = blockIdx.x;
-  if (block == 0) {
-    double total = 0.0;
-    for (int64_t each = threadIdx.x; each < all_layers; each += kThreads) {
-      total += task.memory.distance[each];
-    }
-    total = block_sum(total, shared);
-    if (threadIdx.x == 0) *task.memory.value = static_cast<float>(total);
-  }
+  if (block == 0) add_lengths(task, layers, shared);
   const int number = layer_of(layers, block);
   const Layer& layer = layers.layer[number];
   if (layer.gradient == nullptr) return;
-  const double length = task.memory.distance[task.layer_before + number];
+  const double length = length_of(task, layers, number);
   const float factor = length > 0.0 ? static_cast<float>(1.0 / length) : 0.0f;
   const int64_t begin = (block - layers.first_block[number]) * kChunk;
-  const int64_t end = min(begin + kChunk, layer.rows * layer.columns);
-  const auto scale = [&](auto* gradient) {
-    for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
-      narrow(widen(gradient[i]) * factor, gradient + i);
-    }
-  };
   switch (layer.type) {
     case Dtype::float16:
-      return scale(static_cast<Half*>(layer.gradient));
+      return write_directions<Half>(layer, begin, factor);
     case Dtype::bfloat16:
-      return scale(static_cast<BFloat16*>(layer.gradient));
+      return write_directions<BFloat16>(layer, begin, factor);
     default:
-      return scale(static_cast<float*>(layer.gradient));
+      return write_directions<float>(layer, begin, factor);
   }
 }
 
@@ -305,7 +314,6 @@ void in_launches(const std::vector<Layer>& all, MatchingTask task, const Launch&
     if (layers.count < kMostLayers && number + 1 < all.size()) continue;
     if (blocks > 0) launch_some(task, layers, blocks);
     task.part_before += parts;
-    task.layer_before += layers.count;
     layers.count = 0;
     blocks = parts = 0;
   }
@@ -314,7 +322,7 @@ void in_launches(const std::vector<Layer>& all, MatchingTask task, const Launch&
 }  // namespace
 
 int64_t matching_words(const std::vector<Layer>& layers, Metric metric) {
-  return 2 + 2 * static_cast<int64_t>(layers.size()) + 2 * sum_of(layers, metric, parts_of);
+  return 4 + 2 * sum_of(layers, metric, parts_of);
 }
 
 void gradient_distance_cuda(const std::vector<Layer>& all, Metric metric, const View& workspace,
@@ -322,24 +330,21 @@ void gradient_distance_cuda(const std::vector<Layer>& all, Metric metric, const 
   const DeviceGuard guard(where.device);
   const CudaStream stream = where.stream;
   float* words = workspace.as<float>();
-  double* distance = reinterpret_cast<double*>(words + 2);
-  const MatchingMemory memory = {words, reinterpret_cast<unsigned int*>(words + 1), distance,
-                                 distance + all.size()};
+  double* total = reinterpret_cast<double*>(words + 2);
+  const MatchingMemory memory = {words, reinterpret_cast<unsigned int*>(words + 1), total,
+                                 total + 1};
   constexpr size_t kShared = 3 * kWarps * sizeof(double);
-  const MatchingTask first = {
-      memory, sum_of(all, metric, blocks_of), sum_of(all, metric, parts_of), 0, 0, metric};
+  const MatchingTask first = {memory, sum_of(all, metric, blocks_of), sum_of(all, metric, parts_of),
+                              0, metric};
+  const auto with_gradient = [](const Layer& layer) { return layer.gradient != nullptr; };
+  const bool wanted = std::any_of(all.begin(), all.end(), with_gradient);
   const auto grid = [](int64_t blocks) { return dim3(static_cast<unsigned>(blocks)); };
   in_launches(all, first, [&](const MatchingTask& task, const Layers& layers, int64_t blocks) {
     launch(metric == Metric::cos ? distance_kernel<true> : distance_kernel<false>, grid(blocks),
            dim3(kThreads), kShared, stream, task, layers);
-    if (metric == Metric::l2) {
-      launch(length_kernel, grid(layers.count), dim3(kThreads), kShared, stream, task, layers);
-    }
-  });
-  if (metric != Metric::l2) return;
-  in_launches(all, first, [&](const MatchingTask& task, const Layers& layers, int64_t blocks) {
-    launch(divide_kernel, grid(blocks), dim3(kThreads), kShared, stream, task, layers,
-           static_cast<int64_t>(all.size()));
+    if (metric != Metric::l2) return;
+    launch(direction_kernel, grid(wanted ? blocks : 1), dim3(kThreads), kShared, stream, task,
+           layers);
   });
 }
 

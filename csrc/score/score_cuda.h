@@ -22,10 +22,13 @@ void realism_scores_cuda(const View& logits, const View& labels, const View& sco
 // The best crop of each image, best [N] and crop [N], from scores [N, M]. Reports NaN.
 void best_crops_cuda(const View& scores, const View& best, const View& crop, const Launch& where);
 
+// Number of 32-bit words that top_images_cuda takes to group images by class; 0 if it does not.
+int64_t grouping_words(int64_t images, int64_t classes);
+
 // The best images of every class from best, crop and labels [N]: scratch of int64, image, out_crop
-// and score [C, n]. Reports labels out of range.
+// and score [C, n]; the words of `grouping` must be 0 before. Reports labels out of range.
 void top_images_cuda(const View& best, const View& crop, const View& labels, const View& scratch,
-                     const View& image, const View& out_crop, const View& score,
-                     const Launch& where);
+                     const View& grouping, const View& image, const View& out_crop,
+                     const View& score, const Launch& where);
 
 }  // namespace pydream

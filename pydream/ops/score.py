@@ -305,11 +305,14 @@ def _top_images(
 ) -> _Selection:
     image, out_crop, score = _fake_select_key_patches(best, labels, per_class, num_classes)
     scratch = torch.empty_like(image)
+    words = launch.module.grouping_words(len(best), num_classes)
+    grouping = best.new_zeros(words, dtype=torch.int32)
     launch.module.top_images(
         view(best),
         view(crop),
         view(labels),
         view(scratch),
+        view(grouping),
         view(image),
         view(out_crop),
         view(score),

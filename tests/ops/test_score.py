@@ -313,6 +313,30 @@ class TestSelectKeyPatches:
         arguments = (scores, torch.zeros(8300, dtype=torch.int64), 1100, 1)
         assert_selection(ops.select_key_patches(*arguments), *arguments)
 
+    @pytest.mark.parametrize("bad", [False, True])
+    def test_so_many_images_that_a_gpu_groups_them_by_class(self, bad: bool) -> None:
+        """And one class with more than a block keeps, one without images."""
+        images, classes = 45_600, 4
+        draw = np.random.default_rng(9)
+        labels = draw.choice(classes, images, p=[0.2, 0.0, 0.1, 0.7])
+        scores = -draw.integers(0, 400, (images, 2)).astype(np.float32)
+        scores[::7] = -np.inf
+        given = torch.from_numpy(scores), torch.from_numpy(labels)
+        if bad:
+            given[1][[11, 45_000]] = torch.tensor([classes, -1])
+            with pytest.raises(ValueError, match=faulty_place(r"^labels .* at row 11")):
+                ops.select_key_patches(*given, 50, classes)
+            return
+        image, crop, score = ops.select_key_patches(*given, 50, classes)
+        best, which = scores.max(1), scores.argmax(1)
+        for label in range(classes):
+            members = np.flatnonzero((labels == label) & (best > -np.inf))
+            chosen = members[np.lexsort((members, -best[members]))][:50]
+            missing = [-1] * (50 - len(chosen))
+            assert image[label].tolist() == [*chosen, *missing]
+            assert crop[label].tolist() == [*which[chosen], *missing]
+            assert score[label, : len(chosen)].tolist() == best[chosen].tolist()
+
     def test_ties_go_to_the_lower_crop_and_image(self) -> None:
         scores = torch.zeros(6, 3)
         scores[:3, 0] = -1.0
