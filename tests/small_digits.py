@@ -14,7 +14,8 @@ from pydream.evaluate.baselines import random_real_images
 from pydream.models import save_weights
 from pydream.sets.image_formats import hash_image_files
 from pydream.sets.writer import save_image
-from pydream.students.recipe import RDED, resolve
+from pydream.students.recipe_tables import resolve
+from pydream.students.recipes import RDED
 from pydream.students.train import train_student
 from pydream.students.views import MixedBatch
 

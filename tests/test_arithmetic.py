@@ -21,7 +21,8 @@ from pydream.data.resized import LabelledImages
 from pydream.dream import DreamConfig, distill
 from pydream.models import ObserverConfig, build_model, load_observer, train_observer
 from pydream.models.registry import construct
-from pydream.students.recipe import RDED, resolve
+from pydream.students.recipe_tables import resolve
+from pydream.students.recipes import RDED
 from pydream.students.train import train_student
 
 matmul = torch.backends.cuda.matmul

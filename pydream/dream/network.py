@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pydream.dream.augmentation import one_operation_for_all
+from pydream.students.augmentation import one_operation_for_all
 from pydream.dream.real import ClassImages
 from pydream.ops import diff_augment, random_augment
 from pydream.seeds import derived_seed, drawn_order, own_random_numbers, uniform

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pydream.dream.augmentation import one_operation_each
+from pydream.students.augmentation import one_operation_each
 from pydream.dream.batches import RealBatches
 from pydream.dream.draws import Draw
 from pydream.dream.moving_networks import Networks

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pydream.dream.augmentation import one_operation_for_all
+from pydream.students.augmentation import one_operation_for_all
 from pydream.dream.draws import Draw
 from pydream.dream.moving_networks import ExpertNetworks
 from pydream.dream.real import ClassImages

@@ -17,7 +17,9 @@ from pydream.evaluate.config import EvaluateConfig, is_tiled, rule_of
 from pydream.evaluate.context import EvaluationContext
 from pydream.models import Observer, build_model
 from pydream.sets.opening import exif_of
-from pydream.students.recipe import RECIPES, ResolvedRecipe, resolve
+from pydream.students.recipe import ResolvedRecipe
+from pydream.students.recipe_tables import resolve
+from pydream.students.recipes import recipe_named
 from pydream.students.stored_labels import StoredLabels
 from pydream.students.views import steps_per_epoch
 from pydream.timeline import stage
@@ -213,7 +215,7 @@ def settle_recipe(
 
     def resolved(count: int, factor: int) -> ResolvedRecipe:
         return resolve(
-            RECIPES[config.recipe],
+            recipe_named(config.recipe),
             student=student,
             num_images=count,
             num_classes=len(distilled.class_names),

@@ -22,7 +22,9 @@ from pydream.ranks import Ranks, ranks_of
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.opening import open_observer, open_set
 from pydream.students.config import with_views_of_set
-from pydream.students.recipe import RECIPES, ResolvedRecipe, resolve
+from pydream.students.recipe import ResolvedRecipe
+from pydream.students.recipe_tables import resolve
+from pydream.students.recipes import recipe_named
 from pydream.students.stored_labels import (
     LabelPlan,
     StoredLabels,
@@ -110,7 +112,7 @@ def _relabel(
         )
     manifest = distilled.manifest
     recipe = resolve(
-        RECIPES[config.recipe],
+        recipe_named(config.recipe),
         student=config.student or network.arch,
         num_images=len(distilled.stored),
         num_classes=len(distilled.class_names),

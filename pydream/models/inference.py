@@ -54,6 +54,19 @@ def fold(model: nn.Module, images: torch.Tensor, logits: torch.Tensor) -> nn.Mod
     return folded if _agree(folded, images, logits) else model
 
 
+def with_batch_statistics(model: nn.Module) -> nn.Module:
+    """Copy a network in evaluation mode, and let its batch norms normalise over each batch.
+
+    Its other layers stay in evaluation mode, and no statistics are kept.
+    """
+    twin = copy.deepcopy(model)
+    for layer in twin.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.track_running_stats = False
+            layer.running_mean = layer.running_var = None
+    return twin
+
+
 def _fold_batch_norms(model: fx.GraphModule) -> None:
     """Fold each batch norm that is the sole user of a convolution; each must be called once."""
     modules = dict(model.named_modules())

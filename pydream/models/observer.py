@@ -13,7 +13,7 @@ from torch import nn
 from pydream.arithmetic import arithmetic_of, ieee_float32
 from pydream.errors import PydreamError
 from pydream.models.activations import classify_and_embed
-from pydream.models.inference import compile_network, fold
+from pydream.models.inference import compile_network, fold, with_batch_statistics
 from pydream.models.inputs import input_words
 from pydream.models.tiles import choose_tile, filled_tile
 from pydream.ops import crop_resize
@@ -90,6 +90,7 @@ class Observer:
         self.weights_sha256 = weights_sha256
         self.class_names = class_names
         self.dtype = DTYPES[precision]
+        self._unfolded, self._padded = model, True
         with ieee_float32():  # as for `tried`
             self._model = fold(model, *tried).to(dtype=self.dtype)
         self._model.to(memory_format=torch.channels_last)
@@ -325,6 +326,18 @@ class Observer:
         other.side = side
         return other
 
+    def with_batch_statistics(self) -> Observer:
+        """Return this observer with batch norms that normalise over each tile, as in training.
+
+        Its tiles are not padded, so that give `with_tile` the size of a batch: the logits of an
+        image depend on the others of its batch. Other layers stay in evaluation mode.
+        """
+        other = copy.copy(self)
+        other._model = with_batch_statistics(self._unfolded).to(dtype=self.dtype)
+        other._model.to(memory_format=torch.channels_last)
+        other._padded, other._replays = False, None
+        return other
+
     def with_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> Observer:
         """Return this observer for images with another normalisation; the weights are shared.
 
@@ -382,7 +395,8 @@ class Observer:
     def with_tile(self, batch_size: int) -> Observer:
         """Return this observer with tiles cut to fit a batch size; the weights are shared.
 
-        A padding row of a tile costs as much as an image.
+        A padding row of a tile costs as much as an image. An observer with batch statistics gets
+        tiles of the whole batch.
 
         Parameters
         ----------
@@ -390,7 +404,8 @@ class Observer:
             Largest number of images in a batch.
         """
         other = copy.copy(self)
-        other.tile = -(-batch_size // -(-batch_size // self.tile))
+        passes = -(-batch_size // self.tile) if self._padded else 1
+        other.tile = -(-batch_size // passes)
         return other
 
     def _run(self, images: torch.Tensor) -> torch.Tensor:
@@ -405,7 +420,8 @@ class Observer:
         self, step: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor
     ) -> torch.Tensor:
         """Pass a tile through the network, by a replay if passes are captured."""
-        filled = filled_tile(images, self.tile, self.network_side, self.dtype, self.device)
+        rows = self.tile if self._padded else len(images)
+        filled = filled_tile(images, rows, self.network_side, self.dtype, self.device)
         if self._replays is None:
             return step(filled)
         key = (step.__name__, filled.shape)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pydream.allocator import keep_freed_memory
 from pydream.arithmetic import arithmetic_of
@@ -19,7 +20,8 @@ from pydream.models import build_model
 from pydream.progress import track
 from pydream.seeds import own_random_numbers
 from pydream.students.accuracy import measure_accuracy
-from pydream.students.labels import Targets, soft_loss
+from pydream.students.labels import Targets
+from pydream.students.losses import loss_of
 from pydream.students.recipe import ResolvedRecipe
 from pydream.students.views import MixedBatch, steps_per_epoch, views
 from pydream.timeline import each_in_stage, stage
@@ -54,7 +56,8 @@ class TrainedStudent:
     Attributes
     ----------
     model
-        The network in training mode, on the device of the images.
+        The network that was measured, in training mode, on the device of the images: the student,
+        or the moving average of its weights.
     curve
         The measurements, the last one after the last epoch.
     steps
@@ -82,6 +85,7 @@ def train_student(
     std: Sequence[float],
     seed: int,
     eval_every: int,
+    labels: torch.Tensor | None = None,
     labelled_every: int = 1,
     precision: str = "float32",
     description: str = "training",
@@ -112,6 +116,9 @@ def train_student(
         Random seed, in [0, 2^63).
     eval_every
         Number of epochs between measurements; the last epoch is always measured.
+    labels
+        (N,) int64, the classes of the images, on their device; only for a recipe that weighs them
+        beside the observer.
     labelled_every
         Number of consecutive epochs that share the views of the first of them.
     precision
@@ -135,6 +142,20 @@ def train_student(
         _check_batches(model, student, len(images), recipe, parallel)
         network = parallel.wrap(model)
         optimizer = make_optimizer(model, recipe)
+        averaged = _moving_average(model, recipe)
+        measured = model if averaged is None else averaged.module
+        classes = torch.zeros(len(images), dtype=torch.int64, device=device)
+        trainer = _Trainer(
+            model,
+            network,
+            optimizer,
+            averaged,
+            targets,
+            (classes if labels is None else labels).repeat(recipe.views_per_image),
+            recipe,
+            precision,
+            parallel,
+        )
         curve: list[Checkpoint] = []
         train_seconds = test_seconds = 0.0
         with (
@@ -148,16 +169,14 @@ def train_student(
                 batches = each_in_stage("views", made, device)
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.learning_rate_at(epoch)
-                total = _train_epoch(
-                    network, optimizer, batches, targets, recipe, precision, parallel
-                )
+                total = trainer.epoch(batches)
                 loss = _finite(total / (len(images) * recipe.views_per_image), epoch, recipe)
                 trained = time.perf_counter()
                 train_seconds += trained - start
                 if (epoch + 1) % eval_every == 0 or epoch + 1 == recipe.epochs:
                     with stage("test", device):
                         accuracy = measure_accuracy(
-                            model,
+                            measured,
                             test,
                             mean=mean,
                             std=std,
@@ -168,41 +187,78 @@ def train_student(
                     test_seconds += time.perf_counter() - trained
                 advance(1)
     steps = recipe.epochs * steps_per_epoch(len(images), recipe)
-    return TrainedStudent(model, tuple(curve), steps, train_seconds, test_seconds)
+    return TrainedStudent(measured, tuple(curve), steps, train_seconds, test_seconds)
 
 
-def _train_epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterable[MixedBatch],
-    targets: Targets,
-    recipe: ResolvedRecipe,
-    precision: str,
-    parallel: DataParallel,
-) -> float:
-    """Take one step per batch; return the sum of the losses of all images."""
-    losses = []
-    for whole in batches:
+@dataclass(frozen=True)
+class _Trainer:
+    """What the steps of a student's training have in common.
+
+    Attributes
+    ----------
+    student, network, optimizer
+        The student, the same as `DataParallel.wrap` returns it, and its optimiser.
+    averaged
+        The moving average of its weights, if it is measured.
+    targets
+        Function that returns the targets of a batch.
+    classes
+        (R,) int64, the classes of all rows that batches may name.
+    recipe, precision, parallel
+        As for `train_student`.
+    """
+
+    student: nn.Module
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    averaged: AveragedModel | None
+    targets: Targets
+    classes: torch.Tensor
+    recipe: ResolvedRecipe
+    precision: str
+    parallel: DataParallel
+
+    def epoch(self, batches: Iterable[MixedBatch]) -> float:
+        """Take one step per batch; return the sum of the losses of all images."""
+        losses = [self._step(batch) * len(batch.rows) for batch in batches]
+        return float(torch.stack(losses).sum())  # the only wait for the device in an epoch
+
+    def _step(self, whole: MixedBatch) -> torch.Tensor:
+        """Take a step; return the mean loss of the batch."""
+        parallel = self.parallel
         batch, device = whole.part(parallel.part(len(whole.rows))), whole.images.device
         with stage("labels", device):
-            wanted = targets(batch)
+            wanted = self.targets(batch)
         with stage("forward", device):
-            mixed_precision = precision == "bfloat16"
+            mixed_precision = self.precision == "bfloat16"
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision):
-                logits = model(batch.images)
-            loss = soft_loss(logits, wanted, recipe.temperature)
+                logits = self.network(batch.images)
+            loss = loss_of(self.recipe, logits, wanted, self.classes[batch.rows])
             loss, mean = parallel.mean(loss, len(batch.rows))
         with stage("backward", device):
-            optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
         with stage("optimiser", device):
-            optimizer.step()
-        losses.append(mean * len(whole.rows))
-    return float(torch.stack(losses).sum())  # the only wait for the device in an epoch
+            self.optimizer.step()
+            if self.averaged is not None:
+                self.averaged.update_parameters(self.student)
+        return mean
+
+
+def _moving_average(model: nn.Module, recipe: ResolvedRecipe) -> AveragedModel | None:
+    """Return a moving average of the weights that begins with those of now, if it is measured.
+
+    Buffers, such as the statistics of batch norms, are those of the student.
+    """
+    if recipe.ema_decay == 0:
+        return None
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay))
+    averaged.update_parameters(model)  # the first update copies
+    return averaged
 
 
 def make_optimizer(model: nn.Module, recipe: ResolvedRecipe) -> torch.optim.Optimizer:
-    """Make SGD, or AdamW with weight decay only for parameters of two or more dimensions."""
+    """Make SGD, or AdamW with weight decay for all parameters or those of two or more dimensions."""
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
             model.parameters(),
@@ -210,14 +266,15 @@ def make_optimizer(model: nn.Module, recipe: ResolvedRecipe) -> torch.optim.Opti
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
         )
+    least = 0 if recipe.decayed == "all" else 2
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {
-            "params": [parameter for parameter in parameters if parameter.dim() >= 2],
+            "params": [parameter for parameter in parameters if parameter.dim() >= least],
             "weight_decay": recipe.weight_decay,
         },
         {
-            "params": [parameter for parameter in parameters if parameter.dim() < 2],
+            "params": [parameter for parameter in parameters if parameter.dim() < least],
             "weight_decay": 0.0,
         },
     ]

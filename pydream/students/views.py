@@ -6,12 +6,12 @@ epoch can be made again at any time, on any machine, so their labels can be stor
 Each kind of draw of each epoch has its own 63-bit seed, from NumPy's
 ``SeedSequence(seed, spawn_key=(kind, epoch))``. Orders and crops pass it to `random_keys` and
 `random_crop_boxes`, with the image's row in the set as its identity. Flips and patch orders are the
-raw words of ``Philox(seed)``, a fixed number per row, in the order of the rows. DSA's parameters
-are rows of `random_augment`.
+raw words of ``Philox(seed)``, a fixed number per row, in the order of the rows, and so are random
+cells. DSA's parameters are rows of `random_augment`. RandAugment has a seed for each row.
 
 So shuffle, crop and flip of an image depend only on (seed, row, epoch), not on the batch size or on
-the number of later images. Mixes are drawn per batch, from the spawn key ``(kind, epoch, step)``:
-share, box and partners also depend on the batch size.
+the number of later images. Mixes, and DSA's operation where a batch has only one, are drawn per
+batch, from the spawn key ``(kind, epoch, step)``: they also depend on the batch size.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ from pydream.ops import (
 )
 from pydream.seeds import derived_seed, uniform
 from pydream.streams import to_device
+from pydream.students.augmentation import one_operation_for_all
 from pydream.students.mixing import cut_mix
+from pydream.students.rand_augment import rand_augment
 from pydream.students.recipe import ResolvedRecipe
 
 
@@ -47,6 +49,8 @@ class _Draw(enum.IntEnum):
     FLIP = 4
     MIX = 5
     AUGMENT = 6
+    RAND_AUGMENT = 7
+    CELL = 8
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def views(
         As few batches as the batch size allows, of sizes that differ by at most one view. Each
         image, or each of its cells, appears once.
     """
-    make = _augmented_cells if recipe.views == "dsa" else _crops
+    make = _crops if recipe.views == "crop" else _augmented
     for step, (whole, chosen) in enumerate(make(images, epoch, seed, recipe, mean, std)):
         mixed, partners, share = mix(whole, recipe, derived_seed(seed, _Draw.MIX, epoch, step))
         yield MixedBatch(mixed, chosen, chosen[partners], share, epoch)
@@ -145,8 +149,11 @@ def _crops(
     order, boxes, flips, shuffle = (to_device(array, device) for array in drawn)
     for chosen in order.tensor_split(steps_per_epoch(count, recipe)):
         pixels = images[chosen]
-        if recipe.factor > 1:
+        if recipe.factor > 1 and recipe.shuffle:
             pixels = shuffle_patches(pixels, shuffle[chosen])
+        if recipe.rand_augment[0] > 0:
+            seeds = [derived_seed(seed, _Draw.RAND_AUGMENT, epoch, row) for row in chosen.tolist()]
+            pixels = rand_augment(pixels, seeds, *recipe.rand_augment)
         whole = crop_resize(
             pixels,
             boxes[chosen],
@@ -159,7 +166,7 @@ def _crops(
         yield whole, chosen
 
 
-def _augmented_cells(
+def _augmented(
     images: torch.Tensor,
     epoch: int,
     seed: int,
@@ -167,21 +174,48 @@ def _augmented_cells(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Make the batches of an epoch of enlarged and augmented cells, with their rows."""
+    """Make the batches of an epoch of augmented cells or images, with their rows."""
     device, side = images.device, images.shape[1]
     count = len(images) * recipe.views_per_image
     strategy = "color_crop_cutout_scale_rotate" + ("_flip" if recipe.horizontal_flip else "")
     augment = random_augment(count, side, strategy, seed=derived_seed(seed, _Draw.AUGMENT, epoch))
-    drawn = (_order(count, epoch, seed), augment)
-    order, augment = (to_device(array, device) for array in drawn)
+    drawn = (_order(count, epoch, seed), augment, _forms(len(images), epoch, seed, recipe))
+    order, augment, forms = (to_device(array, device) for array in drawn)
     scale = [torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std)]
-    for chosen in order.tensor_split(steps_per_epoch(len(images), recipe)):
+    batches = order.tensor_split(steps_per_epoch(len(images), recipe))
+    for step, chosen in enumerate(batches):
         pixels = images[chosen % len(images)].permute(0, 3, 1, 2).float() / 255
-        cells = multi_formation(pixels, recipe.factor, side)  # row k·B + i: cell k of image i
-        within = torch.arange(len(chosen), device=device)
-        cells = cells[chosen.div(len(images), rounding_mode="floor") * len(chosen) + within]
-        seen = diff_augment((cells - scale[0]) / scale[1], augment[chosen])
+        shown = _enlarged(pixels, forms[chosen], recipe)
+        parameters = augment[chosen]
+        if recipe.operations == "one":
+            of_batch = derived_seed(seed, _Draw.AUGMENT, epoch, step)
+            one = one_operation_for_all(len(chosen), side, strategy, seed=of_batch)
+            parameters = to_device(one, device)
+        seen = diff_augment((shown - scale[0]) / scale[1], parameters)
         yield seen.contiguous(memory_format=torch.channels_last), chosen
+
+
+def _forms(count: int, epoch: int, seed: int, recipe: ResolvedRecipe) -> torch.Tensor:
+    """Return what each row shows: the number of a cell, or factor² for the whole image."""
+    cells = recipe.factor**2
+    if recipe.views == "dsa":
+        return torch.arange(cells).repeat_interleave(count)
+    if recipe.views == "whole":
+        return torch.full((count,), cells)
+    drawn = uniform(derived_seed(seed, _Draw.CELL, epoch), 2 * count).reshape(count, 2)
+    whole = drawn[:, 0] >= 1 - 1 / cells
+    return torch.from_numpy(np.where(whole, cells, (drawn[:, 1] * cells).astype(np.int64)))
+
+
+def _enlarged(pixels: torch.Tensor, forms: torch.Tensor, recipe: ResolvedRecipe) -> torch.Tensor:
+    """Enlarge a cell of each image, or return the whole image, as `_forms` says."""
+    if recipe.views == "whole":
+        return pixels
+    cells = multi_formation(pixels, recipe.factor, pixels.shape[2])  # row k·B + i: cell k of i
+    if recipe.views == "random-cell":
+        cells = torch.cat([cells, pixels])
+    within = torch.arange(len(pixels), device=pixels.device)
+    return cells[forms * len(pixels) + within]
 
 
 def _order(count: int, epoch: int, seed: int) -> torch.Tensor:

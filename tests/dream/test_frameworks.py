@@ -16,7 +16,7 @@ from torch import nn
 from pydream.data import Source
 from pydream.data.subset import Subset
 from pydream.dream import DreamConfig, distill
-from pydream.dream.augmentation import one_operation_each, one_operation_for_all
+from pydream.students.augmentation import one_operation_each, one_operation_for_all
 from pydream.dream.loop import MatchingLoop
 from pydream.dream.objectives import StepInputs
 from pydream.dream.real import ClassImages, load_class_images

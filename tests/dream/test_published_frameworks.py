@@ -23,7 +23,7 @@ from pydream.dream import (
     train_experts,
 )
 from pydream.dream import network as network_training
-from pydream.dream.augmentation import one_operation_for_all
+from pydream.students.augmentation import one_operation_for_all
 from pydream.dream.draws import Draw
 from pydream.dream.loop import MatchingLoop
 from pydream.dream.objectives import StepInputs

@@ -9,7 +9,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from pydream.dream import trajectory
-from pydream.dream.augmentation import one_operation_for_all
+from pydream.students.augmentation import one_operation_for_all
 from pydream.dream.trajectory import trajectory_gradient
 from pydream.models.registry import construct
 from pydream.ops.reference import augment as reference

@@ -16,7 +16,8 @@ from pydream.evaluate import EvaluateConfig, RelabelConfig, evaluate_set, relabe
 from pydream.models import load_observer
 from pydream.sets.distilled import load_set
 from pydream.students.labels import online_targets
-from pydream.students.recipe import RECIPES, resolve
+from pydream.students.recipe_tables import resolve
+from pydream.students.recipes import RECIPES
 from pydream.students.stored_labels import StoredLabels, probabilities, write_epoch
 from pydream.students.views import views
 

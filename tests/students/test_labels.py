@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from pydream.models import load_observer
-from pydream.students.labels import hard_targets, online_targets, own_targets, soft_loss
+from pydream.students.labels import hard_targets, online_targets, own_targets
+from pydream.students.losses import soft_loss
 from pydream.students.views import MixedBatch
 
 # float32 log-softmax of logits below 100 keeps six digits; the divergence is a difference of two.

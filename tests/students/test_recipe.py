@@ -8,7 +8,9 @@ import pytest
 
 from pydream.errors import PydreamError
 from pydream.students.config import RecipeSettings
-from pydream.students.recipe import CELLS, IDC, RDED, RECIPES, ResolvedRecipe, resolve
+from pydream.students.recipe import ResolvedRecipe
+from pydream.students.recipe_tables import resolve
+from pydream.students.recipes import CELLS, IDC, RDED, RECIPES
 
 
 def resolved(**changes: Any) -> ResolvedRecipe:
@@ -38,7 +40,7 @@ def test_the_recipe_for_cells_is_that_of_rded_on_cells_with_a_rate_that_falls() 
         for field in dataclasses.fields(cells)
         if getattr(cells, field.name) != getattr(usual, field.name)
     }
-    assert differing == {"name", "views", "schedule"}
+    assert differing == {"name", "views", "schedule", "best_of_last"}
     assert cells.views_per_image == 4
     rates = [cells.learning_rate_at(epoch) for epoch in (0, 199, 200, 249, 250, 299)]
     assert rates == pytest.approx([1e-3, 1e-3, 2e-4, 2e-4, 4e-5, 4e-5])
@@ -149,6 +151,7 @@ def test_published_numbers() -> None:
         mix_probability=1.0,
         mix_concentration=1.0,
         temperature=20.0,
+        best_of_last=0.2,
     )
 
 

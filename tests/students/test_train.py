@@ -14,7 +14,9 @@ from pydream.errors import PydreamError
 from pydream.models import ConvNet, build_model, load_observer
 from pydream.students.accuracy import measure_accuracy
 from pydream.students.labels import online_targets
-from pydream.students.recipe import RDED, ResolvedRecipe, resolve
+from pydream.students.recipe import ResolvedRecipe
+from pydream.students.recipe_tables import resolve
+from pydream.students.recipes import RDED
 from pydream.students.train import TrainedStudent, make_optimizer, train_student
 from pydream.students.views import MixedBatch
 

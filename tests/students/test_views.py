@@ -11,7 +11,9 @@ from scipy import stats
 
 from pydream.students import views as module
 from pydream.students.mixing import cut_box
-from pydream.students.recipe import IDC, RDED, ResolvedRecipe, resolve
+from pydream.students.recipe import ResolvedRecipe
+from pydream.students.recipe_tables import resolve
+from pydream.students.recipes import IDC, RDED
 from pydream.students.views import (
     MixedBatch,
     mix,
