@@ -19,11 +19,12 @@ from benchmarks.accuracy import accuracy_tables
 from benchmarks.cases import ALL_SHOWN, BOUNDS, HEADLINES, OF_MANY_OPS, OPS, TARGETS
 from benchmarks.expected_times import simulated_table
 from benchmarks.figures import draw_ratios, draw_roofline
+from benchmarks.protocol_tables import protocols_table, recipes_table
 from benchmarks.records import RESULTS, MixedRecordsError, decisive, newest_records
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README, PAGE, OF_SETS = "README.md", "docs/benchmarks.md", "docs/rded.md"
-OF_RANKS = "docs/scale.md"
+OF_RANKS, OF_PROTOCOLS = "docs/scale.md", "docs/protocols.md"
 RATIOS, ROOFLINE = "docs/benchmark-ratios.svg", "docs/benchmark-roofline.svg"
 
 
@@ -60,6 +61,7 @@ def update(repository: Path, *, write: bool) -> Iterator[tuple[str, bool]]:
         (PAGE, {"times": _tables(shown), "slower": _slower(records)}),
         (OF_SETS, {"sets": accuracy_tables(records)}),
         (OF_RANKS, {"ranks": simulated_table(records)}),
+        (OF_PROTOCOLS, {"recipes": recipes_table(), "protocols": protocols_table(records)}),
     ):
         page = repository / name
         text = page.read_text(encoding="utf-8")

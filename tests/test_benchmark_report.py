@@ -16,12 +16,14 @@ PAGE = "docs/benchmarks.md"
 OF_SETS = "docs/rded.md"
 RATIOS = "docs/benchmark-ratios.svg"
 OF_RANKS = "docs/scale.md"
-NAMES = ["README.md", PAGE, OF_SETS, OF_RANKS, RATIOS]
+OF_PROTOCOLS = "docs/protocols.md"
+NAMES = ["README.md", PAGE, OF_SETS, OF_RANKS, OF_PROTOCOLS, RATIOS]
 TABLES = {
     "README.md": ["summary"],
     PAGE: ["times", "slower"],
     OF_SETS: ["sets"],
     OF_RANKS: ["ranks"],
+    OF_PROTOCOLS: ["recipes", "protocols"],
 }
 ROOFLINE = "docs/benchmark-roofline.svg"
 
@@ -143,7 +145,7 @@ def test_what_is_not_of_the_records_is_seen(report: ModuleType, repository: Path
     )
     found = dict(report.update(repository, write=False))
     stale = dict.fromkeys([PAGE, RATIOS, ROOFLINE], False)
-    assert found == {**stale, "README.md": True, OF_SETS: True, OF_RANKS: True}
+    assert found == {**stale, "README.md": True, OF_SETS: True, OF_RANKS: True, OF_PROTOCOLS: True}
     assert "Nothing." not in (repository / PAGE).read_text()
     dict(report.update(repository, write=True))
     assert "Nothing." in (repository / PAGE).read_text()
@@ -454,3 +456,37 @@ def test_the_machine_with_the_most_students_shows_each_record_of_sets(
     assert [title.split("(")[1] for title in titles] == ["Counter):", "Abacus):"]
     assert "54.0 ± 2.8 %" in text
     assert "30.0 %" not in text
+
+
+def test_one_set_under_each_recipe_is_shown(report: ModuleType, repository: Path) -> None:
+    row = {
+        "set": "some set",
+        "student": "convnet3",
+        "test_images": 5000,
+        "seeds": [0, 1],
+        "share": 0.1,
+        "labels": "hard",
+        "epochs": 30,
+        "steps": 1200,
+        "seconds": 12.4,
+        "otherwise": "",
+        **{kind: {"mean": 0.5, "std": 0.0123} for kind in ("last", "best")},
+        "reported": {"mean": 0.51, "std": None},
+    }
+    write(repository, "protocols", "2026-02-01", {"dc": row})
+    dict(report.update(repository, write=True))
+    text = (repository / OF_PROTOCOLS).read_text()
+    assert "some set; convnet3, 5,000 test images, 2 seeds, 10% of the published epochs" in text
+    assert "| `dc` | hard | 30 | 1,200 | 50.0 ± 1.2 % | 50.0 ± 1.2 % | 51.0 % | 12 |  |" in text
+
+
+def test_every_recipe_is_shown_with_its_numbers(report: ModuleType, repository: Path) -> None:
+    dict(report.update(repository, write=True))
+    text = (repository / OF_PROTOCOLS).read_text()
+    for name, recipe in importlib.import_module("pydream.students.recipes").RECIPES.items():
+        shown, source = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
+        assert f"| {recipe.epochs} |" in shown
+        assert shown.count("|") == 9
+        assert source.count("|") == 5
+    edc = next(line for line in text.splitlines() if line.startswith("| `edc` |"))
+    assert "4 observers (mean of logits), MSE of logits + 0.025 · CE, weights averaged" in edc

@@ -158,6 +158,7 @@ def evaluate_command(config: Annotated[EvaluateConfig, Whole], *, json: Json = F
     --------
     pydream evaluate distilled --observer resnet18.safetensors
     pydream evaluate distilled --labels hard --students convnet3 resnet18-modified --seeds 0 1 2
+    pydream evaluate distilled --observer resnet18.safetensors --recipes rded rd3 cim
     """
     from pydream.cli.tables import console, print_json
     from pydream.evaluate import evaluate_set, result_table
@@ -168,7 +169,9 @@ def evaluate_command(config: Annotated[EvaluateConfig, Whole], *, json: Json = F
         return
     console().print(result_table(result))
     figure = result.path.with_suffix(".png")
-    console().print(f"results: {result.path}\nfigure:  {figure}", soft_wrap=True)
+    page = result.path.with_suffix(".html")
+    text = f"results: {result.path}\npage:    {page}\nfigure:  {figure}"
+    console().print(text, soft_wrap=True)
 
 
 def relabel_command(config: Annotated[RelabelConfig, Whole], *, json: Json = False) -> None:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pydream.students.augmentation import one_operation_for_all
 from pydream.dream.real import ClassImages
 from pydream.ops import diff_augment, random_augment
 from pydream.seeds import derived_seed, drawn_order, own_random_numbers, uniform
 from pydream.streams import to_device
+from pydream.students.augmentation import one_operation_for_all
 from pydream.students.mixing import cut_mix
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, BATCH = 0.01, 0.9, 5e-4, 64

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pydream.students.augmentation import one_operation_each
 from pydream.dream.batches import RealBatches
 from pydream.dream.draws import Draw
 from pydream.dream.moving_networks import Networks
@@ -21,6 +20,7 @@ from pydream.matching import Matcher, answer_distance_and_slopes, is_batch_norm
 from pydream.ops import diff_augment, multi_formation, random_augment
 from pydream.seeds import derived_seed, drawn_order
 from pydream.streams import to_device
+from pydream.students.augmentation import one_operation_each
 from pydream.timeline import stage
 
 

@@ -352,6 +352,8 @@ def _write_classes(run: DreamRun, progress: Progress) -> None:
         record: dict[str, Any] = {"rows": _provenance(label, progress.sources[place])}
         if label in losses:  # those of a part are with its first class
             record["losses"] = losses[label]
+            if progress.synthetic.rate is not None:
+                record["student_rate"] = float(progress.synthetic.rate[0])
         writer.write_class(label, _levels(values[place]), record, image_format="png", quality=100)
 
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pydream.students.augmentation import one_operation_for_all
 from pydream.dream.draws import Draw
 from pydream.dream.moving_networks import ExpertNetworks
 from pydream.dream.real import ClassImages
@@ -19,6 +18,7 @@ from pydream.dream.trajectory import trajectory_gradient
 from pydream.ops import multi_formation
 from pydream.seeds import derived_seed, drawn_order
 from pydream.streams import to_device
+from pydream.students.augmentation import one_operation_for_all
 
 
 class TrajectoryInputs(NamedTuple):

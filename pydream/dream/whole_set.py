@@ -31,10 +31,14 @@ def finish_set(writer: SetWriter, watch: Stopwatch) -> MadeSet:
 def _entries(
     writer: SetWriter, draft: Manifest, records: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Write ``images.pt``; return the manifest's history."""
+    """Write ``images.pt``; return the manifest's history, and the rate that students learned."""
     writer.write_tensors(draft.class_counts, draft.side)
     losses = [record["losses"] for record in records if "losses" in record]
-    return {"history": _history(losses, writer.record(STUDENTS) or {})}
+    rates = [record["student_rate"] for record in records if "student_rate" in record]
+    return {
+        "history": _history(losses, writer.record(STUDENTS) or {}),
+        **({"student_rate": rates[0]} if rates else {}),
+    }
 
 
 def _write_report(

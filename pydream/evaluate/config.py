@@ -12,11 +12,12 @@ from pydream.errors import PydreamError
 from pydream.files import expand_settings
 from pydream.processors import usable_processors
 from pydream.sets.config import SetSettings
-from pydream.students.config import RecipeSettings
+from pydream.students.config import RecipeName, RecipeSettings
+from pydream.students.recipes import recipe_named
 
-LabelKind: TypeAlias = Literal["online", "stored", "own", "hard"]
+LabelKind: TypeAlias = Literal["online", "stored", "own", "hard", "published"]
 """Source of training targets: the observer at every step, the labels that `relabel` stored, soft
-labels that came with a set of another tool, or the classes."""
+labels that came with a set of another tool, or the classes; or that of the recipe's authors."""
 Baseline: TypeAlias = Literal[
     "random",
     "random-tiled",
@@ -51,16 +52,21 @@ class EvaluateConfig(SetSettings, RecipeSettings):
         If a value is out of its range.
     """
 
-    observer: str | None = None
-    """Weights of the observer that labels the images (.safetensors, .pt or .pth); required for
-    online labels and for coresets."""
+    observer: str | tuple[str, ...] | None = None
+    """Weights of the observer that labels the images (.safetensors, .pt or .pth), or of several
+    that label them together; required for online labels and for coresets, which take the first.
+    --observer-arch and the other settings of an observer apply to each."""
+    recipes: tuple[RecipeName, ...] = ()
+    """Training recipes to compare in one table, in place of the single one of --recipe, which is
+    the default."""
     students: tuple[str, ...] = ()
     """Architectures to train, for example convnet3 resnet18-modified timm/NAME, separated by spaces
     or commas. By default the observer's."""
     labels: tuple[LabelKind, ...] = ("online",)
     """Sources of training targets, one row of the result for each: the observer at every step
     (online), the labels stored by `pydream relabel` (stored), soft labels that came with a set of
-    another tool (own), or the classes (hard)."""
+    another tool (own), the classes (hard), or what the recipe's authors take (published): online
+    or hard."""
     source: str | None = None
     """Real images with a test split. By default those that the set was distilled from."""
     seeds: tuple[int, ...] = (0,)
@@ -99,16 +105,43 @@ class EvaluateConfig(SetSettings, RecipeSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         expand_settings(self, "set", "classes", "observer", "source", "out")
+        if isinstance(self.observer, tuple):
+            checks.different(observer=self.observer)
+            if len(self.observer) < 2:
+                object.__setattr__(self, "observer", next(iter(self.observer), None))
+        if self.recipes and self.recipe != "rded":
+            raise PydreamError("--recipes takes the place of --recipe: give one of them")
+        for name in self.named_recipes:
+            recipe_named(name)
         names = [name for words in self.students for name in words.split(",") if name]
         object.__setattr__(self, "students", tuple(names))
         checks.seeds(self.seeds)
         if not self.labels:
             raise PydreamError("labels must be online, stored, own or hard, got none")
         checks.different(students=self.students, labels=self.labels, baselines=self.baselines)
+        checks.different(recipes=self.recipes)
         checks.share(allow_skipped=self.allow_skipped)
         checks.at_least(
             1, eval_every=self.eval_every, workers=self.workers, full_steps=self.full_steps
         )
+
+    @property
+    def observers(self) -> tuple[str, ...]:
+        """The files of all observers."""
+        if self.observer is None:
+            return ()
+        return (self.observer,) if isinstance(self.observer, str) else tuple(self.observer)
+
+    @property
+    def named_recipes(self) -> tuple[RecipeName, ...]:
+        """The recipes of the evaluation."""
+        return self.recipes or (self.recipe,)
+
+    def labels_of(self, recipe: RecipeName) -> tuple[str, ...]:
+        """Return the sources of targets under a recipe."""
+        published = recipe_named(recipe).labels
+        kinds = [published if kind == "published" else kind for kind in self.labels]
+        return tuple(dict.fromkeys(kinds))
 
 
 @dataclass(frozen=True, kw_only=True)

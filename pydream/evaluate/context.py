@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -24,7 +25,8 @@ from pydream.models.loading import resolve_precision
 from pydream.ranks import Ranks
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.opening import check_class_names, open_observer, open_real, open_set
-from pydream.students.config import with_views_of_set
+from pydream.students.config import RecipeName, with_views_of_set
+from pydream.students.recipe import ResolvedRecipe
 from pydream.tiling import CellFit, Tiling
 from pydream.timeline import stage
 from pydream.urls import without_secrets
@@ -32,15 +34,19 @@ from pydream.versions import package_record
 
 _FORMAT_VERSION = 2
 
+Given: TypeAlias = nn.Module | Sequence[nn.Module] | None
+"""An observer that is not a file, or several."""
+
 
 @dataclass(frozen=True)
 class EvaluationContext:
     """Context that all students of an evaluation share."""
 
     config: EvaluateConfig
+    by_recipe: Mapping[RecipeName, EvaluateConfig]
     ranks: Ranks
     distilled: DistilledSet
-    observer: Observer | None
+    observers: tuple[Observer, ...]
     students: tuple[str, ...]
     train: Source | None
     test: Source
@@ -51,6 +57,19 @@ class EvaluationContext:
     std: tuple[float, ...]
     folder: Path
     finished: FinishedStudents
+
+    @property
+    def observer(self) -> Observer | None:
+        """The first observer, which normalises the images and chooses coresets; None without."""
+        return self.observers[0] if self.observers else None
+
+    @cached_property
+    def _of_batches(self) -> tuple[Observer, ...]:
+        return tuple(observer.with_batch_statistics() for observer in self.observers)
+
+    def labelling_observers(self, recipe: ResolvedRecipe) -> tuple[Observer, ...]:
+        """Return the observers that label images together, as a recipe asks them."""
+        return self._of_batches if recipe.batch_statistics else self.observers
 
     @property
     def side(self) -> int:
@@ -95,7 +114,7 @@ class EvaluationContext:
             "kind of device": self.device.type,
             "precision": self.precision,
             "set": self.distilled.images_sha256,
-            "observer": None if self.observer is None else self.observer.facts(),
+            "observers": [observer.facts() for observer in self.observers],
             "number of test images": len(self.test_images),
             "real images": (
                 self.train_fingerprint if self.config.baselines else None,
@@ -104,14 +123,15 @@ class EvaluationContext:
         }
 
 
-def _check_observer(config: EvaluateConfig, given: nn.Module | None) -> None:
+def _check_observer(config: EvaluateConfig, given: Given) -> None:
     """Raise PydreamError if an observer is needed but missing."""
     if given is not None or config.observer is not None:
         return
     what = None
-    if "online" in config.labels:
+    kinds = {kind for recipe in config.named_recipes for kind in config.labels_of(recipe)}
+    if "online" in kinds:
         what = "online labels need an observer: give --observer, or --labels hard, stored or own"
-    elif {"stored", "own"} & {*config.labels} and config.baselines:
+    elif {"stored", "own"} & kinds and config.baselines:
         what = "stored and own labels are of the set alone: give --observer for the baselines"
     elif {"herding", "k-centre"} & {rule_of(name) for name in config.baselines}:
         what = "herding and k-centre go by an observer's features: give --observer"
@@ -148,7 +168,7 @@ def open_evaluation(
     ranks: Ranks,
     train: Source | None,
     test: Source | None,
-    given: nn.Module | None,
+    given: Given,
 ) -> EvaluationContext:
     """Open the set, the real images and the observer, and check that they fit together.
 
@@ -161,7 +181,7 @@ def open_evaluation(
     train, test
         Real images, if they are neither a file nor a known set.
     given
-        An observer that is not a file.
+        An observer that is not a file, or several.
 
     Raises
     ------
@@ -171,7 +191,14 @@ def open_evaluation(
     _check_observer(config, given)
     distilled = open_set(config, _class_names(config, test))
     _check_tiled(config, distilled)
-    config = with_views_of_set(config, distilled.manifest.views)
+    by_recipe = {
+        name: with_views_of_set(
+            dataclasses.replace(config, recipe=name, recipes=()), distilled.manifest.views
+        )
+        for name in config.named_recipes
+    }
+    if not config.recipes:
+        config = by_recipe[config.recipe]
     folder = config.out or distilled.beside("results")
     check_place(folder)
     if "own" in config.labels and distilled.soft_labels is None:
@@ -187,8 +214,8 @@ def open_evaluation(
             check_class_names(source, distilled)
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
-    observer = _open_observer(config, distilled, given, precision, device)
-    normalisation = distilled.manifest if observer is None else observer
+    observers = _open_observers(config, distilled, given, precision, device)
+    normalisation = observers[0] if observers else distilled.manifest
     with stage("load test images"):
         test_images = load_split(
             test,
@@ -199,10 +226,11 @@ def open_evaluation(
         )
     return EvaluationContext(
         config=config,
+        by_recipe=by_recipe,
         ranks=ranks,
         distilled=distilled,
-        observer=observer,
-        students=config.students or ((observer.arch,) if observer is not None else ()),
+        observers=observers,
+        students=config.students or tuple(observer.arch for observer in observers[:1]),
         train=train,
         test=test,
         test_images=test_images,
@@ -215,18 +243,31 @@ def open_evaluation(
     )
 
 
-def _open_observer(
+def _open_observers(
     config: EvaluateConfig,
     distilled: DistilledSet,
-    given: nn.Module | None,
+    given: Given,
     precision: str,
     device: torch.device,
-) -> Observer | None:
-    network = given if given is not None else config.observer
-    if network is None:
-        return None
-    return open_observer(
-        network, distilled, config, arch=config.observer_arch, precision=precision, device=device
+) -> tuple[Observer, ...]:
+    networks: Sequence[str | nn.Module] = config.observers
+    if given is not None:
+        networks = [given] if isinstance(given, nn.Module) else list(given)
+        if len(config.observers) > 1 and len(networks) != len(config.observers):
+            raise PydreamError(
+                f"{len(networks)} observers are given, and config.observer names "
+                f"{len(config.observers)}: name each"
+            )
+    return tuple(
+        open_observer(
+            network,
+            distilled,
+            config,
+            arch=config.observer_arch,
+            precision=precision,
+            device=device,
+        )
+        for network in networks
     )
 
 
@@ -260,6 +301,7 @@ def evaluation_facts(context: EvaluationContext) -> dict[str, Any]:
             "images_sha256": context.distilled.images_sha256,
         },
         "observer": None if observer is None else {**observer.facts(), **observer.input_facts()},
+        **_further_observers(context),
         "test": {
             "description": context.test.description,
             "images": len(context.test_images),
@@ -271,3 +313,9 @@ def evaluation_facts(context: EvaluationContext) -> dict[str, Any]:
             for name, value in settings.items()
         },
     }
+
+
+def _further_observers(context: EvaluationContext) -> dict[str, Any]:
+    """Return the facts of the observers beside the first, if there are any."""
+    others = [{**one.facts(), **one.input_facts()} for one in context.observers[1:]]
+    return {"further_observers": others} if others else {}

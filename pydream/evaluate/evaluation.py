@@ -41,7 +41,7 @@ def evaluate_set(
     *,
     train: Source | None = None,
     test: Source | None = None,
-    observer: nn.Module | None = None,
+    observer: nn.Module | Sequence[nn.Module] | None = None,
 ) -> EvaluationResult:
     """Train students on a distilled set and on baselines; test them on real images.
 
@@ -54,15 +54,15 @@ def evaluate_set(
     test
         Real test images, if they are neither a file nor a known set.
     observer
-        A classifier of normalised (B, 3, S, S) float32 images, if it is not a file;
-        ``config.observer`` is then only its name, which must not be empty, and ``config.students``
-        is required.
+        A classifier of normalised (B, 3, S, S) float32 images, or several, if they are not files;
+        ``config.observer`` then only names them, and must not be empty, and ``config.students`` is
+        required.
 
     Returns
     -------
     EvaluationResult
-        For every student and kind of labels, a row for the set and a row for each baseline; also
-        written to a new file, with a figure.
+        For every student, recipe and kind of labels, a row for the set and a row for each baseline;
+        also written to a new file, with a page and a figure.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def _evaluate(
     ranks: Ranks,
     train: Source | None,
     test: Source | None,
-    observer: nn.Module | None,
+    observer: nn.Module | Sequence[nn.Module] | None,
 ) -> EvaluationResult:
     context = open_evaluation(config, ranks, train, test, observer)
     with ExitStack() as stack:
@@ -95,8 +95,8 @@ def _evaluate(
         with disk_errors(context.folder):
             context.folder.mkdir(parents=True, exist_ok=True)
         announce_device(config.device)
-        if context.observer is not None:
-            context.observer.announce()
+        for one in context.observers:
+            one.announce()
         if config.data_parallel and not ranks.connected:
             say("data-parallel: this is the only process; torchrun or srun starts several")
         ranks.agree(context.settings())
@@ -184,9 +184,18 @@ def _train(context: EvaluationContext, plan: Plan, parallel: DataParallel) -> St
         std=context.std,
         seed=key.seed,
         eval_every=eval_every(context, plan),
+        labels=plan.trained_on.labels.to(context.device),
         labelled_every=labelled_every,
         precision=context.precision,
-        description=f"{key.student}, {key.images} images, {key.labels} labels, seed {key.seed}",
+        description=", ".join(
+            [
+                key.student,
+                *([f"recipe {key.recipe}"] if context.config.recipes else []),
+                f"{key.images} images",
+                f"{key.labels} labels",
+                f"seed {key.seed}",
+            ]
+        ),
         parallel=parallel,
     )
     return StudentRun(
@@ -203,10 +212,11 @@ def _targets(context: EvaluationContext, plan: Plan, parallel: DataParallel) -> 
     if plan.key.labels == "stored":
         assert plan.stored is not None
         return plan.stored.targets(recipe.temperature, device), plan.stored.plan.every
+    temperature = None if recipe.compares_logits else recipe.temperature
     if plan.key.labels == "own":
         assert context.distilled.soft_labels is not None  # checked when the set was opened
         of_rows = context.distilled.soft_labels.repeat(recipe.views_per_image, 1).to(device)
-        return own_targets(of_rows, recipe.temperature), 1
-    assert context.observer is not None
+        return own_targets(of_rows, temperature), 1
+    observers = context.labelling_observers(recipe)
     largest = -(-largest_batch(len(plan.trained_on), recipe) // parallel.count)
-    return online_targets(context.observer, recipe.temperature, largest), 1
+    return online_targets(observers, temperature, largest, combine=recipe.combine), 1

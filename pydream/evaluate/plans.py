@@ -12,13 +12,15 @@ import torch
 from pydream import __version__
 from pydream.data.resized import LabelledImages
 from pydream.data_parallel import DataParallel
+from pydream.errors import PydreamError
 from pydream.evaluate.baselines import Baselines
 from pydream.evaluate.config import EvaluateConfig, is_tiled, rule_of
 from pydream.evaluate.context import EvaluationContext
 from pydream.models import Observer, build_model
 from pydream.sets.opening import exif_of
+from pydream.students.config import RecipeName
 from pydream.students.recipe import ResolvedRecipe
-from pydream.students.recipe_tables import resolve
+from pydream.students.recipe_tables import for_labels, resolve
 from pydream.students.recipes import recipe_named
 from pydream.students.stored_labels import StoredLabels
 from pydream.students.views import steps_per_epoch
@@ -32,6 +34,8 @@ class StudentKey(NamedTuple):
     ----------
     student
         Its architecture.
+    recipe
+        Name of its recipe.
     labels
         Source of its targets: ``"online"``, ``"stored"``, ``"own"`` or ``"hard"``.
     images
@@ -41,14 +45,15 @@ class StudentKey(NamedTuple):
     """
 
     student: str
+    recipe: RecipeName
     labels: str
     images: str
     seed: int
 
     @property
-    def row(self) -> tuple[str, str, str]:
+    def row(self) -> tuple[str, str, str, str]:
         """Properties that students of different seeds share: a row of the result."""
-        return self[:3]
+        return self[:4]
 
 
 @dataclass(frozen=True)
@@ -87,17 +92,19 @@ def check_plans(context: EvaluationContext, parallel: DataParallel) -> dict[str,
         If a student does not fit the images or the ranks, a number of the recipe is out of range,
         or stored labels do not fit.
     """
-    config, distilled = context.config, context.distilled
+    distilled = context.distilled
     parameters = {}
     for student in context.students:
         with torch.random.fork_rng(devices=[]):
             model = build_model(student, num_classes=len(distilled.class_names), side=context.side)
         parallel.prepare(model, student, context.device)
         parameters[student] = sum(values.numel() for values in model.parameters())
-        for labels in config.labels:
-            recipe = settle_recipe(context, student, labels, "distilled", len(distilled.stored))
-            for seed in config.seeds if labels == "stored" else ():
-                _stored(context, recipe, seed)
+    for key in student_keys(context):
+        if key.images == "distilled":
+            recipe = settle_recipe(context, key, len(distilled.stored))
+            _check_observers(context, key, recipe)
+            if key.labels == "stored":
+                _stored(context, recipe, key.seed)
     return parameters
 
 
@@ -105,9 +112,10 @@ def student_keys(context: EvaluationContext) -> list[StudentKey]:
     """Return the names of all students, row by row, seed by seed."""
     config = context.config
     return [
-        StudentKey(student, labels, images, seed)
+        StudentKey(student, recipe, labels, images, seed)
         for student in context.students
-        for labels, images in _combinations(config)
+        for recipe in config.named_recipes
+        for labels, images in _combinations(config, recipe)
         for seed in config.seeds
     ]
 
@@ -141,7 +149,7 @@ class Plans:
         if name not in self._held:
             self._held[name] = _images(context, self._baselines, *name)
         trained_on = self._held[name]
-        recipe = settle_recipe(context, key.student, key.labels, key.images, len(trained_on))
+        recipe = settle_recipe(context, key, len(trained_on))
         stored = _stored(context, recipe, key.seed) if key.labels == "stored" else None
         return Plan(key, trained_on, recipe, stored)
 
@@ -154,17 +162,18 @@ class Plans:
         if key.images == "full":
             assert context.train is not None
             count = len(context.train)
-        recipe = settle_recipe(context, key.student, key.labels, key.images, count)
+        recipe = settle_recipe(context, key, count)
         return recipe.epochs, recipe.epochs * count * recipe.views_per_image
 
 
-def _combinations(config: EvaluateConfig) -> list[tuple[str, str]]:
+def _combinations(config: EvaluateConfig, recipe: RecipeName) -> list[tuple[str, str]]:
     """Return the labels for each kind of images; baselines use online labels instead of stored."""
     pairs: list[tuple[str, str]] = []
-    for labels in config.labels:
+    kinds = config.labels_of(recipe)
+    for labels in kinds:
         pairs.append((labels, "distilled"))
         of_the_set_alone = labels in ("stored", "own")
-        if not (of_the_set_alone and "online" in config.labels):
+        if not (of_the_set_alone and "online" in kinds):
             soft = "online" if of_the_set_alone else labels
             pairs += [(soft, name) for name in config.baselines]
     return list(dict.fromkeys(pairs))
@@ -203,37 +212,49 @@ def _stored(context: EvaluationContext, recipe: ResolvedRecipe, seed: int) -> St
     return stored
 
 
-def settle_recipe(
-    context: EvaluationContext, student: str, labels: str, images: str, num_images: int
-) -> ResolvedRecipe:
-    """Resolve the recipe for some images.
+def _check_observers(context: EvaluationContext, key: StudentKey, recipe: ResolvedRecipe) -> None:
+    """Raise PydreamError if a recipe cannot have its targets."""
+    count = len(context.observers)
+    if key.labels == "online" and count < recipe.least_observers:
+        raise PydreamError(
+            f"recipe {recipe.name} takes the labels of {recipe.least_observers} observers "
+            f"together, and {count} given: name more with --observer, or give --least-observers "
+            f"{count}"
+        )
+    if key.labels == "stored" and recipe.compares_logits:
+        raise PydreamError(
+            f"recipe {recipe.name} compares logits, and stored labels are probabilities: give "
+            "--labels online, or --loss kl"
+        )
 
-    Hard labels are compared at temperature 1. So are a set's own soft labels unless a temperature
-    is given, because methods that make such labels train on them that way (DATM, DD-Ranking).
-    """
-    config, distilled = context.config, context.distilled
+
+def settle_recipe(context: EvaluationContext, key: StudentKey, num_images: int) -> ResolvedRecipe:
+    """Resolve the recipe of a student for a number of images and its labels."""
+    distilled, published = context.distilled, recipe_named(key.recipe)
+    config = context.by_recipe[key.recipe]
+    overrides = config.overrides()
 
     def resolved(count: int, factor: int) -> ResolvedRecipe:
         return resolve(
-            recipe_named(config.recipe),
-            student=student,
+            published,
+            student=key.student,
             num_images=count,
             num_classes=len(distilled.class_names),
             side=context.side,
             factor=factor,
-            overrides=config.overrides(),
+            overrides=overrides,
+            learned_rate=distilled.manifest.student_rate,
         )
 
-    in_cells = images == "distilled" or is_tiled(images)
+    in_cells = key.images == "distilled" or is_tiled(key.images)
     recipe = resolved(num_images, context.factor if in_cells else 1)
-    if images == "full":
+    if key.images == "full":
         number = len(distilled.stored)
         set_recipe = resolved(number, context.factor)
         steps = config.full_steps or set_recipe.epochs * steps_per_epoch(number, set_recipe)
         epochs = max(1, round(steps / steps_per_epoch(num_images, recipe)))
         recipe = dataclasses.replace(recipe, epochs=epochs)
-    at_one = labels == "hard" or (labels == "own" and config.temperature is None)
-    return dataclasses.replace(recipe, temperature=1.0) if at_one else recipe
+    return for_labels(recipe, published, key.labels, overrides)
 
 
 def identity(context: EvaluationContext, plan: Plan) -> dict[str, Any]:
@@ -254,9 +275,10 @@ def identity(context: EvaluationContext, plan: Plan) -> dict[str, Any]:
         "stored": None if plan.stored is None else dataclasses.asdict(plan.stored.plan),
         **({"own_labels": _own_labels_sha256(context)} if plan.key.labels == "own" else {}),
         "observer": observer.weights_sha256 if observer is not None and asked else None,
+        **_further_observers(context, plan),
         **_resizing(observer if asked else None),
         "student": plan.key.student,
-        "recipe": dataclasses.asdict(plan.recipe),
+        "recipe": plan.recipe.as_known_before(),
         "mean": context.mean,
         "std": context.std,
         "seed": plan.key.seed,
@@ -271,6 +293,12 @@ def identity(context: EvaluationContext, plan: Plan) -> dict[str, Any]:
 def eval_every(context: EvaluationContext, plan: Plan) -> int:
     """Return the epochs between two measurements, by default a tenth of all epochs."""
     return context.config.eval_every or max(1, plan.recipe.epochs // 10)
+
+
+def _further_observers(context: EvaluationContext, plan: Plan) -> dict[str, list[str]]:
+    """Return the hashes of the observers beside the first, if they label the images with it."""
+    others = [one.weights_sha256 for one in context.observers[1:]]
+    return {"further_observers": others} if others and plan.key.labels == "online" else {}
 
 
 def _divided(context: EvaluationContext) -> dict[str, int]:

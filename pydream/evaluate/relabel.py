@@ -119,7 +119,15 @@ def _relabel(
         side=manifest.side,
         factor=config.factor if config.factor is not None else manifest.factor,
         overrides=config.overrides(),
+        learned_rate=manifest.student_rate,
     )
+    if recipe.least_observers > 1:
+        raise PydreamError(
+            f"recipe {recipe.name} takes the labels of {recipe.least_observers} observers together,"
+            " and relabel stores those of one: give --least-observers 1"
+        )
+    if recipe.batch_statistics:
+        network = network.with_batch_statistics()
     announce_device(config.device)
     network.announce()
     plans = [_plan(config, distilled, network, recipe, seed) for seed in config.seeds]

@@ -19,12 +19,19 @@ from rich.table import Table
 from rich.text import Text
 
 from pydream.errors import PydreamError
+from pydream.evaluate.page import results_page
 from pydream.files import RESUME, disk_errors, first_free, write_whole
 from pydream.formatting import byte_words
 from pydream.students.recipe import ResolvedRecipe
+from pydream.students.recipe_tables import reported_words
+from pydream.students.recipes import recipe_named
 from pydream.students.train import Checkpoint
 
-_DERIVED = ("last_mean", "last_std", "best_mean", "best_std", "top5_mean", "top5_std", "seconds")
+_DERIVED = (
+    *("last_mean", "last_std", "best_mean", "best_std"),
+    *("reported", "reported_mean", "reported_std"),
+    *("top5_mean", "top5_std", "seconds"),
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,16 @@ class StudentRun:
         """The measurement with the highest top-1, the first of equals."""
         return max(self.curve, key=lambda checkpoint: checkpoint.top1)
 
+    def reported(self, recipe: ResolvedRecipe) -> Checkpoint:
+        """Return the measurement that a recipe's authors report.
+
+        It is the best one after the epochs that `ResolvedRecipe.best_of_last` leaves out, or the
+        last one.
+        """
+        left_out = round((1 - recipe.best_of_last) * recipe.epochs)
+        late = [point for point in self.curve if point.epoch > left_out] or [self.last]
+        return max(late, key=lambda checkpoint: checkpoint.top1)
+
 
 @dataclass(frozen=True)
 class EvaluationRow:
@@ -69,7 +86,7 @@ class EvaluationRow:
     images
         Training images: ``"distilled"``, or a `Baseline` such as ``"random-tiled"``.
     labels
-        Source of their targets: ``"online"``, ``"stored"`` or ``"hard"``.
+        Source of their targets: ``"online"``, ``"stored"``, ``"own"`` or ``"hard"``.
     student
         Their architecture.
     image_count
@@ -108,6 +125,21 @@ class EvaluationRow:
         return _deviation([run.best.top1 for run in self.runs])
 
     @property
+    def reported(self) -> str:
+        """What the recipe's authors report, in words."""
+        return reported_words(self.recipe, recipe_named(self.recipe.name))
+
+    @property
+    def reported_mean(self) -> float:
+        """Mean top-1 as the recipe's authors report it."""
+        return fmean(run.reported(self.recipe).top1 for run in self.runs)
+
+    @property
+    def reported_std(self) -> float | None:
+        """Standard deviation (n − 1) of top-1 as they report it; None for a single run."""
+        return _deviation([run.reported(self.recipe).top1 for run in self.runs])
+
+    @property
     def top5_mean(self) -> float:
         """Mean top-5 at the last epoch."""
         return fmean(run.last.top5 for run in self.runs)
@@ -128,6 +160,7 @@ class EvaluationRow:
         for run, record in zip(self.runs, plain["runs"], strict=True):
             record["last"] = dataclasses.asdict(run.last)
             record["best"] = dataclasses.asdict(run.best)
+            record["reported"] = dataclasses.asdict(run.reported(self.recipe))
         return {**plain, **{name: getattr(self, name) for name in _DERIVED}}
 
 
@@ -142,7 +175,7 @@ class EvaluationResult:
     facts
         Inputs of the evaluation: set, observer, test images, settings and versions.
     rows
-        Rows by student and labels: the distilled set first, then the baselines.
+        Rows by student, recipe and labels: the distilled set first, then the baselines.
     """
 
     path: Path
@@ -157,7 +190,7 @@ class EvaluationResult:
 def write_results(
     folder: Path, facts: dict[str, Any], rows: tuple[EvaluationRow, ...]
 ) -> EvaluationResult:
-    """Write ``results-0001.json``, or the first free number, and a figure of the same name.
+    """Write ``results-0001.json``, or the first free number; a page and a figure of the same name.
 
     Raises
     ------
@@ -175,7 +208,10 @@ def write_results(
     except PydreamError:
         path.unlink(missing_ok=True)
         raise
-    write_whole(path.with_suffix(".png"), accuracy_figure(rows), RESUME)
+    figure = accuracy_figure(rows)
+    page = results_page(facts, [row.as_dict() for row in rows], figure)
+    write_whole(path.with_suffix(".png"), figure, RESUME)
+    write_whole(path.with_suffix(".html"), page.encode(), RESUME)
     return EvaluationResult(path, facts, rows)
 
 
@@ -193,25 +229,34 @@ def result_table(result: EvaluationResult) -> RenderableType:
     if ranks := result.facts.get("data_parallel"):
         words += f", each student on {ranks} ranks, as in one process up to rounding"
     students = list(dict.fromkeys(row.student for row in result.rows))
-    tables = []
+    tables: list[RenderableType] = []
     for student in students:
         rows = [row for row in result.rows if row.student == student]
         tables.append(_student_table(f"{student}: {words}", rows))
+        tables.append(_reported_table(rows))
     return Group(*tables, Text(weight))
 
 
 def _student_table(title: str, rows: Sequence[EvaluationRow]) -> Table:
     """Format the rows of one student in less than 80 columns."""
+    several = len({row.recipe.name for row in rows}) > 1
+    images = not several or len({row.images for row in rows}) > 1
     table = Table(title=Text(title), box=None, padding=(0, 2, 0, 0), title_justify="left")
-    table.add_column("labels", no_wrap=True)
-    table.add_column("images")
-    for name in ("number", "steps", "top-1", "best top-1", "top-5", "s"):
+    for name in ("recipe", "labels") if several else ("labels",):
+        table.add_column(name, no_wrap=True)
+    if images:
+        table.add_column("images")
+    for name in ("steps",) if several else ("number", "steps"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("top-1", "best top-1", "top-5", "s"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
+            *([row.recipe.name] if several else []),
             row.labels,
-            row.images.replace("-tiled", " tiled"),  # two lines where a terminal is narrow
-            f"{row.image_count:,}",
+            # Two lines where a terminal is narrow.
+            *([row.images.replace("-tiled", " tiled")] if images else []),
+            *([] if several else [f"{row.image_count:,}"]),
             f"{row.runs[0].steps:,}",
             _percent(row.last_mean, row.last_std),
             _percent(row.best_mean, row.best_std),
@@ -221,25 +266,46 @@ def _student_table(title: str, rows: Sequence[EvaluationRow]) -> Table:
     return table
 
 
+def _reported_table(rows: Sequence[EvaluationRow]) -> Table:
+    """Format top-1 as the authors of each recipe report it, and what that is."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("as published:", "labels", "images"):
+        table.add_column(name)
+    table.add_column("top-1", justify="right", no_wrap=True)
+    table.add_column("which is")
+    for row in rows:
+        table.add_row(
+            row.recipe.name,
+            row.labels,
+            row.images.replace("-tiled", " tiled"),
+            _percent(row.reported_mean, row.reported_std),
+            row.reported,
+        )
+    return table
+
+
 def accuracy_figure(rows: Sequence[EvaluationRow]) -> bytes:
     """Draw the accuracy of all rows as bars, a panel for each student: a PNG file."""
     students = list(dict.fromkeys(row.student for row in rows))
     images = list(dict.fromkeys(row.images for row in rows))
-    labels = list(dict.fromkeys(row.labels for row in rows))
-    width = 0.8 / len(labels)
+    several = len({row.recipe.name for row in rows}) > 1
+    kinds = list(dict.fromkeys((row.recipe.name, row.labels) for row in rows))
+    width = 0.8 / len(kinds)
     with matplotlib.style.context("default"):
-        figure = Figure(figsize=(1.6 + 1.3 * len(images) * len(students), 3.4), dpi=150)
+        bars = len(images) * len(students) * max(1, len(kinds) / 3)
+        figure = Figure(figsize=(1.6 + 1.3 * bars, 3.4), dpi=150)
         panels = figure.subplots(1, len(students), sharey=True, squeeze=False)[0]
         for panel, student in zip(panels, students, strict=True):
-            for number, kind in enumerate(labels):
-                shown = [row for row in rows if (row.student, row.labels) == (student, kind)]
+            for number, (recipe, labels) in enumerate(kinds):
+                kind = (student, recipe, labels)
+                shown = [row for row in rows if (row.student, row.recipe.name, row.labels) == kind]
                 panel.bar(
                     [images.index(row.images) + (number + 0.5) * width - 0.4 for row in shown],
                     [100 * row.last_mean for row in shown],
                     width * 0.92,
                     yerr=[100 * (row.last_std or 0.0) for row in shown],
                     capsize=3,
-                    label=f"{kind} labels",
+                    label=f"{recipe}, {labels} labels" if several else f"{labels} labels",
                     color=f"C{number}",
                 )
             panel.set_title(student)
@@ -252,10 +318,11 @@ def accuracy_figure(rows: Sequence[EvaluationRow]) -> bytes:
             *panels[0].get_legend_handles_labels(),
             fontsize="small",
             loc="lower center",
-            ncols=len(labels),
+            ncols=min(len(kinds), 3 * len(students)),
             frameon=False,
         )
-        figure.tight_layout(rect=(0, 0.08, 1, 1))  # room for the legend
+        lines = -(-len(kinds) // min(len(kinds), 3 * len(students)))
+        figure.tight_layout(rect=(0, 0.02 + 0.06 * lines, 1, 1))  # room for the legend
         stream = io.BytesIO()
         figure.savefig(stream, format="png")
     return stream.getvalue()

@@ -81,6 +81,8 @@ class Manifest:
         ``arch`` of the matched networks (DREAM+).
     history
         Loss and accuracy by iteration (DREAM+).
+    student_rate
+        Learning rate of students, learned with the images (MTT).
     refinement
         The refinement of the images, if they were refined: ``steps``, ``learning_rate``, ``seed``;
         ``observers``, the facts of each; ``layers``, the layer matched of each; ``loss``, one
@@ -115,6 +117,7 @@ class Manifest:
     further_observers: Sequence[Mapping[str, Any]] | None = None
     network: Mapping[str, str] | None = None
     history: list[dict[str, Any]] | None = None
+    student_rate: float | None = None
     refinement: Mapping[str, Any] | None = None
     labels_bytes: int | None = None
     labels: Mapping[str, Any] | None = None

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from pydream.progress import say
-from pydream.students.recipe import Combine, Decayed, Loss, Mix, Operations, Optimizer, Schedule, Views
+from pydream.students.recipe import (
+    Combine,
+    Decayed,
+    Loss,
+    Mix,
+    Operations,
+    Optimizer,
+    Schedule,
+    Views,
+)
+from pydream.students.recipes import recipe_named
 
 RecipeName: TypeAlias = Literal[
     "rded",
@@ -137,6 +147,8 @@ def with_views_of_set(settings: Settings, made_for: Views | None) -> Settings:
     Settings that choose other views stay, with a warning.
     """
     if made_for is None or settings.views == made_for:
+        return settings
+    if settings.views is None and recipe_named(settings.recipe).views in _OF_CELLS:
         return settings
     if settings.views is not None:
         warnings.warn(

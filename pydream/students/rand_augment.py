@@ -47,4 +47,4 @@ def rand_augment(
     for image, seed in zip(images.permute(0, 3, 1, 2), seeds, strict=True):
         with own_random_numbers(seed, torch.device("cpu")):
             augmented.append(transform(image))
-    return torch.stack(augmented).permute(0, 2, 3, 1)
+    return torch.stack(augmented).permute(0, 2, 3, 1).contiguous()

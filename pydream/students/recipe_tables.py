@@ -267,6 +267,15 @@ def for_labels(
     return dataclasses.replace(resolved, **changes)
 
 
+def reported_words(resolved: ResolvedRecipe, recipe: Recipe) -> str:
+    """Say what is reported as published, in the words of the recipe unless it was overridden."""
+    if resolved.best_of_last == recipe.best_of_last:
+        return recipe.reported
+    if resolved.best_of_last == 0:
+        return "last epoch"
+    return f"best of the last {resolved.best_of_last:.0%} of the epochs"
+
+
 def _tabulated(
     recipe: Recipe, student: str, num_images: int, num_classes: int, side: int
 ) -> dict[str, Any]:

@@ -53,7 +53,8 @@ RDED = Recipe(
 
 IDC = Recipe(
     name="idc",
-    source="IDC (ICML 2022); arXiv 2310.15052, section 4.1; github.com/lyq312318224/DREAM",
+    source="IDC (ICML 2022), github.com/snu-mllab/Efficient-Dataset-Condensation; "
+    "arXiv 2310.15052, section 4.1",
     evidence="code",
     reported="last epoch",
     remarks="the temperatures, for soft labels, are RDED's",
@@ -156,7 +157,7 @@ FADRM = dataclasses.replace(
     reported="best",
     remarks="observers and student see half a batch at a time; FADRM+ asks three or four "
     "observers, their logits averaged; 1000 epochs on CIFAR-100; rates of ResNet-50 and "
-    "ResNet-101 differ by image set; --simple checks only the last fifth",
+    "ResNet-101 differ by image set; the code can check the last fifth only",
     batch_sizes={1: 16},
     schedule="half-cosine",
     special_cases=(SpecialCase(per_class=(22.5, math.inf), schedule="cosine"),),
@@ -171,7 +172,7 @@ RETHINKDC = dataclasses.replace(
     source="pypi.org/project/rethinkdc, 0.3.2: dc_config, train_KD.py",
     evidence="code",
     reported="best",
-    remarks="the code checks once in 50 epochs; with hard labels images are not mixed",
+    remarks="the code checks once in 50 epochs",
     batch_sizes={1: 128},
     mixes_hard=False,
 )
@@ -197,6 +198,7 @@ BPS = dataclasses.replace(
     source="BPS (CVPR 2026); github.com/BeCarefulOfYournaoke/BPS, stage3_training.py",
     evidence="code",
     reported="best of the last 21 epochs, mean of 3",
+    remarks="a ViT on ImageNet-1K sees whole images",
     epochs=500,
     batch_sizes={1: 128},
     special_cases=tuple(

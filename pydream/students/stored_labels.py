@@ -33,12 +33,17 @@ _VIEW_FIELDS = (
     "mix",
     "mix_probability",
     "mix_concentration",
+    "shuffle",
+    "rand_augment",
+    "operations",
+    "batch_statistics",
 )
 
 
 def view_settings(recipe: ResolvedRecipe) -> dict[str, Any]:
     """Return the settings that decide the views of an epoch, ready for JSON."""
-    settings = {name: getattr(recipe, name) for name in _VIEW_FIELDS}
+    known = recipe.as_known_before()
+    settings = {name: known[name] for name in _VIEW_FIELDS if name in known}
     return dict(json.loads(json.dumps(settings)))
 
 

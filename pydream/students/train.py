@@ -205,7 +205,7 @@ class _Trainer:
     classes
         (R,) int64, the classes of all rows that batches may name.
     recipe, precision, parallel
-        As for `train_student`.
+        The arguments of `train_student`.
     """
 
     student: nn.Module
@@ -258,7 +258,7 @@ def _moving_average(model: nn.Module, recipe: ResolvedRecipe) -> AveragedModel |
 
 
 def make_optimizer(model: nn.Module, recipe: ResolvedRecipe) -> torch.optim.Optimizer:
-    """Make SGD, or AdamW with weight decay for all parameters or those of two or more dimensions."""
+    """Make SGD, or AdamW with weight decay for the parameters that the recipe names."""
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
             model.parameters(),

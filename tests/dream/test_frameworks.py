@@ -16,7 +16,6 @@ from torch import nn
 from pydream.data import Source
 from pydream.data.subset import Subset
 from pydream.dream import DreamConfig, distill
-from pydream.students.augmentation import one_operation_each, one_operation_for_all
 from pydream.dream.loop import MatchingLoop
 from pydream.dream.objectives import StepInputs
 from pydream.dream.real import ClassImages, load_class_images
@@ -25,6 +24,7 @@ from pydream.dream.synthetic import SyntheticImages
 from pydream.errors import PydreamError
 from pydream.models.registry import construct
 from pydream.sets.distilled import load_set
+from pydream.students.augmentation import one_operation_each, one_operation_for_all
 
 NETWORK = "convnet2-w8-instance"
 # Of the mean and the standard deviation of some thousand normal numbers.

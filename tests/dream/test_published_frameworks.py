@@ -23,7 +23,6 @@ from pydream.dream import (
     train_experts,
 )
 from pydream.dream import network as network_training
-from pydream.students.augmentation import one_operation_for_all
 from pydream.dream.draws import Draw
 from pydream.dream.loop import MatchingLoop
 from pydream.dream.objectives import StepInputs
@@ -33,6 +32,7 @@ from pydream.dream.synthetic import SyntheticImages
 from pydream.dream.trajectory_matching import TrajectoryInputs
 from pydream.models.registry import construct
 from pydream.seeds import derived_seed, drawn_order
+from pydream.students.augmentation import one_operation_for_all
 
 ARCH = "convnet2-w8-instance"
 # Some steps in float32, whose sums have another order, with networks trained in between: relative

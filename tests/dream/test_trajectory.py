@@ -9,10 +9,10 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from pydream.dream import trajectory
-from pydream.students.augmentation import one_operation_for_all
 from pydream.dream.trajectory import trajectory_gradient
 from pydream.models.registry import construct
 from pydream.ops.reference import augment as reference
+from pydream.students.augmentation import one_operation_for_all
 
 IMAGES, SIDE, CLASSES = 7, 8, 3
 # Relative to the largest derivative; float64 sums in another order.

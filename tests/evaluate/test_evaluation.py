@@ -467,6 +467,8 @@ def test_the_table_fits_a_terminal(digits: Digits, digits_set: Path) -> None:
     text = console.export_text()
     assert "…" not in text
     for row in result.rows:
-        (line,) = [line for line in text.splitlines() if row.images in line.split()]
+        line, published = [line for line in text.splitlines() if row.images in line.split()]
         assert line.split()[0] == "online"
         assert line.count("±") == 3
+        assert published.split()[:3] == ["rded", "online", row.images]
+        assert published.rstrip().endswith("best of the last fifth")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pydream.models import load_observer
+from pydream.models import Observer, build_model, load_observer
 from pydream.students.labels import hard_targets, online_targets, own_targets
 from pydream.students.losses import soft_loss
 from pydream.students.views import MixedBatch
@@ -78,3 +78,76 @@ def test_online_targets_are_the_observers_softened_output(count: int) -> None:
         wanted = torch.softmax(model(images).double() / 20.0, dim=1)
     torch.testing.assert_close(targets.double(), wanted, **CLOSE)
     assert observer.tile == tile
+
+
+def observer_of(seed: int, **changes: Any) -> Observer:
+    torch.manual_seed(seed)
+    norm = nn.BatchNorm2d(6)
+    nn.init.uniform_(norm.weight)
+    layers = (nn.Conv2d(3, 6, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 5))
+    model = nn.Sequential(*layers)
+    return load_observer(model.eval(), arch="small", side=8, **{**USUAL, **changes})
+
+
+USUAL: dict[str, Any] = {
+    "mean": (0.5, 0.5, 0.5),
+    "std": (0.25, 0.25, 0.25),
+    "precision": "float32",
+    "device": "cpu",
+}
+
+
+def batch_of(count: int) -> MixedBatch:
+    rows = torch.arange(count)
+    return MixedBatch(random(count, 3, 8, 8), rows, rows, 1.0, 0)
+
+
+@pytest.mark.parametrize("temperature", [None, 4.0])
+def test_several_observers_are_averaged_by_the_formula(temperature: float | None) -> None:
+    observers, batch = [observer_of(1), observer_of(2), observer_of(3)], batch_of(7)
+    answers = [observer.logits(batch.images).double() for observer in observers]
+    divisor = temperature or 1.0
+    by_logits = torch.stack(answers).mean(dim=0)
+    softened = [torch.log_softmax(values / divisor, dim=1) for values in answers]
+    by_probabilities = torch.stack(softened).mean(dim=0)
+    for combine, mean in (("logits", by_logits), ("log-probabilities", by_probabilities * divisor)):
+        found = online_targets(observers, temperature, 7, combine=combine)(batch)  # type: ignore[arg-type]
+        wanted = mean if temperature is None else torch.softmax(mean / temperature, dim=1)
+        torch.testing.assert_close(found.double(), wanted.double(), **CLOSE)
+
+
+def test_each_observer_gets_its_own_normalisation() -> None:
+    first = observer_of(1)
+    other = first.with_normalisation((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+    batch = batch_of(4)
+    pixels = batch.images * 0.25 + 0.5
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (other.mean, other.std))
+    wanted = (first.logits(batch.images) + other.logits((pixels - mean) / std)) / 2
+    found = online_targets([first, other], None, 4)(batch)
+    torch.testing.assert_close(found, wanted, **CLOSE)
+
+
+@pytest.mark.parametrize("count", [2, 7, 600])
+def test_batch_statistics_are_those_of_training(count: int) -> None:
+    torch.manual_seed(1)
+    model = build_model("convnet2-w8-batch", num_classes=5, side=8)
+    observer = load_observer(model, side=8, **USUAL)
+    before = observer.logits(batch_of(count).images)
+    of_batches = observer.with_batch_statistics()
+    targets = online_targets(of_batches, None, count)
+    batch = batch_of(count)
+    with torch.no_grad():
+        wanted = model.train()(batch.images)
+    found = targets(batch)
+    # Sums of a batch in another order, in float32.
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+    assert torch.equal(targets(batch), found)
+    assert torch.equal(observer.logits(batch.images), before)
+    assert not torch.allclose(found, before, atol=1e-2)
+
+
+def test_own_labels_may_be_logits() -> None:
+    soft, rows, partners = random(4, 3), torch.tensor([3, 0]), torch.tensor([1, 0])
+    batch = MixedBatch(torch.empty(2, 3, 1, 1), rows, partners, 0.75, 0)
+    wanted = 0.75 * soft[rows] + 0.25 * soft[partners]
+    torch.testing.assert_close(own_targets(soft, None)(batch), wanted, **CLOSE)

@@ -155,6 +155,47 @@ def test_weight_decay_is_on_matrices_only() -> None:
     assert len(decayed["params"]) + len(free["params"]) == len(names)
 
 
+def test_all_weights_decay_where_a_recipe_says_so() -> None:
+    model = ConvNet(10, SIDE, depth=2, width=4)
+    decayed, free = make_optimizer(model, recipe(weight_decay=0.3, decayed="all")).param_groups
+    assert len(decayed["params"]) == len(list(model.parameters()))
+    assert free["params"] == []
+
+
+@pytest.mark.parametrize("student", ["convnet2-w16", "convnet2-w16-batch"])
+def test_the_average_of_weights_is_that_of_the_published_loop(
+    noise: LabelledImages, monkeypatch: pytest.MonkeyPatch, student: str
+) -> None:
+    # EDC: the average begins with the first weights and follows every step; buffers are not
+    # averaged. Here in float64.
+    decay, kept = 0.9, list[torch.Tensor]()
+    step = torch.optim.AdamW.step
+
+    def note(self: torch.optim.AdamW, *arguments: Any) -> Any:
+        weights = [values for group in self.param_groups for values in group["params"]]
+        if not kept:
+            kept.extend(values.detach().double().clone() for values in weights)
+        done = step(self, *arguments)
+        for place, values in enumerate(weights):
+            kept[place] = decay * kept[place] + (1 - decay) * values.detach().double()
+        return done
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", note)
+    how = recipe(epochs=3, batch_size=12, decayed="all", ema_decay=decay)
+    averaged = train(noise.images, noise, recipe=how, student=student)
+    monkeypatch.undo()
+    for found, wanted in zip(averaged.model.parameters(), kept, strict=True):
+        # Six steps of float32 arithmetic at weights below 1.
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
+    usual = dataclasses.replace(how, ema_decay=0.0)
+    itself = train(noise.images, noise, recipe=usual, student=student)
+    assert [point.loss for point in averaged.curve] == [point.loss for point in itself.curve]
+    pairs = zip(averaged.model.buffers(), itself.model.buffers(), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
+    accuracy = measure_accuracy(averaged.model, noise, mean=MEAN, std=STD, precision="float32")
+    assert (accuracy.top1, accuracy.top5) == (averaged.curve[-1].top1, averaged.curve[-1].top5)
+
+
 def test_the_learning_rate_of_every_epoch_is_the_recipes(
     noise: LabelledImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,46 @@
+"""A page of an evaluation: one self-contained HTML file with its table, figure and recipes."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+
+
+def results_page(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], figure: bytes) -> str:
+    """Render the rows of an evaluation.
+
+    Parameters
+    ----------
+    facts
+        Inputs of the evaluation, as in `EvaluationResult`.
+    rows
+        Its rows, from `EvaluationRow.as_dict`.
+    figure
+        The figure, a PNG file.
+
+    Returns
+    -------
+    str
+        The page, which needs no other file.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pydream.evaluate"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = _percent
+    return environment.get_template("results.html").render(
+        facts=facts,
+        rows=rows,
+        recipes={row["recipe"]["name"]: row["recipe"] for row in reversed(rows)},
+        figure=base64.b64encode(figure).decode(),
+    )
+
+
+def _percent(mean: float, deviation: float | None) -> str:
+    return f"{mean:.1%}" if deviation is None else f"{100 * mean:.1f} ± {100 * deviation:.1f} %"
