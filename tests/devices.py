@@ -23,6 +23,7 @@ import torch
 
 from pydream import ops
 from pydream.ops import _dispatch
+from pydream.ops._view import DTYPES, View
 
 DEVICE = os.environ.get("PYDREAM_TEST_DEVICE", "cpu")
 OPS = (
@@ -39,6 +40,8 @@ OPS = (
 )
 # For tests that say nothing of the kernels, which are slow on fibers and under the sanitizers.
 NOT_ON_FIBERS = pytest.mark.skipif(DEVICE == "cuda-on-cpu", reason="about what PyTorch does")
+# For tests that call a kernel for CUDA themselves.
+NOT_ON_CPU = pytest.mark.skipif(DEVICE == "cpu", reason="about the kernels for CUDA")
 # How an error names the place of a test's tensors.
 PLACE = "cuda:0" if DEVICE == "cuda" else "cpu"
 # The property of a test that names a test of the ops which it has run with CUDA kernels.
@@ -113,6 +116,18 @@ def as_called(name: str) -> Callable[..., Any]:
 def place(value: Any) -> Any:
     """Put tensors, also those in lists and tuples, where the ops of this test run."""
     return _to_cuda(value) if DEVICE == "cuda" else value
+
+
+def kernels() -> tuple[Any, _dispatch.Launch]:
+    """Return the kernels for CUDA, and the launch that their calls take."""
+    launch = _dispatch.launch_on(torch.device("cuda" if DEVICE == "cuda" else "cpu"))
+    assert launch is not None
+    return launch.module, launch
+
+
+def without_memory(shape: tuple[int, ...], dtype: torch.dtype) -> View:
+    """Describe a contiguous tensor of any size, for kernels that refuse it unread."""
+    return 0, DTYPES[dtype], shape
 
 
 def faulty_rows(*rows: int, more: bool = False, count: int | None = None) -> str:

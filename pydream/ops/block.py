@@ -44,7 +44,8 @@ def norm_relu_pool(
     on CUDA, that saves only its inputs and the statistics; also the second derivative, and within
     ``vmap`` and ``grad`` of `torch.func`. Kernels use channels-last memory, and images in another
     layout are converted. PyTorch's operations run for other dtypes, within ``torch.compile`` and
-    other transforms of `torch.func`, and for derivatives from which more are taken.
+    other transforms of `torch.func`, for derivatives from which more are taken, and for those of
+    many slopes at once (``is_grads_batched`` of ``torch.autograd.grad``).
 
     Parameters
     ----------
@@ -191,7 +192,9 @@ class _Block(torch.autograd.Function):
         kept = (*ctx.saved_tensors, slopes[0])
         parameters = any(ctx.needs_input_grad[1:3])
         arguments = (ctx.over_batch, ctx.eps, parameters)
-        if torch.is_grad_enabled() or _transforms():  # for a second derivative, or for vmap
+        if _is_batched(slopes[0]):
+            found = reference.backward(kept, *arguments)
+        elif torch.is_grad_enabled() or _transforms():  # for a second derivative, or for vmap
             found = _BlockBackward.apply(*arguments, *kept)
         else:
             found = torch.ops.pydream.norm_relu_pool_backward(kept, *arguments)
@@ -239,7 +242,8 @@ class _BlockBackward(torch.autograd.Function):
         if of_images is None:
             of_images = torch.zeros_like(kept[0])
         slopes, arguments = (of_images, of_weight, of_bias), (ctx.over_batch, ctx.eps)
-        if torch.is_grad_enabled() or _transforms():  # for a third derivative, or for vmap
+        # For a third derivative, or for vmap.
+        if torch.is_grad_enabled() or _transforms() or any(map(_is_batched, slopes)):
             found = reference.second_backward(kept, slopes, *arguments, True)
         else:
             found = torch.ops.pydream.norm_relu_pool_second_backward(
@@ -267,6 +271,14 @@ class _BlockBackward(torch.autograd.Function):
             for number, tensor in enumerate(found)
         )
         return tuple(slopes), (0,) * len(found)
+
+
+def _is_batched(slope: Tensor | None) -> bool:
+    """Return whether ``torch.autograd.grad(..., is_grads_batched=True)`` gives many slopes as one.
+
+    Its vmap is not that of `torch.func`, and knows PyTorch's operations alone.
+    """
+    return slope is not None and torch._C._functorch.is_legacy_batchedtensor(slope)
 
 
 def _folded(tensor: Tensor, dim: int | None, count: int) -> Tensor:

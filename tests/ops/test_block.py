@@ -295,6 +295,53 @@ def test_a_vmap_of_vmaps_is_one_batch() -> None:
     assert_near([found], [slopes(by_formula, *(tensor.double() for tensor in tensors))])
 
 
+def by_each_slope(
+    function: Callable[..., torch.Tensor],
+    tensors: Sequence[torch.Tensor],
+    slopes: torch.Tensor,
+    statistics: str,
+    *,
+    second: bool,
+    batched: bool,
+) -> list[torch.Tensor]:
+    """Derivatives for each of some slopes, at once or one by one, and those of their squares."""
+    images, weight, bias, slope = (place(tensor).requires_grad_() for tensor in tensors)
+    leaves, slopes = [images, weight], place(slopes)
+    found = function(images, weight, bias, statistics)
+    if second:
+        (found,) = torch.autograd.grad(found, images, slope, create_graph=True)
+        leaves = [images, slope]
+    if batched:
+        each = torch.autograd.grad(found, leaves, slopes, is_grads_batched=True, create_graph=True)
+    else:
+        one_by_one = [torch.autograd.grad(found, leaves, of, create_graph=True) for of in slopes]
+        each = tuple(torch.stack(parts) for parts in zip(*one_by_one, strict=True))
+    squares = [part.square().sum() for part in each]
+    # PyTorch has no third derivative of a batch norm.
+    more = () if second else torch.autograd.grad(squares[0] + squares[1], leaves)
+    return [tensor.detach().cpu() for tensor in (*each, *more)]
+
+
+@pytest.mark.parametrize("statistics", ["instance", "batch"])
+@pytest.mark.parametrize("second", [False, True])
+def test_derivatives_for_several_slopes_at_once(statistics: str, second: bool) -> None:
+    tensors = inputs((3, 6, 5, 4), statistics)
+    shape = (5, *(tensors[0] if second else tensors[3]).shape)
+    slopes = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    found = by_each_slope(
+        ops.norm_relu_pool, tensors, slopes, statistics, second=second, batched=True
+    )
+    exact = by_each_slope(
+        by_formula,
+        [tensor.double() for tensor in tensors],
+        slopes.double(),
+        statistics,
+        second=second,
+        batched=False,
+    )
+    assert_near(found, exact)
+
+
 # PyTorch has no third derivative of a batch norm.
 @pytest.mark.parametrize(("statistics", "order"), [("instance", 3), ("batch", 2)])
 def test_derivatives_of_derivatives(statistics: str, order: int) -> None:

@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from devices import DEVICE, NOT_ON_FIBERS, as_called, place
+from devices import (
+    DEVICE,
+    NOT_ON_CPU,
+    NOT_ON_FIBERS,
+    as_called,
+    kernels,
+    place,
+    without_memory,
+)
 
 from pydream import ops
 from pydream.ops import reference
@@ -181,3 +189,12 @@ def test_compiles_whole() -> None:
     for classes in (2, 3):
         patches = place(random_patches((classes, 8, 3, 5, 5)))
         assert compiled(patches).equal(halved(patches))
+
+
+@NOT_ON_CPU
+@pytest.mark.parametrize("shape", [(1 << 31, 1, 1, 1, 1), (1 << 11, 1 << 10, 1 << 10, 1, 1)])
+def test_more_patches_than_a_launch_has_blocks(shape: tuple[int, ...]) -> None:
+    module, launch = kernels()
+    described = without_memory(shape, torch.uint8)
+    with pytest.raises(ValueError, match=r"^patches are too many for one call of collage on CUDA"):
+        module.collage(described, 1, described, launch)

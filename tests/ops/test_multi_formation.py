@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from devices import NOT_ON_FIBERS, as_called, place
+from devices import NOT_ON_CPU, NOT_ON_FIBERS, as_called, kernels, place, without_memory
 
 from pydream import ops
 from pydream.ops.reference import formation as reference
@@ -264,3 +265,29 @@ def test_compiles_whole() -> None:
         torch.testing.assert_close(compiled(images), loss(images))
         found, wanted = (torch.autograd.grad(run(images), images)[0] for run in (compiled, loss))
         torch.testing.assert_close(found, wanted)
+
+
+@NOT_ON_CPU
+@pytest.mark.parametrize(
+    ("images", "factor", "size"),
+    [
+        ((1 << 28, 3, 8, 8), 2, 8),  # columns of all planes beyond 2^31
+        ((1, 1, 2, (1 << 22) + 1), 1, 2),  # a side whose shares float32 cannot hold
+        ((1, 1, 2, 2), 1, (1 << 22) + 1),
+        ((1, 1, 1 << 16, 1 << 15), 1, 8),  # pixels of an image beyond 2^31
+        ((1, 1, 1 << 15, 2), 1, 1 << 15),  # a product of two sides beyond 2^31
+    ],
+)
+@pytest.mark.parametrize("backward", [False, True])
+def test_sizes_beyond_32_bits_are_refused(
+    images: tuple[int, ...], factor: int, size: int, backward: bool
+) -> None:
+    module, launch = kernels()
+    shape = (images[0] * factor**2, images[1], size, size)
+    result = without_memory(shape, torch.float32)
+    given = without_memory(images, torch.float32)
+    run = partial(module.multi_formation, given, factor, 0.5, result, launch)
+    if backward:
+        run = partial(module.multi_formation_backward, result, factor, given, launch)
+    with pytest.raises(ValueError, match=r"^images are too many or too large for one call of "):
+        run()
