@@ -291,8 +291,18 @@ def identity(context: EvaluationContext, plan: Plan) -> dict[str, Any]:
 
 
 def eval_every(context: EvaluationContext, plan: Plan) -> int:
-    """Return the epochs between two measurements, by default a tenth of all epochs."""
-    return context.config.eval_every or max(1, plan.recipe.epochs // 10)
+    """Return the epochs between two measurements.
+
+    By default there are as many as take about a tenth of the training, from 3 to 10. A step passes
+    each view through the student, back, and mostly through an observer, four times the work of a
+    pass; a measurement passes each test image once.
+    """
+    if context.config.eval_every is not None:
+        return context.config.eval_every
+    epochs = plan.recipe.epochs
+    passes = 4 * epochs * plan.recipe.views_per_image * len(plan.trained_on)
+    number = max(3, min(passes // (10 * len(context.test_images)), 10))
+    return -(-epochs // number)
 
 
 def _further_observers(context: EvaluationContext, plan: Plan) -> dict[str, list[str]]:

@@ -4,6 +4,7 @@ import json
 import os
 import statistics
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from pydream.evaluate import (
     result_table,
 )
 from pydream.evaluate.baselines import Baselines, random_real_images
+from pydream.evaluate.plans import eval_every
 from pydream.models import build_model, load_observer, read_weights, save_weights
 from pydream.sets import ExportConfig, export_set
 from pydream.sets.config import Layout
@@ -85,6 +87,31 @@ def test_students_of_set_and_baseline_beat_chance(digits: Digits, digits_set: Pa
     row = result.rows[0]
     assert row.last_std is not None
     assert f"{100 * row.last_mean:.1f} ± {100 * row.last_std:.1f}%" in text
+
+
+@pytest.mark.parametrize(
+    ("images", "tests", "epochs", "curve"),
+    [
+        (100, 5000, 300, [100, 200, 300]),  # CIFAR-10 at IPC 10
+        (250, 5000, 300, [50, 100, 150, 200, 250, 300]),
+        (10_000, 50_000, 300, [30 * number for number in range(1, 11)]),  # ImageNet-1K at IPC 10
+        (10, 5000, 2, [1, 2]),
+    ],
+)
+def test_measurements_take_about_a_tenth_of_the_training(
+    images: int, tests: int, epochs: int, curve: list[int]
+) -> None:
+    recipe: Any = SimpleNamespace(epochs=epochs, views_per_image=1)
+    plan: Any = SimpleNamespace(trained_on=range(images), recipe=recipe)
+    settings = SimpleNamespace(eval_every=None)
+    context: Any = SimpleNamespace(config=settings, test_images=range(tests))
+    every = eval_every(context, plan)
+    measured = [e for e in range(1, epochs + 1) if e % every == 0 or e == epochs]
+    assert measured == curve
+    if 3 < len(measured) < 10:  # four passes a view, one a test image
+        assert 0.5 < 10 * tests * len(measured) / (4 * images * epochs) <= 1
+    settings.eval_every = 7
+    assert eval_every(context, plan) == 7
 
 
 def test_results_say_what_was_done(digits: Digits, digits_set: Path) -> None:
