@@ -60,11 +60,14 @@ class Rival:
         Whether a CUDA graph can hold the call.
     items
         How many items of an input it does, where that is not all of them.
+    agree
+        Raises `AssertionError` where its result is another than ours; by default the case's.
     """
 
     call: Callable[[Any], Any]
     captured: bool = True
     items: int | None = None
+    agree: Callable[[Any, Any], None] | None = None
 
 
 def compared(
@@ -110,7 +113,7 @@ def compared(
     mine = ours.call(inputs[0])
     counts, remarks = {"pydream": items}, {}
     for name, rival in rivals.items():
-        remark = _complaint(rival, mine, inputs[0], agree)
+        remark = _complaint(rival, mine, inputs[0], rival.agree or agree)
         if remark is None:
             try:
                 taken[name] = _timed(rival, inputs, device, least)

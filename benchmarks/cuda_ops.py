@@ -26,7 +26,7 @@ from benchmarks.comparison import (
     measure,
     within,
 )
-from benchmarks.croppers import CROPPERS, Cropping
+from benchmarks.croppers import CROPPERS, Cropper, Cropping
 from benchmarks.cuda_events import copies, read_rate
 from benchmarks.timing import Work
 from pydream import ops
@@ -78,18 +78,23 @@ def crop_case(setting: Setting, images: int, *, alike: bool) -> Case:
         inputs.append((pictures, boxes.to(device)))
     patches = len(inputs[0][1])
 
-    def rival(crop: Callable[..., Tensor], count: int) -> Rival:
-        return Rival(lambda given: crop(*given, count, CROP), captured=False, items=count)
+    def rival(cropper: Cropper) -> Rival:
+        count = min(cropper.most or patches, patches)
+
+        def agree(mine: Tensor, theirs: Tensor) -> None:
+            pair = (cropper.compared(given, CROP) for given in (mine[:count], theirs))
+            within(SAME_PIXELS)(*pair)
+
+        return Rival(
+            lambda given: cropper.crop(given[0], given[1], count, CROP), False, count, agree
+        )
 
     return compare_bytes(
         setting,
         ours,
-        {
-            name: rival(crop, min(most or patches, patches))
-            for name, (crop, most) in CROPPERS.items()
-        },
+        {name: rival(cropper) for name, cropper in CROPPERS.items()},
         inputs,
-        lambda mine, other: within(SAME_PIXELS)(mine[: len(other)], other),
+        within(SAME_PIXELS),
         items=patches,
         work=Work(3 * sum(areas) // len(areas) + patches * 3 * CANVAS**2 * 2),
         captured=alike,

@@ -82,6 +82,34 @@ def test_a_rival_without_a_figure_says_why_and_the_others_have_theirs(
     assert json.loads(json.dumps(case)) == case
 
 
+def test_a_rival_may_agree_in_part(comparison: ModuleType) -> None:
+    def inside(mine: Tensor, theirs: Tensor) -> None:
+        torch.testing.assert_close(mine[1:-1], theirs[1:-1])
+
+    found = compare(comparison, {"apart at the ends": twice_but_for_the_ends}, agree=inside)
+    assert set(found["times_as_fast"]) == {"apart at the ends"}
+    assert set(compare(comparison, {"strictly": twice_but_for_the_ends})["remarks"]) == {"strictly"}
+
+
+def twice_but_for_the_ends(x: Tensor) -> Tensor:
+    doubled = 2 * x
+    doubled[[0, -1]] += 5
+    return doubled
+
+
+def test_what_croppers_agree_on_is_the_frame_and_the_inside_of_a_patch(
+    comparison: ModuleType,
+) -> None:
+    croppers = importlib.import_module("benchmarks.croppers")
+    crop = croppers.Cropping(side=4, canvas=8, mean=(0.0,), std=(1.0,))
+    canvas = torch.arange(64).view(1, 8, 8)
+    whole = croppers.Cropper(None, None).compared(canvas, crop)
+    assert sorted(whole[0].tolist()) == list(range(64))
+    inside = croppers.Cropper(None, None, edge=1).compared(canvas, crop)
+    edge = {*canvas[0, 2:6, [2, 5]].flatten().tolist(), *canvas[0, [2, 5], 2:6].flatten().tolist()}
+    assert set(inside[0].tolist()) == set(range(64)) - edge
+
+
 def test_a_compiled_rival_has_the_same_derivatives_in_a_rehearsal(comparison: ModuleType) -> None:
     setting = SimpleNamespace(small=True)
     cubes = comparison.by_compile(setting, lambda x: (x**3).sum())
