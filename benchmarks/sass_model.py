@@ -253,6 +253,20 @@ WORK = [
             (r"direction_kernel", "l2, the second launch"),
         )
     ),
+    # 128 values of four samples, beside those of 6 candidates of a draw, which the model takes for 8.
+    *(
+        Work(
+            rf"measure_kernel<{samples}, 1>",
+            "k 128, D 2048",
+            (Phase("inner", loads, r"LDG\.E\.128"), Phase("around", 128 / 2048)),
+            nbytes=4 * 128 * size,
+            rare=rf"{CALLS}|{rare}",
+        )
+        for samples, size, loads, rare in (
+            ("float", 4, 12, r"LDG\.E"),
+            ("Half", 2, 8, r"LDG\.E\.U16"),
+        )
+    ),
     # A warp's products of 64 samples by 32 centres, over 32 words of each; in exact mode over 32
     # values, of each product of their terms.
     # Cells of 2 x 2 pixels by 128 channels, two of each thread; the sums of a block are left out.

@@ -70,9 +70,9 @@ void kmeans_finish_cuda(const KmeansOnDevice& k, const Launch& where);
 // Greedy k-means++, with its own working memory.
 struct SeedingOnDevice {
   int64_t most_trials;
-  float* distance;      // [T, trials]
-  double* potential;    // [tiles, trials]
-  double* nearest;      // [tiles]
+  float* distance;      // [trials, T]
+  double* potential;    // [trials, tiles]
+  float* point;         // [B, trials, D rounded up to a multiple of 4], the candidates
   int64_t* candidate;   // [B, trials], rows
   int32_t* candidates;  // [B], number of candidates
   int32_t* best;        // [B], index of the best candidate

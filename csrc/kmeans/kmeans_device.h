@@ -51,6 +51,21 @@ __device__ float warp_distance(const KmeansOnDevice& k, int64_t row, const float
   return warp_sum(sum);
 }
 
+// The sum over the lanes of value number `lane`, of 32 that each lane has: to the bit that of
+// warp_sum, with a fifth of the exchanges. A lane has 2 * kDistance sums over fewer lanes so far.
+template <int kDistance = 16>
+__device__ float sum_of_lane(float (&value)[32]) {
+  const bool upper = threadIdx.x & static_cast<unsigned>(kDistance);
+#pragma unroll
+  for (int i = 0; i < kDistance; ++i) {
+    const float given = upper ? value[i] : value[i + kDistance];
+    const float kept = upper ? value[i + kDistance] : value[i];
+    value[i] = kept + __shfl_xor_sync(kAllLanes, given, kDistance);
+  }
+  if constexpr (kDistance > 1) return sum_of_lane<kDistance / 2>(value);
+  return value[0];
+}
+
 // The largest of one value per thread of a block, none of them negative, returned to every thread.
 // The content of `shared` [kWarps] is overwritten.
 __device__ inline float block_max(float value, float* shared) {

@@ -24,21 +24,6 @@ constexpr int kAtOnce = 4;  // rows that a warp measures
 constexpr int kSums = kAtOnce * static_cast<int>(kTogether);
 static_assert(kSums == 32, "a lane gets a sum");
 
-// The sum over the lanes of value number `lane`, of 32 that each lane has: to the bit that of
-// warp_sum, with a fifth of the exchanges. A lane has 2 * kDistance sums over fewer lanes so far.
-template <int kDistance = 16>
-__device__ float sum_of_lane(float (&value)[kSums]) {
-  const bool upper = threadIdx.x & static_cast<unsigned>(kDistance);
-#pragma unroll
-  for (int i = 0; i < kDistance; ++i) {
-    const float given = upper ? value[i] : value[i + kDistance];
-    const float kept = upper ? value[i + kDistance] : value[i];
-    value[i] = kept + __shfl_xor_sync(kAllLanes, given, kDistance);
-  }
-  if constexpr (kDistance > 1) return sum_of_lane<kDistance / 2>(value);
-  return value[0];
-}
-
 // The distance of one of 4 rows to one of the block's centres, by a warp: lane l gets that of row
 // l / 8 and centre l % 8. Rows and centres past the last are copies of others.
 template <class T>

@@ -58,7 +58,7 @@ int64_t seeding_workspace(SeedingOnDevice* s, const KmeansOnDevice& k, unsigned 
   WorkspaceLayout layout(memory);
   layout.take(&s->distance, k.x.count * s->most_trials);
   layout.take(&s->potential, k.tiles * s->most_trials);
-  layout.take(&s->nearest, k.tiles);
+  layout.take(&s->point, k.problems * s->most_trials * ((k.x.dim + 3) / 4 * 4));
   layout.take(&s->candidate, k.problems * s->most_trials);
   layout.take(&s->candidates, k.problems);
   layout.take(&s->best, k.problems);

@@ -36,9 +36,12 @@ ITERATIONS = range(30)
 MANY_DIMENSIONS = 4096
 LIMITS, LIMITS_FAR_APART, LIMIT_OF_BLOCKS = [0, 1, 2, 5, 100], [0, 3, 20], 2  # of iterations
 SEEDS = range(5)
+# Also such that a block sums up several sums of samples a thread, and draws 9 candidates at once.
+DRAWS = [(7, 3, 7), (200, 12, 9), (139, 260, 5), (33_000, 2, 3), (1200, 5, 1100)]
 if DEVICE == "cuda-on-cpu":  # where an iteration of the CUDA kernels takes its time
     SHAPES, ITERATIONS, MANY_DIMENSIONS = SHAPES[::2], range(5), 1024
     LIMITS, LIMITS_FAR_APART, LIMIT_OF_BLOCKS, SEEDS = [0, 1, 100], [0, 2], 1, range(2)
+    DRAWS = DRAWS[:3]
 
 
 def clumps(count: int, dim: int, k: int, seed: int = 0) -> torch.Tensor:
@@ -200,6 +203,17 @@ class TestKMeans:
         x = torch.cat([torch.randn(40, 2) + 50 * torch.tensor([i, i % 3]) for i in range(8)])
         runs = [ops.kmeans(x, 8, seed=seed, max_iter=1) for seed in SEEDS]
         assert all(float(run.inertia) < 4 * 2 * len(x) for run in runs)
+
+    @pytest.mark.parametrize(("count", "dim", "k"), DRAWS)
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_starts_are_the_same_on_every_device(
+        self, count: int, dim: int, k: int, dtype: torch.dtype
+    ) -> None:
+        """Of whole numbers, whose distances and sums have no rounding."""
+        x = torch.randint(-9, 9, (count, dim), generator=torch.Generator().manual_seed(2)).to(dtype)
+        settings = ("k-means++", None, 0, 0.0, False, 5, "exact")
+        expected = _kmeans._cpu_kmeans(x, [0, count], [k], *settings)[0]
+        assert ops.kmeans(x, k, max_iter=0, seed=5).centroids.equal(expected)
 
     @pytest.mark.parametrize("threads", [1, 3])
     @pytest.mark.parametrize("dtype", DTYPES)
