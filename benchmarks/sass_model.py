@@ -267,6 +267,13 @@ WORK = [
             ("Half", 2, 8, r"LDG\.E\.U16"),
         )
     ),
+    # A sample and its centre, by a warp.
+    Work(
+        r"own_kernel<float>",
+        "D 2048",
+        (Phase("inner", 2048 / 32 * 2, r"LDG\.E"), Phase("around", 1)),
+        nbytes=2048 * 4,
+    ),
     # A warp's products of 64 samples by 32 centres, over 32 words of each; in exact mode over 32
     # values, of each product of their terms.
     # Cells of 2 x 2 pixels by 128 channels, two of each thread; the sums of a block are left out.

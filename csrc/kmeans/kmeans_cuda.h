@@ -29,13 +29,14 @@ struct KmeansOnDevice {
   int64_t* n_iter;      // [B]
   int32_t* unfinished;  // [1], problems that have not converged
   // Working memory.
-  int64_t terms;            // of a prepared centre, whose sum it is; 1 if `fast`
-  int64_t padded;           // words of a term: D, or D / 2 of 16 bits, up to whole pieces
-  float* origin;            // [B, D], a point near the samples
-  float* origin_length;     // [B]
-  float* length;            // [T], squared distances to the origin
-  float* near;              // [T], squared distances to the own centre, where needed
-  int32_t* label;           // [T], labels that the sums reflect
+  int64_t terms;         // of a prepared centre, whose sum it is; 1 if `fast`
+  int64_t padded;        // words of a term: D, or D / 2 of 16 bits, up to whole pieces
+  float* origin;         // [B, D], a point near the samples
+  float* origin_length;  // [B]
+  float* length;         // [T], squared distances to the origin
+  float* near;           // [T], squared distances to the own centre, where a centre is empty
+  unsigned long long* farthest;  // [tiles], the largest of these and its place (fill_cuda.cu)
+  int32_t* label;                // [T], labels that the sums reflect
   int32_t* next;            // [T], labels for the current centres; ~label if scores do not decide
   int32_t* rival;           // [T], where scores do not decide: the only other candidate, or -1
   uint32_t* prepared;       // [C, terms, padded], centres minus the origin, as they are compared
@@ -48,6 +49,7 @@ struct KmeansOnDevice {
   double* variance;         // [B]
   uint32_t* largest;        // [B], bits of the largest magnitude of the samples
   int32_t* changed;         // [B]
+  int32_t* empty;           // [B], number of centres without samples
   int32_t* done;            // [B]
   double* partial;          // [tiles], sums of a tile
 };

@@ -106,6 +106,13 @@ __device__ inline double units(const KmeansOnDevice& k, int64_t problem) {
   return ldexp(1.0, 61 - bits - exponent);
 }
 
+// One value of a sample in units, as sums have it.
+template <class T>
+__device__ unsigned long long in_units(const KmeansOnDevice& k, int64_t row, int64_t d,
+                                       double scale) {
+  return static_cast<unsigned long long>(__double2ll_rn(sample<T>(k, row, d) * scale));
+}
+
 // Instantiates a call for the type T of the samples.
 #define PYDREAM_BY_TYPE(type, ...) \
   switch (type) {                  \
@@ -133,7 +140,7 @@ void assign_exact_cuda(const KmeansOnDevice& k, CudaStream stream);
 // Updates labels, sums and members by the assignment (move_cuda.cu).
 void move_cuda(const KmeansOnDevice& k, CudaStream stream);
 
-// Gives each centre without samples the sample farthest from its own.
+// Gives each centre without samples the sample farthest from its own (fill_cuda.cu).
 void fill_cuda(const KmeansOnDevice& k, CudaStream stream);
 
 }  // namespace pydream

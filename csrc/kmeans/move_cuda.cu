@@ -1,7 +1,6 @@
-// Samples that change their cluster: by the assignment, or to a centre without samples.
+// Samples that change their cluster by the assignment.
 //
-// Shapes: samples [T, D], sums [C, D]; a block processes 128 samples, or a problem with empty
-// clusters, whose samples it searches once per empty cluster.
+// Shapes: samples [T, D], sums [C, D]; a block processes 128 samples.
 // Presumes: few labels change, and few are near ties, each of which costs a warp two distances, or
 // a block k distances if more than two centres are as near. If all samples are equal, every row
 // costs that.
@@ -11,7 +10,6 @@
 // Sums are integers: values in the smallest unit for which N of the largest value fit in 63 bits,
 // 2^-42 of the largest for a million samples. So they are exact and independent of the order of
 // additions, and subtracting a sample leaves no trace.
-
 #include "common/host_device.h"
 #include "common/threads.h"
 #include "kmeans/kmeans_device.h"
@@ -67,8 +65,7 @@ __device__ void relabel(const KmeansOnDevice& k, const TileRows& rows, int64_t r
   const int64_t first = k.table[rows.problem].first_centre;
   const int64_t lane = threadIdx.x % 32;
   for (int64_t d = lane; d < k.x.dim; d += 32) {
-    const auto value =
-        static_cast<unsigned long long>(__double2ll_rn(sample<T>(k, row, d) * scale));
+    const unsigned long long value = in_units<T>(k, row, d, scale);
     atomicAdd(k.sum + (first + after) * k.x.dim + d, value);
     if (before >= 0) atomicAdd(k.sum + (first + before) * k.x.dim + d, 0ULL - value);
   }
@@ -122,94 +119,11 @@ __global__ void __launch_bounds__(kThreads) move_kernel(const KmeansOnDevice k) 
   }
 }
 
-struct Farthest {
-  float near;
-  int64_t row;
-};
-
-// The sample farthest from its centre, of centres with several; to every thread; row -1 if none.
-__device__ Farthest find_farthest(const KmeansOnDevice& k, const ProblemEntry& entry, int64_t end,
-                                  Farthest* shared) {
-  Farthest best = {0.0f, -1};
-  for (int64_t row = entry.first_row + threadIdx.x; row < end; row += kThreads) {
-    const float near = k.near[row];
-    if (near > best.near && k.members[entry.first_centre + k.label[row]] > 1) {
-      best = {near, row};
-    }
-  }
-  __syncthreads();
-  shared[threadIdx.x] = best;
-  __syncthreads();
-  for (int other = 0; other < kThreads; ++other) {
-    const Farthest& candidate = shared[other];
-    if (candidate.row >= 0 && (best.row < 0 || candidate.near > best.near ||
-                               (candidate.near == best.near && candidate.row < best.row))) {
-      best = candidate;
-    }
-  }
-  return best;
-}
-
-template <class T>
-__device__ void give_sample(const KmeansOnDevice& k, const ProblemEntry& entry, int64_t row,
-                            int64_t centre, double scale) {
-  const int64_t before = entry.first_centre + k.label[row];
-  for (int64_t d = threadIdx.x; d < k.x.dim; d += kThreads) {
-    const auto value =
-        static_cast<unsigned long long>(__double2ll_rn(sample<T>(k, row, d) * scale));
-    k.sum[before * k.x.dim + d] -= value;
-    k.sum[centre * k.x.dim + d] += value;
-  }
-  __syncthreads();  // all have read the label
-  if (threadIdx.x == 0) {
-    --k.members[before];
-    ++k.members[centre];
-    k.label[row] = static_cast<int32_t>(centre - entry.first_centre);
-    k.near[row] = 0.0f;
-  }
-  __syncthreads();
-}
-
-// Gives each centre without samples the sample farthest from its own: a block per problem.
-template <class T>
-__global__ void __launch_bounds__(kThreads) fill_kernel(const KmeansOnDevice k) {
-  Farthest* shared = shared_memory<Farthest>();  // [kThreads]
-  const int64_t problem = blockIdx.x;
-  if (k.done[problem]) return;
-  const ProblemEntry& entry = k.table[problem];
-  const ProblemEntry& next = k.table[problem + 1];
-  double* sums = reinterpret_cast<double*>(shared);
-  double empty = 0.0;
-  for (int64_t centre = entry.first_centre + threadIdx.x; centre < next.first_centre;
-       centre += kThreads) {
-    if (k.members[centre] == 0) empty += 1.0;
-  }
-  if (block_sum(empty, sums) == 0.0) return;
-  for (int64_t row = entry.first_row + threadIdx.x / 32; row < next.first_row; row += kWarps) {
-    const int64_t own = entry.first_centre + k.label[row];
-    const float near = warp_distance<T>(k, row, k.centroid + own * k.x.dim);
-    if (threadIdx.x % 32 == 0) k.near[row] = near;
-  }
-  __syncthreads();
-  const double scale = units(k, problem);
-  for (int64_t centre = entry.first_centre; centre < next.first_centre; ++centre) {
-    if (k.members[centre] > 0) continue;
-    const Farthest farthest = find_farthest(k, entry, next.first_row, shared);
-    if (farthest.row < 0) return;
-    give_sample<T>(k, entry, farthest.row, centre, scale);
-  }
-}
-
 }  // namespace
 
 void move_cuda(const KmeansOnDevice& k, CudaStream stream) {
   PYDREAM_BY_TYPE(k.x.type, launch(move_kernel<T>, blocks(k.tiles), dim3(kThreads),
                                    kWarps * (sizeof(Nearest) + sizeof(unsigned)), stream, k));
-}
-
-void fill_cuda(const KmeansOnDevice& k, CudaStream stream) {
-  PYDREAM_BY_TYPE(k.x.type, launch(fill_kernel<T>, blocks(k.problems), dim3(kThreads),
-                                   kThreads * sizeof(Farthest), stream, k));
 }
 
 }  // namespace pydream

@@ -215,6 +215,17 @@ __global__ void __launch_bounds__(kThreads) update_kernel(const KmeansOnDevice k
   prepare<T>(k, problem, centre, sums);
 }
 
+// Counts the centres of a problem without samples; by a block.
+__device__ void count_empty(const KmeansOnDevice& k, int64_t problem, double* shared) {
+  double empty = 0.0;
+  for (int64_t centre = k.table[problem].first_centre + threadIdx.x;
+       centre < k.table[problem + 1].first_centre; centre += kThreads) {
+    if (k.members[centre] == 0) empty += 1.0;
+  }
+  empty = block_sum(empty, shared);
+  if (threadIdx.x == 0) k.empty[problem] = static_cast<int32_t>(empty);
+}
+
 // The samples' variance, averaged over dimensions: a block per problem.
 __global__ void __launch_bounds__(kThreads) variance_kernel(const KmeansOnDevice k) {
   double* sums = shared_memory<double>();  // [kWarps]
@@ -238,6 +249,7 @@ __global__ void __launch_bounds__(kThreads) variance_kernel(const KmeansOnDevice
     offset += difference * difference;
   }
   const double variance = block_sum(squares, sums) / count - block_sum(offset, sums);
+  count_empty(k, problem, sums);
   if (threadIdx.x == 0) {
     k.variance[problem] = fmax(variance, 0.0) / static_cast<double>(k.x.dim);
     k.changed[problem] = 0;  // number of labels that an iteration changes
@@ -255,6 +267,7 @@ __global__ void __launch_bounds__(kThreads) judge_kernel(const KmeansOnDevice k,
     shift += k.shift[centre];
   }
   shift = block_sum(shift, sums);
+  count_empty(k, problem, sums);
   if (threadIdx.x != 0) return;
   ++k.n_iter[problem];
   if (shift <= tol * k.variance[problem] || k.changed[problem] == 0) {

@@ -35,6 +35,7 @@ int64_t kmeans_workspace(KmeansOnDevice* k, unsigned char* memory) {
   layout.take(&k->origin_length, k->problems);
   layout.take(&k->length, k->x.count);
   layout.take(&k->near, k->x.count);
+  layout.take(&k->farthest, k->tiles);
   layout.take(&k->label, k->x.count);
   layout.take(&k->next, k->x.count);
   layout.take(&k->rival, k->x.count);
@@ -48,6 +49,7 @@ int64_t kmeans_workspace(KmeansOnDevice* k, unsigned char* memory) {
   layout.take(&k->variance, k->problems);
   layout.take(&k->largest, k->problems);
   layout.take(&k->changed, k->problems);
+  layout.take(&k->empty, k->problems);
   layout.take(&k->done, k->problems);
   layout.take(&k->partial, k->tiles);
   return layout.used();

@@ -387,6 +387,19 @@ class TestHardSamples:
         assert once.centroids.flatten().tolist() == [3.25, 30.0, 11.0]
         assert result.centroids.flatten().tolist() == [1.0, 30.0, 10.5]
 
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_many_centroids_without_samples(self, dtype: torch.dtype) -> None:
+        """Equal distances, clusters that must keep their only sample, and several problems."""
+        x = torch.randint(-5, 6, (330, 3), generator=torch.Generator().manual_seed(3)).to(dtype)
+        x[:4] *= 20  # alone in their clusters
+        far = torch.full((70, 3), 4000.0)
+        init = torch.cat([x[:4] * 1.5, x[4:9], far, x[310:312], far[:20]]).float()
+        offsets, k = [0, 300, 330], [79, 22]
+        found = ops.kmeans(x, k, offsets=offsets, init=init, max_iter=1, tol=0.0)
+        given = (x.double(), offsets, k, "given", init, 1, 0.0, False, 0)
+        expected = reference.kmeans(*given)[0]
+        torch.testing.assert_close(found.centroids.double(), expected, rtol=MEAN_RTOL, atol=0.0)
+
     def test_ties_go_to_the_lower_centroid(self, isa: str) -> None:
         x = torch.tensor([[0.0], [2.0], [4.0], [1.0], [3.0]])
         init = torch.tensor([[4.0], [2.0], [0.0], [2.0]])
