@@ -66,13 +66,19 @@ __device__ float sum_of_lane(float (&value)[32]) {
   return value[0];
 }
 
-// The largest of one value per thread of a block, none of them negative, returned to every thread.
-// The content of `shared` [kWarps] is overwritten.
-__device__ inline float block_max(float value, float* shared) {
+// The largest of one value per lane, returned to every lane.
+__device__ inline float warp_max(float value) {
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2) {
     value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, distance));
   }
+  return value;
+}
+
+// The largest of one value per thread of a block, none of them negative, returned to every thread.
+// The content of `shared` [kWarps] is overwritten.
+__device__ inline float block_max(float value, float* shared) {
+  value = warp_max(value);
   __syncthreads();
   if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
   __syncthreads();

@@ -1,6 +1,6 @@
 // The steps around the assignment: lengths of the samples, new centres, and the stopping test.
 //
-// Shapes: samples [T, D], sums [C, D]; a block takes 128 samples, a centre or a problem.
+// Shapes: samples [T, D], sums [C, D]; a block takes 128 samples, 8 centres or a problem.
 // Presumes: nothing of D and k; fewer than 2^31 tiles and centres.
 // Limit: bandwidth: one read of the samples before the first iteration and one after the last; in
 // between, the centres and their sums.
@@ -48,30 +48,42 @@ __global__ void __launch_bounds__(kThreads) origin_kernel(const KmeansOnDevice k
 // The rows of a tile in turn, by a warp each.
 template <class T>
 __global__ void __launch_bounds__(kThreads) length_kernel(const KmeansOnDevice k, Faults faults) {
+  float* shared = shared_memory<float>();  // [kWarps]
   const TileRows rows = rows_of(k, blockIdx.x);
   const float* origin = k.origin + rows.problem * k.x.dim;
   const int64_t lane = threadIdx.x % 32;
+  float most = 0.0f;
   for (int64_t row = rows.begin + threadIdx.x / 32; row < rows.end; row += kWarps) {
-    float squares = 0.0f, apart = 0.0f;
-    uint32_t largest = 0;
+    float squares = 0.0f, apart = 0.0f, largest = 0.0f;
     for (int64_t d = lane; d < k.x.dim; d += 32) {
       const float value = sample<T>(k, row, d);
       squares += value * value;
       apart += (value - origin[d]) * (value - origin[d]);
-      largest = max(largest, __float_as_uint(fabsf(value)));
+      largest = fmaxf(largest, fabsf(value));
     }
     squares = warp_sum(squares);
     apart = warp_sum(apart);
     const bool good = squares <= kMostLength;
-    if (good) atomicMax(k.largest + rows.problem, largest);
+    if (good) most = fmaxf(most, largest);
     if (lane != 0) continue;
     if (!good) report(faults, Fault::samples, row);
     k.length[row] = apart;
     k.label[row] = -1;
   }
+  most = block_max(most, shared);
+  if (threadIdx.x == 0) atomicMax(k.largest + rows.problem, __float_as_uint(most));
 }
 
-// What a block sums up of a centre, c' relative to the origin o: |c'|^2 / 2 and <o, c'>.
+// The centre of a warp, and past the last one for some.
+__device__ int64_t centre_of_warp() {
+  return blockIdx.x * static_cast<int64_t>(kWarps) + threadIdx.x / 32;
+}
+
+dim3 blocks_of_centres(const KmeansOnDevice& k) {
+  return blocks((k.centres + kWarps - 1) / kWarps);
+}
+
+// What a warp sums up of a centre, c' relative to the origin o: |c'|^2 / 2 and <o, c'>.
 struct CentreSums {
   double half = 0.0, across = 0.0;
   __device__ void add(float value, float origin) {
@@ -80,13 +92,13 @@ struct CentreSums {
   }
 };
 
-// Writes a centre in the format of the tensor cores, by a block.
+// Writes a centre in the format of the tensor cores, by a warp.
 template <class T>
 __device__ CentreSums round_centre(const float* centroid, const float* origin, int64_t dim,
                                    int64_t padded, uint32_t* prepared) {
   constexpr int kValues = sizeof(T) == 2 ? 2 : 1;
   CentreSums sums;
-  for (int64_t word = threadIdx.x; word < padded; word += kThreads) {
+  for (int64_t word = threadIdx.x % 32; word < padded; word += 32) {
     uint32_t bits = 0;
     for (int which = 0; which < kValues; ++which) {
       const int64_t d = word * kValues + which;
@@ -107,13 +119,13 @@ __device__ CentreSums round_centre(const float* centroid, const float* origin, i
   return sums;
 }
 
-// Writes a centre times `scale` as terms of 16 bits, by a block: a term is what the terms before
+// Writes a centre times `scale` as terms of 16 bits, by a warp: a term is what the terms before
 // have left, rounded.
 template <class T>
 __device__ CentreSums split_centre(const float* centroid, const float* origin, int64_t dim,
                                    int64_t padded, float scale, uint32_t* prepared) {
   CentreSums sums;
-  for (int64_t word = threadIdx.x; word < padded; word += kThreads) {
+  for (int64_t word = threadIdx.x % 32; word < padded; word += 32) {
     // Of float32 samples a lane loads 4 values at a time, for word t and word t + 4 of 8
     // (exact_cuda.cu).
     const int64_t first =
@@ -138,9 +150,9 @@ __device__ CentreSums split_centre(const float* centroid, const float* origin, i
   return sums;
 }
 
-// Writes a centre as it is compared, by a block.
+// Writes a centre as it is compared, by a warp.
 template <class T>
-__device__ void prepare(const KmeansOnDevice& k, int64_t problem, int64_t centre, double* shared) {
+__device__ void prepare(const KmeansOnDevice& k, int64_t problem, int64_t centre) {
   const float* origin = k.origin + problem * k.x.dim;
   const float* centroid = k.centroid + centre * k.x.dim;
   uint32_t* prepared = k.prepared + centre * k.terms * k.padded;
@@ -150,69 +162,70 @@ __device__ void prepare(const KmeansOnDevice& k, int64_t problem, int64_t centre
     sums = round_centre<T>(centroid, origin, k.x.dim, k.padded, prepared);
   } else {
     float largest = 0.0f;
-    for (int64_t d = threadIdx.x; d < k.x.dim; d += kThreads) {
+    for (int64_t d = threadIdx.x % 32; d < k.x.dim; d += 32) {
       largest = fmaxf(largest, fabsf(centroid[d] - origin[d]));
     }
-    largest = block_max(largest, reinterpret_cast<float*>(shared));
+    largest = warp_max(largest);
     const float scale = scale_for(__float_as_uint(largest));
     sums = split_centre<T>(centroid, origin, k.x.dim, k.padded, scale, prepared);
     const float of_samples = sizeof(T) == 4 ? scale_for(k.largest[problem]) : 1.0f;
-    if (threadIdx.x == 0) k.factor[centre] = 1 / scale / of_samples;
+    if (threadIdx.x % 32 == 0) k.factor[centre] = 1 / scale / of_samples;
     reached = sqrtf(static_cast<float>(k.x.dim)) / 8 / scale;  // exact_cuda.cu has the reason
   }
-  const double bias = block_sum(sums.half + sums.across, shared);
-  const double squares = 2.0 * block_sum(sums.half, shared);
-  if (threadIdx.x != 0) return;
+  const double bias = warp_sum(sums.half + sums.across);
+  const double squares = 2.0 * warp_sum(sums.half);
+  if (threadIdx.x % 32 != 0) return;
   k.bias[centre] = static_cast<float>(bias);
   k.reach[centre] = static_cast<float>(sqrt(squares)) + reached;
 }
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) prepare_kernel(const KmeansOnDevice k, Faults faults) {
-  double* sums = shared_memory<double>();  // [kWarps]
-  const int64_t centre = blockIdx.x;
+  const int64_t centre = centre_of_warp();
+  if (centre >= k.centres) return;
   const int64_t problem = problem_of(k, centre, &ProblemEntry::first_centre);
   double squares = 0.0;
-  for (int64_t d = threadIdx.x; d < k.x.dim; d += kThreads) {
+  for (int64_t d = threadIdx.x % 32; d < k.x.dim; d += 32) {
     const double value = k.centroid[centre * k.x.dim + d];
     squares += value * value;
   }
-  const bool good = block_sum(squares, sums) <= kMostLength;
-  if (!good && threadIdx.x == 0) report(faults, Fault::centroids, centre);
-  prepare<T>(k, problem, centre, sums);
+  const bool good = warp_sum(squares) <= kMostLength;
+  if (!good && threadIdx.x % 32 == 0) report(faults, Fault::centroids, centre);
+  prepare<T>(k, problem, centre);
 }
 
 // The mean of a centre's samples, its distance from the previous centre, and its new state.
 template <class T>
 __global__ void __launch_bounds__(kThreads) update_kernel(const KmeansOnDevice k, bool spherical) {
-  double* sums = shared_memory<double>();  // [kWarps]
-  const int64_t centre = blockIdx.x;
+  const int64_t centre = centre_of_warp();
+  if (centre >= k.centres) return;
   const int64_t problem = problem_of(k, centre, &ProblemEntry::first_centre);
   if (k.done[problem]) return;
-  if (threadIdx.x == 0) k.shift[centre] = 0.0;
+  if (threadIdx.x % 32 == 0) k.shift[centre] = 0.0;
   if (k.members[centre] == 0) return;
   const auto* sum = reinterpret_cast<const long long*>(k.sum + centre * k.x.dim);
   double scale = 1.0 / (static_cast<double>(k.members[centre]) * units(k, problem));
   if (spherical) {
     double squares = 0.0;
-    for (int64_t d = threadIdx.x; d < k.x.dim; d += kThreads) {
+    for (int64_t d = threadIdx.x % 32; d < k.x.dim; d += 32) {
       squares += static_cast<double>(sum[d]) * static_cast<double>(sum[d]);
     }
-    squares = block_sum(squares, sums);
+    squares = warp_sum(squares);
     if (squares <= 0.0) return;
     scale = 1.0 / sqrt(squares);
   }
   double moved = 0.0;
   float* centroid = k.centroid + centre * k.x.dim;
-  for (int64_t d = threadIdx.x; d < k.x.dim; d += kThreads) {
+  for (int64_t d = threadIdx.x % 32; d < k.x.dim; d += 32) {
     const float mean = static_cast<float>(static_cast<double>(sum[d]) * scale);
     const double difference = static_cast<double>(mean) - centroid[d];
     moved += difference * difference;
     centroid[d] = mean;
   }
-  moved = block_sum(moved, sums);  // its barriers separate the writes of centroids from their reads
-  if (threadIdx.x == 0) k.shift[centre] = moved;
-  prepare<T>(k, problem, centre, sums);
+  moved = warp_sum(moved);
+  if (threadIdx.x % 32 == 0) k.shift[centre] = moved;
+  __syncwarp();  // other lanes read what this one has written of the centroid
+  prepare<T>(k, problem, centre);
 }
 
 // Counts the centres of a problem without samples; by a block.
@@ -329,14 +342,15 @@ void kmeans_begin_cuda(const KmeansOnDevice& k, const Launch& where) {
   launch(forget_kernel, grid(k.centres), dim3(kThreads), 0, stream, k);
   PYDREAM_BY_TYPE(k.x.type, {
     launch(origin_kernel<T>, blocks(k.problems), dim3(kThreads), kSumBytes, stream, k);
-    launch(length_kernel<T>, blocks(k.tiles), dim3(kThreads), 0, stream, k, where.faults);
+    launch(length_kernel<T>, blocks(k.tiles), dim3(kThreads), kWarps * sizeof(float), stream, k,
+           where.faults);
   });
 }
 
 void kmeans_start_cuda(const KmeansOnDevice& k, const Launch& where) {
   const DeviceGuard guard(where.device);
   const CudaStream stream = where.stream;
-  PYDREAM_BY_TYPE(k.x.type, launch(prepare_kernel<T>, blocks(k.centres), dim3(kThreads), kSumBytes,
+  PYDREAM_BY_TYPE(k.x.type, launch(prepare_kernel<T>, blocks_of_centres(k), dim3(kThreads), 0,
                                    stream, k, where.faults));
   (k.fast ? assign_cuda : assign_exact_cuda)(k, stream);
   move_cuda(k, stream);
@@ -348,7 +362,7 @@ void kmeans_iterate_cuda(const KmeansOnDevice& k, double tol, bool spherical, co
   const CudaStream stream = where.stream;
   fill_cuda(k, stream);
   PYDREAM_BY_TYPE(k.x.type, {
-    launch(update_kernel<T>, blocks(k.centres), dim3(kThreads), kSumBytes, stream, k, spherical);
+    launch(update_kernel<T>, blocks_of_centres(k), dim3(kThreads), 0, stream, k, spherical);
   });
   (k.fast ? assign_cuda : assign_exact_cuda)(k, stream);
   move_cuda(k, stream);
