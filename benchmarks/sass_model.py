@@ -253,7 +253,7 @@ WORK = [
             (r"direction_kernel", "l2, the second launch"),
         )
     ),
-    # 128 values of four samples, beside those of 6 candidates of a draw, which the model takes for 8.
+    # 128 values of four samples, beside 6 candidates of a draw, which the model takes for 8.
     *(
         Work(
             rf"measure_kernel<{samples}, 1>",
