@@ -146,12 +146,12 @@ class _Decoded(torch.utils.data.Dataset[torch.Tensor]):
         return decode_image(self.files[index])
 
 
-def kept_waiting(decode: Decode, files: Sequence[bytes]) -> float:
-    """Seconds that an image keeps other threads of Python from running."""
+def kept_waiting(work: Callable[[Any], Any], inputs: Sequence[Any]) -> float:
+    """Seconds that work on one input keeps other threads of Python from running."""
     alone, _ = _count_beside(lambda: time.sleep(COUNTED / 100), COUNTED)
-    images = (files[number % len(files)] for number in count())
-    beside, decoded = _count_beside(lambda: decode(next(images)), COUNTED)
-    return max(0.0, 1 - beside / alone) * COUNTED / decoded
+    endless = (inputs[number % len(inputs)] for number in count())
+    beside, done = _count_beside(lambda: work(next(endless)), COUNTED)
+    return max(0.0, 1 - beside / alone) * COUNTED / done
 
 
 def _count_beside(work: Callable[[], object], seconds: float) -> tuple[float, int]:

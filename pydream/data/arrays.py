@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision.datasets as sets
 
 from pydream.data.array_forms import as_images, as_labels
 from pydream.data.source import Source
@@ -203,14 +203,14 @@ def _svhn(dataset: Any) -> tuple[np.ndarray, Any, Sequence[str]]:
 _Unpack = Callable[[Any], tuple[np.ndarray, Any, Sequence[str]]]
 _IDX = "train-images-idx3-ubyte*"  # also compressed
 _MAT = "train_32x32.mat"
-# Name in a spec: torchvision's class, folder of its files below the root, a pattern for one of
-# these files, and the function that reads the set.
-TORCHVISION_SETS: dict[str, tuple[Any, str, str, _Unpack]] = {
-    "cifar10": (sets.CIFAR10, "cifar-10-batches-py", "data_batch_1", _cifar),
-    "cifar100": (sets.CIFAR100, "cifar-100-python", "train", _cifar),
-    "mnist": (sets.MNIST, "MNIST/raw", _IDX, _mnist),
-    "fashion-mnist": (sets.FashionMNIST, "FashionMNIST/raw", _IDX, _fashion),
-    "svhn": (sets.SVHN, "", _MAT, _svhn),
+# Name in a spec: the name of torchvision's class, which takes a second to import; the folder of its
+# files below the root; a pattern for one of these files; and the function that reads the set.
+TORCHVISION_SETS: dict[str, tuple[str, str, str, _Unpack]] = {
+    "cifar10": ("CIFAR10", "cifar-10-batches-py", "data_batch_1", _cifar),
+    "cifar100": ("CIFAR100", "cifar-100-python", "train", _cifar),
+    "mnist": ("MNIST", "MNIST/raw", _IDX, _mnist),
+    "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw", _IDX, _fashion),
+    "svhn": ("SVHN", "", _MAT, _svhn),
 }
 
 
@@ -242,14 +242,15 @@ def _holds(folder: Path, pattern: str) -> bool:
 
 def open_torchvision(name: str, root: Path, split: str) -> Source:
     """Open one of `TORCHVISION_SETS` from existing files; nothing is downloaded."""
-    dataset_class, folder, _, unpack = TORCHVISION_SETS[name]
+    class_name, folder, _, unpack = TORCHVISION_SETS[name]
+    dataset_class = getattr(importlib.import_module("torchvision.datasets"), class_name)
     choice = {"split": split} if name == "svhn" else {"train": split == "train"}
     try:
         dataset = dataset_class(root, download=False, **choice)
     except (RuntimeError, OSError, ValueError) as error:
         raise PydreamError(
             f"{name}: its files are missing or damaged in {root / folder}; fetch them with "
-            f"torchvision.datasets.{dataset_class.__name__}({str(root)!r}, download=True)"
+            f"torchvision.datasets.{class_name}({str(root)!r}, download=True)"
         ) from error
     images, targets, names = unpack(dataset)
     description = f"{name}:{root}"

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torchvision  # noqa: F401  (registers torch.ops.image)
 from PIL import Image, UnidentifiedImageError
 
 from pydream.data.formats import PILLOW_FORMATS
+from pydream.data.image_operators import image_operator
 from pydream.errors import ImageError, first_line
 
 MAX_PIXELS = 2 * 89_478_485
@@ -50,8 +50,7 @@ _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 _RGB_MODE = 3  # torchvision.io.ImageReadMode.RGB
 # The operator, not torchvision.io.decode_jpeg, which warns of its deprecation on every call.
 # Without the operator, Pillow decodes JPEG.
-_torchvision_jpeg: Callable[..., torch.Tensor] | None
-_torchvision_jpeg = getattr(torch.ops.image, "decode_jpeg", None)
+_torchvision_jpeg: Callable[..., torch.Tensor] | None = image_operator("decode_jpeg")
 
 
 class EncodedJpeg(NamedTuple):

@@ -6,15 +6,14 @@ import io
 from collections.abc import Callable, Sequence
 
 import torch
-import torchvision  # noqa: F401  (registers torch.ops.image)
 from PIL import Image
 
 from pydream.data.decode import EncodedJpeg
+from pydream.data.image_operators import image_operator
 from pydream.errors import ImageError
 
 _RGB_MODE = 3  # torchvision.io.ImageReadMode.RGB
-_decode_jpegs: Callable[..., list[torch.Tensor]] | None
-_decode_jpegs = getattr(torch.ops.image, "decode_jpegs_cuda", None)
+_decode_jpegs: Callable[..., list[torch.Tensor]] | None = image_operator("decode_jpegs_cuda")
 
 
 def decodes_jpeg(device: torch.device) -> bool:

@@ -6,6 +6,8 @@ import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from pydream.errors import PydreamError, first_line
@@ -48,6 +50,11 @@ class ImageNames(Sequence[str]):
 
     __hash__ = None  # type: ignore[assignment]  # as of a list
 
+    def at(self, places: npt.NDArray[np.int64]) -> list[str]:
+        """Return the names at some places, in their order."""
+        found: list[str] = self._names.take(pa.array(places)).to_pylist()
+        return found
+
     def check(self, description: str) -> None:
         """Raise PydreamError if a name, which a table may hold as any bytes, is not valid UTF-8."""
         try:
@@ -63,6 +70,11 @@ def in_parts(names: Sequence[str]) -> Iterator[Sequence[str]]:
     """Yield names in order, some thousand at a time, so that few of them are objects at once."""
     for start in range(0, len(names), _AT_ONCE):
         yield names[start : start + _AT_ONCE]
+
+
+def names_at(names: Sequence[str], places: npt.NDArray[np.int64]) -> list[str]:
+    """Return the names at some places, in their order."""
+    return names.at(places) if isinstance(names, ImageNames) else [names[at] for at in places]
 
 
 def joined_names(parts: Iterable[Sequence[str]], description: str) -> ImageNames:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torchvision
 
 from pydream.errors import PydreamError
+from pydream.models.names import OWN
 from pydream.models.recognise import recognise_side
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -169,8 +169,12 @@ def _of_architecture(arch: str) -> dict[str, Any]:
     """Return side, mean and std of the pretrained weights in timm or torchvision."""
     if arch.startswith("timm/"):
         return _of_timm(arch.removeprefix("timm/"))
+    if OWN.fullmatch(arch):
+        return {}
+    from torchvision.models import get_model_weights  # takes a second to import
+
     try:
-        preset = torchvision.models.get_model_weights(arch).DEFAULT.transforms()
+        preset = get_model_weights(arch).DEFAULT.transforms()
     except (ValueError, AttributeError):  # no such model, or none pretrained
         return {}
     return {"side": preset.crop_size[0], "mean": preset.mean, "std": preset.std}

@@ -8,8 +8,6 @@ import importlib.util
 import re
 from typing import Any
 
-import torchvision
-
 from pydream.errors import PydreamError
 from pydream.models.convnet import NORMS
 from pydream.models.resnet_ap import BLOCKS
@@ -89,7 +87,9 @@ def _field_name(key: str) -> str | None:
 
 def torchvision_names() -> list[str]:
     """Return the names of torchvision's classifiers."""
-    names: list[str] = torchvision.models.list_models(module=torchvision.models)
+    from torchvision import models  # takes a second to import
+
+    names: list[str] = models.list_models(module=models)
     return names
 
 

@@ -7,7 +7,6 @@ import re
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 
 from pydream.errors import PydreamError, first_line
@@ -81,10 +80,10 @@ def construct(arch: str, *, num_classes: int, side: int, channels: int = 3) -> n
     options: dict[str, Any] = dict(_OPTIONS.get(base, {}))
     if base.startswith("vit_"):
         options["image_size"] = side
+    from torchvision.models import get_model  # takes a second to import
+
     try:
-        model: nn.Module = torchvision.models.get_model(
-            base, weights=None, num_classes=num_classes, **options
-        )
+        model: nn.Module = get_model(base, weights=None, num_classes=num_classes, **options)
     except (AssertionError, ValueError) as error:
         raise PydreamError(f"{arch} cannot be built for {side}×{side} images: {error}") from error
     return model if base == arch else _modify_stem(model, arch)
@@ -149,7 +148,9 @@ def _parse_resnet_ap(arch: str) -> tuple[int, Norm]:
 
 def _modify_stem(model: nn.Module, arch: str) -> nn.Module:
     """Give a torchvision ResNet the stem for small images: 3×3, stride 1, no max-pool."""
-    is_resnet = isinstance(model, torchvision.models.ResNet)
+    from torchvision.models import ResNet
+
+    is_resnet = isinstance(model, ResNet)
     if not is_resnet:
         raise PydreamError(f'{arch}: "-modified" is for torchvision\'s ResNets, e.g. resnet18')
     stem = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)

@@ -24,7 +24,8 @@ _MOST_FINISHING = 4  # classes that may wait to be assembled and written
 def distill_classes(run: RdedRun, selection: Preselection, own: Collection[int]) -> None:
     """Score some classes in order, then assemble and write each.
 
-    On a GPU, assembly runs alongside the scoring. On the CPU it takes turns: see `scoring`.
+    On a GPU, assembly runs alongside the scoring, and the encoding of a class's images alongside
+    the next classes. On the CPU they take turns: see `scoring`.
     """
     config, labels = run.config, range(len(run.source.class_names))
     before = {label for label in own if run.assembled(label) is not None}
@@ -69,6 +70,7 @@ def distill_classes(run: RdedRun, selection: Preselection, own: Collection[int])
                 if complete:
                     do(partial(finish_classes, run, maker, selection, complete))
             advance(len(batch.candidates) * maker.crops)
+    run.writer.settle()
     unreadable.say()
 
 

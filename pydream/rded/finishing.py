@@ -92,6 +92,7 @@ def _finish_class(
             record,
             image_format=run.config.image_format,
             quality=run.config.quality,
+            waiting=run.memory.written,
         )
 
 

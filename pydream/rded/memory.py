@@ -36,7 +36,8 @@ class MemoryShares:
     The other two parts are used at other times. The preflight ends before scoring begins, and
     leaves half of the budget to the views of its images. Winners are decoded again only if their
     batch could not keep its images. On the CPU no batch is under way at that time, so the winners
-    use its quarter; on a GPU they use host memory, which holds no patches.
+    use its quarter; on a GPU they use host memory, which holds no patches, and so do distilled
+    images that wait for an encoder.
 
     Attributes
     ----------
@@ -50,6 +51,9 @@ class MemoryShares:
         Images of one batch under way.
     winners
         Images of one class, decoded again to cut its winners.
+    written
+        Distilled images that wait for an encoder. None do on the CPU, where encoding takes turns
+        with the observer.
     """
 
     preflight: int
@@ -57,6 +61,7 @@ class MemoryShares:
     waiting: int
     images: int
     winners: int
+    written: int
 
     @classmethod
     def of(cls, megabytes: int | None, device: torch.device) -> MemoryShares:
@@ -73,10 +78,12 @@ class MemoryShares:
         if megabytes is None:
             megabytes = default_budget(device)
         half, quarter = megabytes * 2**20 // 2, megabytes * 2**20 // 4
+        written = 0 if device.type == "cpu" else quarter // 2
         return cls(
             preflight=half,
             patches=half // _PATCH_BATCHES,
             waiting=quarter,
             images=quarter // (QUEUED.get(device.type, 0) + 2),
-            winners=quarter,
+            winners=quarter - written,
+            written=written,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -113,13 +114,15 @@ def open_run(
         If an input cannot be used, or the place of the set is not free.
     """
     watch = Stopwatch()
-    named, device = config.device, resolve_device(config.device)
+    named = config.device
     out = config.out or Path(f"{name_after(config.source)}-rded-{ipc_words(config.ipc)}")
     resume = config.resume or ranks.is_shard
     if ranks.first:
         check_place_of_set(out, resume=resume)
-    with watch("open"):
-        given, source = source, open_images(config, source)
+    with watch("open"), ThreadPoolExecutor(1) as beside:
+        opened = beside.submit(open_images, config, source)
+        device = resolve_device(named)  # meanwhile: a GPU takes seconds to start
+        given, source = source, opened.result()
         counts = class_counts(config.ipc, source)
         observers = open_observers(config, observer, source, device)
         decode = where_to_decode(config.decode, device)

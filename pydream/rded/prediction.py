@@ -233,8 +233,8 @@ def _adds_floats(sample: Sample, counts: Sequence[int]) -> bool:
 def _memory(opened: OpenedRun, sample: Sample, work: _Work, begun: int) -> dict[str, int]:
     """Return the peak memory of the run.
 
-    It is the peak of this process and what the sample did not fill: of a large run, two batches of
-    patches and of images are in memory on the CPU, the one that is prepared and the one before.
+    It is the peak of this process and what the sample did not fill: in a large run, the patches of
+    one batch are in memory on the CPU.
 
     Parameters
     ----------
@@ -247,7 +247,7 @@ def _memory(opened: OpenedRun, sample: Sample, work: _Work, begun: int) -> dict[
     device, host = maker.observer.device, peak_host_bytes()
     if device.type == "cpu":
         limits = ScoringLimits(sample.run.config.batch_size, "host", 1, memory)
-        most = 2 * batch_images(maker, limits)
+        most = batch_images(maker, limits)
         missing = max(0, min(most, work.scored) - sample.scored)
         host += missing * sum(maker.empty(1, place).nbytes for place in range(len(maker.inputs)))
     if _adds_floats(sample, opened.run.counts):

@@ -27,7 +27,13 @@ from pydream.inspection.facts import (
 from pydream.inspection.measure_rows import measure_rows
 from pydream.inspection.origins import CellOrigin, box_words, class_origins
 from pydream.inspection.realism import SetMeasures
-from pydream.report.pictures import contact_sheet, data_uri, even_selection, indices_by_class
+from pydream.report.pictures import (
+    contact_sheet,
+    data_uri,
+    even_selection,
+    indices_by_class,
+    of_images,
+)
 from pydream.report.plots import feature_maps, history_curves, score_histogram
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.manifest import Manifest
@@ -321,19 +327,23 @@ def _gallery(distilled: DistilledSet, images: torch.Tensor | SetImages) -> list[
     per_class = int(np.clip(room // len(by_class), _LEAST_PER_CLASS, _MOST_PER_CLASS))
     per_class = min(per_class, room, max(len(indices) for indices in by_class.values()))
     labels = list(by_class)
+    shown = [labels[place] for place in even_selection(len(labels), room // per_class)]
+    chosen = {label: even_selection(len(by_class[label]), per_class) for label in shown}
+    indices = [by_class[label][number] for label in shown for number in chosen[label]]
+    uris = of_images(data_uri, images, indices)
     rows = []
-    for label in (labels[place] for place in even_selection(len(labels), room // per_class)):
-        name, indices = distilled.class_names[label], by_class[label]
+    for label in shown:
+        name, count = distilled.class_names[label], len(by_class[label])
         provenance = distilled.provenance
         origins = {} if provenance is None else class_origins(provenance, label)
         thumbnails = [
             _Thumbnail(
-                data_uri(images[indices[number]]),
-                f"{name}, image {number + 1} of {len(indices)}",
+                next(uris),
+                f"{name}, image {number + 1} of {count}",
                 f"{number:05d}",
                 _origin_lines(origins.get(number, [])),
             )
-            for number in even_selection(len(indices), per_class)
+            for number in chosen[label]
         ]
         rows.append(_Row(name, thumbnails))
     return rows

@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from pydream.formatting import count_words
 from pydream.ops._checks import check_dtype, check_shape
+from pydream.processors import usable_processors
 from pydream.report.sheet_layout import (
     GAP,
     LEAST_ROW,
@@ -22,6 +26,9 @@ from pydream.report.sheet_layout import (
     font,
     shorten,
 )
+from pydream.sets.stored_images import SMALL_SIDE
+
+T = TypeVar("T")
 
 BACKGROUND = (250, 250, 250)
 INK = (28, 28, 30)
@@ -75,6 +82,12 @@ def contact_sheet(
     shown = [list(by_class)[row] for row in even_selection(len(by_class), layout.rows)]
     counts = [len(indices) for indices in by_class.values()]
     caption = shorten(_caption(layout, counts), largest_side - 2 * MARGIN)
+    chosen = {
+        label: [by_class[label][at] for at in even_selection(len(by_class[label]), layout.columns)]
+        for label in shown
+    }
+    indices = [index for label in shown for index in chosen[label]]
+    cells = of_images(partial(_cell, side=layout.cell), images, indices)
     sheet = Image.new("RGB", _size(layout, caption), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     for row, label in enumerate(shown):
@@ -82,10 +95,9 @@ def contact_sheet(
         name = shorten(class_names[label], layout.name_width)
         middle = top + layout.row_height // 2
         draw.text((left + layout.name_width, middle), name, fill=INK, font=font(), anchor="rm")
-        for column, place in enumerate(even_selection(len(by_class[label]), layout.columns)):
-            picture = Image.fromarray(images[by_class[label][place]].numpy())
+        for column in range(len(chosen[label])):
             beside = layout.name_width + MARGIN + column * (layout.cell + GAP)
-            sheet.paste(_resized(picture, layout.cell), (left + beside, top))
+            sheet.paste(next(cells), (left + beside, top))
     if caption:
         bottom = sheet.height - MARGIN - LEAST_ROW // 2
         draw.text((MARGIN, bottom), caption, fill=FAINT_INK, font=font(), anchor="lm")
@@ -106,6 +118,27 @@ def even_selection(count: int, wanted: int) -> list[int]:
     return [int(index) for index in chosen]
 
 
+def of_images(
+    make: Callable[[torch.Tensor], T],
+    images: torch.Tensor | Sequence[torch.Tensor],
+    indices: Sequence[int],
+) -> Iterator[T]:
+    """Make something of each of some images, in order; of large ones in several threads.
+
+    Parameters
+    ----------
+    make
+        Function of an image, (S, S, 3) uint8.
+    images, indices
+        The images, which may be read on access, and which of them.
+    """
+    if images[0].shape[0] <= SMALL_SIDE:
+        yield from (make(images[index]) for index in indices)
+        return
+    with ThreadPoolExecutor(usable_processors()) as pool:
+        yield from pool.map(lambda index: make(images[index]), indices)
+
+
 def data_uri(image: torch.Tensor) -> str:
     """Encode an (S, S, 3) uint8 image for a page: PNG up to a side of 64, JPEG above.
 
@@ -122,10 +155,12 @@ def data_uri(image: torch.Tensor) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def _resized(picture: Image.Image, cell: int) -> Image.Image:
-    if cell >= picture.width:
-        return picture.resize((cell, cell), Image.Resampling.NEAREST)
-    return picture.reduce(-(-picture.width // cell))
+def _cell(image: torch.Tensor, side: int) -> Image.Image:
+    """Enlarge or reduce an image to a side of the sheet."""
+    picture = Image.fromarray(image.numpy())
+    if side >= picture.width:
+        return picture.resize((side, side), Image.Resampling.NEAREST)
+    return picture.reduce(-(-picture.width // side))
 
 
 def _size(layout: SheetLayout, caption: str) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -13,8 +14,14 @@ SUFFIXES: Mapping[ImageFormat, str] = {"png": ".png", "webp": ".webp", "jpeg": "
 
 def image_files(path: Path) -> list[Path]:
     """List the image files of a set, class by class."""
-    suffixes = set(SUFFIXES.values())
-    return sorted(file for file in (path / "images").glob("*/*") if file.suffix in suffixes)
+    suffixes = tuple(SUFFIXES.values())
+    folders = sorted(folder for folder in (path / "images").glob("*") if folder.is_dir())
+    return [
+        folder / name
+        for folder in folders
+        for name in sorted(os.listdir(folder))
+        if name.endswith(suffixes)
+    ]
 
 
 def hash_image_files(path: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict
 
 from pydream.data.source import Source
 from pydream.errors import PydreamError
-from pydream.sets.image_formats import ImageFormat, hash_image_files
+from pydream.sets.image_formats import ImageFormat, hash_image_files, image_files
 from pydream.versions import check_format, package_record
 
 FORMAT_VERSION = 1
@@ -256,7 +256,7 @@ def describe_set(
 
 def with_images(manifest: Manifest, folder: Path) -> Manifest:
     """Return a manifest with bytes and hash of the images in the folder of its set."""
-    files = list((folder / "images").glob("*/*"))
+    files = image_files(folder)
     return dataclasses.replace(
         manifest,
         images_bytes=sum(file.stat().st_size for file in files),

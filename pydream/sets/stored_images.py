@@ -14,9 +14,9 @@ from pydream.data.source import Source
 from pydream.errors import ImageError, PydreamError
 from pydream.processors import usable_processors
 
-# Side up to which threads cost more than they save: 10,000 images of 32 pixels take 1.0 s in one
-# thread and 2.1 s in two, which hold the interpreter's lock for most of the time.
-_SMALL = 64
+SMALL_SIDE = 64
+"""Side up to which threads cost more than they save: 10,000 images of 32 pixels take 1.0 s to read
+in one thread and 2.1 s in two, which hold the interpreter's lock for most of the time."""
 
 
 class StoredImages(Sequence[torch.Tensor]):
@@ -72,7 +72,7 @@ class StoredImages(Sequence[torch.Tensor]):
 
     def stack(self) -> torch.Tensor:
         """Read all images, (N, side, side, 3) uint8; raises as reading one does."""
-        if self.side <= _SMALL:
+        if self.side <= SMALL_SIDE:
             return torch.stack([*self])
         with ThreadPoolExecutor(usable_processors()) as pool:
             return torch.stack(list(pool.map(self.__getitem__, range(len(self)))))

@@ -13,17 +13,16 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import torchvision  # noqa: F401  (registers torch.ops.image)
 from PIL import Image
 
 from pydream.errors import PydreamError
@@ -31,19 +30,13 @@ from pydream.files import RESUME, check_place, disk_errors
 from pydream.partial import PartialRun, differences, forget_finished
 from pydream.ranks import ALONE, Ranks
 from pydream.sets.distilled import PROVENANCE_SCHEMA
+from pydream.sets.encoders import Encoders
 from pydream.sets.image_formats import SUFFIXES, ImageFormat
 from pydream.sets.manifest import Manifest
 
-# Takes a quarter of the time of zlib's default, for files a sixteenth larger: forty collages of 224
-# pixels take 0.18 s and 3.76 MB; at level 3, 0.25 s and 3.68; at 6, 0.64 s and 3.54.
-_PNG_LEVEL = 1
-# Pillow holds the GIL while it encodes; torchvision's operator does not. Pillow encodes PNG if
-# torchvision lacks the operator.
-_torchvision_png: Callable[..., torch.Tensor] | None
-_torchvision_png = getattr(torch.ops.image, "encode_png", None)
-
-_ENCODERS = 4  # number of images encoded at a time
-_SMALL = 3 * 64 * 64  # bytes of an image up to which threads cost more than they save
+# Runs of one byte alone, of zlib's strategies: of forty collages of 224 pixels, the files are 2 %
+# smaller than by zlib's fastest level and take four fifths of its time (benchmarks/encoders.py).
+_PNG_STRATEGY = zlib.Z_RLE
 
 
 class SetWriter(PartialRun):
@@ -91,7 +84,8 @@ class SetWriter(PartialRun):
             with disk_errors(self.partial, RESUME):
                 for folder in (self.set / "images", self._scratch):
                     folder.mkdir(parents=True, exist_ok=True)
-            yield
+            with Encoders() as self._encoders:
+                yield
 
     def finished_class(self, label: int) -> dict[str, Any] | None:
         """Return the record of a class whose images are written, or None."""
@@ -110,8 +104,9 @@ class SetWriter(PartialRun):
         *,
         image_format: ImageFormat,
         quality: int,
+        waiting: int = 0,
     ) -> None:
-        """Write the images of a class, then its record.
+        """Write the images of a class, then its record, in threads.
 
         Parameters
         ----------
@@ -123,26 +118,35 @@ class SetWriter(PartialRun):
             Value that `finished_class` will return.
         image_format, quality
             File format of the images, and its quality; the quality counts for WebP and JPEG only.
+        waiting
+            Bytes of images, of this class and those before, that need not be written when the call
+            returns; by default all are. `settle` waits for them, and so does the end of `begin`.
         """
         # Another process that shares the run may write the same class, to the same bytes.
         scratch = self._scratch / f"{label:05d}-{platform.node()}-{os.getpid()}"
-        place = self._images_of(label)
+        place, suffix = self._images_of(label), SUFFIXES[image_format]
         with disk_errors(scratch, RESUME):
             for leftover in (scratch, place):  # of a run killed before it recorded the class
                 if leftover.exists():
                     shutil.rmtree(leftover)
             scratch.mkdir()
-            files = [
-                scratch / f"{number:05d}{SUFFIXES[image_format]}" for number in range(len(images))
-            ]
-            if images[0].numel() <= _SMALL:
-                for image, file in zip(images, files, strict=True):
-                    save_image(image, file, quality)
-            else:
-                with ThreadPoolExecutor(_ENCODERS) as pool:
-                    list(pool.map(save_image, images, files, repeat(quality)))
-            scratch.rename(place)
-        self.keep(f"{label:05d}", record)
+
+        def save(number: int) -> None:
+            save_image(images[number], scratch / f"{number:05d}{suffix}", quality)
+
+        def end(saved: Sequence[Future[None]]) -> None:
+            with disk_errors(scratch, RESUME):
+                for image in saved:
+                    image.result()
+                scratch.rename(place)
+            self.keep(f"{label:05d}", record)
+
+        self._encoders.submit(save, images, end)
+        self._encoders.wait(waiting)
+
+    def settle(self) -> None:
+        """Wait until all classes given to `write_class` are written; PydreamError if one is not."""
+        self._encoders.wait()
 
     def take_over(self, part: SetWriter, labels: Sequence[int]) -> None:
         """Copy some finished classes of another partial set, and all that is kept beside them."""
@@ -267,10 +271,8 @@ def check_free(out: Path) -> None:
 
 def png(image: torch.Tensor) -> bytes:
     """Encode a (3, H, W) uint8 image as PNG."""
-    if _torchvision_png is not None:
-        return _torchvision_png(image.contiguous(), _PNG_LEVEL).numpy().tobytes()
     stream = io.BytesIO()
-    _picture(image).save(stream, "PNG", compress_level=_PNG_LEVEL)
+    _picture(image).save(stream, "PNG", compress_type=_PNG_STRATEGY)
     return stream.getvalue()
 
 

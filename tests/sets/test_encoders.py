@@ -1,0 +1,102 @@
+"""Classes written by threads, several at a time: finished only when all their files are."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pydream.errors import PydreamError
+from pydream.sets import writer as writer_module
+from pydream.sets.writer import SetWriter
+
+LARGE = torch.zeros(2, 3, 65, 65, dtype=torch.uint8)  # two images of more bytes than are small
+SMALL = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+PATIENCE = 60.0  # seconds, after which a test that would wait for ever fails
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> SetWriter:
+    return SetWriter(tmp_path / "set", {"seed": 0}, resume=True)
+
+
+def write(writer: SetWriter, label: int, images: torch.Tensor, waiting: int) -> None:
+    writer.write_class(
+        label, images, {"label": label}, image_format="png", quality=1, waiting=waiting
+    )
+
+
+class _Held:
+    """Saves images when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go = threading.Event()
+        self.begun = threading.Event()
+        save = writer_module.save_image
+
+        def held(*given: Any) -> None:
+            self.begun.set()
+            assert self.go.wait(PATIENCE)
+            save(*given)
+
+        monkeypatch.setattr(writer_module, "save_image", held)
+
+
+@pytest.mark.parametrize("images", [SMALL, LARGE], ids=["small", "large"])
+def test_a_class_is_finished_when_its_files_are_there(
+    writer: SetWriter, monkeypatch: pytest.MonkeyPatch, images: torch.Tensor
+) -> None:
+    held = _Held(monkeypatch)
+    with writer.begin():
+        write(writer, 0, images, waiting=2 * images.nbytes)
+        write(writer, 1, images, waiting=2 * images.nbytes)  # returns, as both have room
+        assert held.begun.wait(PATIENCE)
+        assert writer.finished_class(0) is None
+        held.go.set()
+        writer.settle()
+        assert [writer.finished_class(label) for label in (0, 1)] == [{"label": 0}, {"label": 1}]
+        assert len(list((writer.set / "images").glob("*/*.png"))) == 2 * len(images)
+
+
+def test_no_more_images_wait_than_there_is_room_for(
+    writer: SetWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = _Held(monkeypatch)
+    with writer.begin():
+        write(writer, 0, LARGE, waiting=LARGE.nbytes)
+        threading.Timer(0.05, held.go.set).start()
+        write(writer, 1, LARGE, waiting=LARGE.nbytes)  # waits for the first
+        assert held.go.is_set()
+        assert writer.finished_class(0) == {"label": 0}
+
+
+def test_classes_that_were_begun_are_kept_when_the_run_fails(
+    writer: SetWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = _Held(monkeypatch)
+    with suppress(PydreamError), writer.begin():
+        write(writer, 0, LARGE, waiting=LARGE.nbytes)
+        held.go.set()
+        raise PydreamError("of the run")
+    assert writer.finished_class(0) == {"label": 0}
+
+
+def test_a_class_with_a_file_that_cannot_be_written_is_not_finished(
+    writer: SetWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = writer_module.save_image
+
+    def full(image: torch.Tensor, file: Path, quality: int) -> None:
+        if file.name == "00001.png":
+            raise OSError(28, "No space left on device")
+        save(image, file, quality)
+
+    monkeypatch.setattr(writer_module, "save_image", full)
+    fails = pytest.raises(PydreamError, match=r"No space left on device.*--resume")
+    with writer.begin(), fails:
+        write(writer, 0, LARGE, waiting=0)
+    assert writer.finished_class(0) is None
