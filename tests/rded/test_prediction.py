@@ -189,7 +189,7 @@ def begin_set(config: RdedConfig) -> None:
         ({"resume": True, "seed": 5}, make_set),
         ({"resume": True, "seed": 5}, begin_set),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_what_a_run_refuses_is_refused_in_the_same_words(
     changes: dict[str, Any],
