@@ -44,7 +44,7 @@ def run_ours(arguments: argparse.Namespace, labels: str, precision: str) -> dict
             EvaluateConfig(
                 set=arguments.set,
                 observer=observer_file(arguments.data),
-                labels=(labels,),  # type: ignore[arg-type]
+                labels=(labels,),
                 epochs=arguments.epochs,
                 precision=precision,  # type: ignore[arg-type]
                 out=Path(out),

@@ -2,7 +2,44 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+from pydream.errors import PydreamError
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B", re.IGNORECASE)
+_PREFIXES = ("", "K", "M", "G", "T")
+
+
+def bytes_of(name: str, text: str) -> int:
+    """Read a size such as ``300MB`` (10⁶ bytes each) or ``1.5GiB`` (2³⁰ bytes each).
+
+    Parameters
+    ----------
+    name
+        Name of the setting, for the message.
+    text
+        The size: a number, and B, KB, MB, GB, TB, KiB, MiB, GiB or TiB.
+
+    Raises
+    ------
+    PydreamError
+        If the text is not a size of at least a byte.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    size = 0
+    if found is not None and (found[2] or not found[3]):
+        base = 1024 if found[3] else 1000
+        size = round(float(found[1]) * base ** _PREFIXES.index(found[2].upper()))
+    if size < 1:
+        raise PydreamError(f"{name} takes a size such as 300MB, 1.5GB or 2GiB, got {text!r}")
+    return size
+
+
+def size_words(size: int) -> str:
+    """Write a number of bytes exactly, in the largest decimal unit that divides it."""
+    power = next(power for power in (4, 3, 2, 1, 0) if size % 1000**power == 0)
+    return f"{size // 1000**power}{_PREFIXES[power]}B"
 
 
 def byte_words(count: int) -> str:
@@ -11,6 +48,11 @@ def byte_words(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count} bytes"
+
+
+def percent_words(mean: float, deviation: float | None) -> str:
+    """Format a share as a percentage, with its deviation if there is one."""
+    return f"{mean:.1%}" if deviation is None else f"{100 * mean:.1f} ± {100 * deviation:.1f}%"
 
 
 def count_words(count: int | Sequence[int]) -> str:

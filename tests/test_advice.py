@@ -31,6 +31,7 @@ COMMANDS_OF = {
     "dream/compare.py": ("dream-compare",),
     "evaluate/": ("evaluate",),
     "evaluate/config.py": (),  # of several commands
+    "evaluate/label_budget.py": ("relabel",),
     "evaluate/relabel.py": ("relabel",),
     "files.py": ("rded", "dream", "dream-compare", "observer", "evaluate", "export", "demo"),
     "inspection/": ("inspect",),
@@ -55,6 +56,7 @@ COMMANDS_OF = {
     "sets/opening.py": ("evaluate", "relabel"),
     "sets/writer.py": ("rded", "dream"),
     "students/": ("evaluate", "relabel"),
+    "students/stored_labels.py": (),  # of both: what one stores, the other reads
     "tiling.py": ("rded", "dream", "evaluate"),
 }
 # Style sheets, and words on the options of other programs.

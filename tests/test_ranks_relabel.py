@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -34,8 +35,9 @@ def other_set(digits_set: Path, tmp_path: Path) -> Path:
 def test_ranks_store_the_labels_of_one_process(
     digits: Digits, digits_set: Path, other_set: Path
 ) -> None:
-    alone = relabel(config(digits_set, digits))
-    found = on_ranks(3, twice, relabel, config(other_set, digits))
+    alone = relabel(dataclasses.replace(config(digits_set, digits), budget="4KB"))
+    within = dataclasses.replace(config(other_set, digits), budget="4KB")
+    found = on_ranks(3, twice, relabel, within)
     assert files(other_set) == files(digits_set)
     assert {result.labels_bytes for result in found} == {alone.labels_bytes}
 

@@ -162,16 +162,18 @@ def evaluate_command(config: Annotated[EvaluateConfig, Whole], *, json: Json = F
     """
     from pydream.cli.tables import console, print_json
     from pydream.evaluate import evaluate_set, result_table
+    from pydream.evaluate.results import curve_file
 
     result = evaluate_set(config)
     if json:
         print_json(result.as_dict())
         return
     console().print(result_table(result))
-    figure = result.path.with_suffix(".png")
     page = result.path.with_suffix(".html")
-    text = f"results: {result.path}\npage:    {page}\nfigure:  {figure}"
-    console().print(text, soft_wrap=True)
+    console().print(f"results: {result.path}\npage:    {page}", soft_wrap=True)
+    for figure in (result.path.with_suffix(".png"), curve_file(result.path)):
+        if figure.exists():
+            console().print(f"figure:  {figure}", soft_wrap=True)
 
 
 def relabel_command(config: Annotated[RelabelConfig, Whole], *, json: Json = False) -> None:
@@ -180,6 +182,7 @@ def relabel_command(config: Annotated[RelabelConfig, Whole], *, json: Json = Fal
     Examples
     --------
     pydream relabel distilled --observer resnet18.safetensors --epochs 300 --every 10
+    pydream relabel distilled --observer resnet18.safetensors --budget 300MB
     """
     from pydream.cli.tables import print_result
     from pydream.evaluate import relabel
@@ -187,8 +190,14 @@ def relabel_command(config: Annotated[RelabelConfig, Whole], *, json: Json = Fal
     result = relabel(config)
     text = (
         f"labels of {result.epochs} epochs: {byte_words(result.labels_bytes)}; images: "
-        f"{byte_words(result.images_bytes)}\nlabels: {result.path}"
+        f"{byte_words(result.images_bytes)}\n"
     )
+    if config.budget is not None:
+        text += (
+            f"of each student: {result.student_bytes:,} bytes, within {config.budget}: "
+            f"--labels stored@{config.budget}\n"
+        )
+    text += f"labels: {result.path}"
     print_result(result, text, json=json)
 
 

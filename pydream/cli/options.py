@@ -45,6 +45,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "network_images", "network_epochs", "synthetic_epochs", "experts", "expert_epochs",
         "max_start", "student_steps", "student_rate", "rate_learning_rate",
         "with_norm_and_bias", "with_classifier", "exact", "full_steps", "every", "top_k",
+        "bits", "hard_epochs", "budget",
         "seed", "seeds", "device", "data_parallel", "precision", "compile", "decode",
     ),
     "Output": (

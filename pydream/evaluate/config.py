@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from pydream import checks
 from pydream.errors import PydreamError
 from pydream.files import expand_settings
+from pydream.formatting import bytes_of, size_words
 from pydream.processors import usable_processors
 from pydream.sets.config import SetSettings
-from pydream.students.config import RecipeName, RecipeSettings
+from pydream.students.config import Bits, RecipeName, RecipeSettings
 from pydream.students.recipes import recipe_named
 
 LabelKind: TypeAlias = Literal["online", "stored", "own", "hard", "published"]
@@ -30,6 +31,7 @@ Baseline: TypeAlias = Literal[
 """Real images to compare with: a random subset, two coresets, the same tiled, or all."""
 
 _TILED = "-tiled"
+_WITHIN = "stored@"
 
 
 def is_tiled(baseline: str) -> bool:
@@ -40,6 +42,35 @@ def is_tiled(baseline: str) -> bool:
 def rule_of(baseline: str) -> str:
     """Return the rule that chooses a baseline's images: the name of the untiled baseline."""
     return baseline.removesuffix(_TILED)
+
+
+def is_stored(labels: str) -> bool:
+    """Return whether labels are those that `relabel` stored, within a budget or without."""
+    return labels == "stored" or labels.startswith(_WITHIN)
+
+
+def is_of_set_alone(labels: str) -> bool:
+    """Return whether labels exist for the images of a set alone, and not for baselines."""
+    return labels == "own" or is_stored(labels)
+
+
+def budget_of(labels: str) -> int | None:
+    """Return the budget of stored labels in bytes; None for labels without one."""
+    return bytes_of("stored", labels.removeprefix(_WITHIN)) if labels.startswith(_WITHIN) else None
+
+
+def _known_labels(word: str) -> str:
+    """Return a source of labels with its budget in the usual words.
+
+    Raises
+    ------
+    PydreamError
+        If there is no such source.
+    """
+    if word not in get_args(LabelKind) and not word.startswith(_WITHIN):
+        raise PydreamError(f"labels must be online, stored, stored@SIZE, own or hard, got {word!r}")
+    budget = budget_of(word)
+    return word if budget is None else f"{_WITHIN}{size_words(budget)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +93,11 @@ class EvaluateConfig(SetSettings, RecipeSettings):
     students: tuple[str, ...] = ()
     """Architectures to train, for example convnet3 resnet18-modified timm/NAME, separated by spaces
     or commas. By default the observer's."""
-    labels: tuple[LabelKind, ...] = ("online",)
-    """Sources of training targets, one row of the result for each: the observer at every step
-    (online), the labels stored by `pydream relabel` (stored), soft labels that came with a set of
-    another tool (own), the classes (hard), or what the recipe's authors take (published): online
-    or hard."""
+    labels: tuple[str, ...] = ("online",)
+    """Sources of training targets, separated by spaces or commas, one row of the result for each:
+    the observer at every step (online), the labels stored by `pydream relabel` (stored; those of
+    `--budget 300MB` are stored@300MB), soft labels that came with a set of another tool (own), the
+    classes (hard), or what the recipe's authors take (published): online or hard."""
     source: str | None = None
     """Real images with a test split. By default those that the set was distilled from."""
     seeds: tuple[int, ...] = (0,)
@@ -113,11 +144,13 @@ class EvaluateConfig(SetSettings, RecipeSettings):
             raise PydreamError("--recipes takes the place of --recipe: give one of them")
         for name in self.named_recipes:
             recipe_named(name)
-        names = [name for words in self.students for name in words.split(",") if name]
-        object.__setattr__(self, "students", tuple(names))
+        for field in ("students", "labels"):
+            names = [name for words in getattr(self, field) for name in words.split(",") if name]
+            object.__setattr__(self, field, tuple(names))
         checks.seeds(self.seeds)
         if not self.labels:
             raise PydreamError("labels must be online, stored, own or hard, got none")
+        object.__setattr__(self, "labels", tuple(map(_known_labels, self.labels)))
         checks.different(students=self.students, labels=self.labels, baselines=self.baselines)
         checks.different(recipes=self.recipes)
         checks.share(allow_skipped=self.allow_skipped)
@@ -163,11 +196,21 @@ class RelabelConfig(SetSettings, RecipeSettings):
     the observer's."""
     seeds: tuple[int, ...] = (0,)
     """Random seeds of the students that labels are stored for."""
-    every: int = 1
-    """Number of consecutive epochs that share views and labels: 10 needs a tenth of the space."""
+    every: int | None = None
+    """Number of consecutive epochs that share views and labels: 10 needs a tenth of the space. By
+    default 1, or what the budget allows."""
     top_k: int | None = None
     """Number of classes kept in each label; the others share the remainder evenly. By default all
-    are kept."""
+    are kept, or what the budget allows."""
+    bits: Bits | None = None
+    """Bits of each logit: 16 is a float16; 8 and 4 count steps of the row's own size. By default
+    16, or what the budget allows."""
+    hard_epochs: int = 0
+    """Number of epochs in the middle that are trained on smoothed classes and need no stored
+    labels; in HALD half of all."""
+    budget: str | None = None
+    """Largest size of the labels of one student, such as 300MB or 1.5GiB. Every, top-k and bits are
+    then chosen to fit, unless they are given. By default there is no limit."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     """Arithmetic of the observer; auto selects bfloat16 if the processor or GPU supports it
     natively."""
@@ -177,3 +220,13 @@ class RelabelConfig(SetSettings, RecipeSettings):
         expand_settings(self, "set", "classes", "observer", "source")
         checks.seeds(self.seeds)
         checks.at_least(1, every=self.every, top_k=self.top_k)
+        checks.at_least(0, hard_epochs=self.hard_epochs)
+        if self.bits not in (None, *get_args(Bits)):
+            raise PydreamError(f"bits must be 4, 8 or 16, got {self.bits}")
+        if self.budget is not None:
+            object.__setattr__(self, "budget", size_words(bytes_of("budget", self.budget)))
+
+    @property
+    def budget_bytes(self) -> int | None:
+        """The budget as a number of bytes."""
+        return None if self.budget is None else bytes_of("budget", self.budget)

@@ -16,7 +16,7 @@ from pydream.data import Source, has_split, open_source
 from pydream.data.resized import LabelledImages, load_split
 from pydream.devices import resolve_device
 from pydream.errors import PydreamError
-from pydream.evaluate.config import EvaluateConfig, is_tiled, rule_of
+from pydream.evaluate.config import EvaluateConfig, is_of_set_alone, is_tiled, rule_of
 from pydream.evaluate.results import FinishedStudents
 from pydream.files import check_place
 from pydream.models import Observer
@@ -131,7 +131,7 @@ def _check_observer(config: EvaluateConfig, given: Given) -> None:
     kinds = {kind for recipe in config.named_recipes for kind in config.labels_of(recipe)}
     if "online" in kinds:
         what = "online labels need an observer: give --observer, or --labels hard, stored or own"
-    elif {"stored", "own"} & kinds and config.baselines:
+    elif any(map(is_of_set_alone, kinds)) and config.baselines:
         what = "stored and own labels are of the set alone: give --observer for the baselines"
     elif {"herding", "k-centre"} & {rule_of(name) for name in config.baselines}:
         what = "herding and k-centre go by an observer's features: give --observer"

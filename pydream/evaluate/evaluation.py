@@ -22,12 +22,14 @@ from pydream.evaluate.plans import (
     check_plans,
     eval_every,
     identity,
+    label_bytes,
     student_keys,
 )
 from pydream.evaluate.results import EvaluationResult, EvaluationRow, StudentRun, write_results
 from pydream.files import disk_errors
 from pydream.progress import Advance, say, shared_with, track
 from pydream.ranks import Ranks, ranks_of
+from pydream.students.label_schedule import EVERY_EPOCH, SMOOTHING, LabelSchedule
 from pydream.students.labels import Targets, hard_targets, online_targets, own_targets
 from pydream.students.recipe import ResolvedRecipe
 from pydream.students.train import train_student
@@ -118,13 +120,24 @@ class _Student(NamedTuple):
     image_count: int
     recipe: ResolvedRecipe
     run: StudentRun
+    label_bytes: int
+    label_form: dict[str, int | None] | None
 
 
 def _row(students: Sequence[tuple[StudentKey, _Student]]) -> EvaluationRow:
     """Put students that differ in their seed into a row."""
     key, last = students[-1]
     runs = tuple(student.run for _, student in students)
-    return EvaluationRow(key.images, key.labels, key.student, last.image_count, last.recipe, runs)
+    return EvaluationRow(
+        key.images,
+        key.labels,
+        key.student,
+        last.image_count,
+        last.recipe,
+        runs,
+        max(student.label_bytes for _, student in students),
+        last.label_form,
+    )
 
 
 def _train_all(context: EvaluationContext, parallel: DataParallel) -> dict[StudentKey, _Student]:
@@ -167,12 +180,13 @@ def _student(
             context.finished.keep(known, run)
     elif advance is not None:
         advance(plan.recipe.epochs)
-    return _Student(len(plan.trained_on), plan.recipe, run)
+    form = None if plan.stored is None else plan.stored.plan.form_facts()
+    return _Student(len(plan.trained_on), plan.recipe, run, label_bytes(context, plan), form)
 
 
 def _train(context: EvaluationContext, plan: Plan, parallel: DataParallel) -> StudentRun:
     key = plan.key
-    targets, labelled_every = _targets(context, plan, parallel)
+    targets, schedule = _targets(context, plan, parallel)
     trained = train_student(
         plan.trained_on.images.to(context.device),
         targets,
@@ -185,7 +199,7 @@ def _train(context: EvaluationContext, plan: Plan, parallel: DataParallel) -> St
         seed=key.seed,
         eval_every=eval_every(context, plan),
         labels=plan.trained_on.labels.to(context.device),
-        labelled_every=labelled_every,
+        schedule=schedule,
         precision=context.precision,
         description=", ".join(
             [
@@ -203,20 +217,24 @@ def _train(context: EvaluationContext, plan: Plan, parallel: DataParallel) -> St
     )
 
 
-def _targets(context: EvaluationContext, plan: Plan, parallel: DataParallel) -> tuple[Targets, int]:
-    """Return the source of the targets, and the number of epochs that share them."""
+def _targets(
+    context: EvaluationContext, plan: Plan, parallel: DataParallel
+) -> tuple[Targets, LabelSchedule]:
+    """Return the source of the targets, and their schedule over the epochs."""
     recipe, device = plan.recipe, context.device
+    classes = len(context.distilled.class_names)
+    of_rows = plan.trained_on.labels.repeat(recipe.views_per_image).to(device)
     if plan.key.labels == "hard":
-        of_rows = plan.trained_on.labels.repeat(recipe.views_per_image).to(device)
-        return hard_targets(of_rows, len(context.distilled.class_names)), 1
-    if plan.key.labels == "stored":
-        assert plan.stored is not None
-        return plan.stored.targets(recipe.temperature, device), plan.stored.plan.every
+        return hard_targets(of_rows, classes), EVERY_EPOCH
+    if plan.stored is not None:
+        smoothed = hard_targets(of_rows, classes, SMOOTHING)
+        return plan.stored.targets(recipe.temperature, device, smoothed), plan.stored.plan.schedule
     temperature = None if recipe.compares_logits else recipe.temperature
     if plan.key.labels == "own":
         assert context.distilled.soft_labels is not None  # checked when the set was opened
         of_rows = context.distilled.soft_labels.repeat(recipe.views_per_image, 1).to(device)
-        return own_targets(of_rows, temperature), 1
+        return own_targets(of_rows, temperature), EVERY_EPOCH
     observers = context.labelling_observers(recipe)
     largest = -(-largest_batch(len(plan.trained_on), recipe) // parallel.count)
-    return online_targets(observers, temperature, largest, combine=recipe.combine), 1
+    targets = online_targets(observers, temperature, largest, combine=recipe.combine)
+    return targets, EVERY_EPOCH

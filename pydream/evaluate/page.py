@@ -8,8 +8,12 @@ from typing import Any
 
 import jinja2
 
+from pydream.formatting import percent_words
 
-def results_page(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], figure: bytes) -> str:
+
+def results_page(
+    facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], figures: Mapping[str, bytes]
+) -> str:
     """Render the rows of an evaluation.
 
     Parameters
@@ -18,8 +22,8 @@ def results_page(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], fi
         Inputs of the evaluation, as in `EvaluationResult`.
     rows
         Its rows, from `EvaluationRow.as_dict`.
-    figure
-        The figure, a PNG file.
+    figures
+        The figures by their titles, PNG files.
 
     Returns
     -------
@@ -33,14 +37,10 @@ def results_page(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], fi
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = _percent
+    environment.filters["percent"] = percent_words
     return environment.get_template("results.html").render(
         facts=facts,
         rows=rows,
         recipes={row["recipe"]["name"]: row["recipe"] for row in reversed(rows)},
-        figure=base64.b64encode(figure).decode(),
+        figures={title: base64.b64encode(data).decode() for title, data in figures.items()},
     )
-
-
-def _percent(mean: float, deviation: float | None) -> str:
-    return f"{mean:.1%}" if deviation is None else f"{100 * mean:.1f} ± {100 * deviation:.1f} %"

@@ -14,7 +14,14 @@ from pydream.data.resized import LabelledImages
 from pydream.data_parallel import DataParallel
 from pydream.errors import PydreamError
 from pydream.evaluate.baselines import Baselines
-from pydream.evaluate.config import EvaluateConfig, is_tiled, rule_of
+from pydream.evaluate.config import (
+    EvaluateConfig,
+    budget_of,
+    is_of_set_alone,
+    is_stored,
+    is_tiled,
+    rule_of,
+)
 from pydream.evaluate.context import EvaluationContext
 from pydream.models import Observer, build_model
 from pydream.sets.opening import exif_of
@@ -37,7 +44,8 @@ class StudentKey(NamedTuple):
     recipe
         Name of its recipe.
     labels
-        Source of its targets: ``"online"``, ``"stored"``, ``"own"`` or ``"hard"``.
+        Source of its targets: ``"online"``, ``"stored"``, ``"stored@300MB"``, ``"own"`` or
+        ``"hard"``.
     images
         Name of its training images: ``"distilled"`` or a baseline.
     seed
@@ -69,7 +77,7 @@ class Plan:
     recipe
         Training recipe.
     stored
-        The labels stored for this seed, for ``"stored"``.
+        The labels stored for this seed, if its targets are those.
     """
 
     key: StudentKey
@@ -103,8 +111,8 @@ def check_plans(context: EvaluationContext, parallel: DataParallel) -> dict[str,
         if key.images == "distilled":
             recipe = settle_recipe(context, key, len(distilled.stored))
             _check_observers(context, key, recipe)
-            if key.labels == "stored":
-                _stored(context, recipe, key.seed)
+            if is_stored(key.labels):
+                _stored(context, recipe, key)
     return parameters
 
 
@@ -150,7 +158,7 @@ class Plans:
             self._held[name] = _images(context, self._baselines, *name)
         trained_on = self._held[name]
         recipe = settle_recipe(context, key, len(trained_on))
-        stored = _stored(context, recipe, key.seed) if key.labels == "stored" else None
+        stored = _stored(context, recipe, key) if is_stored(key.labels) else None
         return Plan(key, trained_on, recipe, stored)
 
     def expected(self, key: StudentKey) -> tuple[int, int]:
@@ -172,9 +180,8 @@ def _combinations(config: EvaluateConfig, recipe: RecipeName) -> list[tuple[str,
     kinds = config.labels_of(recipe)
     for labels in kinds:
         pairs.append((labels, "distilled"))
-        of_the_set_alone = labels in ("stored", "own")
-        if not (of_the_set_alone and "online" in kinds):
-            soft = "online" if of_the_set_alone else labels
+        if not (is_of_set_alone(labels) and "online" in kinds):
+            soft = "online" if is_of_set_alone(labels) else labels
             pairs += [(soft, name) for name in config.baselines]
     return list(dict.fromkeys(pairs))
 
@@ -205,9 +212,9 @@ def _images(
         return baselines.images(name, seed)
 
 
-def _stored(context: EvaluationContext, recipe: ResolvedRecipe, seed: int) -> StoredLabels:
-    """Open the stored labels of a seed, and check that they match the set and the views."""
-    stored = StoredLabels(context.distilled, seed)
+def _stored(context: EvaluationContext, recipe: ResolvedRecipe, key: StudentKey) -> StoredLabels:
+    """Open the stored labels of a student, and check that they match the set and the views."""
+    stored = StoredLabels(context.distilled, key.seed, budget_of(key.labels))
     stored.check(recipe, context.mean, context.std)
     return stored
 
@@ -221,7 +228,7 @@ def _check_observers(context: EvaluationContext, key: StudentKey, recipe: Resolv
             f"together, and {count} given: name more with --observer, or give --least-observers "
             f"{count}"
         )
-    if key.labels == "stored" and recipe.compares_logits:
+    if is_stored(key.labels) and recipe.compares_logits:
         raise PydreamError(
             f"recipe {recipe.name} compares logits, and stored labels are probabilities: give "
             "--labels online, or --loss kl"
@@ -288,6 +295,18 @@ def identity(context: EvaluationContext, plan: Plan) -> dict[str, Any]:
         **_divided(context),
         "versions": [__version__, str(torch.__version__)],
     }
+
+
+def label_bytes(context: EvaluationContext, plan: Plan) -> int:
+    """Return the bytes of files, or of the observer's weights, that a student's labels need."""
+    if plan.stored is not None:
+        return plan.stored.nbytes()
+    if plan.key.labels == "own":
+        assert context.distilled.soft_labels is not None
+        return int(context.distilled.soft_labels.nbytes)
+    if plan.key.labels == "online":
+        return sum(observer.weights_bytes for observer in context.observers)
+    return 0
 
 
 def eval_every(context: EvaluationContext, plan: Plan) -> int:

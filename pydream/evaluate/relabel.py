@@ -15,9 +15,11 @@ from pydream.data import open_source
 from pydream.devices import announce_device, resolve_device
 from pydream.errors import PydreamError
 from pydream.evaluate.config import RelabelConfig
+from pydream.evaluate.label_budget import EVIDENCE, expected_loss, form_words, within
 from pydream.files import check_place, disk_errors, locked, write_whole
+from pydream.formatting import size_words
 from pydream.models import Observer
-from pydream.progress import shared_with, track
+from pydream.progress import say, shared_with, track
 from pydream.ranks import Ranks, ranks_of
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.opening import open_observer, open_set
@@ -29,7 +31,9 @@ from pydream.students.stored_labels import (
     LabelPlan,
     StoredLabels,
     epoch_file,
+    folder_bytes,
     labels_folder,
+    stored_seeds,
     view_settings,
     write_epoch,
     write_plan,
@@ -50,14 +54,26 @@ class RelabelResult:
     images_bytes, labels_bytes
         Size in bytes of the image files (of the pixels, if they are in a file of tensors), and of
         all stored labels.
+    student_bytes
+        Size in bytes of the labels of one student, the largest if several seeds were given.
     epochs
-        Number of epochs with stored labels, for each seed.
+        Number of epochs of the training, for each seed.
+    every, top_k, bits, hard_epochs
+        The settings of these names, given or chosen.
+    expected_loss
+        Points of top-1 that the labels are expected to cost; None without a budget.
     """
 
     path: Path
     images_bytes: int
     labels_bytes: int
+    student_bytes: int
     epochs: int
+    every: int
+    top_k: int | None
+    bits: int
+    hard_epochs: int
+    expected_loss: float | None
 
 
 @usual_torch_state()
@@ -78,7 +94,8 @@ def relabel(config: RelabelConfig, *, observer: torch.nn.Module | None = None) -
     Raises
     ------
     PydreamError
-        If an input cannot be used, or labels for other settings exist.
+        If an input cannot be used, labels for other settings exist, or the budget does not hold one
+        epoch of labels.
 
     Notes
     -----
@@ -130,7 +147,14 @@ def _relabel(
         network = network.with_batch_statistics()
     announce_device(config.device)
     network.announce()
+    if config.hard_epochs >= recipe.epochs:
+        raise PydreamError(
+            f"hard_epochs must be below the {recipe.epochs} epochs of the training, "
+            f"got {config.hard_epochs}"
+        )
+    config = _fitted(config, distilled, network, recipe)
     plans = [_plan(config, distilled, network, recipe, seed) for seed in config.seeds]
+    folders = [labels_folder(distilled, seed, config.budget_bytes) for seed in config.seeds]
     ranks.agree({"settings": [*map(dataclasses.asdict, plans)], "installation": package_record()})
     if ranks.first:
         with disk_errors(labels):
@@ -140,10 +164,10 @@ def _relabel(
             for leftover in labels.rglob(".*.beside"):  # of a killed process
                 with disk_errors(leftover):
                     leftover.unlink()
-            for plan in plans:
-                write_plan(labels_folder(distilled, plan.seed), plan)
+            for folder, plan in zip(folders, plans, strict=True):
+                write_plan(folder, plan)
         ranks.wait()
-        _store(distilled, network, recipe, plans, ranks)
+        _store(distilled, network, recipe, [*zip(folders, plans, strict=True)], ranks)
         ranks.wait()
         if distilled.is_ours and ranks.first:
             _note_bytes(distilled)
@@ -152,8 +176,35 @@ def _relabel(
         path=labels,
         images_bytes=distilled.images_bytes,
         labels_bytes=distilled.labels_bytes,
+        student_bytes=max(map(folder_bytes, folders)),
         epochs=recipe.epochs,
+        every=plans[0].every,
+        top_k=plans[0].top_k,
+        bits=plans[0].bits,
+        hard_epochs=plans[0].hard_epochs,
+        expected_loss=None if config.budget is None else expected_loss(plans[0]),
     )
+
+
+def _fitted(
+    config: RelabelConfig, distilled: DistilledSet, observer: Observer, recipe: ResolvedRecipe
+) -> RelabelConfig:
+    """Choose what the settings leave to the budget, and say what was chosen."""
+    if config.budget_bytes is None:
+        return config
+    chosen = within(
+        _plan(config, distilled, observer, recipe, max(config.seeds)),
+        len(distilled.stored) * recipe.views_per_image,
+        config.budget_bytes,
+        every=config.every is not None,
+        top_k=config.top_k is not None,
+        bits=config.bits is not None,
+    )
+    say(
+        f"labels within {config.budget} for each student: {form_words(chosen)}; expected loss: "
+        f"{expected_loss(chosen):.1f} points of top-1 ({EVIDENCE})"
+    )
+    return dataclasses.replace(config, every=chosen.every, top_k=chosen.top_k, bits=chosen.bits)
 
 
 def _plan(
@@ -172,9 +223,11 @@ def _plan(
         views=view_settings(recipe),
         seed=seed,
         epochs=recipe.epochs,
-        every=config.every,
+        every=config.every or 1,
         top_k=config.top_k,
         temperature=recipe.temperature,
+        bits=config.bits or 16,
+        hard_epochs=config.hard_epochs,
     )
 
 
@@ -182,44 +235,43 @@ def _store(
     distilled: DistilledSet,
     observer: Observer,
     recipe: ResolvedRecipe,
-    plans: Sequence[LabelPlan],
+    plans: Sequence[tuple[Path, LabelPlan]],
     ranks: Ranks,
 ) -> None:
     """Store the epochs that are missing; each is made by one rank."""
     images = distilled.images.to(observer.device)
     fitting = observer.with_tile(largest_batch(len(images), recipe))
     rows = len(images) * recipe.views_per_image
-    epochs = [(plan, epoch) for plan in plans for epoch in plan.stored_epochs()]
+    epochs = [(folder, plan, epoch) for folder, plan in plans for epoch in plan.stored_epochs()]
     total = len(epochs) if ranks.first else 0  # whichever rank makes them
     with track("labels", total, "epochs", divided=True) as advance:
         for number in ranks.take_turns(len(epochs)):
-            plan, epoch = epochs[number]
-            file = epoch_file(labels_folder(distilled, plan.seed), epoch)
+            folder, plan, epoch = epochs[number]
+            file = epoch_file(folder, epoch)
             if not file.exists():
                 logits = torch.empty(rows, observer.num_classes, device=observer.device)
                 for batch in views(
                     images, epoch, plan.seed, recipe, mean=observer.mean, std=observer.std
                 ):
                     logits[batch.rows] = fitting.logits(batch.images)
-                write_epoch(file, logits, plan.top_k, plan.temperature)
+                write_epoch(file, logits, plan.form, plan.temperature)
             advance(1, f"seed {plan.seed}" if len(plans) > 1 else "")
 
 
 def _note_bytes(distilled: DistilledSet) -> None:
     """Record the stored labels in the manifest."""
     stored: dict[str, dict[str, Any]] = {}
-    for file in sorted(distilled.beside("labels").glob("seed-*/labels.json")):
-        seed = int(file.parent.name.removeprefix("seed-"))
+    for seed, budget in stored_seeds(distilled):
         try:
-            labels = StoredLabels(distilled, seed)
+            labels = StoredLabels(distilled, seed, budget)
         except PydreamError:  # of an unfinished run
             continue
         plan = labels.plan
-        stored[str(seed)] = {
+        name = str(seed) if budget is None else f"{seed}@{size_words(budget)}"
+        stored[name] = {
             "bytes": labels.nbytes(),
             "epochs": plan.epochs,
-            "every": plan.every,
-            "top_k": plan.top_k,
+            **plan.form_facts(),
             "observer": plan.observer,
         }
     manifest = dataclasses.replace(

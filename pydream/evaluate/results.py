@@ -19,9 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 from pydream.errors import PydreamError
+from pydream.evaluate.label_curve import curve_facts, curve_figure, curve_table, label_curve
 from pydream.evaluate.page import results_page
 from pydream.files import RESUME, disk_errors, first_free, write_whole
-from pydream.formatting import byte_words
+from pydream.formatting import byte_words, percent_words
 from pydream.students.recipe import ResolvedRecipe
 from pydream.students.recipe_tables import reported_words
 from pydream.students.recipes import recipe_named
@@ -86,7 +87,8 @@ class EvaluationRow:
     images
         Training images: ``"distilled"``, or a `Baseline` such as ``"random-tiled"``.
     labels
-        Source of their targets: ``"online"``, ``"stored"``, ``"own"`` or ``"hard"``.
+        Source of their targets: ``"online"``, ``"stored"``, ``"stored@300MB"``, ``"own"`` or
+        ``"hard"``.
     student
         Their architecture.
     image_count
@@ -95,6 +97,11 @@ class EvaluationRow:
         Training recipe.
     runs
         The students, by seed.
+    label_bytes
+        Size in bytes of what one student's labels need besides the images: stored labels, or the
+        weights of the observer that is asked online.
+    label_form
+        Form of stored labels: ``every``, ``top_k``, ``bits`` and ``hard_epochs``; None for others.
     """
 
     images: str
@@ -103,6 +110,8 @@ class EvaluationRow:
     image_count: int
     recipe: ResolvedRecipe
     runs: tuple[StudentRun, ...]
+    label_bytes: int
+    label_form: dict[str, int | None] | None
 
     @property
     def last_mean(self) -> float:
@@ -190,7 +199,7 @@ class EvaluationResult:
 def write_results(
     folder: Path, facts: dict[str, Any], rows: tuple[EvaluationRow, ...]
 ) -> EvaluationResult:
-    """Write ``results-0001.json``, or the first free number; a page and a figure of the same name.
+    """Write ``results-0001.json``, or the first free number; a page and figures of the same name.
 
     Raises
     ------
@@ -208,11 +217,20 @@ def write_results(
     except PydreamError:
         path.unlink(missing_ok=True)
         raise
-    figure = accuracy_figure(rows)
-    page = results_page(facts, [row.as_dict() for row in rows], figure)
+    figure, curve = accuracy_figure(rows), label_curve(rows)
+    figures = {"Top-1 at the last epoch": figure}
     write_whole(path.with_suffix(".png"), figure, RESUME)
+    if curve:
+        figures["Accuracy against the bytes of labels"] = curve_figure(curve)
+        write_whole(curve_file(path), curve_figure(curve), RESUME)
+    page = results_page(facts, [row.as_dict() for row in rows], figures)
     write_whole(path.with_suffix(".html"), page.encode(), RESUME)
     return EvaluationResult(path, facts, rows)
+
+
+def curve_file(path: Path) -> Path:
+    """Return the file of the figure of accuracy against bytes, of a result of some path."""
+    return path.with_name(f"{path.stem}-labels.png")
 
 
 def result_table(result: EvaluationResult) -> RenderableType:
@@ -234,6 +252,8 @@ def result_table(result: EvaluationResult) -> RenderableType:
         rows = [row for row in result.rows if row.student == student]
         tables.append(_student_table(f"{student}: {words}", rows))
         tables.append(_reported_table(rows))
+        if curve := label_curve(rows):
+            tables.append(curve_table(student, curve))
     return Group(*tables, Text(weight))
 
 
@@ -258,9 +278,9 @@ def _student_table(title: str, rows: Sequence[EvaluationRow]) -> Table:
             *([row.images.replace("-tiled", " tiled")] if images else []),
             *([] if several else [f"{row.image_count:,}"]),
             f"{row.runs[0].steps:,}",
-            _percent(row.last_mean, row.last_std),
-            _percent(row.best_mean, row.best_std),
-            _percent(row.top5_mean, row.top5_std),
+            percent_words(row.last_mean, row.last_std),
+            percent_words(row.best_mean, row.best_std),
+            percent_words(row.top5_mean, row.top5_std),
             f"{row.seconds:.0f}",
         )
     return table
@@ -278,7 +298,7 @@ def _reported_table(rows: Sequence[EvaluationRow]) -> Table:
             row.recipe.name,
             row.labels,
             row.images.replace("-tiled", " tiled"),
-            _percent(row.reported_mean, row.reported_std),
+            percent_words(row.reported_mean, row.reported_std),
             row.reported,
         )
     return table
@@ -330,17 +350,17 @@ def accuracy_figure(rows: Sequence[EvaluationRow]) -> bytes:
 
 def _content(facts: dict[str, Any], rows: tuple[EvaluationRow, ...]) -> dict[str, Any]:
     """Return the content of the file."""
-    return {**facts, "rows": [row.as_dict() for row in rows]}
+    curve = label_curve(rows)
+    return {
+        **facts,
+        "rows": [row.as_dict() for row in rows],
+        **({"label_curve": curve_facts(curve)} if curve else {}),
+    }
 
 
 def _deviation(values: list[float]) -> float | None:
     """Return the standard deviation of two or more values, else None."""
     return stdev(values) if len(values) > 1 else None
-
-
-def _percent(mean: float, deviation: float | None) -> str:
-    """Format a share as a percentage."""
-    return f"{mean:.1%}" if deviation is None else f"{100 * mean:.1f} ± {100 * deviation:.1f}%"
 
 
 class FinishedStudents:

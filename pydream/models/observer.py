@@ -54,6 +54,8 @@ class Observer:
         The precision as a torch dtype.
     weights_sha256
         Hash of the names and bytes of the weights.
+    weights_bytes
+        Size in bytes of the weights as they were given.
     device
         Device of the weights and of the forward passes.
     tile
@@ -88,6 +90,7 @@ class Observer:
         self.precision = precision
         self.device = device
         self.weights_sha256 = weights_sha256
+        self.weights_bytes: int = sum(tensor.nbytes for tensor in model.state_dict().values())
         self.class_names = class_names
         self.dtype = DTYPES[precision]
         self._unfolded, self._padded = model, True

@@ -38,6 +38,9 @@ RecipeName: TypeAlias = Literal[
 ]
 """Name of a training recipe; `pydream.students.recipes` has their numbers and sources."""
 
+Bits: TypeAlias = Literal[4, 8, 16]
+"""Bits of a stored logit: 16 is a float16; 8 and 4 count steps below the highest of its row."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeSettings:

@@ -70,7 +70,7 @@ def _for_observer(images: torch.Tensor, of: Observer, to: Observer) -> torch.Ten
     return (images * std + (mean - new_mean)) / new_std
 
 
-def hard_targets(labels: torch.Tensor, num_classes: int) -> Targets:
+def hard_targets(labels: torch.Tensor, num_classes: int, smoothing: float = 0.0) -> Targets:
     """Use the true classes of an image and of its partner, weighted by their shares.
 
     Parameters
@@ -79,6 +79,8 @@ def hard_targets(labels: torch.Tensor, num_classes: int) -> Targets:
         (R,) int64, of all rows that batches may name, on the training device.
     num_classes
         Number of classes.
+    smoothing
+        Share of each label that all classes have in equal parts.
     """
 
     def targets(batch: MixedBatch) -> torch.Tensor:
@@ -86,7 +88,8 @@ def hard_targets(labels: torch.Tensor, num_classes: int) -> Targets:
             functional.one_hot(labels[rows], num_classes).float()
             for rows in (batch.rows, batch.partners)
         )
-        return torch.lerp(other, own, batch.share)
+        mixed = torch.lerp(other, own, batch.share)
+        return mixed * (1 - smoothing) + smoothing / num_classes if smoothing else mixed
 
     return targets
 

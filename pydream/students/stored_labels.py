@@ -15,13 +15,19 @@ from safetensors.torch import load_file, save
 
 from pydream.errors import PydreamError
 from pydream.files import disk_errors, write_whole
+from pydream.formatting import bytes_of, size_words
 from pydream.sets.distilled import DistilledSet
+from pydream.students.config import Bits
+from pydream.students.label_forms import LabelForm
+from pydream.students.label_schedule import LabelSchedule, in_the_middle
 from pydream.students.labels import Targets
 from pydream.students.recipe import ResolvedRecipe
 from pydream.students.views import MixedBatch
 from pydream.versions import check_format
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_BUDGET = "budget-"
+_AGAIN = "; delete it, and give the same `pydream relabel` again"
 # Settings that decide the views, and thus the observer's labels.
 _VIEW_FIELDS = (
     "views",
@@ -66,13 +72,17 @@ class LabelPlan:
     seed
         Random seed of the views.
     epochs
-        Epochs 0, every, 2·every, … below this number are stored.
+        Number of epochs of the training.
     every
         Number of epochs that share views and labels.
     top_k
         Number of highest logits that are stored; None for all.
     temperature
         Temperature that the logits beyond `top_k` were divided by before they were summed.
+    bits
+        Bits of each logit.
+    hard_epochs
+        Number of epochs in the middle that take the classes as labels.
     """
 
     images_sha256: str
@@ -86,15 +96,55 @@ class LabelPlan:
     every: int
     top_k: int | None
     temperature: float
+    bits: Bits = 16
+    hard_epochs: int = 0
 
-    def stored_epochs(self) -> range:
+    @property
+    def form(self) -> LabelForm:
+        """Form of the stored logits."""
+        return LabelForm(self.top_k, self.bits)
+
+    @property
+    def schedule(self) -> LabelSchedule:
+        """Schedule of the labels over the epochs."""
+        return LabelSchedule(self.every, in_the_middle(self.hard_epochs, self.epochs))
+
+    def stored_epochs(self) -> list[int]:
         """Return the epochs that have a file."""
-        return range(0, self.epochs, self.every)
+        return self.schedule.stored(self.epochs)
+
+    def form_facts(self) -> dict[str, int | None]:
+        """Return what decides the size of the labels besides images and epochs, ready for JSON."""
+        return {name: getattr(self, name) for name in ("every", "top_k", "bits", "hard_epochs")}
+
+    def text(self) -> str:
+        """Return the content of ``labels.json``."""
+        content = {"format": FORMAT_VERSION, **dataclasses.asdict(self)}
+        return json.dumps(content, indent=2) + "\n"
 
 
-def labels_folder(distilled: DistilledSet, seed: int) -> Path:
-    """Return the folder of the labels of one seed of a set."""
-    return distilled.beside("labels") / f"seed-{seed}"
+def labels_folder(distilled: DistilledSet, seed: int, budget: int | None = None) -> Path:
+    """Return the folder of the labels of one seed of a set, stored within a budget or without."""
+    folder = distilled.beside("labels")
+    if budget is not None:
+        folder /= f"{_BUDGET}{size_words(budget)}"
+    return folder / f"seed-{seed}"
+
+
+def stored_seeds(distilled: DistilledSet) -> list[tuple[int, int | None]]:
+    """Return the seeds that labels of a set were begun for, each with its budget or None."""
+    folder = distilled.beside("labels")
+    found: list[tuple[int, int | None]] = []
+    for above in (folder, *sorted(folder.glob(f"{_BUDGET}*"))):
+        budget = None if above == folder else bytes_of(above.name, above.name[len(_BUDGET) :])
+        for file in sorted(above.glob("seed-*/labels.json")):
+            found.append((int(file.parent.name.removeprefix("seed-")), budget))
+    return found
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the size in bytes of the files of one seed."""
+    return sum(file.stat().st_size for file in folder.iterdir())
 
 
 def epoch_file(folder: Path, epoch: int) -> Path:
@@ -111,9 +161,8 @@ def write_plan(folder: Path, plan: LabelPlan) -> None:
         If labels of another plan exist, or the folder cannot be written.
     """
     file = folder / "labels.json"
-    content = {"format": FORMAT_VERSION, **dataclasses.asdict(plan)}
     if file.exists():
-        different = differences(_read(file), content)
+        different = differences(dataclasses.asdict(_read(file)), dataclasses.asdict(plan))
         if different:
             raise PydreamError(
                 f"{folder} holds labels of other settings ({different}); move it away first"
@@ -121,10 +170,10 @@ def write_plan(folder: Path, plan: LabelPlan) -> None:
         return
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    write_whole(file, (json.dumps(content, indent=2) + "\n").encode())
+    write_whole(file, plan.text().encode())
 
 
-def write_epoch(file: Path, logits: torch.Tensor, top_k: int | None, temperature: float) -> None:
+def write_epoch(file: Path, logits: torch.Tensor, form: LabelForm, temperature: float) -> None:
     """Store the logits of the views of one epoch atomically.
 
     Parameters
@@ -133,22 +182,22 @@ def write_epoch(file: Path, logits: torch.Tensor, top_k: int | None, temperature
         File of the epoch, from `epoch_file`.
     logits
         (R, K) float32, in the order of the set's rows.
-    top_k
-        Number of classes to store of each row. For the others, the logarithm of their summed
-        exponentials at the temperature is stored, and readers divide it evenly among them.
+    form
+        Form to store them in.
     temperature
         Temperature that logits are divided by.
+
+    Raises
+    ------
+    PydreamError
+        If a logit is not a number that float16 holds, or the file cannot be written.
     """
-    tensors = {"logits": logits.half()}
-    if top_k is not None:
-        highest = logits.topk(top_k, dim=1)
-        others = logits.scatter(1, highest.indices, -torch.inf) / temperature
-        tensors = {
-            "logits": highest.values.half(),
-            "classes": highest.indices.to(torch.int32),
-            "others": torch.logsumexp(others, dim=1),
-        }
-    write_whole(file, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
+    if not logits.half().isfinite().all():
+        raise PydreamError(
+            f"{file.stem}: the observer gives logits that are not numbers, or too large for "
+            "float16; check its weights, and the mean and std of its images"
+        )
+    write_whole(file, save(form.encode(logits, temperature)))
 
 
 class StoredLabels:
@@ -160,6 +209,8 @@ class StoredLabels:
         The set.
     seed
         Random seed of the views.
+    budget
+        Budget in bytes that the labels were stored within, if any.
 
     Raises
     ------
@@ -167,18 +218,20 @@ class StoredLabels:
         If there are no labels, some are missing, or their format is newer.
     """
 
-    def __init__(self, distilled: DistilledSet, seed: int) -> None:
+    def __init__(self, distilled: DistilledSet, seed: int, budget: int | None = None) -> None:
         self._distilled = distilled
-        self.folder = labels_folder(distilled, seed)
+        self.folder = labels_folder(distilled, seed, budget)
         file = self.folder / "labels.json"
         if not file.is_file():
+            within = option = ""
+            if budget is not None:
+                within = f" within {size_words(budget)}"
+                option = f" --budget {size_words(budget)}"
             raise PydreamError(
-                f"{distilled.path} has no stored labels of seed {seed}: make them by `pydream "
-                "relabel`, or give --labels online"
+                f"{distilled.path} has no stored labels of seed {seed}{within}: make them by "
+                f"`pydream relabel{option}`, or give --labels online"
             )
-        content = _read(file)
-        check_format(file, content["format"], FORMAT_VERSION)
-        self.plan = LabelPlan(**{k: v for k, v in content.items() if k != "format"})
+        self.plan = _read(file)
         missing = [e for e in self.plan.stored_epochs() if not epoch_file(self.folder, e).exists()]
         if missing:
             raise PydreamError(
@@ -204,49 +257,81 @@ class StoredLabels:
                 f"{self.folder} holds labels of other views: {different}; give these settings, or "
                 "relabel"
             )
-        if recipe.epochs > plan.epochs:
+        if recipe.epochs > plan.epochs or (plan.hard_epochs and recipe.epochs < plan.epochs):
             raise PydreamError(
                 f"{self.folder} holds labels of {plan.epochs} epochs, not of {recipe.epochs}; give "
                 f"--epochs {plan.epochs}, or relabel"
             )
 
-    def targets(self, temperature: float, device: torch.device) -> Targets:
-        """Return the function that gives the class probabilities of a batch, (B, K) float32."""
+    def targets(
+        self, temperature: float, device: torch.device, hard: Targets | None = None
+    ) -> Targets:
+        """Return the function that gives the class probabilities of a batch, (B, K) float32.
+
+        Parameters
+        ----------
+        temperature
+            Temperature that the logits are divided by before the softmax.
+        device
+            Device of the batches.
+        hard
+            Function that gives those of the epochs whose labels are the classes.
+        """
         held: dict[int, Mapping[str, torch.Tensor]] = {}
-        classes = len(self.plan.class_names)
+        classes, form = len(self.plan.class_names), self.plan.form
+        of_classes = self.plan.schedule.hard
 
         def targets(batch: MixedBatch) -> torch.Tensor:
+            if batch.epoch in of_classes:
+                assert hard is not None
+                return hard(batch)
             if batch.epoch not in held:
                 held.clear()
                 held[batch.epoch] = self._load(batch.epoch, device)
             rows = {name: tensor[batch.rows] for name, tensor in held[batch.epoch].items()}
-            return probabilities(rows, classes, temperature)
+            return form.probabilities(rows, classes, temperature)
 
         return targets
 
     def nbytes(self) -> int:
         """Return the size of the files in bytes."""
-        return sum(file.stat().st_size for file in self.folder.iterdir())
+        return folder_bytes(self.folder)
 
     def _load(self, epoch: int, device: torch.device) -> dict[str, torch.Tensor]:
+        """Read the labels of an epoch.
+
+        Raises
+        ------
+        PydreamError
+            If the file is damaged, or holds something else.
+        """
         file = epoch_file(self.folder, epoch)
         try:
-            return {name: tensor.to(device) for name, tensor in load_file(file).items()}
+            tensors = load_file(file)
         except (SafetensorError, OSError) as error:
-            raise PydreamError(f"{file}: cannot be read: {error}") from error
+            raise PydreamError(f"{file}: cannot be read: {error}{_AGAIN}") from error
+        wrong = self._wrong(tensors)
+        if wrong:
+            raise PydreamError(f"{file}: {wrong}{_AGAIN}")
+        return {name: tensor.to(device) for name, tensor in tensors.items()}
 
-
-def probabilities(
-    stored: Mapping[str, torch.Tensor], num_classes: int, temperature: float
-) -> torch.Tensor:
-    """Return the class probabilities, (B, K) float32, of some rows stored by `write_epoch`."""
-    logits = stored["logits"].float() / temperature
-    if "classes" not in stored:
-        return torch.softmax(logits, dim=1)
-    kept = logits.shape[1]
-    shares = torch.softmax(torch.cat([logits, stored["others"][:, None]], dim=1), dim=1)
-    even = shares[:, kept:] / max(num_classes - kept, 1)
-    return even.repeat(1, num_classes).scatter(1, stored["classes"].long(), shares[:, :kept])
+    def _wrong(self, tensors: Mapping[str, torch.Tensor]) -> str | None:
+        """Describe what is wrong with the tensors of an epoch."""
+        form, classes = self.plan.form, len(self.plan.class_names)
+        rows = max((len(tensor) for tensor in tensors.values() if tensor.dim()), default=0)
+        if rows == 0 or rows % len(self._distilled.stored):
+            return f"holds {rows} rows, for a set of {len(self._distilled.stored)} images"
+        wanted = {name: one.shape for name, one in form.layout(rows, classes).items()}
+        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if found != wanted:
+            return f"holds tensors {found}, not {wanted}"
+        numbers = [tensor for name, tensor in tensors.items() if name != "others"]  # may be -inf
+        if not all(tensor.isfinite().all() for tensor in numbers):
+            return "holds labels that are not numbers"
+        kept = tensors.get("classes", torch.zeros(1))
+        if kept.min() < 0 or kept.max() >= classes:
+            return "names classes that the set does not have"
+        return None
 
 
 def differences(have: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
@@ -261,10 +346,12 @@ def differences(have: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> LabelPlan:
+    """Read ``labels.json``; plans of the first format have no bits and no hard epochs."""
     try:
         content = dict(json.loads(file.read_text()))
-        content["format"] = int(content["format"])
+        version = int(content.pop("format"))
+        check_format(file, version, FORMAT_VERSION)
+        return LabelPlan(**content)
     except (ValueError, KeyError, TypeError) as error:
         raise PydreamError(f"{file}: not what `pydream relabel` writes ({error!r})") from error
-    return content

@@ -20,6 +20,7 @@ from pydream.models import build_model
 from pydream.progress import track
 from pydream.seeds import own_random_numbers
 from pydream.students.accuracy import measure_accuracy
+from pydream.students.label_schedule import EVERY_EPOCH, LabelSchedule
 from pydream.students.labels import Targets
 from pydream.students.losses import loss_of
 from pydream.students.recipe import ResolvedRecipe
@@ -86,7 +87,7 @@ def train_student(
     seed: int,
     eval_every: int,
     labels: torch.Tensor | None = None,
-    labelled_every: int = 1,
+    schedule: LabelSchedule = EVERY_EPOCH,
     precision: str = "float32",
     description: str = "training",
     parallel: DataParallel = ALONE,
@@ -119,8 +120,9 @@ def train_student(
     labels
         (N,) int64, the classes of the images, on their device; only for a recipe that weighs them
         beside the observer.
-    labelled_every
-        Number of consecutive epochs that share the views of the first of them.
+    schedule
+        Schedule of the labels: which epochs share views, and which take the classes as labels,
+        compared at temperature 1.
     precision
         ``"float32"``, or ``"bfloat16"`` for mixed precision.
     description
@@ -152,7 +154,6 @@ def train_student(
             averaged,
             targets,
             (classes if labels is None else labels).repeat(recipe.views_per_image),
-            recipe,
             precision,
             parallel,
         )
@@ -164,12 +165,11 @@ def train_student(
         ):
             for epoch in range(recipe.epochs):
                 start = time.perf_counter()
-                seen = epoch - epoch % labelled_every
-                made = views(images, seen, seed, recipe, mean=mean, std=std)
+                made = views(images, schedule.shown(epoch), seed, recipe, mean=mean, std=std)
                 batches = each_in_stage("views", made, device)
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.learning_rate_at(epoch)
-                total = trainer.epoch(batches)
+                total = trainer.epoch(batches, schedule.recipe_in(epoch, recipe))
                 loss = _finite(total / (len(images) * recipe.views_per_image), epoch, recipe)
                 trained = time.perf_counter()
                 train_seconds += trained - start
@@ -204,7 +204,7 @@ class _Trainer:
         Function that returns the targets of a batch.
     classes
         (R,) int64, the classes of all rows that batches may name.
-    recipe, precision, parallel
+    precision, parallel
         The arguments of `train_student`.
     """
 
@@ -214,16 +214,15 @@ class _Trainer:
     averaged: AveragedModel | None
     targets: Targets
     classes: torch.Tensor
-    recipe: ResolvedRecipe
     precision: str
     parallel: DataParallel
 
-    def epoch(self, batches: Iterable[MixedBatch]) -> float:
+    def epoch(self, batches: Iterable[MixedBatch], recipe: ResolvedRecipe) -> float:
         """Take one step per batch; return the sum of the losses of all images."""
-        losses = [self._step(batch) * len(batch.rows) for batch in batches]
+        losses = [self._step(batch, recipe) * len(batch.rows) for batch in batches]
         return float(torch.stack(losses).sum())  # the only wait for the device in an epoch
 
-    def _step(self, whole: MixedBatch) -> torch.Tensor:
+    def _step(self, whole: MixedBatch, recipe: ResolvedRecipe) -> torch.Tensor:
         """Take a step; return the mean loss of the batch."""
         parallel = self.parallel
         batch, device = whole.part(parallel.part(len(whole.rows))), whole.images.device
@@ -233,7 +232,7 @@ class _Trainer:
             mixed_precision = self.precision == "bfloat16"
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision):
                 logits = self.network(batch.images)
-            loss = loss_of(self.recipe, logits, wanted, self.classes[batch.rows])
+            loss = loss_of(recipe, logits, wanted, self.classes[batch.rows])
             loss, mean = parallel.mean(loss, len(batch.rows))
         with stage("backward", device):
             self.optimizer.zero_grad(set_to_none=True)

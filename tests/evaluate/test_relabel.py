@@ -15,10 +15,11 @@ from pydream.errors import PydreamError
 from pydream.evaluate import EvaluateConfig, RelabelConfig, evaluate_set, relabel
 from pydream.models import load_observer
 from pydream.sets.distilled import load_set
+from pydream.students.label_forms import LabelForm
 from pydream.students.labels import online_targets
 from pydream.students.recipe_tables import resolve
 from pydream.students.recipes import RECIPES
-from pydream.students.stored_labels import StoredLabels, probabilities, write_epoch
+from pydream.students.stored_labels import StoredLabels, write_epoch
 from pydream.students.views import views
 
 # Logits below 32, kept in float16 (half a step is 2^-7), and divided by the temperature, 20.
@@ -128,8 +129,9 @@ def test_epochs_may_share_labels(digits: Digits, digits_set: Path) -> None:
 @pytest.mark.parametrize("kept", [1, 3, 10])
 def test_the_classes_beyond_the_highest_share_what_is_left(tmp_path: Path, kept: int) -> None:
     logits = torch.randn(23, 10, generator=torch.Generator().manual_seed(0)) * 5
-    write_epoch(tmp_path / "epoch", logits, kept, 20.0)
-    found = probabilities(load_file(tmp_path / "epoch"), 10, 20.0).double()
+    form = LabelForm(kept)
+    write_epoch(tmp_path / "epoch", logits, form, 20.0)
+    found = form.probabilities(load_file(tmp_path / "epoch"), 10, 20.0).double()
     exact = torch.softmax(logits.double() / 20, dim=1)
     highest = exact.topk(kept, dim=1)
     left = 1 - highest.values.sum(dim=1, keepdim=True)
