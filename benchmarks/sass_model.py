@@ -298,7 +298,7 @@ WORK = [
     ),
     *(
         Work(
-            rf"assign_kernel<{types}[,>]",
+            rf"assign_kernel<{types}, \d, 128>",
             _KMEANS,
             (Phase("hot", 64, "HMMA.*"),),
             operations=64 * operations,
@@ -313,7 +313,7 @@ WORK = [
     ),
     *(
         Work(
-            rf"exact_kernel<{samples}>",
+            rf"exact_kernel<{samples}, 128>",
             "D 2048: the products alone",
             (Phase("hot", 32 * products, "HMMA.*"),),
             operations=32 * 4096,

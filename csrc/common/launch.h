@@ -27,6 +27,15 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
   check_cuda(cudaGetLastError(), "kernel launch");
 }
 
+// Multiprocessors of the current device.
+inline int multiprocessors() {
+  int device = 0, count = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
+             "cudaDeviceGetAttribute");
+  return count;
+}
+
 // The block's dynamic shared memory, aligned to 16 bytes.
 template <class T>
 __device__ inline T* shared_memory() {

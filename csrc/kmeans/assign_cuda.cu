@@ -1,16 +1,16 @@
 // The nearest centre of every sample in the format of the tensor cores, without a matrix of
 // distances; exact_cuda.cu has the comparison by float32 distances.
 //
-// Shapes: samples [T, D], prepared centres [C, words], nearest [T]; a block processes 128 samples
-// of one problem and its centres 128 at a time, 32 words of each row at a time.
+// Shapes: samples [T, D], prepared centres [C, words], nearest [T]; a block processes 128 samples,
+// or 64, of one problem and its centres 128 at a time, 32 words of each row at a time.
 // Presumes: rows of samples that are a multiple of 16 bytes and aligned to it, for asynchronous
 // copies; other rows are copied word by word. Any D below 2^24; fewer than 2^31 centres. If all
 // words of the samples and two pieces of the centres fit in 99 KiB (96 words: D = 96 of float32 or
 // 192 of 16 bits), the samples are read once; otherwise they are read again for every 128 centres,
 // from the second-level cache.
 // Limit: the larger of 2 * N * k * D operations at the rate of the tensor cores, and one read of
-// the samples. At D = 128 of 16 bits a warp issues 265 instructions for the 64 products of a step,
-// by the compiler's output for sm_90: the 4 warps of a scheduler take 1060 cycles to issue what, by
+// the samples. At D = 128 of 16 bits a warp issues 263 instructions for the 64 products of a step,
+// by the compiler's output for sm_90: the 4 warps of a scheduler take 1052 cycles to issue what, by
 // the model, its tensor core takes 1600 to multiply. The words that shared memory supplies take a
 // fifth longer than that.
 //
@@ -27,9 +27,9 @@
 namespace pydream {
 namespace {
 
-constexpr int kWords = 32;                   // of a row, in a step
-constexpr int kStride = kWords + 4;          // rows start in different banks
-constexpr int kPiece = kTileRows * kStride;  // words
+constexpr int kWords = 32;                  // of a row, in a step
+constexpr int kStride = kWords + 4;         // rows start in different banks
+constexpr int kPiece = kCentres * kStride;  // words
 
 // Adds the products of a piece: a warp takes 64 samples by 32 centres.
 template <class Format>
@@ -133,9 +133,10 @@ __device__ Least least_of(Least one, Least other) {
 }
 
 // The smallest score of every sample, over the threads that share its sums.
+template <int kRows>
 __device__ void write_nearest(const KmeansOnDevice& k, const Best& best, Least* shared) {
   // Searched again, so that no registers keep them until here.
-  const TileRows rows = rows_of(k, blockIdx.x);
+  const TileRows rows = rows_of_block<kRows>(k);
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
 #pragma unroll
   for (int row = 0; row < kRowTiles * 2; ++row) {
@@ -146,26 +147,28 @@ __device__ void write_nearest(const KmeansOnDevice& k, const Best& best, Least* 
                              __shfl_xor_sync(kAllLanes, here.centre, distance)});
     }
     const int place = warp / 4 * 64 + row / 2 * 16 + row % 2 * 8 + lane / 4;
-    if (lane % 4 == 0) shared[warp % 4 * kTileRows + place] = here;
+    if (lane % 4 == 0) shared[warp % 4 * kRows + place] = here;
   }
   __syncthreads();
   const int place = static_cast<int>(threadIdx.x);
-  if (place >= kTileRows || rows.begin + place >= rows.end) return;
+  if (place >= kRows || rows.begin + place >= rows.end) return;
   Least all = shared[place];
-  for (int part = 1; part < 4; ++part) all = least_of(all, shared[part * kTileRows + place]);
+  for (int part = 1; part < 4; ++part) all = least_of(all, shared[part * kRows + place]);
   k.next[rows.begin + place] = all.centre;
 }
 
 // With kParts pieces of a row, the samples stay in shared memory; with 0, there are any number, and
 // a piece of the samples comes with every piece of the centres.
-template <class T, class Format, int kParts>
-__global__ void __launch_bounds__(kThreads, 2) assign_kernel(const KmeansOnDevice k) {
+template <class T, class Format, int kParts, int kRows>
+__global__ void __launch_bounds__(kBlockThreads<kRows>, kRows == 128 ? 2 : 3)
+    assign_kernel(const KmeansOnDevice k) {
   constexpr bool kResident = kParts > 0;
-  const TileRows rows = rows_of(k, blockIdx.x);
-  if (k.done[rows.problem]) return;
+  constexpr int kSamplePiece = kRows * kStride;
+  const TileRows rows = rows_of_block<kRows>(k);
+  if (k.done[rows.problem] || rows.begin >= rows.end) return;
   const int parts = kResident ? kParts : static_cast<int>(k.padded) / kWords;
-  uint32_t* samples = shared_memory<uint32_t>();                    // [kParts or 2, 128, kStride]
-  uint32_t* centres = samples + (kResident ? kParts : 2) * kPiece;  // [2, 128, kStride]
+  uint32_t* samples = shared_memory<uint32_t>();  // [kParts or 2, kRows, kStride]
+  uint32_t* centres = samples + (kResident ? kParts : 2) * kSamplePiece;  // [2, 128, kStride]
   const int first_centre = static_cast<int>(k.table[rows.problem].first_centre);
   const int count = static_cast<int>(k.table[rows.problem + 1].first_centre) - first_centre;
   Sums sum;
@@ -176,9 +179,9 @@ __global__ void __launch_bounds__(kThreads, 2) assign_kernel(const KmeansOnDevic
     best.centre[row] = 0;
   }
   for (int part = 0; part < (kResident ? kParts : 1); ++part) {
-    stage_samples<kWords, kStride, T>(k, rows, part, samples + part * kPiece);
+    stage_samples<kRows, kWords, kStride, T>(k, rows, part, samples + part * kSamplePiece);
   }
-  stage_centres<kWords, kStride>(k, k.padded, first_centre, count - 1, 0, centres);
+  stage_centres<kRows, kWords, kStride>(k, k.padded, first_centre, count - 1, 0, centres);
   commit_copies();
   Starts starts = load_starts(k, first_centre, 0, count);
   int turn = 0;
@@ -192,15 +195,16 @@ __global__ void __launch_bounds__(kThreads, 2) assign_kernel(const KmeansOnDevic
       const int after = last ? 0 : part + 1;
       if (!last || first + kCentres < count) {
         if (!kResident) {
-          stage_samples<kWords, kStride, T>(k, rows, after, samples + (1 - turn) * kPiece);
+          stage_samples<kRows, kWords, kStride, T>(k, rows, after,
+                                                   samples + (1 - turn) * kSamplePiece);
         }
         const int next = last ? first + kCentres : first;
-        stage_centres<kWords, kStride>(k, k.padded, first_centre + next, count - 1 - next,
-                                       after * kWords, centres + (1 - turn) * kPiece);
+        stage_centres<kRows, kWords, kStride>(k, k.padded, first_centre + next, count - 1 - next,
+                                              after * kWords, centres + (1 - turn) * kPiece);
         commit_copies();
       }
-      multiply_piece<Format>(samples + (kResident ? part : turn) * kPiece, centres + turn * kPiece,
-                             sum);
+      multiply_piece<Format>(samples + (kResident ? part : turn) * kSamplePiece,
+                             centres + turn * kPiece, sum);
       turn = 1 - turn;
     }
     if (first + kCentres < count) {
@@ -209,18 +213,19 @@ __global__ void __launch_bounds__(kThreads, 2) assign_kernel(const KmeansOnDevic
     take_sums(first, sum, best);
   }
   __syncthreads();  // before the samples and centres are overwritten
-  write_nearest(k, best, reinterpret_cast<Least*>(samples));  // [4, 128]
+  write_nearest<kRows>(k, best, reinterpret_cast<Least*>(samples));  // [4, kRows]
 }
 
-template <class T, class Format, int kParts>
+template <class T, class Format, int kParts, int kRows = 128>
 void launch_assign(const KmeansOnDevice& k, cudaStream_t stream) {
-  constexpr int kPieces = (kParts > 0 ? kParts : 2) + 2;
-  launch(assign_kernel<T, Format, kParts>, dim3(static_cast<unsigned>(k.tiles)), dim3(kThreads),
-         kPieces * kPiece * sizeof(uint32_t), stream, k);
+  constexpr int kStaged = (kParts > 0 ? kParts : 2) * kRows + 2 * kCentres;  // rows
+  launch(assign_kernel<T, Format, kParts, kRows>, blocks(k.tiles * (kTileRows / kRows)),
+         dim3(kBlockThreads<kRows>), kStaged * kStride * sizeof(uint32_t), stream, k);
 }
 
 template <class T, class Format>
 void assign(const KmeansOnDevice& k, cudaStream_t stream) {
+  if (in_halves(k)) return launch_assign<T, Format, 0, 64>(k, stream);
   switch (k.padded / kWords) {
     case 1:
       return launch_assign<T, Format, 1>(k, stream);

@@ -1,7 +1,7 @@
 // The nearest centre of every sample by float32 distances, on tensor cores of 16 bits.
 //
 // Shapes: samples [T, D], prepared centres [C, terms, padded], nearest [T]; a block processes 128
-// samples of one problem and its centres 128 at a time, 32 values of each row at a time.
+// or 64 samples of one problem and its centres 128 at a time, 32 values of each row at a time.
 // Presumes: rows of samples that are a multiple of 16 bytes and aligned to it, for asynchronous
 // copies; other rows are copied word by word. Any D below 2^24; fewer than 2^31 centres.
 // Limit: 2 * N * k * D operations, times 2 for float16 and 3 for the others, at the rate of the
@@ -52,7 +52,6 @@ struct Multiplied {
   static constexpr int kProducts = kSplits ? 3 : 2;
   static constexpr int kSampleWords = kSplits ? kFloats : kWords;
   static constexpr int kSampleStride = kSplits ? kFloatStride : kStride;
-  static constexpr int kSamplePiece = static_cast<int>(kTileRows) * kSampleStride;
 };
 template <>
 struct Multiplied<BFloat16> : Multiplied<Half> {
@@ -174,14 +173,16 @@ __device__ void join_half(Least* own, int distance) {
 
 // Where a warp has the least scores of the two samples that a lane keeps, of the 8 samples of four
 // lanes: the first one, in one of four tiles; the second one is 8 places behind.
+template <int kRows>
 __device__ int kept_place() {
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
   const int tile = lane % 2 * 2 + lane / 2 % 2;
-  return warp % 4 * static_cast<int>(kTileRows) + warp / 4 * 64 + tile * 16 + lane / 4;
+  return warp % 4 * kRows + warp / 4 * 64 + tile * 16 + lane / 4;
 }
 
 // Takes the scores of 128 centres, from number `first` of the problem; the least so far are in
-// `best` [4, 128], because registers would not suffice.
+// `best` [4, kRows], because registers would not suffice.
+template <int kRows>
 __device__ void take_sums(const KmeansOnDevice& k, int first_centre, int first, int count,
                           const Sums& sum, Least* best) {
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
@@ -213,7 +214,7 @@ __device__ void take_sums(const KmeansOnDevice& k, int first_centre, int first, 
   join_half<4>(here, 2);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    Least& least = best[kept_place() + i * 8];
+    Least& least = best[kept_place<kRows>() + i * 8];
     least = first == 0 ? here[i] : least_of(least, here[i]);
   }
 }
@@ -223,7 +224,7 @@ __device__ void take_sums(const KmeansOnDevice& k, int first_centre, int first, 
 __device__ float farthest_reach(const KmeansOnDevice& k, int64_t first_centre, int64_t count,
                                 float* shared) {
   float most = 0.0f;
-  for (int64_t centre = threadIdx.x; centre < count; centre += kThreads) {
+  for (int64_t centre = threadIdx.x; centre < count; centre += blockDim.x) {
     most = fmaxf(most, k.reach[first_centre + centre]);
   }
   return block_max(most, shared);
@@ -250,38 +251,41 @@ __device__ void decide(const KmeansOnDevice& k, int64_t problem, int64_t row, co
 }
 
 // The smallest score of every sample, over the warps that share its centres.
-template <class T>
+template <class T, int kRows>
 __device__ void write_nearest(const KmeansOnDevice& k, const Least* best, float farthest) {
   // Searched again, so that no registers keep them until here.
-  const TileRows rows = rows_of(k, blockIdx.x);
+  const TileRows rows = rows_of_block<kRows>(k);
   const int place = static_cast<int>(threadIdx.x);
-  if (place >= kTileRows || rows.begin + place >= rows.end) return;
+  if (place >= kRows || rows.begin + place >= rows.end) return;
   Least all = best[place];
-  for (int part = 1; part < 4; ++part) all = least_of(all, best[part * kTileRows + place]);
+  for (int part = 1; part < 4; ++part) all = least_of(all, best[part * kRows + place]);
   decide<T>(k, rows.problem, rows.begin + place, all, farthest);
 }
 
-template <class T>
-__global__ void __launch_bounds__(kThreads, 2) exact_kernel(const KmeansOnDevice k) {
+template <class T, int kRows>
+__global__ void __launch_bounds__(kBlockThreads<kRows>, kRows == 128 ? 2 : 3)
+    exact_kernel(const KmeansOnDevice k) {
   using M = Multiplied<T>;
   constexpr int kTerms = kExactTerms<T>, kCentrePiece = kTerms * kTermPiece;
-  const TileRows rows = rows_of(k, blockIdx.x);
-  if (k.done[rows.problem]) return;
-  uint32_t* samples = shared_memory<uint32_t>();                      // [2, 128, kSampleStride]
-  uint32_t* centres = samples + 2 * M::kSamplePiece;                  // [2, kTerms, 128, kStride]
-  auto* best = reinterpret_cast<Least*>(centres + 2 * kCentrePiece);  // [4, 128]
+  constexpr int kSamplePiece = kRows * M::kSampleStride;
+  const TileRows rows = rows_of_block<kRows>(k);
+  if (k.done[rows.problem] || rows.begin >= rows.end) return;
+  uint32_t* samples = shared_memory<uint32_t>();                      // [2, kRows, kSampleStride]
+  uint32_t* centres = samples + 2 * kSamplePiece;                     // [2, kTerms, 128, kStride]
+  auto* best = reinterpret_cast<Least*>(centres + 2 * kCentrePiece);  // [4, kRows]
   const int first_centre = static_cast<int>(k.table[rows.problem].first_centre);
   const int count = static_cast<int>(k.table[rows.problem + 1].first_centre) - first_centre;
   const int parts = static_cast<int>(k.padded) / kWords;
   const float scale = M::kSplits ? scale_for(k.largest[rows.problem]) : 1.0f;
   const auto stage = [&](int first, int part, int turn) {
-    stage_samples<M::kSampleWords, M::kSampleStride, T>(k, rows, part,
-                                                        samples + turn * M::kSamplePiece);
+    stage_samples<kRows, M::kSampleWords, M::kSampleStride, T>(k, rows, part,
+                                                               samples + turn * kSamplePiece);
 #pragma unroll
     for (int term = 0; term < kTerms; ++term) {
-      stage_centres<kWords, kStride>(k, kTerms * k.padded, first_centre + first, count - 1 - first,
-                                     term * static_cast<int>(k.padded) + part * kWords,
-                                     centres + turn * kCentrePiece + term * kTermPiece);
+      stage_centres<kRows, kWords, kStride>(k, kTerms * k.padded, first_centre + first,
+                                            count - 1 - first,
+                                            term * static_cast<int>(k.padded) + part * kWords,
+                                            centres + turn * kCentrePiece + term * kTermPiece);
     }
     commit_copies();
   };
@@ -296,25 +300,29 @@ __global__ void __launch_bounds__(kThreads, 2) exact_kernel(const KmeansOnDevice
       const bool last = part + 1 == parts;
       const int next = last ? first + kCentres : first;
       if (next < count) stage(next, last ? 0 : part + 1, 1 - turn);
-      multiply_piece<T>(samples + turn * M::kSamplePiece, centres + turn * kCentrePiece, scale,
-                        sum);
+      multiply_piece<T>(samples + turn * kSamplePiece, centres + turn * kCentrePiece, scale, sum);
       turn = 1 - turn;
     }
-    take_sums(k, first_centre, first, count, sum, best);
+    take_sums<kRows>(k, first_centre, first, count, sum, best);
   }
   __syncthreads();  // all have kept their scores, and use no centres any more
-  float* shared = reinterpret_cast<float*>(centres);  // [kWarps]
-  write_nearest<T>(k, best, farthest_reach(k, first_centre, count, shared));
+  float* shared = reinterpret_cast<float*>(centres);  // [warps]
+  write_nearest<T, kRows>(k, best, farthest_reach(k, first_centre, count, shared));
+}
+
+template <class T, int kRows>
+void launch_exact(const KmeansOnDevice& k, CudaStream stream) {
+  constexpr int kWordsUsed =
+      2 * (kRows * Multiplied<T>::kSampleStride + kExactTerms<T> * kTermPiece);
+  launch(exact_kernel<T, kRows>, blocks(k.tiles * (kTileRows / kRows)), dim3(kBlockThreads<kRows>),
+         kWordsUsed * sizeof(uint32_t) + 4 * kRows * sizeof(Least), stream, k);
 }
 
 }  // namespace
 
 void assign_exact_cuda(const KmeansOnDevice& k, CudaStream stream) {
-  PYDREAM_BY_TYPE(k.x.type, {
-    constexpr int kPieces = Multiplied<T>::kSamplePiece + kExactTerms<T> * kTermPiece;
-    launch(exact_kernel<T>, blocks(k.tiles), dim3(kThreads),
-           2 * kPieces * sizeof(uint32_t) + 4 * kTileRows * sizeof(Least), stream, k);
-  });
+  PYDREAM_BY_TYPE(k.x.type,
+                  in_halves(k) ? launch_exact<T, 64>(k, stream) : launch_exact<T, 128>(k, stream));
 }
 
 }  // namespace pydream

@@ -75,14 +75,14 @@ __device__ inline float warp_max(float value) {
   return value;
 }
 
-// The largest of one value per thread of a block, none of them negative, returned to every thread.
-// The content of `shared` [kWarps] is overwritten.
+// The largest of one value per thread of a block of whole warps, none of them negative, returned to
+// every thread. The content of `shared` [warps] is overwritten.
 __device__ inline float block_max(float value, float* shared) {
   value = warp_max(value);
   __syncthreads();
   if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
   __syncthreads();
-  for (int warp = 0; warp < kWarps; ++warp) value = fmaxf(value, shared[warp]);
+  for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) value = fmaxf(value, shared[warp]);
   return value;
 }
 

@@ -276,9 +276,9 @@ class TestKMeans:
         assert labels.equal(exact_distances(x, centroids).argmin(1))
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    @pytest.mark.parametrize("dim", [3, 40, 264])
-    def test_fast_precision_is_near(self, dim: int, dtype: torch.dtype) -> None:
-        x = clumps(140, dim, 9, seed=7).to(dtype)
+    @pytest.mark.parametrize(("count", "dim"), [(140, 3), (100, 40), (140, 264), (70, 264)])
+    def test_fast_precision_is_near(self, count: int, dim: int, dtype: torch.dtype) -> None:
+        x = clumps(count, dim, 9, seed=7).to(dtype)
         start = x[:9].float()
         fast = ops.kmeans(x, 9, init=start, max_iter=3, tol=0.0, precision="fast")
         given = (x.double(), [0, len(x)], [9], "given", start, 3, 0.0, False, 0)

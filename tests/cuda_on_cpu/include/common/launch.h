@@ -162,6 +162,8 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
   cuda_on_cpu::run(grid, block, shared, [&] { kernel(arguments...); });
 }
 
+inline int multiprocessors() { return 1; }
+
 template <class T>
 T* shared_memory() {
   return static_cast<T*>(cuda_on_cpu::shared_memory());
