@@ -38,7 +38,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "canvas", "match", "sampler", "weights", "start", "metric", "arch", "iterations",
         "inner_loop", "epochs", "batch_size", "batch_real", "batch_synthetic",
         "learning_rate", "optimizer", "schedule", "falls", "fall_factor", "betas", "momentum",
-        "weight_decay", "decayed", "ema_decay", "label_smoothing", "views", "operations",
+        "weight_decay", "decayed", "ema_decay", "label_smoothing", "zca", "views", "operations",
         "crop_scale", "crop_ratio", "shuffle", "rand_augment", "horizontal_flip", "mix",
         "mix_probability", "mix_concentration", "temperature", "loss", "hard_weight",
         "least_observers", "batch_statistics", "best_of_last", "per_cluster", "interval",

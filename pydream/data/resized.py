@@ -33,7 +33,7 @@ class LabelledImages:
     Attributes
     ----------
     images
-        (N, S, S, 3) uint8.
+        (N, S, S, 3) uint8; float32 if they are whitened.
     labels
         (N,) int64, on the same device.
     """

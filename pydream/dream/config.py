@@ -48,6 +48,7 @@ _USUAL = {
     "student_steps": None,
     "student_rate": None,
     "rate_learning_rate": None,
+    "zca": False,
 }
 
 
@@ -152,6 +153,10 @@ class DreamConfig:
     rate_learning_rate: float | None = None
     """Learning rate of the student's learning rate (mtt). By default as published for the number of
     images per class."""
+    zca: bool = False
+    """Match images that are whitened (ZCA), as published for one and ten images per class of CIFAR
+    (mtt). The experts must have been trained on such images. Files and pictures of the set show the
+    colours."""
     with_norm_and_bias: bool = False
     """Also match the gradients of normalisation layers and biases."""
     with_classifier: bool | None = None
@@ -246,6 +251,12 @@ class DreamConfig:
         for name in _OF_EXPERTS:
             if self.framework != "mtt" and getattr(self, name) is not None:
                 raise PydreamError(f"{name} is for mtt: leave it out of {self.framework}")
+        if self.zca and self.framework != "mtt":
+            raise PydreamError(f"zca is for mtt: leave it out of {self.framework}")
+        if self.zca and self.factor not in (None, 1):
+            raise PydreamError(
+                f"whitened images (ZCA) are matched whole: leave out factor {self.factor}, or zca"
+            )
         if self.framework not in ("dc", "dsa") and self.synthetic_epochs:
             raise PydreamError(f"synthetic_epochs is for dc and dsa, not {self.framework}")
         _check_weights(self.weights, self.framework)

@@ -15,6 +15,7 @@ from torch import nn
 from pydream.arithmetic import repeatable_float32
 from pydream.data import Source, check_classes, has_split, open_source
 from pydream.data.resized import LabelledImages, load_split, side_of
+from pydream.data.whitening import whitening_record
 from pydream.devices import announce_device, resolve_device
 from pydream.dream.config import DreamConfig
 from pydream.dream.experts import Experts
@@ -22,7 +23,7 @@ from pydream.dream.loop import parts_of_classes
 from pydream.dream.network import fresh_network
 from pydream.dream.objectives import sees_all_classes
 from pydream.dream.optimise import DreamRun, optimise
-from pydream.dream.real import check_enough, load_class_images
+from pydream.dream.real import ClassImages, check_enough, load_class_images
 from pydream.dream.resolved import ResolvedConfig, fill_in
 from pydream.dream.start import open_start, start_fingerprint
 from pydream.dream.whole_set import finish_set
@@ -147,12 +148,13 @@ def _distill(
             device=device,
             workers=settings.workers,
             allow_skipped=settings.allow_skipped,
+            zca=settings.zca,
         )
         first = open_start(settings, source.class_names, real)
         if settings.starts_from == "real":
             check_enough(real, source.class_names, settings.ipc, settings.factor)
         seen = (
-            _load_test(test, settings, device) if test is not None and settings.eval_every else None
+            _load_test(test, settings, real) if test is not None and settings.eval_every else None
         )
     parts = parts_of_classes(settings, real, network)
     run = DreamRun(settings, real, seen, make_network, writer, watch, ranks, parts, experts, first)
@@ -182,6 +184,7 @@ def _open_experts(
         exif=settings.exif,
         source=fingerprint,
         epochs=settings.max_start - 1 + settings.expert_epochs,
+        zca=settings.zca,
     )
     return experts
 
@@ -232,20 +235,24 @@ def _draft(
             image_format="png",
         ),
         skipped=skipped,
-        views="dsa" if config.factor > 1 else None,
+        views="dsa" if config.factor > 1 or config.zca else None,
+        whitening=(
+            whitening_record(config.side, identity["source_fingerprint"]) if config.zca else None
+        ),
         network={"arch": config.arch},
     )
 
 
-def _load_test(test: Source, config: ResolvedConfig, device: torch.device) -> LabelledImages:
-    """Decode the images that test the students."""
-    return load_split(
+def _load_test(test: Source, config: ResolvedConfig, real: ClassImages) -> LabelledImages:
+    """Decode the images that test the students, and whiten them where students see such."""
+    split = load_split(
         test,
         config.side,
         workers=config.workers,
-        device=device,
+        device=real.pixels.device,
         allow_skipped=config.allow_skipped,
     )
+    return split if real.whitening is None else real.whitening.of_split(split, split.labels.device)
 
 
 def _check_network(network: nn.Module, side: int, classes: int) -> None:

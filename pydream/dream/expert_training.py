@@ -116,6 +116,7 @@ def _train_experts(config: ExpertsConfig, ranks: Ranks, source: Source | None) -
             device=device,
             workers=config.workers,
             allow_skipped=config.allow_skipped,
+            zca=config.zca,
         )
         announce_device(named)
         with repeatable_float32(), track("training experts", config.count, "experts") as advance:

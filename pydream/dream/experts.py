@@ -80,7 +80,15 @@ class Experts:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def check(
-        self, *, arch: str, parameters: int, side: int, exif: str, source: str, epochs: int
+        self,
+        *,
+        arch: str,
+        parameters: int,
+        side: int,
+        exif: str,
+        source: str,
+        epochs: int,
+        zca: bool = False,
     ) -> None:
         """Raise PydreamError unless the experts suit a run.
 
@@ -98,6 +106,8 @@ class Experts:
             Fingerprint of the run's images.
         epochs
             Number of epochs that the run asks for.
+        zca
+            Whether the run's images are whitened.
         """
         own = self.description
         if (own["arch"], own["parameters"]) != (arch, parameters):
@@ -117,6 +127,11 @@ class Experts:
                     f"{self.path} has experts of images with {name} {made}, not {wanted}: give "
                     f"--{name} {made}, or train others"
                 )
+        if own["settings"].get("zca", False) != zca:
+            raise PydreamError(
+                f"{self.path} has experts of images that are {'not ' if zca else ''}whitened: "
+                f"{'leave out' if zca else 'give'} --zca, or train others"
+            )
         if epochs > self.epochs:
             raise PydreamError(
                 f"{self.path} has experts of {self.epochs} epochs, fewer than the {epochs} that "

@@ -56,6 +56,9 @@ class ExpertsConfig:
     chooses those nearest to the centres of clusters of each class."""
     interval: int = 10
     """Number of batches between two selections of representatives."""
+    zca: bool = False
+    """Train on images that are whitened (ZCA), as published for CIFAR with one or ten distilled
+    images per class."""
     seed: int = 0
     """Random seed. The same seed gives the same experts, byte for byte."""
     device: str = "auto"
@@ -93,4 +96,6 @@ class ExpertsConfig:
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the weights of each expert."""
         settings = dataclasses.asdict(self)
+        if not self.zca:  # as in experts made before there was a choice
+            del settings["zca"]
         return {name: value for name, value in settings.items() if name not in _EXECUTION}

@@ -13,6 +13,7 @@ from torch import Tensor
 from pydream.data import Source
 from pydream.data.resized import load_images
 from pydream.data.unreadable import Unreadable
+from pydream.data.whitening import Whitening, check_side, fit_whitening
 from pydream.errors import PydreamError
 
 _MOST_AT_ONCE = 4096  # number of images summed at a time
@@ -34,6 +35,9 @@ class ClassImages:
         Name of each image in the source.
     mean, std
         (C,) per channel, on the scale of [0, 1].
+    whitening
+        The whitening that is fitted on these images, on their device; None if networks see them
+        only normalised.
     """
 
     pixels: Tensor
@@ -42,6 +46,7 @@ class ClassImages:
     keys: tuple[str, ...]
     mean: Tensor
     std: Tensor
+    whitening: Whitening | None = None
 
     @property
     def num_classes(self) -> int:
@@ -58,12 +63,22 @@ class ClassImages:
         return self.pixels[rows].float() / 255
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Normalise (..., C, S, S) in [0, 1]."""
+        """Normalise (..., C, S, S) in [0, 1], or whiten them."""
+        if self.whitening is not None:
+            return self.whitening(images)
         return (images - self.mean[:, None, None]) / self.std[:, None, None]
 
     def colours(self, normalised: Tensor) -> Tensor:
         """Undo `normalise`."""
+        if self.whitening is not None:
+            return self.whitening.undo(normalised)
         return normalised * self.std[:, None, None] + self.mean[:, None, None]
+
+    def colour_step(self, step: Tensor) -> Tensor:
+        """Return how far colours move if normalised images move by a step, (..., C, S, S)."""
+        if self.whitening is not None:
+            return self.whitening.undo_step(step)
+        return step * self.std[:, None, None]
 
 
 def load_class_images(
@@ -73,6 +88,7 @@ def load_class_images(
     device: torch.device,
     workers: int,
     allow_skipped: float,
+    zca: bool = False,
 ) -> tuple[ClassImages, list[dict[str, str]]]:
     """Decode all images of a source and bring them to one side.
 
@@ -88,6 +104,8 @@ def load_class_images(
         Threads that decode.
     allow_skipped
         Largest share of the images that may be unreadable; these are left out.
+    zca
+        Fit a whitening on the images.
 
     Returns
     -------
@@ -99,8 +117,10 @@ def load_class_images(
     Raises
     ------
     PydreamError
-        If too many images are unreadable, or all of a class.
+        If too many images are unreadable, or all of a class, or they are too large to be whitened.
     """
+    if zca:
+        check_side(side)
     unreadable = Unreadable(source, len(source), allow_skipped)
     images = load_images(source, range(len(source)), side, workers=workers, unreadable=unreadable)
     unreadable.say()
@@ -124,6 +144,7 @@ def load_class_images(
             keys,
             mean.to(device),
             std.to(device),
+            fit_whitening(pixels).to(device) if zca else None,
         ),
         unreadable.records(),
     )

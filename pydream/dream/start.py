@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from pydream.dream.real import ClassImages
@@ -47,7 +48,7 @@ def open_start(
         Names of the classes of the real images, in order.
     real
         The real images. Tensors of another tool with values beyond [0, 1] are taken to be
-        normalised with their mean and standard deviation.
+        normalised with their mean and standard deviation, or whitened with their whitening.
 
     Raises
     ------
@@ -58,8 +59,15 @@ def open_start(
     if config.starts_from in ("real", "noise"):
         return None
     path = Path(config.starts_from)
+    whitening = None if real.whitening is None else real.whitening.to(torch.device("cpu"))
     distilled = open_distilled(
-        path, class_names=class_names, mean=real.mean.tolist(), std=real.std.tolist()
+        path,
+        class_names=class_names,
+        **(
+            {"mean": real.mean.tolist(), "std": real.std.tolist()}
+            if whitening is None
+            else {"zca": lambda _: whitening}
+        ),
     )
     if distilled.class_names != tuple(class_names):
         raise PydreamError(

@@ -113,10 +113,9 @@ class TrajectoryMatching:
                 inputs.augmentations,
             )
             slopes.append(of_student_rate)
-            # A step of the normalised image x / std moves the image x by std² times the slope of
-            # x, which is that of the normalised image by std.
-            scaled = of_formed * self.real.std[:, None, None]
-            (slope,) = torch.autograd.grad(formed, images, scaled)
+            # The optimiser moves the normalised image, by the slope there: a step of x / std moves
+            # the image x by std times that.
+            (slope,) = torch.autograd.grad(formed, images, self.real.colour_step(of_formed))
             return loss[None], slope
 
         loss = synthetic.step_once(gradient)

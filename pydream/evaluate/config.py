@@ -107,6 +107,10 @@ class EvaluateConfig(SetSettings, RecipeSettings):
     or chosen by herding or k-centre from the observer's features, or the full source. A tiled
     baseline (random-tiled) chooses factor² times as many by the same rule, and tiles them into as
     many images, which students see like those of the set."""
+    zca: bool = False
+    """Show students whitened images (ZCA, as MTT does on CIFAR), fitted on the training images of
+    the source. Values of a .pt file beyond [0, 1] are taken to be whitened already, unless mean and
+    std are given. A set that was made of whitened images is always seen so."""
     full_steps: int | None = None
     """Number of training steps on the full source, rounded to whole epochs but at least one. By
     default as many as on the set."""

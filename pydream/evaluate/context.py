@@ -14,10 +14,12 @@ from torch import nn
 
 from pydream.data import Source, has_split, open_source
 from pydream.data.resized import LabelledImages, load_split
+from pydream.data.whitening import Whitening, whitening_record
 from pydream.devices import resolve_device
 from pydream.errors import PydreamError
 from pydream.evaluate.config import EvaluateConfig, is_of_set_alone, is_tiled, rule_of
 from pydream.evaluate.results import FinishedStudents
+from pydream.evaluate.whitened import check_whitened, fit_for, fitted_when_asked, seen_whole
 from pydream.files import check_place
 from pydream.models import Observer
 from pydream.models.inputs import IMAGENET_MEAN, IMAGENET_STD
@@ -55,6 +57,7 @@ class EvaluationContext:
     precision: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    whitening: Whitening | None
     folder: Path
     finished: FinishedStudents
 
@@ -117,7 +120,7 @@ class EvaluationContext:
             "observers": [observer.facts() for observer in self.observers],
             "number of test images": len(self.test_images),
             "real images": (
-                self.train_fingerprint if self.config.baselines else None,
+                self.train_fingerprint if self.config.baselines or self.whitening else None,
                 self.test_fingerprint,
             ),
         }
@@ -189,11 +192,15 @@ def open_evaluation(
         If an input cannot be used, or the results cannot be written.
     """
     _check_observer(config, given)
-    distilled = open_set(config, _class_names(config, test))
+    zca = fitted_when_asked(config, train)
+    distilled = open_set(config, _class_names(config, test), zca)
     _check_tiled(config, distilled)
+    whitened = config.zca or distilled.manifest.whitening is not None
+    if whitened:
+        check_whitened(config, distilled)
     by_recipe = {
-        name: with_views_of_set(
-            dataclasses.replace(config, recipe=name, recipes=()), distilled.manifest.views
+        name: _with_views(
+            dataclasses.replace(config, recipe=name, recipes=()), distilled, whitened
         )
         for name in config.named_recipes
     }
@@ -207,11 +214,12 @@ def open_evaluation(
         )
     if test is None:
         test = open_real(config.source, distilled, "test", config.exif)
-    if train is None and config.baselines:
+    if train is None and (config.baselines or whitened):
         train = open_real(config.source, distilled, "train", config.exif)
     for source in (train, test):
         if source is not None:
             check_class_names(source, distilled)
+    whitening = fit_for(config, distilled, train, zca, ranks) if whitened and train else None
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     observers = _open_observers(config, distilled, given, precision, device)
@@ -221,9 +229,11 @@ def open_evaluation(
             test,
             distilled.manifest.side,
             workers=config.workers,
-            device=device,
+            device=device if whitening is None else torch.device("cpu"),
             allow_skipped=config.allow_skipped,
         )
+        if whitening is not None:
+            test_images = whitening.of_split(test_images, device)
     return EvaluationContext(
         config=config,
         by_recipe=by_recipe,
@@ -238,9 +248,19 @@ def open_evaluation(
         precision=precision,
         mean=normalisation.mean or IMAGENET_MEAN,
         std=normalisation.std or IMAGENET_STD,
+        whitening=whitening,
         folder=folder,
         finished=FinishedStudents(folder / "students", config.resume),
     )
+
+
+def _with_views(
+    config: EvaluateConfig, distilled: DistilledSet, whitened: bool
+) -> EvaluateConfig:
+    """Choose the views that a set is made for, where the settings of a recipe choose none."""
+    if whitened:
+        return seen_whole(config)
+    return with_views_of_set(config, distilled.manifest.views)
 
 
 def _open_observers(
@@ -308,6 +328,11 @@ def evaluation_facts(context: EvaluationContext) -> dict[str, Any]:
             "skipped": len(context.test) - len(context.test_images),
             "fingerprint": context.test_fingerprint,
         },
+        **(
+            {}
+            if context.whitening is None
+            else {"whitening": whitening_record(context.side, context.train_fingerprint)}
+        ),
         "config": {
             name: without_secrets(str(value)) if isinstance(value, (str, Path)) else value
             for name, value in settings.items()

@@ -11,6 +11,7 @@ import torch
 
 from pydream import __version__
 from pydream.data.resized import LabelledImages
+from pydream.data.whitening import whitening_record
 from pydream.data_parallel import DataParallel
 from pydream.errors import PydreamError
 from pydream.evaluate.baselines import Baselines
@@ -23,6 +24,7 @@ from pydream.evaluate.config import (
     rule_of,
 )
 from pydream.evaluate.context import EvaluationContext
+from pydream.evaluate.whitened import whitened_set
 from pydream.models import Observer, build_model
 from pydream.sets.opening import exif_of
 from pydream.students.config import RecipeName
@@ -205,11 +207,15 @@ def _baselines(context: EvaluationContext) -> Baselines | None:
 def _images(
     context: EvaluationContext, baselines: Baselines | None, name: str, seed: int
 ) -> LabelledImages:
+    whitening = context.whitening
     if name == "distilled":
+        if whitening is not None:
+            return whitened_set(context.distilled, whitening)
         return LabelledImages(context.distilled.images, context.distilled.labels)
     assert baselines is not None
     with stage("choose baseline"):
-        return baselines.images(name, seed)
+        chosen = baselines.images(name, seed)
+        return chosen if whitening is None else whitening.of_split(chosen, chosen.labels.device)
 
 
 def _stored(context: EvaluationContext, recipe: ResolvedRecipe, key: StudentKey) -> StoredLabels:
@@ -286,6 +292,7 @@ def identity(context: EvaluationContext, plan: Plan) -> dict[str, Any]:
         **_resizing(observer if asked else None),
         "student": plan.key.student,
         "recipe": plan.recipe.as_known_before(),
+        **_whitening(context),
         "mean": context.mean,
         "std": context.std,
         "seed": plan.key.seed,
@@ -328,6 +335,13 @@ def _further_observers(context: EvaluationContext, plan: Plan) -> dict[str, list
     """Return the hashes of the observers beside the first, if they label the images with it."""
     others = [one.weights_sha256 for one in context.observers[1:]]
     return {"further_observers": others} if others and plan.key.labels == "online" else {}
+
+
+def _whitening(context: EvaluationContext) -> dict[str, Any]:
+    """Return what the whitening of all images is fitted on, if students see whitened images."""
+    if context.whitening is None:
+        return {}
+    return {"whitening": dict(whitening_record(context.side, context.train_fingerprint))}
 
 
 def _divided(context: EvaluationContext) -> dict[str, int]:

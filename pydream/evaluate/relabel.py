@@ -111,6 +111,11 @@ def _relabel(
 ) -> RelabelResult:
     names = None if config.source is None else open_source(config.source).class_names
     distilled = open_set(config, names)
+    if distilled.manifest.whitening is not None:
+        raise PydreamError(
+            f"{distilled.path} was made of whitened images (ZCA), and observers see none: train on "
+            "it by `pydream evaluate --labels hard`"
+        )
     config = with_views_of_set(config, distilled.manifest.views)
     labels = distilled.beside("labels")
     check_place(labels, "copy the set to where it can be written to")

@@ -244,6 +244,8 @@ def result_table(result: EvaluationResult) -> RenderableType:
         f"accuracy on {result.facts['test']['images']:,} test images, "
         f"{seeds} {'seed' if seeds == 1 else 'seeds'}"
     )
+    if "whitening" in result.facts:
+        words += ", all images whitened (ZCA)"
     if ranks := result.facts.get("data_parallel"):
         words += f", each student on {ranks} ranks, as in one process up to rounding"
     students = list(dict.fromkeys(row.student for row in result.rows))

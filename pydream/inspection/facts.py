@@ -89,6 +89,8 @@ class SetFacts:
         Folder or file of the set.
     format, method, package, images_per_class, side, factor, views, seed, source, observer
         Fields of its `pydream.sets.manifest.Manifest`.
+    whitening
+        The whitening of the images that students see, as in the manifest.
     refinement
         The refinement of its images, as in the manifest.
     cells
@@ -119,6 +121,7 @@ class SetFacts:
     factor: int
     views: Literal["crop", "dsa"] | None
     cells: Literal["shrunk", "matched"] | None
+    whitening: Mapping[str, Any] | None
     refinement: Mapping[str, Any] | None
     seed: int | None
     source: SourceRecord | None
@@ -164,6 +167,7 @@ def inspect_set(distilled: DistilledSet, measures: SetMeasures | None = None) ->
         factor=manifest.factor,
         views=manifest.views,
         cells=cells_of(manifest),
+        whitening=manifest.whitening,
         refinement=manifest.refinement,
         seed=manifest.seed,
         source=manifest.source,
@@ -183,6 +187,10 @@ def cells_of(manifest: Manifest) -> Literal["shrunk", "matched"] | None:
     if manifest.method not in ("rded", "dream") or manifest.factor == 1:
         return None
     return "matched" if (manifest.config or {}).get("cells") == "matched" else "shrunk"
+
+
+WHITENING_WORDS = "ZCA for students; pictures and files show the colours"
+"""Description of the whitening of a set."""
 
 
 def refinement_words(refinement: Mapping[str, Any]) -> str:
@@ -316,6 +324,8 @@ def _overview(facts: SetFacts) -> Table:
         rows["fingerprint"] = source["fingerprint"]
     if facts.cells is not None:
         rows["cells"] = cell_words(facts.cells, facts.method)
+    if facts.whitening is not None:
+        rows["whitened"] = WHITENING_WORDS
     if facts.refinement is not None:
         rows["refined"] = refinement_words(facts.refinement)
         rows["distance"] = f"{distance_words(facts.refinement)} (squared, of features to anchors)"

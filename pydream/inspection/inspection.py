@@ -9,10 +9,12 @@ from functools import partial
 from torch import nn
 
 from pydream.data import Source, open_source
+from pydream.data.whitening import whitening_of
 from pydream.devices import announce_device, resolve_device
 from pydream.inspection.config import InspectConfig
 from pydream.inspection.facts import SetFacts, inspect_set
 from pydream.inspection.realism import SetMeasures, measure_set
+from pydream.processors import usable_processors
 from pydream.progress import shared_with
 from pydream.ranks import Ranks, ranks_of
 from pydream.sets.distilled import DistilledSet
@@ -76,7 +78,10 @@ def _inspect(
 ) -> Inspection:
     if source is None and config.source is not None:
         source = open_source(config.source)
-    distilled = open_named_set(config, None if source is None else source.class_names)
+    zca = None
+    if config.zca and source is not None:
+        zca = partial(whitening_of, source, workers=usable_processors())
+    distilled = open_named_set(config, None if source is None else source.class_names, zca)
     network = None
     given = observer if observer is not None else config.observer
     if given is not None:
@@ -100,5 +105,7 @@ def _inspect(
             "observer": None if network is None else network.facts(),
         }
     )
-    measures = measure_set(distilled, network, source, most_real=config.most_real, ranks=ranks)
+    only_undoes = config.zca and network is None  # the source has fitted the whitening
+    compared = None if only_undoes else source
+    measures = measure_set(distilled, network, compared, most_real=config.most_real, ranks=ranks)
     return Inspection(distilled, measures, ranks.once(partial(inspect_set, distilled, measures)))

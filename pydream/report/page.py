@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from pydream.formatting import byte_words, count_words, score_words
 from pydream.inspection.facts import (
+    WHITENING_WORDS,
     cell_words,
     cells_of,
     class_scores,
@@ -198,6 +199,8 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
         facts.append(("Cells", cell_words(cells, manifest.method)))
     if manifest.views is not None:
         facts.append(("Made for the views", view_words(manifest.views)))
+    if manifest.whitening is not None:
+        facts.append(("Whitened", WHITENING_WORDS))
     if manifest.refinement is not None:
         facts += _refinement_facts(manifest.refinement)
     if manifest.package is None:  # a set of another tool

@@ -53,6 +53,9 @@ class DistilledSet:
         One row per cell with the origin of its patch; None if the set has no such file.
     soft_labels
         (N, K) float32 logits that came with a set of another tool; None if it has only hard labels.
+    values
+        (N, 3, S, S) float32 colours on the scale of [0, 1], and perhaps beyond it, of a whitened
+        set of another tool; ``stored`` has them rounded to 8 bits. None for other sets.
     """
 
     path: Path
@@ -62,6 +65,7 @@ class DistilledSet:
     class_names: tuple[str, ...]
     provenance: pa.Table | None
     soft_labels: torch.Tensor | None = None
+    values: torch.Tensor | None = None
 
     @functools.cached_property
     def images(self) -> torch.Tensor:
@@ -70,10 +74,13 @@ class DistilledSet:
 
     @property
     def float_images(self) -> torch.Tensor:
-        """All images, (N, 3, S, S) float32 in [0, 1], from ``images.pt`` if the set has one.
+        """All images, (N, 3, S, S) float32 on the scale of [0, 1], as fine as the set has them.
 
-        It raises as ``images`` does, and PydreamError for an ``images.pt`` of another set.
+        They come from ``values``, or from ``images.pt`` of a set of pydream that has one. It raises
+        as ``images`` does, and PydreamError for an ``images.pt`` of another set.
         """
+        if self.values is not None:
+            return self.values
         file = self.path / "images.pt"
         if not self.is_ours or not file.is_file():
             return (self.images.float() / 255).movedim(-1, 1).contiguous()
@@ -93,7 +100,8 @@ class DistilledSet:
         """SHA-256 of the image files from the manifest, or of the pixels of another tool's set."""
         if self.is_ours:
             return str(self.manifest.images_sha256)
-        return hashlib.sha256(self.images.numpy().tobytes()).hexdigest()
+        pixels = self.images if self.values is None else self.values
+        return hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
 
     @property
     def is_ours(self) -> bool:

@@ -21,7 +21,7 @@ from pydream.sets import ddranking
 from pydream.sets.config import ExportConfig, Layout
 from pydream.sets.distilled import DistilledSet, load_set
 from pydream.sets.folder_exports import copy_images, write_patches
-from pydream.sets.opening import class_order, load_set_observer
+from pydream.sets.opening import class_order, load_set_observer, whitening_of_set
 from pydream.sets.parquet_sets import write_parquet
 from pydream.sets.shard_sets import write_shards
 from pydream.versions import package_record
@@ -81,8 +81,8 @@ def export_set(config: ExportConfig) -> ExportedSet:
     ``dc``: ``res.pt``, the results of DC, DSA and DM: a dict with [images, labels] as the only item
     of the list ``data``, and an empty dict ``accs_all_exps``. ``mtt``: the same images and labels
     in ``images_best.pt`` and ``labels_best.pt``. Images are float32 (N, 3, S, S), normalised with
-    the mean and std of the set and not whitened (ZCA); labels are int64 (N,). ``info.json`` is as
-    for ``tensors``.
+    the mean and std of the set, or in ``mtt`` whitened (ZCA) if the set was made of whitened ones;
+    labels are int64 (N,). ``info.json`` is as for ``tensors``.
 
     ``rded``: ``00000/class00000_id00000.png`` and so on, the files of the set byte for byte.
 
@@ -184,7 +184,11 @@ def _write_normalised(distilled: DistilledSet, folder: Path, to: Layout) -> None
             f"{distilled.path} records no mean and std to normalise its images with: export it "
             "--to tensors"
         )
-    images, labels = _normalise(distilled.float_images, mean, std), distilled.labels
+    labels = distilled.labels
+    if to == "mtt" and distilled.manifest.whitening is not None:
+        images = whitening_of_set(distilled)(distilled.float_images)
+    else:
+        images = _normalise(distilled.float_images, mean, std)
     if to == "dc":
         _save({"data": [[images, labels]], "accs_all_exps": {}}, folder / "res.pt")
     else:
@@ -215,6 +219,7 @@ def _facts(distilled: DistilledSet) -> dict[str, Any]:
         "views": manifest.views,
         "mean": manifest.mean,
         "std": manifest.std,
+        **({} if manifest.whitening is None else {"whitening": manifest.whitening}),
         "images_sha256": manifest.images_sha256,
         "package": package_record(),
     }
@@ -226,6 +231,11 @@ def _write_json(content: dict[str, Any], file: Path) -> None:
 
 def _write_ddranking(distilled: DistilledSet, folder: Path, config: ExportConfig) -> None:
     ddranking.one_ipc(distilled.manifest)  # before the observer is loaded
+    if distilled.manifest.whitening is not None:
+        raise PydreamError(
+            "ddranking holds images normalised for an observer, and this set was made of whitened "
+            "ones (ZCA): export it --to mtt"
+        )
     labeller = _labeller(config, distilled)
     assert labeller is not None  # guaranteed by the settings
     teacher = _teacher(config, labeller)

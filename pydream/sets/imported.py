@@ -6,7 +6,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,21 @@ from pydream.data.files import FolderTree
 from pydream.data.layout import Layout
 from pydream.data.source import Source
 from pydream.data.sources import open_parquet
+from pydream.data.whitening import Whitening, whitening_record
 from pydream.errors import ImageError, PydreamError
 from pydream.formatting import listed
 from pydream.sets.distilled import DistilledSet, load_set
 from pydream.sets.manifest import FORMAT_VERSION, Manifest, one_count_or_each
 from pydream.sets.parquet_sets import manifest_of_card
 from pydream.sets.stored_images import ImagesInMemory, SetImages, SourceImages, StoredImages
-from pydream.sets.tensor_files import LabelledTensors, read_soft_labels, read_tensors, to_pixels
+from pydream.sets.tensor_files import (
+    LabelledTensors,
+    may_be_whitened,
+    read_soft_labels,
+    read_tensors,
+    to_levels,
+    to_pixels,
+)
 from pydream.versions import PACKAGE
 
 _NUMBERED = re.compile(r"\d{5}")  # names of class folders in RDED and DD-Ranking
@@ -45,6 +53,7 @@ def open_distilled(
     classes: str | os.PathLike[str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    zca: Callable[[int], Whitening] | None = None,
 ) -> DistilledSet:
     """Open a distilled set, from pydream or another tool.
 
@@ -81,6 +90,10 @@ def open_distilled(
         natural order, of the folders. It takes precedence over all other names.
     mean, std
         Mean and standard deviation that the images of a file were normalised with, per channel.
+    zca
+        Function of a side, in pixels, that returns the whitening of images of that side, such as
+        `pydream.data.whitening.whitening_of` with the training images. Without `mean` and `std`,
+        values of a file beyond [0, 1] are taken to be whitened, and that is undone.
 
     Returns
     -------
@@ -128,9 +141,16 @@ def open_distilled(
     names = given or info.get("class_names") or class_names
     held = read_tensors(file)
     labels, order = _label(held, file, names)
-    pixels = to_pixels(held, file, mean, std)[order]
     soft = None if held.soft_labels is None else held.soft_labels[order]
     names = names or [str(label) for label in range(int(labels.max()) + 1)]
+    if info.get("whitening") is not None and file.name == "images.pt":  # the colours
+        return _whitened(path, held.images.float()[order], labels, names, info, soft)
+    if zca is not None and mean is None and std is None and may_be_whitened(held):
+        values = zca(held.images.shape[-1]).undo(held.images.detach())[order]
+        info = {**info, "views": "dsa"}
+        info.setdefault("whitening", whitening_record(values.shape[-1]))
+        return _whitened(path, values, labels, names, info, soft)
+    pixels = to_pixels(held, file, mean, std)[order]
     return _imported(path, ImagesInMemory(pixels), labels, names, info, soft)
 
 
@@ -205,7 +225,8 @@ def _exported_facts(file: Path) -> dict[str, Any]:
         if info["package"]["name"] != PACKAGE:
             return {}
         names = [str(name) for name in info["class_names"]]
-        return {"class_names": names, "factor": int(info["factor"]), "views": info.get("views")}
+        facts = {"class_names": names, "factor": int(info["factor"]), "views": info.get("views")}
+        return facts | ({"whitening": info["whitening"]} if "whitening" in info else {})
     except (ValueError, KeyError, TypeError):  # written by another tool
         return {}
 
@@ -217,6 +238,7 @@ def _imported(
     class_names: Sequence[str],
     facts: Mapping[str, Any] | None = None,
     soft_labels: Tensor | None = None,
+    values: Tensor | None = None,
 ) -> DistilledSet:
     """Return the set, with a manifest of the known facts, such as its factor and its views."""
     names, facts = tuple(class_names), facts or {}
@@ -228,8 +250,22 @@ def _imported(
         factor=facts.get("factor", 1),
         side=stored.side,
         views=facts.get("views"),
+        whitening=facts.get("whitening"),
     )
-    return DistilledSet(path, manifest, stored, labels, names, None, soft_labels)
+    return DistilledSet(path, manifest, stored, labels, names, None, soft_labels, values)
+
+
+def _whitened(
+    path: Path,
+    values: Tensor,
+    labels: Tensor,
+    class_names: Sequence[str],
+    facts: Mapping[str, Any],
+    soft_labels: Tensor | None,
+) -> DistilledSet:
+    """Return a set whose students see whitened images, from its colours, (N, 3, S, S) float32."""
+    stored = ImagesInMemory(to_levels(values).movedim(1, -1).contiguous())
+    return _imported(path, stored, labels, class_names, facts, soft_labels, values)
 
 
 def _open_parquet(path: Path, source: Source, given: Sequence[str] | None) -> DistilledSet:
@@ -242,7 +278,9 @@ def _open_parquet(path: Path, source: Source, given: Sequence[str] | None) -> Di
     labels = torch.from_numpy(source.labels)
     _check_classes(labels, len(names), str(path))
     card = manifest_of_card(path if path.is_dir() else path.parent)
-    facts = {} if card is None else {"factor": card.factor, "views": card.views}
+    facts = {}
+    if card is not None:
+        facts = {"factor": card.factor, "views": card.views, "whitening": card.whitening}
     return _imported(path, SourceImages(source), labels, names, facts)
 
 

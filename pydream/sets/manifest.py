@@ -60,6 +60,9 @@ class Manifest:
         a whole image. None leaves the choice to the recipe.
     mean, std
         Normalisation of the images, per channel, on the scale of [0, 1].
+    whitening
+        ``method`` (``"zca"``), ``epsilon``, ``side`` and, if it is known, ``source_fingerprint`` of
+        the images that it is fitted on, if students are to see whitened images; None if not.
     image_format
         Format of the image files.
     images_bytes, images_sha256
@@ -107,6 +110,7 @@ class Manifest:
     views: Literal["crop", "dsa"] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    whitening: Mapping[str, Any] | None = None
     image_format: ImageFormat | None = None
     images_bytes: int | None = None
     images_sha256: str | None = None

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from pydream.data import Source, open_source
+from pydream.data.whitening import Whitening, whitening_of
 from pydream.errors import MissingSplitError, PydreamError
 from pydream.formatting import listed
 from pydream.models import Observer, ObserverSettings
 from pydream.models.class_outputs import class_outputs
 from pydream.models.loading import load_configured_observer
+from pydream.processors import usable_processors
 from pydream.sets.config import SetSettings
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.image_formats import hash_image_files
 from pydream.sets.imported import open_distilled
 
 
-def open_named_set(settings: SetSettings, class_names: Sequence[str] | None = None) -> DistilledSet:
+def open_named_set(
+    settings: SetSettings,
+    class_names: Sequence[str] | None = None,
+    zca: Callable[[int], Whitening] | None = None,
+) -> DistilledSet:
     """Open a distilled set of any tool; `class_names` apply if it only numbers its classes.
+
+    `zca` is as for `open_distilled`.
 
     Raises
     ------
@@ -34,10 +42,15 @@ def open_named_set(settings: SetSettings, class_names: Sequence[str] | None = No
         classes=settings.classes,
         mean=settings.image_mean,
         std=settings.image_std,
+        zca=zca,
     )
 
 
-def open_set(settings: SetSettings, class_names: Sequence[str] | None = None) -> DistilledSet:
+def open_set(
+    settings: SetSettings,
+    class_names: Sequence[str] | None = None,
+    zca: Callable[[int], Whitening] | None = None,
+) -> DistilledSet:
     """Open a distilled set as `open_named_set` does, and check its image files.
 
     Raises
@@ -45,7 +58,7 @@ def open_set(settings: SetSettings, class_names: Sequence[str] | None = None) ->
     PydreamError
         If it cannot be read, or its image files do not match its manifest.
     """
-    distilled = open_named_set(settings, class_names)
+    distilled = open_named_set(settings, class_names, zca)
     check_image_files(distilled)
     return distilled
 
@@ -86,6 +99,36 @@ def open_real(
         raise PydreamError(f"{error}; name real images that have one with --source") from error
     check_class_names(source, distilled)
     return source
+
+
+def whitening_of_set(distilled: DistilledSet) -> Whitening:
+    """Fit the whitening of a set again, on the images that it was distilled from.
+
+    Raises
+    ------
+    PydreamError
+        If they are not where they were, or are others.
+    """
+    advice = "to export its colours, give --to tensors"
+    try:
+        source = open_real(None, distilled, "train")
+    except PydreamError as error:
+        raise PydreamError(f"the whitening (ZCA) cannot be fitted: {error}; {advice}") from error
+    check_fitted_on(distilled, source.fingerprint(), f"{source.description} has others; {advice}")
+    return whitening_of(source, distilled.manifest.side, workers=usable_processors())
+
+
+def check_fitted_on(distilled: DistilledSet, fingerprint: str, otherwise: str) -> None:
+    """Raise PydreamError unless the images of a fingerprint are those that a set was whitened by.
+
+    `otherwise` says what to do.
+    """
+    known = (distilled.manifest.whitening or {}).get("source_fingerprint", fingerprint)
+    if known != fingerprint:
+        raise PydreamError(
+            f"{distilled.path} was made of images whitened (ZCA) by the training images that it "
+            f"was distilled from: {otherwise}"
+        )
 
 
 def exif_of(distilled: DistilledSet) -> Literal["ignore", "apply"]:

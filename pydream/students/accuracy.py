@@ -49,7 +49,8 @@ def measure_accuracy(
     student
         Network for (B, 3, S, S) normalised images; its mode does not matter and does not change.
     test
-        Test images, on the student's device.
+        Test images, on the student's device. Floating-point ones are whitened, and are shown to the
+        student as they are.
     mean, std
         Mean and standard deviation to normalise with, three numbers each, for pixels in [0, 1].
     precision
@@ -67,7 +68,8 @@ def measure_accuracy(
     images, labels = test.images[part], test.labels[part]
     for start in range(0, len(images), network.tile):
         rows = images[start : start + network.tile]
-        ranked = network.logits(network.views(rows)).topk(len(right)).indices
+        views = network.views(rows) if rows.dtype == torch.uint8 else rows.movedim(-1, 1)
+        ranked = network.logits(views).topk(len(right)).indices
         right += (ranked == labels[start : start + network.tile, None]).sum(dim=0)
     right = parallel.sum(right)
     return Accuracy(int(right[0]) / len(test), int(right.sum()) / len(test))

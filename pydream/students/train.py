@@ -100,7 +100,7 @@ def train_student(
     Parameters
     ----------
     images
-        (N, S, S, 3) uint8, on the training device.
+        (N, S, S, 3) uint8, or float32 if whitened, on the training device.
     targets
         Function that returns the targets of a batch.
     test

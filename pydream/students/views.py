@@ -99,7 +99,8 @@ def views(
     Parameters
     ----------
     images
-        (N, S, S, 3) uint8, the whole set, on the training device.
+        (N, S, S, 3) uint8, the whole set, on the training device; or float32, not for
+        views ``"crop"``, of whitened images, which are not normalised.
     epoch
         Number of the epoch, from 0.
     seed
@@ -175,7 +176,7 @@ def _augmented(
     std: Sequence[float],
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Make the batches of an epoch of augmented cells or images, with their rows."""
-    device, side = images.device, images.shape[1]
+    device, side, whitened = images.device, images.shape[1], images.is_floating_point()
     count = len(images) * recipe.views_per_image
     strategy = "color_crop_cutout_scale_rotate" + ("_flip" if recipe.horizontal_flip else "")
     augment = random_augment(count, side, strategy, seed=derived_seed(seed, _Draw.AUGMENT, epoch))
@@ -184,14 +185,15 @@ def _augmented(
     scale = [torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std)]
     batches = order.tensor_split(steps_per_epoch(len(images), recipe))
     for step, chosen in enumerate(batches):
-        pixels = images[chosen % len(images)].permute(0, 3, 1, 2).float() / 255
+        pixels = images[chosen % len(images)].permute(0, 3, 1, 2)
+        pixels = pixels if whitened else pixels.float() / 255
         shown = _enlarged(pixels, forms[chosen], recipe)
         parameters = augment[chosen]
         if recipe.operations == "one":
             of_batch = derived_seed(seed, _Draw.AUGMENT, epoch, step)
             one = one_operation_for_all(len(chosen), side, strategy, seed=of_batch)
             parameters = to_device(one, device)
-        seen = diff_augment((shown - scale[0]) / scale[1], parameters)
+        seen = diff_augment(shown if whitened else (shown - scale[0]) / scale[1], parameters)
         yield seen.contiguous(memory_format=torch.channels_last), chosen
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rank_processes import on_ranks
@@ -213,6 +214,40 @@ def test_experts_that_do_not_suit(
     with pytest.raises(PydreamError, match=message):
         distill(matching(tmp_path / "set", experts, **changes), source=digits)
     assert not [*tmp_path.iterdir()]
+
+
+def test_experts_of_whitened_images(
+    digits: Source, experts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their batches have hardly any brightness in common, and other runs refuse them."""
+    seen: list[torch.Tensor] = []
+    batches = expert_training._batches
+
+    def kept(*given: Any) -> Any:
+        for images, labels in batches(*given):
+            seen.append(images.clone())
+            yield images, labels
+
+    monkeypatch.setattr(expert_training, "_batches", kept)
+    made = train_experts(config(tmp_path / "zca", count=1, zca=True), source=digits)
+    rows = torch.cat(seen[:3]).flatten(1).double()
+    covariance = torch.from_numpy(np.cov(rows.numpy(), rowvar=False))
+    plain = torch.stack([digits.image(row) for row in range(72)]).permute(0, 3, 1, 2) / 255
+    variances = torch.linalg.eigvalsh(torch.from_numpy(np.cov(plain.flatten(1), rowvar=False)))
+    # Each variance v becomes v / (v + 0.1).
+    found, expected = torch.linalg.eigvalsh(covariance), variances / (variances + 0.1)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    cpu = torch.device("cpu")
+    assert made.weights(0, 0, cpu).equal(Experts.open(experts).weights(0, 0, cpu))
+    assert "zca" not in Experts.open(experts).description["settings"]  # as before there was one
+    with pytest.raises(PydreamError, match="of images that are whitened: give --zca"):
+        distill(matching(tmp_path / "x", made.path), source=digits)
+    with pytest.raises(PydreamError, match="that are not whitened: leave out --zca"):
+        distill(matching(tmp_path / "x", experts, zca=True), source=digits)
+    with pytest.raises(PydreamError, match="zca is for mtt: leave it out of dm"):
+        DreamConfig("digits", framework="dm", zca=True)
+    with pytest.raises(PydreamError, match="matched whole: leave out factor 2, or zca"):
+        matching(tmp_path / "x", experts, zca=True, factor=2)
 
 
 def test_draws_are_uniform_over_experts_and_first_epochs(tmp_path: Path) -> None:

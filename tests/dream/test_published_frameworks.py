@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from benchmarks.published import dc, dm, mtt
 from benchmarks.published.convnet import published
 from pydream.data import Source
+from pydream.data.whitening import fit_whitening
 from pydream.dream import (
     DreamConfig,
     Experts,
@@ -262,9 +264,16 @@ def test_training_of_an_expert(
     torch.testing.assert_close(found - found[0], moved, rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("whitened", [False, True])
 def test_trajectory_matching(
-    real: ClassImages, digits: Source, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    real: ClassImages,
+    digits: Source,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    whitened: bool,
 ) -> None:
+    if whitened:
+        real = dataclasses.replace(real, whitening=fit_whitening(real.pixels))
     settings = ExpertsConfig(
         "digits", out=tmp_path / "experts", count=2, epochs=3, arch=ARCH, batch_size=24, workers=1
     )
