@@ -20,7 +20,9 @@ from pydream.sets.opening import check_fitted_on
 def fitted_when_asked(
     config: EvaluateConfig, train: Source | None
 ) -> Callable[[int], Whitening] | None:
-    """Return a function of a side that fits the whitening once; None if none is asked for.
+    """Return a function of a side that fits a whitening once, for a set of another tool.
+
+    It is None for sets of pydream, and if no whitening is asked for.
 
     Parameters
     ----------
@@ -28,10 +30,17 @@ def fitted_when_asked(
         The settings.
     train
         The training images, if they are neither a file nor a known set.
+
+    Raises
+    ------
+    PydreamError
+        If there are no training images, and the set is none of pydream, which names its own.
     """
     named = config.source
-    if not config.zca or (train is None and named is None):
+    if not config.zca or (config.set / "manifest.json").is_file():
         return None
+    if train is None and named is None:
+        raise PydreamError("whitening (ZCA) is fitted on training images: name them with --source")
 
     @functools.cache
     def fit(side: int) -> Whitening:

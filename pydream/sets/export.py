@@ -12,16 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pydream.data.whitening import Whitening, whitening_of
 from pydream.devices import announce_device, resolve_device
 from pydream.errors import PydreamError
 from pydream.files import ANOTHER_OUT, check_free, written_beside
 from pydream.models import Observer, load_into, read_weights
 from pydream.models.registry import construct
+from pydream.processors import usable_processors
 from pydream.sets import ddranking
 from pydream.sets.config import ExportConfig, Layout
 from pydream.sets.distilled import DistilledSet, load_set
 from pydream.sets.folder_exports import copy_images, write_patches
-from pydream.sets.opening import class_order, load_set_observer, whitening_of_set
+from pydream.sets.opening import (
+    check_fitted_on,
+    class_order,
+    load_set_observer,
+    open_real,
+)
 from pydream.sets.parquet_sets import write_parquet
 from pydream.sets.shard_sets import write_shards
 from pydream.versions import package_record
@@ -186,7 +193,7 @@ def _write_normalised(distilled: DistilledSet, folder: Path, to: Layout) -> None
         )
     labels = distilled.labels
     if to == "mtt" and distilled.manifest.whitening is not None:
-        images = whitening_of_set(distilled)(distilled.float_images)
+        images = _whitening_of(distilled)(distilled.float_images)
     else:
         images = _normalise(distilled.float_images, mean, std)
     if to == "dc":
@@ -195,6 +202,17 @@ def _write_normalised(distilled: DistilledSet, folder: Path, to: Layout) -> None
         _save(images, folder / "images_best.pt")
         _save(labels, folder / "labels_best.pt")
     _write_json(_facts(distilled), folder / "info.json")
+
+
+def _whitening_of(distilled: DistilledSet) -> Whitening:
+    """Fit the whitening of a set again, on the images that it was distilled from."""
+    advice = "to export its colours, give --to tensors"
+    try:
+        source = open_real(None, distilled, "train")
+    except PydreamError as error:
+        raise PydreamError(f"the whitening (ZCA) cannot be fitted: {error}; {advice}") from error
+    check_fitted_on(distilled, source.fingerprint(), f"{source.description} has others; {advice}")
+    return whitening_of(source, distilled.manifest.side, workers=usable_processors())
 
 
 def _write_cim(distilled: DistilledSet, folder: Path) -> None:

@@ -9,13 +9,12 @@ import torch
 from torch import nn
 
 from pydream.data import Source, open_source
-from pydream.data.whitening import Whitening, whitening_of
+from pydream.data.whitening import Whitening
 from pydream.errors import MissingSplitError, PydreamError
 from pydream.formatting import listed
 from pydream.models import Observer, ObserverSettings
 from pydream.models.class_outputs import class_outputs
 from pydream.models.loading import load_configured_observer
-from pydream.processors import usable_processors
 from pydream.sets.config import SetSettings
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.image_formats import hash_image_files
@@ -99,23 +98,6 @@ def open_real(
         raise PydreamError(f"{error}; name real images that have one with --source") from error
     check_class_names(source, distilled)
     return source
-
-
-def whitening_of_set(distilled: DistilledSet) -> Whitening:
-    """Fit the whitening of a set again, on the images that it was distilled from.
-
-    Raises
-    ------
-    PydreamError
-        If they are not where they were, or are others.
-    """
-    advice = "to export its colours, give --to tensors"
-    try:
-        source = open_real(None, distilled, "train")
-    except PydreamError as error:
-        raise PydreamError(f"the whitening (ZCA) cannot be fitted: {error}; {advice}") from error
-    check_fitted_on(distilled, source.fingerprint(), f"{source.description} has others; {advice}")
-    return whitening_of(source, distilled.manifest.side, workers=usable_processors())
 
 
 def check_fitted_on(distilled: DistilledSet, fingerprint: str, otherwise: str) -> None:

@@ -123,16 +123,35 @@ def test_a_plain_set_is_whitened_where_asked(
     assert seen[1][1].dtype == torch.uint8
 
 
-def test_whitened_values_are_recognised(of_mtt: Path) -> None:
+def natural(count: int, side: int = 16) -> torch.Tensor:
+    """Random images with the spectrum of photographs, which falls with the frequency."""
+    noise = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+    across = torch.fft.fftfreq(side)
+    frequency = (across[:, None] ** 2 + across**2).sqrt().clamp(min=1 / side)
+    images: torch.Tensor = torch.fft.ifft2(torch.fft.fft2(noise) / frequency**1.5).real
+    return ((images / images.std() * 0.25 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+@pytest.mark.parametrize("count", [10, 100])
+def test_whitened_values_are_recognised(tmp_path: Path, count: int) -> None:
+    images = natural(800)
+    values = fit_whitening(images)(images[:count] / 255)
+    file = tmp_path / "images_best.pt"
+    torch.save([values, torch.arange(count) % 10], file)
     message = r"images_best\.pt: values are .* look whitened \(ZCA\).* --zca and --source"
     with pytest.raises(PydreamError, match=message) as refused:
-        open_distilled(of_mtt, class_names=NAMES)
+        open_distilled(file)
     assert "\n" not in str(refused.value)
     with pytest.warns(RuntimeWarning, match="which mean and std do not undo: see --zca"):
-        open_distilled(of_mtt, mean=(0.5,) * 3, std=(0.3,) * 3)
-    with pytest.raises(PydreamError, match="look whitened"):
-        evaluate_set(config(of_mtt))
-    with pytest.raises(PydreamError, match="look whitened"):
+        open_distilled(file, mean=(0.5,) * 3, std=(0.3,) * 3)
+    for other in ((images[:count] / 255 - 0.5) / 0.25, torch.randn(count, 3, 16, 16)):
+        torch.save([other, torch.arange(count) % 10], file)
+        with pytest.raises(PydreamError, match="give the mean and std they were normalised with"):
+            open_distilled(file)
+
+
+def test_whitening_needs_training_images(of_mtt: Path) -> None:
+    with pytest.raises(PydreamError, match="is fitted on training images: name them with --source"):
         evaluate_set(config(of_mtt, zca=True, source=None))
 
 
