@@ -235,7 +235,7 @@ def _draft(
             image_format="png",
         ),
         skipped=skipped,
-        views="dsa" if config.factor > 1 or config.zca else None,
+        views="dsa" if config.factor > 1 else None,
         whitening=(
             whitening_record(config.side, identity["source_fingerprint"]) if config.zca else None
         ),

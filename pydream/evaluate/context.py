@@ -198,12 +198,14 @@ def open_evaluation(
     whitened = config.zca or distilled.manifest.whitening is not None
     if whitened:
         check_whitened(config, distilled)
-    by_recipe = {
-        name: _with_views(
-            dataclasses.replace(config, recipe=name, recipes=()), distilled, whitened
+    by_recipe = {}
+    for name in config.named_recipes:
+        of_recipe = dataclasses.replace(config, recipe=name, recipes=())
+        by_recipe[name] = (
+            seen_whole(of_recipe)
+            if whitened
+            else with_views_of_set(of_recipe, distilled.manifest.views)
         )
-        for name in config.named_recipes
-    }
     if not config.recipes:
         config = by_recipe[config.recipe]
     folder = config.out or distilled.beside("results")
@@ -252,15 +254,6 @@ def open_evaluation(
         folder=folder,
         finished=FinishedStudents(folder / "students", config.resume),
     )
-
-
-def _with_views(
-    config: EvaluateConfig, distilled: DistilledSet, whitened: bool
-) -> EvaluateConfig:
-    """Choose the views that a set is made for, where the settings of a recipe choose none."""
-    if whitened:
-        return seen_whole(config)
-    return with_views_of_set(config, distilled.manifest.views)
 
 
 def _open_observers(

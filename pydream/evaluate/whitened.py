@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -12,9 +13,13 @@ from pydream.data.resized import LabelledImages
 from pydream.data.whitening import Whitening, check_side, whitening_of
 from pydream.errors import PydreamError
 from pydream.evaluate.config import EvaluateConfig
+from pydream.progress import say
 from pydream.ranks import Ranks
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.opening import check_fitted_on
+from pydream.students.recipes import recipe_named
+
+_WHOLE = ("dsa", "whole")  # views of whole images, since factor is 1
 
 
 def fitted_when_asked(
@@ -77,12 +82,9 @@ def fit_for(
     Raises
     ------
     PydreamError
-        If the settings do not fit whitened images, the set was whitened with other images, or the
-        whitening cannot be fitted.
+        If the set was whitened with other images, or the whitening cannot be fitted.
     """
-    _check(config, distilled)
     side = distilled.manifest.side
-    check_side(side)
     if known is not None and distilled.values is not None:
         return known(side)
     if distilled.manifest.whitening is not None:
@@ -91,13 +93,14 @@ def fit_for(
     return whitening_of(train, side, workers=config.workers, allow_skipped=config.allow_skipped)
 
 
-def _check(config: EvaluateConfig, distilled: DistilledSet) -> None:
-    """Raise PydreamError if the settings do not fit whitened images."""
-    if {"online", "stored"} & {*config.labels}:
+def check_whitened(config: EvaluateConfig, distilled: DistilledSet) -> None:
+    """Raise PydreamError if the settings or the side of a set do not fit whitened images."""
+    kinds = {kind for recipe in config.named_recipes for kind in config.labels_of(recipe)}
+    if {"online", "stored"} & kinds:
         raise PydreamError(
             "students see whitened images (ZCA), and observers none: give --labels hard or own"
         )
-    if config.views not in (None, "dsa"):
+    if config.views not in (None, *_WHOLE):
         raise PydreamError(
             "students see whitened images (ZCA) whole, with DSA's augmentations: leave out --views"
         )
@@ -107,6 +110,15 @@ def _check(config: EvaluateConfig, distilled: DistilledSet) -> None:
             f"students see whitened images (ZCA) whole, and factor is {factor}: give --factor 1, "
             "or leave out --zca"
         )
+    check_side(distilled.manifest.side)
+
+
+def seen_whole(config: EvaluateConfig) -> EvaluateConfig:
+    """Return the settings of a recipe, with views of whole images if its own are others."""
+    if config.views is not None or recipe_named(config.recipe).views in _WHOLE:
+        return config
+    say(f"views of {config.recipe}: whole, as of all whitened images (ZCA)")
+    return dataclasses.replace(config, views="whole")
 
 
 def whitened_set(distilled: DistilledSet, whitening: Whitening) -> LabelledImages:

@@ -147,8 +147,7 @@ def open_distilled(
         return _whitened(path, held.images.float()[order], labels, names, info, soft)
     if zca is not None and mean is None and std is None and may_be_whitened(held):
         values = zca(held.images.shape[-1]).undo(held.images.detach())[order]
-        info = {**info, "views": "dsa"}
-        info.setdefault("whitening", whitening_record(values.shape[-1]))
+        info = {"whitening": whitening_record(values.shape[-1]), **info}
         return _whitened(path, values, labels, names, info, soft)
     pixels = to_pixels(held, file, mean, std)[order]
     return _imported(path, ImagesInMemory(pixels), labels, names, info, soft)

@@ -85,7 +85,7 @@ def test_a_file_of_mtt_and_all_else_is_seen_whitened(
 ) -> None:
     result = evaluate_set(config(of_mtt, zca=True, baselines=("random", "full")))
     assert [row.images for row in result.rows] == ["distilled", "random", "full"]
-    assert [views for *_, views in seen] == ["dsa"] * 3
+    assert [views for *_, views in seen] == ["whole"] * 3
     of_set, random, full = (images for images, *_ in seen)
     values = torch.load(of_mtt, weights_only=True)
     torch.testing.assert_close(of_set, values, atol=ROUNDED, rtol=0)  # not clipped to colours
@@ -115,7 +115,7 @@ def test_a_plain_set_is_whitened_where_asked(
     digits_set: Path, digits: Digits, whiten: Any, seen: list[Any]
 ) -> None:
     evaluate_set(config(digits_set, zca=True, source=None))
-    evaluate_set(config(digits_set, source=None, views="dsa", resume=True))
+    evaluate_set(config(digits_set, source=None, views="whole", resume=True))
     assert len(seen) == 2  # one is not taken for the other
     images = load_set(digits_set).images
     torch.testing.assert_close(seen[0][0], whiten(colours(images)), atol=ROUNDED, rtol=0)
@@ -163,6 +163,14 @@ def test_normalised_values_are_not(digits: Digits, tmp_path: Path, scale: float)
     torch.save([(images - mean) / std, torch.arange(20) % 10], tmp_path / "data.pt")
     with pytest.raises(PydreamError, match="give the mean and std they were normalised with"):
         open_distilled(tmp_path / "data.pt")
+
+
+def test_recipes_beside_each_other(of_mtt: Path, seen: list[Any]) -> None:
+    recipes: Any = ("dsa", "idc", "rded")
+    evaluate_set(config(of_mtt, zca=True, recipes=recipes))
+    assert [views for *_, views in seen] == ["whole", "dsa", "whole"]
+    with pytest.raises(PydreamError, match="observers none: give --labels hard or own"):
+        evaluate_set(config(of_mtt, zca=True, recipe="rded", labels=("published",), observer="x"))
 
 
 @pytest.mark.parametrize(
@@ -232,7 +240,7 @@ def test_our_set_says_that_it_is_whitened_and_is_seen_so(
     }
     evaluate_set(config(ours, source=None))
     images, test, views = seen[0]
-    assert views == "dsa"
+    assert views == "whole"
     values = torch.load(ours / "images.pt", weights_only=True)[0]
     assert float(values.min()) < 0  # colours beyond their range are kept
     torch.testing.assert_close(images, whiten(values), atol=ROUNDED, rtol=0)
@@ -264,7 +272,6 @@ def test_its_exports_are_as_their_readers_want_them(
         export_set(ExportConfig(ours, to, tmp_path / to))
         opened = open_distilled(tmp_path / to)
         assert opened.manifest.whitening == load_set(ours).manifest.whitening
-        assert opened.manifest.views == "dsa"
         assert torch.equal(opened.images, load_set(ours).images)
     assert torch.equal(open_distilled(tmp_path / "tensors").float_images, values)
     with pytest.raises(PydreamError, match=r"whitened .*: export it --to mtt"):
