@@ -14,7 +14,7 @@ CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 help:
 	@echo "make demo    distil scikit-learn's digits and train on the result (2 minutes)"
 	@echo "make test    run the tests (OFFLINE=1: with what is installed; ONLY=tests/ops: a part)"
-	@echo "make interop   load exported sets with the packages DD-Ranking and rethinkdc"
+	@echo "make interop   load exported sets with DD-Ranking and rethinkdc, and whiten beside kornia"
 	@echo "make sanitize  run the tests of the ops under the address and undefined-behaviour sanitizers"
 	@echo "make lint    check style, types, and that tables and charts fit the records"
 	@echo "make format  put the sources into house style"
@@ -58,7 +58,7 @@ endif
 
 interop: $(VENV)/.installed-interop
 	$(BIN)/python -m pip install --quiet --no-deps ddranking==0.2.0 rethinkdc==0.3.2
-	$(BIN)/python -m pytest tests/sets/test_packages.py
+	$(BIN)/python -m pytest tests/sets/test_packages.py tests/data/test_whitening.py
 
 # The checks of pre-commit, with fixes left to `make format`. TOOLS is where they are installed:
 # `make lint TOOLS=` takes those on PATH.

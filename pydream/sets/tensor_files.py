@@ -147,7 +147,13 @@ def to_pixels(
             if not held.in_colours:
                 images = _undo(images, file, (low, high), mean, std)
                 undone = " when mean and std are undone"
-            if beyond := _share_beyond(images):
+            beyond = _share_beyond(images)
+            if beyond > _MOST_BEYOND:
+                raise PydreamError(
+                    f"{file}: {beyond:.0%} of the values are outside [0, 1], and CIM's are colours "
+                    "in it: save [images, labels], and give the mean and std of the images"
+                )
+            if beyond:
                 warnings.warn(
                     f"{file}: {beyond:.2%} of the values are outside [0, 1]{undone}, and are "
                     "clipped",

@@ -26,8 +26,10 @@ from pydream.dream import (
 from pydream.dream.experts import write_description, write_expert
 from pydream.dream.frameworks import FRAMEWORKS
 from pydream.dream.loop import MatchingLoop
+from pydream.dream.real import load_class_images
 from pydream.errors import PydreamError
 from pydream.models.registry import construct
+from pydream.sets import load_set
 
 ARCH = "convnet2-w4-instance"
 
@@ -248,6 +250,21 @@ def test_experts_of_whitened_images(
         DreamConfig("digits", framework="dm", zca=True)
     with pytest.raises(PydreamError, match="matched whole: leave out factor 2, or zca"):
         matching(tmp_path / "x", experts, zca=True, factor=2)
+
+
+def test_a_run_goes_on_from_whitened_tensors(digits: Source, tmp_path: Path) -> None:
+    """As MTT writes them, which may leave the range of colours."""
+    cpu = torch.device("cpu")
+    real, _ = load_class_images(digits, 8, device=cpu, workers=1, allow_skipped=0.0, zca=True)
+    assert real.whitening is not None
+    colours = real.take(torch.tensor([0, 1, 30, 31, 60, 61])) * 1.4 - 0.2
+    torch.save(real.whitening(colours), tmp_path / "images_best.pt")
+    torch.save(torch.arange(3).repeat_interleave(2), tmp_path / "labels_best.pt")
+    made = train_experts(config(tmp_path / "zca", count=1, zca=True), source=digits)
+    start = str(tmp_path / "images_best.pt")
+    settings = matching(tmp_path / "set", made.path, zca=True, exact=True, start=start)
+    onward = distill(dataclasses.replace(settings, learning_rate=1e-9), source=digits)
+    torch.testing.assert_close(load_set(onward.path).float_images, colours, rtol=0, atol=1e-4)
 
 
 def test_draws_are_uniform_over_experts_and_first_epochs(tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ def test_a_file_of_mtt_and_all_else_is_seen_whitened(
     for _, test, _ in seen:
         expected = whiten(colours(digits.test.images))
         torch.testing.assert_close(test, expected, atol=ROUNDED, rtol=0)
+    assert "whitened" in result.path.with_suffix(".html").read_text()
     facts = json.loads(result.path.read_text())
     assert facts["whitening"]["source_fingerprint"] == open_source("digits").fingerprint()
     again = evaluate_set(config(of_mtt, zca=True, resume=True))
