@@ -29,7 +29,7 @@ import torch
 
 from benchmarks.comparison import run_cases
 from benchmarks.records import RESULTS, GrowingRecord
-from pydream.data.device_jpeg import decodes_jpeg
+from pydream.data.device_jpeg import no_decoder
 from pydream.models import build_model, save_weights
 from pydream.rded import RdedConfig, distill
 
@@ -157,7 +157,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     ways: list[dict[str, Any]] = [{"decode": "host"}]
-    if decodes_jpeg(device):
+    if no_decoder(device) is None:
         ways.append({"decode": "device"})
     if device.type == "cuda":
         ways += [{"decode": "host", "compile": True}]

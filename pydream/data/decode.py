@@ -217,8 +217,15 @@ def _decode(data: bytes, header: Header) -> torch.Tensor:
         return _decode_jpeg(data, _torchvision_jpeg)
     if header.kind == "png":
         _check_png(data)
-    with _open_with_pillow(data) as image:
-        return torch.from_numpy(np.array(_to_rgb(image)))
+    try:
+        with _open_with_pillow(data) as image:
+            return torch.from_numpy(np.array(_to_rgb(image)))
+    except ImageError as error:
+        if header.kind != "jpeg":
+            raise
+        cut = "truncated" in str(error).lower()
+        reason = "Image is incomplete or truncated" if cut else str(error)  # torchvision's words
+        raise ImageError(f"damaged JPEG: {reason}") from error
 
 
 def _decode_upright(data: bytes, header: Header) -> torch.Tensor:

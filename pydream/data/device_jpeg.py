@@ -10,24 +10,24 @@ from PIL import Image
 
 from pydream.data.decode import EncodedJpeg
 from pydream.data.image_operators import image_operator
-from pydream.errors import ImageError
+from pydream.errors import ImageError, first_line
 
 _RGB_MODE = 3  # torchvision.io.ImageReadMode.RGB
 _decode_jpegs: Callable[..., list[torch.Tensor]] | None = image_operator("decode_jpegs_cuda")
 
 
-def decodes_jpeg(device: torch.device) -> bool:
-    """Return whether this torchvision decodes JPEGs on the device, by trying."""
+def no_decoder(device: torch.device) -> str | None:
+    """Return why this torchvision decodes no JPEG on the device, by trying; None if it does."""
     if device.type != "cuda":
-        return False
+        return "it has decoders for NVIDIA's GPUs only"
     stream = io.BytesIO()
     Image.new("RGB", (16, 16)).save(stream, "JPEG")
     data = torch.frombuffer(bytearray(stream.getvalue()), dtype=torch.uint8)
     try:
         [planes] = _decode([data], device)
-    except (AssertionError, RuntimeError):  # torch or torchvision built without it, or no GPU
-        return False
-    return tuple(planes.shape) == (3, 16, 16)
+    except (AssertionError, RuntimeError) as error:  # built without it, no GPU, or no driver
+        return first_line(error).rstrip(".")
+    return None if tuple(planes.shape) == (3, 16, 16) else "its decoder returns other images"
 
 
 def decode_on(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from pydream.data import Source, check_classes, has_split, open_source
-from pydream.data.device_jpeg import decodes_jpeg
+from pydream.data.device_jpeg import no_decoder
 from pydream.errors import PydreamError
 from pydream.processors import usable_processors
 from pydream.rded.config import RdedConfig
@@ -36,10 +36,11 @@ def open_held_out(config: RdedConfig, given: Source | None) -> Source | None:
 
 def where_to_decode(wanted: str, device: torch.device) -> Literal["host", "device"]:
     """Return the decoder of JPEGs; raise PydreamError if the wanted device cannot decode."""
-    able = decodes_jpeg(device)
+    why = no_decoder(device)
+    able = why is None
     if wanted == "device" and not able:
         raise PydreamError(
-            f"--decode device: torchvision decodes no JPEG on {device} here; take --decode host"
+            f"--decode device: torchvision decodes no JPEG on {device}: {why}; take --decode host"
         )
     few = usable_processors() < _MANY_PROCESSORS
     return "device" if able and (wanted == "device" or (wanted == "auto" and few)) else "host"

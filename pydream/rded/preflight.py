@@ -352,8 +352,11 @@ def _is_misordered(
 
     Never with few images: some order fits any few of them.
     """
-    if len(labels) < _PER_CLASS_TO_TELL * classes or bool(log_probability.isnan().any()):
+    most = max(0.5, 2 * right / len(labels))  # share that another order must exceed
+    if most >= 1 or len(labels) < _PER_CLASS_TO_TELL * classes:
+        return False
+    if bool(log_probability.isnan().any()):
         return False
     best = infer_order(log_probability, labels, classes)
     reordered = float((log_probability[:, best].argmax(dim=1) == labels).float().mean())
-    return reordered > max(0.5, 2 * right / len(labels))
+    return reordered > most

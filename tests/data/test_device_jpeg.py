@@ -16,12 +16,12 @@ from PIL import Image
 
 from pydream.data import ImageError, device_jpeg, open_source
 from pydream.data.decode import EncodedJpeg, decode_image, prepare_for_gpu
-from pydream.data.device_jpeg import decode_on, decodes_jpeg
+from pydream.data.device_jpeg import decode_on, no_decoder
 from pydream.data.prefetch import decode_ahead, read_ahead
 
 CPU = torch.device("cpu")
 needs_gpu = pytest.mark.skipif(
-    not torch.cuda.is_available() or not decodes_jpeg(torch.device("cuda")),
+    not torch.cuda.is_available() or no_decoder(torch.device("cuda")) is not None,
     reason="needs a GPU, and a torchvision that decodes on it",
 )
 # nvJPEG's inverse transform and chroma upsampling round otherwise than libjpeg-turbo's.
@@ -135,7 +135,7 @@ def test_a_size_that_is_not_the_headers_is_not_believed(stand_in: list[int]) -> 
 
 
 def test_no_gpu_no_decoder() -> None:
-    assert not decodes_jpeg(CPU)
+    assert no_decoder(CPU) == "it has decoders for NVIDIA's GPUs only"
     assert decode_on(CPU, [])[0] == []
 
 
@@ -157,17 +157,20 @@ def test_work_on_either_stream_is_waited_for(
     assert torch.equal(decoded[0], image.decode())
 
 
-@pytest.mark.parametrize("able", [True, False])
+@pytest.mark.parametrize(
+    "why",
+    [None, "decode_jpegs_cuda: torchvision not compiled with nvJPEG support", "driver too old"],
+)
 def test_the_decoder_is_known_by_its_work(
-    able: bool, waits: list[str], monkeypatch: pytest.MonkeyPatch
+    why: str | None, waits: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def decode(data: list[torch.Tensor], mode: int, device: torch.device) -> list[torch.Tensor]:
-        if not able:
-            raise RuntimeError("decode_jpegs_cuda: torchvision not compiled with nvJPEG support")
+        if why is not None:
+            raise RuntimeError(f"{why}.\nException raised from")
         return [torch.ops.image.decode_jpeg(jpeg, mode, False) for jpeg in data]
 
     monkeypatch.setattr(device_jpeg, "_decode_jpegs", decode)
-    assert decodes_jpeg(torch.device("cuda")) == able
+    assert no_decoder(torch.device("cuda")) == why
 
 
 def test_reading_ahead_leaves_jpegs_and_decodes_the_rest(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pydream import _C
-from pydream.data.device_jpeg import decodes_jpeg
+from pydream.data.device_jpeg import no_decoder
 from pydream.evaluate import EvaluateConfig, evaluate_set
 from pydream.rded import RdedConfig, distill
 from pydream.sets.run import MadeSet
@@ -81,7 +81,7 @@ def test_half_precision(config: RdedConfig, precision: str) -> None:
 
 
 def test_decoding_there(config: RdedConfig) -> None:
-    if not decodes_jpeg(torch.device("cuda")):
+    if no_decoder(torch.device("cuda")) is not None:
         pytest.skip("this torchvision decodes no JPEG on the GPU")
     on_gpu, there = run(config, decode="device")
     _, here = run(config, decode="host", workers=2)
