@@ -106,18 +106,21 @@ __device__ void for_members(const SelectTask& task, int64_t label, const Work& w
 // Calls work(key) for every key of a class, read from memory.
 template <bool kGrouped, class Work>
 __device__ void for_keys_in_memory(const SelectTask& task, int64_t label, const Work& work) {
-  if constexpr (kGrouped) return for_members(task, label, work);
-  for (int64_t first = threadIdx.x; first < task.images; first += kLabels * kThreads) {
-    bool member[kLabels];
+  if constexpr (kGrouped) {
+    for_members(task, label, work);
+  } else {
+    for (int64_t first = threadIdx.x; first < task.images; first += kLabels * kThreads) {
+      bool member[kLabels];
 #pragma unroll
-    for (int i = 0; i < kLabels; ++i) {
-      const int64_t image = first + i * kThreads;
-      member[i] = image < task.images && task.labels[image] == label;
-    }
+      for (int i = 0; i < kLabels; ++i) {
+        const int64_t image = first + i * kThreads;
+        member[i] = image < task.images && task.labels[image] == label;
+      }
 #pragma unroll
-    for (int i = 0; i < kLabels; ++i) {
-      const int64_t image = first + i * kThreads;
-      if (member[i] && task.best[image] > -kInfinity) work(pack(task.best[image], image));
+      for (int i = 0; i < kLabels; ++i) {
+        const int64_t image = first + i * kThreads;
+        if (member[i] && task.best[image] > -kInfinity) work(pack(task.best[image], image));
+      }
     }
   }
 }
