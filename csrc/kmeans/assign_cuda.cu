@@ -127,8 +127,8 @@ struct Least {
 };
 
 __device__ Least least_of(Least one, Least other) {
-  if (other.score < one.score || (other.score == one.score && other.centre < one.centre))
-    one = other;
+  const bool equal = other.score == one.score;
+  if (other.score < one.score || (equal && other.centre < one.centre)) one = other;
   return one;
 }
 
