@@ -113,6 +113,8 @@ def visible(
 ) -> tuple[list[str], list[str]]:
     """List a folder without clutter, which is counted in `ignored`."""
     folders, files = tree.list(path)
+    if not (_may_have_clutter(folders) or _may_have_clutter(files)):
+        return [*folders], [*files]
     kept = (
         [name for name in folders if not is_clutter(name)],
         [name for name in files if not is_clutter(name)],
@@ -121,6 +123,11 @@ def visible(
         ignored.update(_clutter_kind(name) + "/" for name in folders if is_clutter(name))
         ignored.update(_clutter_kind(name) for name in files if is_clutter(name))
     return kept
+
+
+def _may_have_clutter(names: Sequence[str]) -> bool:
+    """Return whether `is_clutter` may hold for a name, without a call for each of a million."""
+    return "/." in "/".join(("", *names)) or not _CLUTTER.isdisjoint(map(str.lower, names))
 
 
 def file_kind(name: str) -> str:

@@ -107,8 +107,10 @@ def measure_observers(
         among = np.arange(len(held_out))
     else:
         held_out = source
-        among = np.setdiff1d(np.arange(len(source)), selection.indices)
-        if len(np.unique(source.labels[among])) < len(source.class_names):
+        left = np.ones(len(source), dtype=np.bool_)
+        left[selection.indices] = False
+        among = np.flatnonzero(left)
+        if not np.bincount(source.labels[among], minlength=len(source.class_names)).all():
             among = np.arange(len(source))
     measured = []
     for number, (name, observer) in enumerate(zip(config.observers, observers, strict=True)):

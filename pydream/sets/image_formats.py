@@ -29,5 +29,5 @@ def hash_image_files(path: Path) -> str:
     digest = hashlib.sha256()
     for file in image_files(path):
         inner = hashlib.sha256(file.read_bytes()).hexdigest()
-        digest.update(f"{file.relative_to(path).as_posix()}\0{inner}\n".encode())
+        digest.update(f"images/{file.parent.name}/{file.name}\0{inner}\n".encode())
     return digest.hexdigest()
