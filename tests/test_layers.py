@@ -14,7 +14,7 @@ PACKAGE = Path(pydream.__file__).parent
 FLOORS = (
     "_C errors lazy marks processors allocator arithmetic streams torch_state seeds gpus timeline "
     "urls",
-    "checks files formatting progress versions launchers memory_limits",
+    "checks files formatting progress versions launchers memory_limits torch_files",
     "ranks",
     "ops partial doctor replay",
     "devices cluster data data_parallel tiling",

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from pydream.data.cache import COMPRESSED, decompressed, fetched, kept
-from pydream.data.layout import Tree, is_image, join
+from pydream.data.layout import Tree, check_bytes, is_image, join
 from pydream.data.remote import AnyPath, RemotePath, read_together
-from pydream.data.tar_ends import check_whole, find_appended
+from pydream.data.tar_ends import check_whole, find_appended, forwards
 from pydream.errors import ImageError, PydreamError, first_line, returned
 
 ARCHIVE_SUFFIXES = (
@@ -35,6 +35,7 @@ _READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # methods of compression
 _ODD = ("/.", "//")
 # Of a local header; the directory and the end of a zip, behind its last member, are longer.
 _EXTRA_BYTES = 64
+_DEEPEST = 100  # folders of a name; each is kept with its whole path
 _MOST_LINKS = 40  # links that one name may follow, as on Linux
 _INDEXING = threading.Lock()  # held while an archive is indexed
 
@@ -119,7 +120,7 @@ class _ArchiveTree(Tree):
             weakref.finalize(self, os.close, self._descriptor)
 
     def _add_folder(self, path: str) -> None:
-        if path not in self._folders:
+        if path not in self._folders:  # at most `_DEEPEST` times
             parent, _, name = path.rpartition("/")
             self._add_folder(parent)
             self._folders[parent][0].add(name)
@@ -183,16 +184,22 @@ class ZipTree(_ArchiveTree):
 
     def read(self, path: str) -> bytes:
         """Content of a member, checked against its checksum; see `Tree.read`."""
+        member = self._checked(path)
+        return self._content(member, self._read_at(member.offset, _span(member)))
+
+    def _checked(self, path: str) -> _ZipMember:
         member = self._members[path]
         if not member.readable:
             raise ImageError("is encrypted, or compressed in a way that cannot be read in place")
-        return self._content(member, self._read_at(member.offset, _span(member)))
+        check_bytes(max(member.size, member.stored_size))
+        return member
 
     def read_many(self, paths: Sequence[str]) -> Sequence[bytes | ImageError]:
         """Content of members; those side by side in a store are read together."""
-        if self._remote is None or not all(self._members[path].readable for path in paths):
+        found = [returned(self._checked, path) for path in paths]
+        members = [member for member in found if isinstance(member, _ZipMember)]
+        if self._remote is None or len(members) < len(found):
             return super().read_many(paths)
-        members = [self._members[path] for path in paths]
         places = [(member.offset, member.offset + _span(member)) for member in members]
         ranges = [(self._remote, start, end) for start, end in places]
         starts = zip(members, read_together(ranges), strict=True)
@@ -327,7 +334,7 @@ class TarTree(_ArchiveTree):
                 file.seek(following)
                 last = None
                 with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive:
-                    for last in archive:
+                    for last in forwards(archive):
                         archive.members = []  # type: ignore[attr-defined]  # it would only grow
                         self._note(last, folder)
                         if archive.offset >= end:
@@ -380,10 +387,12 @@ class TarTree(_ArchiveTree):
     def read(self, path: str) -> bytes:
         """Content of a member; see `Tree.read`."""
         member = self._members[path]
+        check_bytes(member.size)
         if member.stored is None:
             return self._read_at(member.offset, member.size)
         content, position = bytearray(member.size), member.offset
         for start, size in member.stored:
+            check_bytes(start + size)
             content[start : start + size] = self._read_at(position, size)
             position += size
         return bytes(content)
@@ -408,14 +417,18 @@ def _text(name: str) -> str:
 
 def _outside(name: str) -> list[str]:
     """Return the kind of a name that cannot be listed; empty for the root."""
+    if name.count("/") > _DEEPEST:
+        return [f"names of more than {_DEEPEST} folders"]
     return ["names that lead out of the archive"] if ".." in name else []
 
 
 def _clean(name: str) -> str | None:
-    """Return a member name without ``./``; None if it is empty or leads out of the archive.
+    """Return a member name without ``./``; None if it is empty, too deep or leads outside.
 
     A name that ends in a slash is a folder, and keeps the slash.
     """
+    if name.count("/") > _DEEPEST:
+        return None
     if not name.startswith((".", "/")) and not any(odd in name for odd in _ODD):
         return name or None
     parts = [part for part in name.split("/") if part not in ("", ".")]

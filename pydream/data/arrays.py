@@ -13,6 +13,8 @@ import torch
 from pydream.data.array_forms import as_images, as_labels
 from pydream.data.source import Source
 from pydream.errors import MissingSplitError, PydreamError, first_line
+from pydream.formatting import byte_words
+from pydream.memory_limits import usable_memory
 
 _FLOATS_OF_NUMPY = (torch.float16, torch.float32, torch.float64)
 _DIGIT_NAMES = tuple("0123456789")
@@ -312,6 +314,14 @@ def _load_npz(path: Path) -> Any:
         raise PydreamError(f"{path}: not a readable npz file: {first_line(error)}") from error
     if not hasattr(loaded, "files"):
         raise PydreamError(f"{path}: a single array; save images and labels with numpy.savez")
+    room = usable_memory()
+    needed = sum(member.file_size for member in loaded.zip.infolist())
+    if room is not None and needed > room:
+        loaded.close()
+        raise PydreamError(
+            f"{path}: its arrays take {byte_words(needed)}, and this process may use "
+            f"{byte_words(room)}; save fewer images, or save them as files"
+        )
     return loaded
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import hashlib
+import io
 import lzma
 import os
 import shutil
@@ -39,6 +40,9 @@ COMPRESSED: dict[bytes, Callable[[IO[bytes]], Any]] = {
 """Functions that open compressed files, by their first bytes."""
 
 _AT_ONCE = 16 << 20
+# A compressed tar may grow by so much, and beyond that to so many times its size. A tar of small
+# images is padded with zeros, but hardly to ten times their size.
+_FREELY, _MOST_TIMES = 1 << 30, 100
 
 
 def decompressed(path: AnyPath, magic: bytes) -> Path:
@@ -58,6 +62,23 @@ def decompressed(path: AnyPath, magic: bytes) -> Path:
     """
     stem = path.name.partition(".")[0]
     return kept(path, [path], (stem, ".tar"), "decompress", partial(_decompress, path, magic))
+
+
+def unpacked(content: bytes, most: int) -> bytes:
+    """Return the decompressed content of a small file, or the content itself if it is not.
+
+    Raises
+    ------
+    ValueError
+        If it has more bytes than `most`; other errors if it is damaged.
+    """
+    for magic, opened in COMPRESSED.items():
+        if content.startswith(magic):
+            with opened(io.BytesIO(content)) as source:
+                content = source.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it has more than {most:,} bytes when decompressed")
+    return content
 
 
 def fetched(path: AnyPath) -> Path:
@@ -184,8 +205,14 @@ def _locked(place: Path) -> IO[bytes]:
 
 def _decompress(path: AnyPath, magic: bytes, target: IO[bytes]) -> None:
     """Write the content; distinguish errors of the file itself from those of the disk."""
+    written = 0
     with path.open("rb", _AT_ONCE) as file, COMPRESSED[magic](file) as source:
         while True:
+            if written > _FREELY and written > _MOST_TIMES * file.tell():
+                raise PydreamError(
+                    f"{path}: is refused: it grows to more than {_MOST_TIMES} times its size, as "
+                    "images do not; if you trust it, decompress it, and name the .tar"
+                )
             try:
                 data = source.read(_AT_ONCE)
             except (EOFError, zlib.error, lzma.LZMAError, OSError, ValueError) as error:
@@ -196,7 +223,7 @@ def _decompress(path: AnyPath, magic: bytes, target: IO[bytes]) -> None:
                 ) from error
             if not data:
                 return
-            target.write(data)
+            written += target.write(data)
 
 
 def _folder(path: AnyPath | str, action: str) -> Path:

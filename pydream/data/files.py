@@ -19,7 +19,7 @@ from pydream.data.image_names import names_at
 from pydream.data.imagenet import find_imagenet, raised_root
 from pydream.data.imagenet_tars import TRAIN_TAR, join_shipped
 from pydream.data.label_files import find_label_files
-from pydream.data.layout import Layout, Splits, Tree, join, visible
+from pydream.data.layout import Layout, Splits, Tree, check_bytes, join, visible
 from pydream.data.published_splits import FoldersAndTables, TableLayout, table_splits
 from pydream.data.remote import AnyPath, RemotePath, remote_tree
 from pydream.data.source import Source
@@ -192,7 +192,8 @@ class FolderTree(Tree):
                         folders.append(entry.name)
                     elif entry.is_file():
                         files.append(entry.name)
-                    elif entry.is_symlink():  # dangling: an error only when it is read or listed
+                    elif entry.is_symlink() and not os.path.exists(entry.path):
+                        # Dangling: an error only when it is read or listed.
                         has_extension = "." in entry.name.lstrip(".")
                         (files if has_extension else folders).append(entry.name)
         except OSError as error:
@@ -203,6 +204,7 @@ class FolderTree(Tree):
         """Content of a file; see `Tree.read`."""
         try:
             with open(join(self._path, path), "rb", buffering=0) as file:
+                check_bytes(os.fstat(file.fileno()).st_size)
                 return file.readall()
         except OSError as error:
             raise ImageError(f"cannot be read: {error.strerror}") from error

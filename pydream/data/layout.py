@@ -30,6 +30,17 @@ _KNOWN_HIDDEN = (".ds_store", ".git", ".ipynb_checkpoints", ".trashes")
 _KINDS_SHOWN = 6
 
 
+MOST_BYTES = 1 << 30
+"""Largest file that is read whole: an uncompressed image of the most pixels that are decoded, in 16
+bits, has about as many."""
+
+
+def check_bytes(size: int) -> None:
+    """Raise ImageError if a file is too large to be read whole."""
+    if size > MOST_BYTES:
+        raise ImageError(f"has {size:,} bytes, above the limit of {MOST_BYTES:,}")
+
+
 class Tree(ABC):
     """Files below a root, with slash-separated paths that begin at the root (``""``).
 

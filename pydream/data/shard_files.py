@@ -17,6 +17,7 @@ from pydream.urls import without_secrets
 SUFFIX = ".tar"
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MEMBERS_TRIED = 16
+_MOST_TRIED = 1 << 20  # bytes of a JSON file in which a label is looked for
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def _has_labels(path: AnyPath) -> bool:
                     return True
                 if member.isfile() and member.name.lower().endswith(".json"):
                     content = archive.extractfile(member)
-                    return content is not None and b'"label"' in content.read()
+                    return content is not None and b'"label"' in content.read(_MOST_TRIED)
     except (tarfile.TarError, EOFError, OSError):
         pass
     return False

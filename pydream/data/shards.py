@@ -19,12 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pydream.data.cache import kept
-from pydream.data.layout import is_image
+from pydream.data.layout import MOST_BYTES, is_image
 from pydream.data.parquet_columns import Columns, names_of, numbers_of
 from pydream.data.remote import AnyPath, RemotePath, read_together
 from pydream.data.shard_files import ShardFiles
 from pydream.data.stores import AT_ONCE
 from pydream.data.table_source import TableSource
+from pydream.data.tar_ends import forwards
 from pydream.errors import ImageError, MissingSplitError, PydreamError, first_line
 from pydream.processors import usable_processors
 from pydream.progress import track
@@ -32,6 +33,7 @@ from pydream.progress import track
 # As the library webdataset divides names: the key ends at the first dot of the file's name.
 _PARTS = re.compile(r"((?:.*/)?[^./][^/.]*)\.([^/]+)")
 _INDEXED_AT_ONCE = 8 << 20  # bytes of a shard that are read together
+_LABELS = ("cls", "json")
 _NAMES = ("classnames.txt", "classes.txt")
 _SCHEMA = pa.schema(
     [
@@ -184,12 +186,14 @@ def index_shard(path: AnyPath) -> list[tuple[str, int, int, str]]:
             path.open("rb", _INDEXED_AT_ONCE) as file,
             tarfile.open(fileobj=file, mode="r:") as archive,
         ):
-            for member in archive:
+            for member in forwards(archive):
                 archive.members = []  # type: ignore[attr-defined]  # it would only grow
                 parts = _PARTS.fullmatch(member.name) if member.isfile() else None
                 if parts is None:
                     continue
                 kind = parts[2].lower()
+                if (kind in _LABELS or is_image(member.name)) and _may_grow(member):
+                    raise tarfile.ReadError(f"its member {member.name!r} is sparse or too large")
                 sample = samples.setdefault(parts[1], _Sample())
                 if kind == "cls" or (kind == "json" and sample.label is None):
                     content = archive.extractfile(member)
@@ -210,6 +214,11 @@ def index_shard(path: AnyPath) -> list[tuple[str, int, int, str]]:
         for sample in samples.values()
         if sample.image is not None and sample.label is not None
     ]
+
+
+def _may_grow(member: tarfile.TarInfo) -> bool:
+    """Return whether a member takes more memory than the shard has bytes of it, or too much."""
+    return member.issparse() or member.size > MOST_BYTES
 
 
 def _label(kind: str, content: bytes, path: AnyPath, name: str) -> str | None:

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Iterator
 from typing import IO
 
 from pydream.data.layout import join
 
 _SCANNED_AT_ONCE = 1 << 20  # bytes; whole blocks
+
+
+def forwards(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of a tar, each behind the one before it.
+
+    Raises
+    ------
+    TarError
+        If a size is negative, by which `tarfile` would read the same members again and again.
+    """
+    before = -1
+    for member in archive:
+        if archive.offset <= before or member.size < 0:
+            raise tarfile.ReadError(f"its member {member.name!r} has a size below 0")
+        before = archive.offset
+        yield member
 
 
 def check_whole(

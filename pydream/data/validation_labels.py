@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import re
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from pydream.data.cache import unpacked
 from pydream.data.layout import WNID, Tree, join, visible
+from pydream.data.tar_ends import forwards
 from pydream.errors import PydreamError, first_line
 
 _WNID_AS_WORD = re.compile(rf"\b{WNID.pattern}\b")
@@ -18,6 +21,9 @@ _NUMBER = re.compile(r"(\d{8})\.\w+$")  # of ILSVRC2012_val_00000001.JPEG
 _GROUND_TRUTH = "ilsvrc2012_validation_ground_truth.txt"
 _META = "meta.mat"
 _ILSVRC_CLASSES = 1000
+# Bytes of the development kit without compression, and of its MATLAB file, which is compressed by a
+# thousand at most. The kit of 2012 has a small fraction of each.
+_MOST_UNPACKED, _MOST_META = 1 << 26, 1 << 21
 _ILSVRC_LISTS = ("loc_synset_mapping.txt", "synset_words.txt", "synsets.txt")  # of Kaggle and Caffe
 
 
@@ -205,6 +211,10 @@ def _from_devkit(path: str, truth: bytes, meta: bytes) -> ValidationLabels:
     """Read the development kit of 2012, whose own IDs a MATLAB file explains."""
     import scipy.io
 
+    if len(meta) > _MOST_META:
+        raise PydreamError(
+            f"{_META} beside {path} has {len(meta):,} bytes, too many to be the kit's"
+        )
     try:
         synsets = scipy.io.loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
         wnids = dict(
@@ -222,12 +232,14 @@ def _from_packed_devkit(path: str, content: bytes) -> ValidationLabels:
     """Read the development kit from its archive."""
     found = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-            for member in archive:
+        with tarfile.open(fileobj=io.BytesIO(unpacked(content, _MOST_UNPACKED))) as archive:
+            for member in forwards(archive):
                 name = member.name.rpartition("/")[2].lower()
+                if member.issparse():
+                    raise tarfile.ReadError(f"its member {member.name!r} is sparse")
                 if name in (_GROUND_TRUTH, _META) and (file := archive.extractfile(member)):
                     found[name] = file.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
         raise PydreamError(f"{path} cannot be unpacked: {first_line(error)}") from error
     if len(found) < 2:
         return ValidationLabels(path)
@@ -236,11 +248,13 @@ def _from_packed_devkit(path: str, content: bytes) -> ValidationLabels:
 
 def _from_torchvision(path: str, content: bytes) -> ValidationLabels:
     """Read torchvision's extract of the development kit."""
-    import torch
+    from pydream.torch_files import load_torch_file
 
     try:
-        _, wnids = torch.load(io.BytesIO(content), weights_only=True)
+        _, wnids = load_torch_file(content, path)
         return ValidationLabels(path, by_number=[str(wnid) for wnid in wnids])
+    except PydreamError:
+        raise
     except Exception as error:
         raise PydreamError(
             f"{path} is not torchvision's meta.bin: {type(error).__name__}; remove it"

@@ -8,7 +8,6 @@ import json
 import os
 import pickle
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from pydream.files import check_free, write_new
 from pydream.formatting import listed
 from pydream.models.foreign_files import foreign_file, foreign_folder
 from pydream.models.state_dicts import WRAPPERS, find_weights, fit_names
+from pydream.torch_files import load_torch_file
 
 # Heads of torchvision's GoogLeNet and Inception that only training uses.
 _AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
@@ -217,10 +217,8 @@ def _read_torch(path: Path) -> Checkpoint:
     """Read a file of torch.save with the reader that makes only tensors and plain containers."""
     try:
         # torchvision's and timm's trainers keep their options in a Namespace, a bare record.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its warnings are errors here
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
+        content = load_torch_file(path, str(path), [argparse.Namespace])
+    except (MemoryError, PydreamError):
         raise
     except Exception as error:  # a damaged file fails in any way
         raise _unreadable(path, error) from error

@@ -120,7 +120,8 @@ def feature_maps(maps: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) ->
             for kind, colour, size in (("others", _FAINT, 8), ("chosen", _BAR, 14)):
                 x, y = np.array(points[kind]).reshape(-1, 2).T
                 axes.scatter(x, y, s=size, color=colour, linewidths=0)
-            axes.set_title(name if len(name) <= _LONGEST_TITLE else f"{name[:_LONGEST_TITLE]}…")
+            shown = name if len(name) <= _LONGEST_TITLE else f"{name[:_LONGEST_TITLE]}…"
+            axes.set_title(shown, parse_math=False)  # a name with dollar signs is no formula
             axes.set_xticks([])
             axes.set_yticks([])
         figure.subplots_adjust(0.03, 0.03, 0.97, 0.9, wspace=0.1, hspace=0.25)

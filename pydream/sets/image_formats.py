@@ -8,20 +8,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from pydream.errors import PydreamError
+
 ImageFormat: TypeAlias = Literal["png", "webp", "jpeg"]
 SUFFIXES: Mapping[ImageFormat, str] = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 
 
 def image_files(path: Path) -> list[Path]:
-    """List the image files of a set, class by class."""
+    """List the image files of a set, class by class.
+
+    Raises
+    ------
+    PydreamError
+        If one is a link out of the set, by which an export would copy any file of the disk.
+    """
     suffixes = tuple(SUFFIXES.values())
-    folders = sorted(folder for folder in (path / "images").glob("*") if folder.is_dir())
-    return [
-        folder / name
-        for folder in folders
-        for name in sorted(os.listdir(folder))
-        if name.endswith(suffixes)
-    ]
+    images = path / "images"
+    folders = sorted(folder for folder in images.glob("*") if folder.is_dir())
+    links = [str(folder) for folder in (images, *folders) if folder.is_symlink()]
+    files = []
+    for folder in folders:
+        with os.scandir(folder) as entries:
+            found = [entry for entry in entries if entry.name.endswith(suffixes)]
+        links += [entry.path for entry in found if entry.is_symlink()]
+        files += [folder / name for name in sorted(entry.name for entry in found)]
+    root = os.path.realpath(path)
+    for link in links:
+        if os.path.commonpath((root, os.path.realpath(link))) != root:
+            raise PydreamError(f"{link}: links out of the set; put what it links to in its place")
+    return files
 
 
 def hash_image_files(path: Path) -> str:

@@ -19,6 +19,7 @@ from pydream.sets.config import SetSettings
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.image_formats import hash_image_files
 from pydream.sets.imported import open_distilled
+from pydream.urls import is_url, without_secrets
 
 
 def open_named_set(
@@ -86,7 +87,13 @@ def open_real(
     PydreamError
         If there are no images, they lack this split, or their classes are not those of the set.
     """
-    named = named or (distilled.manifest.source or {}).get("description")
+    own = (distilled.manifest.source or {}).get("description")
+    if named is None and is_url(own):  # a set may come from anyone, and so the hosts that it names
+        raise PydreamError(
+            f"{distilled.path} was distilled from {without_secrets(str(own))}, and only hosts that "
+            "you name are asked; name the real images with --source"
+        )
+    named = named or own
     if named is None:
         raise PydreamError(
             f"{distilled.path} does not say what it was distilled from; "

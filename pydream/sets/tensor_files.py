@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pydream.data.array_forms import HALF_LEVEL, levels_scale
 from pydream.errors import PydreamError, first_line
+from pydream.torch_files import load_torch_file
 
 # Of whitened images: the largest standard deviation of their means, over that of the pixels, and
 # the correlation of neighbouring pixels.
@@ -333,14 +334,13 @@ def _check_images(images: Tensor, file: Path) -> None:
 def _load(file: Path) -> Any:
     """Read a file of torch.save without running code."""
     try:
-        with torch.serialization.safe_globals(_NUMBERS_OF_NUMPY):
-            return torch.load(file, map_location="cpu", weights_only=True)
+        return load_torch_file(file, str(file), _NUMBERS_OF_NUMPY)
     except pickle.UnpicklingError as error:
         raise PydreamError(
             f"{file} cannot be read: it is damaged, or carries objects that could run code; save "
             "it again as torch.save([images, labels], file)"
         ) from error
-    except MemoryError:
+    except (MemoryError, PydreamError):
         raise
     except Exception as error:  # the reader of a damaged file may raise anything
         raise PydreamError(f"{file} is not a file of torch.save: {first_line(error)}") from error

@@ -1,0 +1,487 @@
+"""Inputs from strangers: each attack by the smallest file that carries it out.
+
+docs/security.md says what is promised here.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rded_runs import CLASSES, settings, write_pictures, write_random_observer
+
+from pydream.data import archives, cache, open_source
+from pydream.data.decode import decode_image
+from pydream.data.layout import MOST_BYTES
+from pydream.errors import ImageError, PydreamError
+from pydream.models.checkpoint import read_weights
+from pydream.rded import distill
+from pydream.report import render_report
+from pydream.report.plots import feature_maps
+from pydream.sets import ExportConfig, export_set
+from pydream.sets.config import Layout
+from pydream.sets.distilled import DistilledSet, load_set
+from pydream.sets.imported import open_distilled
+from pydream.sets.opening import open_real
+
+MakeSet = Callable[..., DistilledSet]
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+# Names as a stranger gives them to classes, images and settings.
+SCRIPT = "</h3></script><script>document.title='ran'</script><img src=x onerror=alert(1)>"
+PNG = (
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\10\2\0\0\0\x90wS\xde\0\0\0\x0cIDATx\x9cc\xf8"
+    b"\xff\xff?\0\5\xfe\2\xfe\r\xefF\xb8\0\0\0\0IEND\xaeB`\x82"
+)
+
+
+class Payload:
+    """An object that writes a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.mark}",)
+
+
+# Code in pickles
+
+
+def test_the_payload_works(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(Payload(tmp_path / "ran")))
+    assert (tmp_path / "ran").exists()
+
+
+def torch_file(path: Path, content: Any, *, old: bool) -> Path:
+    torch.save(content, path, _use_new_zipfile_serialization=not old)
+    return path
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_no_pickle_runs_code(tmp_path: Path, old: bool) -> None:
+    mark = tmp_path / "ran"
+    weights = torch_file(tmp_path / "weights.pt", {"state_dict": Payload(mark)}, old=old)
+    with pytest.raises(PydreamError, match=r"refused.*any code"):
+        read_weights(weights)
+    images = torch_file(tmp_path / "images.pt", [Payload(mark), torch.arange(2)], old=old)
+    with pytest.raises(PydreamError, match="objects that could run code"):
+        open_distilled(images)
+    torch.save(torch.rand(2, 3, 8, 8), tmp_path / "images_best.pt")
+    torch_file(tmp_path / "labels_best.pt", Payload(mark), old=old)
+    with pytest.raises(PydreamError, match="objects that could run code"):
+        open_distilled(tmp_path / "images_best.pt")
+    folder = tmp_path / "imagenet"
+    (folder / "train" / "n01440764").mkdir(parents=True)
+    (folder / "train" / "n01440764" / "a.png").write_bytes(PNG)
+    (folder / "val").mkdir()
+    (folder / "val" / "ILSVRC2012_val_00000001.png").write_bytes(PNG)
+    torch_file(folder / "meta.bin", Payload(mark), old=old)
+    with pytest.raises(PydreamError, match=r"meta\.bin"):
+        open_source(str(folder), "test")
+    assert not mark.exists()
+
+
+def test_no_array_is_unpickled(tmp_path: Path) -> None:
+    objects = np.array([Payload(tmp_path / "ran")] * 2, dtype=object)
+    for name in ("images", "labels", "class_names"):
+        arrays: dict[str, Any] = {
+            "images": np.zeros((2, 4, 4), np.uint8),
+            "labels": np.arange(2),
+            name: objects,
+        }
+        np.savez(tmp_path / "arrays.npz", **arrays)
+        with pytest.raises(PydreamError, match=name):
+            open_source(str(tmp_path / "arrays.npz"))
+    assert not (tmp_path / "ran").exists()
+
+
+# Sizes in memory and on disk
+
+
+def compressed_again(file: Path) -> None:
+    """Deflate the parts of a zip."""
+    with zipfile.ZipFile(file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize("how", ["deflated", "repeated", "without values"])
+def test_a_torch_file_is_no_larger_in_memory(tmp_path: Path, how: str) -> None:
+    images = torch.zeros(2, 3, 64, 64)
+    if how == "repeated":
+        images = torch.zeros(1).expand(10**9, 3, 64, 64)
+    if how == "without values":
+        images = torch.zeros(2, 3, 64, 64, device="meta")
+    file = torch_file(tmp_path / "images.pt", [images, torch.arange(2)], old=False)
+    if how == "deflated":
+        compressed_again(file)
+    with pytest.raises(PydreamError, match="is refused: "):
+        open_distilled(file)
+    torch_file(tmp_path / "weights.pt", {"state_dict": {"weight": images}}, old=False)
+    if how == "deflated":
+        compressed_again(tmp_path / "weights.pt")
+    with pytest.raises(PydreamError, match="is refused: "):
+        read_weights(tmp_path / "weights.pt")
+
+
+def test_an_npz_is_refused_that_memory_has_no_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "arrays.npz"
+    np.savez_compressed(file, images=np.zeros((100, 64, 64), np.uint8), labels=np.arange(100))
+    assert len(open_source(str(file))) == 100
+    monkeypatch.setattr("pydream.data.arrays.usable_memory", lambda: 100_000)
+    with pytest.raises(PydreamError, match=r"this process may use 97\.7 KiB"):
+        open_source(str(file))
+
+
+def zip_of(file: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file
+
+
+def test_a_member_of_a_zip_grows_to_no_more_than_it_tells_and_no_more_than_the_limit(
+    tmp_path: Path,
+) -> None:
+    file = zip_of(tmp_path / "a.zip", {"ant/a.png": PNG, "ant/b.png": bytes(10**6)})
+    data = bytearray(file.read_bytes())
+    entry = data.rindex(b"ant/b.png") - 46  # in the directory
+    for told, reason in ((1000, "differs"), (MOST_BYTES + 1, "above the limit")):
+        struct.pack_into("<I", data, entry + 24, told)
+        file.write_bytes(data)
+        source = open_source(str(file))
+        assert isinstance(source.read(0), bytes)
+        with pytest.raises(ImageError, match=reason):
+            source.read(1)
+
+
+def tar_header(name: str, size: int) -> bytes:
+    member = tarfile.TarInfo(name)
+    header = bytearray(member.tobuf())
+    header[124:136] = size.to_bytes(12, "big", signed=True)
+    header[124] = 0xFF if size < 0 else 0x80  # in base 256
+    header[148:156] = b" " * 8
+    header[148:156] = f"{sum(header):06o}\0 ".encode()
+    return bytes(header)
+
+
+def test_a_negative_size_in_a_tar_is_no_endless_loop(tmp_path: Path) -> None:
+    file = tmp_path / "a.tar"
+    file.write_bytes(tar_header("ant/a.png", -1024) + bytes(1024))
+    with pytest.raises(PydreamError, match=r"size below 0|negative"):
+        open_source(str(file))
+
+
+def sparse_tar(file: Path, members: dict[str, int]) -> Path:
+    """Write a tar of files that are holes of so many bytes, in the format of GNU tar 1.28."""
+    with tarfile.open(file, "w", format=tarfile.PAX_FORMAT) as archive:
+        for name, size in members.items():
+            member = tarfile.TarInfo(name)
+            member.pax_headers = {
+                "GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.name": name,
+                "GNU.sparse.size": str(size), "GNU.sparse.map": f"{size},0",
+            }  # fmt: skip
+            archive.addfile(member)
+    return file
+
+
+def test_a_hole_in_a_tar_takes_no_memory(tmp_path: Path) -> None:
+    file = sparse_tar(tmp_path / "a.tar", {"ant/a.png": 1 << 40, "bee/a.png": 1})
+    with pytest.raises(ImageError, match="above the limit"):
+        open_source(str(file)).read(0)
+    shard = sparse_tar(tmp_path / "b.tar", {"a.cls": 1 << 40, "a.png": 1})
+    with pytest.raises(PydreamError, match="sparse or too large"):
+        open_source(str(shard))
+
+
+def test_a_compressed_tar_does_not_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "_FREELY", 1 << 20)
+    monkeypatch.setattr(cache, "_AT_ONCE", 1 << 18)
+    for mode in ("gz", "bz2", "xz"):
+        file = tmp_path / f"a.tar.{mode}"
+        with tarfile.open(file, f"w:{mode}") as archive:  # type: ignore[call-overload]
+            member = tarfile.TarInfo("ant/a.png")
+            member.size = 8 << 20
+            archive.addfile(member, io.BytesIO(bytes(member.size)))
+        with pytest.raises(PydreamError, match="more than 100 times its size"):
+            open_source(str(file))
+    assert not [*(tmp_path / "cache").rglob("*.*")]
+
+
+def test_the_development_kit_is_unpacked_within_a_limit(tmp_path: Path) -> None:
+    folder = tmp_path / "imagenet"
+    for name in ("train/n01440764/a.png", "val/ILSVRC2012_val_00000001.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(PNG)
+    with tarfile.open(folder / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as archive:
+        member = tarfile.TarInfo("ILSVRC2012_devkit_t12/data/meta.mat")
+        member.size = 1 << 27
+        archive.addfile(member, open("/dev/zero", "rb"))  # noqa: SIM115
+    with pytest.raises(PydreamError, match="when decompressed"):
+        open_source(str(folder), "test")
+
+
+def test_names_of_a_thousand_folders_are_left_out(tmp_path: Path) -> None:
+    deep = "/".join("a" * 20_000)
+    for file in (
+        zip_of(tmp_path / "a.zip", {"ant/a.png": PNG, f"{deep}/b.png": PNG}),
+        tmp_path / "a.tar",
+    ):
+        if file.suffix == ".tar":
+            with tarfile.open(file, "w") as archive:
+                for name in ("ant/a.png", f"{deep}/b.png"):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(PNG)
+                    archive.addfile(member, io.BytesIO(PNG))
+        source = open_source(str(file))
+        assert [*source.keys] == ["ant/a.png"]
+        assert source.ignored_kinds == {f"names of more than {archives._DEEPEST} folders": 1}
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    body = name + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+@pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt"])
+def test_a_chunk_of_a_png_does_not_grow(kind: bytes) -> None:
+    zeros = zlib.compress(bytes(100 << 20), 9)
+    header = {b"iCCP": b"name\0\0", b"zTXt": b"name\0\0", b"iTXt": b"name\0\1\0\0\0"}[kind]
+    bomb = PNG[:33] + chunk(kind, header + zeros) + PNG[33:]
+    with pytest.raises(ImageError, match="too large"):
+        decode_image(bomb)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "gif"])
+def test_an_image_of_too_many_pixels_is_refused_by_its_header(suffix: str) -> None:
+    side = 60_000
+    ihdr = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    bitmap = struct.pack("<IIiiHHIIiiII", 54, 40, side, side, 1, 24, 0, 0, 0, 0, 0, 0)
+    screen = struct.pack("<HH", side, side)
+    image = {
+        "png": PNG[:8] + ihdr + PNG[33:],
+        "bmp": b"BM" + bytes(8) + bitmap,
+        "gif": b"GIF89a" + screen + b"\0\0\0,\0\0\0\0" + screen + b"\0\2\2D\1\0;",
+    }[suffix]
+    with pytest.raises(ImageError, match="limit"):
+        decode_image(image)
+
+
+# Places on the disk
+
+
+def test_members_and_links_of_archives_stay_inside(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(PNG)
+    names = ("../secret.png", "ant/../../secret.png", "ant\\..\\..\\secret.png")
+    file = zip_of(tmp_path / "a.zip", {"ant/a.png": PNG, **dict.fromkeys(names, PNG)})
+    assert [*open_source(str(file)).keys] == ["ant/a.png"]
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        member = tarfile.TarInfo("ant/a.png")
+        member.size = len(PNG)
+        archive.addfile(member, io.BytesIO(PNG))
+        for number, target in enumerate((str(tmp_path / "secret.png"), "../../secret.png")):
+            for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+                link = tarfile.TarInfo(f"ant/{number}{kind.decode()}.png")
+                link.type, link.linkname = kind, target
+                archive.addfile(link)
+    assert [*open_source(str(tmp_path / "a.tar")).keys] == ["ant/a.png"]
+
+
+@pytest.mark.parametrize("what", ["images", "images/00000", "images/00000/00000.png"])
+@pytest.mark.parametrize("to", ["rded", "parquet", "webdataset"])
+def test_an_export_copies_nothing_from_outside_of_the_set(
+    make_set: MakeSet, tmp_path: Path, what: str, to: Layout
+) -> None:
+    path = make_set().path
+    (path / what).rename(tmp_path / "elsewhere")
+    (path / what).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PydreamError, match=f"{what}: links out of the set"):
+        export_set(ExportConfig(set=path, to=to, out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_links_inside_a_set_and_to_a_set_are_followed(make_set: MakeSet, tmp_path: Path) -> None:
+    path = make_set().path
+    (path / "images").rename(path / "own")
+    (path / "images").symlink_to("own")
+    (tmp_path / "link").symlink_to(path)
+    assert len(load_set(tmp_path / "link").images) == 6
+
+
+def test_a_link_to_a_device_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "ant").mkdir()
+    (tmp_path / "ant" / "a.png").write_bytes(PNG)
+    (tmp_path / "ant" / "b.png").symlink_to("/dev/zero")
+    assert [*open_source(str(tmp_path)).keys] == ["ant/a.png"]
+
+
+# The page
+
+
+def hostile_set(make_set: MakeSet) -> DistilledSet:
+    """A set whose every text is a script."""
+    distilled = make_set([SCRIPT, "bee"], skipped=[{"key": SCRIPT, "reason": SCRIPT}])
+    file = distilled.path / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["method"] = manifest["source"]["description"] = manifest["source"]["split"] = SCRIPT
+    manifest["observer"]["arch"] = manifest["image_format"] = manifest["package"]["name"] = SCRIPT
+    file.write_text(json.dumps(manifest))
+    return load_set(distilled.path)
+
+
+def test_texts_of_a_set_are_no_markup(make_set: MakeSet, measures: Any) -> None:
+    page = render_report(hostile_set(make_set), measures)
+    assert page.count(SCRIPT.partition("<script>")[2][:8]) >= 5
+    assert not re.search(r"<script|<img src=x|</h3></", page, re.IGNORECASE)
+    assert set(re.findall(r'(?:src|href)="([a-z]+:)', page)) == {"data:"}
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)
+    assert policy is not None
+    assert "default-src 'none'" in policy[1]
+    assert page.index(policy[0]) < page.index("<title>")
+
+
+def test_a_class_name_is_no_formula_and_no_markup_in_a_plot() -> None:
+    points = {"chosen": [[0.0, 1.0]], "others": [[1.0, 0.0]]}
+    drawn = feature_maps({"$\\bad{$": points, "<script>": points})
+    assert "$\\bad{$" in drawn
+    assert "<script" not in drawn
+
+
+@pytest.fixture
+def requested() -> Iterator[tuple[str, list[str]]]:
+    """A server on the loopback: its address, and the paths that it was asked for."""
+    paths: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            paths.append(self.path)
+            self.send_response(404)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", paths
+        server.shutdown()
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome on PATH")
+def test_the_policy_stops_what_escapes_would_let_through(
+    make_set: MakeSet, tmp_path: Path, requested: tuple[str, list[str]]
+) -> None:
+    """In a browser: the page with markup put in by hand, and the same without its policy."""
+    address, paths = requested
+    page = render_report(make_set())
+    meta = re.search(r"<meta http-equiv=\"Content-Security-Policy\".*?>", page)
+    assert meta is not None
+
+    def harmed(number: int) -> str:
+        return (
+            f'<img src="{address}/{number}/image"><iframe src="{address}/{number}/frame"></iframe>'
+            f'<link rel="stylesheet" href="{address}/{number}/style">'
+            f'<script>new Image().src = "{address}/{number}/script"</script></body>'
+        )
+
+    for number, text in enumerate((page, page.replace(meta[0], ""))):
+        file = tmp_path / f"{number}.html"
+        file.write_text(text.replace("</body>", harmed(number)), encoding="utf-8")
+    frames = "".join(f'<iframe src="{number}.html"></iframe>' for number in range(2))
+    (tmp_path / "both.html").write_text(frames)
+    assert BROWSER is not None
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    options += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000"]
+    where = (tmp_path / "both.html").as_uri()
+    subprocess.run(
+        [BROWSER, *options, "--dump-dom", where], capture_output=True, timeout=300, check=True
+    )
+    assert sorted({*paths}) == ["/1/frame", "/1/image", "/1/script", "/1/style"]
+
+
+# The network
+
+
+def test_a_host_that_only_the_manifest_names_is_not_asked(
+    make_set: MakeSet, requested: tuple[str, list[str]]
+) -> None:
+    address, paths = requested
+    distilled = make_set()
+    assert distilled.manifest.source is not None
+    for url in (f"{address}/photos.zip", f"simplecache::{address}/photos.zip", "s3://bucket/x"):
+        distilled.manifest.source["description"] = url
+        with pytest.raises(PydreamError, match=r"only hosts that you name are asked.*--source"):
+            open_real(None, distilled, "test")
+    assert not paths
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Refuse connections and look-ups of names, and list them."""
+    tried: list[object] = []
+
+    def refuse(*arguments: object, **options: object) -> None:
+        tried.append(arguments)
+        raise OSError("no network in this test")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    for name in ("getaddrinfo", "gethostbyname", "create_connection"):
+        monkeypatch.setattr(socket, name, refuse)
+    return tried
+
+
+def test_the_guard_sees_a_connection(no_network: list[object]) -> None:
+    with pytest.raises(OSError, match="no network"):
+        socket.create_connection(("127.0.0.1", 9))
+    with pytest.raises(OSError, match="no network"):
+        socket.socket().connect(("127.0.0.1", 9))
+    assert len(no_network) == 2
+
+
+def test_commands_on_local_files_connect_to_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[object]
+) -> None:
+    from pydream.cli import main
+
+    real = write_pictures(tmp_path / "real" / "train").parent
+    write_pictures(real / "test")
+    observer = write_random_observer(tmp_path / "observer.safetensors")
+    distill(settings(real, observer, tmp_path / "set", ipc=1))
+    own = tmp_path / "set"
+    for arguments in (
+        ("inspect", own, "--observer", observer, "--source", real, "--report", tmp_path / "a.html"),
+        ("export", own, "--to", "parquet", "--out", tmp_path / "hub"),
+        ("evaluate", own, "--observer", observer, "--students", "convnet2-w16", "--epochs", 1),
+    ):  # fmt: skip
+        monkeypatch.setattr(sys, "argv", ["pydream", *map(str, arguments)])
+        main()
+    assert open_source(str(tmp_path / "hub")).class_names == CLASSES
+    assert not no_network
