@@ -30,6 +30,7 @@ from pydream.dream.real import load_class_images
 from pydream.errors import PydreamError
 from pydream.models.registry import construct
 from pydream.sets import load_set
+from pydream.sets.manifest import Manifest
 
 ARCH = "convnet2-w4-instance"
 
@@ -194,6 +195,13 @@ def test_the_student_rate_moves(digits: Source, experts: Path, tmp_path: Path) -
     ]
     one, other = ((made.path / "images.pt").read_bytes() for made in sets)
     assert one != other
+    # Students of `pydream evaluate --recipe mtt` train at the rates of the manifests.
+    rates = [Manifest.read(made.path).student_rate for made in sets]
+    configs = [made.manifest.config or {} for made in sets]
+    moved = [
+        abs(float(rate or 0) - of["student_rate"]) for rate, of in zip(rates, configs, strict=True)
+    ]
+    assert moved[0] < moved[1]
     with pytest.raises(
         PydreamError, match=r"rate became -.* give a --rate-learning-rate below 0\.001"
     ):
