@@ -140,10 +140,7 @@ class EvaluateConfig(SetSettings, RecipeSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         expand_settings(self, "set", "classes", "observer", "source", "out")
-        if isinstance(self.observer, tuple):
-            checks.different(observer=self.observer)
-            if len(self.observer) < 2:
-                object.__setattr__(self, "observer", next(iter(self.observer), None))
+        object.__setattr__(self, "observer", _one_or_several(self.observer))
         if self.recipes and self.recipe != "rded":
             raise PydreamError("--recipes takes the place of --recipe: give one of them")
         for name in self.named_recipes:
@@ -165,9 +162,7 @@ class EvaluateConfig(SetSettings, RecipeSettings):
     @property
     def observers(self) -> tuple[str, ...]:
         """The files of all observers."""
-        if self.observer is None:
-            return ()
-        return (self.observer,) if isinstance(self.observer, str) else tuple(self.observer)
+        return _files(self.observer)
 
     @property
     def named_recipes(self) -> tuple[RecipeName, ...]:
@@ -191,8 +186,9 @@ class RelabelConfig(SetSettings, RecipeSettings):
         If a value is out of its range.
     """
 
-    observer: str
-    """Weights of the observer that labels the images (.safetensors, .pt or .pth)."""
+    observer: str | tuple[str, ...]
+    """Weights of the observer that labels the images (.safetensors, .pt or .pth), or of several
+    that label them together."""
     source: str | None = None
     """Real images whose class names are used for a set that only numbers its classes."""
     student: str | None = None
@@ -222,6 +218,9 @@ class RelabelConfig(SetSettings, RecipeSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         expand_settings(self, "set", "classes", "observer", "source")
+        object.__setattr__(self, "observer", _one_or_several(self.observer))
+        if self.observer is None:
+            raise PydreamError("relabel: --observer needs a value; see `pydream relabel --help`")
         checks.seeds(self.seeds)
         checks.at_least(1, every=self.every, top_k=self.top_k)
         checks.at_least(0, hard_epochs=self.hard_epochs)
@@ -234,3 +233,21 @@ class RelabelConfig(SetSettings, RecipeSettings):
     def budget_bytes(self) -> int | None:
         """The budget as a number of bytes."""
         return None if self.budget is None else bytes_of("budget", self.budget)
+
+    @property
+    def observers(self) -> tuple[str, ...]:
+        """The files of all observers."""
+        return _files(self.observer)
+
+
+def _one_or_several(observer: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+    """Return one file as a str, and none as None."""
+    files = _files(observer)
+    checks.different(observer=files)
+    return files if len(files) > 1 else next(iter(files), None)
+
+
+def _files(observer: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    if observer is None:
+        return ()
+    return (observer,) if isinstance(observer, str) else tuple(observer)

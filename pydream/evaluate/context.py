@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
-from torch import nn
 
 from pydream.data import Source, has_split, open_source
 from pydream.data.resized import LabelledImages, load_split
@@ -18,6 +17,7 @@ from pydream.data.whitening import Whitening, whitening_record
 from pydream.devices import resolve_device
 from pydream.errors import PydreamError
 from pydream.evaluate.config import EvaluateConfig, is_of_set_alone, is_tiled, rule_of
+from pydream.evaluate.observers import Given, open_observers
 from pydream.evaluate.results import FinishedStudents
 from pydream.evaluate.whitened import check_whitened, fit_for, fitted_when_asked, seen_whole
 from pydream.files import check_place
@@ -26,7 +26,7 @@ from pydream.models.inputs import IMAGENET_MEAN, IMAGENET_STD
 from pydream.models.loading import resolve_precision
 from pydream.ranks import Ranks
 from pydream.sets.distilled import DistilledSet
-from pydream.sets.opening import check_class_names, open_observer, open_real, open_set
+from pydream.sets.opening import check_class_names, open_real, open_set
 from pydream.students.config import RecipeName, with_views_of_set
 from pydream.students.recipe import ResolvedRecipe
 from pydream.tiling import CellFit, Tiling
@@ -35,9 +35,6 @@ from pydream.urls import without_secrets
 from pydream.versions import package_record
 
 _FORMAT_VERSION = 2
-
-Given: TypeAlias = nn.Module | Sequence[nn.Module] | None
-"""An observer that is not a file, or several."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +221,7 @@ def open_evaluation(
     whitening = fit_for(config, distilled, train, zca, ranks) if whitened and train else None
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
-    observers = _open_observers(config, distilled, given, precision, device)
+    observers = open_observers(config, distilled, given, precision, device)
     normalisation = observers[0] if observers else distilled.manifest
     with stage("load test images"):
         test_images = load_split(
@@ -253,34 +250,6 @@ def open_evaluation(
         whitening=whitening,
         folder=folder,
         finished=FinishedStudents(folder / "students", config.resume),
-    )
-
-
-def _open_observers(
-    config: EvaluateConfig,
-    distilled: DistilledSet,
-    given: Given,
-    precision: str,
-    device: torch.device,
-) -> tuple[Observer, ...]:
-    networks: Sequence[str | nn.Module] = config.observers
-    if given is not None:
-        networks = [given] if isinstance(given, nn.Module) else list(given)
-        if len(config.observers) > 1 and len(networks) != len(config.observers):
-            raise PydreamError(
-                f"{len(networks)} observers are given, and config.observer names "
-                f"{len(config.observers)}: name each"
-            )
-    return tuple(
-        open_observer(
-            network,
-            distilled,
-            config,
-            arch=config.observer_arch,
-            precision=precision,
-            device=device,
-        )
-        for network in networks
     )
 
 

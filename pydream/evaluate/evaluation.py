@@ -32,6 +32,7 @@ from pydream.ranks import Ranks, ranks_of
 from pydream.students.label_schedule import EVERY_EPOCH, SMOOTHING, LabelSchedule
 from pydream.students.labels import Targets, hard_targets, online_targets, own_targets
 from pydream.students.recipe import ResolvedRecipe
+from pydream.students.recipes import recipe_named
 from pydream.students.train import train_student
 from pydream.students.views import largest_batch
 from pydream.torch_state import usual_torch_state
@@ -99,6 +100,7 @@ def _evaluate(
         announce_device(config.device)
         for one in context.observers:
             one.announce()
+        _say_published_labels(config)
         if config.data_parallel and not ranks.connected:
             say("data-parallel: this is the only process; torchrun or srun starts several")
         ranks.agree(context.settings())
@@ -112,6 +114,13 @@ def _evaluate(
         for _, of_seeds in groupby(keys, key=lambda key: key.row)
     ]
     return ranks.once(lambda: write_results(context.folder, evaluation_facts(context), tuple(rows)))
+
+
+def _say_published_labels(config: EvaluateConfig) -> None:
+    """Name the recipes that are published for the classes and take an observer's labels here."""
+    for name in config.named_recipes:
+        if recipe_named(name).labels == "hard" and "online" in config.labels_of(name):
+            say(f"recipe {name}: its authors train on the classes, as --labels published does")
 
 
 class _Student(NamedTuple):
@@ -222,14 +231,14 @@ def _targets(
 ) -> tuple[Targets, LabelSchedule]:
     """Return the source of the targets, and their schedule over the epochs."""
     recipe, device = plan.recipe, context.device
+    temperature = None if recipe.compares_logits else recipe.temperature
     classes = len(context.distilled.class_names)
     of_rows = plan.trained_on.labels.repeat(recipe.views_per_image).to(device)
     if plan.key.labels == "hard":
         return hard_targets(of_rows, classes), EVERY_EPOCH
     if plan.stored is not None:
         smoothed = hard_targets(of_rows, classes, SMOOTHING)
-        return plan.stored.targets(recipe.temperature, device, smoothed), plan.stored.plan.schedule
-    temperature = None if recipe.compares_logits else recipe.temperature
+        return plan.stored.targets(temperature, device, smoothed), plan.stored.plan.schedule
     if plan.key.labels == "own":
         assert context.distilled.soft_labels is not None  # checked when the set was opened
         of_rows = context.distilled.soft_labels.repeat(recipe.views_per_image, 1).to(device)

@@ -24,6 +24,7 @@ from pydream.evaluate.config import (
     rule_of,
 )
 from pydream.evaluate.context import EvaluationContext
+from pydream.evaluate.observers import check_observers
 from pydream.evaluate.whitened import whitened_set
 from pydream.models import Observer, build_model
 from pydream.sets.opening import exif_of
@@ -112,7 +113,12 @@ def check_plans(context: EvaluationContext, parallel: DataParallel) -> dict[str,
     for key in student_keys(context):
         if key.images == "distilled":
             recipe = settle_recipe(context, key, len(distilled.stored))
-            _check_observers(context, key, recipe)
+            if key.labels == "online":
+                check_observers(recipe, len(context.observers))
+                if recipe.batch_statistics and parallel.count > 1:
+                    raise PydreamError(
+                        f"recipe {recipe.name} labels whole batches: leave out --data-parallel"
+                    )
             if is_stored(key.labels):
                 _stored(context, recipe, key)
     return parameters
@@ -223,22 +229,6 @@ def _stored(context: EvaluationContext, recipe: ResolvedRecipe, key: StudentKey)
     stored = StoredLabels(context.distilled, key.seed, budget_of(key.labels))
     stored.check(recipe, context.mean, context.std)
     return stored
-
-
-def _check_observers(context: EvaluationContext, key: StudentKey, recipe: ResolvedRecipe) -> None:
-    """Raise PydreamError if a recipe cannot have its targets."""
-    count = len(context.observers)
-    if key.labels == "online" and count < recipe.least_observers:
-        raise PydreamError(
-            f"recipe {recipe.name} takes the labels of {recipe.least_observers} observers "
-            f"together, and {count} given: name more with --observer, or give --least-observers "
-            f"{count}"
-        )
-    if is_stored(key.labels) and recipe.compares_logits:
-        raise PydreamError(
-            f"recipe {recipe.name} compares logits, and stored labels are probabilities: give "
-            "--labels online, or --loss kl"
-        )
 
 
 def settle_recipe(context: EvaluationContext, key: StudentKey, num_images: int) -> ResolvedRecipe:

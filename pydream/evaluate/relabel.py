@@ -16,14 +16,16 @@ from pydream.devices import announce_device, resolve_device
 from pydream.errors import PydreamError
 from pydream.evaluate.config import RelabelConfig
 from pydream.evaluate.label_budget import EVIDENCE, expected_loss, form_words, within
+from pydream.evaluate.observers import Given, check_observers, open_observers
 from pydream.files import check_place, disk_errors, locked, write_whole
 from pydream.formatting import size_words
 from pydream.models import Observer
 from pydream.progress import say, shared_with, track
 from pydream.ranks import Ranks, ranks_of
 from pydream.sets.distilled import DistilledSet
-from pydream.sets.opening import open_observer, open_set
+from pydream.sets.opening import open_set
 from pydream.students.config import with_views_of_set
+from pydream.students.labels import labelling
 from pydream.students.recipe import ResolvedRecipe
 from pydream.students.recipe_tables import resolve
 from pydream.students.recipes import recipe_named
@@ -77,7 +79,7 @@ class RelabelResult:
 
 
 @usual_torch_state()
-def relabel(config: RelabelConfig, *, observer: torch.nn.Module | None = None) -> RelabelResult:
+def relabel(config: RelabelConfig, *, observer: Given = None) -> RelabelResult:
     """Store the observer's logits of every view that a student will be trained on.
 
     The views depend only on seed, epoch and row, so a student trained with ``labels="stored"`` sees
@@ -89,7 +91,7 @@ def relabel(config: RelabelConfig, *, observer: torch.nn.Module | None = None) -
     config
         The settings.
     observer
-        A classifier of normalised (B, 3, S, S) float32 images, if it is not a file.
+        A classifier of normalised (B, 3, S, S) float32 images, or several, if they are not files.
 
     Raises
     ------
@@ -106,9 +108,7 @@ def relabel(config: RelabelConfig, *, observer: torch.nn.Module | None = None) -
         return _relabel(config, ranks, observer)
 
 
-def _relabel(
-    config: RelabelConfig, ranks: Ranks, observer: torch.nn.Module | None
-) -> RelabelResult:
+def _relabel(config: RelabelConfig, ranks: Ranks, given: Given) -> RelabelResult:
     names = None if config.source is None else open_source(config.source).class_names
     distilled = open_set(config, names)
     if distilled.manifest.whitening is not None:
@@ -119,23 +119,17 @@ def _relabel(
     config = with_views_of_set(config, distilled.manifest.views)
     labels = distilled.beside("labels")
     check_place(labels, "copy the set to where it can be written to")
-    network = open_observer(
-        observer if observer is not None else config.observer,
-        distilled,
-        config,
-        arch=config.observer_arch,
-        precision=config.precision,
-        device=resolve_device(config.device),
-    )
-    if config.top_k is not None and config.top_k > network.num_classes:
+    device = resolve_device(config.device)
+    observers = open_observers(config, distilled, given, config.precision, device)
+    classes = len(distilled.class_names)
+    if config.top_k is not None and config.top_k > classes:
         raise PydreamError(
-            f"top_k must be at most the classes of the set, {network.num_classes}, "
-            f"got {config.top_k}"
+            f"top_k must be at most the classes of the set, {classes}, got {config.top_k}"
         )
     manifest = distilled.manifest
     recipe = resolve(
         recipe_named(config.recipe),
-        student=config.student or network.arch,
+        student=config.student or observers[0].arch,
         num_images=len(distilled.stored),
         num_classes=len(distilled.class_names),
         side=manifest.side,
@@ -143,22 +137,19 @@ def _relabel(
         overrides=config.overrides(),
         learned_rate=manifest.student_rate,
     )
-    if recipe.least_observers > 1:
-        raise PydreamError(
-            f"recipe {recipe.name} takes the labels of {recipe.least_observers} observers together,"
-            " and relabel stores those of one: give --least-observers 1"
-        )
+    check_observers(recipe, len(observers))
     if recipe.batch_statistics:
-        network = network.with_batch_statistics()
+        observers = tuple(observer.with_batch_statistics() for observer in observers)
     announce_device(config.device)
-    network.announce()
+    for observer in observers:
+        observer.announce()
     if config.hard_epochs >= recipe.epochs:
         raise PydreamError(
             f"hard_epochs must be below the {recipe.epochs} epochs of the training, "
             f"got {config.hard_epochs}"
         )
-    config = _fitted(config, distilled, network, recipe)
-    plans = [_plan(config, distilled, network, recipe, seed) for seed in config.seeds]
+    config = _fitted(config, distilled, observers, recipe)
+    plans = [_plan(config, distilled, observers, recipe, seed) for seed in config.seeds]
     folders = [labels_folder(distilled, seed, config.budget_bytes) for seed in config.seeds]
     ranks.agree({"settings": [*map(dataclasses.asdict, plans)], "installation": package_record()})
     if ranks.first:
@@ -172,7 +163,7 @@ def _relabel(
             for folder, plan in zip(folders, plans, strict=True):
                 write_plan(folder, plan)
         ranks.wait()
-        _store(distilled, network, recipe, [*zip(folders, plans, strict=True)], ranks)
+        _store(distilled, observers, recipe, [*zip(folders, plans, strict=True)], ranks)
         ranks.wait()
         if distilled.is_ours and ranks.first:
             _note_bytes(distilled)
@@ -192,13 +183,16 @@ def _relabel(
 
 
 def _fitted(
-    config: RelabelConfig, distilled: DistilledSet, observer: Observer, recipe: ResolvedRecipe
+    config: RelabelConfig,
+    distilled: DistilledSet,
+    observers: Sequence[Observer],
+    recipe: ResolvedRecipe,
 ) -> RelabelConfig:
     """Choose what the settings leave to the budget, and say what was chosen."""
     if config.budget_bytes is None:
         return config
     chosen = within(
-        _plan(config, distilled, observer, recipe, max(config.seeds)),
+        _plan(config, distilled, observers, recipe, max(config.seeds)),
         len(distilled.stored) * recipe.views_per_image,
         config.budget_bytes,
         every=config.every is not None,
@@ -215,10 +209,11 @@ def _fitted(
 def _plan(
     config: RelabelConfig,
     distilled: DistilledSet,
-    observer: Observer,
+    observers: Sequence[Observer],
     recipe: ResolvedRecipe,
     seed: int,
 ) -> LabelPlan:
+    observer = observers[0]
     return LabelPlan(
         images_sha256=distilled.images_sha256,
         class_names=list(distilled.class_names),
@@ -233,19 +228,23 @@ def _plan(
         temperature=recipe.temperature,
         bits=config.bits or 16,
         hard_epochs=config.hard_epochs,
+        further_observers=[one.facts() for one in observers[1:]],
     )
 
 
 def _store(
     distilled: DistilledSet,
-    observer: Observer,
+    observers: Sequence[Observer],
     recipe: ResolvedRecipe,
     plans: Sequence[tuple[Path, LabelPlan]],
     ranks: Ranks,
 ) -> None:
     """Store the epochs that are missing; each is made by one rank."""
+    observer = observers[0]
     images = distilled.images.to(observer.device)
-    fitting = observer.with_tile(largest_batch(len(images), recipe))
+    temperature = None if recipe.compares_logits else recipe.temperature
+    largest = largest_batch(len(images), recipe)
+    label = labelling(observers, temperature, largest, combine=recipe.combine)
     rows = len(images) * recipe.views_per_image
     epochs = [(folder, plan, epoch) for folder, plan in plans for epoch in plan.stored_epochs()]
     total = len(epochs) if ranks.first else 0  # whichever rank makes them
@@ -258,7 +257,7 @@ def _store(
                 for batch in views(
                     images, epoch, plan.seed, recipe, mean=observer.mean, std=observer.std
                 ):
-                    logits[batch.rows] = fitting.logits(batch.images)
+                    logits[batch.rows] = label(batch.images)
                 write_epoch(file, logits, plan.form, plan.temperature)
             advance(1, f"seed {plan.seed}" if len(plans) > 1 else "")
 

@@ -39,6 +39,27 @@ def online_targets(
         What is averaged over several observers: their logits, or their logarithms of probabilities
         at the temperature (at 1 if it is None).
     """
+    mean_logits = labelling(observers, temperature, batch_size, combine=combine)
+
+    def targets(batch: MixedBatch) -> torch.Tensor:
+        logits = mean_logits(batch.images)
+        return logits if temperature is None else torch.softmax(logits / temperature, dim=1)
+
+    return targets
+
+
+def labelling(
+    observers: Observer | Sequence[Observer],
+    temperature: float | None,
+    batch_size: int,
+    *,
+    combine: Combine = "logits",
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the function that labels images by one observer or by several together.
+
+    It takes (B, 3, S, S) images, normalised for the first observer, and returns (B, K) float32
+    logits. The parameters are those of `online_targets`.
+    """
     several = [observers] if isinstance(observers, Observer) else observers
     fitting = [observer.with_tile(batch_size) for observer in several]
 
@@ -52,11 +73,7 @@ def online_targets(
         softened = [torch.log_softmax(logits / divisor, dim=1) for logits in answers]
         return divisor * torch.stack(softened).mean(dim=0)
 
-    def targets(batch: MixedBatch) -> torch.Tensor:
-        logits = mean_logits(batch.images)
-        return logits if temperature is None else torch.softmax(logits / temperature, dim=1)
-
-    return targets
+    return mean_logits
 
 
 def _for_observer(images: torch.Tensor, of: Observer, to: Observer) -> torch.Tensor:

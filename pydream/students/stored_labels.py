@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ _VIEW_FIELDS = (
     "rand_augment",
     "operations",
     "batch_statistics",
+    "combine",
 )
 
 
@@ -83,6 +84,8 @@ class LabelPlan:
         Bits of each logit.
     hard_epochs
         Number of epochs in the middle that take the classes as labels.
+    further_observers
+        The observers that labelled together with the first, described like it.
     """
 
     images_sha256: str
@@ -98,6 +101,7 @@ class LabelPlan:
     temperature: float
     bits: Bits = 16
     hard_epochs: int = 0
+    further_observers: list[dict[str, str]] = field(default_factory=list)
 
     @property
     def form(self) -> LabelForm:
@@ -120,6 +124,8 @@ class LabelPlan:
     def text(self) -> str:
         """Return the content of ``labels.json``."""
         content = {"format": FORMAT_VERSION, **dataclasses.asdict(self)}
+        if not self.further_observers:
+            del content["further_observers"]
         return json.dumps(content, indent=2) + "\n"
 
 
@@ -250,12 +256,18 @@ class StoredLabels:
             {**plan.views, "mean": plan.mean, "std": plan.std},
             {**view_settings(recipe), "mean": list(mean), "std": list(std)},
         )
-        if plan.top_k is not None and plan.temperature != recipe.temperature:
+        softened = plan.top_k is not None or recipe.combine == "log-probabilities"
+        if softened and plan.temperature != recipe.temperature:
             different = f"temperature {plan.temperature:g}, not {recipe.temperature:g}"
         if different:
             raise PydreamError(
                 f"{self.folder} holds labels of other views: {different}; give these settings, or "
                 "relabel"
+            )
+        if recipe.compares_logits and (plan.top_k is not None or plan.hard_epochs):
+            raise PydreamError(
+                f"{self.folder} does not hold all logits of all epochs, which recipe {recipe.name} "
+                "compares: relabel without --top-k and --hard-epochs, or give --loss kl"
             )
         if recipe.epochs > plan.epochs or (plan.hard_epochs and recipe.epochs < plan.epochs):
             raise PydreamError(
@@ -264,14 +276,14 @@ class StoredLabels:
             )
 
     def targets(
-        self, temperature: float, device: torch.device, hard: Targets | None = None
+        self, temperature: float | None, device: torch.device, hard: Targets | None = None
     ) -> Targets:
         """Return the function that gives the class probabilities of a batch, (B, K) float32.
 
         Parameters
         ----------
         temperature
-            Temperature that the logits are divided by before the softmax.
+            Temperature that the logits are divided by before the softmax; None for logits.
         device
             Device of the batches.
         hard
@@ -289,6 +301,8 @@ class StoredLabels:
                 held.clear()
                 held[batch.epoch] = self._load(batch.epoch, device)
             rows = {name: tensor[batch.rows] for name, tensor in held[batch.epoch].items()}
+            if temperature is None:
+                return form.logits(rows, classes)
             return form.probabilities(rows, classes, temperature)
 
         return targets

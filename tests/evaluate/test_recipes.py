@@ -13,6 +13,7 @@ from rich.console import Console
 from small_digits import ARCH, Digits
 
 from pydream import cli
+from pydream.data_parallel import DataParallel
 from pydream.errors import PydreamError
 from pydream.evaluate import (
     EvaluateConfig,
@@ -23,6 +24,9 @@ from pydream.evaluate import (
     relabel,
     result_table,
 )
+from pydream.evaluate.context import open_evaluation
+from pydream.evaluate.plans import check_plans
+from pydream.ranks import ranks_of
 from pydream.students.recipe import ResolvedRecipe
 from pydream.students.recipe_tables import resolve
 from pydream.students.recipes import recipe_named
@@ -152,10 +156,16 @@ def test_a_learned_rate_comes_from_the_set(digits: Digits, digits_set: Path) -> 
     assert result.rows[0].recipe.learning_rate == 0.0123
 
 
-def test_hard_recipes_need_no_observer(digits: Digits, digits_set: Path) -> None:
+def test_hard_recipes_need_no_observer(
+    digits: Digits, digits_set: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     hard: dict[str, Any] = {"observer": None, "students": (ARCH,), "labels": ("published",)}
     result = evaluate_set(config(digits_set, digits, recipes=("dc", "dsa"), **hard))
     assert [row.labels for row in result.rows] == ["hard", "hard"]
+    told = "recipe dc: its authors train on the classes, as --labels published does"
+    assert told not in capsys.readouterr().err
+    evaluate_set(config(digits_set, digits, recipes=("dc",)))
+    assert told in capsys.readouterr().err
     with pytest.raises(PydreamError, match="online labels need an observer"):
         evaluate_set(config(digits_set, digits, recipes=("dc", "rded"), **hard))
 
@@ -179,8 +189,31 @@ def test_labels_stored_for_another_recipe_are_refused(digits: Digits, digits_set
         with pytest.raises(PydreamError, match=message) as error:
             evaluate_set(config(digits_set, digits, recipes=(name,), **stored))
         assert "\n" not in str(error.value)
-    with pytest.raises(PydreamError, match="compares logits, and stored labels are probabilities"):
-        evaluate_set(config(digits_set, digits, recipes=("cim",), **stored))
+
+
+@pytest.mark.parametrize("loss", ["mse", "gift"])
+def test_stored_labels_also_serve_recipes_that_compare_logits(
+    digits: Digits, digits_set: Path, tmp_path: Path, loss: Any
+) -> None:
+    other = second_observer(digits, tmp_path)
+    asked: dict[str, Any] = {"recipe": "edc", "epochs": 2, "loss": loss, "least_observers": 2}
+    asked["observer"] = (str(digits.observer), other)
+    relabel(RelabelConfig(set=digits_set, **asked))
+    plan = json.loads((digits_set / "labels" / "seed-0" / "labels.json").read_text())
+    assert [one["arch"] for one in plan["further_observers"]] == [ARCH]
+    both = config(digits_set, digits, recipes=(), labels=("online", "stored"), **asked)
+    online, stored = evaluate_set(both).rows
+    # Labels kept in float16 change a loss by less than a hundredth.
+    assert stored.runs[0].last.loss == pytest.approx(online.runs[0].last.loss, rel=0.01)
+
+
+def test_recipes_that_compare_logits_need_all_of_them(digits: Digits, digits_set: Path) -> None:
+    asked: dict[str, Any] = {"recipe": "cim", "epochs": 2}
+    relabel(RelabelConfig(set=digits_set, observer=str(digits.observer), top_k=3, **asked))
+    with pytest.raises(PydreamError, match=r"does not hold all logits .* or give --loss kl"):
+        evaluate_set(config(digits_set, digits, recipes=(), labels=("stored",), **asked))
+    kl = config(digits_set, digits, recipes=(), labels=("stored",), loss="kl", **asked)
+    assert evaluate_set(kl).rows[0].recipe.loss == "kl"
 
 
 def test_labels_of_batch_statistics_are_stored_and_taken(digits: Digits, digits_set: Path) -> None:
@@ -190,8 +223,18 @@ def test_labels_of_batch_statistics_are_stored_and_taken(digits: Digits, digits_
     online, stored = evaluate_set(of_both).rows
     # Labels kept in float16 change a loss by less than a hundredth.
     assert stored.runs[0].last.loss == pytest.approx(online.runs[0].last.loss, rel=0.01)
-    with pytest.raises(PydreamError, match="relabel stores those of one: give --least-observers 1"):
+    with pytest.raises(PydreamError, match="takes the labels of 4 observers together, and 1 given"):
         relabel(RelabelConfig(set=digits_set, observer=str(digits.observer), recipe="edc"))
+
+
+def test_batch_statistics_are_not_divided_among_ranks(digits: Digits, digits_set: Path) -> None:
+    class TwoRanks(DataParallel):
+        count = 2
+
+    cfg = config(digits_set, digits, recipes=("fadrm",))
+    context = open_evaluation(cfg, ranks_of(None), None, None, None)
+    with pytest.raises(PydreamError, match="fadrm labels whole batches: leave out --data-parallel"):
+        check_plans(context, TwoRanks(ranks_of(None)))
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
