@@ -37,7 +37,7 @@ def recipes_table() -> str:
 
 def _line(recipe: Recipe) -> str:
     cells = (
-        str(recipe.epochs),
+        _epochs(recipe),
         _batch(recipe),
         _optimizer(recipe),
         _schedule(recipe),
@@ -46,6 +46,11 @@ def _line(recipe: Recipe) -> str:
         recipe.reported,
     )
     return f"| `{recipe.name}` | {' | '.join(cells)} |"
+
+
+def _epochs(recipe: Recipe) -> str:
+    others = {case.epochs for case in recipe.special_cases if case.epochs is not None}
+    return f"{recipe.epochs}, or {others.pop()} by image set" if others else str(recipe.epochs)
 
 
 def _batch(recipe: Recipe) -> str:

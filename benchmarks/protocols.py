@@ -23,6 +23,7 @@ from benchmarks.protocol_tables import RECORD
 from benchmarks.records import RESULTS, GrowingRecord
 from pydream.evaluate import EvaluateConfig, evaluate_set, result_table
 from pydream.evaluate.results import EvaluationResult
+from pydream.students.recipe_tables import resolve
 from pydream.students.recipes import RECIPES
 
 CHECKS = 5  # measurements of a student, so that the last fifth has one
@@ -50,8 +51,17 @@ def parse() -> argparse.Namespace:
 
 def evaluate(arguments: argparse.Namespace, made: Path, name: str) -> EvaluationResult:
     """Train the students of a recipe, or find them."""
-    epochs = max(CHECKS, round(arguments.share * RECIPES[name].epochs))
     changes, _ = OTHERWISE.get(name, ({}, ""))
+    published = resolve(
+        RECIPES[name],
+        student=arguments.student,
+        num_images=10 * arguments.ipc,
+        num_classes=10,
+        side=32,
+        factor=SET["factor"],
+        overrides=changes,
+    )
+    epochs = max(CHECKS, round(arguments.share * published.epochs))
     config = EvaluateConfig(
         set=made,
         observer=observer_file(arguments.data),

@@ -485,7 +485,7 @@ def test_every_recipe_is_shown_with_its_numbers(report: ModuleType, repository: 
     text = (repository / OF_PROTOCOLS).read_text()
     for name, recipe in importlib.import_module("pydream.students.recipes").RECIPES.items():
         shown, source = [line for line in text.splitlines() if line.startswith(f"| `{name}` |")]
-        assert f"| {recipe.epochs} |" in shown
+        assert shown.split("|")[2].split(",")[0].strip() == str(recipe.epochs)
         assert shown.count("|") == 9
         assert source.count("|") == 5
     edc = next(line for line in text.splitlines() if line.startswith("| `edc` |"))

@@ -328,7 +328,9 @@ def accuracy_figure(rows: Sequence[EvaluationRow]) -> bytes:
                     yerr=[100 * (row.last_std or 0.0) for row in shown],
                     capsize=3,
                     label=f"{recipe}, {labels} labels" if several else f"{labels} labels",
-                    color=f"C{number}",
+                    color=f"C{number}"
+                    if len(kinds) <= 10
+                    else matplotlib.colormaps["tab20"](number),
                 )
             panel.set_title(student)
             panel.set_xticks(range(len(images)), images)

@@ -58,7 +58,7 @@ class SpecialCase:
         First part of the student's name; None for any.
     per_class
         Least and greatest number of images per class; None for any.
-    batch_size, learning_rate, schedule, crop_scale
+    epochs, batch_size, learning_rate, schedule, crop_scale
         The numbers, as in `ResolvedRecipe`; None for those of the recipe.
     """
 
@@ -66,6 +66,7 @@ class SpecialCase:
     side: int | None = None
     student: str | None = None
     per_class: tuple[float, float] | None = None
+    epochs: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
     schedule: Schedule | None = None
@@ -83,7 +84,7 @@ class SpecialCase:
 
     def numbers(self) -> dict[str, Any]:
         """Return the numbers that differ from the recipe's."""
-        names = ("batch_size", "learning_rate", "schedule", "crop_scale")
+        names = ("epochs", "batch_size", "learning_rate", "schedule", "crop_scale")
         values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value is not None}
 

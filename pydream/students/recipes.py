@@ -156,11 +156,14 @@ FADRM = dataclasses.replace(
     evidence="code",
     reported="best",
     remarks="observers and student see half a batch at a time; FADRM+ asks three or four "
-    "observers, their logits averaged; 1000 epochs on CIFAR-100; rates of ResNet-50 and "
+    "observers, their logits averaged; rates of ResNet-50 and "
     "ResNet-101 differ by image set; the code can check the last fifth only",
     batch_sizes={1: 16},
     schedule="half-cosine",
-    special_cases=(SpecialCase(per_class=(22.5, math.inf), schedule="cosine"),),
+    special_cases=(
+        SpecialCase(per_class=(22.5, math.inf), schedule="cosine"),
+        SpecialCase(num_classes=100, side=32, epochs=1000),
+    ),
     batch_statistics=True,
     best_of_last=1.0,
 )
@@ -241,12 +244,13 @@ CIM = dataclasses.replace(
     source="CIM (ECCV 2026); github.com/LINs-lab/CIM, data/utils/evaluator.py",
     evidence="code",
     reported="best of 4 checks",
-    remarks="1000 epochs on other sets than ImageNet-1K",
     batch_sizes={},
     batch_multiples={},
     batch_limits={10: 10, 500: 50, 20_000: 100, math.inf: 200},
     learning_rates={"efficientnet_b0": 0.002, "vit": 0.0001, "swin": 0.0001},
-    special_cases=(),
+    special_cases=tuple(  # all of its image sets but ImageNet-1K
+        SpecialCase(num_classes=num_classes, epochs=1000) for num_classes in (10, 100, 200)
+    ),
     schedule="steps",
     weight_decay=1e-4,
     decayed="all",
