@@ -12,6 +12,12 @@ import pyarrow.parquet as pq
 from pydream.data.remote import AnyPath, RemoteFile, RemotePath
 from pydream.errors import PydreamError, first_line
 
+# Values are looked at after so many rows, before more of them are read.
+_IMAGES_AT_ONCE, _ROWS_AT_ONCE = 16, 1024
+# The columns that are read together may grow to so many bytes, and beyond that to so many times the
+# file.
+_FREELY, _MOST_TIMES = 1 << 30, 10
+
 
 def open_file(path: AnyPath, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
     """Open a file, whose footer may have been read already.
@@ -59,6 +65,8 @@ def read_columns(
 
     Raises
     ------
+    PydreamError
+        If the values are much larger than the file, as one that is repeated in every row.
     ArrowException or OSError
         If the file is damaged.
     """
@@ -67,7 +75,45 @@ def read_columns(
     if isinstance(path, RemotePath):
         ranges = _ranges(opened.metadata, columns, groups)
         opened = pq.ParquetFile(RemoteFile(path, ranges), metadata=opened.metadata)
-    return opened.read_row_groups([*groups], columns=[*columns], use_threads=group is None)
+    size = path.size if isinstance(path, RemotePath) else path.stat().st_size
+    rows = opened.iter_batches(
+        _IMAGES_AT_ONCE if group is not None else _ROWS_AT_ONCE,
+        row_groups=[*groups],
+        columns=[*columns],
+        use_threads=group is None,
+    )
+    batches, held = [], 0
+    for batch in rows:
+        batches.append(batch)
+        held += sum(map(_decoded_bytes, batch.columns))
+        if held > max(_FREELY, _MOST_TIMES * size):
+            raise PydreamError(
+                f"{path}: is refused: its values grow to more than {_MOST_TIMES} times its size, "
+                "as images do not"
+            )
+    if not batches:
+        return opened.read_row_groups([*groups], columns=[*columns])
+    return pa.Table.from_batches(batches).combine_chunks()
+
+
+def _decoded_bytes(column: pa.Array) -> int:
+    """Return the bytes of a column with the words of a dictionary in every row."""
+    plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    return int(plain.nbytes)
+
+
+def read_whole(path: Path) -> pa.Table:
+    """Read all columns of a small file.
+
+    Raises
+    ------
+    PydreamError
+        If it is damaged, or its values are much larger than the file.
+    """
+    try:
+        return read_columns(path, open_file(path).schema_arrow.names)
+    except (pa.ArrowException, OSError) as error:
+        raise PydreamError(f"{path}: cannot be read: {first_line(error)}") from error
 
 
 def _ranges(

@@ -150,6 +150,8 @@ class RemotePath:
             if place == self._key or not name or (self._store.is_web and "?" in name):
                 continue  # the marker of the folder itself, and links that sort a listing
             name = unquote(name) if self._store.is_web else name
+            if "/" in name or name in (".", ".."):
+                continue  # such a link leads to another folder
             if info["type"] == "directory":
                 folders.append(name)
             else:

@@ -110,6 +110,9 @@ class Store:
             try:
                 return self._call(method, key, _PATIENCE + seconds, options)
             except Exception as error:
+                for cause in _chain(error):
+                    if isinstance(cause, PydreamError):
+                        raise cause from error
                 passing = _may_pass(error)
                 if isinstance(error, FileNotFoundError) and not passing:
                     raise MissingObjectError(f"{shown}: there is nothing of this name") from error
@@ -161,6 +164,9 @@ def open_store(url: str) -> tuple[Store, str]:
         options["config_kwargs"] = {"retries": {"max_attempts": 0}, **given}
     shown = without_secrets(url)
     try:
+        for part in url.split("::"):
+            if (web := part.partition("://")[0].lower()) in ("http", "https"):
+                options[web] = {"client_kwargs": {"trace_configs": _same_host()}}
         system, key = fsspec.url_to_fs(url, **options)
     except ImportError as error:
         extra = _EXTRAS.get(protocol)
@@ -169,6 +175,24 @@ def open_store(url: str) -> tuple[Store, str]:
     except Exception as error:
         raise PydreamError(f"{shown}: cannot be opened: {_reason(error)}") from error
     return Store(protocol, system), str(key).rstrip("/")
+
+
+@lru_cache(maxsize=1)
+def _same_host() -> tuple[Any, ...]:
+    """Return what makes aiohttp refuse a redirect to a host that the user has not named."""
+    import aiohttp
+
+    async def check(session: Any, context: Any, redirect: Any) -> None:
+        target = redirect.url.join(type(redirect.url)(redirect.response.headers["Location"]))
+        if target.host != redirect.url.host:
+            raise PydreamError(
+                f"{without_secrets(str(redirect.url))}: its server sends on to {target.host}, and "
+                "only hosts that you name are asked: name the URL there, or fetch the file"
+            )
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_redirect.append(check)
+    return (trace,)
 
 
 def size_of(info: Mapping[str, Any]) -> int | None:

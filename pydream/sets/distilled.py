@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
+from pydream.data.parquet_access import read_whole
 from pydream.errors import PydreamError
 from pydream.sets.image_formats import image_files
 from pydream.sets.manifest import Manifest
@@ -175,5 +175,5 @@ def load_set(path: str | os.PathLike[str]) -> DistilledSet:
         stored=StoredImages(files, manifest.side),
         labels=torch.tensor(labels, dtype=torch.int64),
         class_names=class_names,
-        provenance=pq.read_table(provenance) if provenance.exists() else None,
+        provenance=read_whole(provenance) if provenance.exists() else None,
     )

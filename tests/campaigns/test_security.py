@@ -22,16 +22,19 @@ import zlib
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from rded_runs import CLASSES, settings, write_pictures, write_random_observer
 
-from pydream.data import archives, cache, open_source
+from pydream.data import archives, cache, open_source, parquet_access
 from pydream.data.decode import decode_image
 from pydream.data.layout import MOST_BYTES
+from pydream.data.remote import RemotePath, located
 from pydream.errors import ImageError, PydreamError
 from pydream.models.checkpoint import read_weights
 from pydream.rded import distill
@@ -265,6 +268,36 @@ def test_names_of_a_thousand_folders_are_left_out(tmp_path: Path) -> None:
         assert source.ignored_kinds == {f"names of more than {archives._DEEPEST} folders": 1}
 
 
+@pytest.mark.parametrize("column", ["image", "label"])
+def test_a_value_of_a_parquet_file_is_not_repeated_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str
+) -> None:
+    """A dictionary holds the value once, and every row its number."""
+    monkeypatch.setattr(parquet_access, "_FREELY", 1 << 20)
+    rows, long = 3000, "x" * (1 << 16)
+    values = {"image": PNG, "label": "ant"} | {column: long.encode() if column == "image" else long}
+    zeros = pa.array([0] * rows, pa.int32())
+    table = {
+        name: pa.DictionaryArray.from_arrays(zeros, pa.array([value]))
+        for name, value in values.items()
+    }
+    pq.write_table(pa.table(table), tmp_path / "a.parquet", store_schema=False, compression="zstd")
+    assert (tmp_path / "a.parquet").stat().st_size < 5000
+    with pytest.raises(PydreamError, match="more than 10 times its size"):
+        open_source(str(tmp_path / "a.parquet")).read(0)
+
+
+def test_the_provenance_of_a_set_does_not_grow(
+    make_set: MakeSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_set().path
+    monkeypatch.setattr(parquet_access, "_FREELY", 8 << 20)
+    source = pa.array(["x" * (1 << 20)] * 20)
+    pq.write_table(pa.table({"source": source}), path / "provenance.parquet", compression="zstd")
+    with pytest.raises(PydreamError, match="more than 10 times its size"):
+        load_set(path)
+
+
 def chunk(name: bytes, content: bytes) -> bytes:
     body = name + content
     return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
@@ -440,6 +473,61 @@ def test_a_host_that_only_the_manifest_names_is_not_asked(
         with pytest.raises(PydreamError, match=r"only hosts that you name are asked.*--source"):
             open_real(None, distilled, "test")
     assert not paths
+
+
+class Misleading(BaseHTTPRequestHandler):
+    """Redirects ``/away/…`` to another name of its host, ``/here/…`` to ``/…``; lists a folder."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        name, _, port = self.headers["Host"].partition(":")
+        self.asked.append(name)
+        start, _, rest = self.path[1:].partition("/")
+        body = PNG
+        if start == "photos":
+            links = ("ant/", "..%2f..%2fsecret/", "%2e%2e/", "http://localhost/bee/")
+            body = "".join(f'<a href="{link}">x</a>' for link in links).encode()
+        self.send_response(302 if start in ("away", "here") else 200)
+        if start in ("away", "here"):
+            host = "localhost" if start == "away" else "127.0.0.1"
+            self.send_header("Location", f"http://{host}:{port}/{rest}")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def misleading() -> Iterator[str]:
+    pytest.importorskip("aiohttp", reason="needs pydream-distill[http]")
+    Misleading.asked.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Misleading) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_a_redirect_to_another_host_is_refused(misleading: str) -> None:
+    assert located(f"{misleading}/here/a.png").read_text("latin-1").encode("latin-1") == PNG
+    for url in (f"{misleading}/away/a.zip", f"simplecache::{misleading}/away/a.zip"):
+        with pytest.raises(PydreamError, match=r"sends on to localhost.*only hosts that you name"):
+            open_source(url)
+    assert {*Misleading.asked} == {"127.0.0.1"}
+
+
+def test_a_listing_names_nothing_outside_of_its_folder(misleading: str) -> None:
+    path = located(f"{misleading}/photos")
+    assert isinstance(path, RemotePath)
+    folders, files = path.list()
+    assert {*folders, *files} <= {"ant", "bee"}
+    assert "ant" in (*folders, *files)
 
 
 @pytest.fixture
