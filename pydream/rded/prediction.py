@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from pydream.allocator import peak_host_bytes
@@ -26,11 +25,11 @@ from pydream.rded.filling import fill_up
 from pydream.rded.groups import needed_images, own_groups, single_classes
 from pydream.rded.opened import OpenedRun, open_run
 from pydream.rded.patches import PatchMaker
+from pydream.rded.predicted_memory import adds_floats, peak_memory
 from pydream.rded.refined_sample import measure_refinement
 from pydream.rded.sample import Sample, measure_samples
-from pydream.rded.scoring import ScoringLimits, batch_images
 from pydream.rded.whole_set import finish_set
-from pydream.refinement.classes import SHOWN_CLASSES, float_bytes, keeps_floats
+from pydream.refinement.classes import SHOWN_CLASSES, float_bytes
 from pydream.sets.run import MadeSet
 from pydream.torch_state import usual_torch_state
 
@@ -125,7 +124,7 @@ def _predict(
 ) -> Prediction:
     run = opened.run
     work = _work_left(opened)
-    begun = peak_host_bytes()
+    before = peak_host_bytes()
     say("dry run: a sample is distilled, measured and thrown away")
     samples = measure_samples(opened, work.own, folder)
     sample = samples[-1]
@@ -154,7 +153,7 @@ def _predict(
         scored=work.scored,
         measured=min(sample.scored, work.scored),
         seconds={name: round(value, 3) for name, value in seconds.items()},
-        memory=_memory(opened, sample, work, begun),
+        memory=peak_memory(sample, run.counts, work.scored, before),
         bytes=size,
     )
 
@@ -219,43 +218,9 @@ def _finish(sample: Sample, counts: Sequence[int]) -> tuple[int, dict[str, float
     seconds = {name: watch.seconds[name] - before.get(name, 0.0) for name in ("write", "report")}
     seconds["others"] = whole - sum(seconds.values())
     size = _bytes_in(made.path)
-    if _adds_floats(sample, counts):
+    if adds_floats(sample, counts):
         size += float_bytes(counts, sample.run.side)
     return size, seconds
-
-
-def _adds_floats(sample: Sample, counts: Sequence[int]) -> bool:
-    """Return whether the run writes ``images.pt``, which a part of its classes cannot fill."""
-    refined = sample.run.config.refine > 0 and keeps_floats(counts, sample.run.side)
-    return refined and not sample.whole
-
-
-def _memory(opened: OpenedRun, sample: Sample, work: _Work, begun: int) -> dict[str, int]:
-    """Return the peak memory of the run.
-
-    It is the peak of this process and what the sample did not fill: in a large run, the patches of
-    one batch are in memory on the CPU.
-
-    Parameters
-    ----------
-    opened, sample, work
-        The run, its sample and its work.
-    begun
-        The peak before the sample, in bytes.
-    """
-    maker, memory = patch_maker(sample.run), sample.run.memory
-    device, host = maker.observer.device, peak_host_bytes()
-    if device.type == "cpu":
-        limits = ScoringLimits(sample.run.config.batch_size, "host", 1, memory)
-        most = batch_images(maker, limits)
-        missing = max(0, min(most, work.scored) - sample.scored)
-        host += missing * sum(maker.empty(1, place).nbytes for place in range(len(maker.inputs)))
-    if _adds_floats(sample, opened.run.counts):
-        host = max(host, begun + 3 * float_bytes(opened.run.counts, opened.run.side))
-    found = {"host": host}
-    if device.type == "cuda":
-        found["device"] = torch.cuda.max_memory_allocated(device)
-    return found
 
 
 def _nothing_left(made: MadeSet) -> Prediction:

@@ -126,7 +126,7 @@ def draw_sample(
         labels = [own[(2 * number + 1) * classes // (2 * count)] for number in range(count)]
         if wanted < count * mean:
             passes = math.ceil(wanted / together) * together if wanted > together else wanted
-            most = max(math.ceil(passes / count), 2 * run.factor**2)
+            most = max(math.ceil(passes / count), 2 * run.factor**2)  # two for a key patch
     counts, taken, parts = [*run.counts], np.zeros_like(sizes), []
     for label in labels:
         size = int(sizes[label])
@@ -134,7 +134,7 @@ def draw_sample(
         taken[label] = number
         parts.append(full.starts[label] + np.arange(number) * size // number)
         if number < size:
-            counts[label] = max(1, counts[label] * number // (2 * size))
+            counts[label] = min(counts[label], number // (2 * run.factor**2))
     chosen = np.concatenate(parts)
     selection = Preselection(
         full.indices[chosen], full.labels[chosen], np.concatenate([[0], np.cumsum(taken)])
