@@ -67,7 +67,7 @@ class Rivals:
         self.memory = MemoryShares.of(None, CPU)
         self.maker = PatchMaker(
             source,
-            load_observer(Free(), side=SIDE, device=CPU, precision="float32"),
+            load_observer(Free(), side=SIDE, device=CPU, precision="auto"),
             side=SIDE,
             factor=FACTOR,
             crops=CROPS,
