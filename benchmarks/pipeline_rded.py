@@ -218,11 +218,12 @@ def measure(name: str, arguments: Arguments) -> dict[str, Any]:
     if runs.get(IN_FLOAT32):
         seconds = median(run["seconds"] for run in runs[IN_FLOAT32])
         label += f", observer in bfloat16 (in float32 {seconds:.3g} s)"
+    alone = [run["seconds"] for run in runs.pop(LIMIT_IN_FLOAT32)]
+    whole = [run["seconds"] for run in runs.get(IN_FLOAT32) or runs[OURS]]
     found = summary(runs, ours=OURS, limit=LIMIT, label=label)
-    whole, alone = runs.get(IN_FLOAT32) or runs[OURS], runs[LIMIT_IN_FLOAT32]
     in_float32 = {
-        "times_of_observer": median(run["seconds"] for run in whole)
-        / median(run["seconds"] for run in alone),
+        "observer_seconds": alone,
+        "times_of_observer": median(whole) / median(alone),
         **({"most": MOST} if name == "cifar10" else {}),
     }
     return {"setting": {**setting, "preselect": case.preselect}, "float32": in_float32, **found}
