@@ -133,10 +133,12 @@ def protocols_table(records: Sequence[Mapping[str, Any]]) -> str:
     record = max(found, key=lambda one: str(one["date"]))
     results = record["results"]
     first = next(iter(results.values()))
+    seeds = len(first["seeds"])
     lines = [
         "",
         f"{first['set']}; {first['student']}, {first['test_images']:,} test images, "
-        f"{len(first['seeds'])} seeds, {first['share']:.0%} of the published epochs "
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'}, "
+        f"{first['share']:.0%} of the published epochs "
         f"({record['machine']['processor']}, {record['machine']['cores']} cores):",
         "",
         "| recipe | labels | epochs | steps | last | best | as published | seconds | otherwise |",
