@@ -34,6 +34,14 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
+def printable(text: str) -> str:
+    """Return a text in which characters that do not show, as a terminal's commands, are escaped."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1] for character in text
+    )
+
+
 def returned(function: Callable[[Given], Result], argument: Given) -> Result | ImageError:
     """Call a function that reads an image, and return its ImageError instead of raising it."""
     try:

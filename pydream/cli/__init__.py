@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from pydream.errors import OtherRankError, PydreamError, UnfinishedError
+from pydream.errors import OtherRankError, PydreamError, UnfinishedError, printable
 from pydream.files import STOPPED
 from pydream.launchers import place_of_rank
 from pydream.processors import sleep_sooner
@@ -60,7 +60,7 @@ def main() -> None:
     except OtherRankError:
         raise SystemExit(2) from None
     except PydreamError as error:
-        print(f"pydream: {error}", file=sys.stderr)
+        print(f"pydream: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         continued = sys.argv[1:2] and sys.argv[1] in _CONTINUED and "--dry-run" not in sys.argv

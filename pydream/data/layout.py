@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pydream.data.formats import IMAGE_SUFFIXES
-from pydream.errors import ImageError, MissingSplitError, returned
+from pydream.errors import ImageError, MissingSplitError, printable, returned
 
 WNID = re.compile(r"n\d{8}")
 """Name of a class of ImageNet: its ID in WordNet."""
@@ -193,10 +193,7 @@ def ignored_words(ignored: Mapping[str, int]) -> str:
     if rest := kinds[_KINDS_SHOWN:]:
         words.append(f"{sum(count for _, count in rest):,} of {len(rest)} more kinds")
     # Names that are not text, or contain line breaks, are escaped.
-    text = ", ".join(words).encode("utf-8", "backslashreplace").decode()
-    return "".join(
-        character if character.isprintable() else ascii(character)[1:-1] for character in text
-    )
+    return printable(", ".join(words))
 
 
 def _clutter_kind(name: str) -> str:

@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pydream.errors import printable
 from pydream.formatting import byte_words, count_words, score_words
 from pydream.inspection.measure_rows import measure_rows
 from pydream.inspection.realism import SetMeasures
@@ -350,7 +351,7 @@ def _overview(facts: SetFacts) -> Table:
         )
         rows["patches"] = f"{scores.cells} from {scores.distinct_sources} distinct source images"
     for name, value in rows.items():
-        table.add_row(name, Text(value))
+        table.add_row(name, Text(printable(value)))
     if facts.integrity is not None:
         table.add_row("integrity", _integrity(facts.integrity))
     return table
@@ -390,7 +391,7 @@ def _class_table(rows: list[ClassScores]) -> Table:
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(
-            Text(row.name),
+            Text(printable(row.name)),
             *map(score_words, (row.scores.mean, row.scores.min, row.scores.max)),
             str(row.scores.cells),
             str(row.scores.distinct_sources),

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from rich.table import Table
 from rich.text import Text
 
-from pydream.errors import PydreamError
+from pydream.errors import PydreamError, printable
 from pydream.formatting import score_words
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.image_formats import image_files
@@ -136,5 +136,5 @@ def render_origin(origin: ImageOrigin) -> Table:
     table.add_column("score", justify="right")
     for cell in origin.cells:
         score = "" if cell.score is None else score_words(cell.score)
-        table.add_row(str(cell.cell), Text(cell.source), box_words(cell), score)
+        table.add_row(str(cell.cell), Text(printable(cell.source)), box_words(cell), score)
     return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from pydream.models.recognise import recognise_side
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_SIDE = re.compile(r"0*[1-9][0-9]{0,3}")  # as a file may give it
 _IMAGENET_SIDE = 224
 _SMALL_STEM_SIDE = 32
 LARGEST_SMALL_STEM_SIDE = 64
@@ -150,7 +152,7 @@ def _side(
         return given, GIVEN
     text = metadata.get("side")
     if text is not None:
-        if not text.isdigit() or int(text) < 1:
+        if not _SIDE.fullmatch(text):
             raise PydreamError(f"{where} has the image side {text!r}; give --observer-side")
         return int(text), FILE
     side, others = recognise_side(arch, weights, likely)

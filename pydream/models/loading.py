@@ -23,7 +23,7 @@ from pydream.models.checkpoint import Checkpoint, hash_weights, load_into, open_
 from pydream.models.config import ObserverSettings
 from pydream.models.convnet import NORMS, ConvNet
 from pydream.models.inputs import FILE, GIVEN, SHAPES, find_inputs
-from pydream.models.names import KINDS, canonical_arch
+from pydream.models.names import KINDS, OWN, canonical_arch
 from pydream.models.observer import DTYPES, Observer
 from pydream.models.recognise import recognise_arch
 from pydream.models.registry import check_takes, construct
@@ -33,6 +33,8 @@ from pydream.torch_state import usual_torch_state
 
 # A prime that is the number of rows of no layer except the classifier.
 _MARK = 1_009
+# Weights that a network may have though its file does not fit it, and times those of the file.
+_FREELY, _MOST_TIMES = 1 << 28, 2
 
 # torch.nn.init passes its own functions to a mode, but not those that they call.
 _DRAWING = (
@@ -315,6 +317,8 @@ def _build(
 
     Also return the index of the reading, and a description of the weights left out.
     """
+    if OWN.fullmatch(arch):
+        _check_size(arch, side, found[0], where)
     with torch.random.fork_rng(devices=[]), _Undrawn():
         model = construct(arch, num_classes=num_classes or _MARK, side=side)
         place, left_out = choose_reading(found, model.state_dict())
@@ -328,6 +332,18 @@ def _build(
             model = construct(arch, num_classes=num_classes, side=side)
     load_into(model, where, weights, f"{arch} for {num_classes} classes of {side}×{side} images")
     return model, place, left_out
+
+
+def _check_size(arch: str, side: int, weights: Mapping[str, torch.Tensor], where: str) -> None:
+    """Raise PydreamError if a file names a network that is many times larger than the file."""
+    with torch.device("meta"):
+        network = construct(arch, num_classes=1, side=side)
+    needed = sum(tensor.numel() for tensor in network.state_dict().values())
+    if needed > max(_FREELY, _MOST_TIMES * sum(tensor.numel() for tensor in weights.values())):
+        raise PydreamError(
+            f"{where} does not hold weights for {arch} of {side}×{side} images, which has "
+            f"{needed:,} of them; give --observer-arch and --observer-side"
+        )
 
 
 def _check_family(

@@ -148,7 +148,7 @@ class Manifest:
         try:
             content = dict(json.loads(file.read_text()))
             version = int(content["format"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise PydreamError(f"{file}: not a manifest of a distilled set ({error!r})") from error
         check_format(file, version, FORMAT_VERSION)
         try:
@@ -164,7 +164,10 @@ class Manifest:
         ------
         KeyError
             If it lacks a required entry.
+        TypeError
+            If a required entry, or one that pages and messages show, is of another type.
         """
+        _check_types(content)
         values = {"method": "unknown", **content}
         values.pop("class_to_idx", None)  # follows from the names
         for name in ("format", "class_names", "images_per_class", "side"):
@@ -198,6 +201,22 @@ class Manifest:
     def as_text(self) -> str:
         """Return the text of the file."""
         return json.dumps(self.as_json(), indent=2) + "\n"
+
+
+def _check_types(content: Mapping[str, Any]) -> None:
+    """Raise TypeError if an entry is of another type than others rely on."""
+    texts = [*content["class_names"], content.get("method", "")]
+    source = content.get("source")
+    if source is not None:
+        texts += [
+            source[name] for name in ("description", "split", "fingerprint") if name in source
+        ]
+    counts = content["images_per_class"]
+    numbers = [content["side"], *(counts if isinstance(counts, list) else [counts])]
+    numbers += [content.get("factor", 1)]
+    for value, kind in (*((text, str) for text in texts), *((one, int) for one in numbers)):
+        if type(value) is not kind:
+            raise TypeError(f"{value!r} is no {kind.__name__}")
 
 
 def one_count_or_each(counts: Sequence[int]) -> int | tuple[int, ...]:

@@ -36,6 +36,7 @@ from pydream.data.decode import decode_image
 from pydream.data.layout import MOST_BYTES
 from pydream.data.remote import RemotePath, located
 from pydream.errors import ImageError, PydreamError
+from pydream.models import build_model, load_observer, save_weights
 from pydream.models.checkpoint import read_weights
 from pydream.rded import distill
 from pydream.report import render_report
@@ -104,6 +105,17 @@ def test_no_pickle_runs_code(tmp_path: Path, old: bool) -> None:
     assert not mark.exists()
 
 
+def test_a_pickle_of_cifar_is_the_published_one(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    names = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
+    for name in names:
+        (folder / name).write_bytes(pickle.dumps(Payload(tmp_path / "ran")))
+    with pytest.raises(PydreamError, match="missing or damaged"):
+        open_source(f"cifar10:{tmp_path}")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_no_array_is_unpickled(tmp_path: Path) -> None:
     objects = np.array([Payload(tmp_path / "ran")] * 2, dtype=object)
     for name in ("images", "labels", "class_names"):
@@ -147,6 +159,25 @@ def test_a_torch_file_is_no_larger_in_memory(tmp_path: Path, how: str) -> None:
         compressed_again(tmp_path / "weights.pt")
     with pytest.raises(PydreamError, match="is refused: "):
         read_weights(tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize(
+    ("named", "reason"),
+    [
+        (
+            {"arch": "convnet2-w1000000", "side": "32"},
+            "does not hold weights for convnet2-w1000000",
+        ),
+        ({"arch": "convnet2-w64", "side": "9999"}, "9999×9999 images"),
+        ({"arch": "convnet2-w16", "side": "1" * 5000}, "has the image side"),
+    ],
+)
+def test_a_checkpoint_names_no_network_much_larger_than_itself(
+    tmp_path: Path, named: dict[str, str], reason: str
+) -> None:
+    save_weights(build_model("convnet2-w16", num_classes=4, side=32), tmp_path / "a", named)
+    with pytest.raises(PydreamError, match=reason):
+        load_observer(tmp_path / "a")
 
 
 def test_an_npz_is_refused_that_memory_has_no_room_for(
@@ -398,6 +429,52 @@ def test_texts_of_a_set_are_no_markup(make_set: MakeSet, measures: Any) -> None:
     assert policy is not None
     assert "default-src 'none'" in policy[1]
     assert page.index(policy[0]) < page.index("<title>")
+
+
+def change(path: Path, **entries: Any) -> None:
+    file = path / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"side": "32px; background: url(http://127.0.0.1)"},
+        {"class_names": ["ant", {"a": 1}]},
+        {"images_per_class": [3, "3"]},
+        {"method": ["rded"]},
+        {"source": {"description": 7}},
+    ],
+)
+def test_an_entry_of_another_type_is_refused(make_set: MakeSet, entries: dict[str, Any]) -> None:
+    path = make_set().path
+    change(path, **entries)
+    with pytest.raises(PydreamError, match="not a manifest of a distilled set"):
+        load_set(path)
+
+
+def test_a_manifest_without_end_is_refused(make_set: MakeSet) -> None:
+    path = make_set().path
+    (path / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(PydreamError, match="not a manifest of a distilled set"):
+        load_set(path)
+
+
+def test_a_name_does_not_command_the_terminal(
+    make_set: MakeSet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pydream.cli import main
+
+    path = make_set(["ant\x1b[2J", "bee"]).path
+    change(path, source={"description": "ant\x1b[2J", "split": "train", "fingerprint": "f"})
+    monkeypatch.setattr(sys, "argv", ["pydream", "inspect", str(path)])
+    main()
+    assert "ant\\x1b[2J" in (shown := capsys.readouterr().out)
+    (path / "images" / "00000" / "00000.png").unlink()
+    with pytest.raises(SystemExit):
+        main()
+    assert "ant\\x1b[2J" in (told := capsys.readouterr().err)
+    assert "\x1b" not in shown + told
 
 
 def test_a_class_name_is_no_formula_and_no_markup_in_a_plot() -> None:
