@@ -199,9 +199,10 @@ def _fitted(
         top_k=config.top_k is not None,
         bits=config.bits is not None,
     )
+    besides = ", besides what hard epochs cost" if chosen.hard_epochs else ""
     say(
         f"labels within {config.budget} for each student: {form_words(chosen)}; expected loss: "
-        f"{expected_loss(chosen):.1f} points of top-1 ({EVIDENCE})"
+        f"{expected_loss(chosen):.1f} points of top-1{besides} ({EVIDENCE})"
     )
     return dataclasses.replace(config, every=chosen.every, top_k=chosen.top_k, bits=chosen.bits)
 
