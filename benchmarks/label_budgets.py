@@ -8,7 +8,8 @@ and students train on them. Sets, labels and students stay in the work folder, a
 the same folder reuses them, so a stopped comparison continues. The record grows with every form.
 
 The expected losses of `pydream relabel --budget` (`pydream/evaluate/label_budget.py`) are the
-differences of these means from that of "float16".
+differences of these means from that of "float16". Accuracies do not depend on how busy the machine
+is, and no time is recorded.
 """
 
 from __future__ import annotations
