@@ -21,6 +21,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from pydream.errors import printable
+
 _SHORTEST_WAIT, _LONGEST_WAIT = 1.0, 30.0  # seconds between two lines of a log
 
 
@@ -83,7 +85,7 @@ def is_silent() -> bool:
 def say(line: str) -> None:
     """Print a line about the run on standard error, unless another rank does."""
     if not is_silent():
-        print(line, file=sys.stderr, flush=True)
+        print("\n".join(map(printable, line.split("\n"))), file=sys.stderr, flush=True)
 
 
 class Advance(Protocol):

@@ -136,4 +136,7 @@ def _show_warning(
         return
     ours = _PACKAGE in Path(filename).resolve().parents
     python_words = warnings.formatwarning(message, category, filename, lineno, line)
-    print(f"pydream: {message}" if ours else python_words.rstrip(), file=file or sys.stderr)
+    print(
+        f"pydream: {printable(str(message))}" if ours else python_words.rstrip(),
+        file=file or sys.stderr,
+    )

@@ -31,6 +31,10 @@ _JPEG_START, _JPEG_LAST = b"\xff\xd8\xff", b"\xff\xd9"
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Markers without a segment: TEM, RST0 to RST7, SOI.
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD9)})
+_JPEG_PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+# Scans of a progressive JPEG. Encoders write about ten; every scan takes time for all pixels, even
+# one of a few bytes.
+_MOST_SCANS = 200
 _JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
 _JPEG_ADOBE = 0xEE
 _ORIENTATION = 0x0112  # of EXIF
@@ -317,6 +321,8 @@ def _read_jpeg_header(data: bytes) -> Header:
         elif marker in (_JPEG_SCAN, _JPEG_END):
             break
         elif marker in _JPEG_FRAMES and position + 9 <= len(data):
+            if marker in _JPEG_PROGRESSIVE and data.count(b"\xff\xda") > _MOST_SCANS:
+                raise ImageError(f"progressive JPEG of more than {_MOST_SCANS} scans")
             height = int.from_bytes(data[position + 5 : position + 7], "big")
             width = int.from_bytes(data[position + 7 : position + 9], "big")
             plain = data[position + 4] == 8 and data[position + 9 : position + 10] == b"\x03"

@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from rded_runs import CLASSES, settings, write_pictures, write_random_observer
 
 from pydream.data import archives, cache, open_source, parquet_access
@@ -38,6 +39,7 @@ from pydream.data.remote import RemotePath, located
 from pydream.errors import ImageError, PydreamError
 from pydream.models import build_model, load_observer, save_weights
 from pydream.models.checkpoint import read_weights
+from pydream.progress import say
 from pydream.rded import distill
 from pydream.report import render_report
 from pydream.report.plots import feature_maps
@@ -358,6 +360,24 @@ def test_an_image_of_too_many_pixels_is_refused_by_its_header(suffix: str) -> No
         decode_image(image)
 
 
+def test_a_file_above_the_limit_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "ant").mkdir()
+    with (tmp_path / "ant" / "a.png").open("wb") as file:
+        file.truncate(MOST_BYTES + 1)  # a hole
+    with pytest.raises(ImageError, match="above the limit"):
+        open_source(str(tmp_path)).read(0)
+
+
+def test_a_progressive_jpeg_has_not_any_number_of_scans() -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(stream, "JPEG", progressive=True)
+    image = stream.getvalue()
+    assert decode_image(image).shape == (16, 16, 3)
+    last = image[image.rindex(b"\xff\xda") : -2]
+    with pytest.raises(ImageError, match="more than 200 scans"):
+        decode_image(image[:-2] + last * 200 + image[-2:])
+
+
 # Places on the disk
 
 
@@ -474,7 +494,8 @@ def test_a_name_does_not_command_the_terminal(
     with pytest.raises(SystemExit):
         main()
     assert "ant\\x1b[2J" in (told := capsys.readouterr().err)
-    assert "\x1b" not in shown + told
+    say("ant\x1b[2J")
+    assert "\x1b" not in shown + told + capsys.readouterr().err
 
 
 def test_a_class_name_is_no_formula_and_no_markup_in_a_plot() -> None:
@@ -549,6 +570,24 @@ def test_a_host_that_only_the_manifest_names_is_not_asked(
         distilled.manifest.source["description"] = url
         with pytest.raises(PydreamError, match=r"only hosts that you name are asked.*--source"):
             open_real(None, distilled, "test")
+    assert not paths
+
+
+def test_the_path_of_an_image_in_a_table_is_not_opened(
+    tmp_path: Path, requested: tuple[str, list[str]]
+) -> None:
+    address, paths = requested
+    (tmp_path / "secret.png").write_bytes(PNG)
+    links = (str(tmp_path / "secret.png"), f"{address}/a.png", "../secret.png")
+    images = [{"bytes": None, "path": link} for link in links]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({"image": pa.array(images, kind), "label": ["ant"] * len(links)})
+    (tmp_path / "set").mkdir()
+    pq.write_table(table, tmp_path / "set" / "train.parquet")
+    source = open_source(str(tmp_path / "set"))
+    for index in range(len(links)):
+        with pytest.raises(ImageError, match="the row has no image"):
+            source.read(index)
     assert not paths
 
 
