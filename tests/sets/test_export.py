@@ -114,6 +114,8 @@ def test_tensors_without_an_observer(tmp_path: Path, digits_set: Path) -> None:
     assert sorted(path.name for path in out.iterdir()) == ["images.pt", "info.json"]
 
 
+# The pixels of these sets are noise, whose neighbours are as unlike as those of whitened images.
+@pytest.mark.filterwarnings("ignore:.*look whitened:RuntimeWarning")
 @pytest.mark.parametrize(("to", "name"), [("dc", "res.pt"), ("mtt", "images_best.pt")])
 def test_normalised_tensors(tmp_path: Path, digits_set: Path, to: str, name: str) -> None:
     """As the tools of DC and MTT read them, and as `open_distilled` does."""
@@ -306,6 +308,7 @@ def test_parquet_of_other_images_is_refused(
         assert len(open_distilled(tmp_path / "a.parquet").images)
 
 
+@pytest.mark.filterwarnings("ignore:.*(look whitened|class by class):RuntimeWarning")
 def test_ddranking_files(tmp_path: Path, digits_set: Path, observer: Path) -> None:
     out = export(digits_set, "ddranking", tmp_path / "out", observer=str(observer))
     images = torch.load(out / "images.pt", weights_only=True)
