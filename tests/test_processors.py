@@ -66,7 +66,7 @@ def test_waiting_threads_sleep_sooner_unless_the_user_has_decided(
     assert os.environ == {"GOMP_SPINCOUNT": "7"}
     monkeypatch.setattr(os, "environ", {})
     sleep_sooner()
-    assert os.environ == {"GOMP_SPINCOUNT": "30000"}
+    assert os.environ == {"GOMP_SPINCOUNT": "3000"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP")
@@ -80,4 +80,4 @@ def test_openmp_has_the_choice_of_the_command_line() -> None:
         text=True,
         check=True,
     )
-    assert "GOMP_SPINCOUNT = '30000'" in run.stderr
+    assert "GOMP_SPINCOUNT = '3000'" in run.stderr
