@@ -141,8 +141,8 @@ def protocols_table(records: Sequence[Mapping[str, Any]]) -> str:
         f"{first['share']:.0%} of the published epochs "
         f"({record['machine']['processor']}, {record['machine']['cores']} cores):",
         "",
-        "| recipe | labels | epochs | steps | last | best | as published | seconds | otherwise |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| recipe | labels | epochs | steps | last | best | as published | otherwise |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in results.items():
         cells = (
@@ -150,7 +150,6 @@ def protocols_table(records: Sequence[Mapping[str, Any]]) -> str:
             str(row["epochs"]),
             f"{row['steps']:,}",
             *(_percent(row[kind]) for kind in ("last", "best", "reported")),
-            f"{row['seconds']:.0f}",
             row["otherwise"],
         )
         lines.append(f"| `{name}` | {' | '.join(cells)} |")

@@ -105,7 +105,6 @@ def facts(arguments: argparse.Namespace, name: str, result: EvaluationResult) ->
             for kind, values in measured.items()
         },
         "reported_as": row.reported,
-        "seconds": row.seconds,
         "otherwise": OTHERWISE.get(name, ({}, ""))[1],
         "recipe": dataclasses.asdict(row.recipe),
     }
