@@ -17,13 +17,13 @@ import io
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,8 @@ from torch.utils.data import DataLoader
 
 from benchmarks.records import RESULTS, GrowingRecord
 from pydream.data.decode import decode_image
+
+T = TypeVar("T")
 
 Pixels = npt.NDArray[np.uint8]
 Decode = Callable[[bytes], Any]
@@ -190,8 +192,9 @@ def photographs(data: Path) -> list[bytes]:
     return [file for file in files if Image.open(io.BytesIO(file)).mode == "RGB"]
 
 
-def installed() -> Iterator[tuple[str, Decode]]:
-    for name, make in DECODERS.items():
+def installed(ways: Mapping[str, Callable[[], T]]) -> Iterator[tuple[str, T]]:
+    """Make the ways whose packages are installed, and name the others."""
+    for name, make in ways.items():
         try:
             yield name, make()
         except ImportError as error:
@@ -206,7 +209,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     files = photographs(arguments.data)
-    decoders = dict(installed())
+    decoders = dict(installed(DECODERS))
     rates: dict[str, dict[int, list[float]]] = {
         name: {threads: [] for threads in AT_ONCE} for name in (*decoders, PROCESSES)
     }

@@ -14,7 +14,7 @@ import importlib
 import io
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from benchmarks.decoders import kept_waiting, photographs
+from benchmarks.decoders import installed, kept_waiting, photographs
 from benchmarks.records import RESULTS, GrowingRecord
 from pydream.data.image_operators import image_operator
 from pydream.sets.writer import png
@@ -123,14 +123,6 @@ def same_pixels(encoded: Sequence[bytes], images: Sequence[Pixels]) -> bool:
     )
 
 
-def installed() -> Iterator[tuple[str, Encode]]:
-    for name, make in ENCODERS.items():
-        try:
-            yield name, make()
-        except ImportError as error:
-            print(f"{name}: left out: {error}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the photographs")
@@ -139,7 +131,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     images = collages(arguments.data)
-    encoders = dict(installed())
+    encoders = dict(installed(ENCODERS))
     rates: dict[str, dict[int, list[float]]] = {
         name: {threads: [] for threads in AT_ONCE} for name in encoders
     }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import torch
+
+from pydream.collector import nothing_collected
 
 _Result = TypeVar("_Result")
 
@@ -53,25 +55,14 @@ def capture(
         # The outer block restores the stream if the inner one fails to.
         with torch.cuda.stream(beside):
             try:
-                with _nothing_freed(), torch.cuda.graph(graph, pool=pool, stream=beside):
+                # An older graph that the collector frees within a capture ends it.
+                gc.collect()
+                with nothing_collected(), torch.cuda.graph(graph, pool=pool, stream=beside):
                     result = call()
             except BaseException:
                 _abandon(pool)
                 raise
     return graph, result
-
-
-@contextmanager
-def _nothing_freed() -> Iterator[None]:
-    """Keep Python's collector from freeing an older graph in the block, which ends a capture."""
-    gc.collect()
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _abandon(pool: tuple[int, int]) -> None:

@@ -12,9 +12,10 @@ PACKAGE = Path(pydream.__file__).parent
 # From the bottom up. A room is a package, or a module beside the packages; those of one floor do
 # not know each other.
 FLOORS = (
+    "collector",
     "_C errors lazy marks processors allocator arithmetic streams torch_state seeds gpus timeline "
     "urls",
-    "checks files formatting progress versions launchers memory_limits torch_files",
+    "checks files formatting pages progress versions launchers memory_limits torch_files",
     "ranks",
     "ops partial doctor replay",
     "devices cluster data data_parallel tiling",

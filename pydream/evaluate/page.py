@@ -6,9 +6,8 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
-
 from pydream.formatting import percent_words
+from pydream.pages import page_templates
 
 
 def results_page(
@@ -30,13 +29,7 @@ def results_page(
     str
         The page, which needs no other file.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pydream.evaluate"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_templates("pydream.evaluate")
     environment.filters["percent"] = percent_words
     return environment.get_template("results.html").render(
         facts=facts,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import torch
 from markupsafe import Markup
@@ -28,6 +27,7 @@ from pydream.inspection.facts import (
 from pydream.inspection.measure_rows import measure_rows
 from pydream.inspection.origins import CellOrigin, box_words, class_origins
 from pydream.inspection.realism import SetMeasures
+from pydream.pages import page_templates
 from pydream.report.pictures import (
     contact_sheet,
     data_uri,
@@ -135,13 +135,7 @@ def _render(
     refined: Mapping[str, torch.Tensor] | None = None,
     maps: Mapping[str, Mapping[str, Sequence[Sequence[float]]]] | None = None,
 ) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pydream.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_templates("pydream.report")
     environment.filters["score"] = score_words
     manifest, provenance = distilled.manifest, distilled.provenance
     scored = provenance if has_scores(provenance) else None
