@@ -229,13 +229,12 @@ class StoredLabels:
         self.folder = labels_folder(distilled, seed, budget)
         file = self.folder / "labels.json"
         if not file.is_file():
-            within = option = ""
-            if budget is not None:
-                within = f" within {size_words(budget)}"
-                option = f" --budget {size_words(budget)}"
+            within = "" if budget is None else f" within {size_words(budget)}"
+            options = f" --seeds {seed}" if seed else ""
+            options += "" if budget is None else f" --budget {size_words(budget)}"
             raise PydreamError(
                 f"{distilled.path} has no stored labels of seed {seed}{within}: make them by "
-                f"`pydream relabel{option}`, or give --labels online"
+                f"`pydream relabel{options}`, or give --labels online"
             )
         self.plan = _read(file)
         missing = [e for e in self.plan.stored_epochs() if not epoch_file(self.folder, e).exists()]

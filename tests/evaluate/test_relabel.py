@@ -177,7 +177,10 @@ def test_labels_of_something_else(digits: Digits, digits_set: Path) -> None:
     fails("of 3 epochs, not of 9", dataclasses.replace(stored, epochs=9))
     fails("batch_size 50, not 7", dataclasses.replace(stored, batch_size=7))
     fails("batch_size 50, not 7", config(digits_set, digits, batch_size=7))
-    fails("no stored labels of seed 1", dataclasses.replace(stored, seeds=(0, 1)))
+    fails(
+        "no stored labels of seed 1: .*`pydream relabel --seeds 1`",
+        dataclasses.replace(stored, seeds=(0, 1)),
+    )
     fails("top_k must be at most the classes of the set, 10", config(digits_set, digits, top_k=11))
     fails(
         "labels are of the set alone: give --observer for the baselines",
