@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib.style
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from rich.table import Table
 from rich.text import Text
 
@@ -78,7 +79,10 @@ def curve_figure(curve: Sequence[EvaluationRow]) -> bytes:
                 elif row not in stored:
                     _points(panel, [row], color=color, marker="D", label=words)
         panel.set_xscale("log")
-        panel.set_xlabel("bytes of the labels, or of the observer that gives them")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        panel.xaxis.set_major_formatter(EngFormatter(unit="B"))
+        panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.set_xlabel("size of the labels, or of the observer that gives them")
         panel.set_ylabel("top-1 at the last epoch, %")
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.3)

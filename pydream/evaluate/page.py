@@ -30,10 +30,22 @@ def results_page(
         The page, which needs no other file.
     """
     environment = page_templates("pydream.evaluate")
-    environment.filters["percent"] = percent_words
+    environment.filters |= {"percent": percent_words, "plain": _plain}
+    recipes: dict[str, Any] = {}
+    for row in rows:  # rows of one recipe differ in the numbers of its labels at most
+        recipes.setdefault(row["recipe"]["name"], row["recipe"])
     return environment.get_template("results.html").render(
         facts=facts,
         rows=rows,
-        recipes={row["recipe"]["name"]: row["recipe"] for row in reversed(rows)},
+        recipes=recipes,
         figures={title: base64.b64encode(data).decode() for title, data in figures.items()},
     )
+
+
+def _plain(value: Any) -> str:
+    """Write a number or numbers of a recipe for reading."""
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(_plain, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

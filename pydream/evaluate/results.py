@@ -28,6 +28,7 @@ from pydream.students.recipe_tables import reported_words
 from pydream.students.recipes import recipe_named
 from pydream.students.train import Checkpoint
 
+_LEGEND_INCHES = 2.0  # width of an entry of the legend
 _DERIVED = (
     *("last_mean", "last_std", "best_mean", "best_std"),
     *("reported", "reported_mean", "reported_std"),
@@ -315,7 +316,7 @@ def accuracy_figure(rows: Sequence[EvaluationRow]) -> bytes:
     width = 0.8 / len(kinds)
     with matplotlib.style.context("default"):
         bars = len(images) * len(students) * max(1, len(kinds) / 3)
-        figure = Figure(figsize=(1.6 + 1.3 * bars, 3.4), dpi=150)
+        figure = Figure(figsize=(1.6 + 1.3 * bars, 3.4), dpi=150, layout="constrained")
         panels = figure.subplots(1, len(students), sharey=True, squeeze=False)[0]
         for panel, student in zip(panels, students, strict=True):
             for number, (recipe, labels) in enumerate(kinds):
@@ -341,14 +342,12 @@ def accuracy_figure(rows: Sequence[EvaluationRow]) -> bytes:
         figure.legend(
             *panels[0].get_legend_handles_labels(),
             fontsize="small",
-            loc="lower center",
-            ncols=min(len(kinds), 3 * len(students)),
+            loc="outside lower center",
+            ncols=min(len(kinds), max(1, round(figure.get_figwidth() / _LEGEND_INCHES))),
             frameon=False,
         )
-        lines = -(-len(kinds) // min(len(kinds), 3 * len(students)))
-        figure.tight_layout(rect=(0, 0.02 + 0.06 * lines, 1, 1))  # room for the legend
         stream = io.BytesIO()
-        figure.savefig(stream, format="png")
+        figure.savefig(stream, format="png", bbox_inches="tight")  # a wide legend, too
     return stream.getvalue()
 
 
