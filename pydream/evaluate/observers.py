@@ -11,6 +11,7 @@ from torch import nn
 from pydream.errors import PydreamError
 from pydream.evaluate.config import EvaluateConfig, RelabelConfig
 from pydream.models import Observer
+from pydream.models.config import files_or_given
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.opening import open_observer
 from pydream.students.recipe import ResolvedRecipe
@@ -33,14 +34,6 @@ def open_observers(
     PydreamError
         If one of them cannot be used, or others are given than are named.
     """
-    networks: Sequence[str | nn.Module] = config.observers
-    if given is not None:
-        networks = [given] if isinstance(given, nn.Module) else list(given)
-        if len(config.observers) > 1 and len(networks) != len(config.observers):
-            raise PydreamError(
-                f"{len(networks)} observers are given, and config.observer names "
-                f"{len(config.observers)}: name each"
-            )
     return tuple(
         open_observer(
             network,
@@ -50,7 +43,7 @@ def open_observers(
             precision=precision,
             device=device,
         )
-        for network in networks
+        for network in files_or_given(config.observers, given)
     )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydream import checks, marks
 from pydream.errors import PydreamError
@@ -44,6 +45,32 @@ class ObserverSettings:
             if not usable or (name == "observer_std" and min(values) <= 0):
                 kind = "three numbers above 0" if name == "observer_std" else "three numbers"
                 raise PydreamError(f"{name} must be {kind}, got {' '.join(map(str, values))}")
+
+
+def files_or_given(files: Sequence[str], given: Any) -> list[Any]:
+    """Return the files of observers, or the networks that are given in their place.
+
+    Parameters
+    ----------
+    files
+        The files that settings name.
+    given
+        A network, or several; None for the files.
+
+    Raises
+    ------
+    PydreamError
+        If files are named, and their number is another.
+    """
+    if given is None:
+        return list(files)
+    networks = list(given) if isinstance(given, Sequence) else [given]
+    if files and len(networks) != len(files):
+        raise PydreamError(
+            f"{len(networks)} observers are given, and config.observer names {len(files)}: "
+            "name each"
+        )
+    return networks
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pydream.data import Source
 from pydream.data.resized import side_of
 from pydream.errors import PydreamError
 from pydream.models import Observer
+from pydream.models.config import files_or_given
 from pydream.models.inputs import ARCH, IMAGENET_MEAN, IMAGENET_STD
 from pydream.models.loading import load_configured_observer
 from pydream.rded.config import RdedConfig
@@ -32,17 +33,9 @@ def open_observers(
     The first one takes images of the distilled side. The others keep the sides that their files
     name; where nothing decides, that of the first one.
     """
-    checkpoints: Sequence[str | nn.Module] = config.observers
-    if given is not None:
-        checkpoints = [given] if isinstance(given, nn.Module) else list(given)
-        if len(checkpoints) != len(config.observers):
-            raise PydreamError(
-                f"{len(checkpoints)} observers are given, and config.observer names "
-                f"{len(config.observers)}: name each"
-            )
     side, likely = config.side, _side_of_images(source) if config.side is None else None
     observers: list[Observer] = []
-    for checkpoint in checkpoints:
+    for checkpoint in files_or_given(config.observers, given):
         observer = load_configured_observer(
             checkpoint,
             config,
