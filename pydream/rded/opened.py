@@ -158,7 +158,7 @@ def open_run(
     for network in observers:
         network.announce()
     ordered = tuple(
-        network.with_class_order(found.order)
+        network.with_class_order(found.order).replayed()
         for network, found in zip(observers, measured, strict=True)
     )
     run = RdedRun(

@@ -11,6 +11,7 @@ import torch
 from played_graphs import PlayedGraph
 
 from pydream.models import Observer, load_observer
+from pydream.rded import RdedConfig, distill
 from pydream.replay import Replayed
 
 
@@ -84,6 +85,29 @@ def test_smaller_tiles_are_captured_anew(random_observer: Path, captures: list[t
         observer.halve_tile(torch.OutOfMemoryError())
     seen_by(observer, 32)
     assert [shape[0] for shape in captures] == [12, 12, 6, 6]
+
+
+def test_a_run_of_rded_replays_its_observer_and_chooses_the_same(
+    folder: Path, random_observer: Path, tmp_path: Path, captures: list[torch.Size]
+) -> None:
+    def made(name: str) -> str | None:
+        config = RdedConfig(
+            source=str(folder),
+            observer=str(random_observer),
+            out=tmp_path / name,
+            ipc=2,
+            factor=2,
+            device="cpu",
+            allow_weak_observer=True,
+        )
+        return distill(config).manifest.images_sha256
+
+    replayed = made("replayed")
+    assert len(captures) == 1
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("pydream.models.observer.Replayed", Replayed)  # captures nothing here
+        assert made("called") == replayed
+    assert len(captures) == 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
