@@ -9,11 +9,12 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc build_support -type f -not -name '*.pyc')
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
-.PHONY: help demo test interop sanitize lint format docs bench bench-report bench-scaling gpu-check gpu-rehearsal sass clean
+.PHONY: help demo test campaigns interop sanitize lint format docs bench bench-report bench-scaling gpu-check gpu-rehearsal sass clean
 
 help:
 	@echo "make demo    distil scikit-learn's digits and train on the result (2 minutes)"
 	@echo "make test    run the tests (OFFLINE=1: with what is installed; ONLY=tests/ops: a part)"
+	@echo "make campaigns  kill runs, mutate inputs and more, many times each, with records (hours; ONLY=: a part)"
 	@echo "make interop   load exported sets with DD-Ranking and rethinkdc, and whiten beside kornia"
 	@echo "make sanitize  run the tests of the ops under the address and undefined-behaviour sanitizers"
 	@echo "make lint    check style, types, and that tables and charts fit the records"
@@ -55,6 +56,10 @@ else
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(AT_ONCE) $(ONLY)
 endif
+
+# One after another: some trials measure time and memory.
+campaigns: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -p no:randomly --long $(or $(ONLY),tests/campaigns)
 
 interop: $(VENV)/.installed-interop
 	$(BIN)/python -m pip install --quiet --no-deps ddranking==0.2.0 rethinkdc==0.3.2

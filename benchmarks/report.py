@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.accuracy import accuracy_tables
+from benchmarks.campaign_tables import campaigns_table
 from benchmarks.cases import ALL_SHOWN, BOUNDS, HEADLINES, OF_MANY_OPS, OPS, TARGETS
 from benchmarks.expected_times import simulated_table
 from benchmarks.figures import draw_ratios, draw_roofline
@@ -25,6 +26,7 @@ from benchmarks.records import RESULTS, MixedRecordsError, decisive, newest_reco
 REPOSITORY = Path(__file__).resolve().parents[1]
 README, PAGE, OF_SETS = "README.md", "docs/benchmarks.md", "docs/rded.md"
 OF_RANKS, OF_PROTOCOLS = "docs/scale.md", "docs/protocols.md"
+OF_CAMPAIGNS = "docs/reliability.md"
 RATIOS, ROOFLINE = "docs/benchmark-ratios.svg", "docs/benchmark-roofline.svg"
 
 
@@ -62,6 +64,7 @@ def update(repository: Path, *, write: bool) -> Iterator[tuple[str, bool]]:
         (OF_SETS, {"sets": accuracy_tables(records)}),
         (OF_RANKS, {"ranks": simulated_table(records)}),
         (OF_PROTOCOLS, {"recipes": recipes_table(), "protocols": protocols_table(records)}),
+        (OF_CAMPAIGNS, {"campaigns": campaigns_table(records)}),
     ):
         page = repository / name
         text = page.read_text(encoding="utf-8")

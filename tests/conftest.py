@@ -31,6 +31,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 VARIABLES = tuple(name for name in os.environ if name != "PYTEST_CURRENT_TEST")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let campaigns (tests/campaigns) make all their trials, and record them."""
+    group = parser.getgroup("campaigns of pydream")
+    group.addoption("--long", action="store_true", help="make all trials of campaigns")
+    group.addoption("--records", metavar="FOLDER", help="where campaigns write their records")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Let pytest-randomly choose the order of tests and no more, and Ctrl-C interrupt them.
 

@@ -17,13 +17,15 @@ OF_SETS = "docs/rded.md"
 RATIOS = "docs/benchmark-ratios.svg"
 OF_RANKS = "docs/scale.md"
 OF_PROTOCOLS = "docs/protocols.md"
-NAMES = ["README.md", PAGE, OF_SETS, OF_RANKS, OF_PROTOCOLS, RATIOS]
+OF_CAMPAIGNS = "docs/reliability.md"
+NAMES = ["README.md", PAGE, OF_SETS, OF_RANKS, OF_PROTOCOLS, OF_CAMPAIGNS, RATIOS]
 TABLES = {
     "README.md": ["summary"],
     PAGE: ["times", "slower"],
     OF_SETS: ["sets"],
     OF_RANKS: ["ranks"],
     OF_PROTOCOLS: ["recipes", "protocols"],
+    OF_CAMPAIGNS: ["campaigns"],
 }
 ROOFLINE = "docs/benchmark-roofline.svg"
 
@@ -145,7 +147,8 @@ def test_what_is_not_of_the_records_is_seen(report: ModuleType, repository: Path
     )
     found = dict(report.update(repository, write=False))
     stale = dict.fromkeys([PAGE, RATIOS, ROOFLINE], False)
-    assert found == {**stale, "README.md": True, OF_SETS: True, OF_RANKS: True, OF_PROTOCOLS: True}
+    others = ["README.md", OF_SETS, OF_RANKS, OF_PROTOCOLS, OF_CAMPAIGNS]
+    assert found == {**stale, **dict.fromkeys(others, True)}
     assert "Nothing." not in (repository / PAGE).read_text()
     dict(report.update(repository, write=True))
     assert "Nothing." in (repository / PAGE).read_text()
@@ -489,3 +492,15 @@ def test_every_recipe_is_shown_with_its_numbers(report: ModuleType, repository: 
         assert source.count("|") == 5
     edc = next(line for line in text.splitlines() if line.startswith("| `edc` |"))
     assert "4 observers (mean of logits), MSE of logits + 0.025 · CE, weights averaged" in edc
+
+
+def test_campaigns_are_listed_part_by_part(report: ModuleType, repository: Path) -> None:
+    parts = {
+        "RDED": {"trials": 1200, "seconds": 3725.2},
+        "observer": {"trials": 20, "seconds": 59.7},
+    }
+    write(repository, "campaign-kills", "2026-02-01", parts)
+    dict(report.update(repository, write=True))
+    text = (repository / OF_CAMPAIGNS).read_text()
+    assert "| kills | RDED | 1,200 | 1:02:05 | 2026-02-01 |\n" in text
+    assert "| kills | observer | 20 | 0:01:00 | 2026-02-01 |\n" in text
