@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydream.durable import make_folder, rename, sync_tree
 from pydream.errors import PydreamError
 from pydream.urls import is_url, without_secrets
 
@@ -181,8 +182,8 @@ def disk_errors(path: Path, remedy: str = KEPT) -> Iterator[None]:
 def written_beside(place: Path, remedy: str = KEPT) -> Iterator[Path]:
     """Yield a temporary path beside `place`, and rename it to `place` at the end.
 
-    The block makes a file or folder there. It replaces a file or an empty folder at `place`; after
-    an error it is removed.
+    The block makes a file or folder there, which is brought to the disk before it is renamed. It
+    replaces a file or an empty folder at `place`; after an error it is removed.
 
     Raises
     ------
@@ -193,7 +194,8 @@ def written_beside(place: Path, remedy: str = KEPT) -> Iterator[Path]:
     with disk_errors(place, remedy):
         try:
             yield beside
-            beside.replace(place)
+            sync_tree(beside)
+            rename(beside, place)
         finally:
             if beside.is_dir():
                 shutil.rmtree(beside, ignore_errors=True)
@@ -223,7 +225,7 @@ def write_new(file: Path, data: bytes, remedy: str = ANOTHER_OUT) -> None:
     """
     check_free(file, remedy)
     with disk_errors(file, remedy):
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
     write_whole(file, data, remedy)
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from pydream.durable import make_folder, sync
 from pydream.errors import PydreamError
 from pydream.files import RESUME, disk_errors, locked, write_whole
 from pydream.ranks import ALONE, Ranks
@@ -100,7 +101,7 @@ class PartialRun:
     def _begin(self, *, alone: bool) -> Iterator[None]:
         with disk_errors(self.partial, RESUME):
             made = not self.partial.exists()
-            self.partial.mkdir(parents=True, exist_ok=True)
+            make_folder(self.partial)
         with locked(self.partial) if alone else nullcontext():
             try:
                 self._check()
@@ -116,7 +117,7 @@ class PartialRun:
             if alone or not self._begun.is_file():
                 self.write_text(self._begun, json.dumps(self._identity, indent=1))
             with disk_errors(self.partial, RESUME):
-                self._state.mkdir(exist_ok=True)
+                make_folder(self._state)
             yield
 
     def forget(self) -> None:
@@ -255,6 +256,7 @@ def _remove(partial: Path) -> None:
                 shutil.rmtree(entry)
             elif entry.name != _IDENTITY:
                 entry.unlink()
+        sync(partial)
         shutil.rmtree(partial)
 
 

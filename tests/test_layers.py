@@ -13,8 +13,8 @@ PACKAGE = Path(pydream.__file__).parent
 # not know each other.
 FLOORS = (
     "collector",
-    "_C errors lazy marks processors allocator arithmetic streams torch_state seeds gpus timeline "
-    "urls",
+    "_C durable errors lazy marks processors allocator arithmetic streams torch_state seeds gpus "
+    "timeline urls",
     "checks files formatting pages progress versions launchers memory_limits torch_files",
     "ranks",
     "ops partial doctor replay",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pydream.data.remote import AnyPath, RemotePath
+from pydream.durable import make_folder, rename, sync
 from pydream.errors import PydreamError, first_line
 from pydream.progress import say
 
@@ -139,13 +140,14 @@ def kept(
     if place.is_file():
         return place
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with _sole_writer(place) as part:
             if not place.is_file():  # else another run has made it meanwhile
                 say(f"{path}: {action}ing it once, to {place}")
                 write(part)
                 part.flush()
-                os.replace(part.name, place)
+                sync(Path(part.name))
+                rename(Path(part.name), place)
     except OSError as error:
         raise PydreamError(
             f"{path}: cannot be {action}ed to {folder}: {error.strerror or error}; set "

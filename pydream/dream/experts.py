@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from pydream.durable import make_folder
 from pydream.errors import PydreamError, first_line
 from pydream.files import disk_errors, write_whole
 from pydream.seeds import uniform
@@ -199,7 +200,7 @@ def write_expert(path: Path, number: int, weights: Tensor) -> None:
 def write_description(path: Path, description: Mapping[str, Any]) -> None:
     """Write what the experts of a folder are."""
     with disk_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
     text = json.dumps({"format": _FORMAT, **description}, indent=1, ensure_ascii=False)
     write_whole(path / _DESCRIPTION, (text + "\n").encode())
 

@@ -13,6 +13,7 @@ from torch import nn
 from pydream.data import Source
 from pydream.data_parallel import ALONE, DataParallel, data_parallel
 from pydream.devices import announce_device
+from pydream.durable import make_folder
 from pydream.evaluate.config import EvaluateConfig
 from pydream.evaluate.context import EvaluationContext, evaluation_facts, open_evaluation
 from pydream.evaluate.plans import (
@@ -96,7 +97,7 @@ def _evaluate(
             parallel = stack.enter_context(data_parallel(ranks, context.device))
         parameters = check_plans(context, parallel)
         with disk_errors(context.folder):
-            context.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(context.folder)
         announce_device(config.device)
         for one in context.observers:
             one.announce()

@@ -13,6 +13,7 @@ import torch
 
 from pydream.data import open_source
 from pydream.devices import announce_device, resolve_device
+from pydream.durable import make_folder
 from pydream.errors import PydreamError
 from pydream.evaluate.config import RelabelConfig
 from pydream.evaluate.label_budget import EVIDENCE, expected_loss, form_words, within
@@ -154,7 +155,7 @@ def _relabel(config: RelabelConfig, ranks: Ranks, given: Given) -> RelabelResult
     ranks.agree({"settings": [*map(dataclasses.asdict, plans)], "installation": package_record()})
     if ranks.first:
         with disk_errors(labels):
-            labels.mkdir(parents=True, exist_ok=True)
+            make_folder(labels)
     with locked(labels) if ranks.first else nullcontext():
         if ranks.first:
             for leftover in labels.rglob(".*.beside"):  # of a killed process

@@ -18,6 +18,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pydream.durable import make_folder
 from pydream.errors import PydreamError
 from pydream.evaluate.label_curve import curve_facts, curve_figure, curve_table, label_curve
 from pydream.evaluate.page import results_page
@@ -393,7 +394,7 @@ class FinishedStudents:
         """Store a student's measurements."""
         content = {"identity": identity, "run": dataclasses.asdict(run)}
         with disk_errors(self._folder, RESUME):
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
         write_whole(self._file(identity), (json.dumps(content, indent=1) + "\n").encode(), RESUME)
 
     def _file(self, identity: Mapping[str, Any]) -> Path:

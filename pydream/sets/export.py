@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pydream.data.whitening import Whitening, whitening_of
 from pydream.devices import announce_device, resolve_device
+from pydream.durable import make_folder
 from pydream.errors import PydreamError
 from pydream.files import ANOTHER_OUT, check_free, written_beside
 from pydream.models import Observer, load_into, read_weights
@@ -136,7 +137,7 @@ def export_set(config: ExportConfig) -> ExportedSet:
     check_free(config.out)
     distilled = load_set(config.set)
     with written_beside(config.out, ANOTHER_OUT) as folder:
-        folder.mkdir(parents=True)
+        make_folder(folder)
         _write(distilled, folder, config)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         check_free(config.out)

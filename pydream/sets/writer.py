@@ -1,9 +1,9 @@
 """Writing of a distilled set to disk, such that a killed run loses nothing.
 
 An unfinished set is in ``<out>.partial``: the future set in ``set/``, and one record per finished
-class in ``state/``. Every file and class folder is written under another name there and renamed,
-and the last step renames ``set/`` to ``<out>``. So ``<out>`` is either a whole set or does not
-exist.
+class in ``state/``. Every file and class folder is written under another name there, brought to
+the disk and renamed, and the last step renames ``set/`` to ``<out>``. So ``<out>`` is either a
+whole set or does not exist.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
+from pydream.durable import make_folder, rename, sync, sync_tree
 from pydream.errors import PydreamError
 from pydream.files import RESUME, check_place, disk_errors
 from pydream.partial import PartialRun, differences, forget_finished
@@ -83,7 +84,7 @@ class SetWriter(PartialRun):
         with super().begin(ranks):
             with disk_errors(self.partial, RESUME):
                 for folder in (self.set / "images", self._scratch):
-                    folder.mkdir(parents=True, exist_ok=True)
+                    make_folder(folder)
             with Encoders() as self._encoders:
                 yield
 
@@ -132,13 +133,16 @@ class SetWriter(PartialRun):
             scratch.mkdir()
 
         def save(number: int) -> None:
-            save_image(images[number], scratch / f"{number:05d}{suffix}", quality)
+            file = scratch / f"{number:05d}{suffix}"
+            save_image(images[number], file, quality)
+            sync(file)
 
         def end(saved: Sequence[Future[None]]) -> None:
             with disk_errors(scratch, RESUME):
                 for image in saved:
                     image.result()
-                scratch.rename(place)
+                sync(scratch)
+                rename(scratch, place)
             self.keep(f"{label:05d}", record)
 
         self._encoders.submit(save, images, end)
@@ -157,7 +161,8 @@ class SetWriter(PartialRun):
                     if leftover.exists():
                         shutil.rmtree(leftover)
                 shutil.copytree(part._images_of(label), scratch)
-                scratch.rename(place)
+                sync_tree(scratch)
+                rename(scratch, place)
         for name in part.kept_names("*"):
             if not name.endswith(".claimed"):
                 data = part.kept_bytes(name)
@@ -168,8 +173,10 @@ class SetWriter(PartialRun):
         """Write ``provenance.parquet``."""
         table = pa.Table.from_pylist(rows, schema=PROVENANCE_SCHEMA)
         with disk_errors(self.set, RESUME):
-            pq.write_table(table, self._scratch / "provenance.parquet", compression="zstd")
-            (self._scratch / "provenance.parquet").replace(self.set / "provenance.parquet")
+            scratch = self._scratch / "provenance.parquet"
+            pq.write_table(table, scratch, compression="zstd")
+            sync(scratch)
+            rename(scratch, self.set / "provenance.parquet")
 
     def keep_values(self, label: int, values: torch.Tensor) -> None:
         """Store the images of a class, (n, 3, S, S) float32, before they are rounded to 8 bits."""
@@ -215,7 +222,7 @@ class SetWriter(PartialRun):
         """Move the set to its place and delete the state."""
         check_free(self.out)
         with disk_errors(self.out, RESUME):
-            self.set.rename(self.out)
+            rename(self.set, self.out)
         self.forget()
         return self.out
 

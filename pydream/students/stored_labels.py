@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from pydream.durable import make_folder
 from pydream.errors import PydreamError
 from pydream.files import disk_errors, write_whole
 from pydream.formatting import bytes_of, size_words
@@ -175,7 +176,7 @@ def write_plan(folder: Path, plan: LabelPlan) -> None:
             )
         return
     with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     write_whole(file, plan.text().encode())
 
 
