@@ -14,9 +14,9 @@ from pathlib import Path
 
 # Some network and user-space file systems do not know how to synchronise a file or folder.
 _CANNOT = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
-# A disk takes several synchronisations as one: on ext4, two threads make 1.8 times as many a
-# second as one thread, and more threads than that no more.
-_THREADS = 4
+# A disk takes synchronisations of several threads as one: on ext4, one thread takes 2.0 ms for a
+# new file, two 0.44, four 0.13, and more threads than that 0.11.
+_THREADS = 8
 
 
 def sync(path: Path) -> None:

@@ -105,7 +105,7 @@ class SetWriter(PartialRun):
         *,
         image_format: ImageFormat,
         quality: int,
-        waiting: int = 0,
+        waiting: int | None = None,
     ) -> None:
         """Write the images of a class, then its record, in threads.
 
@@ -120,8 +120,9 @@ class SetWriter(PartialRun):
         image_format, quality
             File format of the images, and its quality; the quality counts for WebP and JPEG only.
         waiting
-            Bytes of images, of this class and those before, that need not be written when the call
-            returns; by default all are. `settle` waits for them, and so does the end of `begin`.
+            Bytes of images, of this class and those before, that need not be encoded when the call
+            returns. Those that are encoded are brought to the disk and recorded meanwhile. `settle`
+            waits for all of that, and so does the end of `begin`. By default the call does, too.
         """
         # Another process that shares the run may write the same class, to the same bytes.
         scratch = self._scratch / f"{label:05d}-{platform.node()}-{os.getpid()}"
@@ -133,15 +134,13 @@ class SetWriter(PartialRun):
             scratch.mkdir()
 
         def save(number: int) -> None:
-            file = scratch / f"{number:05d}{suffix}"
-            save_image(images[number], file, quality)
-            sync(file)
+            save_image(images[number], scratch / f"{number:05d}{suffix}", quality)
 
         def end(saved: Sequence[Future[None]]) -> None:
             with disk_errors(scratch, RESUME):
                 for image in saved:
                     image.result()
-                sync(scratch)
+                sync_tree(scratch)
                 rename(scratch, place)
             self.keep(f"{label:05d}", record)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from pydream.durable import sync_tree
 from pydream.errors import PydreamError
 from pydream.sets import writer as writer_module
 from pydream.sets.writer import SetWriter
@@ -24,7 +25,7 @@ def writer(tmp_path: Path) -> SetWriter:
     return SetWriter(tmp_path / "set", {"seed": 0}, resume=True)
 
 
-def write(writer: SetWriter, label: int, images: torch.Tensor, waiting: int) -> None:
+def write(writer: SetWriter, label: int, images: torch.Tensor, waiting: int | None) -> None:
     writer.write_class(
         label, images, {"label": label}, image_format="png", quality=1, waiting=waiting
     )
@@ -69,9 +70,27 @@ def test_no_more_images_wait_than_there_is_room_for(
     with writer.begin():
         write(writer, 0, LARGE, waiting=LARGE.nbytes)
         threading.Timer(0.05, held.go.set).start()
-        write(writer, 1, LARGE, waiting=LARGE.nbytes)  # waits for the first
+        write(writer, 1, LARGE, waiting=LARGE.nbytes)  # waits until the first is encoded
         assert held.go.is_set()
-        assert writer.finished_class(0) == {"label": 0}
+
+
+def test_a_call_that_lets_none_wait_returns_when_images_are_encoded_or_the_class_is_finished(
+    writer: SetWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+
+    def held(path: Path) -> None:
+        assert go.wait(PATIENCE)
+        sync_tree(path)
+
+    monkeypatch.setattr("pydream.sets.writer.sync_tree", held)
+    with writer.begin():
+        write(writer, 0, LARGE, waiting=0)
+        assert len(list(writer.partial.glob("scratch/*/*.png"))) == len(LARGE)
+        assert writer.finished_class(0) is None
+        threading.Timer(0.05, go.set).start()
+        write(writer, 1, LARGE, waiting=None)
+        assert [writer.finished_class(label) for label in (0, 1)] == [{"label": 0}, {"label": 1}]
 
 
 def test_classes_that_were_begun_are_kept_when_the_run_fails(
@@ -97,6 +116,6 @@ def test_a_class_with_a_file_that_cannot_be_written_is_not_finished(
 
     monkeypatch.setattr(writer_module, "save_image", full)
     fails = pytest.raises(PydreamError, match=r"No space left on device.*--resume")
-    with writer.begin(), fails:
+    with fails, writer.begin():
         write(writer, 0, LARGE, waiting=0)
     assert writer.finished_class(0) is None
