@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from pydream.errors import PydreamError, first_line
+from pydream.models.traced_code import forget_code
 
 # Layers whose output a ReLU may overwrite: always fresh memory that the layer does not need again.
 _FRESH_LAYERS = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm, nn.Linear)
@@ -45,10 +46,12 @@ def fold(model: nn.Module, images: torch.Tensor, logits: torch.Tensor) -> nn.Mod
         folded = fx.symbolic_trace(model)
     except Exception:  # code that cannot be traced fails in any way
         return model
+    forget_code(folded)
     _fold_batch_norms(folded)
     _make_relus_in_place(folded)
     folded.graph.lint()
     folded.recompile()
+    forget_code(folded)
     folded.delete_all_unused_submodules()
     folded.eval().requires_grad_(False)
     return folded if _agree(folded, images, logits) else model

@@ -12,6 +12,7 @@ from torch.nn import functional
 from pydream.arithmetic import arithmetic_of
 from pydream.errors import PydreamError
 from pydream.models.observer import Observer
+from pydream.models.traced_code import forget_code
 
 _NUMBERED = re.compile(r"(^|\.)\d+$")
 _CONVNET_BLOCK = re.compile(r"^layers\.pool\.\d+$")
@@ -215,8 +216,10 @@ def part_until(network: nn.Module, layer: str) -> nn.Module:
         copies[node] = graph.node_copy(node, lambda used: copies[used])
     graph.output(copies[nodes[last]])
     part = fx.GraphModule(network, graph)
+    forget_code(part)
     part.graph.eliminate_dead_code()
     part.recompile()
+    forget_code(part)
     return part.eval()
 
 
