@@ -5,9 +5,9 @@
 Dry run and run take turns, each in a process of its own, on two processors. Four cases: CIFAR-10 at
 IPC 10 with its trained observer; the 200 photographs of imagenet-sample-200.zip under a ResNet-18;
 a folder as ImageNet's, of 100 classes of 60 photographs; and, only if it is named, one of the shape
-of ImageNet-1K, 1000 classes of 300 with a small observer, whose peak memory is set beside the
-memory budget plus 1.2 GiB. The photographs of the last two are links to those of the sample, and
-`--files` makes less of them.
+of ImageNet-1K, 1000 classes of 300 with a small observer and one crop, whose peak memory is set
+beside the memory budget plus 1.2 GiB. The photographs of the last two are links to those of the
+sample, and `--files` makes less of them.
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ class Folder:
     files: int
     per_class: int
     arch: str
+    crops: int = 5
 
 
 FOLDERS = {
     "imagenet-like": Folder(6_000, 60, "resnet18"),
-    SHAPE: Folder(300_000, 300, "convnet1-w4"),
+    SHAPE: Folder(300_000, 300, "convnet1-w4", crops=1),
 }
 OTHERS = {"cifar10": "cifar10", "photographs": "imagenet"}  # as `pipeline_rded` names them
 
@@ -89,9 +90,10 @@ def settings(name: str, data: Path, place: Path, out: Path) -> RdedConfig:
     if name in OTHERS:
         case = cases(data, place)[OTHERS[name]]
         source, observer, arch = case.folder, case.observer, case.arch
-        ipc, factor = case.ipc, case.factor
+        ipc, factor, crops = case.ipc, case.factor, 5
     else:
         arch, ipc, factor = FOLDERS[name].arch, 10, 2
+        crops = FOLDERS[name].crops
         source, observer = place / "classes", next(place.glob("*.safetensors"))
     return RdedConfig(
         source=str(source),
@@ -100,6 +102,7 @@ def settings(name: str, data: Path, place: Path, out: Path) -> RdedConfig:
         out=out,
         ipc=ipc,
         factor=factor,
+        crops=crops,
         allow_weak_observer=True,
         device="cpu",
     )

@@ -102,9 +102,9 @@ def export_set(config: ExportConfig) -> ExportedSet:
 
     ``ddranking``: ``images.pt``, float32 (N, 3, S, S), normalised with the observer's mean and std,
     because DD-Ranking trains on it unchanged; ``labels.pt``, float32 (N, K), the observer's logits
-    for it; ``lr.pt``, a scalar; ``images/00000/…``, the files of the set; the observer's weights
-    below ``teacher_models``, where DD-Ranking looks for a teacher; ``config.json``, for use from
-    inside the folder.
+    for it; ``lr.pt``, a scalar, the rate that the set has learned or DD-Ranking's for RDED;
+    ``images/00000/…``, the files of the set; the observer's weights below ``teacher_models``, where
+    DD-Ranking looks for a teacher; ``config.json``, for use from inside the folder.
 
     ``parquet``: ``data/train-00000-of-00001.parquet`` and so on, with the columns ``image`` (the
     files of the set, byte for byte) and ``label``, and ``README.md``, a card with the manifest; as
@@ -262,7 +262,9 @@ def _write_ddranking(distilled: DistilledSet, folder: Path, config: ExportConfig
     images = labeller.normalised(distilled.float_images)
     _save(images, folder / "images.pt")
     _save(labeller.logits(images), folder / "labels.pt")
-    _save(torch.tensor(ddranking.LEARNING_RATE), folder / "lr.pt")
+    learned = distilled.manifest.student_rate
+    rate = ddranking.LEARNING_RATE if learned is None else learned
+    _save(torch.tensor(rate), folder / "lr.pt")
     copy_images(distilled, folder / "images", "{number:05d}")
     settings = ddranking.settings(distilled.manifest, teacher, observer.mean, observer.std)
     file = folder / ddranking.teacher_file(settings["dataset"], teacher.model_name)

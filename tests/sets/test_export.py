@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -306,6 +307,16 @@ def test_parquet_of_other_images_is_refused(
     pq.write_table(pa.table({"image": contents, "label": [0, 0]}), tmp_path / "a.parquet")
     with pytest.raises(PydreamError, match=error):
         assert len(open_distilled(tmp_path / "a.parquet").images)
+
+
+def test_ddranking_trains_at_the_rate_that_a_set_has_learned(
+    tmp_path: Path, digits_set: Path, observer: Path
+) -> None:
+    learned = shutil.copytree(digits_set, tmp_path / "learned")
+    manifest = learned / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "student_rate": 0.025}))
+    out = export(learned, "ddranking", tmp_path / "out", observer=str(observer))
+    assert torch.load(out / "lr.pt", weights_only=True).item() == pytest.approx(0.025)
 
 
 @pytest.mark.filterwarnings("ignore:.*(look whitened|class by class):RuntimeWarning")
