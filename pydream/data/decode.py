@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pydream.data.formats import PILLOW_FORMATS
 from pydream.data.image_operators import image_operator
-from pydream.errors import ImageError, first_line
+from pydream.errors import ImageError, first_line, printable
 
 MAX_PIXELS = 2 * 89_478_485
 """Largest image that is decoded, in pixels: Pillow's own default limit."""
@@ -38,6 +38,7 @@ _MOST_SCANS = 200
 _JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
 _JPEG_ADOBE = 0xEE
 _ORIENTATION = 0x0112  # of EXIF
+_STRIP = 1 << 20  # pixels that are copied from Pillow at once
 # Content found in files in place of images, by its first bytes without leading blanks, in lower
 # case.
 _NO_IMAGES = {
@@ -223,7 +224,7 @@ def _decode(data: bytes, header: Header) -> torch.Tensor:
         _check_png(data)
     try:
         with _open_with_pillow(data) as image:
-            return torch.from_numpy(np.array(_to_rgb(image)))
+            return torch.from_numpy(_to_rgb(image))
     except ImageError as error:
         if header.kind != "jpeg":
             raise
@@ -291,20 +292,39 @@ def _what_else(data: bytes) -> str:
     return f"not an image of a known format ({', '.join(PILLOW_FORMATS)})"
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    """Decode an image: uint8 (H, W, 3)."""
     try:
         image.load()
-        # Pillow scales deep grey PPM and, in older versions, PNG to 16 bits in mode I.
-        if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-            samples = np.asarray(image).astype(np.uint32)
-            return Image.fromarray((samples >> 8).astype(np.uint8)).convert("RGB")
-        if image.mode in ("I", "F"):
+        if image.mode in ("I", "F") and not _is_deep(image):
             raise ImageError(f"{image.format} of 32-bit samples, whose range is not known")
-        return image if image.mode == "RGB" else image.convert("RGB")
+        rows = max(1, _STRIP // image.width)
+        if rows >= image.height:
+            return _strip_to_rgb(image, _is_deep(image))
+        # By strips, because Pillow converts and copies in several steps, each as large as the image.
+        deep, pixels = _is_deep(image), np.empty((image.height, image.width, 3), np.uint8)
+        for top in range(0, image.height, rows):
+            strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+            pixels[top : top + rows] = _strip_to_rgb(strip, deep)
+        return pixels
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise anything on damaged files
         raise ImageError(first_line(error)) from error
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Return whether an image has 16-bit samples."""
+    # Pillow scales deep grey PPM and, in older versions, PNG to 16 bits in mode I.
+    deep_in_32 = image.mode == "I" and image.format in ("PNG", "PPM")
+    return image.mode.startswith("I;16") or deep_in_32
+
+
+def _strip_to_rgb(strip: Image.Image, deep: bool) -> np.ndarray:
+    if deep:
+        samples = np.asarray(strip).astype(np.uint32)
+        strip = Image.fromarray((samples >> 8).astype(np.uint8))
+    return np.array(strip if strip.mode == "RGB" else strip.convert("RGB"))
 
 
 def _read_jpeg_header(data: bytes) -> Header:
@@ -354,7 +374,8 @@ def _check_png(data: bytes) -> None:
         if critical and zlib.crc32(view[position + 4 : end]) != int.from_bytes(
             view[end : end + 4], "big"
         ):
-            raise ImageError(f"damaged PNG: wrong checksum in chunk {name.decode('latin-1')}")
+            shown = printable(name.decode("latin-1"))
+            raise ImageError(f"damaged PNG: wrong checksum in chunk {shown}")
         if name == b"IEND":
             return
         position = end + 4
