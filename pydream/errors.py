@@ -10,7 +10,13 @@ Result = TypeVar("Result")
 
 
 class PydreamError(Exception):
-    """An input from the user cannot be used; the command line prints the error and exits with 2."""
+    """An input from the user cannot be used; the command line prints the error and exits with 2.
+
+    The message is one line, whatever the names in it: characters that do not show are escaped.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class ImageError(PydreamError):

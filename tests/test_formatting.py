@@ -53,3 +53,9 @@ def test_sizes_are_read_and_written_exactly(text: str, size: int, words: str) ->
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(PydreamError, match=r"budget takes a size such as 300MB, .* got"):
         bytes_of("budget", text)
+
+
+def test_an_error_for_the_user_is_one_line_whatever_it_names() -> None:
+    shown = str(PydreamError("a\nb\x1b[2J\x85\u2028\ud800 é"))
+    assert shown == "a\\nb\\x1b[2J\\x85\\u2028\\ud800 é"
+    assert str(PydreamError(shown)) == shown

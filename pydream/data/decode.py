@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pydream.data.formats import PILLOW_FORMATS
 from pydream.data.image_operators import image_operator
-from pydream.errors import ImageError, first_line, printable
+from pydream.errors import ImageError, first_line
 
 MAX_PIXELS = 2 * 89_478_485
 """Largest image that is decoded, in pixels: Pillow's own default limit."""
@@ -301,7 +301,7 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         rows = max(1, _STRIP // image.width)
         if rows >= image.height:
             return _strip_to_rgb(image, _is_deep(image))
-        # By strips, because Pillow converts and copies in several steps, each as large as the image.
+        # By strips, because Pillow converts and copies in steps, each as large as the image.
         deep, pixels = _is_deep(image), np.empty((image.height, image.width, 3), np.uint8)
         for top in range(0, image.height, rows):
             strip = image.crop((0, top, image.width, min(top + rows, image.height)))
@@ -374,8 +374,7 @@ def _check_png(data: bytes) -> None:
         if critical and zlib.crc32(view[position + 4 : end]) != int.from_bytes(
             view[end : end + 4], "big"
         ):
-            shown = printable(name.decode("latin-1"))
-            raise ImageError(f"damaged PNG: wrong checksum in chunk {shown}")
+            raise ImageError(f"damaged PNG: wrong checksum in chunk {name.decode('latin-1')}")
         if name == b"IEND":
             return
         position = end + 4

@@ -7,8 +7,8 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-from campaigns.mutations import Blocks, jpeg_segments, mutate, pieces, png_chunks, riff_chunks
 import pictures
+from campaigns.mutations import Blocks, jpeg_segments, mutate, pieces, png_chunks, riff_chunks
 from pictures import encode_png16, make_pixels
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
@@ -141,7 +141,10 @@ class MutatedImages:
 def by_pillow(data: bytes, *, upright: bool = False) -> np.ndarray | str:
     """Return the pixels by Pillow, uint8 (H, W, 3), or why it has none."""
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
+        with (
+            warnings.catch_warnings(),
+            Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image,
+        ):
             warnings.simplefilter("ignore")
             image.load()
             if image.mode.startswith("I;16") or (

@@ -56,13 +56,13 @@ Work = Callable[[Sequence[int]], Iterator[Outcome]]
 """Function that makes the trials of some numbers, in order, and yields what came of each."""
 
 
-class TooMuchMemory(Exception):
+class TooMuchMemoryError(Exception):
     """A trial has taken more memory than its input explains."""
 
 
 @contextlib.contextmanager
 def bounded(explained: int = 0) -> Iterator[None]:
-    """Raise TooMuchMemory if the block takes more bytes than so many, and `MARGIN`."""
+    """Raise TooMuchMemoryError if the block takes more bytes than so many, and `MARGIN`."""
     ctypes.CDLL(None).malloc_trim(0)  # what is free already would hide what the block takes
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = _memory("VmRSS")
@@ -71,7 +71,7 @@ def bounded(explained: int = 0) -> Iterator[None]:
     finally:
         taken = _memory("VmHWM") - before
         if taken > explained + MARGIN:
-            raise TooMuchMemory(f"{taken:,} bytes, where {explained:,} are explained")
+            raise TooMuchMemoryError(f"{taken:,} bytes, where {explained:,} are explained")
 
 
 def attempt(look: Callable[[], str | None], named: str | Path) -> Outcome:
@@ -167,9 +167,9 @@ def _be_child(work: Work, numbers: Sequence[int], told: int) -> None:
     # Threads of OpenMP do not survive a fork, and one thread needs no others.
     torch.set_num_threads(1)
     faulthandler.enable(file=2)
-    for number in (signal.SIGALRM, signal.SIGPROF):
-        signal.signal(number, signal.SIG_DFL)
-        faulthandler.register(number, file=2, chain=True)
+    for late in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(late, signal.SIG_DFL)
+        faulthandler.register(late, file=2, chain=True)
     space = _memory("VmSize") + _MOST_SPACE
     resource.setrlimit(resource.RLIMIT_AS, (space, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -180,7 +180,7 @@ def _be_child(work: Work, numbers: Sequence[int], told: int) -> None:
         try:
             outcome = next(trials)
         except BaseException:
-            outcome, trials = Outcome("fault", traceback.format_exc(limit=-8)), iter(())
+            outcome, trials = Outcome("fault", traceback.format_exc(limit=-4)), iter(())
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         line = json.dumps({"trial": number, **asdict(outcome)})

@@ -260,3 +260,19 @@ def test_read_only_pixels_are_copied() -> None:
     _, run = prepare(pixels)
     run().fill_(1)
     assert pixels.max() == 0
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"])
+def test_an_image_larger_than_a_strip_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setattr(decode, "_STRIP", 40)
+    image = Image.fromarray(make_pixels(20, 31))
+    if mode == "I;16":
+        image = Image.fromarray(np.arange(620, dtype=np.uint16).reshape(20, 31) * 100)
+        high = (np.asarray(image) // 256).astype(np.uint8)
+        expected = np.repeat(high[..., None], 3, axis=2)
+    else:
+        image = image.convert(mode)
+        expected = np.asarray(image.convert("RGB"))
+    check(decode_image(encode(image, "TIFF")), expected)
