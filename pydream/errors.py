@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import TypeVar
+
+# Of PyTorch's allocator, the C++ library, the loader of shared libraries, and threads of Python and
+# C++.
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "bad_alloc",
+    "Cannot allocate memory",
+    "can't start new thread",
+    "Resource temporarily unavailable",
+)
 
 Given = TypeVar("Given")
 Result = TypeVar("Result")
@@ -38,6 +49,15 @@ class UnfinishedError(PydreamError):
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the error's name if it has no message."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory, or a thread's share of it, cannot be had."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def printable(text: str) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import itertools
 import os
+import platform
 import re
 import shutil
 import tempfile
@@ -190,17 +192,60 @@ def written_beside(place: Path, remedy: str = KEPT) -> Iterator[Path]:
     PydreamError
         If it cannot be written.
     """
-    beside = place.with_name(f".{place.name}.{os.getpid()}.beside")
+    beside = place.with_name(f".{place.name}.{platform.node()}-{os.getpid()}.beside")
     with disk_errors(place, remedy):
+        _discard(beside)  # of a killed process of the same number
         try:
             yield beside
             sync_tree(beside)
             rename(beside, place)
         finally:
-            if beside.is_dir():
-                shutil.rmtree(beside, ignore_errors=True)
-            with contextlib.suppress(OSError):  # never made, or renamed
-                beside.unlink()
+            with contextlib.suppress(OSError):
+                _discard(beside)
+
+
+def _discard(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes of this machine left in a folder as they wrote beside a place.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    name
+        Name of the place in it; None for all.
+
+    Raises
+    ------
+    PydreamError
+        If it cannot be removed.
+    """
+    named = "*" if name is None else glob.escape(name)
+    with disk_errors(folder):
+        for path in folder.glob(f".{named}.{glob.escape(platform.node())}-*.beside"):
+            number = path.stem.rpartition("-")[2]
+            if number.isdigit() and not _is_running(int(number)):
+                _discard(path)
+
+
+def _is_running(process: int) -> bool:
+    """Return whether a process of this machine runs, as all do as far as Windows tells."""
+    if os.name == "nt":  # where this would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # of another user
+        pass
+    return True
 
 
 def write_whole(file: Path, data: bytes, remedy: str = KEPT) -> None:
@@ -226,6 +271,7 @@ def write_new(file: Path, data: bytes, remedy: str = ANOTHER_OUT) -> None:
     check_free(file, remedy)
     with disk_errors(file, remedy):
         make_folder(file.parent)
+    remove_leftovers(file.parent, file.name)
     write_whole(file, data, remedy)
 
 

@@ -9,14 +9,15 @@ from pydream.errors import PydreamError
 from pydream.partial import begun_identity, differences
 from pydream.sets.config import MergeConfig
 from pydream.sets.run import DRAFT, MadeSet, kept_draft
-from pydream.sets.writer import SetWriter
+from pydream.sets.writer import SetWriter, finished_manifest
 from pydream.timeline import Stopwatch
 
 
 def merge(config: MergeConfig) -> MadeSet:
     """Merge the parts of a distilled set that shards made in folders of their own.
 
-    The set has the bytes of a run by one process. The parts stay as they are.
+    The set has the bytes of a run by one process. The parts stay as they are. A merging that was
+    killed continues, and a finished one is left as it is.
 
     Parameters
     ----------
@@ -41,6 +42,8 @@ def merge(config: MergeConfig) -> MadeSet:
             )
     draft = kept_draft(first)
     owners = _owners(parts, draft.class_names)
+    if (manifest := finished_manifest(config.out, identity)) is not None:
+        return MadeSet(config.out, manifest, {})
     writer = SetWriter(config.out, identity, resume=True)
     watch = Stopwatch()
     with writer.begin():

@@ -258,6 +258,7 @@ def _remove(partial: Path) -> None:
                 entry.unlink()
         sync(partial)
         shutil.rmtree(partial)
+        sync(partial.parent)
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -105,6 +105,8 @@ class Ranks:
         weights
             Work of each item.
         """
+        if not len(weights):
+            return range(0)
         ends = np.cumsum(weights)
         middles = ends - np.asarray(weights) / 2
         owners = np.minimum(middles * self.count // max(int(ends[-1]), 1), self.count - 1)

@@ -14,6 +14,8 @@ from pydream.processors import usable_processors
 # while they wait for each other, which makes training many times slower where other programs want
 # these processors too.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# As the command line sets it for ranks: PyTorch would tell of every connection that a rank closes.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 # Processes of pytest-xdist share the processors; with more threads than those, all take longer.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     share = max(1, usable_processors() // int(workers))

@@ -40,11 +40,18 @@ def write_pictures(root: Path) -> Path:
     return root
 
 
-def write_random_observer(file: Path, num_classes: int = len(CLASSES), seed: int = 3) -> Path:
-    """Write a small observer with random weights, for 32 pixels a side."""
+def write_random_observer(
+    file: Path,
+    num_classes: int = len(CLASSES),
+    seed: int = 3,
+    *,
+    arch: str = "convnet2-w16",
+    side: int = 32,
+) -> Path:
+    """Write a small observer with random weights."""
     torch.manual_seed(seed)
-    model = build_model("convnet2-w16", num_classes=num_classes, side=32)
-    save_weights(model, file, {"arch": "convnet2-w16", "side": "32"})
+    model = build_model(arch, num_classes=num_classes, side=side)
+    save_weights(model, file, {"arch": arch, "side": str(side)})
     return file
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import itertools
 import json
@@ -343,6 +344,36 @@ def test_ctrl_c_tells_how_to_continue_where_finished_work_is_kept(
     assert ("finished work is kept" in printed) == (command in kept)
     resumed = {*re.findall("`(?:pydream )?([a-z-]+)`", printed)}
     assert (command in resumed) == ("--resume" in option_names([command], commands.COMMANDS))
+
+
+@pytest.mark.parametrize("command", ["rded", "export"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+        RuntimeError("can't start new thread"),
+        RuntimeError("Resource temporarily unavailable"),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+        ImportError("libx.so: failed to map segment from shared object: Cannot allocate memory"),
+    ],
+)
+def test_too_little_memory_is_told_in_a_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    error: Exception,
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(commands, "run", fail)
+    assert run(monkeypatch, command) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert printed.startswith("pydream: out of memory: ")
+    assert ("finished work is kept" in printed) == (command == "rded")
 
 
 def test_an_underscore_in_an_option_is_a_hyphen(

@@ -108,11 +108,11 @@ def test_the_state_of_a_run_is_removed_before_what_says_whose_it_is(
         run.keep("record", {})
 
         def fsync(descriptor: int) -> None:
-            left.append(sorted(path.name for path in run.partial.iterdir()))
+            left.append(sorted(path.name for path in run.partial.rglob("*")))
 
         monkeypatch.setattr(os, "fsync", fsync)
         run.forget()
-    assert left == [["identity.json"]]
+    assert left == [["identity.json"], []]
     assert not run.partial.exists()
 
 

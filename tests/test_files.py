@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import resource
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from pydream.files import (
     first_free,
     locked,
     name_after,
+    remove_leftovers,
     write_new,
     write_whole,
     written_beside,
@@ -311,3 +313,36 @@ def test_a_full_disk_beside_a_place_is_told_with_what_to_do(tmp_path: Path) -> N
     message = rf"cannot write {tmp_path}/x: No space left on device; another"
     with pytest.raises(PydreamError, match=message), written_beside(tmp_path / "x", "another"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def ended_process() -> int:
+    """Return the number of a process that has ended, and is another's at the earliest by chance."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        return process.pid
+
+
+def test_leftovers_of_killed_processes_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    host, ended = platform.node(), ended_process()
+    gone = (f".a.{host}-{ended}.beside", f".a [1].{host}-{ended}.beside")
+    kept = (
+        f".a.{host}-{os.getpid()}.beside", f".a.elsewhere-{ended}.beside", f".a.{host}-{ended}",
+        f".a.{host}-x.beside", ".a.beside", "a",
+    )  # fmt: skip
+    for name in (*gone, *kept):
+        (tmp_path / name).write_text("mine")
+    (folder := tmp_path / f".b.{host}-{ended}.beside").mkdir()
+    (folder / "half").touch()
+    remove_leftovers(tmp_path, "a [1]")
+    assert {path.name for path in tmp_path.iterdir()} == {*gone[:1], *kept, folder.name}
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*kept}
+
+
+def test_what_a_killed_process_of_the_same_number_left_is_not_put_in_place(tmp_path: Path) -> None:
+    """As in a container, where each start has the same process number."""
+    left = tmp_path / f".out.{platform.node()}-{os.getpid()}.beside"
+    left.mkdir()
+    (left / "half").touch()
+    with written_beside(tmp_path / "out") as beside:
+        beside.mkdir()
+    assert [*tmp_path.rglob("*")] == [tmp_path / "out"]

@@ -107,3 +107,20 @@ def test_what_cannot_be_merged(parts: tuple[Path, list[Path]], tmp_path: Path) -
             merged(out, *given)
         assert not out.exists()
         assert not (tmp_path / "set.partial").exists()
+
+
+def test_a_merging_killed_before_it_removed_its_state(
+    parts: tuple[Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, made = parts
+
+    def stop(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pydream.partial._remove", stop)
+        with pytest.raises(KeyboardInterrupt):
+            merged(tmp_path / "set", *made)
+    assert (tmp_path / "set.partial").is_dir()
+    assert hashes(merged(tmp_path / "set", *made)) == hashes(whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]

@@ -253,6 +253,7 @@ def test_blocks_cover_all_items_once_and_weigh_about_the_same(count: int) -> Non
     assert max(loads) - min(loads) <= 2 * max(weights)
     few = [Ranks(number, count).own([5, 5]) for number in range(count)]
     assert [item for block in few for item in block] == [0, 1]
+    assert not any(Ranks(number, count).own([]) for number in range(count))
 
 
 @pytest.mark.parametrize("shard", ["3/3", "4/3", "x", "1", "1/0", "-1/3", "1/3/5"])

@@ -13,8 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from pydream.errors import OtherRankError, PydreamError, UnfinishedError, printable
-from pydream.files import STOPPED
+from pydream.errors import (
+    OtherRankError,
+    PydreamError,
+    UnfinishedError,
+    is_out_of_memory,
+    printable,
+)
+from pydream.files import RESUME, STOPPED
 from pydream.launchers import place_of_rank
 from pydream.processors import sleep_sooner
 from pydream.progress import is_silent
@@ -29,6 +35,10 @@ _CONTINUED = (
     "observer",
     "evaluate",
     "relabel",
+)
+_OUT_OF_MEMORY = (
+    "out of memory: end other programs, or let it take less at a time, by a smaller --batch-size, "
+    "--workers or --memory-budget where the command has them"
 )
 
 
@@ -63,10 +73,19 @@ def main() -> None:
         print(f"pydream: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        continued = sys.argv[1:2] and sys.argv[1] in _CONTINUED and "--dry-run" not in sys.argv
-        stopped = STOPPED if continued else "stopped"
-        print(f"pydream: {stopped}", file=sys.stderr)
+        print(f"pydream: {STOPPED if _is_continued() else 'stopped'}", file=sys.stderr)
         raise SystemExit(130) from None
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        advice = f"{_OUT_OF_MEMORY}; {RESUME}" if _is_continued() else _OUT_OF_MEMORY
+        print(f"pydream: {advice}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _is_continued() -> bool:
+    """Return whether the command keeps what it has finished, and continues from there."""
+    return sys.argv[1:2] != [] and sys.argv[1] in _CONTINUED and "--dry-run" not in sys.argv
 
 
 class _Output:

@@ -162,7 +162,7 @@ def evaluate_command(config: Annotated[EvaluateConfig, Whole], *, json: Json = F
     """
     from pydream.cli.tables import console, print_json
     from pydream.evaluate import evaluate_set, result_table
-    from pydream.evaluate.results import curve_file
+    from pydream.evaluate.result_files import curve_file
 
     result = evaluate_set(config)
     if json:

@@ -26,8 +26,9 @@ from pydream.evaluate.plans import (
     label_bytes,
     student_keys,
 )
-from pydream.evaluate.results import EvaluationResult, EvaluationRow, StudentRun, write_results
-from pydream.files import disk_errors
+from pydream.evaluate.result_files import write_results
+from pydream.evaluate.results import EvaluationResult, EvaluationRow, StudentRun
+from pydream.files import disk_errors, remove_leftovers
 from pydream.progress import Advance, say, shared_with, track
 from pydream.ranks import Ranks, ranks_of
 from pydream.students.label_schedule import EVERY_EPOCH, SMOOTHING, LabelSchedule
@@ -98,6 +99,9 @@ def _evaluate(
         parameters = check_plans(context, parallel)
         with disk_errors(context.folder):
             make_folder(context.folder)
+        if ranks.first:
+            for folder in (context.folder, context.finished.folder):
+                remove_leftovers(folder)
         announce_device(config.device)
         for one in context.observers:
             one.announce()

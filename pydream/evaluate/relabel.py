@@ -18,7 +18,7 @@ from pydream.errors import PydreamError
 from pydream.evaluate.config import RelabelConfig
 from pydream.evaluate.label_budget import EVIDENCE, expected_loss, form_words, within
 from pydream.evaluate.observers import Given, check_observers, open_observers
-from pydream.files import check_place, disk_errors, locked, write_whole
+from pydream.files import check_place, disk_errors, locked, remove_leftovers, write_whole
 from pydream.formatting import size_words
 from pydream.models import Observer
 from pydream.progress import say, shared_with, track
@@ -285,4 +285,5 @@ def _note_bytes(distilled: DistilledSet) -> None:
         labels_bytes=sum(entry["bytes"] for entry in stored.values()),
         labels=stored,
     )
+    remove_leftovers(distilled.path, "manifest.json")
     write_whole(distilled.path / "manifest.json", manifest.as_text().encode())

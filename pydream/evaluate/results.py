@@ -19,10 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pydream.durable import make_folder
-from pydream.errors import PydreamError
-from pydream.evaluate.label_curve import curve_facts, curve_figure, curve_table, label_curve
-from pydream.evaluate.page import results_page
-from pydream.files import RESUME, disk_errors, first_free, write_whole
+from pydream.evaluate.label_curve import curve_facts, curve_table, label_curve
+from pydream.files import RESUME, disk_errors, write_whole
 from pydream.formatting import byte_words, percent_words
 from pydream.students.recipe import ResolvedRecipe
 from pydream.students.recipe_tables import reported_words
@@ -195,44 +193,7 @@ class EvaluationResult:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the content of the file, and its path."""
-        return {"path": str(self.path), **_content(self.facts, self.rows)}
-
-
-def write_results(
-    folder: Path, facts: dict[str, Any], rows: tuple[EvaluationRow, ...]
-) -> EvaluationResult:
-    """Write ``results-0001.json``, or the first free number; a page and figures of the same name.
-
-    Raises
-    ------
-    PydreamError
-        If the folder cannot be written.
-    """
-    text = json.dumps(_content(facts, rows), indent=2) + "\n"
-    with disk_errors(folder, RESUME):
-        path = first_free(
-            lambda number: folder / f"results-{number:04d}.json",
-            lambda file: file.open("x").close(),
-        )
-    try:
-        write_whole(path, text.encode(), RESUME)
-    except PydreamError:
-        path.unlink(missing_ok=True)
-        raise
-    figure, curve = accuracy_figure(rows), label_curve(rows)
-    figures = {"Top-1 at the last epoch": figure}
-    write_whole(path.with_suffix(".png"), figure, RESUME)
-    if curve:
-        figures["Accuracy against the bytes of labels"] = curve_figure(curve)
-        write_whole(curve_file(path), curve_figure(curve), RESUME)
-    page = results_page(facts, [row.as_dict() for row in rows], figures)
-    write_whole(path.with_suffix(".html"), page.encode(), RESUME)
-    return EvaluationResult(path, facts, rows)
-
-
-def curve_file(path: Path) -> Path:
-    """Return the file of the figure of accuracy against bytes, of a result of some path."""
-    return path.with_name(f"{path.stem}-labels.png")
+        return {"path": str(self.path), **content(self.facts, self.rows)}
 
 
 def result_table(result: EvaluationResult) -> RenderableType:
@@ -352,8 +313,8 @@ def accuracy_figure(rows: Sequence[EvaluationRow]) -> bytes:
     return stream.getvalue()
 
 
-def _content(facts: dict[str, Any], rows: tuple[EvaluationRow, ...]) -> dict[str, Any]:
-    """Return the content of the file."""
+def content(facts: dict[str, Any], rows: tuple[EvaluationRow, ...]) -> dict[str, Any]:
+    """Return the content of the JSON file of a result."""
     curve = label_curve(rows)
     return {
         **facts,
@@ -373,13 +334,13 @@ class FinishedStudents:
     Parameters
     ----------
     folder
-        Folder of the files, made with the first student.
+        Folder of the files, made with the first student; also an attribute.
     resume
         Reuse students whose files exist.
     """
 
     def __init__(self, folder: Path, resume: bool) -> None:
-        self._folder, self._resume = folder, resume
+        self.folder, self._resume = folder, resume
 
     def find(self, identity: Mapping[str, Any]) -> StudentRun | None:
         """Return the student of this identity, if it exists and may be reused."""
@@ -393,10 +354,10 @@ class FinishedStudents:
     def keep(self, identity: Mapping[str, Any], run: StudentRun) -> None:
         """Store a student's measurements."""
         content = {"identity": identity, "run": dataclasses.asdict(run)}
-        with disk_errors(self._folder, RESUME):
-            make_folder(self._folder)
+        with disk_errors(self.folder, RESUME):
+            make_folder(self.folder)
         write_whole(self._file(identity), (json.dumps(content, indent=1) + "\n").encode(), RESUME)
 
     def _file(self, identity: Mapping[str, Any]) -> Path:
         text = json.dumps(identity, sort_keys=True)
-        return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"

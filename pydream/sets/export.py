@@ -16,7 +16,7 @@ from pydream.data.whitening import Whitening, whitening_of
 from pydream.devices import announce_device, resolve_device
 from pydream.durable import make_folder
 from pydream.errors import PydreamError
-from pydream.files import ANOTHER_OUT, check_free, written_beside
+from pydream.files import ANOTHER_OUT, check_free, remove_leftovers, written_beside
 from pydream.models import Observer, load_into, read_weights
 from pydream.models.registry import construct
 from pydream.processors import usable_processors
@@ -136,6 +136,7 @@ def export_set(config: ExportConfig) -> ExportedSet:
     """
     check_free(config.out)
     distilled = load_set(config.set)
+    remove_leftovers(config.out.parent, config.out.name)
     with written_beside(config.out, ANOTHER_OUT) as folder:
         make_folder(folder)
         _write(distilled, folder, config)

@@ -13,6 +13,7 @@ from rded_runs import hashes
 from pydream.data import Source
 from pydream.dream import DreamConfig, distill
 from pydream.errors import OtherRankError, PydreamError, UnfinishedError
+from pydream.sets.writer import SetWriter
 
 SETTINGS: dict[str, Any] = {
     "ipc": 1,
@@ -104,3 +105,19 @@ def test_ranks_exchange_images_that_networks_are_trained_on(tmp_path: Path, coun
         assert hashes(made.path) == of_one
     other = dataclasses.replace(whole, out=tmp_path / "other", synthetic_epochs=1)
     assert hashes(distill(other).path) != of_one  # what is exchanged matters
+
+
+def test_a_run_killed_once_all_classes_are_written(
+    tmp_path: Path, digits: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = distill(config(tmp_path / "whole"), source=digits).path
+
+    def stop(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SetWriter, "write_provenance", stop)
+        with pytest.raises(KeyboardInterrupt):
+            distill(config(tmp_path / "set"), source=digits)
+    rest = config(tmp_path / "set", resume=True)
+    assert hashes(distill(rest, source=digits).path) == hashes(whole)

@@ -3,7 +3,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import platform
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -453,3 +455,14 @@ def test_the_command(
         assert error.startswith("pydream: ")
         assert error.count("\n") == 1
         assert message in error
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(digits_set: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        ended = process.pid
+    out = digits_set.with_name("out")
+    left = out.with_name(f".out.{platform.node()}-{ended}.beside")
+    left.mkdir()
+    (left / "images.pt").touch()
+    export_set(ExportConfig(set=digits_set, to="tensors", out=out))
+    assert {path.name for path in digits_set.parent.iterdir()} == {"out", "set"}
