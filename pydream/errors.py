@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
-# Of PyTorch's allocator, the C++ library, the loader of shared libraries, and threads of Python and
-# C++.
-_OUT_OF_MEMORY = (
-    "can't allocate memory",
-    "bad_alloc",
-    "Cannot allocate memory",
-    "can't start new thread",
-    "Resource temporarily unavailable",
+# Of PyTorch's allocator, the C++ library, the loader of shared libraries, threads of Python and of
+# C++, and oneDNN.
+_OUT_OF_MEMORY = re.compile(
+    "can't allocate memory|bad_alloc|Cannot allocate memory|can't start new thread"
+    "|Resource temporarily unavailable|could not create a primitive$"
 )
 
 Given = TypeVar("Given")
@@ -57,7 +55,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
-    return any(words in str(error) for words in _OUT_OF_MEMORY)
+    return _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def printable(text: str) -> str:

@@ -25,6 +25,7 @@ from pydream.models.training_state import TrainingState
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(  # whatever ranks would take seconds to load
     [
+        "pydream.cli.commands",
         "pydream.dream.distill",
         "pydream.evaluate.evaluation",
         "pydream.inspection.inspection",

@@ -355,6 +355,7 @@ def test_ctrl_c_tells_how_to_continue_where_finished_work_is_kept(
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
         RuntimeError("can't start new thread"),
         RuntimeError("Resource temporarily unavailable"),
+        RuntimeError("could not create a primitive"),
         OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
         ImportError("libx.so: failed to map segment from shared object: Cannot allocate memory"),
     ],
