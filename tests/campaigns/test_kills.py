@@ -27,7 +27,7 @@ NAMES = tuple(JOBS)
 # Statuses of processes that were told to end, or that another rank has left alone.
 KILLED = [0, 2, 130, -signal.SIGKILL, -signal.SIGTERM]
 TORN = [*KILLED, -signal.SIGXFSZ]
-FAILED = [0, 2, -signal.SIGTERM]  # by `trials.run`, where another rank has failed
+FAILED = [0, 2, -signal.SIGTERM]  # by `interrupted_runs.run`, where another rank has failed
 # Libraries without a way to say that they have no memory: the C library aborts with 127.
 STARVED = [*FAILED, 127, -signal.SIGABRT, -signal.SIGSEGV]
 MIB = 1 << 20
