@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 from campaigns.faults import Fault
+from campaigns.interrupted_runs import Trial, Workplace, check
 from campaigns.jobs import JOBS
 from campaigns.power_loss import Disk
-from campaigns.interrupted_runs import Trial, Workplace, check
 
 from .conftest import Campaign
 
