@@ -27,6 +27,7 @@ from pydream.files import check_free, name_after
 from pydream.models.checkpoint import read_weights, save_weights
 from pydream.models.config import ObserverConfig
 from pydream.models.convnet import ConvNet
+from pydream.models.first_layer import first_layer_in_float32
 from pydream.models.inputs import IMAGENET_MEAN, IMAGENET_STD
 from pydream.models.loading import resolve_precision
 from pydream.models.measuring import measure_observer
@@ -303,6 +304,7 @@ def _train(
         progress.ranks.append(parallel.count)
     done, network = schedule.last_epoch, parallel.wrap(model)
     with (
+        first_layer_in_float32(model, device),
         parallel.own_draws(config.seed, device),
         track("training observer", steps, "steps", done=done) as advance,
         interrupt_between_steps() as interrupted,

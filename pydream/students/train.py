@@ -17,6 +17,7 @@ from pydream.data.resized import LabelledImages
 from pydream.data_parallel import ALONE, DataParallel
 from pydream.errors import PydreamError
 from pydream.models import build_model
+from pydream.models.first_layer import first_layer_in_float32
 from pydream.progress import track
 from pydream.seeds import own_random_numbers
 from pydream.students.accuracy import measure_accuracy
@@ -160,6 +161,7 @@ def train_student(
         curve: list[Checkpoint] = []
         train_seconds = test_seconds = 0.0
         with (
+            first_layer_in_float32(model, device),
             parallel.own_draws(seed, device),
             track(description, recipe.epochs, "epochs") as advance,
         ):
