@@ -83,13 +83,16 @@ format: $(LINTED)
 	$(TOOLS)clang-format -i $(CPP)
 
 # A second module, in build/sanitize; the usual one stays as it is. Tests are run by `pytest`, since
-# `python -m pytest` would take the package from the working directory.
+# `python -m pytest` would take the package from the working directory. An allocation that asks for too
+# much fails as it does elsewhere: by itself, AddressSanitizer ends the process. PYTEST_ADDOPTS=--long
+# makes all trials of a campaign.
 sanitize: $(LINTED)
 	PYDREAM_CUDA=off PYDREAM_BUILD_TYPE=Debug \
 		CXXFLAGS="-O1 -fsanitize=address,undefined -fno-sanitize-recover=all" \
 		$(TOOLS)python setup.py -q build --build-base build/sanitize
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-		ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$$(echo build/sanitize/lib*)" \
+		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=8192 \
+		PYTHONPATH="$$(echo build/sanitize/lib*):." \
 		$(TOOLS)pytest $(or $(ONLY),tests/ops)
 
 # A warning, such as a broken link, is an error.

@@ -24,6 +24,8 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "pydream's compiled kernels. Call them through pydream.ops.";
   using release_gil = py::call_guard<py::gil_scoped_release>;
 
+  py::register_exception<pydream::MisalignedError>(m, "MisalignedError", PyExc_ValueError);
+
   // build
   m.def("available_isas", &pydream::available_isas);
   m.def("active_isa", [] { return pydream::isa_name(pydream::active_isa()); });
@@ -61,7 +63,7 @@ PYBIND11_MODULE(_C, m) {
   // kmeans
   py::class_<pydream::KmeansSettings>(m, "KmeansSettings")
       .def(py::init(
-          [](const std::string& init, int max_iter, double tol, bool spherical, uint64_t seed) {
+          [](const std::string& init, int64_t max_iter, double tol, bool spherical, uint64_t seed) {
             return pydream::KmeansSettings{pydream::parse_seeding(init), max_iter, tol, spherical,
                                            seed};
           }));

@@ -61,9 +61,13 @@ struct type_caster<pydream::View> {
 
   bool load(handle source, bool) {
     value = {};
-    if (source.is_none() || pydream::read_view(source.ptr(), &value)) return true;
-    PyErr_Clear();
-    return false;
+    if (source.is_none()) return true;
+    if (!pydream::read_view(source.ptr(), &value)) {
+      PyErr_Clear();
+      return false;
+    }
+    pydream::check_aligned(reinterpret_cast<uintptr_t>(value.data), value.dtype);
+    return true;
   }
 };
 

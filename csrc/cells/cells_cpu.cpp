@@ -49,7 +49,8 @@ float* grown(std::vector<float>* memory, int64_t floats) {
 // `anchor`.
 CropResize one_crop(const CropResize& crops, int64_t patch, float* anchor) {
   CropResize one = crops;
-  one.images = crops.images + crops.image_of(patch);
+  one.images = nullptr;
+  one.batch = crops.image(crops.image_of(patch));
   one.boxes = crops.boxes + patch;
   one.image_index = nullptr;
   one.num_images = one.num_patches = one.patches_per_image = 1;
@@ -62,7 +63,7 @@ CropResize one_crop(const CropResize& crops, int64_t patch, float* anchor) {
 void matched_cells_cpu(const std::vector<View>& images, const View& boxes, const View& image_index,
                        std::pair<int64_t, int64_t> size, std::pair<int64_t, int64_t> enlarged,
                        const View& out, int threads) {
-  const std::vector<Image> table = image_table(images);
+  const PictureTable table(images);
   const int64_t channels = out.shape[1];
   const Scaling less_half(std::vector<float>(channels, 1.0f / 255),
                           std::vector<float>(channels, -0.5f));
@@ -71,9 +72,8 @@ void matched_cells_cpu(const std::vector<View>& images, const View& boxes, const
   anchors.shape[2] = enlarged.first;
   anchors.shape[3] = enlarged.second;
   anchors.stride[1] = enlarged.first * enlarged.second;
-  CropResize crops =
-      crop_task(static_cast<int64_t>(table.size()), View{}, enlarged, less_half, anchors);
-  crops.images = table.data();
+  CropResize crops = crop_task(table.count(), View{}, enlarged, less_half, anchors);
+  table.give(&crops);
   crops.boxes = boxes.as<const Box>();
   crops.image_index = image_index.as<const int64_t>();
   crops.channels_last = false;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <stdexcept>
 
 namespace pydream {
 
@@ -15,6 +16,17 @@ constexpr const char* kDtypeNames[] = {"float32", "float16", "bfloat16", "uint8"
 inline int64_t bytes_of(Dtype dtype) {
   constexpr int64_t kBytes[] = {4, 2, 2, 1, 4, 8, 8, 1};
   return kBytes[static_cast<int>(dtype)];
+}
+
+// Thrown for memory whose address no kernel may read elements at; Python copies the tensor and
+// calls again.
+struct MisalignedError : std::invalid_argument {
+  MisalignedError()
+      : std::invalid_argument("a tensor's address is no multiple of its elements' size") {}
+};
+
+inline void check_aligned(uintptr_t address, Dtype dtype) {
+  if (address % static_cast<uintptr_t>(bytes_of(dtype)) != 0) throw MisalignedError();
 }
 
 constexpr int kMostRank = 5;

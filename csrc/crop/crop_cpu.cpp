@@ -41,7 +41,7 @@ void check_crops(const CropResize& task) {
                                   std::to_string(task.num_images) + " images");
     }
     const Box& box = task.boxes[patch];
-    const Image& image = task.images[index];
+    const Image image = task.image(index);
     const char* fault = nullptr;
     if (box.height < 1 || box.width < 1)
       fault = " is empty (top, left, height, width); ";
@@ -56,19 +56,21 @@ void check_crops(const CropResize& task) {
   }
 }
 
-std::vector<Image> image_table(const std::vector<View>& images) {
-  std::vector<Image> table;
-  const auto add = [&table](const View& image, int64_t number) {
-    const int64_t* shape = image.shape + image.rank - 3;  // height, width, channels
-    const int64_t stride = image.rank == 4 ? image.stride[0] : 0;
-    const int64_t address = reinterpret_cast<int64_t>(image.data) + number * stride;
-    table.push_back({address, shape[0], shape[1], image.stride[image.rank - 3]});
-  };
+PictureTable::PictureTable(const std::vector<View>& images) {
   for (const View& image : images) {
-    const int64_t count = image.rank == 4 ? image.shape[0] : 1;
-    for (int64_t number = 0; number < count; ++number) add(image, number);
+    const int64_t* shape = image.shape + image.rank - 3;  // height, width, channels
+    pictures_.push_back(
+        {reinterpret_cast<int64_t>(image.data), shape[0], shape[1], image.stride[image.rank - 3]});
   }
-  return table;
+  is_batch_ = !images.empty() && images[0].rank == 4;
+  step_ = is_batch_ ? images[0].stride[0] : 0;
+  count_ = is_batch_ ? images[0].shape[0] : static_cast<int64_t>(pictures_.size());
+}
+
+void PictureTable::give(CropResize* task) const {
+  task->images = is_batch_ ? nullptr : pictures_.data();
+  if (is_batch_) task->batch = pictures_[0];
+  task->batch_step = step_;
 }
 
 float* thread_scratch(int64_t floats) {
@@ -87,9 +89,9 @@ float* thread_scratch(int64_t floats) {
 void crop_resize_cpu(const std::vector<View>& images, const View& boxes, const View& image_index,
                      const View& flip, std::pair<int64_t, int64_t> size, const Scaling& scaling,
                      const View& out, int threads) {
-  const std::vector<Image> table = image_table(images);
-  CropResize task = crop_task(static_cast<int64_t>(table.size()), flip, size, scaling, out);
-  task.images = table.data();
+  const PictureTable table(images);
+  CropResize task = crop_task(table.count(), flip, size, scaling, out);
+  table.give(&task);
   task.boxes = boxes.as<const Box>();
   task.image_index = image_index.as<const int64_t>();
   check_crops(task);

@@ -10,8 +10,21 @@ namespace pydream {
 
 PYDREAM_KERNELS(CropKernels, crop_kernels)
 
-// The images of a list, [H, W, C] each, or of one batch [N, H, W, C].
-std::vector<Image> image_table(const std::vector<View>& images);
+// The images of a list, [H, W, C] each, or of one batch [N, H, W, C]. A batch has no table, since
+// an expanded one may have more images than fit into memory.
+class PictureTable {
+ public:
+  explicit PictureTable(const std::vector<View>& images);
+  int64_t count() const { return count_; }
+  // Of a task, which must not outlive the table.
+  void give(CropResize* task) const;
+
+ private:
+  std::vector<Image> pictures_;
+  bool is_batch_;
+  int64_t step_;
+  int64_t count_;
+};
 
 // Throws std::invalid_argument for a box that is empty or not inside its image, and for an image
 // index out of range.

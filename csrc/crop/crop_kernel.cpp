@@ -242,7 +242,7 @@ void clear_margins(const CropResize& task, const Placement& place, Value* canvas
 
 template <class Pixel>
 void make_patch(const CropResize& task, const Placement& place, int64_t patch) {
-  const Image& image = task.images[task.image_of(patch)];
+  const Image image = task.image(task.image_of(patch));
   const Box& box = task.boxes[patch];
   const Resampling vertical = resampling(box.height, task.height);
   const Resampling horizontal = resampling(box.width, task.width);

@@ -11,7 +11,9 @@
 namespace pydream {
 
 struct CropResize {
-  const Image* images;         // [N]
+  const Image* images;  // [N], or null: images lie `batch_step` bytes one behind the other
+  Image batch;          // the first of these
+  int64_t batch_step;
   const Box* boxes;            // [P]
   const int64_t* image_index;  // [P], or null: patch p comes from image p / patches_per_image
   const bool* flip;            // [P], or null
@@ -29,6 +31,11 @@ struct CropResize {
 
   int64_t image_of(int64_t patch) const {
     return image_index != nullptr ? image_index[patch] : patch / patches_per_image;
+  }
+
+  Image image(int64_t index) const {
+    if (images != nullptr) return images[index];
+    return {batch.address + index * batch_step, batch.height, batch.width, batch.row_stride};
   }
 };
 

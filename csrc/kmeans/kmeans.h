@@ -24,7 +24,7 @@ enum class Seeding { plusplus, random, given };
 
 struct KmeansSettings {
   Seeding seeding;
-  int max_iter;
+  int64_t max_iter;
   double tol;
   bool spherical;  // samples have length 1, and so must centres
   uint64_t seed;

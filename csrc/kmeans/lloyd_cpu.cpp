@@ -57,7 +57,7 @@ class Lloyd {
       panels_.pack(problem_.centroid, order_.data(), origin_.data(), threads_);
       over_tiles([&](Tile& tile) { assign_all(tile); });
     }
-    int iteration = 0;
+    int64_t iteration = 0;
     bool settled = false;
     while (!settled && iteration < settings_.max_iter) {
       ++iteration;
@@ -373,7 +373,7 @@ class Lloyd {
     return count;
   }
 
-  void finish(int iteration) {
+  void finish(int64_t iteration) {
     refresh();
     double inertia = 0.0;
     for (int64_t i = 0; i < x_.count; ++i) {

@@ -33,6 +33,7 @@ std::vector<Piece> cut(const std::vector<Layer>& layers, bool by_rows) {
   std::vector<Piece> pieces;
   for (size_t number = 0; number < layers.size(); ++number) {
     const Layer& layer = layers[number];
+    if (layer.columns == 0) continue;                   // however many rows
     const int64_t width = by_rows ? layer.columns : 1;  // values of an item
     const int64_t items = by_rows ? layer.rows : layer.rows * layer.columns;
     const int64_t together = std::max<int64_t>(kSpan / std::max<int64_t>(width, 1), 1);
@@ -71,6 +72,9 @@ double gradient_distance_cpu(const std::vector<View>& synthetic, const std::vect
                              const std::vector<uintptr_t>& gradients, const std::string& name,
                              int threads) {
   const std::vector<Layer> layers = layers_of(synthetic, real, gradients);
+  for (const Layer& layer : layers) {
+    check_aligned(reinterpret_cast<uintptr_t>(layer.real), layer.type);
+  }
   const Metric metric = parse_metric(name);
   std::vector<Piece> pieces = cut(layers, metric == Metric::cos);
   const int64_t count = static_cast<int64_t>(pieces.size());

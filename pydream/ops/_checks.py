@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import re
 import sys
 import warnings
-from collections.abc import Sequence
-from typing import Any, TypeAlias, cast
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
 import numpy as np
 import torch
@@ -13,6 +16,52 @@ from torch.utils.dlpack import from_dlpack
 
 TensorLike: TypeAlias = Any
 """A torch tensor, or any array with DLPack (NumPy, CuPy, JAX)."""
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+# What PyTorch says where a tensor is beyond memory, or beyond 64 bits.
+_TOO_LARGE = re.compile(r"allocate|overflow|invalid size|too (large|big)|exceeds")
+_QUOTED = 60
+"""Largest number of letters of a value that an error quotes."""
+
+
+def within_memory(op: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Make an op raise ValueError, with its arguments, where they ask for more memory than exists.
+
+    Errors of a GPU's memory pass as they are: a caller can catch them, and try a smaller batch.
+    """
+
+    @functools.wraps(op)
+    def checked(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> _Result:
+        try:
+            return op(*arguments, **options)
+        except torch.OutOfMemoryError:
+            raise
+        except (MemoryError, RuntimeError) as error:
+            if not (isinstance(error, MemoryError) or _TOO_LARGE.search(str(error))):
+                raise
+            given = inspect.signature(op).bind(*arguments, **options).arguments
+            shown = ", ".join(f"{name}={_in_short(value)}" for name, value in given.items())
+            raise ValueError(
+                f"{op.__name__}({shown}) needs more memory than this machine has"
+            ) from error
+
+    return checked
+
+
+def _in_short(value: Any) -> str:
+    """Return a value in some twenty letters; of a tensor, its shape."""
+    shape = getattr(value, "shape", None)
+    return f"{tuple(shape)}" if shape is not None else quoted(value, 20)
+
+
+def quoted(value: Any, most: int = _QUOTED) -> str:
+    """Return the repr of a value in one line of limited length, for an error message."""
+    try:
+        words = " ".join(repr(value).split())
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        words = f"{type(value).__name__} of more than 4300 digits"
+    return words if len(words) <= most else f"{words[: most - 3]}..."
 
 
 def as_tensor(value: TensorLike, name: str) -> torch.Tensor:
@@ -132,9 +181,9 @@ def check_at_least(value: Any, name: str, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer, torch.SymInt)):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
+        raise ValueError(f"{name} must be at least {least}, got {quoted(value)}")
     if value >= 2**63:
-        raise ValueError(f"{name} must be below 2^63, got {value}")
+        raise ValueError(f"{name} must be below 2^63, got {quoted(value)}")
     return int(value) if isinstance(value, np.integer) else cast(int, value)
 
 
@@ -148,7 +197,7 @@ def check_pair(value: Any, name: str) -> list[int]:
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         pair = list(value)
         if len(pair) != 2:
-            raise ValueError(f"{name} must be a number or height and width, got {value}")
+            raise ValueError(f"{name} must be a number or height and width, got {quoted(value)}")
     else:
         pair = [value, value]
     return [check_at_least(number, name, 1) for number in pair]
@@ -160,7 +209,7 @@ def check_number(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, kinds):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if not abs(value) <= sys.float_info.max:  # torch.compile cannot compile math.isfinite
-        raise ValueError(f"{name} must be finite, got {value}")
+        raise ValueError(f"{name} must be finite, got {quoted(value)}")
     return float(value) if isinstance(value, (np.integer, np.floating)) else cast(float, value)
 
 
@@ -185,4 +234,4 @@ def check_choice(value: Any, name: str, known: Sequence[str]) -> None:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be one of {', '.join(known)}, got {type(value).__name__}")
     if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {quoted(value)}")

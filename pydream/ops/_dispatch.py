@@ -177,6 +177,15 @@ def _device_of(first: torch.Tensor | list[torch.Tensor] | int) -> torch.device:
     return first[0].device if isinstance(first, list) else _CPU
 
 
+def aligned(value: Any) -> Any:
+    """Copy a tensor whose address is no multiple of its elements' size, or such items of a list."""
+    if isinstance(value, list):
+        return [aligned(item) for item in value]
+    if isinstance(value, torch.Tensor) and value.data_ptr() % value.element_size():
+        return value.clone()
+    return value
+
+
 _CPU = torch.device("cpu")
 _LIBRARY = cast(Any, torch.library.Library)("pydream", "FRAGMENT")
 
@@ -208,7 +217,10 @@ def register(
         if cuda is not None and (launch := launch_on(device)) is not None:
             return cuda(launch, first, *arguments)
         if device.type == "cpu":
-            return cpu(first, *arguments)
+            try:
+                return cpu(first, *arguments)
+            except _C.MisalignedError:
+                return cpu(*map(aligned, (first, *arguments)))
         if cuda is not None:
             warn_reference_once(device)
         return other(first, *arguments)

@@ -45,8 +45,8 @@ def check_crops(
 def check_pixel_dtype(dtype: torch.dtype) -> None:
     """Raise TypeError unless patches can have this dtype."""
     if not isinstance(dtype, torch.dtype) or dtype not in OUTPUT_DTYPES:
-        got = str(dtype).removeprefix("torch.")
-        got = got if isinstance(dtype, torch.dtype) else type(dtype).__name__
+        known = isinstance(dtype, torch.dtype)
+        got = str(dtype).removeprefix("torch.") if known else type(dtype).__name__
         raise TypeError(f"dtype must be float32, float16, bfloat16 or uint8, got {got}")
 
 

@@ -41,6 +41,8 @@ def check_samples(value: TensorLike, offsets: Sequence[int] | TensorLike | None)
         raise ValueError(f"x must be floating point, got {str(x.dtype).removeprefix('torch.')}")
     check_dtype(x, "x", *FLOATS, torch.float64)
     check_no_gradient(x, "x")
+    if x.dim() > 0 and x.shape[-1] < 1:
+        raise ValueError(f"x must have at least one dimension, got shape {tuple(x.shape)}")
     if offsets is not None:
         check_shape(x, "x", ("total", "D"))
         bounds = check_offsets(offsets, x.shape[0])
@@ -49,13 +51,13 @@ def check_samples(value: TensorLike, offsets: Sequence[int] | TensorLike | None)
         problems = Problems(x.contiguous(), [0, x.shape[0]], (x.shape[0],), single=True)
     elif x.dim() == 3:
         batch, samples, dim = x.shape
-        bounds = [problem * samples for problem in range(batch + 1)]
+        if samples < 1 <= batch:
+            raise ValueError(f"x must have samples of each problem, got shape {tuple(x.shape)}")
         flat = x.reshape(batch * samples, dim).contiguous()
+        bounds = [problem * samples for problem in range(batch + 1)]
         problems = Problems(flat, bounds, (batch, samples), single=False)
     else:
         raise ValueError(f"x must have shape (N, D) or (B, N, D), got {tuple(x.shape)}")
-    if x.shape[-1] < 1:
-        raise ValueError(f"x must have at least one dimension, got shape {tuple(x.shape)}")
     return problems
 
 

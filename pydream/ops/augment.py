@@ -21,6 +21,8 @@ from pydream.ops._checks import (
     check_pair,
     check_seed,
     check_shape,
+    quoted,
+    within_memory,
 )
 from pydream.ops._view import FLOATS, view
 from pydream.ops.reference import augment as reference
@@ -32,6 +34,7 @@ _MOST_PIXELS = 2**31
 """Largest plane that the kernels can index, with its margin of three rows and columns."""
 
 
+@within_memory
 def random_augment(
     count: int,
     size: int | Sequence[int],
@@ -85,14 +88,14 @@ def random_augment(
     count = check_at_least(count, "count", 0)
     sides = check_pair(size, "size")
     if max(sides) > _MOST_SIDE:
-        raise ValueError(f"size must be at most {_MOST_SIDE} pixels, got {size}")
+        raise ValueError(f"size must be at most {_MOST_SIDE} pixels, got {quoted(size)}")
     if not isinstance(strategy, str):
         raise TypeError(f"strategy must be words joined by '_', got {type(strategy).__name__}")
     words = strategy.split("_")
     if len(set(words)) < len(words) or not set(words) <= set(WORDS):
         raise ValueError(
             f"strategy must be some of {', '.join(WORDS)}, each once, joined by '_', "
-            f"got {strategy!r}"
+            f"got {quoted(strategy)}"
         )
     seed = check_seed(seed)
     parameters: Tensor = torch.ops.pydream.random_augment(
@@ -129,6 +132,7 @@ _dispatch.register(
 )
 
 
+@within_memory
 def diff_augment(x: TensorLike, parameters: TensorLike) -> Tensor:
     """Augment images by explicit parameters: colour, an affine map, cutout, in one pass.
 

@@ -17,6 +17,7 @@ from pydream.ops._checks import (
     check_dtype,
     check_number,
     check_shape,
+    within_memory,
 )
 from pydream.ops.reference import block as reference
 
@@ -29,6 +30,7 @@ _TRANSFORMS = (
 )
 
 
+@within_memory
 def norm_relu_pool(
     images: TensorLike,
     weight: TensorLike,
@@ -50,7 +52,7 @@ def norm_relu_pool(
     Parameters
     ----------
     images
-        Floating point (N, C, H, W), H and W at least 2: the output of a convolution.
+        Floating point (N, C, H, W), C at least 1, H and W at least 2: the output of a convolution.
     weight, bias
         Scale and shift of the norm, of the same dtype, (C,). Under autocast, where a convolution
         returns 16-bit images, the images are converted to the dtype of `weight` instead, because
@@ -143,6 +145,8 @@ def _checked(
     channels, height, width = images.shape[1:]
     if min(height, width) < 2:
         raise ValueError(f"images must be 2 pixels high and wide, got {height} x {width}")
+    if channels < 1:
+        raise ValueError(f"images must have a channel, got shape {tuple(images.shape)}")
     check_choice(statistics, "statistics", ("instance", "batch"))
     if statistics == "batch" and images.shape[0] == 0:
         raise ValueError(f"images must not be empty, got shape {tuple(images.shape)}")

@@ -19,10 +19,13 @@ from pydream.ops._checks import (
     check_numbers,
     check_seed,
     check_shape,
+    quoted,
+    within_memory,
 )
 from pydream.ops._view import view
 
 
+@within_memory
 def random_crop_boxes(
     sizes: TensorLike,
     num_crops: int,
@@ -84,6 +87,7 @@ def random_crop_boxes(
     return boxes
 
 
+@within_memory
 def random_keys(ids: TensorLike, *, seed: int = 0, draw: int = 0) -> Tensor:
     """Draw one random key per identity; sorting by the keys shuffles without replacement.
 
@@ -125,7 +129,7 @@ def _check_range(value: Sequence[float], name: str) -> list[float]:
     """Return a positive, ascending pair."""
     pair = check_numbers(value, name)
     if len(pair) != 2 or not 0 < pair[0] <= pair[1]:
-        raise ValueError(f"{name} must be two positive numbers, lowest first, got {value}")
+        raise ValueError(f"{name} must be two positive numbers, lowest first, got {quoted(value)}")
     return pair
 
 

@@ -10,13 +10,17 @@ from torch import Tensor
 from pydream import _C
 from pydream.allocator import in_large_pages
 from pydream.ops import _dispatch
-from pydream.ops._checks import TensorLike, check_pair
+from pydream.ops._checks import TensorLike, check_pair, within_memory
 from pydream.ops._images import check_crops, check_pixel_dtype
 from pydream.ops._view import view, view_or_none
 from pydream.ops.crop import crop_on_cuda
 from pydream.ops.reference import cells as reference
 
+_MOST_ENLARGED = 8192
+"""Longest side of an enlarged cell; shared memory of a GPU holds no longer line."""
 
+
+@within_memory
 def matched_cells(
     images: TensorLike | Sequence[TensorLike],
     boxes: TensorLike,
@@ -69,14 +73,16 @@ def matched_cells(
         If an argument has the wrong type or dtype.
     ValueError
         If a shape, stride or device does not fit, a box is empty or not inside its image, an image
-        index is out of range, or a cell is larger than its enlargement; on a GPU, for `enlarged`
-        beyond 8192; for a list of images while a CUDA graph is captured, which one batch of them
+        index is out of range, a cell is larger than its enlargement, or that is larger than 8192
+        pixels; for a list of images while a CUDA graph is captured, which one batch of them
         can be.
     """
     pictures, boxes, image_index = check_crops(images, boxes, image_index)
     cell, anchor = check_pair(size, "size"), check_pair(enlarged, "enlarged")
     if anchor[0] < cell[0] or anchor[1] < cell[1]:
         raise ValueError(f"enlarged {tuple(anchor)} is smaller than size {tuple(cell)}")
+    if max(anchor) > _MOST_ENLARGED:
+        raise ValueError(f"enlarged must be at most {_MOST_ENLARGED} pixels, got {max(anchor)}")
     kept = cell if inside is None else check_pair(inside, "inside")
     if kept[0] > cell[0] or kept[1] > cell[1]:
         raise ValueError(f"inside {tuple(kept)} is larger than size {tuple(cell)}")
@@ -110,6 +116,8 @@ def _cpu_matched_cells(
     dtype: torch.dtype,
 ) -> Tensor:
     out = in_large_pages(_empty_cells(images, boxes, image_index, size, enlarged, inside, dtype))
+    if out.numel() == 0:
+        return out
     boxes = boxes.to(torch.int64).contiguous()
     image_index = None if image_index is None else image_index.to(torch.int64).contiguous()
     _C.matched_cells_cpu(

@@ -14,11 +14,13 @@ from pydream.ops._checks import (
     check_dtype,
     check_no_gradient,
     check_shape,
+    within_memory,
 )
 from pydream.ops._view import FLOATS, view
 from pydream.ops.reference import collage as reference
 
 
+@within_memory
 def collage(patches: TensorLike, factor: int, size: int) -> torch.Tensor:
     """Tile ranked patches into distilled images, factor x factor patches each.
 

@@ -21,6 +21,8 @@ from pydream.ops._checks import (
     check_numbers,
     check_pair,
     check_shape,
+    quoted,
+    within_memory,
 )
 from pydream.ops._images import check_crops, check_pixel_dtype, per_patch, send_table
 from pydream.ops._view import view, view_or_none
@@ -30,6 +32,7 @@ from pydream.ops.reference import crop as reference
 Scaling: TypeAlias = tuple[list[float], list[float]]
 
 
+@within_memory
 def crop_resize(
     images: TensorLike | Sequence[TensorLike],
     boxes: TensorLike,
@@ -135,9 +138,11 @@ def _check_normalisation(
     means, stds = check_numbers(mean, "mean"), check_numbers(std, "std")
     for name, values in (("mean", means), ("std", stds)):
         if len(values) != channels:
-            raise ValueError(f"{name} must have {channels} numbers, one per channel, got {values}")
+            raise ValueError(
+                f"{name} must have {channels} numbers, one per channel, got {quoted(values)}"
+            )
     if not all(deviation > 0 for deviation in stds):
-        raise ValueError(f"std must be positive, got {stds}")
+        raise ValueError(f"std must be positive, got {quoted(stds)}")
     return means, stds
 
 
@@ -156,11 +161,35 @@ def _check_out(
     check_dtype(out, "out", dtype)
     check_shape(out, "out", shape)
     check_device(out, "out", device, "images")
+    if not torch.compiler.is_compiling() and out.is_neg():
+        raise ValueError("out must be memory that is read as it is, got a view that negates it")
     if not out.is_contiguous(memory_format=_memory_format(channels_last)):
         raise ValueError(
             f"out must be contiguous{' in channels_last' if channels_last else ''}, got strides "
             f"{tuple(out.stride())} for shape {tuple(out.shape)}"
         )
+
+
+def _check_memory(out: Tensor, inputs: list[Tensor | None]) -> None:
+    """Raise ValueError if `out` shares memory with an input, or lies where no kernel can write."""
+    begin, end = _bounds(out)
+    if begin % out.element_size():
+        raise ValueError(
+            f"out must lie at a multiple of {out.element_size()} bytes, as torch.empty makes it"
+        )
+    for tensor in inputs:
+        if tensor is not None and tensor.device == out.device and tensor.numel() and out.numel():
+            first, last = _bounds(tensor)
+            if first < end and begin < last:
+                raise ValueError("out shares memory with images or another argument; pass its own")
+
+
+def _bounds(tensor: Tensor) -> tuple[int, int]:
+    """Return the addresses of the first byte of a tensor and of that behind its last one."""
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    last = sum((size - 1) * stride for size, stride in steps)
+    begin = tensor.data_ptr()
+    return begin, begin + (last + 1) * tensor.element_size()
 
 
 def _memory_format(channels_last: bool) -> torch.memory_format:
@@ -210,6 +239,8 @@ def _crop_on_cpu(
     dtype: torch.dtype,
     channels_last: bool,
 ) -> None:
+    if out.numel() == 0:
+        return
     boxes = boxes.to(torch.int64).contiguous()
     image_index = None if image_index is None else image_index.to(torch.int64).contiguous()
     flip = None if flip is None else flip.contiguous()
@@ -315,11 +346,16 @@ _dispatch.register(
 )
 def _crop_resize_out(images: list[Tensor], boxes: Tensor, *arguments: Any) -> None:
     *others, out = arguments
+    _check_memory(out, [*images, boxes, *others[1:3]])
     launch = _dispatch.launch_on(boxes.device)
     if launch is not None:
         _crop_on_cuda(launch, images, boxes, out, *others)
     elif boxes.device.type == "cpu":
-        _crop_on_cpu(images, boxes, out, *others)
+        try:
+            _crop_on_cpu(images, boxes, out, *others)
+        except _C.MisalignedError:
+            copies = [_dispatch.aligned(value) for value in (images, boxes, *others)]
+            _crop_on_cpu(copies[0], copies[1], out, *copies[2:])
     else:
         _dispatch.warn_reference_once(boxes.device)
         out.copy_(_reference(images, boxes, *others))

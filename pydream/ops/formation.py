@@ -10,7 +10,7 @@ from torch import Tensor
 from pydream import _C
 from pydream.allocator import in_large_pages
 from pydream.ops import _dispatch
-from pydream.ops._checks import TensorLike, as_tensor, check_at_least, check_dtype
+from pydream.ops._checks import TensorLike, as_tensor, check_at_least, check_dtype, within_memory
 from pydream.ops._view import FLOATS, view
 from pydream.ops.reference import formation as reference
 
@@ -18,6 +18,7 @@ from pydream.ops.reference import formation as reference
 _PADDING = 0.5
 
 
+@within_memory
 def multi_formation(images: TensorLike, factor: int, size: int) -> Tensor:
     """Cut each image into factor x factor cells, and upsample every cell to an image of its own.
 

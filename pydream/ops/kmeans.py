@@ -18,6 +18,7 @@ from pydream.ops._checks import (
     check_choice,
     check_number,
     check_seed,
+    within_memory,
 )
 from pydream.ops._problems import (
     Counts,
@@ -61,6 +62,7 @@ class KMeansResult(NamedTuple):
     n_iter: Tensor
 
 
+@within_memory
 def kmeans(
     x: TensorLike,
     k: Counts,
@@ -206,6 +208,7 @@ def _for_kernels(
     return samples, None if given is None else frame.enter(given, counts), frame
 
 
+@within_memory
 def nearest_samples(
     x: TensorLike,
     centroids: TensorLike,
@@ -262,11 +265,7 @@ def nearest_samples(
     counts = check_counts(k, problems, of_samples=False)
     shape = centroid_shape(k, counts, problems)
     given = check_centroids(centres, "centroids", shape, problems)
-    count = check_at_least(count, "count", 1)
-    lengths = [b - a for a, b in itertools.pairwise(problems.offsets)]
-    least = min(lengths) if lengths else count  # torch.compile knows no min with a default
-    if count > least:
-        raise ValueError(f"count must be at most the samples of each problem, {least}, got {count}")
+    count = _check_nearest(count, "count", problems)
     samples, places, _ = _for_kernels(problems, given, counts, cosine=False)
     nearest: Tensor = torch.ops.pydream.nearest_samples(
         samples, problems.offsets, counts, places, count
@@ -277,6 +276,19 @@ def nearest_samples(
     return nearest.view(*shape[:-1], count)
 
 
+def _check_nearest(count: int, name: str, problems: Problems) -> int:
+    """Return a number of samples per centroid, unless a problem has fewer."""
+    count = check_at_least(count, name, 1)
+    lengths = [b - a for a, b in itertools.pairwise(problems.offsets)]
+    least = min(lengths) if lengths else count  # torch.compile knows no min with a default
+    if count > least:
+        raise ValueError(
+            f"{name} must be at most the samples of each problem, {least}, got {count}"
+        )
+    return count
+
+
+@within_memory
 def representatives(
     x: TensorLike,
     k: Counts,
@@ -318,11 +330,11 @@ def representatives(
     Source: DREAM (arXiv 2302.14416, section 3.2).
     """
     problems = check_samples(x, offsets)
-    per_cluster = check_at_least(per_cluster, "per_cluster", 1)
+    per_cluster = _check_nearest(per_cluster, "per_cluster", problems)
     check_choice(metric, "metric", _METRICS)
     if metric == "cosine":
         x = unit(problems.x)
-        x = x if offsets is not None else x.view(*problems.shape, -1)
+        x = x if offsets is not None else x.view(*problems.shape, x.shape[1])
     else:
         x = as_tensor(x, "x")
     result = kmeans(

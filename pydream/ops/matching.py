@@ -18,6 +18,7 @@ from pydream.ops._checks import (
     check_choice,
     check_device,
     check_dtype,
+    within_memory,
 )
 from pydream.ops._view import FLOATS, MOST_DIMENSIONS, View, contiguous_view, view
 from pydream.ops.reference import matching as reference
@@ -25,6 +26,7 @@ from pydream.ops.reference import matching as reference
 METRICS = ("mse", "l1", "l1_mean", "l2", "cos", "dc")
 
 
+@within_memory
 def gradient_distance(
     synthetic: Sequence[TensorLike], real: Sequence[TensorLike], metric: str = "mse"
 ) -> Tensor:

@@ -16,6 +16,7 @@ from pydream.ops._checks import (
     check_dtype,
     check_no_gradient,
     check_shape,
+    within_memory,
 )
 from pydream.ops._view import FLOATS, view
 from pydream.ops.reference import score as reference
@@ -41,6 +42,7 @@ class KeyPatches(NamedTuple):
     score: torch.Tensor
 
 
+@within_memory
 def realism_scores(logits: TensorLike, labels: TensorLike) -> torch.Tensor:
     """Score each row of logits by log p(label), the negative cross-entropy.
 
@@ -77,6 +79,7 @@ def realism_scores(logits: TensorLike, labels: TensorLike) -> torch.Tensor:
     return scores
 
 
+@within_memory
 def select_key_patches(
     scores: TensorLike, labels: TensorLike, per_class: int, num_classes: int
 ) -> KeyPatches:
@@ -125,6 +128,7 @@ def select_key_patches(
     return KeyPatches(*torch.ops.pydream.select_key_patches(scores, labels, per_class, num_classes))
 
 
+@within_memory
 def key_patches(
     logits: TensorLike, labels: TensorLike, num_crops: int, per_class: int, num_classes: int
 ) -> KeyPatches:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,8 +23,7 @@ every_op = pytest.mark.parametrize("name", list(ARGUMENTS))
 def test_the_table_has_every_op_and_argument() -> None:
     assert {*ARGUMENTS, "check_values", "KMeansResult", "KeyPatches"} == set(ops.__all__)
     for name, arguments in ARGUMENTS.items():
-        code = as_called(name).__code__
-        known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        known = inspect.signature(as_called(name)).parameters
         assert set(known) - {"out"} == set(arguments), name
 
 
