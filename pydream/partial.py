@@ -128,7 +128,7 @@ class PartialRun:
         """Raise PydreamError unless this run can begin, or continue one that was begun."""
         self._check_out(self.out)
         if not self._begun.is_file():
-            if self.partial.exists() and not _is_empty_folder(self.partial):
+            if self.partial.exists() and not _is_unbegun_folder(self.partial):
                 raise PydreamError(
                     f"{self.partial} exists and is not a partial {self._what}: move it away"
                 )
@@ -232,7 +232,7 @@ def forget_finished(out: Path, identity: Mapping[str, Any]) -> None:
     """
     partial = _partial_of(out)
     begun = partial / _IDENTITY
-    if not begun.is_file() and not _is_empty_folder(partial):
+    if not begun.is_file() and not _is_unbegun_folder(partial):
         return
     with locked(partial):
         ours = json.loads(json.dumps(identity))
@@ -244,8 +244,9 @@ def _partial_of(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
+def _is_unbegun_folder(path: Path) -> bool:
+    """Return whether a folder is that of a run which has not yet written its identity there."""
+    return path.is_dir() and all(entry.match(f".{_IDENTITY}.*.beside") for entry in path.iterdir())
 
 
 def _remove(partial: Path) -> None:

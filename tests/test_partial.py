@@ -111,6 +111,18 @@ def test_an_empty_folder_is_no_run(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
+def test_a_run_killed_as_it_wrote_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "set.partial").mkdir()
+    (tmp_path / "set.partial" / ".identity.json.there-1.beside").write_text('{"se')
+    finish(writer(tmp_path / "set", resume=False))
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    (tmp_path / "set.partial").mkdir()
+    (tmp_path / "set.partial" / ".identity.json.there-1.beside").touch()
+    (tmp_path / "set" / "manifest.json").write_text(MANIFEST)
+    assert finished_manifest(tmp_path / "set", IDENTITY) is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
 def kill_at_removal(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Let the process die instead of its nth removal of a file or folder."""
     removals = itertools.count()
