@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import reprlib
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -138,7 +139,7 @@ class PartialRun:
                 f"{self.partial} holds a {self._what} that was begun and not finished: add "
                 "--resume to continue it, or remove it to start again"
             )
-        if differing := differences(json.loads(self._begun.read_text()), self._identity):
+        if differing := differences(_read_identity(self._begun), self._identity):
             raise PydreamError(
                 f"{self.partial} was begun with other settings ({'; '.join(differing)}): "
                 "repeat those, or choose another --out"
@@ -153,13 +154,19 @@ class PartialRun:
         write_whole(file, data, RESUME)
 
     def record(self, name: str) -> dict[str, Any] | None:
-        """Return the record that `keep` stored under a name, or None."""
-        file = self._state / f"{name}.json"
-        return json.loads(file.read_text()) if file.is_file() else None
+        """Return the record that `keep` stored under a name, or None.
+
+        Raises
+        ------
+        PydreamError
+            If its file is damaged.
+        """
+        data = self.kept_bytes(f"{name}.json")
+        return None if data is None else json.loads(data)
 
     def keep(self, name: str, record: Mapping[str, Any]) -> None:
         """Store a record for a later `resume`."""
-        self.write_text(self._state / f"{name}.json", json.dumps(record))
+        self.keep_bytes(f"{name}.json", json.dumps(record).encode())
 
     def claim(self, name: str) -> bool:
         """Return whether this process, of all that share the run, is the one to do something.
@@ -176,18 +183,29 @@ class PartialRun:
         return True
 
     def keep_bytes(self, name: str, data: bytes) -> None:
-        """Store a file for a later `resume`, atomically."""
-        self.write_bytes(self._state / name, data)
+        """Store a file for a later `resume`, atomically, with its checksum behind it."""
+        self.write_bytes(self._state / name, data + _checksum(data))
 
     def kept_bytes(self, name: str) -> bytes | None:
-        """Return the content that `keep_bytes` stored under a name, or None."""
+        """Return the content that `keep_bytes` stored under a name, or None.
+
+        Raises
+        ------
+        PydreamError
+            If the file is damaged or cannot be read.
+        """
         file = self._state / name
-        try:
-            return file.read_bytes() if file.is_file() else None
-        except OSError as error:
+        if not file.is_file():
+            return None
+        with _reading(file):
+            content = file.read_bytes()
+        data = content[: -len(_checksum(b""))]
+        if content != data + _checksum(data):
             raise PydreamError(
-                f"{file} cannot be read: {error.strerror or error}; {RESUME}"
-            ) from error
+                f"{file} is damaged, or another version of pydream wrote it: remove it, and the "
+                "run makes it again"
+            )
+        return data
 
     def kept_names(self, pattern: str) -> list[str]:
         """Return the names of the files that `keep_bytes` stored, by a pattern, in order."""
@@ -210,9 +228,7 @@ def begun_identity(out: Path) -> dict[str, Any] | None:
     file = _partial_of(out) / _IDENTITY
     if not file.is_file():
         return None
-    with disk_errors(file, RESUME):
-        identity: dict[str, Any] = json.loads(file.read_text())
-    return identity
+    return _read_identity(file)
 
 
 def forget_finished(out: Path, identity: Mapping[str, Any]) -> None:
@@ -236,8 +252,41 @@ def forget_finished(out: Path, identity: Mapping[str, Any]) -> None:
         return
     with locked(partial):
         ours = json.loads(json.dumps(identity))
-        if not begun.is_file() or not differences(json.loads(begun.read_text()), ours):
+        if not begun.is_file() or not differences(_read_identity(begun), ours):
             _remove(partial)
+
+
+def _read_identity(file: Path) -> dict[str, Any]:
+    """Read the identity of a run that was begun."""
+    try:
+        with _reading(file):
+            identity = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise _damaged_identity(file) from error
+    if not isinstance(identity, dict):
+        raise _damaged_identity(file)
+    return identity
+
+
+def _damaged_identity(file: Path) -> PydreamError:
+    return PydreamError(
+        f"{file} is damaged, so the run in its folder cannot be continued: remove the folder to "
+        "start again"
+    )
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Turn an error of the file system into one with advice for the user."""
+    try:
+        yield
+    except OSError as error:
+        raise PydreamError(f"{file} cannot be read: {error.strerror or error}; {RESUME}") from error
+
+
+def _checksum(data: bytes) -> bytes:
+    """Return the last line of a file of the state."""
+    return b"\ncrc32 %08x\n" % zlib.crc32(data)
 
 
 def _partial_of(out: Path) -> Path:
@@ -274,7 +323,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def _difference(name: str, then: object, now: object) -> str:
     """Describe how a setting differs; of settings with many entries, the first that differs."""
     if isinstance(then, dict) and isinstance(now, dict):
-        first, *others = differences(then, now)
+        first, *others = differences(then, now) or ["its entries"]
         return f"{name}: {first}" + (f" and {len(others)} more" if others else "")
     return f"{name} {_shown(then)} then, {_shown(now)} now"
 

@@ -14,7 +14,7 @@ PACKAGE = Path(pydream.__file__).parent
 FLOORS = (
     "collector",
     "_C durable errors lazy marks processors allocator arithmetic streams torch_state seeds gpus "
-    "timeline urls",
+    "entry_types timeline urls",
     "checks files formatting pages progress versions launchers memory_limits torch_files",
     "ranks",
     "ops partial doctor replay",

@@ -15,7 +15,7 @@ import torch
 
 from pydream.errors import PydreamError
 from pydream.files import check_free
-from pydream.partial import PartialRun
+from pydream.partial import PartialRun, differences
 from pydream.sets.manifest import Manifest
 from pydream.sets.writer import SetWriter, finished_manifest
 
@@ -190,3 +190,35 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PydreamError, match="is not a partial training: move it away"):
         PartialRun(tmp_path / "w", {}, resume=True, what="training", check=check_free)
     assert (tmp_path / "w.partial").read_text() == "mine"
+
+
+@pytest.mark.parametrize("how", ["a number changed", "cut", "empty", "not text"])
+def test_damaged_work_is_refused_and_named(tmp_path: Path, how: str) -> None:
+    out = tmp_path / "set"
+    begin_and_die(out)
+    file = tmp_path / "set.partial" / "state" / "00000.json"
+    data = file.read_bytes()
+    file.write_bytes(
+        {
+            "a number changed": data.replace(b"0}", b"1}"),
+            "cut": data[:-3],
+            "empty": b"",
+            "not text": b"\xff" + data,
+        }[how]
+    )
+    with pytest.raises(PydreamError, match=r"00000\.json is damaged.*remove it"):
+        writer(out).finished_class(0)
+    file.unlink()
+    finish(writer(out))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff{}", b"[" * 100_000])
+def test_a_damaged_identity_is_refused_and_named(tmp_path: Path, content: bytes) -> None:
+    begin_and_die(tmp_path / "set")
+    (tmp_path / "set.partial" / "identity.json").write_bytes(content)
+    with pytest.raises(PydreamError, match=r"identity\.json is damaged"):
+        writer(tmp_path / "set")
+
+
+def test_settings_that_differ_by_an_entry_of_none_are_named() -> None:
+    assert differences({"views": {"mix": None}}, {"views": {}}) == ["views: its entries"]

@@ -37,7 +37,7 @@ from pydream.report.pictures import (
 )
 from pydream.report.plots import feature_maps, history_curves, score_histogram
 from pydream.sets.distilled import DistilledSet
-from pydream.sets.manifest import Manifest
+from pydream.sets.manifest import Manifest, reading_entries
 from pydream.sets.stored_images import SetImages
 from pydream.sets.writer import png
 
@@ -142,25 +142,22 @@ def _render(
     histogram = None
     if scored is not None:
         histogram = Markup(score_histogram(scored["score"].to_numpy()))
-    history = manifest.history or ()
-    losses = [
-        {"iteration": step, "loss": loss}
-        for step, loss in enumerate((manifest.refinement or {}).get("loss", ()), 1)
-    ]
+    with reading_entries(distilled.path):
+        facts, curves, refinement_curve = _facts(manifest), *_curves(manifest)
     page = environment.get_template("report.html").render(
         manifest=manifest,
         classes=len(distilled.class_names),
         images=len(distilled.stored),
         images_per_class=count_words(manifest.images_per_class),
         size=byte_words(distilled.images_bytes),
-        facts=_facts(manifest),
+        facts=facts,
         gallery=_gallery(distilled, images),
         histogram=histogram,
         overall=None if scored is None else overall_scores(scored),
         per_class=None if scored is None else class_scores(scored, distilled.class_names),
-        curves=Markup(history_curves(history)) if len(history) > 1 else None,
+        curves=curves,
         stages=_stages(pictures or {}),
-        refinement_curve=Markup(history_curves(losses, "step")) if len(losses) > 1 else None,
+        refinement_curve=refinement_curve,
         refined=_stages(refined or {}),
         maps=Markup(feature_maps(maps)) if maps else None,
         measures=measures,
@@ -168,6 +165,19 @@ def _render(
     )
     # Names of folders may contain bytes that are not UTF-8.
     return page.encode("utf-8", "replace").decode()
+
+
+def _curves(manifest: Manifest) -> tuple[Markup | None, Markup | None]:
+    """Draw what the manifest has of the optimisation, and of the refinement."""
+    history = manifest.history or ()
+    losses = [
+        {"iteration": step, "loss": loss}
+        for step, loss in enumerate((manifest.refinement or {}).get("loss", ()), 1)
+    ]
+    return (
+        Markup(history_curves(history)) if len(history) > 1 else None,
+        Markup(history_curves(losses, "step")) if len(losses) > 1 else None,
+    )
 
 
 def _stages(pictures: Mapping[Any, torch.Tensor]) -> list[_Stage]:

@@ -4,18 +4,76 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from pydream.data.source import Source
+from pydream.entry_types import (
+    check_entries,
+    is_mapping,
+    is_number,
+    is_positive,
+    is_text,
+    is_texts,
+    is_whole,
+    list_of,
+    or_none,
+)
 from pydream.errors import PydreamError
 from pydream.sets.image_formats import ImageFormat, hash_image_files, image_files
 from pydream.versions import check_format, package_record
 
 FORMAT_VERSION = 1
 _FILE = "manifest.json"
+
+
+def _is_source(value: Any) -> bool:
+    """Return whether a value is a `SourceRecord`."""
+    if not is_mapping(value) or not is_mapping(value.get("ignored", {})):
+        return False
+    return is_texts({name: one for name, one in value.items() if name != "ignored"})
+
+
+_REQUIRED = {
+    "format": is_whole,
+    "class_names": list_of(is_text),
+    "images_per_class": lambda value: is_whole(value) or list_of(is_whole)(value),
+    "side": is_positive,
+}
+_OTHERS = {
+    "method": is_text,
+    "factor": is_positive,
+    **{
+        name: or_none(check)
+        for name, check in {
+            "package": is_texts,
+            "config": is_mapping,
+            "seed": is_whole,
+            "source": _is_source,
+            "views": is_text,
+            "mean": list_of(is_number),
+            "std": list_of(lambda value: is_number(value) and value > 0),
+            "whitening": is_mapping,
+            "image_format": is_text,
+            "images_bytes": is_whole,
+            "images_sha256": is_text,
+            "skipped": list_of(is_texts),
+            "enlarged": is_whole,
+            "filled": is_whole,
+            "observer": is_mapping,
+            "further_observers": list_of(is_mapping),
+            "network": is_texts,
+            "history": list_of(is_mapping),
+            "student_rate": is_number,
+            "refinement": is_mapping,
+            "labels_bytes": is_whole,
+            "labels": is_mapping,
+        }.items()
+    },
+}
 
 
 class SourceRecord(TypedDict, total=False):
@@ -148,7 +206,9 @@ class Manifest:
         try:
             content = dict(json.loads(file.read_text()))
             version = int(content["format"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except OSError as error:
+            raise PydreamError(f"{file} cannot be read: {error.strerror or error}") from error
+        except (ArithmeticError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise PydreamError(f"{file}: not a manifest of a distilled set ({error!r})") from error
         check_format(file, version, FORMAT_VERSION)
         try:
@@ -165,9 +225,9 @@ class Manifest:
         KeyError
             If it lacks a required entry.
         TypeError
-            If a required entry, or one that pages and messages show, is of another type.
+            If an entry is of another type.
         """
-        _check_types(content)
+        check_entries(content, _REQUIRED, _OTHERS)
         values = {"method": "unknown", **content}
         values.pop("class_to_idx", None)  # follows from the names
         for name in ("format", "class_names", "images_per_class", "side"):
@@ -203,20 +263,15 @@ class Manifest:
         return json.dumps(self.as_json(), indent=2) + "\n"
 
 
-def _check_types(content: Mapping[str, Any]) -> None:
-    """Raise TypeError if an entry is of another type than others rely on."""
-    texts = [*content["class_names"], content.get("method", "")]
-    source = content.get("source")
-    if source is not None:
-        texts += [
-            source[name] for name in ("description", "split", "fingerprint") if name in source
-        ]
-    counts = content["images_per_class"]
-    numbers = [content["side"], *(counts if isinstance(counts, list) else [counts])]
-    numbers += [content.get("factor", 1)]
-    for value, kind in (*((text, str) for text in texts), *((one, int) for one in numbers)):
-        if type(value) is not kind:
-            raise TypeError(f"{value!r} is no {kind.__name__}")
+@contextmanager
+def reading_entries(file: Path | str) -> Iterator[None]:
+    """Raise PydreamError if a block misses an entry of a manifest, or finds another value there."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise PydreamError(
+            f"{file}: its manifest lacks an entry, or has an unknown value there ({error!r})"
+        ) from error
 
 
 def one_count_or_each(counts: Sequence[int]) -> int | tuple[int, ...]:

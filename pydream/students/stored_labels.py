@@ -7,13 +7,24 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from pydream.durable import make_folder
+from pydream.entry_types import (
+    check_entries,
+    is_mapping,
+    is_number,
+    is_positive,
+    is_text,
+    is_texts,
+    is_whole,
+    list_of,
+    or_none,
+)
 from pydream.errors import PydreamError
 from pydream.files import disk_errors, write_whole
 from pydream.formatting import bytes_of, size_words
@@ -46,6 +57,24 @@ _VIEW_FIELDS = (
     "batch_statistics",
     "combine",
 )
+_REQUIRED = {
+    "images_sha256": is_text,
+    "class_names": list_of(is_text),
+    "observer": is_texts,
+    "mean": list_of(is_number),
+    "std": list_of(is_number),
+    "views": is_mapping,
+    "seed": is_whole,
+    "epochs": is_positive,
+    "every": is_positive,
+    "top_k": or_none(is_positive),
+    "temperature": lambda value: is_number(value) and value > 0,
+}
+_OTHERS = {
+    "bits": lambda value: value in get_args(Bits),
+    "hard_epochs": lambda value: value == 0 or is_positive(value),
+    "further_observers": list_of(is_texts),
+}
 
 
 def view_settings(recipe: ResolvedRecipe) -> dict[str, Any]:
@@ -366,6 +395,7 @@ def _read(file: Path) -> LabelPlan:
         content = dict(json.loads(file.read_text()))
         version = int(content.pop("format"))
         check_format(file, version, FORMAT_VERSION)
+        check_entries(content, _REQUIRED, _OTHERS)
         return LabelPlan(**content)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ArithmeticError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise PydreamError(f"{file}: not what `pydream relabel` writes ({error!r})") from error

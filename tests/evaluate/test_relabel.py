@@ -192,5 +192,9 @@ def test_labels_of_something_else(digits: Digits, digits_set: Path) -> None:
     fails("labels of other images than the set's", stored)
     file.write_text(json.dumps({**content, "format": 99}))
     fails("format 99 is newer", stored)
+    wrong = ({"every": 0}, {"bits": 5}, {"top_k": 0}, {"class_names": None}, {"hard_epochs": "0"})
+    for entry in wrong:
+        file.write_text(json.dumps({**content, **entry}))
+        fails("not what `pydream relabel` writes", stored)
     file.write_text("{")
     fails("not what `pydream relabel` writes", stored)

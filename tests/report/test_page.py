@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from pydream.errors import PydreamError
 from pydream.formatting import byte_words, score_words
 from pydream.inspection.realism import SetMeasures
 from pydream.report import render_report, write_report
@@ -257,3 +259,12 @@ def test_byte_words(count: int, words: str) -> None:
 )
 def test_score_words(score: float, words: str) -> None:
     assert score_words(score) == words
+
+
+@pytest.mark.parametrize("missing", ["config", "observer", "source"])
+def test_a_manifest_without_what_a_page_shows_is_refused(make_set: MakeSet, missing: str) -> None:
+    distilled = make_set()
+    changed: dict[str, Any] = {missing: {}}
+    manifest = dataclasses.replace(distilled.manifest, **changed)
+    with pytest.raises(PydreamError, match="its manifest lacks an entry"):
+        render_report(dataclasses.replace(distilled, manifest=manifest))

@@ -103,3 +103,28 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, content: Any, mes
 def test_a_folder_without_a_manifest_is_no_set(tmp_path: Path) -> None:
     with pytest.raises(PydreamError, match=r"no distilled set here \(manifest.json is missing\)"):
         Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"mean": "0.5"},
+        {"mean": [0.1, 0.2, "x"]},
+        {"std": [0.5, 0, 0.5]},
+        {"std": [float("nan")] * 3},
+        {"config": []},
+        {"factor": 0},
+        {"factor": None},
+        {"side": -8},
+        {"observer": "convnet3"},
+        {"source": {"description": "digits", "split": None}},
+        {"skipped": [{"key": 1}]},
+        {"images_bytes": 1e400},
+        {"format": float("inf")},
+    ],
+    ids=str,
+)
+def test_an_entry_of_another_type_is_refused(tmp_path: Path, entry: Any) -> None:
+    write(tmp_path, CONTENT | entry)
+    with pytest.raises(PydreamError, match=r"manifest\.json: not a manifest"):
+        Manifest.read(tmp_path)
