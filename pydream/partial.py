@@ -260,7 +260,7 @@ def _read_identity(file: Path) -> dict[str, Any]:
     """Read the identity of a run that was begun."""
     try:
         with _reading(file):
-            identity = json.loads(file.read_bytes())
+            identity = json.loads(file.read_text())
     except (ValueError, RecursionError) as error:
         raise _damaged_identity(file) from error
     if not isinstance(identity, dict):
