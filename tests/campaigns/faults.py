@@ -67,6 +67,8 @@ class Fault:
 
 
 NO_FAULT = Fault()
+READY = b"\0"
+"""What a process tells before all else, once the command begins."""
 
 
 class Moments:
@@ -226,7 +228,10 @@ def run_command(
     sys.argv = ["pydream", *words]
     try:
         faulty()
+        os.write(errors.fileno(), READY)
         main()
+    except KeyboardInterrupt:  # before or after its own handling
+        raise SystemExit(130) from None
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -15,7 +15,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import torch
-from campaigns.faults import NO_FAULT, Fault, Faulty, run_command
+from campaigns.faults import NO_FAULT, READY, Fault, Faulty, run_command
 from campaigns.jobs import JOBS, SET, Inputs, content, shared_words, state
 from campaigns.power_loss import Disk
 from rank_processes import LIMIT, free_port
@@ -66,6 +66,8 @@ def run(
         pipes.append(errors)
     try:
         if kill is not None:
+            for errors in pipes:
+                assert errors.poll(LIMIT), "a process does not begin"
             wait([process.sentinel for process in processes], kill.seconds)
             for number in kill.ranks:
                 _send(processes[number], kill.number)
@@ -104,7 +106,7 @@ def _read(descriptor: int) -> str:
     parts = []
     while part := os.read(descriptor, 1 << 16):
         parts.append(part)
-    return b"".join(parts).decode()
+    return b"".join(parts).removeprefix(READY).decode()
 
 
 def check(ends: Sequence[End], allowed: Sequence[int]) -> None:

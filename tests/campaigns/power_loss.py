@@ -39,8 +39,10 @@ class Disk:
     contents: dict[int, list[int]] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, folder: Path, kept: Path) -> Disk:
+    def begin(cls, folder: Path) -> Disk:
         """Begin with everything on the disk."""
+        kept = folder.with_name(f"disk-of-{folder.name}")
+        shutil.rmtree(kept, ignore_errors=True)  # of a trial that has failed
         kept.mkdir()
         disk = cls(folder, kept)
         disk.notes.touch()

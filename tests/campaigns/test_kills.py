@@ -57,7 +57,7 @@ def kills_at_changes_of_files(trial: Trial) -> None:
 
 def losses_of_power(trial: Trial) -> None:
     for first in once_or_twice(trial):
-        disk = Disk.begin(trial.folder, trial.folder.with_name(f"disk-{trial.number}"))
+        disk = Disk.begin(trial.folder)
         fault = Fault("signal", signal.SIGKILL, trial.moment())
         check(trial.attempt(fault, disk=disk, first=first), KILLED)
         disk.lose_power(trial.draws, trial.draws.choice(["names", "some", "nothing"]))
@@ -65,7 +65,7 @@ def losses_of_power(trial: Trial) -> None:
 
 
 def a_loss_of_power_at_the_end(trial: Trial) -> None:
-    disk = Disk.begin(trial.folder, trial.folder.with_name(f"disk-{trial.number}"))
+    disk = Disk.begin(trial.folder)
     check(trial.attempt(disk=disk, first=True), [0])
     disk.lose_power(trial.draws, "nothing")
     shutil.rmtree(disk.kept)
@@ -135,6 +135,7 @@ def try_one(place: Workplace, disturb: Callable[[Trial], None], number: int) -> 
     """Make a trial of a part; its number decides everything."""
     name = NAMES[number % len(NAMES)]
     folder = place.trial_folder(name, number)
+    shutil.rmtree(folder, ignore_errors=True)  # of a trial that has failed
     folder.mkdir()
     mounted = disturb is a_small_or_read_only_disk
     if mounted:
