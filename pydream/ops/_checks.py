@@ -52,7 +52,7 @@ def within_memory(op: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Re
 def _in_short(value: Any) -> str:
     """Return a value in some twenty letters; of a tensor, its shape."""
     shape = getattr(value, "shape", None)
-    return f"{tuple(shape)}" if shape is not None else quoted(value, 20)
+    return f"{tuple(shape)}" if isinstance(shape, tuple) else quoted(value, 20)
 
 
 def quoted(value: Any, most: int = _QUOTED) -> str:

@@ -109,6 +109,8 @@ def normed_block(
         pooled, mean, rstd = _applied(images, weight, bias, over_batch, eps)
     else:
         _warn_without_kernels(images)
+        if not torch.compiler.is_compiling() and 0 in images.stride():
+            images = images.contiguous()  # an expanded tensor would take its time but no memory
         pooled, mean, rstd = reference.with_statistics(images, weight, bias, over_batch, eps)
     return pooled, mean.detach(), rstd.detach()
 

@@ -90,7 +90,7 @@ class Values:
 
 def _in_memory(values: torch.Tensor, form: str) -> Any:
     """Return the values in another form; as they are where they cannot have it."""
-    if values.numel() > 2**20 or not values.dim():
+    if max((values.numel(), *values.shape)) > 2**20 or not values.dim():
         return values.to("meta") if form == "meta" else values
     if form in _FORMS:
         return _FORMS[form](values)
@@ -158,7 +158,8 @@ def _nested(values: torch.Tensor) -> torch.Tensor:
 
 
 def _negative(values: torch.Tensor) -> torch.Tensor:
-    return cast(Any, torch)._neg_view(-values) if values.is_floating_point() else values
+    numbers = [getattr(torch, name) for name in FLOATS]
+    return cast(Any, torch)._neg_view(-values) if values.dtype in numbers else values
 
 
 def _odd_strides(array: np.ndarray[Any, Any]) -> Any:

@@ -38,6 +38,12 @@ BEYOND_MEMORY: dict[str, Callable[[], Any]] = {
     "problems": lambda: ops.kmeans(vast(VAST, 1, 3), 1),
     "weights": lambda: ops.kmeans(vast(1, VAST, 3), 1, weights=vast(1, VAST)),
     "layers": lambda: ops.gradient_distance([vast(VAST)], [vast(VAST)]),
+    "halves": lambda: ops.norm_relu_pool(
+        torch.ones(1, 1, 2, 2).half().expand(VAST, 1, 2, 2),
+        torch.ones(1).half(),
+        torch.ones(1).half(),
+        "batch",
+    ),
     "planes": lambda: ops.norm_relu_pool(vast(VAST, 3, 2, 2), torch.ones(3), torch.ones(3)),
 }
 
@@ -46,6 +52,11 @@ BEYOND_MEMORY: dict[str, Callable[[], Any]] = {
 def test_more_than_memory_holds_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"^[^\n]*=.* needs more memory than this machine has$"):
         BEYOND_MEMORY[name]()
+
+
+def test_what_has_a_shape_and_is_no_tensor_is_quoted() -> None:
+    with pytest.raises(ValueError, match="needs more memory"):
+        ops.nearest_samples(vast(VAST, 1), torch.Tensor, 1)
 
 
 def test_a_vast_dimension_beside_an_empty_one_takes_no_time() -> None:
