@@ -247,6 +247,9 @@ def random_augment(answer: Tensor, *, count: int, size: Any, strategy: str, seed
 
 @answer
 def random_crop_boxes(answer: Tensor, *, sizes: Tensor, num_crops: int, **given: Any) -> None:
+    if not answer.numel():  # however many crops of no image
+        assert answer.shape == (len(sizes), int(num_crops), 4)
+        return
     count = torch.arange(len(sizes)) if given["ids"] is None else given["ids"]
     scale, ratio = ([float(number) for number in given[name]] for name in ("scale", "ratio"))
     expected = boxes_reference.random_crop_boxes(
