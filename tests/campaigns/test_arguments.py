@@ -1,4 +1,4 @@
-"""100,000 tuples of arguments to the ops, also spoiled ones, which make test tries a few of.
+"""100,000 tuples of arguments to the ops, many of them spoiled; `make test` tries a few.
 
 A call ends with an answer that a formula in float64 or plain PyTorch confirms, or with TypeError,
 ValueError or PydreamError in one line that names an argument. It changes no argument, takes at most
@@ -13,7 +13,6 @@ import os
 import re
 import resource
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
-from campaigns.argument_answers import EVERY, is_tensor, plain
+from campaigns.argument_answers import EVERY, plain
 from campaigns.argument_spoiling import Tuple, tuples
 from campaigns.argument_values import Guest, Out
 from campaigns.conftest import Campaign
@@ -184,7 +183,7 @@ def test_arguments(name: str, campaign: Campaign, tmp_path: Path) -> None:
     with open(tmp_path / "tuples", "w") as note:
 
         @hypothesis.settings(
-            max_examples=campaign.trials(20, EACH),
+            max_examples=campaign.trials(60, EACH),
             derandomize=True,
             database=None,
             deadline=None,
@@ -196,12 +195,9 @@ def test_arguments(name: str, campaign: Campaign, tmp_path: Path) -> None:
             outcomes[trial(drawn, note)] += 1
 
         calls()
-    assert outcomes["answers"] > 0
-    assert outcomes["ValueError"] > 0
+    assert 0 < outcomes["answers"] < sum(outcomes.values())
     campaign.passed("arguments", f"`{name}`", sum(outcomes.values()), **outcomes)
 
 
 def test_answers_are_of_every_op() -> None:
     assert EVERY.keys() == ARGUMENTS.keys()
-    assert is_tensor(Guest(torch.zeros(1)))
-    assert time.monotonic() > 0
