@@ -12,6 +12,9 @@ import torch
 from pydream.collector import nothing_collected
 
 _Result = TypeVar("_Result")
+# Other threads go on meanwhile, and may allocate and wait. CUDA's usual mode forbids that to all
+# threads: on an H200, one that decoded JPEGs by nvJPEG failed, and the capture with it.
+_FORBIDDEN_TO = "thread_local"
 
 
 def capture(
@@ -20,8 +23,10 @@ def capture(
     """Run a call a few times on a side stream, then capture it in a CUDA graph.
 
     If the capture fails, the current stream is restored and another capture can begin. PyTorch
-    alone would leave the captured stream current, and its allocator waiting for the end of the
-    capture.
+    alone would leave the captured stream current, and its allocator and its generator of random
+    numbers waiting for the end of the capture.
+
+    Other threads may use the GPU meanwhile, on other streams.
 
     Parameters
     ----------
@@ -57,7 +62,12 @@ def capture(
             try:
                 # An older graph that the collector frees within a capture ends it.
                 gc.collect()
-                with nothing_collected(), torch.cuda.graph(graph, pool=pool, stream=beside):
+                with (
+                    nothing_collected(),
+                    torch.cuda.graph(
+                        graph, pool=pool, stream=beside, capture_error_mode=_FORBIDDEN_TO
+                    ),
+                ):
                     result = call()
             except BaseException:
                 _abandon(pool)
@@ -66,8 +76,10 @@ def capture(
 
 
 def _abandon(pool: tuple[int, int]) -> None:
-    """End the allocator's part of a failed capture, which would refuse the next one."""
+    """End what PyTorch leaves of a failed capture: random numbers and the next capture need it."""
     index = torch.cuda.current_device()
+    numbers = torch.cuda.default_generators[index]
+    numbers.graphsafe_set_state(numbers.clone_state())  # the copy knows of no capture
     with suppress(RuntimeError):  # if only the call failed, the capture itself has ended properly
         torch._C._cuda_endAllocateToPool(index, pool)
         torch._C._cuda_releasePool(index, pool)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,7 +48,11 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     When a call waits within a capture, both the call and the end of the capture raise: the stream
     stays as it is, and the allocator goes on.
     """
-    state = SimpleNamespace(stream="usual", recording=[], released=[], streams=iter("abcdefgh"))
+    state = SimpleNamespace(
+        stream="usual", recording=[], released=[], modes=[], streams=iter("abcdefgh")
+    )
+    state.numbers = SimpleNamespace(state="capturing", clone_state=lambda: "copy")
+    state.numbers.graphsafe_set_state = partial(setattr, state.numbers, "state")
 
     @contextmanager
     def stream(chosen: Any) -> Iterator[None]:
@@ -58,7 +63,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             state.stream = before
 
     @contextmanager
-    def graph(graph: object, *, pool: Any, stream: Any) -> Iterator[None]:
+    def graph(graph: object, *, pool: Any, stream: Any, capture_error_mode: str) -> Iterator[None]:
+        state.modes.append(capture_error_mode)
         assert not state.recording  # else `empty_cache`, with which a capture begins, raises
         state.recording.append(pool)
         before, state.stream = state.stream, stream
@@ -91,6 +97,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         "stream": stream,
         "graph": graph,
         "CUDAGraph": object,
+        "default_generators": [state.numbers],
         "graph_pool_handle": lambda: (0, next(pools)),
     }.items():
         monkeypatch.setattr(torch.cuda, name, replacement)
@@ -116,9 +123,11 @@ def test_a_failed_capture_leaves_the_stream_and_lets_the_next_begin(
         streams.capture(fails, device, warm_up=2)
     assert gpu.stream == "usual"
     assert [stream.name for stream in on] == ["a"] * 3
+    assert gpu.numbers.state == "copy"
     assert gpu.released == ([(0, 0)] if isinstance(error, RuntimeError) else [])
     _, result = streams.capture(lambda: gpu.recording[:], device)
     assert result == [(0, 1)]
+    assert gpu.modes == ["thread_local", "thread_local"]
     assert gpu.stream == "usual"
     assert gpu.recording == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -248,9 +249,11 @@ class _BlockBackward(torch.autograd.Function):
         if of_images is None:
             of_images = torch.zeros_like(kept[0])
         slopes, arguments = (of_images, of_weight, of_bias), (ctx.over_batch, ctx.eps)
-        # For a third derivative, or for vmap.
-        if torch.is_grad_enabled() or _transforms() or any(map(_is_batched, slopes)):
-            found = reference.second_backward(kept, slopes, *arguments, True)
+        batched = any(map(_is_batched, slopes))
+        # For a third derivative, or for vmap, which fails on the slopes of cuDNN's norms.
+        if torch.is_grad_enabled() or _transforms() or batched:
+            with torch.backends.cudnn.flags(enabled=False) if batched else nullcontext():
+                found = reference.second_backward(kept, slopes, *arguments, True)
         else:
             found = torch.ops.pydream.norm_relu_pool_second_backward(
                 kept, slopes, *arguments, ctx.needs_input_grad[4]

@@ -48,12 +48,14 @@ BEYOND_MEMORY: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("name", list(BEYOND_MEMORY))
 def test_more_than_memory_holds_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"^[^\n]*=.* needs more memory than this machine has$"):
         BEYOND_MEMORY[name]()
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_what_has_a_shape_and_is_no_tensor_is_quoted() -> None:
     with pytest.raises(ValueError, match="needs more memory"):
         ops.nearest_samples(vast(VAST, 1), torch.Tensor, 1)
@@ -111,6 +113,7 @@ def test_misaligned_memory_gives_the_same(name: str) -> None:
     assert all(a.equal(b) for a, b in zip(found, expected, strict=True))
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_misaligned_memory_is_read_for_an_output_but_not_written() -> None:
     expected = ops.crop_resize(IMAGES, BOXES, 2)
     out = torch.zeros_like(expected)
@@ -119,12 +122,14 @@ def test_misaligned_memory_is_read_for_an_output_but_not_written() -> None:
         ops.crop_resize(IMAGES, BOXES, 2, out=misaligned(out))
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_an_output_that_negates_its_memory_is_refused() -> None:
     negate: Any = torch
     with pytest.raises(ValueError, match="out must be memory that is read as it is"):
         ops.crop_resize(IMAGES, BOXES, 2, out=negate._neg_view(torch.zeros(2, 3, 2, 2)))
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_an_output_in_the_memory_of_an_argument_is_refused() -> None:
     memory = torch.arange(400, dtype=torch.int32).view(torch.uint8)
     images = memory[:150].view(2, 5, 5, 3)
