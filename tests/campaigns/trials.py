@@ -31,6 +31,9 @@ _WAITING = 12 * SECONDS
 MARGIN = 64 << 20
 """Bytes that a trial may take besides those that its input explains: libraries' own buffers, and
 modules that are loaded by the first trial that needs them."""
+# A forked process has none of the libraries' code in its memory at first: a run takes up to 141 MB
+# of it again. Files of a few kilobytes that ask for more than this ask for far more.
+_CODE = 256 << 20
 # Address space beyond that of the process before: allocations fail there instead of the machine.
 _MOST_SPACE = 6 << 30
 _LONGEST = 2000  # characters of a message
@@ -86,7 +89,7 @@ def attempt(look: Callable[[], str | None], named: str | Path) -> Outcome:
         What a message must name.
     """
     try:
-        with bounded():
+        with bounded(_CODE):
             wrong = look()
     except PydreamError as error:
         wrong = wrong_words(str(error), str(named))
