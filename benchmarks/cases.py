@@ -12,6 +12,7 @@ OPS = {
     "augment": "diff_augment",
     "block": "norm_relu_pool",
     "cuda-kmeans": "kmeans",
+    "cuda-observer": "observer",
 }
 
 

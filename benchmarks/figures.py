@@ -99,12 +99,15 @@ def _draw_roofs(axes: Axes, points: Sequence[dict[str, Any]]) -> None:
     intensities = [point["operations"] / point["nbytes"] for point in points]
     edges = [roof["matrix_operations"] / roof["copy_bytes"] for roof in roofs.values()]
     least, most = min(intensities) / 2, 2 * max(*intensities, *edges)
+    highest = max(roof["matrix_operations"] for roof in roofs.values())
     for roof, edge in zip(roofs.values(), edges, strict=True):
         copy, product = roof["copy_bytes"] / 1e9, roof["matrix_operations"] / 1e9
         axes.plot([least, edge, most], [least * copy, product, product], color=INK, linewidth=1.2)
         if roofs.keys() - {roof["dtype"]}:
+            # Below their roof but for the highest: two types may be equally fast.
+            side = "bottom" if roof["matrix_operations"] == highest else "top"
             axes.annotate(
-                roof["dtype"], (most, product), ha="right", va="bottom", fontsize=8, color=INK
+                roof["dtype"], (most, product), ha="right", va=side, fontsize=8, color=INK
             )
 
 
