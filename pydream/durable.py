@@ -64,6 +64,31 @@ def rename(path: Path, place: Path) -> None:
     sync(place.parent)
 
 
+def renamed_anew(path: Path, place: Path) -> bool:
+    """Rename a file as `rename` does, unless something is at `place`; return whether it was done.
+
+    When several processes do this at once, one succeeds. File systems without hard links, such as
+    FAT, do not promise that.
+
+    Raises
+    ------
+    OSError
+        If it cannot be renamed, or the disk reports an error.
+    """
+    try:
+        os.link(path, place)
+    except FileExistsError:
+        return False
+    except OSError:  # no hard links here
+        if os.path.lexists(place):
+            return False
+        rename(path, place)
+        return True
+    path.unlink()
+    sync(place.parent)
+    return True
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and those above it, and bring their names to the disk; it may exist.
 

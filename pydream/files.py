@@ -11,12 +11,13 @@ import platform
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydream.durable import make_folder, rename, sync_tree
+from pydream.durable import make_folder, rename, renamed_anew, sync_tree
 from pydream.errors import PydreamError
 from pydream.urls import is_url, without_secrets
 
@@ -147,8 +148,12 @@ def check_free(path: Path, remedy: str = ANOTHER_OUT) -> None:
         If the path exists, and in the cases of `check_place`.
     """
     if os.path.lexists(path) and path.name not in ("", ".."):
-        raise PydreamError(f"{path} exists and is not overwritten: {remedy}")
+        raise PydreamError(_exists(path, remedy))
     check_place(path, remedy)
+
+
+def _exists(path: Path, remedy: str) -> str:
+    return f"{path} exists and is not overwritten: {remedy}"
 
 
 def first_free(name: Callable[[int], Path], make: Callable[[Path], Any]) -> Path:
@@ -181,24 +186,39 @@ def disk_errors(path: Path, remedy: str = KEPT) -> Iterator[None]:
 
 
 @contextmanager
-def written_beside(place: Path, remedy: str = KEPT) -> Iterator[Path]:
+def written_beside(place: Path, remedy: str = KEPT, *, new_file: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `place`, and rename it to `place` at the end.
 
     The block makes a file or folder there, which is brought to the disk before it is renamed. It
     replaces a file or an empty folder at `place`; after an error it is removed.
+
+    Parameters
+    ----------
+    place
+        The file or folder to be.
+    remedy
+        Advice for the user if it cannot be written.
+    new_file
+        Whether the block makes a file that replaces none, also if another process has made one
+        meanwhile.
 
     Raises
     ------
     PydreamError
         If it cannot be written.
     """
-    beside = place.with_name(f".{place.name}.{platform.node()}-{os.getpid()}.beside")
+    # Another one for each thread, and for each computer that sees the folder.
+    writer = f"{platform.node()}-{threading.get_native_id()}-{os.getpid()}"
+    beside = place.with_name(f".{place.name}.{writer}.beside")
     with disk_errors(place, remedy):
-        _discard(beside)  # of a killed process of the same number
+        _discard(beside)  # of a killed process of the same numbers
         try:
             yield beside
             sync_tree(beside)
-            rename(beside, place)
+            if not new_file:
+                rename(beside, place)
+            elif not renamed_anew(beside, place):
+                raise PydreamError(_exists(place, remedy))
         finally:
             with contextlib.suppress(OSError):
                 _discard(beside)
@@ -272,7 +292,8 @@ def write_new(file: Path, data: bytes, remedy: str = ANOTHER_OUT) -> None:
     with disk_errors(file, remedy):
         make_folder(file.parent)
     remove_leftovers(file.parent, file.name)
-    write_whole(file, data, remedy)
+    with written_beside(file, remedy, new_file=True) as beside:
+        beside.write_bytes(data)
 
 
 @contextmanager

@@ -36,6 +36,10 @@ class Disk:
             if not entry.is_symlink() and self.synced.get(str(entry)) != entry.stat().st_mtime_ns:
                 self.missing.append(str(entry))
 
+    def link(self, source: os.PathLike[str], target: os.PathLike[str]) -> None:
+        self.replace(source, target)
+        Path(source).touch()  # the other name, which is to be removed
+
     def replace(self, source: os.PathLike[str], target: os.PathLike[str]) -> None:
         path, place = Path(source), Path(target)
         self.check(path)
@@ -54,6 +58,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
         pytest.skip("this system does not tell the path of a descriptor")
     disk = Disk()
     monkeypatch.setattr(os, "fsync", disk.fsync)
+    monkeypatch.setattr(os, "link", disk.link)
     monkeypatch.setattr(os, "replace", disk.replace)
     return disk
 

@@ -9,7 +9,9 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -309,6 +311,48 @@ def test_what_is_made_beside_its_place_is_put_there_whole_or_not_at_all(tmp_path
     assert {path.name for path in tmp_path.iterdir()} == {"file", "folder"}
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_came_meanwhile_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refuse(*paths: Any) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not links:  # as on FAT
+        monkeypatch.setattr(os, "link", refuse)
+    file = tmp_path / "file"
+
+    def write_late() -> None:
+        with written_beside(file, "another", new_file=True) as beside:
+            beside.write_text("late")
+            file.write_text("first")
+
+    with pytest.raises(PydreamError, match=rf"{file} exists and is not overwritten: another"):
+        write_late()
+    assert file.read_text() == "first"
+    with written_beside(tmp_path / "other", new_file=True) as beside:
+        beside.write_text("alone")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "file": "first",
+        "other": "alone",
+    }
+
+
+def test_threads_of_a_process_write_apart(tmp_path: Path) -> None:
+    place, both = tmp_path / "file", threading.Barrier(2)
+
+    def write(text: str) -> Path:
+        with written_beside(place) as beside:
+            both.wait(60)
+            beside.write_text(text)
+        return beside
+
+    with ThreadPoolExecutor(2) as pool:
+        assert len({*pool.map(write, ["one", "other"])}) == 2
+    assert place.read_text() in ("one", "other")
+    assert [*tmp_path.iterdir()] == [place]
+
+
 def test_a_full_disk_beside_a_place_is_told_with_what_to_do(tmp_path: Path) -> None:
     message = rf"cannot write {tmp_path}/x: No space left on device; another"
     with pytest.raises(PydreamError, match=message), written_beside(tmp_path / "x", "another"):
@@ -340,7 +384,8 @@ def test_leftovers_of_killed_processes_are_removed_and_nothing_else(tmp_path: Pa
 
 def test_what_a_killed_process_of_the_same_number_left_is_not_put_in_place(tmp_path: Path) -> None:
     """As in a container, where each start has the same process number."""
-    left = tmp_path / f".out.{platform.node()}-{os.getpid()}.beside"
+    writer = f"{platform.node()}-{threading.get_native_id()}-{os.getpid()}"
+    left = tmp_path / f".out.{writer}.beside"
     left.mkdir()
     (left / "half").touch()
     with written_beside(tmp_path / "out") as beside:

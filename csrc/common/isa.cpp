@@ -58,10 +58,10 @@ Isa initial() {
   return Isa::plain;
 }
 
-std::atomic<Isa>& current() {
-  static std::atomic<Isa> isa{initial()};
-  return isa;
-}
+// Chosen at the first use. No lock guards the choice, because another thread might hold it at the
+// time of a fork.
+constexpr int kNone = -1;
+std::atomic<int> current{kNone};
 
 }  // namespace
 
@@ -84,9 +84,16 @@ std::vector<std::string> available_isas() {
   return names;
 }
 
-Isa active_isa() { return current().load(std::memory_order_relaxed); }
+Isa active_isa() {
+  int isa = current.load(std::memory_order_relaxed);
+  if (isa == kNone) {
+    const int first = static_cast<int>(initial());
+    if (current.compare_exchange_strong(isa, first)) isa = first;
+  }
+  return static_cast<Isa>(isa);
+}
 
-void set_isa(const std::string& name) { current().store(parse(name)); }
+void set_isa(const std::string& name) { current.store(static_cast<int>(parse(name))); }
 
 bool native_bfloat16() {
 #ifdef PYDREAM_X86

@@ -115,7 +115,10 @@ def profile(config: MethodConfig, save: Path | None = None) -> Profile:
 
 def _write_trace(traced: torch.profiler.profile, path: Path) -> None:
     """Write the Chrome trace, compressed; PyTorch does that line by line, five times as slowly."""
-    with tempfile.TemporaryDirectory() as folder, written_beside(path, _NEW_SAVE) as beside:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        written_beside(path, _NEW_SAVE, new_file=True) as beside,
+    ):
         plain = Path(folder) / "trace.json"
         traced.export_chrome_trace(str(plain))
         with plain.open("rb") as source, gzip.open(beside, "wb", compresslevel=1) as target:
