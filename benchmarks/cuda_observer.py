@@ -1,26 +1,22 @@
-"""The observer's pass over a tile on a GPU: launched, replayed, compiled, and with fused kernels.
+"""The observer's pass over a tile on a GPU: replayed, launched, compiled, and not fused.
 
     python -m benchmarks.cuda_observer [--device cuda] [--out FOLDER]
 
-The weights are random, which does not change the time. RDED replays the pass as a CUDA graph
-("pydream"). The others are the same pass launched kernel by kernel; torch.compile; and, replayed
-too, convolutions that cuDNN fuses with the bias and ReLU behind them
-(`torch.cudnn_convolution_relu`, `torch.cudnn_convolution_add_relu`). The fused kernels round less
-often, so their logits differ by roundings. The limit is the time of the convolutions' products at
-the rate of a matrix product of the same type.
+The weights are random, which does not change the time. RDED replays the pass as a CUDA graph, with
+convolutions that cuDNN fuses with the sum and the ReLU behind them ("pydream"). The others are the
+same pass launched kernel by kernel; torch.compile; and, replayed too, a kernel for each operation.
+The fused kernels round less often, so logits differ by roundings. The limit is the time of the
+convolutions' products at the rate of a matrix product of the same type.
 """
 
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn import functional
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.comparison import Case, Rival, Setting, compared, measure
@@ -33,46 +29,11 @@ CLASSES = 1000
 SAME = {"float32": 1e-3, "bfloat16": 0.1}
 
 
-def with_fused_convolutions(observer: Observer) -> Observer:
-    """Return an observer whose convolutions are fused with the sum and the ReLU behind them."""
-    fused = copy.copy(observer)
-    network = copy.deepcopy(observer._model)
-    assert isinstance(network, fx.GraphModule)
-    modules = dict(network.named_modules())
-    for node in list(network.graph.nodes):
-        if node.op == "call_function" and node.target is functional.relu:
-            _fuse(network.graph, modules, node)
-    network.graph.eliminate_dead_code()
-    network.recompile()
-    fused._model = network
-    return fused
-
-
-def _fuse(graph: fx.Graph, modules: dict[str, nn.Module], relu: fx.Node) -> None:
-    before = relu.args[0]
-    assert isinstance(before, fx.Node)
-    terms = [before]
-    if before.op == "call_function" and before.target in (operator.add, torch.add):
-        terms = [term for term in before.args if isinstance(term, fx.Node)]
-    of_conv = [term for term in terms if isinstance(modules.get(str(term.target)), nn.Conv2d)]
-    if not of_conv or any(len(term.users) > 1 for term in (of_conv[-1], before)):
-        return
-    conv = modules[str(of_conv[-1].target)]
-    assert isinstance(conv, nn.Conv2d)
-    shape: tuple[Any, ...] = (conv.stride, conv.padding, conv.dilation, conv.groups)
-    others = [term for term in terms if term is not of_conv[-1]]
-
-    def run(images: Tensor, *added: Tensor) -> Tensor:
-        if added:
-            return torch.cudnn_convolution_add_relu(
-                images, conv.weight, added[0], 1.0, conv.bias, *shape
-            )
-        return torch.cudnn_convolution_relu(images, conv.weight, conv.bias, *shape)
-
-    with graph.inserting_after(before):
-        done = graph.call_function(run, (of_conv[-1].args[0], *others))
-    relu.replace_all_uses_with(done)
-    graph.erase_node(relu)
+def not_fused(observer: Observer) -> Observer:
+    """Return this observer with its convolutions, sums and ReLUs in kernels of their own."""
+    other = copy.copy(observer)
+    other._model = observer._differentiable
+    return other
 
 
 def observer_case(setting: Setting, arch: str, side: int, precision: str) -> Case:
@@ -122,9 +83,7 @@ def observer_case(setting: Setting, arch: str, side: int, precision: str) -> Cas
         {
             "kernel by kernel": rival("kernel by kernel", lambda: observer),
             "torch.compile": rival("torch.compile", lambda: opened(compiled=True).replayed()),
-            "fused by cuDNN": rival(
-                "fused by cuDNN", lambda: with_fused_convolutions(observer).replayed()
-            ),
+            "not fused": rival("not fused", lambda: not_fused(observer).replayed()),
         },
         inputs,
         setting.device,

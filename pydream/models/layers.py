@@ -79,7 +79,7 @@ class LayerFeatures:
     """
 
     def __init__(self, observer: Observer, wanted: str | None = None) -> None:
-        network = self.network = observer._model
+        network = self.network = observer._differentiable
         self.layer = find_layer(network, wanted, observer.arch)
         self.tile, self.device = observer.tile, observer.device
         order = observer._order

@@ -13,7 +13,12 @@ from torch import nn
 from pydream.arithmetic import arithmetic_of, ieee_float32
 from pydream.errors import PydreamError
 from pydream.models.activations import classify_and_embed
-from pydream.models.inference import compile_network, fold, with_batch_statistics
+from pydream.models.inference import (
+    compile_network,
+    fold,
+    fuse_convolutions,
+    with_batch_statistics,
+)
 from pydream.models.inputs import input_words
 from pydream.models.tiles import choose_tile, filled_tile
 from pydream.ops import crop_resize
@@ -97,12 +102,17 @@ class Observer:
         with ieee_float32():  # as for `tried`
             self._model = fold(model, *tried).to(dtype=self.dtype)
         self._model.to(memory_format=torch.channels_last)
+        self._differentiable = self._model
         self._columns = num_classes
         self._order: torch.Tensor | None = None
         self._replays: dict[tuple[object, ...], Replayed[torch.Tensor]] | None = None
         self.tile = choose_tile(self._model, side, self.dtype, device)
         if compiled:
             compile_network(self._model, self.logits, arch, side, self.dtype, device)
+        elif device.type == "cuda":
+            noise = tried[0].to(device, self.dtype).contiguous(memory_format=torch.channels_last)
+            with arithmetic_of(precision):
+                self._model = fuse_convolutions(self._model, noise)
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Classify images, in tiles of exactly ``tile`` rows, the last one padded with zeros.
