@@ -208,9 +208,11 @@ def check_number(value: Any, name: str) -> float:
     kinds = (int, float, np.integer, np.floating, torch.SymInt, torch.SymFloat)
     if isinstance(value, bool) or not isinstance(value, kinds):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not abs(value) <= sys.float_info.max:  # torch.compile cannot compile math.isfinite
+    number = float(value) if isinstance(value, (np.integer, np.floating)) else cast(float, value)
+    if not abs(number) <= sys.float_info.max:  # torch.compile cannot compile math.isfinite
         raise ValueError(f"{name} must be finite, got {quoted(value)}")
-    return float(value) if isinstance(value, (np.integer, np.floating)) else cast(float, value)
+    # PyTorch takes no int beyond 64 bits.
+    return float(number) if isinstance(number, int) else number
 
 
 def check_numbers(value: Any, name: str) -> list[float]:

@@ -88,6 +88,13 @@ class Values:
         return values.to(dtype)
 
 
+def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the bytes of a tensor's values in order: its memory, if they lie so, or a copy."""
+    if tensor.numel() == 0:  # it may have strides that no view as bytes takes
+        return torch.empty(0, dtype=torch.uint8)
+    return tensor.contiguous().view(-1).view(torch.uint8)
+
+
 def _in_memory(values: torch.Tensor, form: str) -> Any:
     """Return the values in another form; as they are where they cannot have it."""
     if max((values.numel(), *values.shape)) > 2**20 or not values.dim():
@@ -137,7 +144,7 @@ def _channels_last(values: torch.Tensor) -> torch.Tensor:
 
 
 def _misaligned(values: torch.Tensor) -> torch.Tensor:
-    data = values.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    data = flat_bytes(values).numpy().tobytes()
     if not data:
         return values
     found = torch.frombuffer(
@@ -219,7 +226,7 @@ class Out:
         self, place: str, name: str, own: torch.Tensor, others: dict[str, Any]
     ) -> torch.Tensor:
         neighbour = others[name]
-        flat = neighbour.contiguous().view(-1).view(torch.uint8)
+        flat = flat_bytes(neighbour)
         most, first = flat.numel(), 0 if place == "over" else -(-flat.numel() // 16) * 16
         memory = torch.zeros(most + own.nbytes + 64, dtype=torch.uint8)
         memory[:most] = flat

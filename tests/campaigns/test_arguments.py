@@ -24,7 +24,7 @@ import pytest
 import torch
 from campaigns.argument_answers import EVERY, plain
 from campaigns.argument_spoiling import Tuple, tuples
-from campaigns.argument_values import Guest, Out
+from campaigns.argument_values import Guest, Out, flat_bytes
 from campaigns.conftest import Campaign
 from every_op import ARGUMENTS
 
@@ -100,7 +100,7 @@ def memory_of(given: dict[str, Any]) -> list[bytes]:
             if tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_nested:
                 memory = tensor.detach().untyped_storage()
                 if isinstance(given.get("out"), torch.Tensor) and _shares(memory, given["out"]):
-                    flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
+                    flat = flat_bytes(tensor.detach())
                 else:
                     flat = torch.empty(0, dtype=torch.uint8).set_(memory)
                 bytes_of.append(flat.numpy().tobytes())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from every_op import ARGUMENTS, X, tensors_of
@@ -187,3 +189,18 @@ def test_representatives_name_their_own_argument() -> None:
         ops.representatives(X, 2, per_cluster=13)
     for metric in ("euclidean", "cosine"):
         assert ops.representatives(X[None, :0][:0], 1, metric=metric).shape == (0, 1, 1)
+
+
+def test_an_integer_beyond_64_bits_is_the_number_that_it_is() -> None:
+    # float16 takes the way of plain PyTorch, which knows no such integer.
+    images, ones = torch.rand(2, 5, 4, 4).half(), torch.ones(5).half()
+    found = ops.norm_relu_pool(images, ones, ones, eps=2**64)
+    assert torch.equal(found, ops.norm_relu_pool(images, ones, ones, eps=2.0**64))
+
+
+@pytest.mark.parametrize("value", [np.longdouble("1e400"), np.float16("inf"), 10**400])
+def test_a_number_beyond_float64_is_refused_without_a_warning(value: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match="tol must be finite, got"):
+            ops.kmeans(X, 1, tol=value)
