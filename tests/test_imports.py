@@ -59,6 +59,19 @@ heavy = ("torch", "torchvision", "sklearn", "matplotlib", "pyarrow", "scipy", "t
 print([name for name in heavy if name in sys.modules])
 """
 
+CALLED = """
+import sys
+sys.path.insert(0, "tests")
+import torch
+from every_op import ARGUMENTS
+from pydream import ops
+for name, arguments in ARGUMENTS.items():
+    getattr(ops, name)(**arguments)
+    if name == "crop_resize":
+        ops.crop_resize(**arguments, out=torch.empty(2, 3, 5, 5))
+print([name for name in ("torch._dynamo", "sympy", "torchvision") if name in sys.modules])
+"""
+
 
 def python(script: str) -> str:
     done = subprocess.run(
@@ -75,6 +88,11 @@ def test_only_the_command_line_needs_tyro() -> None:
 def test_help_errors_of_parsing_and_the_version_need_no_heavy_package() -> None:
     pytest.importorskip("tyro", reason="the command line needs tyro")
     assert python(PARSED_ONLY) == f"pydream {pydream.__version__}\n[]\n"
+
+
+def test_no_op_imports_the_compiler_of_torch() -> None:
+    """It takes longer to import than torch itself."""
+    assert python(CALLED) == "[]\n"
 
 
 def test_a_member_with_the_name_of_its_module_is_the_member(

@@ -207,9 +207,6 @@ def register(
 
     `gradient` is a pair for an op with derivatives: the function that saves tensors, and the
     backward pass, as torch.library.register_autograd takes them.
-
-    The op goes straight into the dispatcher: torch.library.custom_op would add a layer of Python
-    for autograd, 40 us a call when the caches are full of logits, a fifth of the whole.
     """
 
     def run(first: Any, *arguments: Any) -> Any:
@@ -225,12 +222,38 @@ def register(
             warn_reference_once(device)
         return other(first, *arguments)
 
-    name = schema[: schema.index("(")]
-    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"pydream::{name}", fake, lib=_LIBRARY)
+    name = define(schema, run, fake)
     if gradient is None:
         _LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")
         return
     keep, backward = gradient
     torch.library.register_autograd(f"pydream::{name}", backward, setup_context=keep, lib=_LIBRARY)
+
+
+def define(schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> str:
+    """Define an op that runs the same function on every device; return its name.
+
+    The op goes straight into the dispatcher. torch.library.custom_op would add a layer of Python
+    for autograd, 40 us a call when the caches are full of logits, a fifth of the whole; and the
+    first call would import torch's compiler, which takes longer than torch itself.
+    """
+    name = schema[: schema.index("(")]
+    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"pydream::{name}", fake, lib=_LIBRARY)
+    return name
+
+
+def define_writing(schema: str, run: Callable[..., None]) -> None:
+    """Define an op that writes to its last argument, a tensor that requires no gradient.
+
+    Autograd is told that the tensor has changed, as by PyTorch's own ops.
+    """
+
+    def write(*arguments: Any) -> None:
+        run(*arguments)
+        if not arguments[-1].is_inference():  # such tensors have no version
+            torch.autograd.graph.increment_version(arguments[-1])
+
+    name = define(schema, write, lambda *arguments: None)
+    _LIBRARY.impl(name, torch.library.fallthrough_kernel, "Autograd")

@@ -338,13 +338,8 @@ _dispatch.register(
 )
 
 
-# The only op registered by custom_op, which tells autograd that the op writes to an argument.
-@torch.library.custom_op(
-    "pydream::crop_resize_out",
-    mutates_args=("out",),
-    schema=f"({_ARGUMENTS}, Tensor(a!) out) -> ()",
-)
-def _crop_resize_out(images: list[Tensor], boxes: Tensor, *arguments: Any) -> None:
+def _crop_into(images: list[Tensor], boxes: Tensor, *arguments: Any) -> None:
+    """Write the patches to the last argument, which no call copies, unlike the others."""
     *others, out = arguments
     _check_memory(out, [*images, boxes, *others[1:3]])
     launch = _dispatch.launch_on(boxes.device)
@@ -361,6 +356,4 @@ def _crop_resize_out(images: list[Tensor], boxes: Tensor, *arguments: Any) -> No
         out.copy_(_reference(images, boxes, *others))
 
 
-@_crop_resize_out.register_fake
-def _(images: list[Tensor], boxes: Tensor, *arguments: Any) -> None:
-    return None
+_dispatch.define_writing(f"crop_resize_out({_ARGUMENTS}, Tensor(a!) out) -> ()", _crop_into)

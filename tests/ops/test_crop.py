@@ -289,6 +289,20 @@ def test_out_is_written_whole_and_returned(
     assert torch.equal(out, expected)
 
 
+def test_autograd_sees_that_out_is_written() -> None:
+    images = make_images(3)
+    boxes = some_boxes(images, 1)
+    out = ops.crop_resize(images, boxes, 8)
+    slopes = torch.ones(1, requires_grad=True)
+    loss = (out * slopes).sum()  # needs `out` as it is
+    ops.crop_resize(images, boxes, 8, out=out)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    with torch.inference_mode():  # where tensors have no version
+        again = torch.zeros_like(out)
+        assert torch.equal(ops.crop_resize(images, boxes, 8, out=again), out)
+
+
 def test_same_bytes_from_any_number_of_threads_on_every_run(isa: str) -> None:
     images = make_images(3)
     boxes = some_boxes(images, 20)
