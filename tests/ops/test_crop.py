@@ -291,7 +291,7 @@ def test_out_is_written_whole_and_returned(
 
 def test_autograd_sees_that_out_is_written() -> None:
     images = make_images(3)
-    boxes = some_boxes(images, 1)
+    boxes = some_boxes(images, 2)
     out = ops.crop_resize(images, boxes, 8)
     slopes = torch.ones(1, requires_grad=True)
     loss = (out * slopes).sum()  # needs `out` as it is
