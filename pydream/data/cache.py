@@ -1,4 +1,4 @@
-"""Files made once of a source whose images cannot be read in any order, and kept in a cache."""
+"""Files that take long to make, made once and kept in a cache."""
 
 from __future__ import annotations
 
@@ -109,11 +109,8 @@ def kept(
 ) -> Path:
     """Return a file of the cache, which is written if it is not there.
 
-    The cache is ``$XDG_CACHE_HOME/pydream`` or ``~/.cache/pydream``. The name of a file in it
-    depends on the paths, the sizes and the modification times of what it is made of, or on URLs,
-    sizes and ETags. It is written
-    under another name and renamed when complete, so no partial file is ever read. Of several runs,
-    one writes it while the others wait. Remains of a killed run are overwritten by the next one.
+    The name of a file in the cache depends on the paths, the sizes and the modification times of
+    what it is made of, or on URLs, sizes and ETags. `make_once` says how it is written.
 
     Parameters
     ----------
@@ -135,25 +132,65 @@ def kept(
     """
     identity = "\0".join(map(_identity, files))
     digest = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    folder = _folder(path, action)
+    folder = cache_folder()
+    if folder is None:
+        raise PydreamError(
+            f"{path}: where should it be {action}ed? There is no home folder: set XDG_CACHE_HOME "
+            "to a folder with enough room"
+        )
     place = folder / f"{name[0]}-{digest}{name[1]}"
-    if place.is_file():
-        return place
     try:
-        make_folder(folder)
-        with _sole_writer(place) as part:
-            if not place.is_file():  # else another run has made it meanwhile
-                say(f"{path}: {action}ing it once, to {place}")
-                write(part)
-                part.flush()
-                sync(Path(part.name))
-                rename(Path(part.name), place)
+        make_once(place, write, f"{path}: {action}ing it once, to {place}")
     except OSError as error:
         raise PydreamError(
             f"{path}: cannot be {action}ed to {folder}: {error.strerror or error}; set "
             f"XDG_CACHE_HOME to a folder with enough room, or {action} it yourself"
         ) from error
     return place
+
+
+def make_once(place: Path, write: Callable[[IO[bytes]], None], announcement: str) -> None:
+    """Write a file of the cache unless it is there.
+
+    It is written under another name and renamed when complete, so no partial file is ever read. Of
+    several runs, one writes it while the others wait. Remains of a killed run are overwritten by
+    the next one.
+
+    Parameters
+    ----------
+    place
+        The file, in `cache_folder`.
+    write
+        Function that writes the content.
+    announcement
+        What is said before.
+
+    Raises
+    ------
+    OSError
+        If the cache cannot be written.
+    """
+    if place.is_file():
+        return
+    make_folder(place.parent)
+    with _sole_writer(place) as part:
+        if not place.is_file():  # else another run has made it meanwhile
+            say(announcement)
+            write(part)
+            part.flush()
+            sync(Path(part.name))
+            rename(Path(part.name), place)
+
+
+def cache_folder() -> Path | None:
+    """Return ``$XDG_CACHE_HOME/pydream`` or ``~/.cache/pydream``; None if there is no home."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(named):  # required by the XDG specification
+        return Path(named) / "pydream"
+    try:
+        return Path.home() / ".cache" / "pydream"
+    except RuntimeError:
+        return None
 
 
 def _identity(file: AnyPath) -> str:
@@ -226,17 +263,3 @@ def _decompress(path: AnyPath, magic: bytes, target: IO[bytes]) -> None:
             if not data:
                 return
             written += target.write(data)
-
-
-def _folder(path: AnyPath | str, action: str) -> Path:
-    """Return the folder of the cache."""
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(named):  # required by the XDG specification
-        return Path(named) / "pydream"
-    try:
-        return Path.home() / ".cache" / "pydream"
-    except RuntimeError as error:
-        raise PydreamError(
-            f"{path}: where should it be {action}ed? There is no home folder: set XDG_CACHE_HOME "
-            "to a folder with enough room"
-        ) from error

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from pydream.data.cache import cache_folder, make_once
 from pydream.data.resized import LabelledImages, load_split
 from pydream.data.source import Source
 from pydream.errors import PydreamError
@@ -19,7 +27,13 @@ EPSILON = 0.1
 """What MTT adds to every variance, on the scale of [0, 1]."""
 
 _MOST_SIDE = 64
-_ROWS = 1024  # images in a product of matrices; it is fixed, as last bits depend on it
+_ROWS = 1024  # images whitened in a product of matrices; it is fixed, as last bits depend on it
+# Images whose products are summed in float32. Values are from -128 to 127, so that a sum has at
+# most 2^24, up to which float32 has all whole numbers.
+_SUMMED = 1024
+_VERSION = 1  # counts changes of what is fitted and of how it is kept
+_KEPT_FROM = 1024  # values of an image; with fewer, the fit takes a fraction of a second
+_DIGEST = 32  # bytes of a SHA-256
 
 
 @dataclass(frozen=True)
@@ -110,7 +124,8 @@ def fit_whitening(images: Tensor, epsilon: float = EPSILON) -> Whitening:
     -------
     Whitening
         Computed in float64, from exact sums. It is that of ``kornia.enhance.ZCAWhitening``, which
-        MTT uses, up to rounding.
+        MTT uses, up to rounding. Its bytes depend neither on the order of the images nor on the
+        number of threads.
 
     Raises
     ------
@@ -121,25 +136,113 @@ def fit_whitening(images: Tensor, epsilon: float = EPSILON) -> Whitening:
     check_side(shape[-1])
     if count < 2:
         raise PydreamError(f"whitening (ZCA) is fitted on two images or more, not on {count}")
-    rows = images.reshape(count, -1)
-    size = rows.shape[1]
-    # Whole numbers below 2^53, which float64 adds without rounding, whatever the order.
-    products = torch.zeros(size, size, dtype=torch.float64)
-    for part in rows.split(_ROWS):
-        values = part.double()
-        products.addmm_(values.T, values)
-    mean = rows.sum(0, dtype=torch.int64).double() / count
-    covariance = products.sub_(torch.outer(mean, mean), alpha=count).div_((count - 1) * 255**2)
-    variances, axes = torch.linalg.eigh(covariance)
-    scales = (variances.clamp(min=0) + epsilon).sqrt()
-    matrix, inverse = ((axes * scale @ axes.T).float() for scale in (scales.reciprocal(), scales))
-    return Whitening((mean / 255).float(), matrix, inverse, shape)
+    rows = images.reshape(count, -1).numpy()
+    totals = rows.sum(axis=0, dtype=np.int64)
+    centred = totals - 128 * count
+    covariance = _centred_products(rows)
+    covariance -= np.outer(centred, centred / count)
+    covariance /= (count - 1) * 255**2
+    # Several threads would change last bits, and beside other programs wait for each other.
+    with threadpool_limits(1, user_api="blas"):
+        variances, axes = np.linalg.eigh(covariance)
+        del covariance
+        scales = np.sqrt(variances.clip(min=0) + epsilon)
+        matrix, inverse = (_symmetric(axes, powers) for powers in (1 / scales, scales))
+    mean = torch.from_numpy(totals / count / 255).float()
+    return Whitening(mean, matrix, inverse, shape)
+
+
+def _centred_products(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Return the sums of products of all pairs of values, less 128, over (N, D): exact, (D, D)."""
+    products = np.zeros((rows.shape[1],) * 2)
+    for first in range(0, len(rows), _SUMMED):
+        values = rows[first : first + _SUMMED].astype(np.float32) - 128
+        products += values.T @ values  # NumPy computes one half of a matrix by its transpose
+    return products
+
+
+def _symmetric(axes: npt.NDArray[np.float64], powers: npt.NDArray[np.float64]) -> Tensor:
+    """Return U diag(powers) Uᵀ in float32."""
+    half = axes * np.sqrt(powers)
+    return torch.from_numpy((half @ half.T).astype(np.float32))
+
+
+def fit_once(images: Tensor) -> Whitening:
+    """Return the whitening of images, from the cache if it has been fitted before.
+
+    The name of a file in the cache is a hash of the colours and of all else that the whitening
+    depends on. It holds the mean, the matrix and the inverse as little-endian float32, and their
+    SHA-256. A damaged file is replaced. If the cache cannot be written, that is said, and the
+    whitening is returned all the same. That of small images is not kept.
+
+    Parameters
+    ----------
+    images
+        (N, C, S, S) uint8 on the CPU, at least two.
+
+    Raises
+    ------
+    PydreamError
+        The same as for `fit_whitening`.
+    """
+    folder = cache_folder()
+    if len(images) < 2 or images[0].numel() < _KEPT_FROM or folder is None:
+        return fit_whitening(images)
+    images, shape, fitted = images.contiguous(), (*images.shape[1:],), list[Whitening]()
+    digest = hashlib.sha256(f"{_VERSION} {EPSILON} {tuple(images.shape)} ".encode())
+    digest.update(images.numpy().data)
+    place = folder / f"zca-{digest.hexdigest()[:32]}.whitening"
+    announcement = f"whitening (ZCA): kept once it is fitted, as {place}"
+    for _ in range(2):
+        try:
+            make_once(place, partial(_fit_into, images, fitted), announcement)
+        except OSError as error:
+            say(
+                f"whitening (ZCA): cannot be kept in {folder}: {error.strerror or error}; set "
+                "XDG_CACHE_HOME to a folder with enough room, or each run fits it again"
+            )
+            break
+        known = fitted[0] if fitted else _read(place, shape)
+        if known is not None:
+            return known
+        say(f"{place}: is damaged, and made again")
+        with suppress(OSError):
+            place.unlink()
+    return fitted[0] if fitted else fit_whitening(images)
+
+
+def _fit_into(images: Tensor, fitted: list[Whitening], file: IO[bytes]) -> None:
+    """Fit a whitening, append it to a list, and write it."""
+    whitening = fit_whitening(images)
+    fitted.append(whitening)
+    digest = hashlib.sha256()
+    for values in (whitening.mean, whitening.matrix, whitening.inverse):
+        content = values.numpy().astype("<f4", copy=False).data
+        digest.update(content)
+        file.write(content)
+    file.write(digest.digest())
+
+
+def _read(place: Path, shape: tuple[int, int, int]) -> Whitening | None:
+    """Read what `_fit_into` has written; None if that cannot be read or is damaged."""
+    size = int(np.prod(shape))
+    try:
+        content = np.fromfile(place, np.uint8)
+    except OSError:
+        return None
+    values, digest = content[:-_DIGEST], content[-_DIGEST:].tobytes()
+    if len(values) != 4 * size * (1 + 2 * size) or hashlib.sha256(values.data).digest() != digest:
+        return None
+    mean, matrix, inverse = torch.from_numpy(
+        values.view("<f4").astype(np.float32, copy=False)
+    ).split([size, size**2, size**2])
+    return Whitening(mean, matrix.view(size, size), inverse.view(size, size), shape)
 
 
 def whitening_of(
     source: Source, side: int, *, workers: int, allow_skipped: float = 0.01
 ) -> Whitening:
-    """Fit ZCA whitening on all images of a source.
+    """Fit ZCA whitening on all images of a source, once for all runs: see `fit_once`.
 
     Parameters
     ----------
@@ -157,7 +260,7 @@ def whitening_of(
     cpu = torch.device("cpu")
     split = load_split(source, side, workers=workers, device=cpu, allow_skipped=allow_skipped)
     say(f"whitening (ZCA): fitted on {len(split):,} training images of {side} pixels a side")
-    return fit_whitening(split.images.movedim(-1, 1))
+    return fit_once(split.images.movedim(-1, 1))
 
 
 def whitening_record(side: int, fingerprint: str | None = None) -> Mapping[str, Any]:

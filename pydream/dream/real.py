@@ -13,7 +13,7 @@ from torch import Tensor
 from pydream.data import Source
 from pydream.data.resized import load_images
 from pydream.data.unreadable import Unreadable
-from pydream.data.whitening import Whitening, check_side, fit_whitening
+from pydream.data.whitening import Whitening, check_side, fit_once
 from pydream.errors import PydreamError
 
 _MOST_AT_ONCE = 4096  # number of images summed at a time
@@ -144,7 +144,7 @@ def load_class_images(
             keys,
             mean.to(device),
             std.to(device),
-            fit_whitening(pixels).to(device) if zca else None,
+            fit_once(pixels).to(device) if zca else None,
         ),
         unreadable.records(),
     )
