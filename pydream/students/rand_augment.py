@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torchvision.transforms.v2 import InterpolationMode, RandAugment
 
 from pydream.seeds import own_random_numbers
 
@@ -36,11 +35,13 @@ def rand_augment(
     Tensor
         (B, S, S, 3) uint8, on the device of the images.
     """
-    transform = RandAugment(
+    from torchvision.transforms import v2  # takes a second to import
+
+    transform = v2.RandAugment(
         num_ops=operations,
         magnitude=magnitude,
         num_magnitude_bins=_GREATEST + 1,
-        interpolation=InterpolationMode.BILINEAR,
+        interpolation=v2.InterpolationMode.BILINEAR,
         fill=list(_FILL),
     )
     augmented = []
