@@ -26,6 +26,12 @@ CPU = torch.device("cpu")
 JPEG_STEPS = 2
 
 
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The places in shards go to a cache of the test, not to the user's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 def odd_images() -> dict[str, tuple[bytes, np.ndarray]]:
     """Images that are rare but whole, by file name: with their pixels by Pillow or arithmetic."""
     colours = Image.fromarray(make_pixels(20, 31))
