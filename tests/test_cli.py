@@ -357,6 +357,7 @@ def test_ctrl_c_tells_how_to_continue_where_finished_work_is_kept(
         RuntimeError("Resource temporarily unavailable"),
         RuntimeError("could not create a primitive"),
         OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+        SystemError("error return without exception set"),
         ImportError("libx.so: failed to map segment from shared object: Cannot allocate memory"),
     ],
 )

@@ -14,7 +14,7 @@ from pydream.models import build_model, load_observer
 from pydream.models.inference import fold, fuse_convolutions
 
 # Sums have their terms in another order: a rounding of 6e-8 in each of some twenty layers.
-SAME = {"rtol": 1e-4, "atol": 1e-5}
+SAME: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 # On a GPU in 16 bits, the unfused network rounds each of twenty layers two or three times to 2^-8.
 NEAR_IN_16_BITS = 0.1
 
