@@ -209,7 +209,8 @@ class PartialRun:
 
     def kept_names(self, pattern: str) -> list[str]:
         """Return the names of the files that `keep_bytes` stored, by a pattern, in order."""
-        return sorted(file.name for file in self._state.glob(pattern))
+        names = (file.name for file in self._state.glob(pattern))
+        return sorted(name for name in names if not name.startswith("."))  # left by a kill
 
     def forget_bytes(self, name: str) -> None:
         """Remove a file that `keep_bytes` stored, if it is there."""

@@ -55,6 +55,16 @@ def test_merged_parts_are_the_set_of_one_process(
     assert not (tmp_path / "set.partial").exists()
 
 
+def test_what_a_killed_shard_was_writing_is_not_merged(
+    parts: tuple[Path, list[Path]], tmp_path: Path
+) -> None:
+    """A shard that continues leaves such files, because others may be writing them."""
+    whole, made = parts
+    again = shutil.copytree(made[0].with_suffix(".partial"), tmp_path / "again.partial")
+    (again / "state" / ".00000.json.there-1-1.beside").write_bytes(b'{"ro')
+    assert hashes(merged(tmp_path / "set", again, *made[1:])) == hashes(whole)
+
+
 def test_parts_of_dream(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (24, 8, 8), dtype=np.uint8)
     source = open_source((pixels, np.arange(24) % 3))

@@ -113,8 +113,7 @@ def _fuse_before(
     model: fx.GraphModule, modules: dict[str, nn.Module], calls: Counter[Any], relu: fx.Node
 ) -> None:
     """Fuse a ReLU with the convolution, and the sum, that are there only for it."""
-    before = relu.args[0]
-    assert isinstance(before, fx.Node)
+    before = _input_of(relu)
     terms: list[Any] = [before]
     if before.op == "call_function" and before.target in _FRESH_FUNCTIONS and not before.kwargs:
         terms = list(before.args)
@@ -140,7 +139,7 @@ def _fuse_before(
     modules[name] = _FusedConvolution(layer)
     model.set_submodule(name, modules[name])
     with model.graph.inserting_before(relu):
-        done = model.graph.call_module(name, (*conv.args, *others))
+        done = model.graph.call_module(name, (_input_of(conv), *others))
     done.meta = dict(conv.meta)
     relu.replace_all_uses_with(done)
     model.graph.erase_node(relu)
@@ -166,8 +165,7 @@ def _fold_batch_norms(model: fx.GraphModule) -> None:
     for node in list(model.graph.nodes):
         if node.op != "call_module" or type(modules[node.target]) is not nn.BatchNorm2d:
             continue
-        before = node.args[0]
-        norm = modules[node.target]
+        before, norm = _input_of(node), modules[node.target]
         if (
             before.op != "call_module"
             or type(modules[before.target]) is not nn.Conv2d
@@ -179,11 +177,16 @@ def _fold_batch_norms(model: fx.GraphModule) -> None:
             continue
         conv = modules[before.target]
         fused = _fused(conv, norm)
-        parent, _, name = before.target.rpartition(".")
+        parent, _, name = str(before.target).rpartition(".")
         setattr(modules[parent], name, fused)
         modules[before.target] = fused
         node.replace_all_uses_with(before)
         model.graph.erase_node(node)
+
+
+def _input_of(node: fx.Node) -> fx.Node:
+    """Return the only input of a layer or of a ReLU, whether its code names it or not."""
+    return node.all_input_nodes[0]
 
 
 def _fused(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
@@ -215,7 +218,7 @@ def _make_relus_in_place(model: fx.GraphModule) -> None:
     for node in list(model.graph.nodes):
         if node.op != "call_module" or type(modules[node.target]) is not nn.ReLU:
             continue
-        before = node.args[0]
+        before = _input_of(node)
         fresh = (before.op == "call_module" and type(modules[before.target]) in _FRESH_LAYERS) or (
             before.op == "call_function" and before.target in _FRESH_FUNCTIONS
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,7 @@ from pydream.versions import check_format
 
 FORMAT_VERSION = 2
 _BUDGET = "budget-"
+_SEED = re.compile(r"seed-(\d+)")
 _AGAIN = "; delete it, and give the same `pydream relabel` again"
 # Settings that decide the views, and thus the observer's labels.
 _VIEW_FIELDS = (
@@ -172,9 +174,15 @@ def stored_seeds(distilled: DistilledSet) -> list[tuple[int, int | None]]:
     folder = distilled.beside("labels")
     found: list[tuple[int, int | None]] = []
     for above in (folder, *sorted(folder.glob(f"{_BUDGET}*"))):
-        budget = None if above == folder else bytes_of(above.name, above.name[len(_BUDGET) :])
+        budget = None
+        if above != folder:
+            try:
+                budget = bytes_of(above.name, above.name.removeprefix(_BUDGET))
+            except PydreamError:  # moved away under another name
+                continue
         for file in sorted(above.glob("seed-*/labels.json")):
-            found.append((int(file.parent.name.removeprefix("seed-")), budget))
+            if seed := _SEED.fullmatch(file.parent.name):
+                found.append((int(seed[1]), budget))
     return found
 
 

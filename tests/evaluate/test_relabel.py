@@ -152,6 +152,19 @@ def test_bytes_are_told_and_in_the_manifest(digits: Digits, digits_set: Path) ->
     assert labels["7"]["epochs"] == 3
 
 
+def test_labels_that_were_moved_away_are_no_labels_of_a_seed(
+    digits: Digits, digits_set: Path
+) -> None:
+    relabel(config(digits_set, digits))
+    labels = digits_set / "labels"
+    (labels / "seed-0").rename(labels / "seed-0-old")
+    shutil.copytree(labels / "seed-0-old", labels / "budget-300MB-old" / "seed-0")
+    relabel(config(digits_set, digits, epochs=2))
+    manifest = load_set(digits_set).manifest
+    assert manifest.labels is not None
+    assert {seed: entry["epochs"] for seed, entry in manifest.labels.items()} == {"0": 2}
+
+
 def test_a_killed_run_goes_on(digits: Digits, digits_set: Path) -> None:
     relabel(config(digits_set, digits))
     folder = digits_set / "labels" / "seed-0"

@@ -123,6 +123,24 @@ def test_either_term_of_a_sum_may_be_the_convolution(calls: list[str]) -> None:
         assert calls == ["add_relu"]
 
 
+def test_inputs_of_layers_may_be_named(calls: list[str]) -> None:
+    """As in ``self.norm(input=self.conv(input=images))``."""
+
+    def use(own: Any, x: torch.Tensor) -> torch.Tensor:
+        return functional.relu(input=own.active(input=own.norm(input=own.conv(input=x))) + x)
+
+    images = torch.randn(2, 3, 9, 9)
+    network = Network(use)
+    network.norm, network.active = nn.BatchNorm2d(3), nn.ReLU()
+    network.train()(images)  # so that its statistics are not those of no change
+    plain = folded(network, images)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in plain.modules())
+    fused = fuse_convolutions(plain, images)
+    calls.clear()
+    torch.testing.assert_close(fused(images), network(images), **SAME)
+    assert calls == ["relu"]
+
+
 @pytest.mark.parametrize("wrong", ["an error", "another result", "no number"])
 def test_a_network_that_the_kernels_do_not_take_stays(
     monkeypatch: pytest.MonkeyPatch, wrong: str

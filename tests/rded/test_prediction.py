@@ -244,6 +244,22 @@ def test_a_shard_is_predicted_by_its_own_classes(
     assert not (tmp_path / "set.partial").exists()
 
 
+def test_a_shard_without_classes_has_only_to_finish_the_set(
+    folder: Path, random_observer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample, "_ENOUGH", math.inf)  # however busy the machine is
+    idle = settings(folder, random_observer, tmp_path / "set", shard="39/40")
+    predicted = predict(idle)
+    assert (predicted.scored, predicted.measured) == (0, 0)
+    assert predicted.seconds["observer"] == predicted.seconds["assemble"] == 0
+    assert predicted.seconds["report"] > 0
+    with pytest.raises(UnfinishedError):
+        distill(idle)
+    made = distill(dataclasses.replace(idle, shard=None, resume=True))
+    size = sum(file.stat().st_size for file in made.path.rglob("*") if file.is_file())
+    assert abs(predicted.bytes - size) <= RUN_JSON
+
+
 @pytest.mark.parametrize("stopped_in", ["class_loop.score", "prediction.fill_up"])
 def test_nothing_is_left_by_a_dry_run_that_is_stopped(
     stopped_in: str,
