@@ -118,7 +118,7 @@ class EvaluateConfig(SetSettings, RecipeSettings):
     """Arithmetic of students and observer; auto selects bfloat16 if the processor or GPU supports
     it natively."""
     eval_every: int | None = None
-    """Number of epochs between measurements on the test images. By default from a third to a tenth
+    """Number of epochs between measurements on the test images. By default from half to a tenth
     of the epochs, so that measurements take about a tenth of the time."""
     out: Path | None = None
     """Folder for the results, each in a file of its own. By default the folder results in the set,

@@ -309,7 +309,7 @@ def label_bytes(context: EvaluationContext, plan: Plan) -> int:
 def eval_every(context: EvaluationContext, plan: Plan) -> int:
     """Return the epochs between two measurements.
 
-    By default there are as many as take about a tenth of the training, from 3 to 10. A step passes
+    By default there are as many as take about a tenth of the training, from 2 to 10. A step passes
     each view through the student, back, and mostly through an observer, four times the work of a
     pass; a measurement passes each test image once.
     """
@@ -317,7 +317,7 @@ def eval_every(context: EvaluationContext, plan: Plan) -> int:
         return context.config.eval_every
     epochs = plan.recipe.epochs
     passes = 4 * epochs * plan.recipe.views_per_image * len(plan.trained_on)
-    number = max(3, min(passes // (10 * len(context.test_images)), 10))
+    number = max(2, min(passes // (10 * len(context.test_images)), 10))
     return -(-epochs // number)
 
 

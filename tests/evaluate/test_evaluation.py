@@ -92,7 +92,7 @@ def test_students_of_set_and_baseline_beat_chance(digits: Digits, digits_set: Pa
 @pytest.mark.parametrize(
     ("images", "tests", "epochs", "curve"),
     [
-        (100, 5000, 300, [100, 200, 300]),  # CIFAR-10 at IPC 10
+        (100, 5000, 300, [150, 300]),  # CIFAR-10 at IPC 10
         (250, 5000, 300, [50, 100, 150, 200, 250, 300]),
         (10_000, 50_000, 300, [30 * number for number in range(1, 11)]),  # ImageNet-1K at IPC 10
         (10, 5000, 2, [1, 2]),
@@ -108,7 +108,7 @@ def test_measurements_take_about_a_tenth_of_the_training(
     every = eval_every(context, plan)
     measured = [e for e in range(1, epochs + 1) if e % every == 0 or e == epochs]
     assert measured == curve
-    if 3 < len(measured) < 10:  # four passes a view, one a test image
+    if 2 < len(measured) < 10:  # four passes a view, one a test image
         assert 0.5 < 10 * tests * len(measured) / (4 * images * epochs) <= 1
     settings.eval_every = 7
     assert eval_every(context, plan) == 7
