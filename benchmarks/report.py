@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.accuracy import accuracy_tables
-from benchmarks.campaign_tables import campaigns_table
+from benchmarks.campaign_tables import busy_table, campaigns_table
 from benchmarks.cases import ALL_SHOWN, BOUNDS, HEADLINES, OF_MANY_OPS, OPS, TARGETS
 from benchmarks.expected_times import simulated_table
 from benchmarks.figures import draw_ratios, draw_roofline
@@ -64,7 +64,7 @@ def update(repository: Path, *, write: bool) -> Iterator[tuple[str, bool]]:
         (OF_SETS, {"sets": accuracy_tables(records)}),
         (OF_RANKS, {"ranks": simulated_table(records)}),
         (OF_PROTOCOLS, {"recipes": recipes_table(), "protocols": protocols_table(records)}),
-        (OF_CAMPAIGNS, {"campaigns": campaigns_table(records)}),
+        (OF_CAMPAIGNS, {"campaigns": campaigns_table(records), "busy": busy_table(records)}),
     ):
         page = repository / name
         text = page.read_text(encoding="utf-8")

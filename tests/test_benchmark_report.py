@@ -25,7 +25,7 @@ TABLES = {
     OF_SETS: ["sets"],
     OF_RANKS: ["ranks"],
     OF_PROTOCOLS: ["recipes", "protocols"],
-    OF_CAMPAIGNS: ["campaigns"],
+    OF_CAMPAIGNS: ["campaigns", "busy"],
 }
 ROOFLINE = "docs/benchmark-roofline.svg"
 
@@ -504,3 +504,13 @@ def test_campaigns_are_listed_part_by_part(report: ModuleType, repository: Path)
     text = (repository / OF_CAMPAIGNS).read_text()
     assert "| kills | RDED | 1,200 | 1:02:05 | 2026-02-01 |\n" in text
     assert "| kills | observer | 20 | 0:01:00 | 2026-02-01 |\n" in text
+
+
+def test_the_times_of_a_busy_machine_have_a_table_of_their_own(
+    report: ModuleType, repository: Path
+) -> None:
+    times = {"seconds_alone": [4.2, 4.0, 9.0], "seconds_beside": [8.0, 6.3, 6.2], "slower": 1.5}
+    part = {"`rded` beside two busy processes": {"trials": 3, "seconds": 40.0, **times}}
+    write(repository, "campaign-busy", "2026-02-01", part)
+    dict(report.update(repository, write=True))
+    assert "| `rded` | 4.2 | 6.3 | 1.50 |\n" in (repository / OF_CAMPAIGNS).read_text()
