@@ -10,7 +10,6 @@ import os
 import pickle
 import re
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -31,11 +30,11 @@ from torch.distributed import (  # type: ignore[attr-defined]
 
 from pydream.errors import OtherRankError, PydreamError, first_line
 from pydream.launchers import place_in_array, place_of_rank
+from pydream.life_signs import Signs
 
 T = TypeVar("T")
 
 _PATIENCE = 30 * 60.0  # seconds in which no rank gets on with its work
-_BEAT, _LOST = 1.0, 60.0  # seconds between signs of life, and after which a rank counts as lost
 _LEAVING = 60.0  # seconds for all ranks to end once the first has
 _TELLING = 3.0  # seconds for a rank that fails to tell the others
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.01, 0.2  # seconds between two looks at the store
@@ -61,24 +60,14 @@ class Ranks:
     def __init__(self, number: int = 0, count: int = 1, store: Store | None = None) -> None:
         self.number, self.count = number, count
         self._store = store
+        self._signs = None if store is None else Signs(store, number, count)
         self._steps = 0
-        self._told = 0.0
         self._joined = False
-        self._signs: list[tuple[int, float]] = []  # of each rank: its last sign, and when it came
 
     def show_life(self) -> None:
         """Give signs of life from now on, and expect them of the other ranks, too."""
-        store = self._store
-        assert store is not None
-        self._signs = [(0, time.monotonic())] * self.count
-
-        def beat() -> None:
-            with suppress(RuntimeError):  # the store has gone with its rank
-                while True:
-                    store.add(f"sign-{self.number}", 1)
-                    time.sleep(_BEAT)
-
-        threading.Thread(target=beat, name="pydream-signs", daemon=True).start()
+        assert self._signs is not None
+        self._signs.show_life()
 
     @property
     def connected(self) -> bool:
@@ -299,12 +288,9 @@ class Ranks:
 
     def tell(self, work: str) -> None:
         """Tell the others what this rank is doing; at most once a second goes out."""
-        if self._store is None or time.monotonic() - self._told < 1:
-            return
-        self._told = time.monotonic()
-        with self._store_errors():
-            self._store.set(f"work-{self.number}", work)
-            self._store.add(f"beat-{self.number}", 1)
+        if self._signs is not None:
+            with self._store_errors():
+                self._signs.tell(work)
 
     def count_together(self, name: str, done: int) -> int:
         """Add to a count of all ranks, and return it."""
@@ -329,6 +315,7 @@ class Ranks:
             If no rank has got on with its work for half an hour, or a rank is lost.
         """
         assert self._store is not None
+        assert self._signs is not None
         seen: list[int] = []
         since, pause = time.monotonic(), _SHORTEST_PAUSE
         while True:
@@ -337,35 +324,15 @@ class Ranks:
                     return
                 if self._store.check(["failed"]):
                     raise OtherRankError
-                beats = [self._store.add(f"beat-{number}", 0) for number in range(self.count)]
-                self._check_signs()
-            if beats != seen:
-                seen, since = beats, time.monotonic()
-            elif time.monotonic() - since > _PATIENCE:
-                last = "; ".join(map(self._last_work, range(self.count)))
-                raise PydreamError(f"no rank has done anything for half an hour; {last}")
+                progress = self._signs.progress()
+                self._signs.check()
+                if progress != seen:
+                    seen, since = progress, time.monotonic()
+                elif time.monotonic() - since > _PATIENCE:
+                    told = self._signs.last_works()
+                    raise PydreamError(f"no rank has done anything for half an hour; {told}")
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
-
-    def _check_signs(self) -> None:
-        """Raise PydreamError if a rank has given no sign of life for a minute."""
-        assert self._store is not None
-        now = time.monotonic()
-        for number, (seen, since) in enumerate(self._signs):
-            sign = self._store.add(f"sign-{number}", 0)
-            if sign != seen:
-                self._signs[number] = sign, now
-            elif now - since > _LOST:
-                raise PydreamError(
-                    f"rank {number} was killed, or its machine is lost; {self._last_work(number)}; "
-                    "what is finished stays: run the command again with --resume"
-                )
-
-    def _last_work(self, number: int) -> str:
-        assert self._store is not None
-        key = f"work-{number}"
-        work = self._store.get(key).decode() if self._store.check([key]) else "nothing"
-        return f"rank {number} told last: {work}"
 
     @contextmanager
     def _store_errors(self) -> Iterator[None]:

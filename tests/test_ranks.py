@@ -234,8 +234,8 @@ def test_a_first_rank_that_has_gone_is_no_error_of_another_kind(
 
 def test_a_rank_that_is_lost_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rank 1 has told of its work and gives no sign; rank 2 does, and is only slow."""
-    monkeypatch.setattr("pydream.ranks._BEAT", 0.05)
-    monkeypatch.setattr("pydream.ranks._LOST", 1.0)
+    monkeypatch.setattr("pydream.life_signs._BEAT", 0.05)
+    monkeypatch.setattr("pydream.life_signs._LOST", 1.0)
     waiting, lost, slow = connected(3)
     lost.tell("scoring, class bee")
     waiting.show_life()
