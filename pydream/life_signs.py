@@ -9,6 +9,7 @@ from contextlib import suppress
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from pydream.errors import PydreamError
+from pydream.files import RESUME
 
 _BEAT, _LOST = 1.0, 60.0  # seconds between signs of life, and after which a rank counts as lost
 _TELLING = 1.0  # seconds between two words on the work
@@ -54,7 +55,7 @@ class Signs:
             elif now - since > _LOST:
                 raise PydreamError(
                     f"rank {number} was killed, or its machine is lost; {self._last_work(number)}; "
-                    "what is finished stays: run the command again with --resume"
+                    f"{RESUME}"
                 )
 
     def tell(self, work: str) -> None:

@@ -25,7 +25,7 @@ from pydream.models.training_state import TrainingState
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(  # whatever ranks would take seconds to load
     [
-        "pydream.cli.commands",
+        "pydream.cli.parsing",
         "pydream.dream.distill",
         "pydream.evaluate.evaluation",
         "pydream.inspection.inspection",

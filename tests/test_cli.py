@@ -28,7 +28,7 @@ from pydream.ops import _dispatch
 from pydream.rded import RdedConfig
 
 pytest.importorskip("tyro", reason="the command line needs tyro")
-from pydream.cli import _show_warning, commands, main
+from pydream.cli import _show_warning, commands, main, parsing
 from pydream.cli.help import description, examples
 from pydream.cli.options import PROFILED, SPEED, Option, grouped_options, option_names, options_of
 from pydream.cli.tables import print_comparison
@@ -335,7 +335,7 @@ def test_ctrl_c_tells_how_to_continue_where_finished_work_is_kept(
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "run", interrupt)
+    monkeypatch.setattr(parsing, "run", interrupt)
     assert run(monkeypatch, command) == 130
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
@@ -370,7 +370,7 @@ def test_too_little_memory_is_told_in_a_line(
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr(commands, "run", fail)
+    monkeypatch.setattr(parsing, "run", fail)
     assert run(monkeypatch, command) == 2
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
@@ -409,11 +409,11 @@ def test_every_command_is_tried_and_its_options_are_those_that_tyro_parses(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert {*COMMANDS, "profile"} == {*commands.COMMANDS}
-    monkeypatch.setattr(commands, "help_page", None)
+    monkeypatch.setattr(parsing, "help_page", None)
     for command in commands.COMMANDS:
         monkeypatch.setattr(sys, "argv", ["pydream", command, "--help"])
         with pytest.raises(SystemExit):
-            commands.parse()
+            parsing.parse()
         shown = options_that_tyro_shows(capsys.readouterr().out)
         known = option_names([command], commands.COMMANDS)
         assert sorted({*shown, "--help"}) == sorted(known), command
@@ -482,7 +482,7 @@ def test_the_examples_in_help_are_valid_command_lines(
         return record
 
     stand_ins = {name: stand_in(function) for name, function in commands.COMMANDS.items()}
-    monkeypatch.setattr(commands, "COMMANDS", stand_ins)
+    monkeypatch.setattr(parsing, "COMMANDS", stand_ins)
     shown = examples(command, stand_ins)
     assert shown
     for line in shown:

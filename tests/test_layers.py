@@ -15,7 +15,7 @@ FLOORS = (
     "collector",
     "_C durable errors lazy marks processors allocator arithmetic streams torch_state seeds gpus "
     "entry_types timeline urls",
-    "checks files formatting pages progress versions launchers memory_limits torch_files "
+    "checks files formatting pages progress versions launchers memory_limits torch_files",
     "life_signs",
     "ranks",
     "ops partial doctor replay",

@@ -240,7 +240,8 @@ def test_a_rank_that_is_lost_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     lost.tell("scoring, class bee")
     waiting.show_life()
     slow.show_life()
-    with pytest.raises(PydreamError, match=r"^rank 1 was killed, .* told last: scoring, class bee"):
+    told = r"^rank 1 was killed, .* told last: scoring, class bee; .*run the same command again"
+    with pytest.raises(PydreamError, match=told):
         waiting.wait()
 
 

@@ -135,7 +135,7 @@ def _run() -> None:
     sleep_sooner()
     if started_on_all_gpus(sys.argv[1:]):
         return
-    from pydream.cli.commands import run
+    from pydream.cli.parsing import run
 
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning

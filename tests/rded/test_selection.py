@@ -12,7 +12,7 @@ from rded_runs import hashes, settings, stopped_after
 from scoring_limits import limits
 from sklearn.cluster import KMeans
 
-from pydream.cli import commands
+from pydream.cli import parsing
 from pydream.data import open_source
 from pydream.errors import PydreamError
 from pydream.models import load_observer
@@ -276,7 +276,7 @@ def test_the_command_passes_the_rule_on(monkeypatch: pytest.MonkeyPatch) -> None
         ],
     )
     with pytest.raises(PydreamError, match="seen"):
-        commands.run()
+        parsing.run()
     assert given == [
         dataclasses.replace(RdedConfig("photos", "o.pt"), select="diverse", realistic_share=0.5)
     ]

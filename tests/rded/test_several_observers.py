@@ -11,7 +11,7 @@ import torch
 from rded_runs import hashes, settings, shuffled_observer
 from scoring_limits import limits
 
-from pydream.cli import commands
+from pydream.cli import parsing
 from pydream.data import Source, open_source
 from pydream.errors import PydreamError
 from pydream.models import Observer, ObserverSettings, build_model, load_observer, save_weights
@@ -253,7 +253,7 @@ def test_the_command_takes_one_observer_or_several(monkeypatch: pytest.MonkeyPat
     ):
         monkeypatch.setattr("sys.argv", ["pydream", "rded", *words])
         with pytest.raises(PydreamError, match="seen"):
-            commands.run()
+            parsing.run()
     assert [config.observer for config in given] == [("a.pt", "b.pt"), "a.pt", ("a.pt", "b.pt")]
     assert [config.source for config in given] == ["photos"] * 3
     assert given[0].combine == "logits"
