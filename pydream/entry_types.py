@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,9 +13,32 @@ Check = Callable[[Any], bool]
 """Function that returns whether a value of a JSON file has a type."""
 
 
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """Return the value of a JSON text; `options` are those of `json.loads`.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or nested too deeply.
+    """
+    try:
+        return json.loads(text, **options)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def is_text(value: Any) -> bool:
     """Return whether a value is a text."""
     return type(value) is str
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether UTF-8 can hold a text, unlike the half characters that JSON can name."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_whole(value: Any) -> bool:
@@ -45,6 +69,24 @@ def is_texts(value: Any) -> bool:
 def list_of(check: Check) -> Check:
     """Return the check of a list, whose values have a type."""
     return lambda value: type(value) is list and all(map(check, value))
+
+
+def one_of(*values: str) -> Check:
+    """Return the check of a value that is one of some texts."""
+    return lambda value: type(value) is str and value in values
+
+
+def mapping_of(required: Mapping[str, Check], others: Mapping[str, Check] | None = None) -> Check:
+    """Return the check of an object, whose entries `check_entries` accepts."""
+
+    def check(value: Any) -> bool:
+        try:
+            check_entries(value, required, others or {})
+        except (KeyError, TypeError):
+            return False
+        return True
+
+    return lambda value: is_mapping(value) and check(value)
 
 
 def or_none(check: Check) -> Check:

@@ -18,15 +18,23 @@ _OUT_OF_MEMORY = re.compile(
 Given = TypeVar("Given")
 Result = TypeVar("Result")
 
+_LONGEST = 2000  # characters of a message
+_ERROR_LENGTH = 200  # characters of another error in it
+
 
 class PydreamError(Exception):
     """An input from the user cannot be used; the command line prints the error and exits with 2.
 
-    The message is one line, whatever the names in it: characters that do not show are escaped.
+    The message is one line, whatever the names in it: characters that do not show are escaped, and
+    the middle of more than 2000 characters is left out.
     """
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(printable(message))
+        text = printable(message)
+        if len(text) > _LONGEST:
+            half = _LONGEST // 2 - 2
+            text = f"{text[:half]} … {text[-half:]}"
+        super().__init__(text)
 
 
 class ImageError(PydreamError):
@@ -48,6 +56,14 @@ class UnfinishedError(PydreamError):
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the error's name if it has no message."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def error_words(error: BaseException) -> str:
+    """Return the name of an error and the start of its message, for a file that anyone may write.
+
+    Its ``repr`` may be far longer: that of a UnicodeDecodeError has the whole file in it.
+    """
+    return f"{type(error).__name__}: {first_line(error):.{_ERROR_LENGTH}}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pydream.durable import make_folder, sync
+from pydream.entry_types import parse_json
 from pydream.errors import PydreamError
 from pydream.files import RESUME, disk_errors, locked, write_whole
 from pydream.ranks import ALONE, Ranks
@@ -261,8 +262,8 @@ def _read_identity(file: Path) -> dict[str, Any]:
     """Read the identity of a run that was begun."""
     try:
         with _reading(file):
-            identity = json.loads(file.read_text())
-    except (ValueError, RecursionError) as error:
+            identity = parse_json(file.read_text())
+    except ValueError as error:
         raise _damaged_identity(file) from error
     if not isinstance(identity, dict):
         raise _damaged_identity(file)

@@ -14,6 +14,8 @@ import torch
 
 from pydream.errors import PydreamError
 
+_FOLDER = 0x10  # among the attributes of a member of a zip
+
 
 def load_torch_file(file: Path | bytes, shown: str, classes: Sequence[Any] = ()) -> Any:
     """Read a file of ``torch.save`` that holds tensors and plain containers only.
@@ -58,6 +60,13 @@ def _check_stored(file: Path | bytes, size: int, shown: str) -> None:
         raise PydreamError(
             f"{shown} is refused: parts of it are compressed or overlap, and may be of any size in "
             "memory; save it again by torch.save"
+        )
+    # torch.load reads nothing of such parts, and takes for them what was in its memory before.
+    unread = [one for one in members if one.external_attr & _FOLDER or not one.compress_size]
+    if any(member.file_size for member in unread):
+        raise PydreamError(
+            f"{shown} is damaged: a part of it is empty, or marked as a folder; copy or download "
+            "it again"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +19,21 @@ from pydream.sets.distilled import (
 )
 from pydream.sets.image_formats import hash_image_files
 from pydream.sets.writer import save_image
+
+
+def observer_entry(
+    weights_sha256: str, class_order: Sequence[int], arch: str = "convnet3"
+) -> dict[str, Any]:
+    """Return the entry of an observer in a manifest."""
+    return {
+        "arch": arch,
+        "weights_sha256": weights_sha256,
+        "precision": "float32",
+        "top1": 0.875,
+        "images": 64,
+        "held_out": "test split",
+        "class_order": [*class_order],
+    }
 
 
 def write_set(
@@ -64,15 +80,7 @@ def write_set(
         "side": side,
         "mean": [0.5, 0.5, 0.5],
         "std": [0.25, 0.25, 0.25],
-        "observer": {
-            "arch": "convnet3",
-            "weights_sha256": "a" * 64,
-            "precision": "float32",
-            "top1": 0.875,
-            "images": 64,
-            "held_out": "test split",
-            "class_order": list(range(len(class_names))),
-        },
+        "observer": observer_entry("a" * 64, range(len(class_names))),
         "image_format": "png",
         "images_bytes": sum(file.stat().st_size for file in files),
         "images_sha256": hash_image_files(path),

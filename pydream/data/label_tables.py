@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from operator import itemgetter
 
 from pydream.data.layout import Tree, join
 from pydream.data.split_names import split_name
+from pydream.entry_types import parse_json
 
 _SUFFIXES = (".csv", ".tsv", ".jsonl")
 _TEXT_WORDS = re.compile(r"label|annot|list|class")  # in the name of a .txt file
@@ -131,8 +131,8 @@ def _decoded(content: bytes) -> str:
 
 def _json_rows(text: str) -> list[list[str]]:
     try:
-        records = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except json.JSONDecodeError:
+        records = [parse_json(line) for line in text.splitlines() if line.strip()]
+    except ValueError:
         return []
     if not records or not all(isinstance(record, dict) for record in records):
         return []

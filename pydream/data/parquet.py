@@ -20,6 +20,7 @@ from pydream.data.parquet_access import open_file, read_columns
 from pydream.data.parquet_columns import (
     Columns,
     are_unlabelled,
+    check_like,
     find_columns,
     holds_images,
     names_of,
@@ -61,12 +62,12 @@ class ParquetSource(TableSource):
         parts = _parts(found, where, split, named)
         columns = find_columns(open_file(parts.files[0]).schema_arrow, named, where)
         tables = _tables(parts.files, columns, where)
-        labels = _joined(table["label"] for table in tables)
+        labels = _joined((table["label"] for table in tables), where)
         names = names_of(_train_labels(found, labels, split, columns), columns, where)
         super().__init__(
             numbers_of(labels, columns, names, where),
             names,
-            _joined(table["path"] for table in tables) if columns.has_paths else None,
+            _joined((table["path"] for table in tables), where) if columns.has_paths else None,
             [(file.stem, len(table)) for file, table in zip(parts.files, tables, strict=True)],
             description=description,
             split=split,
@@ -172,15 +173,10 @@ def _write_tables(
 
 def _table(file: AnyPath, columns: Columns, description: str) -> pa.Table:
     """Read labels and paths of a file, in the columns ``label`` and ``path``."""
-    opened = open_file(file)
+    check_like(columns, open_file(file).schema_arrow, file, description)
     wanted = [columns.label]
     if columns.has_paths:
         wanted.append(f"{columns.image}.path")
-    for name in (columns.image, columns.label):
-        if name not in opened.schema_arrow.names:
-            raise PydreamError(
-                f"{file}: there is no column {name!r}, which other files of {description} have"
-            )
     try:
         table = read_columns(file, wanted)
     except (pa.ArrowException, OSError) as error:
@@ -191,8 +187,15 @@ def _table(file: AnyPath, columns: Columns, description: str) -> pa.Table:
     return pa.table(read)
 
 
-def _joined(columns: Iterable[pa.ChunkedArray]) -> pa.ChunkedArray:
-    return pa.chunked_array([chunk for column in columns for chunk in column.chunks])
+def _joined(columns: Iterable[pa.ChunkedArray], description: str) -> pa.ChunkedArray:
+    """Join a column of all files, which must hold the same type."""
+    chunks = [chunk for column in columns for chunk in column.chunks]
+    kinds = dict.fromkeys(chunk.type for chunk in chunks)
+    if len(kinds) > 1:
+        raise PydreamError(
+            f"{description}: its files hold {' and '.join(map(str, kinds))} in the same column"
+        )
+    return pa.chunked_array(chunks)
 
 
 def _labels(file: AnyPath, columns: Columns, description: str) -> pa.ChunkedArray:
@@ -207,4 +210,5 @@ def _train_labels(
     if split == "train" or columns.class_names is not None or "train" not in found.splits:
         return own
     files = found.splits["train"][0].files
-    return _joined(_labels(file, columns, str(file)) for file in files)
+    labels = (_labels(file, columns, str(file)) for file in files)
+    return _joined(labels, str(files[0].parent))

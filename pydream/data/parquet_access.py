@@ -31,7 +31,7 @@ def open_file(path: AnyPath, metadata: pq.FileMetaData | None = None) -> pq.Parq
         if isinstance(path, Path):
             return pq.ParquetFile(path, metadata=metadata, memory_map=True)
         return pq.ParquetFile(RemoteFile(path), metadata=metadata or _footer(path, path.state))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         raise PydreamError(
             f"{path}: not a readable parquet file: {first_line(error)}; it may be cut off: "
             "fetch it again"
@@ -68,7 +68,8 @@ def read_columns(
     PydreamError
         If the values are much larger than the file, as one that is repeated in every row.
     ArrowException or OSError
-        If the file is damaged.
+        If the file is damaged. What is returned has as many rows as the footer says, and texts in
+        it are UTF-8.
     """
     opened = open_file(path, metadata)
     groups = range(opened.metadata.num_row_groups) if group is None else [group]
@@ -84,6 +85,7 @@ def read_columns(
     )
     batches, held = [], 0
     for batch in rows:
+        batch.validate(full=True)  # pyarrow reads texts and lengths as the file has them
         batches.append(batch)
         held += sum(map(_decoded_bytes, batch.columns))
         if held > max(_FREELY, _MOST_TIMES * size):
@@ -91,6 +93,10 @@ def read_columns(
                 f"{path}: is refused: its values grow to more than {_MOST_TIMES} times its size, "
                 "as images do not"
             )
+    found = sum(batch.num_rows for batch in batches)
+    counts = [opened.metadata.row_group(number).num_rows for number in groups]
+    if found != sum(counts) or min(counts, default=0) < 0:
+        raise pa.ArrowInvalid(f"it has {found} rows where its footer says {sum(counts)}")
     if not batches:
         return opened.read_row_groups([*groups], columns=[*columns])
     return pa.Table.from_batches(batches).combine_chunks()

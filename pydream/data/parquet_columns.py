@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pydream.data.label_tables import preferred_label_column
+from pydream.entry_types import is_unicode, parse_json
 from pydream.errors import PydreamError
 
 _LISTED = 12
@@ -73,7 +73,26 @@ def find_columns(schema: pa.Schema, named: Mapping[str, str], description: str) 
         )
     in_struct = pa.types.is_struct(kind)
     has_paths = in_struct and kind.get_field_index("path") >= 0
-    return Columns(image, label, in_struct, has_paths, _class_names(features.get(label)))
+    names = _class_names(features.get(label))
+    if not all(map(is_unicode, names or ())):
+        raise PydreamError(f"{description}: the schema has names of classes that are no Unicode")
+    return Columns(image, label, in_struct, has_paths, names)
+
+
+def check_like(columns: Columns, schema: pa.Schema, file: object, description: str) -> None:
+    """Raise PydreamError unless a file of a source has its columns, and images of the same kind."""
+    for name in (columns.image, columns.label):
+        if name not in schema.names:
+            raise PydreamError(
+                f"{file}: there is no column {name!r}, which other files of {description} have"
+            )
+    kind = schema.field(columns.image).type
+    paths = pa.types.is_struct(kind) and kind.get_field_index("path") >= 0
+    same = _holds_images(kind) and pa.types.is_struct(kind) == columns.in_struct
+    if not same or (columns.has_paths and not paths):
+        raise PydreamError(
+            f"{file}: column {columns.image!r} holds {kind}, unlike in other files of {description}"
+        )
 
 
 def holds_images(schema: pa.Schema) -> bool:
@@ -84,7 +103,7 @@ def holds_images(schema: pa.Schema) -> bool:
 def _features(schema: pa.Schema) -> dict[str, Any]:
     """Return the features of Hugging Face by column; empty without them."""
     try:
-        found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        found = parse_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -169,13 +188,13 @@ def names_of(values: pa.ChunkedArray, columns: Columns, description: str) -> tup
     PydreamError
         If the column holds neither whole numbers nor words.
     """
-    if columns.class_names is not None:
-        return columns.class_names
     if not _holds_labels(values.type):
         raise PydreamError(
             f"{description}: column {columns.label!r} holds {values.type}, and a label is a whole "
             "number or a word"
         )
+    if columns.class_names is not None:
+        return columns.class_names
     return tuple(map(str, sorted(pc.unique(values.drop_null()).to_pylist())))
 
 
@@ -214,4 +233,5 @@ def are_unlabelled(values: pa.ChunkedArray) -> bool:
     """Return whether no row has a label: all are null or −1, as of ImageNet's test images."""
     if values.null_count == len(values):
         return True
-    return pa.types.is_integer(values.type) and bool(pc.all(pc.equal(values, -1)).as_py())
+    signed = pa.types.is_signed_integer(values.type)
+    return signed and bool(pc.all(pc.equal(values, -1)).as_py())

@@ -23,7 +23,7 @@ from pydream.data.parquet_access import open_file, read_columns
 from pydream.data.parquet_columns import Columns
 from pydream.data.remote import AnyPath, RemotePath
 from pydream.data.stores import AT_ONCE
-from pydream.errors import ImageError, PydreamError, first_line
+from pydream.errors import ImageError, first_line
 from pydream.progress import track
 
 _HELD_BYTES = 512 << 20  # of row groups in memory
@@ -173,7 +173,7 @@ class RowImages:
         if mine:
             try:
                 future.set_result(self._load(number))
-            except PydreamError as error:
+            except BaseException as error:  # without it, the others would wait for ever
                 future.set_exception(error)
         return future.result()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tarfile
@@ -26,6 +25,7 @@ from pydream.data.shard_files import ShardFiles
 from pydream.data.stores import AT_ONCE
 from pydream.data.table_source import TableSource
 from pydream.data.tar_ends import forwards
+from pydream.entry_types import parse_json
 from pydream.errors import ImageError, MissingSplitError, PydreamError, first_line
 from pydream.processors import usable_processors
 from pydream.progress import track
@@ -226,7 +226,7 @@ def _label(kind: str, content: bytes, path: AnyPath, name: str) -> str | None:
     try:
         if kind == "cls":
             return content.decode().strip()
-        found: Any = json.loads(content)
+        found: Any = parse_json(content)
     except ValueError as error:
         raise PydreamError(f"{path}: {name} is not readable: {first_line(error)}") from error
     label = found.get("label") if isinstance(found, dict) else None

@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pydream.durable import make_folder
+from pydream.entry_types import parse_json
 from pydream.errors import PydreamError, first_line
 from pydream.files import disk_errors, write_whole
 from pydream.seeds import uniform
@@ -215,7 +216,7 @@ def read_description(path: Path) -> dict[str, Any] | None:
     """
     file = path / _DESCRIPTION
     try:
-        found: dict[str, Any] = json.loads(file.read_text())
+        found: dict[str, Any] = parse_json(file.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -19,6 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pydream.durable import make_folder
+from pydream.entry_types import parse_json
+from pydream.errors import PydreamError, error_words
 from pydream.evaluate.label_curve import curve_facts, curve_table, label_curve
 from pydream.files import RESUME, disk_errors, write_whole
 from pydream.formatting import byte_words, percent_words
@@ -347,9 +349,15 @@ class FinishedStudents:
         file = self._file(identity)
         if not (self._resume and file.is_file()):
             return None
-        run = json.loads(file.read_text())["run"]
-        curve = tuple(Checkpoint(**point) for point in run.pop("curve"))
-        return StudentRun(curve=curve, **run)
+        try:
+            run = parse_json(file.read_bytes())["run"]
+            curve = tuple(Checkpoint(**point) for point in run.pop("curve"))
+            return StudentRun(curve=curve, **run)
+        except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+            raise PydreamError(
+                f"{file} cannot be read ({error_words(error)}): remove it, and the student is "
+                "trained again"
+            ) from error
 
     def keep(self, identity: Mapping[str, Any], run: StudentRun) -> None:
         """Store a student's measurements."""

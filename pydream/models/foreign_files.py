@@ -100,7 +100,7 @@ def _foreign_zip(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return "is cut short or damaged: copy or download it again"
     inner = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
@@ -114,5 +114,5 @@ def _foreign_zip(path: Path) -> str | None:
         return f"is a Keras model: {_CONVERT}"
     if names and all(name.endswith(".npy") for name in names):
         return f"is a NumPy archive: {_CONVERT}"
-    shown = f" with {names[0]} in it" if names else ""
+    shown = f" with {names[0][:60]} in it" if names else ""
     return f"is a zip archive{shown}, not a checkpoint: unpack it, and give the checkpoint inside"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,8 @@ from torch.overrides import TorchFunctionMode
 from pydream import _C
 from pydream.arithmetic import ieee_float32
 from pydream.devices import resolve_device
-from pydream.errors import PydreamError
+from pydream.entry_types import parse_json
+from pydream.errors import PydreamError, printable
 from pydream.models.checkpoint import Checkpoint, hash_weights, load_into, open_checkpoint
 from pydream.models.config import ObserverSettings
 from pydream.models.convnet import NORMS, ConvNet
@@ -122,18 +123,20 @@ def load_observer(
     """
     target = resolve_device(device)
     precision = resolve_precision(precision, target)
-    return _observer_of(
-        _open(checkpoint),
-        arch=arch,
-        num_classes=num_classes,
-        side=side,
-        mean=mean,
-        std=std,
-        likely_side=likely_side,
-        precision=precision,
-        target=target,
-        compiled=compiled,
-    )
+    opened = _open(checkpoint)
+    with _naming(opened):
+        return _observer_of(
+            opened,
+            arch=arch,
+            num_classes=num_classes,
+            side=side,
+            mean=mean,
+            std=std,
+            likely_side=likely_side,
+            precision=precision,
+            target=target,
+            compiled=compiled,
+        )
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,17 @@ def _open(given: str | os.PathLike[str] | nn.Module) -> _Opened:
     if isinstance(given, nn.Module):
         return _Opened(given, type(given).__name__, Checkpoint(given.state_dict(), {}, ""))
     return _Opened(None, os.fspath(given), open_checkpoint(given))
+
+
+@contextmanager
+def _naming(opened: _Opened) -> Iterator[None]:
+    """Let every error name the file, which may have given the architecture or the side."""
+    try:
+        yield
+    except PydreamError as error:
+        if opened.model is not None or printable(opened.where) in str(error):
+            raise
+        raise PydreamError(f"{opened.where}: {error}") from error
 
 
 def _observer_of(
@@ -268,16 +282,17 @@ def load_configured_observer(
     }
     taken = {name: known[name] for name in given if given[name] is None and name in known}
     chosen = {**given, **taken}
-    observer = _observer_of(
-        opened,
-        arch=arch,
-        num_classes=None,
-        **{**chosen, "side": chosen["side"] or side},
-        likely_side=likely_side,
-        precision=precision,
-        target=target,
-        compiled=compiled,
-    )
+    with _naming(opened):
+        observer = _observer_of(
+            opened,
+            arch=arch,
+            num_classes=None,
+            **{**chosen, "side": chosen["side"] or side},
+            likely_side=likely_side,
+            precision=precision,
+            target=target,
+            compiled=compiled,
+        )
     if side is not None and chosen["side"] is None:
         observer.origins["side"] = "that of the distilled images"
     observer.origins.update(dict.fromkeys(taken, "from the set"))
@@ -396,8 +411,8 @@ def _class_names(
 ) -> tuple[str, ...] | None:
     """Return the names of the classes, if the metadata has them as a JSON list."""
     try:
-        names = json.loads(metadata.get("classes", ""))
-    except json.JSONDecodeError:
+        names = parse_json(metadata.get("classes", ""))
+    except ValueError:
         return None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None

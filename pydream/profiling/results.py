@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pydream.errors import PydreamError
+from pydream.entry_types import parse_json
+from pydream.errors import PydreamError, error_words
 from pydream.profiling.limits import Limits
 from pydream.versions import check_format
 
@@ -130,7 +131,7 @@ def read_profile(path: Path) -> Profile:
         If the file is not a profile, or its format is newer.
     """
     try:
-        content = dict(json.loads(path.read_text()))
+        content = dict(parse_json(path.read_bytes()))
         check_format(path, int(content["format"]), FORMAT_VERSION)
         names = {field.name for field in fields(Profile)} - {"path", "limits", "stages"}
         return Profile(
@@ -141,5 +142,7 @@ def read_profile(path: Path) -> Profile:
         )
     except OSError as error:
         raise PydreamError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise PydreamError(f"{path} is not what `pydream profile` writes ({error!r})") from error
+    except (ArithmeticError, ValueError, KeyError, TypeError) as error:
+        raise PydreamError(
+            f"{path} is not what `pydream profile` writes ({error_words(error)})"
+        ) from error

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pydream.data import Source
+from pydream.entry_types import parse_json
 from pydream.errors import PydreamError
 from pydream.formatting import listed
 from pydream.rded.config import proportional_mean
@@ -211,7 +212,7 @@ def _entry(file: Path, line: int, cells: list[str]) -> _Entry:
 
 def _json_entries(file: Path, text: str) -> Iterator[_Entry]:
     try:
-        pairs = json.loads(text, object_pairs_hook=list)
+        pairs = parse_json(text, object_pairs_hook=list)
     except ValueError as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
         raise PydreamError(f"{file}, line {line}: this is not JSON ({error})") from error

@@ -143,7 +143,8 @@ def _render(
     if scored is not None:
         histogram = Markup(score_histogram(scored["score"].to_numpy()))
     with reading_entries(distilled.path):
-        facts, curves, refinement_curve = _facts(manifest), *_curves(manifest)
+        facts = _facts(manifest)
+    curves, refinement_curve = _curves(manifest)
     page = environment.get_template("report.html").render(
         manifest=manifest,
         classes=len(distilled.class_names),
@@ -216,7 +217,7 @@ def _facts(manifest: Manifest) -> list[tuple[str, str]]:
             "Mean, standard deviation",
             f"{_numbers(manifest.mean or ())}; {_numbers(manifest.std or ())}",
         ),
-        ("Image files", f"{manifest.image_format}, {manifest.images_bytes:,} bytes"),
+        ("Image files", f"{manifest.image_format}, {manifest.images_bytes or 0:,} bytes"),
         ("Image files, SHA-256", str(manifest.images_sha256)),
         ("Made by", f"{manifest.package['name']} {manifest.package['version']}"),
     ]

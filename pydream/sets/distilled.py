@@ -8,11 +8,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import torch
 
 from pydream.data.parquet_access import read_whole
-from pydream.errors import PydreamError
+from pydream.errors import PydreamError, first_line
 from pydream.sets.image_formats import image_files
 from pydream.sets.manifest import Manifest
 from pydream.sets.stored_images import ImagesInMemory, SetImages, SourceImages, StoredImages
@@ -175,5 +176,32 @@ def load_set(path: str | os.PathLike[str]) -> DistilledSet:
         stored=StoredImages(files, manifest.side),
         labels=torch.tensor(labels, dtype=torch.int64),
         class_names=class_names,
-        provenance=read_whole(provenance) if provenance.exists() else None,
+        provenance=_read_provenance(provenance, manifest) if provenance.exists() else None,
     )
+
+
+def _read_provenance(file: Path, manifest: Manifest) -> pa.Table:
+    """Read the origins of the cells, and check that they are those of the images of the set."""
+    found = read_whole(file)
+    try:
+        table = found.select(PROVENANCE_SCHEMA.names).cast(PROVENANCE_SCHEMA)
+    except (pa.ArrowException, LookupError, ValueError) as error:
+        raise PydreamError(f"{file}: not the provenance of a set: {first_line(error)}") from error
+    own = table.select(["class", "image", "cell", "source"])
+    if own.num_rows == 0 or any(column.null_count for column in own.columns):
+        raise PydreamError(f"{file}: not the provenance of a set: it has empty entries, or none")
+    label, image, cell = (own[name].to_numpy() for name in ("class", "image", "cell"))
+    counts = np.array(manifest.class_counts)
+    known = (label >= 0) & (label < len(counts))
+    known &= (image >= 0) & (image < counts[np.where(known, label, 0)])
+    known &= (cell >= 0) & (cell < manifest.factor**2)
+    if not known.all():
+        row = int(known.argmin())
+        raise PydreamError(
+            f"{file}: row {row} is of cell {cell[row]} of image {image[row]} of class {label[row]},"
+            " which the set does not have"
+        )
+    scores = table["score"].drop_null().to_numpy()
+    if not np.isfinite(scores).all():
+        raise PydreamError(f"{file}: not the provenance of a set: a score is not a number")
+    return table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import warnings
@@ -21,6 +20,7 @@ from pydream.data.layout import Layout
 from pydream.data.source import Source
 from pydream.data.sources import open_parquet
 from pydream.data.whitening import Whitening, whitening_record
+from pydream.entry_types import parse_json
 from pydream.errors import ImageError, PydreamError
 from pydream.formatting import listed
 from pydream.sets.distilled import DistilledSet, load_set
@@ -220,7 +220,7 @@ def _exported_facts(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        info = json.loads(file.read_text())
+        info = parse_json(file.read_bytes())
         if info["package"]["name"] != PACKAGE:
             return {}
         names = [str(name) for name in info["class_names"]]

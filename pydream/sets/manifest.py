@@ -11,69 +11,14 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from pydream.data.source import Source
-from pydream.entry_types import (
-    check_entries,
-    is_mapping,
-    is_number,
-    is_positive,
-    is_text,
-    is_texts,
-    is_whole,
-    list_of,
-    or_none,
-)
-from pydream.errors import PydreamError
+from pydream.entry_types import check_entries, parse_json
+from pydream.errors import PydreamError, error_words
 from pydream.sets.image_formats import ImageFormat, hash_image_files, image_files
+from pydream.sets.manifest_entries import OTHERS, REQUIRED
 from pydream.versions import check_format, package_record
 
 FORMAT_VERSION = 1
 _FILE = "manifest.json"
-
-
-def _is_source(value: Any) -> bool:
-    """Return whether a value is a `SourceRecord`."""
-    if not is_mapping(value) or not is_mapping(value.get("ignored", {})):
-        return False
-    return is_texts({name: one for name, one in value.items() if name != "ignored"})
-
-
-_REQUIRED = {
-    "format": is_whole,
-    "class_names": list_of(is_text),
-    "images_per_class": lambda value: is_whole(value) or list_of(is_whole)(value),
-    "side": is_positive,
-}
-_OTHERS = {
-    "method": is_text,
-    "factor": is_positive,
-    **{
-        name: or_none(check)
-        for name, check in {
-            "package": is_texts,
-            "config": is_mapping,
-            "seed": is_whole,
-            "source": _is_source,
-            "views": is_text,
-            "mean": list_of(is_number),
-            "std": list_of(lambda value: is_number(value) and value > 0),
-            "whitening": is_mapping,
-            "image_format": is_text,
-            "images_bytes": is_whole,
-            "images_sha256": is_text,
-            "skipped": list_of(is_texts),
-            "enlarged": is_whole,
-            "filled": is_whole,
-            "observer": is_mapping,
-            "further_observers": list_of(is_mapping),
-            "network": is_texts,
-            "history": list_of(is_mapping),
-            "student_rate": is_number,
-            "refinement": is_mapping,
-            "labels_bytes": is_whole,
-            "labels": is_mapping,
-        }.items()
-    },
-}
 
 
 class SourceRecord(TypedDict, total=False):
@@ -204,17 +149,21 @@ class Manifest:
         if not file.is_file():
             raise PydreamError(f"{folder}: no distilled set here ({_FILE} is missing)")
         try:
-            content = dict(json.loads(file.read_text()))
+            content = dict(parse_json(file.read_bytes()))
             version = int(content["format"])
         except OSError as error:
             raise PydreamError(f"{file} cannot be read: {error.strerror or error}") from error
-        except (ArithmeticError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise PydreamError(f"{file}: not a manifest of a distilled set ({error!r})") from error
+        except (ArithmeticError, ValueError, KeyError, TypeError) as error:
+            raise PydreamError(
+                f"{file}: not a manifest of a distilled set ({error_words(error)})"
+            ) from error
         check_format(file, version, FORMAT_VERSION)
         try:
             return cls.from_json(content)
         except (KeyError, TypeError) as error:
-            raise PydreamError(f"{file}: not a manifest of a distilled set ({error!r})") from error
+            raise PydreamError(
+                f"{file}: not a manifest of a distilled set ({error_words(error)})"
+            ) from error
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Manifest:
@@ -227,7 +176,7 @@ class Manifest:
         TypeError
             If an entry is of another type.
         """
-        check_entries(content, _REQUIRED, _OTHERS)
+        check_entries(content, REQUIRED, OTHERS)
         values = {"method": "unknown", **content}
         values.pop("class_to_idx", None)  # follows from the names
         for name in ("format", "class_names", "images_per_class", "side"):
@@ -265,12 +214,13 @@ class Manifest:
 
 @contextmanager
 def reading_entries(file: Path | str) -> Iterator[None]:
-    """Raise PydreamError if a block misses an entry of a manifest, or finds another value there."""
+    """Raise PydreamError if a block misses an entry of a manifest, or finds no words for it."""
     try:
         yield
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except KeyError as error:
         raise PydreamError(
-            f"{file}: its manifest lacks an entry, or has an unknown value there ({error!r})"
+            f"{file}: its manifest lacks an entry, or has an unknown value there "
+            f"({error_words(error)})"
         ) from error
 
 

@@ -229,5 +229,11 @@ def class_order(observer: Observer, distilled: DistilledSet) -> list[int]:
     names = distilled.class_names
     made_by = distilled.manifest.record_of(observer.weights_sha256)
     if "class_order" in made_by:
-        return list(made_by["class_order"])
+        order = list(made_by["class_order"])
+        if len(order) != len(names) or not {*order} <= {*range(observer.num_classes)}:
+            raise PydreamError(
+                f"{distilled.path}: the manifest's class_order does not fit the observer and the "
+                f"{len(names)} classes of the set"
+            )
+        return order
     return class_outputs(observer, names, str(distilled.path), measured=False)

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pydream.entry_types import parse_json
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.image_formats import image_files
 from pydream.sets.manifest import Manifest
@@ -120,7 +121,7 @@ def manifest_of_card(folder: Path) -> Manifest | None:
     for line in rest.partition("\n---")[0].splitlines():
         if line.startswith(_MANIFEST):
             try:
-                return Manifest.from_json(json.loads(line.removeprefix(_MANIFEST)))
+                return Manifest.from_json(parse_json(line.removeprefix(_MANIFEST)))
             except (ValueError, KeyError, TypeError):
                 return None
     return None

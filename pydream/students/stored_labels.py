@@ -25,8 +25,9 @@ from pydream.entry_types import (
     is_whole,
     list_of,
     or_none,
+    parse_json,
 )
-from pydream.errors import PydreamError
+from pydream.errors import PydreamError, error_words
 from pydream.files import disk_errors, write_whole
 from pydream.formatting import bytes_of, size_words
 from pydream.sets.distilled import DistilledSet
@@ -376,8 +377,9 @@ class StoredLabels:
         found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if found != wanted:
             return f"holds tensors {found}, not {wanted}"
-        numbers = [tensor for name, tensor in tensors.items() if name != "others"]  # may be -inf
-        if not all(tensor.isfinite().all() for tensor in numbers):
+        others = tensors.get("others", torch.zeros(1))  # -inf where no class is left
+        numbers = [tensor for name, tensor in tensors.items() if name != "others"]
+        if not (all(one.isfinite().all() for one in numbers) and (others < torch.inf).all()):
             return "holds labels that are not numbers"
         kept = tensors.get("classes", torch.zeros(1))
         if kept.min() < 0 or kept.max() >= classes:
@@ -400,10 +402,12 @@ def differences(have: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
 def _read(file: Path) -> LabelPlan:
     """Read ``labels.json``; plans of the first format have no bits and no hard epochs."""
     try:
-        content = dict(json.loads(file.read_text()))
+        content = dict(parse_json(file.read_bytes()))
         version = int(content.pop("format"))
         check_format(file, version, FORMAT_VERSION)
         check_entries(content, _REQUIRED, _OTHERS)
         return LabelPlan(**content)
-    except (ArithmeticError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise PydreamError(f"{file}: not what `pydream relabel` writes ({error!r})") from error
+    except (ArithmeticError, ValueError, KeyError, TypeError) as error:
+        raise PydreamError(
+            f"{file}: not what `pydream relabel` writes ({error_words(error)})"
+        ) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 import tarfile
 import zipfile
 import zlib
@@ -67,12 +68,19 @@ def shard() -> bytes:
     return tarred(members)
 
 
-def parquet() -> bytes:
+def parquet(*, as_of_hub: bool = False) -> bytes:
+    """Return a file with words as labels, or with numbers and their names, as the Hub has them."""
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    images = [{"bytes": data, "path": name} for name, data in IMAGES.items()]
-    labels = [name.partition("/")[0] for name in IMAGES]
+    rows = [{"bytes": data, "path": name} for name, data in IMAGES.items()]
+    words = [name.partition("/")[0] for name in IMAGES]
+    labels = [CLASSES.index(word) for word in words] if as_of_hub else words
     stream = io.BytesIO()
-    table = pa.table({"image": pa.array(images, kind), "label": labels})
+    table = pa.table({"image": pa.array(rows, kind), "label": labels})
+    if as_of_hub:
+        features = {"image": {"_type": "Image"}}
+        features["label"] = {"_type": "ClassLabel", "names": [*CLASSES]}
+        described = json.dumps({"info": {"features": features}})
+        table = table.replace_schema_metadata({"huggingface": described})
     pq.write_table(table, stream, row_group_size=4)
     return stream.getvalue()
 
@@ -106,12 +114,17 @@ def in_zip(root: Path, name: str) -> str | None:
 
 
 def members(file: Path) -> set[bytes]:
-    """Return the contents of the files of a tar, up to what `tarfile` cannot read."""
+    """Return the contents of the files of a tar, up to what `tarfile` cannot read.
+
+    Tars that are joined by ``cat`` are one for pydream, and for ``tar --ignore-zeros``.
+    """
     found = set()
-    with contextlib.suppress(tarfile.ReadError), tarfile.open(file) as archive:
-        for member in archive:
-            if member.isfile() and (content := archive.extractfile(member)):
-                found.add(content.read())
+    for joined in (False, True):
+        opened = tarfile.open(file, ignore_zeros=joined)  # noqa: SIM115
+        with contextlib.suppress(tarfile.ReadError), opened as archive:
+            for member in archive:
+                if member.isfile() and (content := archive.extractfile(member)):
+                    found.add(content.read())
     return found
 
 
@@ -126,10 +139,23 @@ def in_tar(root: Path, name: str) -> str | None:
 def in_parquet(root: Path, name: str) -> str | None:
     """Compare with pyarrow's own reading, of the row groups that it can read."""
     contents, _ = read_all(str(root / name))
-    own, file = set(), pq.ParquetFile(root / name)
+    other = [key for key, data in contents.items() if data not in images(root / name)]
+    return f"{other} have other bytes than by pyarrow" if other else None
+
+
+def images(path: Path) -> set[bytes]:
+    """Return the images of a parquet file, of the row groups that pyarrow can read."""
+    own, file = set(), pq.ParquetFile(path)
     for group in range(file.num_row_groups):
         with contextlib.suppress(pa.ArrowException, OSError):
             own |= {row["bytes"] for row in file.read_row_group(group)["image"].to_pylist() if row}
+    return own
+
+
+def in_parquet_set(root: Path, name: str) -> str | None:
+    """Compare like `in_parquet`, with the images of all files."""
+    contents, _ = read_all(str(root / "p"))
+    own = {data for file in root.glob("p/*") for data in images(file)}
     other = [key for key, data in contents.items() if data not in own]
     return f"{other} have other bytes than by pyarrow" if other else None
 
@@ -186,6 +212,11 @@ KINDS: dict[str, tuple[Mapping[str, bytes], Mapping[str, Blocks | None], Look]] 
         in_shard,
     ),
     "parquet files": ({"a.parquet": parquet()}, {"a.parquet": pieces(32)}, in_parquet),
+    "sets of parquet files": (
+        {f"p/train-{number}.parquet": parquet(as_of_hub=True) for number in range(2)},
+        {f"p/train-{number}.parquet": pieces(32) for number in range(2)},
+        in_parquet_set,
+    ),
     "tables of labels": ({**PHOTOS, "labels.csv": TABLE.encode()}, {"labels.csv": lines}, in_table),
     "lists of classes": ({**PHOTOS, "list.txt": b"bee a bee\nant\n"}, {"list.txt": lines}, in_list),
 }

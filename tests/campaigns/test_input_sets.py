@@ -6,6 +6,7 @@ docs/reliability.md says what is promised here.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,14 +19,16 @@ from campaigns.conftest import Campaign
 from campaigns.file_trials import FileTrials, Look
 from campaigns.mutations import Blocks, pieces
 from campaigns.trials import expect_no_fault, make_trials
-from plain_sets import write_set
+from plain_sets import observer_entry, write_set
 from rded_runs import hashes, settings, stopped_after, write_pictures
+from rich.console import Console
 from safetensors.torch import load_file
 
 from pydream.errors import PydreamError
 from pydream.evaluate import RelabelConfig, relabel
-from pydream.inspection import InspectConfig, inspect
-from pydream.models import build_model, load_observer, save_weights
+from pydream.inspection import InspectConfig, inspect, render_inspection
+from pydream.inspection.inspection import Inspection
+from pydream.models import Observer, build_model, load_observer, save_weights
 from pydream.models.checkpoint import read_weights
 from pydream.rded import distill
 from pydream.report import render_report
@@ -57,6 +60,11 @@ def files_below(root: Path) -> dict[str, bytes]:
     }
 
 
+def printed(found: Inspection) -> None:
+    """Print what an inspection found, as the command does."""
+    Console(file=io.StringIO()).print(render_inspection(found.facts, per_class=True))
+
+
 def each(*steps: Callable[[], object]) -> None:
     """Take steps, of which each may be refused; raise the first refusal at the end."""
     refused: list[PydreamError] = []
@@ -74,7 +82,7 @@ def each(*steps: Callable[[], object]) -> None:
 
 def in_set(root: Path, name: str) -> str | None:
     """Open a set, describe, show and export it; what it says must be what the manifest says."""
-    path = root / "set"
+    path = root / name.partition("/")[0]
     distilled = load_set(path)
     content = json.loads((path / "manifest.json").read_text())
     if [*distilled.class_names] != content["class_names"]:
@@ -84,7 +92,7 @@ def in_set(root: Path, name: str) -> str | None:
     layout = LAYOUTS[len((path / name).read_bytes() if (path / name).exists() else "") % 7]
     each(
         lambda: distilled.images,
-        lambda: inspect(InspectConfig(set=path, device="cpu")),
+        lambda: printed(inspect(InspectConfig(set=path, device="cpu"))),
         lambda: render_report(distilled),
         lambda: export_set(ExportConfig(set=path, to=layout, out=root / "out" / layout)),
         lambda: stored_seeds(distilled),
@@ -94,11 +102,42 @@ def in_set(root: Path, name: str) -> str | None:
     return None
 
 
+REFINEMENT = {
+    **{"steps": 2, "match": "features", "learning_rate": 0.1, "seed": 0, "loss": [0.5, 0.25]},
+    **{"observers": [{"arch": "convnet3"}], "layers": ["layers.0"]},
+    "distances": {"unrefined": 2.0, "refined": 1.0, "rounded": 1.5},
+}
+# By the folder of a set: the entries of its manifest that differ from those of a set of RDED.
+METHODS: dict[str, dict[str, Any]] = {
+    "rded": {"further_observers": [observer_entry("b" * 64, [1, 0])], "refinement": REFINEMENT},
+    "dream": {
+        "method": "dream",
+        "observer": None,
+        "views": "dsa",
+        "config": {
+            **{"framework": "idc", "arch": "convnet3", "recipe": "idc", "match": "gradients"},
+            **{"metric": "mse", "sampler": "representative", "batch_real": 8, "iterations": 2},
+            **{"inner_loop": 3, "learning_rate": 0.005, "network_images": 64},
+            **{"network_epochs": 5, "cells": "shrunk", "exif": "ignore"},
+        },
+        "network": {"arch": "convnet3"},
+        "whitening": {"method": "zca", "epsilon": 0.1, "side": 8},
+        "student_rate": 0.01,
+        "history": [
+            {"iteration": 0, "loss": None, "top1": [0.5]},
+            {"iteration": 1, "loss": 2.5, "top1": [0.75]},
+        ],
+    },
+}
+
+
 def sets(folder: Path) -> Kind:
-    path = write_set(folder / "set", ipc=2, side=8, factor=2).path
-    files = {f"set/{name}": data for name, data in files_below(path).items()}
+    for name, entries in METHODS.items():
+        manifest = write_set(folder / name, ipc=2, side=8, factor=2).path / "manifest.json"
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | entries))
+    files = files_below(folder)
     targets = [name for name in files if name.endswith((".json", ".parquet", "0/00000.png"))]
-    return Kind(files, dict.fromkeys([*targets, "set/manifest.json"], None), in_set)
+    return Kind(files, dict.fromkeys(targets, None), in_set)
 
 
 # Networks
@@ -119,9 +158,11 @@ def in_network(root: Path, name: str) -> str | None:
     """Load an observer; its weights must be those that the libraries read."""
     observer = load_observer(root / name, side=8, precision="float32", device="cpu")
     logits = observer.logits(torch.zeros(2, 3, 8, 8))
-    if not logits.isfinite().all() or logits.shape != (2, observer.num_classes):
-        return "logits that are not finite, or of another shape"
     own, _ = read_weights(root / name)
+    if logits.shape != (2, observer.num_classes):
+        return "logits of another shape"
+    if not logits.isfinite().all() and plain_logits(observer, own).isfinite().all():
+        return "logits that are not finite, where those of the network are"
     if name.endswith("safetensors"):
         others = load_file(root / name)
     else:
@@ -129,6 +170,15 @@ def in_network(root: Path, name: str) -> str | None:
         others = content.get("state_dict", content)
     same = own.keys() == others.keys() and all(torch.equal(own[key], others[key]) for key in own)
     return None if same else "other weights than the library reads"
+
+
+def plain_logits(observer: Observer, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return what the network says of black images; weights of noise overflow in any program."""
+    network = build_model(observer.arch, num_classes=observer.num_classes, side=observer.side)
+    network.load_state_dict({**network.state_dict(), **weights})
+    black = -torch.tensor(observer.mean) / torch.tensor(observer.std)
+    with torch.no_grad():
+        return network.eval()(black.view(1, 3, 1, 1).expand(2, 3, observer.side, observer.side))
 
 
 def networks(folder: Path) -> Kind:

@@ -363,3 +363,89 @@ def test_a_set_of_the_library_is_the_same_source(tmp_path: Path) -> None:
     written = open_source(tmp_path / "hub")
     assert list(written.keys) == list(folder.keys)
     assert pixels(written) == pixels(folder)
+
+
+def struct_of(images: pa.Array, paths: pa.Array) -> pa.Array:
+    return pa.StructArray.from_arrays([images, paths], ["bytes", "path"])
+
+
+def test_texts_and_names_that_are_no_utf_8_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "train.parquet"
+    paths = pa.array([b"\xff.png", b"1.png"]).view(pa.string())
+    table = pa.table({"image": struct_of(pa.array([png(0), png(1)]), paths), "label": [0, 1]})
+    pq.write_table(table, file)
+    with pytest.raises(PydreamError, match=r"train\.parquet: cannot be read: .*Invalid UTF8"):
+        open_source(file)
+    pq.write_table(table, file, store_schema=False)
+    file.write_bytes(file.read_bytes().replace(b"label", b"\xffabel"))
+    with pytest.raises(PydreamError, match=r"train\.parquet: not a readable parquet file: 'utf-8'"):
+        open_source(file)
+
+
+def test_a_footer_with_more_rows_than_there_are_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "train.parquet", rows(9), group=9)
+    data = file.read_bytes()
+    place = data.rindex(b"\x16\x12")  # 9 in Thrift: rows of the group, behind those of the columns
+    file.write_bytes(data[:place] + b"\x16\x14" + data[place + 2 :])
+    assert pq.read_metadata(file).row_group(0).num_rows == 10
+    with pytest.raises(PydreamError, match="has 9 rows where its footer says 10"):
+        open_source(file)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        ([b"x"], [0], r"1\.parquet: column 'image' holds binary, unlike in other files of "),
+        ([{"bytes": b"x"}], [0], r"1\.parquet: column 'image' holds struct<bytes: binary>, unlike"),
+        (["x"], [0], r"1\.parquet: column 'image' holds string, unlike"),
+        ([{"bytes": b"x", "path": "x"}], ["ant"], "files hold int64 and string in the same column"),
+        ([{"bytes": b"x", "path": 5}], [0], "files hold string and int64 in the same column"),
+    ],
+    ids=str,
+)
+def test_a_file_unlike_the_others_is_refused(
+    tmp_path: Path, images: list[Any], labels: list[Any], message: str
+) -> None:
+    write(tmp_path / "train-0.parquet", rows(9), metadata={})
+    pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / "train-1.parquet")
+    with pytest.raises(PydreamError, match=message):
+        open_source(tmp_path)
+
+
+def test_odd_schemas_and_labels_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "train.parquet"
+    names = {"names": ["ant", "\ud800"], "_type": "ClassLabel"}
+    write(file, rows(9), metadata=features(names))
+    with pytest.raises(PydreamError, match="names of classes that are no Unicode"):
+        open_source(file)
+    write(file, rows(9), metadata={b"huggingface": b"[" * 100_000})
+    assert open_source(file).class_names == ("0", "1", "2")
+    table = pa.table({"image": [png(0)], "label": [[0]]}).replace_schema_metadata(features())
+    pq.write_table(table, file)
+    with pytest.raises(PydreamError, match=r"column 'label' holds list<.*>, and a label is"):
+        open_source(file)
+    labels = pa.array([2**64 - 1, 0], pa.uint64())
+    pq.write_table(pa.table({"image": [png(0), png(1)], "label": labels}), file)
+    assert open_source(file).class_names == ("0", str(2**64 - 1))
+
+
+def test_an_error_of_any_kind_reaches_every_reader_of_a_row_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    source = open_source(write(tmp_path / "train.parquet", rows(9)))
+    monkeypatch.setattr(parquet_images, "read_columns", fail)
+    found: list[str] = []
+
+    def read() -> None:
+        with pytest.raises(MemoryError):
+            source.read(0)
+        found.append("read")
+
+    readers = [threading.Thread(target=read, daemon=True) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+        reader.join(timeout=30)
+    assert found == ["read"] * 2

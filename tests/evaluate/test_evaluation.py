@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from plain_sets import observer_entry
 from rich.console import Console
 from small_digits import ARCH, MEAN, PER_CLASS, SIDE, STD, Digits, write_set
 
@@ -199,10 +200,8 @@ def test_the_order_found_when_the_set_was_made_holds(
     order = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
     other = reordered_observer(digits, tmp_path / "other.safetensors", order, classes="unknown")
     file = digits_set / "manifest.json"
-    made_by = {
-        "weights_sha256": load_observer(other).weights_sha256,
-        "class_order": [order.index(label) for label in range(10)],
-    }
+    network, found = load_observer(other), [order.index(label) for label in range(10)]
+    made_by = observer_entry(network.weights_sha256, found, network.arch)
     file.write_text(json.dumps({**json.loads(file.read_text()), "observer": made_by}))
     curves = [
         evaluate_set(config(digits_set, digits, observer=str(path))).rows[0].runs[0].curve

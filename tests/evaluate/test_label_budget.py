@@ -224,6 +224,11 @@ def test_damaged_labels_are_refused(digits: Digits, digits_set: Path) -> None:
         "holds tensors": {"codes": tensors["codes"]},
         "holds 9 rows, for a set of 50 images": {n: t[:9].clone() for n, t in tensors.items()},
         "labels that are not numbers": {**tensors, "step": tensors["step"] * torch.nan},
+        "holds labels that are not numbers": {**tensors, "others": tensors["others"] * torch.nan},
+        "holds labels that are not": {
+            **tensors,
+            "others": torch.full_like(tensors["others"], torch.inf),
+        },
         "classes that the set does not have": {**tensors, "classes": tensors["classes"] + 10},
     }
     for message, content in damaged.items():

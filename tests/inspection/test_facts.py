@@ -8,7 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from plain_sets import write_set
 from rich.console import Console
 
 from pydream.errors import PydreamError
@@ -16,7 +19,7 @@ from pydream.inspection import image_origin, inspect_set, render_inspection, ren
 from pydream.inspection.facts import SetFacts
 from pydream.inspection.origins import CellOrigin, ImageOrigin
 from pydream.inspection.realism import SetMeasures
-from pydream.sets.distilled import DistilledSet
+from pydream.sets.distilled import PROVENANCE_SCHEMA, DistilledSet, load_set
 
 MakeSet = Callable[..., DistilledSet]
 
@@ -206,3 +209,39 @@ def test_an_image_that_is_not_there(make_set: MakeSet, name: str, words: str) ->
 def test_an_origin_that_is_not_known(make_set: MakeSet) -> None:
     with pytest.raises(PydreamError, match="no provenance"):
         image_origin(make_set(scores=False), "ant/0")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"class": 2}, "row 4 is of cell 0 of image 1 of class 2, which the set does not have"),
+        ({"class": -1}, "which the set does not have"),
+        ({"image": 3}, "which the set does not have"),
+        ({"cell": 4}, "which the set does not have"),
+        ({"source": None}, "it has empty entries"),
+        ({"score": float("inf")}, "a score is not a number"),
+    ],
+    ids=str,
+)
+def test_a_provenance_of_other_images_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    file = write_set(tmp_path / "set", ipc=3, factor=2).path / "provenance.parquet"
+    rows = pq.read_table(file).to_pylist()
+    rows[4] |= changes
+    pq.write_table(pa.Table.from_pylist(rows, PROVENANCE_SCHEMA), file)
+    with pytest.raises(PydreamError, match=rf"provenance\.parquet: .*{message}"):
+        load_set(tmp_path / "set")
+
+
+def test_a_table_that_is_no_provenance_is_refused(tmp_path: Path) -> None:
+    file = write_set(tmp_path / "set").path / "provenance.parquet"
+    whole = pq.read_table(file)
+    for table in (
+        whole.drop(["class"]),
+        whole.slice(0, 0),
+        whole.set_column(0, "class", [["x"] * 6]),
+    ):
+        pq.write_table(table, file)
+        with pytest.raises(PydreamError, match=r"provenance\.parquet: not the provenance of a set"):
+            load_set(tmp_path / "set")

@@ -69,11 +69,11 @@ def features(rows: int, columns: int, seed: int) -> torch.Tensor:
 
 
 def with_provenance(path: Path, sources: dict[int, list[str]]) -> None:
-    """Say of every image of a class where it came from, one cell each."""
+    """Name the sources of a class, all for its first image."""
     rows = [
-        {"class": label, "image": number, "cell": 0, "source": source, "score": -1.0}
+        {"class": label, "image": 0, "cell": 0, "source": source, "score": -1.0}
         for label, keys in sources.items()
-        for number, source in enumerate(keys)
+        for source in keys
     ]
     pq.write_table(pa.Table.from_pylist(rows, PROVENANCE_SCHEMA), path / "provenance.parquet")
 

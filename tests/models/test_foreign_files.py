@@ -87,3 +87,31 @@ def test_one_shard_of_a_network_is_refused(tmp_path: Path) -> None:
     torch.save({"module": {"fc.weight": torch.empty(0)}}, tmp_path / "w.pt")
     with pytest.raises(PydreamError, match=r"no values for fc\.weight: it is one shard"):
         read_weights(tmp_path / "w.pt")
+
+
+def rewritten(path: Path, change: Callable[[zipfile.ZipInfo], None]) -> None:
+    """Write the directory of a zip again, with changes of its entries."""
+    with zipfile.ZipFile(path, "a") as archive:
+        for member in archive.infolist():
+            change(member)
+        archive.comment = b"changed"  # so that it is written
+
+
+def test_a_part_that_is_marked_as_a_folder_is_refused(tmp_path: Path) -> None:
+    def mark(member: zipfile.ZipInfo) -> None:
+        member.external_attr |= 0x10 * member.filename.endswith("data/0")
+
+    torch.save({"fc.weight": torch.ones(3)}, tmp_path / "w.pt")
+    rewritten(tmp_path / "w.pt", mark)
+    with pytest.raises(PydreamError, match=r"w\.pt is damaged: a part of it is empty"):
+        read_weights(tmp_path / "w.pt")
+
+
+def test_a_zip_of_an_unknown_version_is_damaged(tmp_path: Path) -> None:
+    def raise_version(member: zipfile.ZipInfo) -> None:
+        member.extract_version = 96
+
+    torch.save({"fc.weight": torch.ones(3)}, tmp_path / "w.pt")
+    rewritten(tmp_path / "w.pt", raise_version)
+    with pytest.raises(PydreamError, match=r"w\.pt is cut short or damaged"):
+        read_weights(tmp_path / "w.pt")

@@ -502,3 +502,20 @@ def test_an_observer_answers_in_float32_whatever_the_default_dtype_is(tmp_path: 
     for got, wanted in zip(answers, wanted_answers, strict=True):
         assert got.dtype == torch.float32
         assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"arch": "c\x7fnvnet2-w8", "side": "8"}, "unknown architecture"),
+        ({"arch": "convnet2-w8", "side": "2"}, "the side must be at least 4"),
+    ],
+)
+def test_what_a_file_says_wrongly_is_named_with_it(
+    tmp_path: Path, facts: dict[str, str], words: str
+) -> None:
+    file = tmp_path / "w.safetensors"
+    save_weights(build_model("convnet2-w8", num_classes=4, side=8), file, facts)
+    with pytest.raises(PydreamError, match=words) as caught:
+        load_observer(file, device="cpu")
+    assert str(file) in str(caught.value)

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from plain_sets import observer_entry
 from torch import Tensor
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import Normalize
@@ -355,7 +356,7 @@ def test_the_observer_of_the_set_keeps_its_order(
     network = load_observer(observer)
     manifest = json.loads((digits_set / "manifest.json").read_text())
     order = [*range(5, 10), *range(5)]
-    manifest["observer"] = {"weights_sha256": network.weights_sha256, "class_order": order}
+    manifest["observer"] = observer_entry(network.weights_sha256, order, network.arch)
     (digits_set / "manifest.json").write_text(json.dumps(manifest))
     out = export(digits_set, "tensors", tmp_path / "out", observer=str(observer))
     images, _ = torch.load(out / "images.pt", weights_only=True)

@@ -32,7 +32,20 @@ CONTENT: dict[str, Any] = {
     "images_sha256": "ab",
     "skipped": [],
     "enlarged": 0,
-    "observer": {"arch": "convnet3", "top1": 0.5, "class_order": [0, 1]},
+    "observer": {
+        "arch": "convnet3",
+        "weights_sha256": "cd",
+        "precision": "float32",
+        "top1": 0.5,
+        "images": 64,
+        "held_out": "test split",
+        "class_order": [0, 1],
+    },
+}
+REFINEMENT: dict[str, Any] = {
+    **{"steps": 2, "match": "features", "learning_rate": 0.1, "seed": 0, "loss": [0.5, 0.25]},
+    **{"observers": [{"arch": "convnet3"}], "layers": ["layers.0"]},
+    "distances": {"unrefined": 2.0, "refined": 1.0, "rounded": 1.5},
 }
 LEAST = ("format", "class_names", "images_per_class", "side")
 
@@ -48,6 +61,7 @@ def write(folder: Path, content: Any) -> str:
     [
         {},
         {"labels_bytes": 7, "labels": {"0": {"bytes": 7, "top_k": None}}},
+        {"refinement": REFINEMENT},
         {"of_a_later_version": [1, 2]},
     ],
 )
@@ -100,6 +114,13 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, content: Any, mes
         Manifest.read(tmp_path)
 
 
+def test_a_message_does_not_quote_the_file(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_bytes(b'{"format": 1, "method": "' + b"x" * 9999 + b'\xff"}')
+    with pytest.raises(PydreamError, match="UnicodeDecodeError: 'utf-8' codec") as caught:
+        Manifest.read(tmp_path)
+    assert "xxx" not in str(caught.value)
+
+
 def test_a_folder_without_a_manifest_is_no_set(tmp_path: Path) -> None:
     with pytest.raises(PydreamError, match=r"no distilled set here \(manifest.json is missing\)"):
         Manifest.read(tmp_path)
@@ -117,6 +138,16 @@ def test_a_folder_without_a_manifest_is_no_set(tmp_path: Path) -> None:
         {"factor": None},
         {"side": -8},
         {"observer": "convnet3"},
+        {"observer": CONTENT["observer"] | {"top1": "high"}},
+        {"observer": {"arch": "convnet3"}},
+        {"further_observers": [{}]},
+        {"config": {"cells": "other"}},
+        {"views": "all"},
+        {"history": [{"iteration": 0}]},
+        {"refinement": {"steps": 2}},
+        {"refinement": REFINEMENT | {"layers": []}},
+        {"package": {"name": "pydream-distill"}},
+        {"source": {"description": "digits", "split": "train"}},
         {"source": {"description": "digits", "split": None}},
         {"skipped": [{"key": 1}]},
         {"images_bytes": 1e400},
