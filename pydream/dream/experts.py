@@ -7,6 +7,7 @@ weights, float32 (epochs + 1, P).
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pydream.durable import make_folder
-from pydream.entry_types import parse_json
+from pydream.entry_types import is_positive, is_text, is_whole, mapping_of, parse_json
 from pydream.errors import PydreamError, first_line
 from pydream.files import disk_errors, write_whole
 from pydream.seeds import uniform
@@ -27,7 +28,17 @@ from pydream.seeds import uniform
 _FORMAT = 1
 _DESCRIPTION = "experts.json"
 _WEIGHTS = "weights"
-_NAMES = ("format", "count", "settings")
+_describes_experts = mapping_of(
+    {
+        "format": is_whole,
+        "count": is_positive,
+        "arch": is_text,
+        "parameters": is_positive,
+        "source": is_text,
+        "source_fingerprint": is_text,
+        "settings": mapping_of({"epochs": is_positive, "side": is_positive, "exif": is_text}),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -62,11 +73,14 @@ class Experts:
             raise PydreamError(
                 f"{path} is no folder of experts: make them by pydream experts SOURCE --out {path}"
             )
-        files = tuple(file_of(path, number) for number in range(description["count"]))
-        missing = sum(not file.is_file() for file in files)
+        count = description["count"]
+        names = {file.name for file in path.iterdir()}
+        # A damaged number may be larger than any number of files.
+        files = tuple(itertools.islice((file_of(path, n) for n in range(count)), len(names)))
+        missing = count - sum(file.name in names for file in files)
         if missing:
             raise PydreamError(
-                f"{path} lacks {missing} of {len(files)} experts: run pydream experts again, with "
+                f"{path} lacks {missing} of {count} experts: run pydream experts again, with "
                 "--resume"
             )
         return cls(path, description, files)
@@ -179,8 +193,14 @@ class Experts:
         file = self.files[number]
         try:
             with safe_open(file, framework="pt") as opened:
-                weights: Tensor = opened.get_slice(_WEIGHTS)[epoch]
-        except (OSError, SafetensorError, IndexError) as error:
+                held = opened.get_slice(_WEIGHTS)
+                shape = (self.epochs + 1, self.description["parameters"])
+                if (*held.get_shape(),) != shape or held.get_dtype() != "F32":
+                    raise SafetensorError(f"it does not hold float32 of shape {shape}")
+                weights: Tensor = held[epoch]
+                if not weights.isfinite().all():
+                    raise SafetensorError("its weights are not numbers")
+        except (OSError, SafetensorError) as error:
             raise PydreamError(
                 f"{file} cannot be read as an expert ({first_line(error)}): remove it, and run "
                 "pydream experts again, with --resume"
@@ -221,7 +241,7 @@ def read_description(path: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise PydreamError(f"{file} cannot be read: {first_line(error)}") from error
-    if not (isinstance(found, dict) and {*_NAMES} <= {*found}):
+    if not _describes_experts(found):
         raise PydreamError(f"{file} describes no experts of pydream: give another folder")
     if found["format"] != _FORMAT:
         raise PydreamError(

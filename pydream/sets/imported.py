@@ -20,7 +20,16 @@ from pydream.data.layout import Layout
 from pydream.data.source import Source
 from pydream.data.sources import open_parquet
 from pydream.data.whitening import Whitening, whitening_record
-from pydream.entry_types import parse_json
+from pydream.entry_types import (
+    is_mapping,
+    is_positive,
+    is_text,
+    list_of,
+    mapping_of,
+    one_of,
+    or_none,
+    parse_json,
+)
 from pydream.errors import ImageError, PydreamError
 from pydream.formatting import listed
 from pydream.sets.distilled import DistilledSet, load_set
@@ -40,6 +49,10 @@ from pydream.versions import PACKAGE
 _NUMBERED = re.compile(r"\d{5}")  # names of class folders in RDED and DD-Ranking
 _NUMBER = re.compile(r"\d+")
 _SUFFIXES = (".pt", ".pth")
+_MOST_CLASSES = 1_000_000  # a damaged label may be of any size
+_FACTS = {"class_names": list_of(is_text), "factor": is_positive}
+_OTHER_FACTS = {"views": or_none(one_of("crop", "dsa")), "whitening": or_none(is_mapping)}
+_is_ours = mapping_of({"package": mapping_of({"name": one_of(PACKAGE)}), **_FACTS}, _OTHER_FACTS)
 _KINDS = (
     "a set of pydream, a folder of class folders or of parquet files, a .pt or .pth file of "
     "[images, labels], or a folder with images.pt or data.pt"
@@ -221,13 +234,11 @@ def _exported_facts(file: Path) -> dict[str, Any]:
         return {}
     try:
         info = parse_json(file.read_bytes())
-        if info["package"]["name"] != PACKAGE:
-            return {}
-        names = [str(name) for name in info["class_names"]]
-        facts = {"class_names": names, "factor": int(info["factor"]), "views": info.get("views")}
-        return facts | ({"whitening": info["whitening"]} if "whitening" in info else {})
-    except (ValueError, KeyError, TypeError):  # written by another tool
+    except ValueError:
         return {}
+    if not _is_ours(info):  # written by another tool
+        return {}
+    return {name: info[name] for name in (*_FACTS, *_OTHER_FACTS) if name in info}
 
 
 def _imported(
@@ -387,6 +398,11 @@ def _sort_by_class(labels: Tensor, file: Path, num_classes: int) -> tuple[Tensor
 
 def _check_classes(labels: Tensor, num_classes: int, where: str) -> None:
     """Raise PydreamError unless every class has an image."""
+    if num_classes > _MOST_CLASSES:
+        raise PydreamError(
+            f"{where}: has labels of {num_classes} classes, numbered from 0, for {len(labels)} "
+            "images"
+        )
     empty = (labels.bincount(minlength=num_classes) == 0).nonzero().flatten().tolist()
     if empty:
         raise PydreamError(

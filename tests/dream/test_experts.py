@@ -278,7 +278,9 @@ def test_a_run_goes_on_from_whitened_tensors(digits: Source, tmp_path: Path) -> 
 def test_draws_are_uniform_over_experts_and_first_epochs(tmp_path: Path) -> None:
     """Weights that say which they are: 100 times the expert, and the epoch."""
     count, epochs, max_start, apart = 3, 5, 3, 2
-    write_description(tmp_path, {"count": count, "settings": {"epochs": epochs}})
+    settings = {"epochs": epochs, "side": 8, "exif": "ignore"}
+    facts = {"arch": ARCH, "parameters": 4, "source": "digits", "source_fingerprint": "f0"}
+    write_description(tmp_path, {**facts, "count": count, "settings": settings})
     for number in range(count):
         numbered = 100.0 * number + torch.arange(epochs + 1.0)[:, None]
         write_expert(tmp_path, number, numbered.repeat(1, 4))
