@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import posixpath
 import shutil
@@ -16,7 +17,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from pydream.data.cache import COMPRESSED, decompressed, fetched, kept
+from pydream.data.cache import COMPRESSED, decompressed, fetched, kept_bytes
 from pydream.data.layout import Tree, check_bytes, is_image, join
 from pydream.data.remote import AnyPath, RemotePath, read_together
 from pydream.data.tar_ends import check_whole, find_appended, forwards
@@ -253,15 +254,16 @@ def _zip_member(info: zipfile.ZipInfo, before: int) -> _ZipMember:
     )
 
 
-def _zip_directory(path: AnyPath) -> tuple[Path, int]:
+def _zip_directory(path: AnyPath) -> tuple[Path | IO[bytes], int]:
     """Return a file with the directory of a zip, and the number of bytes that it lacks before it.
 
     The file is the end of the archive, in the cache, if the archive is in a store.
     """
     if isinstance(path, Path):
         return path, 0
-    end = kept(path, [path], (path.stem, ".directory.zip"), "index", partial(_write_end, path))
-    return end, path.size - end.stat().st_size
+    name = path.stem, ".directory.zip"
+    end = kept_bytes(path, [path], name, "index", partial(_write_end, path))
+    return io.BytesIO(end), path.size - len(end)
 
 
 def _write_end(path: RemotePath, target: IO[bytes]) -> None:

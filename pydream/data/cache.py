@@ -40,6 +40,9 @@ COMPRESSED: dict[bytes, Callable[[IO[bytes]], Any]] = {
 }
 """Functions that open compressed files, by their first bytes."""
 
+DIGEST = 32
+"""Bytes of a SHA-256."""
+
 _AT_ONCE = 16 << 20
 # A compressed tar may grow by so much, and beyond that to so many times its size. A tar of small
 # images is padded with zeros, but hardly to ten times their size.
@@ -147,6 +150,46 @@ def kept(
             f"XDG_CACHE_HOME to a folder with enough room, or {action} it yourself"
         ) from error
     return place
+
+
+def kept_bytes(
+    path: AnyPath | str,
+    files: Sequence[AnyPath],
+    name: tuple[str, str],
+    action: str,
+    write: Callable[[IO[bytes]], None],
+) -> bytes:
+    """Return the content of a small file of the cache, made as by `kept`, whose parameters it has.
+
+    Its SHA-256 lies behind it in the file. A damaged file is made again.
+
+    Raises
+    ------
+    PydreamError
+        The same as for `kept`, and if the file is damaged as soon as it is made.
+    """
+
+    def write_all(target: IO[bytes]) -> None:
+        content = io.BytesIO()
+        write(content)
+        target.write(content.getvalue())
+        target.write(hashlib.sha256(content.getbuffer()).digest())
+
+    for _ in range(2):
+        place = kept(path, files, name, action, write_all)
+        content = place.read_bytes()
+        data = content[:-DIGEST]
+        if content[-DIGEST:] == hashlib.sha256(data).digest():
+            return data
+        forget_damaged(place)
+    raise PydreamError(f"{place} is damaged as soon as it is written: set XDG_CACHE_HOME to a disk")
+
+
+def forget_damaged(place: Path) -> None:
+    """Remove a damaged file of the cache, and say so."""
+    say(f"{place}: is damaged, and made again")
+    with suppress(OSError):
+        place.unlink()
 
 
 def make_once(place: Path, write: Callable[[IO[bytes]], None], announcement: str) -> None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pydream.data.cache import kept
+from pydream.data.cache import kept_bytes
 from pydream.data.layout import file_kind
 from pydream.data.parquet_access import open_file, read_columns
 from pydream.data.parquet_columns import (
@@ -145,12 +145,10 @@ def _tables(files: Sequence[AnyPath], columns: Columns, description: str) -> lis
     named = f"{columns.image} {columns.label} {columns.has_paths}"
     name = f"{Path(description).name}-{hashlib.sha256(named.encode()).hexdigest()[:8]}", ".labels"
     write = partial(_write_tables, files, columns, description)
-    with pa.memory_map(str(kept(description, files, name, "index", write))) as source:
-        read = pa.ipc.open_file(source)
-        return [
-            pa.Table.from_batches([read.get_batch(number)])
-            for number in range(read.num_record_batches)
-        ]
+    read = pa.ipc.open_file(pa.BufferReader(kept_bytes(description, files, name, "index", write)))
+    return [
+        pa.Table.from_batches([read.get_batch(number)]) for number in range(read.num_record_batches)
+    ]
 
 
 def _write_tables(

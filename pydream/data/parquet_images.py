@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import threading
+import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,12 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pydream.data.cache import kept
+from pydream.data.cache import DIGEST, forget_damaged, kept
 from pydream.data.parquet_access import open_file, read_columns
 from pydream.data.parquet_columns import Columns
 from pydream.data.remote import AnyPath, RemotePath
 from pydream.data.stores import AT_ONCE
-from pydream.errors import ImageError, first_line
+from pydream.errors import ImageError, PydreamError, first_line
 from pydream.progress import track
 
 _HELD_BYTES = 512 << 20  # of row groups in memory
@@ -99,8 +100,8 @@ class RowImages:
         ImageError
             If there is none in the row, or the file cannot be read.
         """
-        if self._unpacked is not None:
-            return self._unpacked.read(row)
+        if self._unpacked is not None and (image := self._unpacked.read(row)):
+            return image
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
         value = self._group(number)[row - int(self._starts[number])].as_py()
         if value is None:
@@ -118,23 +119,28 @@ class RowImages:
             if readings <= _MOST_READINGS * len(self._groups):
                 return None
             name = Path(self._description).name or "images", ".images"
-            return _Unpacked(kept(self._description, self._files, name, "unpack", self._unpack))
+            for _ in range(2):
+                place = kept(self._description, self._files, name, "unpack", self._unpack)
+                if (unpacked := _Unpacked.open(place)) is not None:
+                    return unpacked
+                forget_damaged(place)
+            raise PydreamError(f"{place} is damaged as soon as it is written")
 
     def _unpack(self, target: IO[bytes]) -> None:
-        """Write all images, one after another, then the place of each: its start and its end."""
-        place, places = 0, [np.zeros(1, np.int64)]
+        """Write all images, one after another; images that cannot be read are empty."""
+        place, places = 0, [(0, 0)]
         with track("unpacking images", len(self._order), "images") as advance:
-            for number in range(len(self._groups)):
-                images = self._load(number)
+            for number, count in enumerate(np.diff(self._starts).tolist()):
+                try:
+                    images = [image.as_py() or b"" for image in self._load(number)]
+                except ImageError:
+                    images = [b""] * count
                 for image in images:
-                    target.write(image.as_buffer() if image.is_valid else b"")
-                sizes = pc.fill_null(pc.binary_length(images), 0).to_numpy().astype(np.int64)
-                ends = place + np.cumsum(sizes)
-                places.append(ends)
-                place = int(ends[-1]) if len(ends) else place
-                advance(len(images))
-        target.write(np.concatenate(places).astype("<i8").tobytes())
-        target.write(np.array([place], "<i8").tobytes())
+                    target.write(image)
+                    place += len(image)
+                    places.append((place, zlib.crc32(image)))
+                advance(count)
+        target.write(_Unpacked.tail(np.array(places, "<i8"), place))
 
     @cached_property
     def _following(self) -> dict[int, int]:
@@ -198,15 +204,35 @@ def _place_of(metadata: pq.FileMetaData, path: str) -> int:
 
 
 class _Unpacked:
-    """A file of images and their places, as `RowImages` writes it."""
+    """A file of images and, behind them, of their places, as `RowImages` writes it.
 
-    def __init__(self, path: Path) -> None:
-        self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
-        end = int(self._bytes[-8:].view("<i8")[0])
-        self._places = self._bytes[end:-8].view("<i8")
+    The places are int64 (N + 1, 2): the end of each image and its CRC-32, after a row of zeros. The
+    number of bytes of all images, and a SHA-256 of all that lies behind them, end the file.
+    """
 
-    def read(self, row: int) -> bytes:
-        start, end = self._places[row : row + 2]
-        if start == end:
-            raise ImageError("the row has no image")
-        return self._bytes[start:end].tobytes()
+    def __init__(self, content: npt.NDArray[np.uint8], places: npt.NDArray[np.int64]) -> None:
+        self._bytes, self._places = content, places
+
+    @staticmethod
+    def tail(places: npt.NDArray[np.int64], size: int) -> bytes:
+        """Return what lies behind the images."""
+        content = places.tobytes() + np.array([size], "<i8").tobytes()
+        return content + hashlib.sha256(content).digest()
+
+    @classmethod
+    def open(cls, path: Path) -> _Unpacked | None:
+        """Open a file; None if its places are damaged."""
+        if path.stat().st_size < 8 + DIGEST:
+            return None
+        content = np.memmap(path, dtype=np.uint8, mode="r")
+        start = int(content[-8 - DIGEST : -DIGEST].view("<i8")[0])
+        tail = content[max(start, 0) :]
+        if start < 0 or hashlib.sha256(tail[:-DIGEST].data).digest() != tail[-DIGEST:].tobytes():
+            return None
+        return cls(content, tail[: -8 - DIGEST].view("<i8").reshape(-1, 2))
+
+    def read(self, row: int) -> bytes | None:
+        """Return an image; None for one that could not be read, or is damaged."""
+        start, end = int(self._places[row, 0]), int(self._places[row + 1, 0])
+        image = self._bytes[start:end].tobytes()
+        return image if zlib.crc32(image) == self._places[row + 1, 1] else None

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pydream.data.cache import kept
+from pydream.data.cache import kept_bytes
 from pydream.data.layout import MOST_BYTES, is_image
 from pydream.data.parquet_columns import Columns, names_of, numbers_of
 from pydream.data.remote import AnyPath, RemotePath, read_together
@@ -136,10 +136,8 @@ class ShardSource(TableSource):
 def _index(description: str, shards: tuple[AnyPath, ...]) -> pa.Table:
     """Return name, place, size and label of every image, from the cache if they are there."""
     name = Path(description).name or "shards", ".index"
-    return pq.read_table(
-        kept(description, shards, name, "index", partial(_write_index, shards)),
-        memory_map=True,
-    )
+    index = kept_bytes(description, shards, name, "index", partial(_write_index, shards))
+    return pq.read_table(pa.BufferReader(index))
 
 
 def _write_index(shards: tuple[AnyPath, ...], target: IO[bytes]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from pydream.data.cache import cache_folder, make_once
+from pydream.data.cache import DIGEST, cache_folder, forget_damaged, make_once
 from pydream.data.resized import LabelledImages, load_split
 from pydream.data.source import Source
 from pydream.errors import PydreamError
@@ -33,7 +32,6 @@ _ROWS = 1024  # images whitened in a product of matrices; it is fixed, as last b
 _SUMMED = 1024
 _VERSION = 1  # counts changes of what is fitted and of how it is kept
 _KEPT_FROM = 1024  # values of an image; with fewer, the fit takes a fraction of a second
-_DIGEST = 32  # bytes of a SHA-256
 
 
 @dataclass(frozen=True)
@@ -205,9 +203,7 @@ def fit_once(images: Tensor) -> Whitening:
         known = fitted[0] if fitted else _read(place, shape)
         if known is not None:
             return known
-        say(f"{place}: is damaged, and made again")
-        with suppress(OSError):
-            place.unlink()
+        forget_damaged(place)
     return fitted[0] if fitted else fit_whitening(images)
 
 
@@ -230,7 +226,7 @@ def _read(place: Path, shape: tuple[int, int, int]) -> Whitening | None:
         content = np.fromfile(place, np.uint8)
     except OSError:
         return None
-    values, digest = content[:-_DIGEST], content[-_DIGEST:].tobytes()
+    values, digest = content[:-DIGEST], content[-DIGEST:].tobytes()
     if len(values) != 4 * size * (1 + 2 * size) or hashlib.sha256(values.data).digest() != digest:
         return None
     mean, matrix, inverse = torch.from_numpy(

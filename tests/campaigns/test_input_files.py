@@ -77,8 +77,8 @@ def parquet(*, as_of_hub: bool = False) -> bytes:
     stream = io.BytesIO()
     table = pa.table({"image": pa.array(rows, kind), "label": labels})
     if as_of_hub:
-        features = {"image": {"_type": "Image"}}
-        features["label"] = {"_type": "ClassLabel", "names": [*CLASSES]}
+        label = {"_type": "ClassLabel", "names": [*CLASSES]}
+        features = {"image": {"_type": "Image"}, "label": label}
         described = json.dumps({"info": {"features": features}})
         table = table.replace_schema_metadata({"huggingface": described})
     pq.write_table(table, stream, row_group_size=4)

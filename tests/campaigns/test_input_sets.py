@@ -178,7 +178,9 @@ def plain_logits(observer: Observer, weights: Mapping[str, torch.Tensor]) -> tor
     network.load_state_dict({**network.state_dict(), **weights})
     black = -torch.tensor(observer.mean) / torch.tensor(observer.std)
     with torch.no_grad():
-        return network.eval()(black.view(1, 3, 1, 1).expand(2, 3, observer.side, observer.side))
+        images = black.view(1, 3, 1, 1).expand(2, 3, observer.side, observer.side)
+        logits: torch.Tensor = network.eval()(images)
+    return logits
 
 
 def networks(folder: Path) -> Kind:

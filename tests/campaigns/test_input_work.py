@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +202,7 @@ def in_cache(root: Path, name: str) -> str | None:
     return None if cached(path) == whole else "another answer than without the cache"
 
 
-KINDS = {
+KINDS: dict[str, Callable[[Path], Kind]] = {
     "sets of tensors": lambda _: with_targets(TENSORS, in_tensors, pieces(64)),
     "files of arrays": lambda _: with_targets({"a.npz": arrays()}, in_arrays, pieces(64)),
     "experts": experts,
@@ -220,5 +220,5 @@ def test_mutated_files(campaign: Campaign, tmp_path: Path, kind: str) -> None:
     outcomes = make_trials(trials, range(count))
     facts = expect_no_fault(outcomes, trials.describe, SEED)
     assert facts["answered"]
-    assert facts["refused"]
+    assert bool(facts["refused"]) == (kind != "files of the cache")  # those are made again
     campaign.passed("inputs", f"mutated {kind}", count, **facts)

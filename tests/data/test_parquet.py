@@ -449,3 +449,44 @@ def test_an_error_of_any_kind_reaches_every_reader_of_a_row_group(
         reader.start()
         reader.join(timeout=30)
     assert found == ["read"] * 2
+
+
+@pytest.mark.parametrize("place", [0, 500, -1, -20, -60], ids=str)
+def test_unpacked_images_that_are_damaged_are_read_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    """In the images, the first and another, and in all parts of what lies behind them."""
+    monkeypatch.setattr(parquet_images, "_HELD_BYTES", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = write(tmp_path / "train.parquet", rows(40), group=3)
+    wanted = pixels(open_source(file))
+    (cached,) = tmp_path.glob("cache/pydream/*.images")
+    content = bytearray(cached.read_bytes())
+    content[place] ^= 4
+    cached.write_bytes(content)
+    assert pixels(open_source(file)) == wanted
+    cached.write_bytes(content[:30])
+    assert pixels(open_source(file)) == wanted
+
+
+def test_a_row_group_that_cannot_be_unpacked_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = parquet_images.read_columns
+
+    def read_most(path: Path, columns: Sequence[str], group: int, *more: Any) -> pa.Table:
+        if group == 2:
+            raise OSError(5, "Input/output error")
+        return read(path, columns, group, *more)
+
+    monkeypatch.setattr(parquet_images, "_HELD_BYTES", 0)
+    monkeypatch.setattr(parquet_images, "read_columns", read_most)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source = open_source(write(tmp_path / "train.parquet", rows(40), group=3))
+    failed = 0
+    for index, key in enumerate(source.keys):
+        try:
+            assert int(source.image(index)[0, 0, 0]) == int(key[-7:-4])
+        except ImageError as error:
+            failed += "row group 2 of " in str(error)
+    assert failed == 3

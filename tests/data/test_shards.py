@@ -177,3 +177,17 @@ def test_what_webdataset_writes_is_read(tmp_path: Path) -> None:
     source = open_source(tmp_path / "a.tar")
     assert source.class_names == ("0", "1", "2")
     assert sorted(pixels(source)) == list(range(9))
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", None])
+def test_a_damaged_index_is_made_again(
+    tmp_path: Path, cache_home: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
+) -> None:
+    shards = shard(tmp_path / "a.tar", rows(9))
+    wanted = open_source(shards)
+    (index,) = cache_home.iterdir()
+    whole = index.read_bytes()
+    index.write_bytes(whole[:100] + b"?" + whole[101:] if content is None else content)
+    assert open_source(shards).fingerprint() == wanted.fingerprint()
+    assert f"{index}: is damaged, and made again" in capsys.readouterr().err
+    assert index.read_bytes() == whole
