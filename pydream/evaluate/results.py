@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -330,6 +331,11 @@ def _deviation(values: list[float]) -> float | None:
     return stdev(values) if len(values) > 1 else None
 
 
+def _checksum(run: Mapping[str, Any]) -> str:
+    """Return the CRC-32 of the measurements of a student, in hex."""
+    return f"{zlib.crc32(json.dumps(run).encode()):08x}"
+
+
 class FinishedStudents:
     """A folder with a file for every trained student, named after everything that decides it.
 
@@ -350,7 +356,10 @@ class FinishedStudents:
         if not (self._resume and file.is_file()):
             return None
         try:
-            run = parse_json(file.read_bytes())["run"]
+            kept = parse_json(file.read_bytes())
+            run = kept["run"]
+            if kept["crc32"] != _checksum(run):
+                raise ValueError("its checksum differs")
             curve = tuple(Checkpoint(**point) for point in run.pop("curve"))
             return StudentRun(curve=curve, **run)
         except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
@@ -361,7 +370,8 @@ class FinishedStudents:
 
     def keep(self, identity: Mapping[str, Any], run: StudentRun) -> None:
         """Store a student's measurements."""
-        content = {"identity": identity, "run": dataclasses.asdict(run)}
+        measured = dataclasses.asdict(run)
+        content = {"identity": identity, "run": measured, "crc32": _checksum(measured)}
         with disk_errors(self.folder, RESUME):
             make_folder(self.folder)
         write_whole(self._file(identity), (json.dumps(content, indent=1) + "\n").encode(), RESUME)

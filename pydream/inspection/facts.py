@@ -208,7 +208,9 @@ def refinement_words(refinement: Mapping[str, Any]) -> str:
 
 def distance_words(refinement: Mapping[str, Any]) -> str:
     """Say how far features of cells were from those of their anchors, before and after."""
-    distances = refinement["distances"]
+    distances = refinement.get("distances")
+    if distances is None:
+        return "not recorded"
     return (
         f"{distances['unrefined']:.4g} before, {distances['refined']:.4g} after, "
         f"{distances['rounded']:.4g} in 8 bits"

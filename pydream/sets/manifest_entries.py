@@ -38,12 +38,16 @@ _is_refinement = mapping_of(
         "learning_rate": is_number,
         "observers": list_of(mapping_of({"arch": is_text})),
         "layers": list_of(is_text),
+    },
+    {
+        "match": is_text,
+        "seed": is_whole,
+        # Not yet, while a set is made.
         "loss": list_of(is_number),
         "distances": mapping_of(
             {"unrefined": is_number, "refined": is_number, "rounded": is_number}
         ),
     },
-    {"match": is_text, "seed": is_whole},
 )
 _is_point = mapping_of(
     {"iteration": is_whole, "loss": or_none(is_number)}, {"top1": or_none(list_of(is_number))}

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from pydream.data import has_split, open_source, parquet_images
+from pydream.data.parquet_access import read_columns
 from pydream.errors import ImageError, MissingSplitError, PydreamError
 
 CLASSES = ("ant", "bee", "cat")
@@ -472,12 +473,10 @@ def test_unpacked_images_that_are_damaged_are_read_anew(
 def test_a_row_group_that_cannot_be_unpacked_leaves_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = parquet_images.read_columns
-
     def read_most(path: Path, columns: Sequence[str], group: int, *more: Any) -> pa.Table:
         if group == 2:
             raise OSError(5, "Input/output error")
-        return read(path, columns, group, *more)
+        return read_columns(path, columns, group, *more)
 
     monkeypatch.setattr(parquet_images, "_HELD_BYTES", 0)
     monkeypatch.setattr(parquet_images, "read_columns", read_most)

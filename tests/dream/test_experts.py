@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -329,5 +330,20 @@ def test_folders_that_are_no_experts(digits: Source, experts: Path, tmp_path: Pa
         (broken / "experts.json").write_text(text)
         with pytest.raises(PydreamError, match=r"experts\.json describes no experts of pydream"):
             Experts.open(broken)
+    described = json.loads((experts / "experts.json").read_text())
+    for wrong in ({"count": "3"}, {"count": 0}, {"settings": []}, {"arch": None}):
+        (broken / "experts.json").write_text(json.dumps(described | wrong))
+        with pytest.raises(PydreamError, match=r"experts\.json describes no experts of pydream"):
+            Experts.open(broken)
+    (broken / "experts.json").write_text(json.dumps(described | {"count": 10**12}))
+    with pytest.raises(PydreamError, match=f"lacks {10**12 - 3} of {10**12} experts"):
+        Experts.open(broken)
+    (broken / "experts.json").write_text(json.dumps(described | {"parameters": 7}))
+    with pytest.raises(PydreamError, match=r"it does not hold float32 of shape \(4, 7\)"):
+        Experts.open(broken).weights(0, 0, torch.device("cpu"))
+    (broken / "experts.json").write_text(json.dumps(described))
+    write_expert(broken, 0, torch.full((4, described["parameters"]), torch.nan))
+    with pytest.raises(PydreamError, match="its weights are not numbers"):
+        Experts.open(broken).weights(0, 0, torch.device("cpu"))
     with pytest.raises(PydreamError, match="diverged in epoch 1: give a --learning-rate below"):
         train_experts(config(tmp_path / "wild", learning_rate=1e30), source=digits)

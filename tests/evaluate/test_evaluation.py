@@ -435,6 +435,24 @@ def test_finished_students_are_taken_on_resume(
     assert trained == [1, 0, 0]  # other settings; and not asked to resume
 
 
+@pytest.mark.parametrize(("whole", "damaged"), [("0.", "1."), ("}", ""), ('"run"', '"ran"')])
+def test_a_damaged_file_of_a_finished_student_is_named(
+    digits: Digits, digits_set: Path, whole: str, damaged: str
+) -> None:
+    evaluate_set(config(digits_set, digits, seeds=(0,)))
+    (file,) = digits_set.rglob("students/*.json")
+    head, found, rest = file.read_text().rpartition(whole)
+    assert found
+    file.write_text(head + damaged + rest)
+    fails(
+        rf"{file.name} cannot be read \(.*\): remove it",
+        digits,
+        digits_set,
+        resume=True,
+        seeds=(0,),
+    )
+
+
 @pytest.mark.parametrize("layout", ["tensors", "rded", "ddranking"])
 def test_sets_in_the_layouts_of_others(
     digits: Digits, digits_set: Path, tmp_path: Path, layout: Layout

@@ -91,6 +91,7 @@ def test_the_results_of_dc(
         ({"package": {"name": "pydream-distill"}, "class_names": ["b", "a"], "factor": 2}, "ba", 2),
         ({"package": {"name": "another"}, "class_names": ["b", "a"], "factor": 2}, "cd", 1),
         (["of somebody else"], "cd", 1),
+        ({"package": {"name": "pydream-distill"}, "class_names": [1, 2], "factor": 2}, "cd", 1),
     ],
 )
 def test_names_beside_exported_tensors(
@@ -437,6 +438,7 @@ PAIRS = torch.tensor([0, 0, 1, 1])
     [
         ([GREY, torch.tensor([0, 0, 2, 2])], "of 3 classes, numbered from 0, .* no image: 1"),
         ([GREY, torch.tensor([-1, -1, 0, 0])], "labels are -1 to 0"),
+        ([GREY, torch.tensor([0, 0, 1, 2**62])], f"has labels of {2**62 + 1} classes, .* for 4"),
         ([GREY, PAIRS[:3]], r"for each of 4 images, got torch.int64 of shape \(3,\)"),
         ([GREY, PAIRS.float()], "one class number .* torch.float32"),
         ([GREY, torch.zeros(3, 2)], r"a row of floating point for each of 4 images.* \(3, 2\)"),
