@@ -215,7 +215,7 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
 def test_mutated_files(campaign: Campaign, tmp_path: Path, kind: str) -> None:
     (tmp_path / "base").mkdir()
     files, targets, look = KINDS[kind](tmp_path / "base")
-    count = campaign.trials(40, 2000)
+    count = campaign.trials(2 * len(targets) if kind == "labels of ImageNet" else 40, 2000)
     trials = FileTrials(tmp_path, files, targets, look, SEED)
     outcomes = make_trials(trials, range(count))
     facts = expect_no_fault(outcomes, trials.describe, SEED)

@@ -331,7 +331,8 @@ def test_folders_that_are_no_experts(digits: Source, experts: Path, tmp_path: Pa
         with pytest.raises(PydreamError, match=r"experts\.json describes no experts of pydream"):
             Experts.open(broken)
     described = json.loads((experts / "experts.json").read_text())
-    for wrong in ({"count": "3"}, {"count": 0}, {"settings": []}, {"arch": None}):
+    wrongs: list[dict[str, Any]] = [{"count": "3"}, {"count": 0}, {"settings": []}, {"arch": None}]
+    for wrong in wrongs:
         (broken / "experts.json").write_text(json.dumps(described | wrong))
         with pytest.raises(PydreamError, match=r"experts\.json describes no experts of pydream"):
             Experts.open(broken)
