@@ -239,5 +239,6 @@ def _changed(value: Any, rng: np.random.Generator) -> Any:
     if isinstance(value, str):
         return (value[:-1], value + "x", value.upper(), f"{value}\n{value}")[rng.integers(4)]
     if isinstance(value, (int, float)):
-        return (-value, value + 1, value / 2, str(value), [value])[rng.integers(5)]
+        half = value / 2 if abs(value) < 1e300 else value // 2
+        return (-value, value + 1, half, str(value), [value])[rng.integers(5)]
     return value[1:] if isinstance(value, list) else [value]
