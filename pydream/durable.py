@@ -22,7 +22,8 @@ _THREADS = 8
 def sync(path: Path) -> None:
     """Wait until the content of a file, or the names in a folder, are on the disk.
 
-    File systems that cannot do this are left to themselves, as is Windows.
+    File systems that cannot do this are left to themselves, as are Windows and folders that take
+    new files from all and show none.
 
     Raises
     ------
@@ -31,7 +32,12 @@ def sync(path: Path) -> None:
     """
     if os.name == "nt":  # folders cannot be opened there, nor a file be synchronised that is read
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        if path.is_dir():
+            return
+        raise
     try:
         os.fsync(descriptor)
     except OSError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pydream.durable import make_folder, sync, sync_tree
+from pydream.durable import make_folder, rename, sync, sync_tree
 from pydream.errors import PydreamError
 from pydream.files import write_new, write_whole, written_beside
 from pydream.partial import PartialRun
@@ -134,6 +134,24 @@ def test_an_error_of_the_disk_is_told_and_the_file_before_it_stays(
     with pytest.raises(PydreamError, match=f"cannot write {file}: Input/output error; finished"):
         write_whole(file, b"second")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"first"]
+
+
+def test_a_folder_that_may_not_be_listed_takes_new_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+
+    def refuse(path: Path, flags: int, *given: int) -> int:
+        if flags == os.O_RDONLY:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, flags, *given)
+
+    (tmp_path / "source").write_bytes(b"content")
+    monkeypatch.setattr(os, "open", refuse)
+    rename(tmp_path / "source", tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    with pytest.raises(PermissionError):  # a file is another thing
+        sync(tmp_path / "file")
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])

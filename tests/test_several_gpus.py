@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from pydream.cli import main, several_gpus
 from pydream.errors import OtherRankError, PydreamError
@@ -33,6 +35,19 @@ def test_arguments_of_the_ranks(words: tuple[str, ...], monkeypatch: pytest.Monk
     one_each = [word.replace("cuda:all", "cuda") for word in words]
     assert started == [(4, ["rded", *one_each, "x"])]
     assert not several_gpus.started_on_all_gpus(["rded", "--device", "cuda", "cuda:all"])
+
+
+def test_a_rank_that_is_killed_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not every command that ranks share has --resume."""
+    killed = ProcessFailure(local_rank=1, pid=0, exitcode=-9, error_file="none")
+
+    def launch(*given: object) -> NoReturn:
+        raise ChildFailedError("python", {1: killed})
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", lambda *given: launch)
+    told = "rank 1 was killed by signal 9; finished work is kept; .*run the same command again"
+    with pytest.raises(PydreamError, match=told):
+        several_gpus.start_ranks(2, ["relabel", "set"])
 
 
 def test_where_there_is_nothing_to_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 from pydream.errors import OtherRankError, PydreamError
+from pydream.files import RESUME
 from pydream.launchers import place_of_rank
 from pydream.processors import usable_processors
 
@@ -108,8 +109,7 @@ def start_ranks(count: int, arguments: Sequence[str]) -> None:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
             raise PydreamError(
-                f"rank {rank} was killed by signal {-failure.exitcode}; what is finished stays: "
-                "add --resume to go on"
+                f"rank {rank} was killed by signal {-failure.exitcode}; {RESUME}"
             ) from error
         raise OtherRankError from error
 
