@@ -23,7 +23,7 @@ help:
 	@echo "make bench   measure the kernels and the pipelines beside their peers (15 minutes)"
 	@echo "make bench-report   bring tables and figures up to the newest records"
 	@echo "make bench-scaling  measure how time and memory grow with size"
-	@echo "make gpu-check  test and measure the CUDA kernels on this machine's GPU (three times 9 minutes at most)"
+	@echo "make gpu-check  test and measure the CUDA kernels on this machine's GPU (four times 9 minutes at most)"
 	@echo "make gpu-rehearsal  start every step of that on the CPU, with small sizes (2 minutes)"
 	@echo "make sass    show what nvcc makes of the CUDA kernels, beside the baseline (ARGS=kmeans: a part)"
 	@echo "make clean   remove what these commands made, results of runs apart"

@@ -1,4 +1,4 @@
-"""All that a GPU is needed for, in three calls of at most nine minutes and without a network.
+"""All that a GPU is needed for, in four calls of at most nine minutes and without a network.
 
     make gpu-check [OUT=FOLDER] [ONLY='STEP ...']
     python -m benchmarks.gpu_check [--list] [--only STEP ...] [--out FOLDER] [--data FOLDER]
@@ -6,12 +6,12 @@
 
 Builds with what is installed, runs the tests that use a GPU and the benchmarks (`--only first`),
 then a few tests under compute-sanitizer and the pipelines, with the module that is in pydream/
-(`--only second`; `--only build second` where kernels have changed), and the frameworks of matching
-beside the published loops (`--only frameworks`). A pipeline needs a file of images
-(imagenet-sample-200.zip, cifar10.zip), looked for in --data or PYDREAM_DATA, in data/ and in
-../shared/data. A step that fails does not stop the others. Records lie under the folder of --out,
-written anew after every step and every case; the whole output of a step is in its `<step>.log`
-there. The table comes last.
+(`--only second`; `--only build second` where kernels have changed), the ops of matching (`--only
+matching`), and the frameworks of matching beside the published loops (`--only frameworks`). A
+pipeline needs a file of images (imagenet-sample-200.zip, cifar10.zip), looked for in --data or
+PYDREAM_DATA, in data/ and in ../shared/data. A step that fails does not stop the others. Records
+lie under the folder of --out, written anew after every step and every case; the whole output of a
+step is in its `<step>.log` there. The table comes last.
 
 A rehearsal starts every step on the CPU with small sizes and images of noise, so that imports,
 paths, arguments and records have all been tried before a GPU is there. It writes to a temporary
