@@ -195,14 +195,7 @@ def open_evaluation(
     whitened = config.zca or distilled.manifest.whitening is not None
     if whitened:
         check_whitened(config, distilled)
-    by_recipe = {}
-    for name in config.named_recipes:
-        of_recipe = dataclasses.replace(config, recipe=name, recipes=())
-        by_recipe[name] = (
-            seen_whole(of_recipe)
-            if whitened
-            else with_views_of_set(of_recipe, distilled.manifest.views)
-        )
+    by_recipe = _by_recipe(config, distilled, whitened)
     if not config.recipes:
         config = by_recipe[config.recipe]
     folder = config.out or distilled.beside("results")
@@ -223,16 +216,7 @@ def open_evaluation(
     precision = resolve_precision(config.precision, device)
     observers = open_observers(config, distilled, given, precision, device)
     normalisation = observers[0] if observers else distilled.manifest
-    with stage("load test images"):
-        test_images = load_split(
-            test,
-            distilled.manifest.side,
-            workers=config.workers,
-            device=device if whitening is None else torch.device("cpu"),
-            allow_skipped=config.allow_skipped,
-        )
-        if whitening is not None:
-            test_images = whitening.of_split(test_images, device)
+    test_images = _test_images(config, test, distilled.manifest.side, whitening, device)
     return EvaluationContext(
         config=config,
         by_recipe=by_recipe,
@@ -253,11 +237,42 @@ def open_evaluation(
     )
 
 
+def _by_recipe(
+    config: EvaluateConfig, distilled: DistilledSet, whitened: bool
+) -> dict[RecipeName, EvaluateConfig]:
+    """Return the settings under each recipe, with the views that the set is to be seen by."""
+    settings = {}
+    for name in config.named_recipes:
+        alone = dataclasses.replace(config, recipe=name, recipes=())
+        views = distilled.manifest.views
+        settings[name] = seen_whole(alone) if whitened else with_views_of_set(alone, views)
+    return settings
+
+
 def _class_names(config: EvaluateConfig, test: Source | None) -> tuple[str, ...] | None:
     """Return the class names for a set that only numbers its classes."""
     if test is None and config.source is not None and has_split(config.source, "test"):
         test = open_source(config.source, "test")
     return None if test is None else test.class_names
+
+
+def _test_images(
+    config: EvaluateConfig,
+    test: Source,
+    side: int,
+    whitening: Whitening | None,
+    device: torch.device,
+) -> LabelledImages:
+    """Load the test images on a device, as students see them."""
+    with stage("load test images"):
+        images = load_split(
+            test,
+            side,
+            workers=config.workers,
+            device=device if whitening is None else torch.device("cpu"),
+            allow_skipped=config.allow_skipped,
+        )
+        return images if whitening is None else whitening.of_split(images, device)
 
 
 def evaluation_facts(context: EvaluationContext) -> dict[str, Any]:

@@ -122,33 +122,12 @@ def _relabel(config: RelabelConfig, ranks: Ranks, given: Given) -> RelabelResult
     check_place(labels, "copy the set to where it can be written to")
     device = resolve_device(config.device)
     observers = open_observers(config, distilled, given, config.precision, device)
-    classes = len(distilled.class_names)
-    if config.top_k is not None and config.top_k > classes:
-        raise PydreamError(
-            f"top_k must be at most the classes of the set, {classes}, got {config.top_k}"
-        )
-    manifest = distilled.manifest
-    recipe = resolve(
-        recipe_named(config.recipe),
-        student=config.student or observers[0].arch,
-        num_images=len(distilled.stored),
-        num_classes=len(distilled.class_names),
-        side=manifest.side,
-        factor=config.factor if config.factor is not None else manifest.factor,
-        overrides=config.overrides(),
-        learned_rate=manifest.student_rate,
-    )
-    check_observers(recipe, len(observers))
+    recipe = _recipe(config, distilled, observers)
     if recipe.batch_statistics:
         observers = tuple(observer.with_batch_statistics() for observer in observers)
     announce_device(config.device)
     for observer in observers:
         observer.announce()
-    if config.hard_epochs >= recipe.epochs:
-        raise PydreamError(
-            f"hard_epochs must be below the {recipe.epochs} epochs of the training, "
-            f"got {config.hard_epochs}"
-        )
     config = _fitted(config, distilled, observers, recipe)
     plans = [_plan(config, distilled, observers, recipe, seed) for seed in config.seeds]
     folders = [labels_folder(distilled, seed, config.budget_bytes) for seed in config.seeds]
@@ -181,6 +160,34 @@ def _relabel(config: RelabelConfig, ranks: Ranks, given: Given) -> RelabelResult
         hard_epochs=plans[0].hard_epochs,
         expected_loss=None if config.budget is None else expected_loss(plans[0]),
     )
+
+
+def _recipe(
+    config: RelabelConfig, distilled: DistilledSet, observers: Sequence[Observer]
+) -> ResolvedRecipe:
+    """Resolve the recipe of the students; raise PydreamError if the settings do not fit it."""
+    manifest, classes = distilled.manifest, len(distilled.class_names)
+    if config.top_k is not None and config.top_k > classes:
+        raise PydreamError(
+            f"top_k must be at most the classes of the set, {classes}, got {config.top_k}"
+        )
+    recipe = resolve(
+        recipe_named(config.recipe),
+        student=config.student or observers[0].arch,
+        num_images=len(distilled.stored),
+        num_classes=classes,
+        side=manifest.side,
+        factor=config.factor if config.factor is not None else manifest.factor,
+        overrides=config.overrides(),
+        learned_rate=manifest.student_rate,
+    )
+    check_observers(recipe, len(observers))
+    if config.hard_epochs >= recipe.epochs:
+        raise PydreamError(
+            f"hard_epochs must be below the {recipe.epochs} epochs of the training, "
+            f"got {config.hard_epochs}"
+        )
+    return recipe
 
 
 def _fitted(
