@@ -5,6 +5,7 @@ docs/reliability.md says what is promised here.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -22,12 +23,14 @@ from campaigns.test_input_files import parquet, read_all, shard
 from campaigns.test_input_sets import Kind, files_below, printed
 from campaigns.trials import expect_no_fault, make_trials
 from ilsvrc import LABELS, PUTS, WNIDS, write_train
+from rded_runs import hashes
 from safetensors.torch import load_file
 from trees import labels_by_name, write_images
 
 from pydream.data import open_source, parquet_images
-from pydream.dream import Experts
+from pydream.dream import DreamConfig, Experts, distill
 from pydream.dream.experts import write_description, write_expert
+from pydream.dream.loop import MatchingLoop
 from pydream.inspection import InspectConfig, inspect
 from pydream.sets.imported import open_distilled
 
@@ -168,6 +171,48 @@ def in_imagenet(root: Path, name: str) -> str | None:
     return None if {*found} <= {*LABELS} else f"labels of images that are not there: {found}"
 
 
+# Stopped runs of DREAM+
+
+
+class ResumedDream:
+    """Continues a run of DREAM+, one file of whose finished work is damaged."""
+
+    def __init__(self, folder: Path) -> None:
+        rng = np.random.default_rng(0)
+        pixels = rng.integers(256, size=(20, 8, 8), dtype=np.uint8)
+        self.source = open_source((pixels, np.arange(20) % 2))
+        self.whole = hashes(self.distil(folder / "whole" / "set"))
+
+    def distil(self, out: Path, **more: Any) -> Path:
+        settled: dict[str, Any] = {
+            **{"framework": "dm", "arch": "convnet1-w4-instance", "ipc": 1, "batch_real": 4},
+            **{"iterations": 3, "checkpoint_every": 1, "workers": 1, "device": "cpu"},
+        }
+        distill(DreamConfig("toy", out=out, **settled, **more), source=self.source)
+        return out
+
+    def __call__(self, root: Path, name: str) -> str | None:
+        """Compare the set with that of a run that was never stopped."""
+        made = hashes(self.distil(root / "out" / "set", resume=True))
+        other = {file for file in {*made, *self.whole} if made.get(file) != self.whole.get(file)}
+        return f"{other} differ from those of a run that was never stopped" if other else None
+
+
+def dream_runs(folder: Path) -> Kind:
+    resumed, iterate = ResumedDream(folder), MatchingLoop.iterate
+
+    def stopping(loop: MatchingLoop, synthetic: Any, at: int) -> list[float]:
+        if at == 2:
+            raise SystemError
+        return iterate(loop, synthetic, at)
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(SystemError):
+        patch.setattr(MatchingLoop, "iterate", stopping)
+        resumed.distil(folder / "stopped" / "set")
+    files = {f"out/{name}": data for name, data in files_below(folder / "stopped").items()}
+    return with_targets(files, resumed)
+
+
 # Caches
 
 
@@ -207,15 +252,21 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "files of arrays": lambda _: with_targets({"a.npz": arrays()}, in_arrays, pieces(64)),
     "experts": experts,
     "labels of ImageNet": imagenet,
+    "stopped runs of DREAM+": dream_runs,
     "files of the cache": caches,
 }
+
+
+# Trials of the short and of the long form, of kinds that take longer.
+FEWER = {"labels of ImageNet": (18, 2000), "stopped runs of DREAM+": (8, 500)}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_mutated_files(campaign: Campaign, tmp_path: Path, kind: str) -> None:
     (tmp_path / "base").mkdir()
     files, targets, look = KINDS[kind](tmp_path / "base")
-    count = campaign.trials(2 * len(targets) if kind == "labels of ImageNet" else 40, 2000)
+    few, many = FEWER.get(kind, (40, 2000))
+    count = campaign.trials(few, many)
     trials = FileTrials(tmp_path, files, targets, look, SEED)
     outcomes = make_trials(trials, range(count))
     facts = expect_no_fault(outcomes, trials.describe, SEED)
