@@ -22,6 +22,16 @@ from pydream.data import Source, check_classes, has_split, open_source
 from pydream.data.resized import side_of
 from pydream.data_parallel import DataParallel, data_parallel
 from pydream.devices import announce_device, resolve_device
+from pydream.entry_types import (
+    is_mapping,
+    is_number,
+    is_positive,
+    is_text,
+    is_whole,
+    list_of,
+    mapping_of,
+    parse_json,
+)
 from pydream.errors import PydreamError
 from pydream.files import check_free, name_after
 from pydream.models.checkpoint import read_weights, save_weights
@@ -49,6 +59,13 @@ _MOMENTUM = 0.9
 _WARM_UP = 0.2  # share of the steps with a rising learning rate
 _FINGERPRINTED = 1000  # images whose contents identify the source, in addition to all names
 _TRAINING = "training"  # metadata of settings and result, which identify a finished run
+_MEASURED = {
+    **{"arch": is_text, "side": is_positive, "top1": is_number, "images": is_whole},
+    **{"held_out": is_text, "skipped": is_whole, "loss": lambda value: type(value) is float},
+}
+_is_training = mapping_of(
+    {"settings": is_mapping, "result": mapping_of(_MEASURED, {"data_parallel": list_of(is_whole)})}
+)
 # Settings that change how a training proceeds, never its result; `source` is known by its contents.
 _EXECUTION = ("source", "out", "workers", "allow_skipped", "resume")
 
@@ -254,8 +271,10 @@ def _identity(
 def _finished(out: Path, identity: Mapping[str, Any]) -> TrainedObserver:
     """Return the result of a training to resume if it has already finished."""
     try:
-        training = json.loads(read_weights(out)[1][_TRAINING])
-    except (PydreamError, KeyError):
+        training = parse_json(read_weights(out)[1][_TRAINING])
+        if not _is_training(training):
+            raise ValueError
+    except (PydreamError, KeyError, ValueError):  # of somebody else, or damaged
         check_free(out)
         raise
     if differing := differences(training["settings"], json.loads(json.dumps(identity))):
@@ -264,9 +283,9 @@ def _finished(out: Path, identity: Mapping[str, Any]) -> TrainedObserver:
         )
     forget_finished(out, identity)
     result = training["result"]
-    if "data_parallel" in result:
-        result["data_parallel"] = tuple(result["data_parallel"])
-    return TrainedObserver(path=out, **result, seconds=0.0)
+    parallel = tuple(result.get("data_parallel", ()))
+    measured = {name: result[name] for name in _MEASURED}
+    return TrainedObserver(path=out, **measured, seconds=0.0, data_parallel=parallel)
 
 
 def _train(

@@ -15,7 +15,7 @@ import torch
 
 from pydream.data import Source, open_source
 from pydream.errors import PydreamError
-from pydream.models import ObserverConfig, train_observer
+from pydream.models import ObserverConfig, build_model, save_weights, train_observer
 from pydream.models.training_state import interrupt_between_steps
 
 train = importlib.import_module("pydream.models.train")
@@ -172,6 +172,12 @@ def test_a_finished_training_is_known_again(tmp_path: Path) -> None:
     with pytest.raises(PydreamError, match="exists and is not overwritten"):
         train_observer(settings(tmp_path / "mine", resume=True), source=source)
     assert (tmp_path / "mine").read_text() == "mine"
+    for training in ("{", "[]", '{"settings": {}, "result": {}}'):
+        out.unlink()
+        model = build_model("convnet1-w4", num_classes=2, side=8)
+        save_weights(model, out, {"training": training})
+        with pytest.raises(PydreamError, match="exists and is not overwritten"):
+            train_observer(settings(out, resume=True), source=source)
 
 
 def test_a_second_ctrl_c_does_not_wait() -> None:

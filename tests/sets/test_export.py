@@ -362,6 +362,11 @@ def test_the_observer_of_the_set_keeps_its_order(
     images, _ = torch.load(out / "images.pt", weights_only=True)
     soft = torch.load(out / "soft_labels.pt", weights_only=True)
     torch.testing.assert_close(soft, logits_of(observer, images).flip(1)[:, order].half())
+    for number, wrong in enumerate(([*range(9)], [*range(9), 10], [*range(9), -1])):
+        manifest["observer"]["class_order"] = wrong
+        (digits_set / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(PydreamError, match="class_order does not fit the observer"):
+            export(digits_set, "tensors", tmp_path / f"{number}", observer=str(observer))
 
 
 def test_an_observer_of_other_classes(tmp_path: Path, digits_set: Path) -> None:
