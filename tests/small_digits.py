@@ -10,7 +10,7 @@ import torch
 
 from pydream.data import open_source
 from pydream.data.resized import LabelledImages, load_split
-from pydream.evaluate.baselines import random_real_images
+from pydream.evaluate.baselines import Baselines
 from pydream.models import save_weights
 from pydream.sets.image_formats import hash_image_files
 from pydream.sets.writer import save_image
@@ -81,7 +81,7 @@ def train_digits(folder: Path) -> Digits:
 
 def write_digits(path: Path) -> Path:
     """Write real digits as a distilled set, five of each class."""
-    drawn = random_real_images(open_source("digits"), PER_CLASS, SIDE, seed=9, workers=1)
+    drawn = Baselines(open_source("digits"), PER_CLASS, SIDE, workers=1).images("random", 9)
     return write_set(path, drawn.images, [str(label) for label in range(10)])
 
 

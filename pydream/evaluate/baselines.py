@@ -141,38 +141,13 @@ class Baselines:
         return features
 
 
-def random_real_images(
-    source: Source, per_class: int, side: int, *, seed: int, workers: int
-) -> LabelledImages:
-    """Draw random images of every class, as many as a distilled set has.
-
-    Seed and identity decide the order of a class's images, and the first readable ones are taken,
-    or all of a smaller class.
-
-    Parameters
-    ----------
-    source
-        The training split.
-    per_class
-        Number of images per class.
-    side
-        Side of the images, in pixels, the same as for `load_split`.
-    seed
-        Random seed, in [0, 2^63).
-    workers
-        Number of threads that decode.
-
-    Raises
-    ------
-    PydreamError
-        If all images of a class are unreadable.
-    """
-    return _random(source, per_class, Tiling(side, 1), seed, workers)
-
-
 def _random(
     source: Source, per_class: int | Sequence[int], tiling: Tiling, seed: int, workers: int
 ) -> LabelledImages:
+    """Draw images of every class: the first readable ones, in an order that seed and identity give.
+
+    A smaller class gives all of its own.
+    """
     ids = torch.from_numpy(source.ids)
     keys = random_keys(ids, seed=seed, draw=Draw.RANDOM_BASELINE).numpy()
     unreadable = Unreadable(source, len(source), None)

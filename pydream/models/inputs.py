@@ -155,7 +155,7 @@ def _side(
         if not _SIDE.fullmatch(text):
             raise PydreamError(f"{where} has the image side {text!r}; give --observer-side")
         return int(text), FILE
-    side, others = recognise_side(arch, weights, likely)
+    side, others = recognise_side(weights, likely)
     if side is not None:
         return side, f"{SHAPES}; {others}" if others else SHAPES
     if arch.endswith("-modified"):

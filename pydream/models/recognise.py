@@ -91,7 +91,7 @@ def _convnet_depth(weights: Weights) -> int:
 def _fits(arch: str, weights: Weights) -> bool:
     """Return whether a network of this architecture has weights of these names and shapes."""
     classes = next((len(weights[n]) for n in ("fc.bias", "classifier.bias") if n in weights), 0)
-    side, _ = recognise_side(arch, weights)
+    side, _ = recognise_side(weights)
     side = side or (224 if _large_resnet_ap_stem(weights) else 64)
     try:
         with torch.device("meta"):
@@ -111,15 +111,11 @@ def _large_resnet_ap_stem(weights: Weights) -> bool:
     return stem is not None and stem.shape[-1] == 7
 
 
-def recognise_side(
-    arch: str, weights: Weights, likely: int | None = None
-) -> tuple[int | None, str]:
+def recognise_side(weights: Weights, likely: int | None = None) -> tuple[int | None, str]:
     """Determine the side of the images from the shapes of a ConvNet or a vision transformer.
 
     Parameters
     ----------
-    arch
-        The architecture.
     weights
         Weights by name.
     likely

@@ -78,7 +78,7 @@ def read_tensors(file: Path) -> LabelledTensors:
     _check_images(images, file)
     rows = None
     if labels is not None and labels.dim() == 2:
-        labels, rows = _read_rows(labels, len(images), file)
+        labels, rows = _read_rows(labels, len(images))
     if soft is None:
         soft = _beside(file, "soft_labels")
     if rows is not None:
@@ -295,7 +295,7 @@ def _beside(file: Path, kind: str) -> Tensor | None:
     return labels
 
 
-def _read_rows(labels: Tensor, num_images: int, file: Path) -> tuple[Tensor | None, Tensor | None]:
+def _read_rows(labels: Tensor, num_images: int) -> tuple[Tensor | None, Tensor | None]:
     """Distinguish rows of labels: hard labels as (N, 1) or one-hot rows, else soft labels."""
     integers = not (labels.is_floating_point() or labels.is_complex())
     if labels.shape[1] == 1 and integers:

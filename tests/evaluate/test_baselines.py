@@ -10,7 +10,7 @@ from pictures import write_noise
 
 from pydream.data import Source, open_source
 from pydream.errors import PydreamError
-from pydream.evaluate.baselines import Baselines, random_real_images
+from pydream.evaluate.baselines import Baselines
 from pydream.models import build_model, load_observer
 
 
@@ -44,18 +44,20 @@ def test_unreadable_images_count_in_the_progress_of_a_coreset(
 
 def test_random_images_are_drawn_from_every_class_without_replacement(tmp_path: Path) -> None:
     source = open_source(write_noise(tmp_path, sizes_of_three_classes(8)))
-    drawn = random_real_images(source, 3, 9, seed=1, workers=2)
+    drawn = Baselines(source, 3, 9, workers=2).images("random", 1)
     keys = random_keys_of(source, drawn.images)
     assert len(set(keys)) == 9
     assert [key[0] for key in keys] == list("aaabbbccc")
     assert drawn.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    again = random_real_images(source, 3, 9, seed=1, workers=1)
+    again = Baselines(source, 3, 9, workers=1).images("random", 1)
     assert torch.equal(drawn.images, again.images)
 
 
 def test_random_images_are_any_of_the_class(tmp_path: Path) -> None:
     source = open_source(write_noise(tmp_path, {"a": [(5, 5)] * 6}))
-    drawn = [random_real_images(source, 1, 5, seed=seed, workers=1).images for seed in range(120)]
+    drawn = [
+        Baselines(source, 1, 5, workers=1).images("random", seed).images for seed in range(120)
+    ]
     counts = Counter(random_keys_of(source, torch.cat(drawn)))
     # 20 of each expected; less than 4 or more than 45 has a chance below one in a million.
     assert len(counts) == 6
@@ -64,18 +66,18 @@ def test_random_images_are_any_of_the_class(tmp_path: Path) -> None:
 
 def test_a_class_with_fewer_images_gives_all_of_them(tmp_path: Path) -> None:
     root = write_noise(tmp_path, {"a": [(9, 9)] * 2, "b": [(9, 9)] * 7})
-    drawn = random_real_images(open_source(root), 5, 9, seed=0, workers=1)
+    drawn = Baselines(open_source(root), 5, 9, workers=1).images("random", 0)
     assert drawn.labels.tolist() == [0, 0, 1, 1, 1, 1, 1]
 
 
 def test_unreadable_images_are_replaced_by_the_next(tmp_path: Path) -> None:
     root = write_noise(tmp_path, sizes_of_three_classes(6))
-    first = random_real_images(open_source(root), 2, 9, seed=4, workers=1)
+    first = Baselines(open_source(root), 2, 9, workers=1).images("random", 4)
     keys = random_keys_of(open_source(root), first.images)
     (root / "train" / keys[0]).write_bytes(b"no picture")
     (root / "train" / keys[1]).write_bytes(b"no picture")
     source = open_source(root)
-    replaced = random_real_images(source, 2, 9, seed=4, workers=1)
+    replaced = Baselines(source, 2, 9, workers=1).images("random", 4)
     assert torch.equal(replaced.images[2:], first.images[2:])
     assert replaced.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert not torch.equal(replaced.images[:2], first.images[:2])
@@ -85,4 +87,4 @@ def test_a_class_without_a_readable_image_is_named(tmp_path: Path) -> None:
     root = write_noise(tmp_path, {"good": [(9, 9)], "bad": [(9, 9)]})
     (root / "train" / "bad" / "0.png").write_bytes(b"no picture")
     with pytest.raises(PydreamError, match="class bad has no readable image"):
-        random_real_images(open_source(root), 1, 9, seed=0, workers=1)
+        Baselines(open_source(root), 1, 9, workers=1).images("random", 0)

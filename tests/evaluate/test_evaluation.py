@@ -23,7 +23,7 @@ from pydream.evaluate import (
     evaluation,
     result_table,
 )
-from pydream.evaluate.baselines import Baselines, random_real_images
+from pydream.evaluate.baselines import Baselines
 from pydream.evaluate.plans import eval_every
 from pydream.models import build_model, load_observer, read_weights, save_weights
 from pydream.sets import ExportConfig, export_set
@@ -472,7 +472,7 @@ def test_sets_in_the_layouts_of_others(
 
 def test_soft_labels_of_anothers_set_are_trained_on(digits: Digits, tmp_path: Path) -> None:
     """Wrong hard labels and right soft ones: only students of the latter beat chance."""
-    drawn = random_real_images(open_source("digits"), PER_CLASS, SIDE, seed=9, workers=1)
+    drawn = Baselines(open_source("digits"), PER_CLASS, SIDE, workers=1).images("random", 9)
     images = drawn.images.movedim(-1, 1) / 255
     soft = 9.0 * torch.eye(10)[drawn.labels]
     file = tmp_path / "images.pt"

@@ -18,7 +18,7 @@ from small_digits import SIDE, Digits
 from pydream.data import open_source
 from pydream.errors import PydreamError
 from pydream.evaluate import EvaluateConfig, baselines, evaluate_set, evaluation, result_table
-from pydream.evaluate.baselines import Baselines, random_real_images
+from pydream.evaluate.baselines import Baselines
 from pydream.models import load_observer
 from pydream.ops import multi_formation
 from pydream.sets.manifest import Manifest
@@ -48,7 +48,7 @@ def test_matched_cells_are_the_least_squares_answers_for_the_images_of_the_rule(
     source, count = open_source("digits"), IPC * factor**2
     tiled = Baselines(source, IPC, SIDE, factor=factor, cells="matched", workers=1)
     found = tiled.images("random-tiled", seed=4)
-    anchors = random_real_images(source, count, SIDE, seed=4, workers=1).images
+    anchors = Baselines(source, count, SIDE, workers=1).images("random", 4).images
     assert found.labels.tolist() == [label for label in range(10) for _ in range(IPC)]
     cell = -(-SIDE // factor)
     for rank in range(count):  # of the first class; its images are grey
@@ -63,7 +63,7 @@ def test_matched_cells_are_the_least_squares_answers_for_the_images_of_the_rule(
 @pytest.mark.parametrize("factor", [2, 3])
 def test_cells_enlarge_to_the_images_of_the_rule(factor: int) -> None:
     source, count = open_source("digits"), 10 * factor**2
-    of_classes = random_real_images(source, factor**2, SIDE, seed=0, workers=1).images
+    of_classes = Baselines(source, factor**2, SIDE, workers=1).images("random", 0).images
     # One image a class: its cells, in order, are the real images of its class.
     anchors = of_classes.view(10, factor**2, SIDE, SIDE, 3).transpose(0, 1).flatten(0, 1)
 

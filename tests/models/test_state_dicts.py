@@ -233,7 +233,7 @@ def test_the_side_is_recognised_by_shapes(
 ) -> None:
     with torch.device("meta"):
         weights = construct(arch, num_classes=7, side=side).state_dict()
-    assert recognise_side(arch, weights, likely)[0] == wanted
+    assert recognise_side(weights, likely)[0] == wanted
 
 
 def test_a_checkpoint_without_weights_lists_what_it_has(tmp_path: Path) -> None:
