@@ -16,7 +16,7 @@ from pydream import ops
 # Some positions of bilinear reads are rounded otherwise, between pixels up to 3 apart.
 SAME_PIXELS = 1e-4
 IMAGES = 256
-# Of each value: four reads blended, and colours; about as much again on the way back.
+# Each value: four reads blended, and colours; about as much again in the backward pass.
 OPERATIONS = 24
 CASES = {
     "crop": "color_crop_cutout",

@@ -14,14 +14,14 @@ from benchmarks.timing import Work, compare, report, table
 from pydream import ops
 from pydream.allocator import in_large_pages
 
-# Of one inner step of DREAM+: images, side and factor of all classes together.
+# One inner step of DREAM+: images, side and factor of all classes together.
 SETS = {
     "CIFAR-10, IPC 10, factor 2": (100, 32, 2),
     "one class of it": (10, 32, 2),
     "ImageNet-10, IPC 1, factor 3": (10, 224, 3),  # padded by one
 }
 ROUNDS = 11
-# Of each value of the result: two blends of rows and one of columns.
+# Each value of the result: two blends of rows and one of columns.
 OPERATIONS = 6
 CALLS = 5  # in a row, as in bench_score.py
 # Two blends in float32 of values up to 1, with weights rounded in float32; sums of those.

@@ -18,7 +18,7 @@ ROUNDS = 15
 # One call takes a fraction of a millisecond: timed alone, it would pay for the threads of the
 # rival before it, which spin for a while after their work.
 CALLS = 20
-# Of each logit: compared with the highest, that taken off, an exponential, a sum.
+# Each logit: a comparison with the highest, a difference, an exponential, a sum.
 OPERATIONS = 4
 # The rivals round probabilities and logarithms to float32: at a score of -10, by 1e-6 and more.
 SAME_SCORES = 1e-5

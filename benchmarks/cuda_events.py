@@ -23,7 +23,7 @@ from pydream.streams import capture
 # More than any second-level cache, so that no input is found there again.
 _ROTATED_BYTES = 512 << 20
 _LEAST_ROUNDS, _MOST_ROUNDS = 5, 200
-# Of calls that take all the time that there is for them by one round.
+# Rounds of calls whose first round takes all the time that there is for them.
 _SLOW_ROUNDS = 2
 
 

@@ -28,9 +28,9 @@ ITERATIONS = 10
 # Times as many clumps as centroids, and how far their samples spread, beside 1 of their centres: so
 # that every size here, the small ones too, takes 20 iterations or more until no label changes.
 CLUMPS, SPREAD = 4, 2.0
-# Of two solutions from one start, where near ties fall in two ways.
+# Inertia of two solutions from one start, where near ties fall in two ways.
 SAME_INERTIA = 0.01
-# Of the distances of two samples to a centroid, from products in TF32 or float32.
+# Distances of two samples to a centroid, from products in TF32 or float32.
 SAME_DISTANCE = 0.01
 
 

@@ -35,7 +35,7 @@ from pydream.ops.block import Statistics
 from pydream.ops.matching import distance_and_slopes
 from pydream.ops.reference import matching as reference
 
-# Of weights that PyTorch rounds in float32, and of sums of sixteen products.
+# Weights that PyTorch rounds in float32, and sums of sixteen products.
 SAME_FORMED = 1e-3
 
 

@@ -33,7 +33,7 @@ from pydream import ops
 
 CROP = Cropping(side=112, canvas=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 SIDE, CANVAS = CROP.side, CROP.canvas
-# Of torchvision's antialiased resize in float32, and of the cast to bfloat16 at values up to 3.
+# torchvision's antialiased resize in float32, and the cast to bfloat16 at values up to 3.
 SAME_PIXELS = 0.02
 SAME_SCORES = 1e-5
 PER_CLASS = 40

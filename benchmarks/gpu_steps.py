@@ -71,7 +71,7 @@ FEW = (
     " or as_alone or given_centroids_of_each or more_layers_than_a_launch or least_squares_cell"
     " or batches_under_vmap_and_grad"
 )
-# Of DREAM+ on CIFAR-10, but for a tenth of the steps.
+# The published sizes of DREAM+ on CIFAR-10, but for a tenth of the steps.
 PUBLISHED_SIZE = {
     "--images-per-class": "5000",
     "--arch": "convnet3-instance",

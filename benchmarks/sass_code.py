@@ -14,10 +14,10 @@ _INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.
 _FUNCTION = re.compile(r"^\s*Function : (\S+)", re.MULTILINE)
 _TARGET = re.compile(r"0x([0-9a-f]+)\s*$")
 _BARRIER = re.compile(r"\bB\d+\b")
-# Of `cuobjdump -elf`: the threads that __launch_bounds__ gives.
+# `cuobjdump -elf` tells the threads that __launch_bounds__ gives.
 _SECTION = re.compile(r"^\.nv\.info\.(\S+)$", re.MULTILINE)
 _THREADS = re.compile(r"EIATTR_MAX_THREADS\s+Format:\s+\w+\s+Value:((?:\s+0x[0-9a-f]+){3})")
-# Of `ptxas -v`.
+# Lines of `ptxas -v`.
 _COMPILED = re.compile(r"Compiling entry function '(\S+)'")
 _FRAME = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _USED = re.compile(r"Used (\d+) registers(?:.*?(\d+) bytes smem)?")
@@ -52,7 +52,7 @@ KINDS = (
     "uniform", "move", "shuffle", "shared load", "shared store", "global load", "global store",
     "async copy", "constant", "local", "barrier", "control",
 )  # fmt: skip
-# Of functions, and of warps whose threads have parted where they shuffle.
+# Calls of functions, and those of warps whose threads have parted where they shuffle.
 CALLS = r"CALL.*|WARPSYNC\.COLLECTIVE.*"
 GLOBAL = ("global load", "global store", "async copy")
 

@@ -48,7 +48,7 @@ LATENCY = 478.8
 MEMORY = 2.43e12
 MATRIX_OPERATIONS = {16: 661e12, 32: 360e12}
 
-# Of 16 x 8 x (the number behind 168): operations of an HMMA.
+# An HMMA multiplies 16 x 8 x (the number behind 168).
 _SHAPE = re.compile(r"HMMA\.168(\d+)")
 _COMPARISONS = re.compile(r"FSETP|FMNMX|FSEL|FSET|HSETP2|HMNMX2|MOV|S2R|CS2R")
 _SPECIAL_INTEGERS = re.compile(r"POPC|FLO|BREV")

@@ -34,7 +34,7 @@ from pydream import ops
 from pydream.rded import RdedConfig, distill
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "scaling.svg"
-# Of ops in one process, and of pipelines in processes of their own.
+# Rounds of ops in one process, and runs of pipelines in processes of their own.
 ROUNDS, RUNS = 9, 3
 SIDE = 112
 CROPS = (10, 30, 100, 300, 1000, 3000)

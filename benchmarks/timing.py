@@ -16,7 +16,7 @@ _SETTLE = 0.02
 # A call of so many seconds is not changed by how cold it begins.
 _LONG = 0.5
 
-# Of everybody's, where a benchmark does not say otherwise.
+# Threads of all, where a benchmark does not say otherwise.
 THREADS = 2
 
 

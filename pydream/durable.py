@@ -22,8 +22,8 @@ _THREADS = 8
 def sync(path: Path) -> None:
     """Wait until the content of a file, or the names in a folder, are on the disk.
 
-    File systems that cannot do this are left to themselves, as are Windows and folders that take
-    new files from all and show none.
+    File systems that cannot do this are left to themselves, and so are Windows and folders that
+    may be written to and not listed.
 
     Raises
     ------

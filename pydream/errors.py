@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable
 from typing import TypeVar
 
-# Of PyTorch's allocator, the C++ library, the loader of shared libraries, threads of Python and of
-# C++, oneDNN, and Python itself, which here and there loses the MemoryError.
+# Words of PyTorch's allocator, the C++ library, the loader of shared libraries, threads of Python
+# and of C++, oneDNN, and Python itself, which here and there loses the MemoryError.
 _OUT_OF_MEMORY = re.compile(
     "can't allocate memory|bad_alloc|Cannot allocate memory|can't start new thread"
     "|Resource temporarily unavailable|could not create a primitive$"

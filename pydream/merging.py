@@ -27,8 +27,8 @@ def merge(config: MergeConfig) -> MadeSet:
     Raises
     ------
     PydreamError
-        If a part is none or has other settings, or a class is in no part or in two. Nothing is
-        written then.
+        If a folder is no part of a set or has other settings, or a class is in no part or in two.
+        Nothing is written then.
     """
     parts = [_open(part) for part in config.parts]
     first = parts[0]

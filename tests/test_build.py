@@ -42,7 +42,7 @@ def load(name: str) -> ModuleType:
 
 @pytest.fixture
 def toolkit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    """Of a machine without nvcc and without a GPU."""
+    """The module on a machine without nvcc and without a GPU."""
     module = load("cuda_toolkit")
     for name in ("PYDREAM_CUDA", "PYDREAM_CUDA_ARCHS", "CUDA_HOME", "CUDA_PATH"):
         monkeypatch.delenv(name, raising=False)

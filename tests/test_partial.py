@@ -105,7 +105,7 @@ def test_a_run_leaves_nothing_where_another_has_finished_in_the_meantime(tmp_pat
 
 
 def test_an_empty_folder_is_no_run(tmp_path: Path) -> None:
-    """As of a run killed before it wrote what it is."""
+    """A run killed before it wrote what it is leaves one."""
     (tmp_path / "set.partial").mkdir()
     finish(writer(tmp_path / "set", resume=False))
     assert [path.name for path in tmp_path.iterdir()] == ["set"]

@@ -24,7 +24,7 @@ from pydream.ops.reference import block as reference
 
 Statistics: TypeAlias = Literal["instance", "batch"]
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-# Of torch.func, those in which the kernels run: others need derivatives that these do not have.
+# The transforms of torch.func in which the kernels run: others need derivatives that they lack.
 _TRANSFORMS = (
     torch._C._functorch.TransformType.Vmap,
     torch._C._functorch.TransformType.Grad,

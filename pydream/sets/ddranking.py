@@ -220,7 +220,7 @@ def settings(
         "aug_params": {"beta": 1.0},
         "use_zca": False,
         "use_aug_for_hard": False,
-        # Of random real images, which are then as the set's and as those of the test.
+        # Random real images are then as the set's and as those of the test.
         "custom_train_trans": transforms,
         "custom_val_trans": transforms,
         "soft_label_mode": "M",

@@ -17,8 +17,8 @@ from pydream.data.array_forms import HALF_LEVEL, levels_scale
 from pydream.errors import PydreamError, first_line
 from pydream.torch_files import load_torch_file
 
-# Of whitened images: the largest standard deviation of their means, over that of the pixels, and
-# the correlation of neighbouring pixels.
+# Whitened images have a standard deviation of their means, over that of the pixels, below the first
+# number, and a correlation of neighbouring pixels within the others.
 _WHITENED_MEANS = 0.25
 _WHITENED_NEIGHBOURS = (0.25, 0.8)
 _MOST_BEYOND = 0.5  # share of values outside [0, 1] above which mean and std must be wrong

@@ -199,7 +199,7 @@ class _Trainer:
     Attributes
     ----------
     student, network, optimizer
-        The student, the same as `DataParallel.wrap` returns it, and its optimiser.
+        The student, the student as `DataParallel.wrap` returns it, and its optimiser.
     averaged
         The moving average of its weights, if it is measured.
     targets

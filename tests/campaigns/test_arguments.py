@@ -41,7 +41,7 @@ FLOOR, TIMES = 64 << 20, 8
 Between calls the allocators and sanitizers keep freed memory, some tens of megabytes.
 """
 MOST_BYTES = 4 << 30
-"""Of the process, which ends at once beyond it."""
+"""Memory of the process beyond which it ends at once."""
 LONGEST = 500
 """Letters of an error message."""
 OTHERS_WORDS = ("Tensor.", "argument '", "Internal error", "schema", "Could not run", "std::")

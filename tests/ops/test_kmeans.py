@@ -209,7 +209,7 @@ class TestKMeans:
     def test_starts_are_the_same_on_every_device(
         self, count: int, dim: int, k: int, dtype: torch.dtype
     ) -> None:
-        """Of whole numbers, whose distances and sums have no rounding."""
+        """Distances and sums of whole numbers have no rounding."""
         x = torch.randint(-9, 9, (count, dim), generator=torch.Generator().manual_seed(2)).to(dtype)
         settings = ("k-means++", None, 0, 0.0, False, 5, "exact")
         expected = _kmeans._cpu_kmeans(x, [0, count], [k], *settings)[0]

@@ -308,14 +308,14 @@ class TestSelectKeyPatches:
         assert_selection(reference.score.select_key_patches(*arguments), *arguments)
 
     def test_more_images_than_a_block_of_a_gpu_keeps(self) -> None:
-        """Of a class, and of those selected."""
+        """A class has more, and so have its selected images."""
         scores = torch.randn(8300, 1, generator=torch.Generator().manual_seed(8))
         arguments = (scores, torch.zeros(8300, dtype=torch.int64), 1100, 1)
         assert_selection(ops.select_key_patches(*arguments), *arguments)
 
     @pytest.mark.parametrize("bad", [False, True])
     def test_so_many_images_that_a_gpu_groups_them_by_class(self, bad: bool) -> None:
-        """And one class with more than a block keeps, one without images."""
+        """One class has more than a block keeps, and one has none."""
         images, classes = 45_600, 4
         draw = np.random.default_rng(9)
         labels = draw.choice(classes, images, p=[0.2, 0.0, 0.1, 0.7])

@@ -116,7 +116,7 @@ def test_ddranking_lists_our_image_files(ranking: Any, digits_set: Path) -> None
 def test_the_score_of_ddranking_is_ours(
     ranking: Any, monkeypatch: pytest.MonkeyPatch, weight: float
 ) -> None:
-    """Of the same accuracies, as fractions: those that it measures itself are percentages."""
+    """The accuracies are given as fractions: those that it measures itself are percentages."""
     hard = {"syn": 0.2517, "real": 0.8485}
     soft = iter([0.613, 0.624])  # of the set, then of random images
 
