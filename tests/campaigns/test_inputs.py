@@ -140,6 +140,16 @@ def differing(image: torch.Tensor, expected: np.ndarray, steps: int) -> str | No
     return f"pixels are {far} steps from the reference" if far > steps else None
 
 
+def disagreement(image: Found, expected: np.ndarray | str, steps: int) -> str | None:
+    """Return in what an image, or its refusal, is not what Pillow and our limits say."""
+    if isinstance(image, str):
+        may_be_refused = isinstance(expected, str) or STRICTER.search(image)
+        return None if may_be_refused else f"refused, where Pillow reads it: {image}"
+    if isinstance(expected, str):
+        return f"an answer, where Pillow says {expected}"
+    return differing(image, expected, steps)
+
+
 def alike(image: Found, other: Found) -> bool:
     """Return whether two images, or two reasons, are the same."""
     if isinstance(image, str) or isinstance(other, str):
@@ -161,21 +171,16 @@ def judge(source: Source, index: int, data: bytes) -> Outcome:
     expected, steps = by_pillow(data), JPEG_STEPS if kind == "jpeg" else 0
     if not alike(image, on_gpu := found(lambda: on_device(data))):
         return Outcome("fault", f"on a GPU it is {_shown(on_gpu)}, not {_shown(image)}")
-    without = found(lambda: with_pillow(data)) if kind == "jpeg" else ""
-    other = isinstance(expected, str) or isinstance(without, str) or differing(without, expected, 0)
-    if other and not isinstance(without, str):
-        return Outcome("fault", f"without torchvision's decoder it is {_shown(without)}")
+    if kind == "jpeg" and (wrong := disagreement(found(lambda: with_pillow(data)), expected, 0)):
+        return Outcome("fault", f"without torchvision's decoder: {wrong}")
+    if wrong := disagreement(image, expected, steps):
+        return Outcome("fault", wrong)
     if isinstance(image, str):
-        overlooked = not isinstance(expected, str) and not STRICTER.search(image)
-        return Outcome("fault" if overlooked else "refused", image)
-    if isinstance(expected, str):
-        return Outcome("fault", f"an answer, where Pillow says {expected}")
+        return Outcome("refused", image)
     turned, upright = found(prepare(data, upright=True)[1]), by_pillow(data, upright=True)
     if isinstance(turned, str):
         return Outcome("fault", f"upright it is refused: {turned}")
-    wrong = differing(image, expected, steps)
-    if not wrong and not isinstance(upright, str):
-        wrong = differing(turned, upright, steps)
+    wrong = None if isinstance(upright, str) else differing(turned, upright, steps)
     return Outcome("fault" if wrong else "answered", wrong or "")
 
 
