@@ -13,6 +13,7 @@ from typing import Any
 
 from pydream.data.cache import unpacked
 from pydream.data.layout import WNID, Tree, join, visible
+from pydream.data.matlab import read_structs
 from pydream.data.tar_ends import forwards
 from pydream.errors import PydreamError, first_line
 
@@ -209,19 +210,15 @@ def _stem(name: str) -> str:
 
 def _from_devkit(path: str, truth: bytes, meta: bytes) -> ValidationLabels:
     """Read the development kit of 2012, whose own IDs a MATLAB file explains."""
-    import scipy.io
-
     if len(meta) > _MOST_META:
         raise PydreamError(
             f"{_META} beside {path} has {len(meta):,} bytes, too many to be the kit's"
         )
     try:
-        synsets = scipy.io.loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
-        wnids = dict(
-            zip(map(int, synsets["ILSVRC2012_ID"]), map(str, synsets["WNID"]), strict=True)
-        )
+        synsets = read_structs(meta, "synsets", ("ILSVRC2012_ID", "WNID"), _MOST_UNPACKED)
+        wnids = {synset["ILSVRC2012_ID"]: str(synset["WNID"]) for synset in synsets}
         return ValidationLabels(path, by_number=[wnids[int(line)] for line in truth.split()])
-    except Exception as error:  # scipy raises anything for a damaged file, such as MatReadError
+    except (KeyError, ValueError) as error:
         raise PydreamError(
             f"{path} and the {_META} beside it are not those of ILSVRC2012_devkit_t12: "
             f"{first_line(error)}"
