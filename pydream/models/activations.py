@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -24,11 +26,12 @@ def classify_and_embed(model: nn.Module, images: torch.Tensor) -> tuple[torch.Te
         (B, K) and (B, D), in the dtype of the activations, differentiable as the model is.
     """
     inputs: list[torch.Tensor] = []
+
+    def note(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        inputs.append(given[0] if given else named["input"])
+
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, entering: inputs.append(entering[0]))
-        for layer in layers
-    ]
+    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers]
     try:
         logits: torch.Tensor = model.forward(images)  # the original, in case it is compiled
     finally:

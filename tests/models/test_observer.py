@@ -482,6 +482,21 @@ def test_features_are_what_enters_the_last_linear_layer(count: int) -> None:
     torch.testing.assert_close(observer.features(images), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_features_where_the_input_of_the_last_layer_is_named() -> None:
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = torch.nn.Linear(3, 4)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.last(input=images.mean((2, 3)))
+            return logits
+
+    images = torch.randn(2, 3, 8, 8)
+    found = load_observer(Network(), side=8, precision="float32").features(images)
+    torch.testing.assert_close(found, images.mean((2, 3)))
+
+
 def test_features_of_a_network_without_linear_layers_are_its_logits() -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 8), torch.nn.Flatten()).eval()
