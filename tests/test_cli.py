@@ -340,7 +340,7 @@ def test_ctrl_c_tells_how_to_continue_where_finished_work_is_kept(
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
     assert printed.startswith("pydream: stopped")
-    kept = {*COMMANDS} - {"merge", "export", "inspect", "doctor", "demo"}
+    kept = {*COMMANDS} - {"export", "inspect", "doctor", "demo"}
     assert ("finished work is kept" in printed) == (command in kept)
     resumed = {*re.findall("`(?:pydream )?([a-z-]+)`", printed)}
     assert (command in resumed) == ("--resume" in option_names([command], commands.COMMANDS))

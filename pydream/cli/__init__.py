@@ -35,6 +35,7 @@ _CONTINUED = (
     "observer",
     "evaluate",
     "relabel",
+    "merge",
 )
 _OUT_OF_MEMORY = (
     "out of memory: end other programs, or let it take less at a time, by a smaller --batch-size, "
