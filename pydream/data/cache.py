@@ -177,12 +177,25 @@ def kept_bytes(
 
     for _ in range(2):
         place = kept(path, files, name, action, write_all)
-        content = place.read_bytes()
+        with reading_cache(place):
+            content = place.read_bytes()
         data = content[:-DIGEST]
         if content[-DIGEST:] == hashlib.sha256(data).digest():
             return data
         forget_damaged(place)
     raise PydreamError(f"{place} is damaged as soon as it is written: set XDG_CACHE_HOME to a disk")
+
+
+@contextmanager
+def reading_cache(place: Path) -> Iterator[None]:
+    """Name the file of the cache if the disk does not give it."""
+    try:
+        yield
+    except OSError as error:
+        raise PydreamError(
+            f"{place} cannot be read: {error.strerror or error}; remove it, or set XDG_CACHE_HOME "
+            "to another folder"
+        ) from error
 
 
 def forget_damaged(place: Path) -> None:

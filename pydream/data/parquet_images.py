@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pydream.data.cache import DIGEST, forget_damaged, kept
+from pydream.data.cache import DIGEST, forget_damaged, kept, reading_cache
 from pydream.data.parquet_access import open_file, read_columns
 from pydream.data.parquet_columns import Columns
 from pydream.data.remote import AnyPath, RemotePath
@@ -121,7 +121,9 @@ class RowImages:
             name = Path(self._description).name or "images", ".images"
             for _ in range(2):
                 place = kept(self._description, self._files, name, "unpack", self._unpack)
-                if (unpacked := _Unpacked.open(place)) is not None:
+                with reading_cache(place):
+                    unpacked = _Unpacked.open(place)
+                if unpacked is not None:
                     return unpacked
                 forget_damaged(place)
             raise PydreamError(f"{place} is damaged as soon as it is written")

@@ -7,7 +7,7 @@ import json
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -191,3 +191,16 @@ def test_a_damaged_index_is_made_again(
     assert open_source(shards).fingerprint() == wanted.fingerprint()
     assert f"{index}: is damaged, and made again" in capsys.readouterr().err
     assert index.read_bytes() == whole
+
+
+def test_an_index_that_cannot_be_read_is_named(
+    tmp_path: Path, cache_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(file: Path) -> NoReturn:
+        raise OSError(5, "Input/output error")
+
+    shards = shard(tmp_path / "a.tar", rows(9))
+    open_source(shards)
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(PydreamError, match=r"\.index cannot be read: Input/output error; rem"):
+        open_source(shards)
