@@ -207,9 +207,7 @@ def written_beside(place: Path, remedy: str = KEPT, *, new_file: bool = False) -
     PydreamError
         If it cannot be written.
     """
-    # Another one for each thread, and for each computer that sees the folder.
-    writer = f"{platform.node()}-{threading.get_native_id()}-{os.getpid()}"
-    beside = place.with_name(f".{place.name}.{writer}.beside")
+    beside = hidden_beside(place)
     with disk_errors(place, remedy):
         _discard(beside)  # of a killed process of the same numbers
         try:
@@ -222,6 +220,15 @@ def written_beside(place: Path, remedy: str = KEPT, *, new_file: bool = False) -
         finally:
             with contextlib.suppress(OSError):
                 _discard(beside)
+
+
+def hidden_beside(place: Path) -> Path:
+    """Return a hidden path beside a place, another one for each thread of each computer.
+
+    `remove_leftovers` removes what is there once the process has ended.
+    """
+    writer = f"{platform.node()}-{threading.get_native_id()}-{os.getpid()}"
+    return place.with_name(f".{place.name}.{writer}.beside")
 
 
 def _discard(path: Path) -> None:

@@ -27,26 +27,34 @@ def place_of_rank() -> Place | None:
     Raises
     ------
     PydreamError
-        If ranks have been started without an address.
+        If ranks have been started without an address, or a variable that is needed is no number.
     """
     given = os.environ
-    address, port = given.get("MASTER_ADDR"), int(given.get("MASTER_PORT", _PORT))
-    if int(given.get("WORLD_SIZE", "1")) > 1 and "RANK" in given:
+    address = given.get("MASTER_ADDR")
+    if _number("WORLD_SIZE", 1) > 1 and "RANK" in given:
         if address is None:
             raise PydreamError(
                 "RANK and WORLD_SIZE are set, but not MASTER_ADDR: start the ranks by torchrun"
             )
-        rank = int(given["RANK"])
-        local = int(given.get("LOCAL_RANK", rank))
-        return Place(rank, int(given["WORLD_SIZE"]), local, address, port)
-    if int(given.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in given:
+        rank, port = _number("RANK"), _number("MASTER_PORT", _PORT)
+        return Place(rank, _number("WORLD_SIZE"), _number("LOCAL_RANK", rank), address, port)
+    if _number("SLURM_NTASKS", 1) > 1 and "SLURM_STEP_ID" in given:
         first = first_host(given.get("SLURM_STEP_NODELIST", "localhost"))
-        if "MASTER_PORT" not in given:  # several jobs may share a node
-            port += int(given.get("SLURM_JOB_ID", "0")) % 1000
-        rank = int(given["SLURM_PROCID"])
-        local = int(given.get("SLURM_LOCALID", rank))
-        return Place(rank, int(given["SLURM_NTASKS"]), local, address or first, port)
+        # Several jobs may share a node.
+        port = _number("MASTER_PORT", _PORT + _number("SLURM_JOB_ID", 0) % 1000)
+        rank, count = _number("SLURM_PROCID"), _number("SLURM_NTASKS")
+        return Place(rank, count, _number("SLURM_LOCALID", rank), address or first, port)
     return None
+
+
+def _number(name: str, default: int | None = None) -> int:
+    """Return the number in a variable of the environment, or the default where it is not set."""
+    value = os.environ.get(name, "" if default is None else str(default))
+    if not re.fullmatch("[0-9]+", value, re.ASCII):
+        raise PydreamError(
+            f"{name} must be a number, got {value!r}: unset it, or start the ranks by torchrun"
+        )
+    return int(value)
 
 
 def first_host(hosts: str) -> str:
@@ -60,9 +68,15 @@ def first_host(hosts: str) -> str:
 
 
 def place_in_array() -> tuple[int, int] | None:
-    """Return the number of a task of a Slurm array, from 0, and of all; None outside of one."""
+    """Return the number of a task of a Slurm array, from 0, and of all; None outside of one.
+
+    Raises
+    ------
+    PydreamError
+        If Slurm's variables are no numbers.
+    """
     given = os.environ
     if "SLURM_ARRAY_TASK_ID" not in given or "SLURM_ARRAY_TASK_COUNT" not in given:
         return None
-    first = int(given.get("SLURM_ARRAY_TASK_MIN", "0"))
-    return int(given["SLURM_ARRAY_TASK_ID"]) - first, int(given["SLURM_ARRAY_TASK_COUNT"])
+    first = _number("SLURM_ARRAY_TASK_MIN", 0)
+    return _number("SLURM_ARRAY_TASK_ID") - first, _number("SLURM_ARRAY_TASK_COUNT")

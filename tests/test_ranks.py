@@ -274,6 +274,7 @@ def test_an_array_is_needed_for_auto(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({}, None),
         ({"WORLD_SIZE": "1", "RANK": "0"}, None),
+        ({"MASTER_PORT": "tcp://10.0.0.1:80"}, None),  # of a service of Kubernetes named master
         (
             {"WORLD_SIZE": "4", "RANK": "3", "MASTER_ADDR": "a", "MASTER_PORT": "7"},
             (3, 4, 3, "a", 7),
@@ -301,6 +302,28 @@ def test_the_place_among_ranks(
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     assert place_of_rank() == wanted
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE must be a number, got 'two'"),
+        ({"WORLD_SIZE": "2", "RANK": ""}, "RANK must be a number, got ''"),
+        ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK must be a number, got '-1'"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_PORT": "tcp://a:1"}, "MASTER_PORT must be"),
+        ({"SLURM_NTASKS": "2", "SLURM_STEP_ID": "0"}, "SLURM_PROCID must be a number, got ''"),
+    ],
+)
+def test_variables_that_are_no_numbers_are_named(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], named: str
+) -> None:
+    for name in [*os.environ]:
+        if name.startswith(("SLURM_", "MASTER_")) or name in ("RANK", "WORLD_SIZE"):
+            monkeypatch.delenv(name)
+    for name, value in {"MASTER_ADDR": "a", **given}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(PydreamError, match=named):
+        place_of_rank()
 
 
 def test_ranks_without_an_address_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import tempfile
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from torch import nn
 from pydream.allocator import peak_host_bytes
 from pydream.data import Source
 from pydream.errors import PydreamError
-from pydream.files import ANOTHER_OUT, disk_errors
+from pydream.files import ANOTHER_OUT, disk_errors, hidden_beside, remove_leftovers
 from pydream.progress import say, shared_with
 from pydream.ranks import ranks_of
 from pydream.rded.class_loop import patch_maker
@@ -247,7 +247,12 @@ def _bytes_in(folder: Path) -> int:
 def _scratch_folder(out: Path) -> Iterator[Path]:
     """Make a folder beside the set, or above if its folder is not there yet, for the block."""
     place = next(folder for folder in out.absolute().parents if folder.is_dir())
+    name = f"{out.name}.dry-run"
+    remove_leftovers(place, name)
+    folder = hidden_beside(place / name)
     with disk_errors(place, ANOTHER_OUT):
-        folder = tempfile.TemporaryDirectory(prefix=f".{out.name}.dry-run-", dir=place)
-    with folder as name:
-        yield Path(name)
+        folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

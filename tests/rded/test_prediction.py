@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +22,7 @@ from rded_runs import settings
 
 from pydream.data.arrays import ArraySource
 from pydream.errors import PydreamError, UnfinishedError
+from pydream.files import hidden_beside
 from pydream.models import build_model
 from pydream.ranks import ALONE
 from pydream.rded import RdedConfig, distill, opened, predict, sample
@@ -269,7 +273,7 @@ def test_nothing_is_left_by_a_dry_run_that_is_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def stop(*_: object, **__: object) -> None:
-        assert len(list(tmp_path.glob(".set.dry-run-*"))) == 1
+        assert len(list(tmp_path.glob(".set.dry-run.*"))) == 1
         raise KeyboardInterrupt
 
     monkeypatch.setattr(f"pydream.rded.{stopped_in}", stop)
@@ -277,6 +281,19 @@ def test_nothing_is_left_by_a_dry_run_that_is_stopped(
     with pytest.raises(KeyboardInterrupt):
         predict(settings(folder, random_observer, tmp_path / "set"))
     assert everything_in(tmp_path) == before
+
+
+def test_a_dry_run_removes_the_folder_of_one_that_was_killed(
+    folder: Path, random_observer: Path, tmp_path: Path
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as killed:
+        pass
+    name = hidden_beside(tmp_path / "set.dry-run").name
+    left = tmp_path / name.replace(f"-{os.getpid()}.", f"-{killed.pid}.")
+    left.mkdir()
+    (left / "image.png").write_bytes(b"half")
+    predict(settings(folder, random_observer, tmp_path / "set"))
+    assert not left.exists()
 
 
 def test_several_ranks_are_refused_in_one_line(
