@@ -21,8 +21,8 @@
 namespace py = pybind11;
 
 // Free of the interpreter's lock: the state of the module is the instruction set (atomic), the
-// pool (common/parallel.cpp, under its mutex) and scratch memory of each thread; the objects that it
-// makes belong to one call. pybind11 refuses interpreters beside the main one by default.
+// pool (common/parallel.cpp, under its mutex) and scratch memory of each thread; the objects that
+// it makes belong to one call. pybind11 refuses interpreters beside the main one by default.
 PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.doc() = "pydream's compiled kernels. Call them through pydream.ops.";
   using release_gil = py::call_guard<py::gil_scoped_release>;
