@@ -80,9 +80,17 @@ def run_ours(arguments: argparse.Namespace, config: ResolvedConfig, real: ClassI
     with tempfile.TemporaryDirectory() as folder, repeatable_float32():
         experts = None
         if arguments.framework == "mtt":
-            settings = {"epochs": 1}
-            write_description(Path(folder), {"count": 1, "settings": settings})
-            write_expert(Path(folder), 0, weights_of_an_expert(arguments))
+            weights = weights_of_an_expert(arguments)
+            description = {
+                "count": 1,
+                "arch": arguments.arch,
+                "parameters": weights.shape[1],
+                "source": "random images",
+                "source_fingerprint": "",
+                "settings": {"epochs": 1, "side": 32, "exif": "ignore"},
+            }
+            write_description(Path(folder), description)
+            write_expert(Path(folder), 0, weights)
             experts = Experts.open(Path(folder))
             config = dataclasses.replace(config, max_start=1, expert_epochs=1, start="noise")
         loop = MatchingLoop(config, real, lambda: make_network(arguments), experts=experts)
