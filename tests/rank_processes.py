@@ -32,6 +32,7 @@ _CONTEXT.set_forkserver_preload(  # whatever ranks would take seconds to load
         "pydream.rded.distill",
         "pydream.report.page",
         "sklearn.datasets",
+        "torch._dynamo",  # by PyTorch's optimizers, a second for each process
     ]
 )
 LIMIT = 120  # seconds for ranks with tiny images
