@@ -124,19 +124,18 @@ def load_observer(
     target = resolve_device(device)
     precision = resolve_precision(precision, target)
     opened = _open(checkpoint)
-    with _naming(opened):
-        return _observer_of(
-            opened,
-            arch=arch,
-            num_classes=num_classes,
-            side=side,
-            mean=mean,
-            std=std,
-            likely_side=likely_side,
-            precision=precision,
-            target=target,
-            compiled=compiled,
-        )
+    return _observer_of(
+        opened,
+        arch=arch,
+        num_classes=num_classes,
+        side=side,
+        mean=mean,
+        std=std,
+        likely_side=likely_side,
+        precision=precision,
+        target=target,
+        compiled=compiled,
+    )
 
 
 @dataclass(frozen=True)
@@ -191,47 +190,48 @@ def _observer_of(
     target: torch.device,
     compiled: bool,
 ) -> Observer:
-    where, given = opened.where, opened.model
-    weights, metadata, remark = opened.checkpoint
-    origin = GIVEN
-    if given is not None:
-        where = arch = arch or where
-        side = side or (given.side if isinstance(given, (ConvNet, ResNetAP)) else None)
-    else:
-        arch, origin = (arch, GIVEN) if arch else _arch_from(metadata, weights, where)
-        arch = canonical_arch(arch)
-    inputs = find_inputs(
-        arch, weights, metadata, where, side=side, mean=mean, std=std, likely_side=likely_side
-    )
-    place = 0
-    if given is not None:
-        model = copy.deepcopy(given)
-    else:
-        model, place, left_out = _build(arch, num_classes, inputs.side, opened.readings, where)
-        remark = "; ".join(filter(None, (remark, left_out)))
-    with ThreadPoolExecutor(1) as beside:  # hashing gigabytes takes seconds and releases the GIL
-        weights_sha256 = beside.submit(opened.sha256, place)
-        model = model.float().to(target)
-        with ieee_float32():
-            tried = check_takes(model, arch, side=inputs.side)
-    logits = tried[1]
-    if num_classes not in (None, logits.shape[1]):
-        raise PydreamError(f"{where} has {logits.shape[1]} classes, not {num_classes}")
-    return Observer(
-        model,
-        tried,
-        arch=arch,
-        num_classes=logits.shape[1],
-        side=inputs.side,
-        mean=inputs.mean,
-        std=inputs.std,
-        origins={"arch": origin, **inputs.origins, **({"weights": remark} if remark else {})},
-        precision=precision,
-        device=target,
-        weights_sha256=weights_sha256.result(),
-        class_names=_class_names(metadata, logits.shape[1], where),
-        compiled=compiled,
-    )
+    with _naming(opened):
+        where, given = opened.where, opened.model
+        weights, metadata, remark = opened.checkpoint
+        origin = GIVEN
+        if given is not None:
+            where = arch = arch or where
+            side = side or (given.side if isinstance(given, (ConvNet, ResNetAP)) else None)
+        else:
+            arch, origin = (arch, GIVEN) if arch else _arch_from(metadata, weights, where)
+            arch = canonical_arch(arch)
+        inputs = find_inputs(
+            arch, weights, metadata, where, side=side, mean=mean, std=std, likely_side=likely_side
+        )
+        place = 0
+        if given is not None:
+            model = copy.deepcopy(given)
+        else:
+            model, place, left_out = _build(arch, num_classes, inputs.side, opened.readings, where)
+            remark = "; ".join(filter(None, (remark, left_out)))
+        with ThreadPoolExecutor(1) as beside:  # hashing gigabytes takes seconds, without the GIL
+            weights_sha256 = beside.submit(opened.sha256, place)
+            model = model.float().to(target)
+            with ieee_float32():
+                tried = check_takes(model, arch, side=inputs.side)
+        logits = tried[1]
+        if num_classes not in (None, logits.shape[1]):
+            raise PydreamError(f"{where} has {logits.shape[1]} classes, not {num_classes}")
+        return Observer(
+            model,
+            tried,
+            arch=arch,
+            num_classes=logits.shape[1],
+            side=inputs.side,
+            mean=inputs.mean,
+            std=inputs.std,
+            origins={"arch": origin, **inputs.origins, **({"weights": remark} if remark else {})},
+            precision=precision,
+            device=target,
+            weights_sha256=weights_sha256.result(),
+            class_names=_class_names(metadata, logits.shape[1], where),
+            compiled=compiled,
+        )
 
 
 @usual_torch_state()
@@ -282,17 +282,16 @@ def load_configured_observer(
     }
     taken = {name: known[name] for name in given if given[name] is None and name in known}
     chosen = {**given, **taken}
-    with _naming(opened):
-        observer = _observer_of(
-            opened,
-            arch=arch,
-            num_classes=None,
-            **{**chosen, "side": chosen["side"] or side},
-            likely_side=likely_side,
-            precision=precision,
-            target=target,
-            compiled=compiled,
-        )
+    observer = _observer_of(
+        opened,
+        arch=arch,
+        num_classes=None,
+        **{**chosen, "side": chosen["side"] or side},
+        likely_side=likely_side,
+        precision=precision,
+        target=target,
+        compiled=compiled,
+    )
     if side is not None and chosen["side"] is None:
         observer.origins["side"] = "that of the distilled images"
     observer.origins.update(dict.fromkeys(taken, "from the set"))
