@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -57,3 +59,14 @@ def lazy_members(package: str, modules: Mapping[str, str]) -> None:
     module = sys.modules[package]
     module.__class__ = _LazyPackage
     vars(module)["lazy_members"] = dict(modules)
+
+
+@contextmanager
+def imported_beside(module: str) -> Iterator[None]:
+    """Import a module in a thread while the block runs; it is there when the block ends.
+
+    A module that cannot be imported is no error here: whoever needs it imports it, and gets that.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(importlib.import_module, module)
+        yield

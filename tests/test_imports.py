@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 import pydream
-from pydream.lazy import lazy_members
+from pydream.lazy import imported_beside, lazy_members
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WITHOUT_TYRO = """
@@ -112,3 +113,26 @@ def test_a_member_with_the_name_of_its_module_is_the_member(
     assert "other" in dir(module)
     with pytest.raises(AttributeError, match="'lazy_example' has no attribute 'nothing'"):
         _ = module.nothing
+
+
+def test_a_module_is_imported_beside_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "beside_example.py").write_text(
+        "import threading\n\nthread = threading.current_thread()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with imported_beside("beside_example"):
+        own = threading.current_thread()
+    assert sys.modules["beside_example"].thread is not own
+
+
+def test_a_module_that_cannot_be_imported_beside_a_block_fails_where_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_example.py").write_text("raise ValueError('broken')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with imported_beside("broken_example"):
+        pass
+    with pytest.raises(ValueError, match="broken"):
+        importlib.import_module("broken_example")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from pydream.data import Source
+from pydream.lazy import imported_beside
 from pydream.progress import shared_with
 from pydream.ranks import Ranks, ranks_of
 from pydream.rded.class_loop import distill_classes, unreadable_so_far
@@ -78,7 +79,8 @@ def _distill(
             opened.keep_facts(writer, refining)
         groups = single_classes(run.counts) if refining is None else refining.groups
         own = own_groups(groups, selection, ranks)
-        distill_classes(run, selection, {label for group in own for label in group})
+        with imported_beside("pydream.report.page"):  # half a second, at the end of the run
+            distill_classes(run, selection, {label for group in own for label in group})
         if refining is not None:
             refining.run(own)
 
