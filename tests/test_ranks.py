@@ -19,6 +19,7 @@ from rank_processes import LIMIT, free_port, killed_in, on_ranks, run_command
 from rded_runs import settings, write_pictures, write_random_observer
 from torch.distributed import HashStore, TCPStore  # type: ignore[attr-defined]
 
+from pydream import _C
 from pydream.errors import OtherRankError, PydreamError, UnfinishedError
 from pydream.launchers import first_host, place_of_rank
 from pydream.ranks import Ranks, ranks_of
@@ -139,6 +140,29 @@ def test_shards_of_other_settings_do_not_mix(
         distill(config)
     with pytest.raises(PydreamError, match=r"begun with other settings .seed 0 then, 1 now"):
         distill(dataclasses.replace(config, shard="0/2", seed=1))
+
+
+@pytest.mark.parametrize("change", [{"shard": "0/2"}, {"shard": None, "resume": True}])
+def test_machines_that_choose_another_precision_do_not_mix(
+    pictures: Path,
+    observer: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+) -> None:
+    """Machines may decide alike or not, and one that is told what the others chose goes on."""
+    config = settings(pictures, observer, tmp_path / "set", device="cpu", shard="1/2")
+    monkeypatch.setattr(_C, "native_bfloat16", lambda: True)
+    with pytest.raises(UnfinishedError):
+        distill(config)
+    monkeypatch.setattr(_C, "native_bfloat16", lambda: False)
+    with pytest.raises(PydreamError, match=r"precision 'bfloat16' then, 'float32' now"):
+        distill(dataclasses.replace(config, **change))
+    made = distill(dataclasses.replace(config, **change, precision="bfloat16"))
+    alone = distill(
+        settings(pictures, observer, tmp_path / "alone", device="cpu", precision="bfloat16")
+    )
+    assert made.manifest == alone.manifest
 
 
 def test_a_killed_rank_ends_all_and_another_number_of_ranks_goes_on(

@@ -379,7 +379,7 @@ def doctor_command(*, json: Json = False) -> None:
 
 
 def demo_command(config: Annotated[DemoConfig, Whole], *, json: Json = False) -> None:
-    """Distil scikit-learn's digits to ten images per class and train on them, in less than a minute.
+    """Distil scikit-learn's digits to ten images per class and train on them, in under a minute.
 
     Examples
     --------

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +44,8 @@ class FileTrials:
         Function that reads them.
     seed
         Seed of all mutations.
+    whole
+        Function that also reads them where none is damaged, and knows what they hold.
     may_write
         Files that a trial may leave, change or remove in its folder, by the start of their paths.
     """
@@ -52,6 +55,7 @@ class FileTrials:
     targets: Mapping[str, Blocks | None]
     look: Look
     seed: int
+    whole: Look | None = None
     may_write: tuple[str, ...] = ("cache/", "out/")
 
     def damage(self, number: int) -> Damage:
@@ -83,10 +87,19 @@ class FileTrials:
             for name, data in files.items():
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 (root / name).write_bytes(data)
-            outcome = attempt(lambda: self.look(root, damage.name), str(root))  # noqa: B023
+            outcome = self._read(root, damage)
             changed = self._changed(root, files)
             yield Outcome("fault", changed) if changed and outcome.kind != "fault" else outcome
             shutil.rmtree(root, ignore_errors=True)
+
+    def _read(self, root: Path, damage: Damage) -> Outcome:
+        """Read the files; what is whole must not be refused, and is as it was made."""
+        outcome = attempt(lambda: self.look(root, damage.name), str(root))
+        if damage.how == "whole" and outcome.kind == "answered" and self.whole is not None:
+            outcome = attempt(partial(self.whole, root, damage.name), str(root))
+        if damage.how == "whole" and outcome.kind == "refused":
+            return Outcome("fault", f"nothing is damaged, and it is refused: {outcome.words}")
+        return outcome
 
     def _changed(self, root: Path, files: Mapping[str, bytes]) -> str | None:
         found = {

@@ -11,7 +11,6 @@ import faulthandler
 import inspect
 import os
 import re
-import resource
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from campaigns.argument_answers import EVERY, plain
 from campaigns.argument_spoiling import Tuple, tuples
 from campaigns.argument_values import Guest, Out, flat_bytes
 from campaigns.conftest import Campaign
+from campaigns.trials import begin_peak, peak
 from every_op import ARGUMENTS
 
 from pydream import ops
@@ -118,10 +118,6 @@ def bytes_in(value: Any) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(value))
 
 
-def peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-
-
 def refused_well(name: str, error: Exception) -> None:
     """Assert that an error tells in one line which argument is meant."""
     words = str(error)
@@ -157,7 +153,7 @@ def trial(drawn: Tuple, note: Any) -> str:
     print(drawn, file=note, flush=True)  # of a crash, the last line is the tuple
     given = made(drawn)
     kept = memory_of(given)
-    before = peak()
+    before = begin_peak()
     faulthandler.dump_traceback_later(SECONDS, exit=True)
     try:
         answer = getattr(ops, drawn.op)(**given)
@@ -167,8 +163,9 @@ def trial(drawn: Tuple, note: Any) -> str:
         outcome = None
     finally:
         faulthandler.cancel_dump_traceback_later()
+    taken = peak() - before
     size = sum(map(bytes_in, given.values())) + (0 if outcome else bytes_in(answer))
-    assert peak() - before <= FLOOR + TIMES * size, f"{(peak() - before) >> 20} MiB more"
+    assert taken <= FLOOR + TIMES * size, f"{taken >> 20} MiB more"
     if outcome is None:
         confirm(drawn.op, given, answer)
     else:

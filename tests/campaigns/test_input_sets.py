@@ -13,12 +13,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import pytest
 import torch
 from campaigns.conftest import Campaign
 from campaigns.file_trials import FileTrials, Look
 from campaigns.mutations import Blocks, pieces
 from campaigns.trials import expect_no_fault, make_trials
+from PIL import Image
 from plain_sets import observer_entry, write_set
 from rded_runs import hashes, settings, stopped_after, write_pictures
 from rich.console import Console
@@ -34,7 +36,7 @@ from pydream.rded import distill
 from pydream.report import render_report
 from pydream.sets import ExportConfig, export_set
 from pydream.sets.config import Layout
-from pydream.sets.distilled import load_set
+from pydream.sets.distilled import DistilledSet, load_set
 from pydream.sets.opening import open_real, open_set
 from pydream.students.stored_labels import StoredLabels, stored_seeds
 from pydream.students.views import MixedBatch
@@ -80,6 +82,17 @@ def each(*steps: Callable[[], object]) -> None:
 # Sets
 
 
+def other_images(distilled: DistilledSet) -> str | None:
+    """Compare the images of a set, if they can be read, with what Pillow reads."""
+    try:
+        found = distilled.images
+    except PydreamError:
+        return None  # refused again below
+    files = sorted(distilled.path.glob("images/*/*.png"))
+    wanted = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
+    return None if np.array_equal(found.numpy(), wanted) else "other images than by Pillow"
+
+
 def in_set(root: Path, name: str) -> str | None:
     """Open a set, describe, show and export it; what it says must be what the manifest says."""
     path = root / name.partition("/")[0]
@@ -89,9 +102,10 @@ def in_set(root: Path, name: str) -> str | None:
         return f"classes {distilled.class_names}"
     if distilled.manifest.side != content["side"] or len(distilled.labels) != 4:
         return "another side, or other images"
+    if (wrong := other_images(distilled)) is not None:
+        return wrong
     layout = LAYOUTS[len((path / name).read_bytes() if (path / name).exists() else "") % 7]
     each(
-        lambda: distilled.images,
         lambda: printed(inspect(InspectConfig(set=path, device="cpu"))),
         lambda: render_report(distilled),
         lambda: export_set(ExportConfig(set=path, to=layout, out=root / "out" / layout)),

@@ -168,7 +168,15 @@ def in_imagenet(root: Path, name: str) -> str | None:
     if train.class_names != tuple(sorted(WNIDS)) or len(train) != 2 * len(WNIDS):
         return "other images for training"
     found = labels_by_name(open_source(path, "test"))
+    if not {*found.values()} <= {*WNIDS}:
+        return f"classes that are none: {found}"
     return None if {*found} <= {*LABELS} else f"labels of images that are not there: {found}"
+
+
+def in_whole_imagenet(root: Path, name: str) -> str | None:
+    """Expect the label of every validation image."""
+    found = labels_by_name(open_source(str(root / name.partition("/")[0]), "test"))
+    return None if found == LABELS else f"other labels: {found}"
 
 
 # Stopped runs of DREAM+
@@ -267,7 +275,8 @@ def test_mutated_files(campaign: Campaign, tmp_path: Path, kind: str) -> None:
     files, targets, look = KINDS[kind](tmp_path / "base")
     few, many = FEWER.get(kind, (40, 2000))
     count = campaign.trials(few, many)
-    trials = FileTrials(tmp_path, files, targets, look, SEED)
+    whole = in_whole_imagenet if kind == "labels of ImageNet" else None
+    trials = FileTrials(tmp_path, files, targets, look, SEED, whole)
     outcomes = make_trials(trials, range(count))
     facts = expect_no_fault(outcomes, trials.describe, SEED)
     assert facts["answered"]

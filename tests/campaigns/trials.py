@@ -63,16 +63,26 @@ class TooMuchMemoryError(Exception):
     """A trial has taken more memory than its input explains."""
 
 
+def begin_peak() -> int:
+    """Begin the peak of this process's memory anew; return the bytes that it has now."""
+    ctypes.CDLL(None).malloc_trim(0)  # what is free already would hide what is taken from now on
+    Path("/proc/self/clear_refs").write_text("5")
+    return _memory("VmRSS")
+
+
+def peak() -> int:
+    """Return the most bytes of memory that this process had since `begin_peak`."""
+    return _memory("VmHWM")
+
+
 @contextlib.contextmanager
 def bounded(explained: int = 0) -> Iterator[None]:
     """Raise TooMuchMemoryError if the block takes more bytes than so many, and `MARGIN`."""
-    ctypes.CDLL(None).malloc_trim(0)  # what is free already would hide what the block takes
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = _memory("VmRSS")
+    before = begin_peak()
     try:
         yield
     finally:
-        taken = _memory("VmHWM") - before
+        taken = peak() - before
         if taken > explained + MARGIN:
             raise TooMuchMemoryError(f"{taken:,} bytes, where {explained:,} are explained")
 

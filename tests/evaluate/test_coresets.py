@@ -50,7 +50,7 @@ def test_every_class_as_if_it_were_alone(
 ) -> None:
     rows, places = features(), offsets()
     found = choose(rows, places, count)
-    for begin, size, chosen in zip(places, SIZES, found, strict=False):
+    for begin, size, chosen in zip(places[:-1], SIZES, found, strict=True):
         assert (chosen - begin).tolist() == plain(rows[begin : begin + size], count)
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,24 @@ from pydream.sets.distilled import load_set
 
 DEADLINE = 600  # seconds for a command that takes a few, on a machine however busy
 CLASSES = ("ant", "bee", "cat", "dog")  # as the fixture `folder` has them
+
+# The command line, which gets a signal between its first two classes.
+STOPPED = """
+import os, sys
+from pydream.cli import main
+from pydream.sets.writer import SetWriter
+
+by, written, write_class = int(sys.argv.pop(1)), [], SetWriter.write_class
+
+def write_and_stop(writer, *given, **options):
+    if written:
+        writer.settle()  # the files of the first class
+        os.kill(os.getpid(), by)
+    written.append(write_class(writer, *given, **options))
+
+SetWriter.write_class = write_and_stop
+main()
+"""
 
 
 @pytest.fixture
@@ -103,19 +120,6 @@ def test_another_seed_gives_another_set(
     assert hashes(other.path)["provenance.parquet"] != undisturbed["provenance.parquet"]
 
 
-def run_command(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-    pytest.importorskip("tyro", reason="the command line needs tyro")
-    return subprocess.Popen(
-        [sys.executable, "-m", "pydream", "rded", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell without job control starts what it sends to the background deaf to Ctrl-C.
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-        **options,
-    )
-
-
 def command_line(folder: Path, observer: Path, out: Path) -> list[object]:
     return [
         folder, "--observer", observer, "--out", out, "--ipc", 2, "--factor", 2,
@@ -123,40 +127,39 @@ def command_line(folder: Path, observer: Path, out: Path) -> list[object]:
     ]  # fmt: skip
 
 
-def slow_down(folder: Path) -> None:
-    """Enlarge the last class's pictures, so that a run can be caught in the middle of it."""
-    rng = np.random.default_rng(0)
-    for file in sorted((folder / CLASSES[-1]).iterdir()):
-        pixels = rng.integers(0, 255, size=(900, 900, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(file)
+def stopped_before_a_second_class(*arguments: object, by: signal.Signals) -> tuple[int, str]:
+    """Run the command up to where it has written a class; return its exit status and its words."""
+    pytest.importorskip("tyro", reason="the command line needs tyro")
+    ended = subprocess.run(
+        [sys.executable, "-c", STOPPED, str(int(by)), "rded", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        # A shell without job control starts what it sends to the background deaf to Ctrl-C.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        timeout=DEADLINE,
+        check=False,
+    )
+    return ended.returncode, ended.stderr
 
 
 def test_a_killed_run_resumes_to_the_same_bytes(
     folder: Path, random_observer: Path, tmp_path: Path
 ) -> None:
-    """Killed in the first class, then stopped by Ctrl-C in the third."""
-    slow_down(folder)
-    whole = tmp_path / "whole"
-    distill(settings(folder, random_observer, whole))
-    out, state = tmp_path / "set", tmp_path / "set.partial" / "state"
-    command = [*command_line(folder, random_observer, out), "--batch-size", 1]
-    for record, signal_number, more in [
-        (state / "00000.json", signal.SIGKILL, []),
-        (state / "00002.json", signal.SIGINT, ["--resume"]),
-    ]:
-        process = run_command(*command, *more)
-        assert process.stderr is not None
-        begun = process.stderr.readline()  # from here on, Ctrl-C is Python's
-        while process.poll() is None and not record.exists():
-            time.sleep(0.005)
-        process.send_signal(signal_number)
-        _, errors = process.communicate(timeout=DEADLINE)
-        assert process.returncode != 0, "the run ended before it could be stopped"
-        assert not out.exists()
-        assert record.exists()
-    assert process.returncode == 130, begun + errors
+    """Killed after the first class, then stopped by Ctrl-C after the second."""
+    whole, out = tmp_path / "whole", tmp_path / "set"
+    # As many crops as fill passes of the observer, so that classes are scored one after another.
+    distill(settings(folder, random_observer, whole, crops=64))
+    command = [*command_line(folder, random_observer, out), "--crops", 64, "--batch-size", 1]
+    state = tmp_path / "set.partial" / "state"
+    status, _ = stopped_before_a_second_class(*command, by=signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    assert [file.name for file in state.glob("0000*.json")] == ["00000.json"]
+    status, errors = stopped_before_a_second_class(*command, "--resume", by=signal.SIGINT)
+    assert status == 130, errors
     assert "--resume" in errors
-    distill(settings(folder, random_observer, out, resume=True))
+    assert sorted(file.name for file in state.glob("0000*.json")) == ["00000.json", "00001.json"]
+    assert not out.exists()
+    distill(settings(folder, random_observer, out, crops=64, resume=True))
     assert hashes(out) == hashes(whole)
     assert not (tmp_path / "set.partial").exists()
 
