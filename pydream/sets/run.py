@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from pydream.collector import nothing_collected
 from pydream.errors import UnfinishedError
 from pydream.ranks import Ranks
 from pydream.sets.distilled import DistilledSet, load_set
@@ -59,6 +60,7 @@ def kept_draft(writer: SetWriter) -> Manifest:
     return Manifest.from_json(record)
 
 
+@nothing_collected()  # records, paths and images by the ten thousands, and hardly a cycle
 def finish_set(
     writer: SetWriter,
     watch: Stopwatch,
