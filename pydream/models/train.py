@@ -169,11 +169,15 @@ def _train_observer(config: ObserverConfig, ranks: Ranks, source: Source | None)
         test = None
     check_classes(source)
     side = config.side or side_of(source)
-    identity = _identity(config, source, side, precision, device, ranks)
+    train_indices, test_indices, held_out = hold_out(source, test, config.seed)
+    identity = {
+        **_identity(config, source, side, precision, device, ranks),
+        "held_out": held_out,
+        "test_fingerprint": None if test is None else _fingerprint(test, ranks),
+    }
     ranks.agree({"settings": identity, "installation": package_record()})
     if config.resume and ranks.once(partial(os.path.lexists, out)):
         return ranks.once(partial(_finished, out, identity))
-    train_indices, test_indices, held_out = hold_out(source, test, config.seed)
     with ExitStack() as begun:
         parallel = begun.enter_context(data_parallel(ranks, device))
         if ranks.first:
@@ -258,14 +262,19 @@ def _identity(
     settings = {
         name: value for name, value in dataclasses.asdict(config).items() if name not in _EXECUTION
     }
-    some = range(0, len(source), max(1, len(source) // _FINGERPRINTED))
     return {
         **settings,
         "side": side,
         "precision": precision,
         "device": device.type,
-        "source_fingerprint": ranks.once(partial(source.fingerprint, some)),
+        "source_fingerprint": _fingerprint(source, ranks),
     }
+
+
+def _fingerprint(source: Source, ranks: Ranks) -> str:
+    """Hash all names of images, and the contents of some; by one rank."""
+    some = range(0, len(source), max(1, len(source) // _FINGERPRINTED))
+    return ranks.once(partial(source.fingerprint, some))
 
 
 def _finished(out: Path, identity: Mapping[str, Any]) -> TrainedObserver:
@@ -277,12 +286,18 @@ def _finished(out: Path, identity: Mapping[str, Any]) -> TrainedObserver:
     except (PydreamError, KeyError, ValueError):  # of somebody else, or damaged
         check_free(out)
         raise
-    if differing := differences(training["settings"], json.loads(json.dumps(identity))):
+    result = training["result"]
+    settings = {
+        # Older versions kept the one as a result only, and not the other.
+        "held_out": result["held_out"],
+        "test_fingerprint": identity["test_fingerprint"],
+        **training["settings"],
+    }
+    if differing := differences(settings, json.loads(json.dumps(identity))):
         raise PydreamError(
             f"{out} was trained with other settings ({'; '.join(differing)}): choose another --out"
         )
     forget_finished(out, identity)
-    result = training["result"]
     parallel = tuple(result.get("data_parallel", ()))
     measured = {name: result[name] for name in _MEASURED}
     return TrainedObserver(path=out, **measured, seconds=0.0, data_parallel=parallel)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -12,10 +13,17 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
+from PIL import Image
 
 from pydream.data import Source, open_source
 from pydream.errors import PydreamError
-from pydream.models import ObserverConfig, build_model, save_weights, train_observer
+from pydream.models import (
+    ObserverConfig,
+    build_model,
+    read_weights,
+    save_weights,
+    train_observer,
+)
 from pydream.models.training_state import interrupt_between_steps
 
 train = importlib.import_module("pydream.models.train")
@@ -178,6 +186,51 @@ def test_a_finished_training_is_known_again(tmp_path: Path) -> None:
         save_weights(model, out, {"training": training})
         with pytest.raises(PydreamError, match="exists and is not overwritten"):
             train_observer(settings(out, resume=True), source=source)
+
+
+def test_the_test_split_belongs_to_a_training(tmp_path: Path, after_steps: AfterSteps) -> None:
+    """Without one, other images are trained on; with another, the accuracy is another."""
+    out, source, test = (tmp_path / name for name in ("w.safetensors", "set", "set/test"))
+    for split, count in (("train", 8), ("test", 3)):
+        for label in ("a", "b"):
+            (source / split / label).mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (8, 8), (number, 0, 0)).save(
+                    source / split / label / f"{number}.png"
+                )
+    config = dataclasses.replace(settings(out, epochs=1), source=str(source))
+    resumed = dataclasses.replace(config, resume=True)
+
+    def is_refused(begun: str) -> None:
+        aside = "held_out 'images of the test split' then, 'training images kept aside' now"
+        test.rename(tmp_path / "away")
+        with pytest.raises(PydreamError, match=rf"{begun} with other settings \({aside}; test_"):
+            train_observer(resumed)
+        (tmp_path / "away").rename(test)
+        (test / "b" / "2.png").rename(tmp_path / "2.png")
+        with pytest.raises(PydreamError, match=rf"{begun} with other settings \(test_fingerprint"):
+            train_observer(resumed)
+        (tmp_path / "2.png").rename(test / "b" / "2.png")
+
+    after_steps(1, kill)
+    with pytest.raises(KilledError):
+        train_observer(config)
+    is_refused("was begun")
+    after_steps(100, kill)
+    result = train_observer(resumed)
+    is_refused("was trained")
+
+    weights, metadata = read_weights(out)
+    training = json.loads(metadata["training"])
+    del training["settings"]["held_out"], training["settings"]["test_fingerprint"]
+    out.unlink()
+    model = build_model("convnet1-w4", num_classes=2, side=8)
+    model.load_state_dict(weights)
+    save_weights(model, out, {**metadata, "training": json.dumps(training)})  # by an older version
+    assert train_observer(resumed).top1 == result.top1
+    test.rename(tmp_path / "away")
+    with pytest.raises(PydreamError, match="held_out"):
+        train_observer(resumed)
 
 
 def test_a_second_ctrl_c_does_not_wait() -> None:
