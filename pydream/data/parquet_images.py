@@ -118,7 +118,9 @@ class RowImages:
             readings = 1 + np.count_nonzero(np.diff(group))
             if readings <= _MOST_READINGS * len(self._groups):
                 return None
-            name = Path(self._description).name or "images", ".images"
+            # The same file may be read by another column; a column may have any name.
+            column = hashlib.sha256(self._column.encode()).hexdigest()[:8]
+            name = f"{Path(self._description).name or 'images'}-{column}", ".images"
             for _ in range(2):
                 place = kept(self._description, self._files, name, "unpack", self._unpack)
                 with reading_cache(place):

@@ -321,6 +321,27 @@ def test_shuffled_rows_that_fill_no_memory_are_unpacked_once(
     assert "unpacking" not in capsys.readouterr().err
 
 
+def test_each_column_of_a_file_is_unpacked_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for two sources that end in the same name, and columns that no file can be named by."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(parquet_images, "_HELD_BYTES", 1)
+    columns = {"left/eye": 0, "right/eye": 100}
+    table = pa.table(
+        {name: [png(first + n) for n in range(12)] for name, first in columns.items()}
+        | {"label": [n % 2 for n in range(12)]}
+    )
+    pq.write_table(table, tmp_path / "pairs.parquet", row_group_size=2)
+    (tmp_path / "list.txt").write_text("0\n1\n")
+    for name, first in columns.items():
+        spec = f"{tmp_path}/pairs.parquet:image={name},label=label,classes={tmp_path}/list.txt"
+        assert pixels(open_source(spec)) == [
+            first + n for n in [*range(0, 12, 2), *range(1, 12, 2)]
+        ]
+    assert len(list((tmp_path / "cache/pydream").glob("list.txt-*.images"))) == 2
+
+
 def test_rows_in_the_order_of_the_classes_are_read_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
