@@ -58,6 +58,11 @@ class Subset(Source):
         return self._source.read_many([int(self._rows[index]) for index in indices])
 
     def fingerprint(self, indices: Iterable[int] | None = None) -> str:
-        """Return the whole source's SHA-256 of these images; see `Source.fingerprint`."""
+        """SHA-256 over names and the whole source's hash of these images; see `Source.fingerprint`.
+
+        The whole source hashes its own names, which do not tell the classes here or their order.
+        """
+        digest = self._hash_of_names()
         rows = range(len(self)) if indices is None else indices
-        return self._source.fingerprint(int(self._rows[row]) for row in rows)
+        digest.update(self._source.fingerprint(int(self._rows[row]) for row in rows).encode())
+        return digest.hexdigest()

@@ -42,6 +42,18 @@ def test_a_file_chooses_classes_and_their_order(tmp_path: Path) -> None:
     assert open_source(spec).fingerprint() != source.fingerprint()
 
 
+def test_other_classes_or_another_order_are_other_images(tmp_path: Path) -> None:
+    """Also where no contents are hashed, which may be equal for images of two classes."""
+    root, names = photos(tmp_path / "photos", "ant", "bee", "cat"), tmp_path / "names.txt"
+    found = [open_source(root).fingerprint([])]
+    for text in ("ant\nbee\n", "bee\ncat\n", "cat\nbee\n", "cat\nbee\nant\n"):
+        names.write_text(text)
+        source, again = (open_source(f"{root}:classes={names}") for _ in range(2))
+        assert again.fingerprint([]) == source.fingerprint([]) != source.fingerprint([0])
+        found.append(source.fingerprint([]))
+    assert len({*found}) == 5
+
+
 @pytest.mark.parametrize(
     ("text", "wanted"), [("1:3", [1, 2]), (":2", [0, 1]), ("2:", [2, 3]), (":", [0, 1, 2, 3])]
 )
