@@ -1,7 +1,7 @@
 """Trajectories of experts on disk: the weights of networks in the course of their training.
 
 A folder holds ``experts.json``, which describes them, and a file for each expert with all of its
-weights, float32 (epochs + 1, P).
+weights, float32 (epochs + 1, P), and their SHA-256 as its metadata.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from pydream.seeds import uniform
 _FORMAT = 1
 _DESCRIPTION = "experts.json"
 _WEIGHTS = "weights"
+_SHA256 = "sha256"
+_PART = 16 << 20  # bytes that are hashed at once
 _describes_experts = mapping_of(
     {
         "format": is_whole,
@@ -91,9 +94,21 @@ class Experts:
         return int(self.description["settings"]["epochs"])
 
     def fingerprint(self) -> str:
-        """Return a hash of what the experts are: their settings, images and number."""
-        text = json.dumps(self.description, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """Return a hash of what the experts are: their description, and the weights of each.
+
+        Files that an earlier version wrote do not hold the SHA-256 of their weights: they are read
+        and hashed whole.
+
+        Raises
+        ------
+        PydreamError
+            If a file cannot be read.
+        """
+        digest = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode())
+        for file in self.files:
+            with _opened(file) as opened:
+                digest.update((opened.metadata() or {}).get(_SHA256, "").encode() or _hash_of(file))
+        return digest.hexdigest()
 
     def check(
         self,
@@ -190,22 +205,37 @@ class Experts:
         PydreamError
             If its file cannot be read.
         """
-        file = self.files[number]
-        try:
-            with safe_open(file, framework="pt") as opened:
-                held = opened.get_slice(_WEIGHTS)
-                shape = (self.epochs + 1, self.description["parameters"])
-                if (*held.get_shape(),) != shape or held.get_dtype() != "F32":
-                    raise SafetensorError(f"it does not hold float32 of shape {shape}")
-                weights: Tensor = held[epoch]
-                if not weights.isfinite().all():
-                    raise SafetensorError("its weights are not numbers")
-        except (OSError, SafetensorError) as error:
-            raise PydreamError(
-                f"{file} cannot be read as an expert ({first_line(error)}): remove it, and run "
-                "pydream experts again, with --resume"
-            ) from error
+        with _opened(self.files[number]) as opened:
+            held = opened.get_slice(_WEIGHTS)
+            shape = (self.epochs + 1, self.description["parameters"])
+            if (*held.get_shape(),) != shape or held.get_dtype() != "F32":
+                raise SafetensorError(f"it does not hold float32 of shape {shape}")
+            weights: Tensor = held[epoch]
+            if not weights.isfinite().all():
+                raise SafetensorError("its weights are not numbers")
         return weights.to(device)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """Open the file of an expert; errors while it is open say what to do about it."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            yield opened
+    except (OSError, SafetensorError) as error:
+        raise PydreamError(
+            f"{file} cannot be read as an expert ({first_line(error)}): remove it, and run "
+            "pydream experts again, with --resume"
+        ) from error
+
+
+def _hash_of(file: Path) -> bytes:
+    """Return the SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while part := opened.read(_PART):
+            digest.update(part)
+    return digest.hexdigest().encode()
 
 
 def file_of(path: Path, number: int) -> Path:
@@ -215,7 +245,8 @@ def file_of(path: Path, number: int) -> Path:
 
 def write_expert(path: Path, number: int, weights: Tensor) -> None:
     """Write all weights of an expert, float32 (epochs + 1, P), at once or not at all."""
-    write_whole(file_of(path, number), save({_WEIGHTS: weights}))
+    sha256 = hashlib.sha256(weights.numpy().data).hexdigest()
+    write_whole(file_of(path, number), save({_WEIGHTS: weights}, {_SHA256: sha256}))
 
 
 def write_description(path: Path, description: Mapping[str, Any]) -> None:

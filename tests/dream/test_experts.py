@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from rank_processes import on_ranks
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pydream.data import Source
@@ -297,6 +300,34 @@ def test_draws_are_uniform_over_experts_and_first_epochs(tmp_path: Path) -> None
     assert all(17 <= times <= 83 for times in seen.values())
     for one, again in zip(made.draw(7, 3, 2, cpu), made.draw(7, 3, 2, cpu), strict=True):
         assert one.equal(again)
+
+
+def test_a_run_does_not_go_on_with_other_experts(
+    digits: Source, experts: Path, tmp_path: Path
+) -> None:
+    """Whether their files hold a SHA-256, or were written before there was one."""
+    others = tmp_path / "experts"
+    shutil.copytree(experts, others)
+    weights = load_file(others / "expert-00002.safetensors")
+    sha256 = hashlib.sha256(weights["weights"].numpy().tobytes()).hexdigest()
+    with safe_open(others / "expert-00002.safetensors", "pt") as opened:
+        assert opened.metadata() == {"sha256": sha256}
+    settings = matching(tmp_path / "set", others, iterations=1)
+    distill(settings, source=digits)
+    again = dataclasses.replace(settings, resume=True)
+    distill(again, source=digits)
+    write_expert(others, 2, weights["weights"] * 1.5)
+    with pytest.raises(PydreamError, match=r"\(experts '\w+' then, '\w+' now"):
+        distill(again, source=digits)
+    found = {Experts.open(experts).fingerprint()}
+    for factor in (1, 1.5):
+        old = {"weights": weights["weights"] * factor}
+        save_file(old, others / "expert-00002.safetensors")
+        found |= {Experts.open(others).fingerprint() for _ in range(2)}
+    assert len(found) == 3
+    (others / "expert-00002.safetensors").write_bytes(b"nothing")
+    with pytest.raises(PydreamError, match="cannot be read as an expert"):
+        Experts.open(others).fingerprint()
 
 
 def test_experts_of_other_images(other_digits: Source, experts: Path, tmp_path: Path) -> None:
