@@ -12,13 +12,16 @@ from torch import Tensor
 from pydream.dream.real import ClassImages
 from pydream.dream.resolved import ResolvedConfig
 from pydream.errors import PydreamError
-from pydream.files import disk_errors
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.imported import open_distilled
+from pydream.sets.tensor_files import labels_beside
 
 
 def start_fingerprint(config: ResolvedConfig, class_names: Sequence[str]) -> str | None:
     """Return a hash of the set that a run starts from; None as for `open_start`.
+
+    Tensors are hashed as files, with those of their labels, also where a set of pydream has its
+    images as image files beside them: `first_images` come from the tensors.
 
     Raises
     ------
@@ -28,11 +31,19 @@ def start_fingerprint(config: ResolvedConfig, class_names: Sequence[str]) -> str
     if config.starts_from in ("real", "noise"):
         return None
     path = Path(config.starts_from)
-    tensors = path / "images.pt" if path.is_dir() else path
-    if tensors.is_file() and not (path / "manifest.json").is_file():
-        with disk_errors(tensors):
-            return hashlib.sha256(tensors.read_bytes()).hexdigest()
-    return open_distilled(path, class_names=class_names).images_sha256
+    named = [path / "images.pt", path / "data.pt"] if path.is_dir() else [path]
+    tensors = next((file for file in named if file.is_file()), None)
+    if tensors is None:
+        return open_distilled(path, class_names=class_names).images_sha256
+    digest = hashlib.sha256()
+    for file in (tensors, *labels_beside(tensors)):
+        try:
+            digest.update(file.read_bytes())
+        except OSError as error:
+            raise PydreamError(
+                f"{file} cannot be read: {error.strerror or error}; start from another set"
+            ) from error
+    return digest.hexdigest()
 
 
 def open_start(

@@ -97,6 +97,12 @@ def read_tensors(file: Path) -> LabelledTensors:
     return LabelledTensors(images, labels, soft, in_colours=of_cim)
 
 
+def labels_beside(file: Path) -> list[Path]:
+    """Return the files beside a file of images from which `read_tensors` may take its labels."""
+    found = [_named(file, kind) for kind in ("labels", "soft_labels")]
+    return [labels for labels in found if labels is not None]
+
+
 def read_soft_labels(file: Path, num_images: int) -> Tensor:
     """Read soft labels, (N, K) float32 logits, from a file of their own.
 
@@ -286,13 +292,19 @@ def _first_pair(pairs: Sequence[Any], file: Path) -> Any:
 
 def _beside(file: Path, kind: str) -> Tensor | None:
     """Read the tensor in the file with `kind` instead of images in its name, if there is one."""
-    beside = file.with_name(file.name.replace("images", kind))
-    if beside == file or not beside.is_file():
+    beside = _named(file, kind)
+    if beside is None:
         return None
     labels = _load(beside)
     if not isinstance(labels, Tensor) or labels.dim() not in (1, 2):
         raise PydreamError(f"{beside} must hold a tensor of labels, (N,), or soft labels, (N, K)")
     return labels
+
+
+def _named(file: Path, kind: str) -> Path | None:
+    """Return the file with `kind` instead of images in its name, if there is one."""
+    beside = file.with_name(file.name.replace("images", kind))
+    return beside if beside != file and beside.is_file() else None
 
 
 def _read_rows(labels: Tensor, num_images: int) -> tuple[Tensor | None, Tensor | None]:

@@ -20,6 +20,7 @@ from pydream.dream.loop import MatchingLoop
 from pydream.dream.objectives import StepInputs
 from pydream.dream.real import ClassImages, load_class_images
 from pydream.dream.resolved import fill_in
+from pydream.dream.start import start_fingerprint
 from pydream.dream.synthetic import SyntheticImages
 from pydream.errors import PydreamError
 from pydream.models.registry import construct
@@ -388,6 +389,24 @@ def test_a_run_goes_on_from_a_set(
     start.rename(moved)
     again = dataclasses.replace(onward, out=made.path, start=str(moved), resume=True)
     assert distill(again, source=digits).manifest == made.manifest
+    # Other tensors are another, though the image files beside them are the same.
+    file = moved / "images.pt" if kind == "ours" else moved
+    saved, labels = torch.load(file)
+    torch.save([saved + 1e-4, labels], file)
+    with pytest.raises(PydreamError, match=r"\(start 'set \w+' then, 'set \w+' now"):
+        distill(again, source=digits)
+
+
+@pytest.mark.parametrize("name", ["labels.pt", "soft_labels.pt"])
+def test_a_start_is_known_by_the_labels_beside_it_too(tmp_path: Path, name: str) -> None:
+    """They decide which class begins with which images."""
+    settings = fill_in(config("dm", start=str(tmp_path)), 8, 3)
+    torch.save(torch.zeros(6, 3, 8, 8), tmp_path / "images.pt")
+    found = set()
+    for order in ([0, 0, 1, 1, 2, 2], [0, 1, 0, 1, 2, 2]):
+        torch.save(torch.eye(3)[order], tmp_path / name)
+        found |= {start_fingerprint(settings, ["0", "1", "2"]) for _ in range(2)}
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize(
