@@ -435,6 +435,28 @@ def test_finished_students_are_taken_on_resume(
     assert trained == [1, 0, 0]  # other settings; and not asked to resume
 
 
+def test_a_corrected_label_of_anothers_set_is_trained_on(digits: Digits, tmp_path: Path) -> None:
+    file, labels = tmp_path / "images.pt", torch.arange(10).repeat_interleave(2)
+    images = torch.rand(20, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    settings: dict[str, Any] = {"source": "digits", "labels": ("hard",), "students": (ARCH,)}
+    how = config(file, digits, **settings, epochs=1, resume=True)
+
+    def trained(labels: torch.Tensor) -> Any:
+        torch.save([images, labels], file)
+        (row,) = evaluate_set(how).rows
+        return row.runs
+
+    right = trained(labels)
+    labels[2] = 0  # the last of its class or the first of the next: the images keep their order
+    wrong = trained(labels)
+    assert wrong[0].curve[0].loss != right[0].curve[0].loss
+    assert trained(labels) == wrong
+    labels[2] = 1
+    assert trained(labels) == right
+    labels[4] = 1
+    assert trained(labels)[0].curve[0].loss not in (right[0].curve[0].loss, wrong[0].curve[0].loss)
+
+
 @pytest.mark.parametrize(("whole", "damaged"), [("0.", "1."), ("}", ""), ('"run"', '"ran"')])
 def test_a_damaged_file_of_a_finished_student_is_named(
     digits: Digits, digits_set: Path, whole: str, damaged: str
