@@ -21,13 +21,12 @@ _EXECUTION = (
     "resume",
     "shard",
     "checkpoint_every",
-    "eval_every",
-    "eval_epochs",
-    "eval_seeds",
     "workers",
     "allow_skipped",
     "experts",  # identified by what they are instead
 )
+# These decide the accuracies in the manifest, if students are trained on the way.
+_OF_STUDENTS = ("eval_every", "eval_epochs", "eval_seeds")
 _OF_EXPERTS = (
     "expert_epochs",
     "max_start",
@@ -266,12 +265,13 @@ class DreamConfig:
             )
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that decide the bytes of the set."""
+        """Return the settings that decide the bytes of the set and of its manifest."""
         settings = dataclasses.asdict(self)
         for name, usual in _USUAL.items():
             if settings[name] == usual:
                 del settings[name]
-        return {name: value for name, value in settings.items() if name not in _EXECUTION}
+        left_out = _EXECUTION if self.eval_every else (*_EXECUTION, *_OF_STUDENTS)
+        return {name: value for name, value in settings.items() if name not in left_out}
 
 
 @dataclass(frozen=True)

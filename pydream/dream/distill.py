@@ -114,6 +114,8 @@ def _distill(
             source = open_source(config.source, exif=config.exif)
             if config.eval_every and has_split(config.source, "test"):
                 test = open_source(config.source, "test", exif=config.exif)
+        if not config.eval_every:
+            test = None
         check_classes(source)
         if config.eval_every and test is None:
             raise PydreamError(
@@ -131,6 +133,8 @@ def _distill(
     _warn_of_padding(side, settings.factor)
     fingerprint = ranks.once(source.fingerprint)
     identity = {**settings.identity(), "source_fingerprint": fingerprint}
+    if test is not None:
+        identity["test_fingerprint"] = ranks.once(test.fingerprint)
     experts = _open_experts(settings, make_network, fingerprint)
     if experts is not None:
         identity["experts"] = experts.fingerprint()
@@ -153,9 +157,7 @@ def _distill(
         first = open_start(settings, source.class_names, real)
         if settings.starts_from == "real":
             check_enough(real, source.class_names, settings.ipc, settings.factor)
-        seen = (
-            _load_test(test, settings, real) if test is not None and settings.eval_every else None
-        )
+        seen = None if test is None else _load_test(test, settings, real)
     parts = parts_of_classes(settings, real, network)
     run = DreamRun(settings, real, seen, make_network, writer, watch, ranks, parts, experts, first)
     announce_device(named)

@@ -59,6 +59,10 @@ def test_three_methods_from_the_same_seeds(
     monkeypatch.setattr(MatchingLoop, "iterate", None)  # finished runs are not repeated
     again = compare(config(tmp_path / "out"), train=digits, test=other_digits)
     assert again == result
+    longer = dataclasses.replace(config(tmp_path / "out"), eval_epochs=2)
+    with pytest.raises(PydreamError, match=r"random-0 holds .* \(eval_epochs 1 then, 2 now\)"):
+        compare(longer, train=digits, test=other_digits)
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == record
 
 
 def test_experts_of_a_comparison(

@@ -161,6 +161,38 @@ def test_resuming_with_other_settings_is_refused(
         distill(config(tmp_path / "set"), source=digits)
 
 
+def test_students_on_the_way_are_part_of_the_settings(
+    tmp_path: Path, digits: Source, other_digits: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = config(tmp_path / "set", iterations=2, eval_every=1, eval_epochs=1)
+    resumed = dataclasses.replace(measured, resume=True)
+
+    def others_are_refused() -> None:
+        changes: dict[str, Any] = {"eval_every": 2, "eval_epochs": 3, "eval_seeds": 2}
+        for name, value in changes.items():
+            other = dataclasses.replace(resumed, **{name: value})
+            with pytest.raises(PydreamError, match=rf"settings \({name} 1 then, {value} now\)"):
+                distill(other, source=digits, test=other_digits)
+        with pytest.raises(PydreamError, match=r"other settings \(test_fingerprint '\w+' then"):
+            distill(resumed, source=digits, test=digits)
+
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            distill(measured, source=digits, test=other_digits)
+    others_are_refused()
+    distill(resumed, source=digits, test=other_digits)
+    others_are_refused()
+
+
+def test_settings_of_students_that_are_not_trained_do_not_matter(
+    tmp_path: Path, digits: Source, other_digits: Source
+) -> None:
+    made = distill(config(tmp_path / "set", iterations=1), source=digits)
+    other = config(tmp_path / "set", iterations=1, eval_epochs=7, eval_seeds=3, resume=True)
+    assert distill(other, source=digits, test=other_digits).manifest == made.manifest
+
+
 def test_divergence_names_the_checkpoint(tmp_path: Path, digits: Source) -> None:
     with pytest.raises(PydreamError, match=r"in iteration \d: give a --learning-rate below 1e\+30"):
         distill(config(tmp_path / "set", learning_rate=1e30), source=digits)
