@@ -22,6 +22,7 @@ from torch.distributed import HashStore, TCPStore  # type: ignore[attr-defined]
 from pydream import _C
 from pydream.errors import OtherRankError, PydreamError, UnfinishedError
 from pydream.launchers import first_host, place_of_rank
+from pydream.models import build_model, save_weights
 from pydream.ranks import Ranks, ranks_of
 from pydream.rded import distill
 from pydream.sets.run import MadeSet
@@ -163,6 +164,23 @@ def test_machines_that_choose_another_precision_do_not_mix(
         settings(pictures, observer, tmp_path / "alone", device="cpu", precision="bfloat16")
     )
     assert made.manifest == alone.manifest
+
+
+def test_shards_whose_observers_read_images_otherwise_do_not_mix(
+    pictures: Path, tmp_path: Path
+) -> None:
+    """Mean and std stand beside the weights in a file, and are not in their hash."""
+    file = tmp_path / "observer.safetensors"
+    network = build_model("convnet2-w16", num_classes=4, side=32)
+    facts = {"arch": "convnet2-w16", "side": "32"}
+    save_weights(network, file, facts)
+    config = settings(pictures, file, tmp_path / "set", device="cpu", shard="1/2")
+    with pytest.raises(UnfinishedError):
+        distill(config)
+    file.unlink()
+    save_weights(network, file, {**facts, "mean": "0.5,0.1,0.9", "std": "0.2,0.2,0.2"})
+    with pytest.raises(PydreamError, match=r"\(observer_identity: mean .* 0\.9\] now"):
+        distill(dataclasses.replace(config, shard="0/2"))
 
 
 def test_a_killed_rank_ends_all_and_another_number_of_ranks_goes_on(

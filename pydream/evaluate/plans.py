@@ -26,7 +26,7 @@ from pydream.evaluate.config import (
 from pydream.evaluate.context import EvaluationContext
 from pydream.evaluate.observers import check_observers
 from pydream.evaluate.whitened import whitened_set
-from pydream.models import Observer, build_model
+from pydream.models import build_model
 from pydream.sets.opening import exif_of
 from pydream.students.config import RecipeName
 from pydream.students.recipe import ResolvedRecipe
@@ -277,9 +277,8 @@ def identity(context: EvaluationContext, plan: Plan) -> dict[str, Any]:
         "labels": plan.key.labels,
         "stored": None if plan.stored is None else dataclasses.asdict(plan.stored.plan),
         **({"own_labels": _own_labels_sha256(context)} if plan.key.labels == "own" else {}),
-        "observer": observer.weights_sha256 if observer is not None and asked else None,
+        "observer": observer.identity() if observer is not None and asked else None,
         **_further_observers(context, plan),
-        **_resizing(observer if asked else None),
         "student": plan.key.student,
         "recipe": plan.recipe.as_known_before(),
         **_whitening(context),
@@ -321,9 +320,9 @@ def eval_every(context: EvaluationContext, plan: Plan) -> int:
     return -(-epochs // number)
 
 
-def _further_observers(context: EvaluationContext, plan: Plan) -> dict[str, list[str]]:
-    """Return the hashes of the observers beside the first, if they label the images with it."""
-    others = [one.weights_sha256 for one in context.observers[1:]]
+def _further_observers(context: EvaluationContext, plan: Plan) -> dict[str, list[Any]]:
+    """Return what the observers beside the first are, if they label the images with it."""
+    others = [one.identity() for one in context.observers[1:]]
     return {"further_observers": others} if others and plan.key.labels == "online" else {}
 
 
@@ -355,10 +354,3 @@ def _own_labels_sha256(context: EvaluationContext) -> str:
     """Hash the soft labels that came with the set."""
     assert context.distilled.soft_labels is not None
     return hashlib.sha256(context.distilled.soft_labels.numpy().tobytes()).hexdigest()
-
-
-def _resizing(observer: Observer | None) -> dict[str, int]:
-    """Return the side that an observer resizes images to, if it does."""
-    if observer is None or observer.side == observer.network_side:
-        return {}
-    return {"observer_side": observer.network_side}

@@ -237,8 +237,16 @@ def _plan(
         temperature=recipe.temperature,
         bits=config.bits or 16,
         hard_epochs=config.hard_epochs,
-        further_observers=[one.facts() for one in observers[1:]],
+        further_observers=[_facts_beside(one, observer) for one in observers[1:]],
+        device=observer.device.type,
     )
+
+
+def _facts_beside(further: Observer, first: Observer) -> dict[str, str]:
+    """Return the facts of a further observer, with its mean and std where they are others."""
+    given = {"mean": further.mean, "std": further.std}
+    own = {name: given[name] for name in given if given[name] != getattr(first, name)}
+    return {**further.facts(), **{name: " ".join(map(str, own[name])) for name in own}}
 
 
 def _store(

@@ -370,8 +370,20 @@ class Observer:
             "weights_sha256": self.weights_sha256,
             "precision": self.precision,
         }
-        resized = self.side != self.network_side
-        return {**facts, "resized_to": str(self.network_side)} if resized else facts
+        if self.side != self.network_side:
+            facts["resized_to"] = str(self.network_side)
+        order = [] if self._order is None else self._order.tolist()
+        if order != [*range(len(order))]:
+            facts["outputs"] = " ".join(map(str, order))
+        return facts
+
+    def identity(self) -> dict[str, Any]:
+        """Return all that decides the logits of an image, ready for JSON.
+
+        Side, mean and std are not in the hash of the weights: files tell them beside the weights.
+        """
+        reads = {"side": self.network_side, "mean": list(self.mean), "std": list(self.std)}
+        return {**self.facts(), **reads}
 
     def input_facts(self) -> dict[str, Any]:
         """Return the input of the network and its origins, ready for JSON."""

@@ -14,7 +14,6 @@ from pydream.data.resized import side_of
 from pydream.errors import PydreamError
 from pydream.models import Observer
 from pydream.models.config import files_or_given
-from pydream.models.inputs import ARCH, IMAGENET_MEAN, IMAGENET_STD
 from pydream.models.loading import load_configured_observer
 from pydream.rded.config import RdedConfig
 from pydream.rded.patches import Preselection
@@ -63,20 +62,11 @@ def _side_of_images(source: Source) -> int | None:
 
 def observers_identity(observers: Sequence[Observer]) -> dict[str, Any]:
     """Return the facts of the observers that decide the bytes of the set."""
-    first, *others = [
-        {"observer_sha256": observer.weights_sha256, **_unusual_normalisation(observer)}
-        for observer in observers
-    ]
-    return {**first, "further_observers": others} if others else first
-
-
-def _unusual_normalisation(observer: Observer) -> dict[str, Any]:
-    """Return mean and std for the identity if neither settings nor weights decide them."""
-    usual = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    first, *others = [observer.identity() for observer in observers]
     return {
-        f"observer_{name}": list(getattr(observer, name))
-        for name, values in usual.items()
-        if observer.origins[name] == ARCH and getattr(observer, name) != values
+        "precision": first["precision"],  # of all; auto is another one on another machine
+        "observer_identity": first,
+        **({"further_observers": others} if others else {}),
     }
 
 

@@ -134,7 +134,6 @@ def open_run(
         fingerprint = ranks.once(partial(source.fingerprint, selection.indices.tolist()))
     identity = {
         **config.identity(),
-        "precision": observers[0].precision,  # of all; auto is another one on another machine
         "ipc": ipc_identity(counts, source.class_names),
         "factor": factor,
         "side": side,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from pydream.data import ImageError, Source, decode_ahead
@@ -41,6 +44,24 @@ class AnchorReader:
         self._source, self._workers = source, workers
         self._factor, self._side = factor, side
         self._index = {key: index for index, key in enumerate(source.keys)}
+
+    def fingerprint(self, provenance: pa.Table) -> str:
+        """Return the SHA-256, in hex, of the crops and of the facts known about their images.
+
+        Parameters
+        ----------
+        provenance
+            Rows of all classes, as `read` takes those of one.
+
+        Raises
+        ------
+        PydreamError
+            If a real image is gone.
+        """
+        images = sorted(map(self._find, provenance["source"].unique().to_pylist()))
+        digest = hashlib.sha256(self._source.fingerprint(images).encode())
+        digest.update(json.dumps(provenance.to_pydict()).encode())
+        return digest.hexdigest()
 
     def read(
         self,

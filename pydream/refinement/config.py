@@ -16,7 +16,7 @@ from pydream.processors import usable_processors
 Match: TypeAlias = Literal["features", "features+gradients"]
 
 # Settings that change how a run proceeds, never its result.
-_EXECUTION = ("set", "source", "out", "resume", "workers", "observer_arch")
+_EXECUTION = ("set", "source", "out", "resume", "workers")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,25 +92,26 @@ def refine(
             side=manifest.side,
             seed=config.seed,
         )
-    identity = {
-        **(manifest.config or {}),
-        "refined": {
-            **config.identity(),
-            "device": device.type,
-            "layers": refiner.layers,
-            "observers": [network.weights_sha256 for network in networks],
-            "set": distilled.images_sha256,
-        },
-    }
+        anchors = AnchorReader(
+            source, factor=manifest.factor, side=manifest.side, workers=config.workers
+        )
+        identity = {
+            **(manifest.config or {}),
+            "refined": {
+                **config.identity(),
+                "device": device.type,
+                "layers": refiner.layers,
+                "observers": {str(n): one.identity() for n, one in enumerate(networks, 1)},
+                "set": distilled.images_sha256,
+                "anchors": anchors.fingerprint(distilled.provenance),
+            },
+        }
     if config.resume and (finished := finished_manifest(out, identity)) is not None:
         return MadeSet(out, finished, {})
     writer = SetWriter(out, identity, resume=config.resume)
     announce_device(config.device)
     for network in networks:
         network.announce()
-    anchors = AnchorReader(
-        source, factor=manifest.factor, side=manifest.side, workers=config.workers
-    )
     counts = distilled.labels.bincount(minlength=len(distilled.class_names)).tolist()
     with writer.begin():
         refinement = Refinement(refiner, anchors, counts, writer, _tiling_of(manifest))

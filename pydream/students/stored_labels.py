@@ -77,6 +77,7 @@ _OTHERS = {
     "bits": lambda value: value in get_args(Bits),
     "hard_epochs": lambda value: value == 0 or is_positive(value),
     "further_observers": list_of(is_texts),
+    "device": is_text,
 }
 
 
@@ -119,6 +120,8 @@ class LabelPlan:
         Number of epochs in the middle that take the classes as labels.
     further_observers
         The observers that labelled together with the first, described like it.
+    device
+        Type of the device that labels: the last bits of logits differ between types.
     """
 
     images_sha256: str
@@ -135,6 +138,7 @@ class LabelPlan:
     bits: Bits = 16
     hard_epochs: int = 0
     further_observers: list[dict[str, str]] = field(default_factory=list)
+    device: str = "cpu"
 
     @property
     def form(self) -> LabelForm:

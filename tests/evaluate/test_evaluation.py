@@ -19,8 +19,10 @@ from pydream.errors import PydreamError
 from pydream.evaluate import (
     EvaluateConfig,
     EvaluationResult,
+    RelabelConfig,
     evaluate_set,
     evaluation,
+    relabel,
     result_table,
 )
 from pydream.evaluate.baselines import Baselines
@@ -28,6 +30,7 @@ from pydream.evaluate.plans import eval_every
 from pydream.models import build_model, load_observer, read_weights, save_weights
 from pydream.sets import ExportConfig, export_set
 from pydream.sets.config import Layout
+from pydream.sets.distilled import load_set
 from pydream.students.train import train_student
 
 NAMES = [str(label) for label in range(10)]
@@ -455,6 +458,32 @@ def test_a_corrected_label_of_anothers_set_is_trained_on(digits: Digits, tmp_pat
     assert trained(labels) == right
     labels[4] = 1
     assert trained(labels)[0].curve[0].loss not in (right[0].curve[0].loss, wrong[0].curve[0].loss)
+
+
+def test_students_and_labels_follow_the_order_of_the_observers_outputs(
+    digits: Digits, digits_set: Path, tmp_path: Path
+) -> None:
+    """Names of classes stand beside the weights in a file, and are not in their hash."""
+    own, set_, file = load_set(digits_set), tmp_path / "set.pt", tmp_path / "observer.safetensors"
+    torch.save([own.images.movedim(-1, 1) / 255, own.labels], set_)
+    network = build_model("convnet2-w8", num_classes=10, side=SIDE)
+    names = [str(digit) for digit in range(10)]
+    given: dict[str, Any] = {"observer": str(file), "source": "digits", "resume": True}
+
+    def evaluated() -> Any:
+        return evaluate_set(config(set_, digits, seeds=(0,), **given)).rows[0].runs
+
+    facts = {"arch": "convnet2-w8", "side": str(SIDE)}
+    save_weights(network, file, {**facts, "classes": json.dumps(names)})
+    first = evaluated()
+    assert evaluated() == first
+    labels = RelabelConfig(set=set_, observer=str(file), source="digits", epochs=2, device="cpu")
+    relabel(labels)
+    file.unlink()
+    save_weights(network, file, {**facts, "classes": json.dumps(names[::-1])})
+    assert evaluated() != first
+    with pytest.raises(PydreamError, match="outputs"):
+        relabel(labels)
 
 
 @pytest.mark.parametrize(("whole", "damaged"), [("0.", "1."), ("}", ""), ('"run"', '"ran"')])

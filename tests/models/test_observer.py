@@ -384,6 +384,22 @@ def test_the_global_generator_is_left_as_it_was(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_the_identity_tells_whatever_changes_the_logits() -> None:
+    torch.manual_seed(0)
+    network = build_model("convnet2-w8-batch", num_classes=4, side=8)
+    usual = load_observer(network, precision="float32")
+    images = torch.rand(3, 3, 8, 8)
+    for other in (
+        usual.with_class_order([1, 0, 2, 3]),
+        load_observer(network, precision="bfloat16"),
+    ):
+        assert other.identity() != usual.identity()
+        assert not torch.equal(other.logits(images), usual.logits(images))
+    assert usual.resizing_from(16).identity() != usual.identity()
+    assert usual.with_normalisation((0.5,) * 3, usual.std).identity() != usual.identity()
+    assert usual.with_class_order([0, 1, 2, 3]).identity() == usual.identity()
+
+
 @pytest.mark.parametrize(("native", "wanted"), [(True, "bfloat16"), (False, "float32")])
 def test_auto_precision_follows_the_processor(
     monkeypatch: pytest.MonkeyPatch, native: bool, wanted: str

@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from rded_runs import hashes, settings, stopped_after, write_random_observer
 from rich.console import Console
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch_states import all_states
 
 from pydream.data import open_source
@@ -305,6 +307,32 @@ def test_resuming_with_other_settings_is_refused(
     path = refined(unrefined, observer, tmp_path / "refined")
     with pytest.raises(PydreamError, match="made with other settings"):
         refined(unrefined, observer, path, steps=STEPS + 1, resume=True)
+
+
+def test_resuming_with_other_inputs_is_refused(
+    folder: Path, unrefined: Path, tmp_path: Path
+) -> None:
+    """The real images, the crops of them, and what stands beside the weights in their file."""
+    observer = write_random_observer(tmp_path / "other.safetensors", seed=5)
+    path = refined(unrefined, observer, tmp_path / "refined")
+    with safe_open(observer, "pt") as opened:
+        facts = opened.metadata()
+    whole = observer.read_bytes()
+    save_file(load_file(observer), observer, {**facts, "mean": "0.5,0.1,0.9"})
+    with pytest.raises(PydreamError, match=r"refined: observers: 1: mean .* now"):
+        refined(unrefined, observer, path, resume=True)
+    observer.write_bytes(whole)
+    file = folder / pq.read_table(unrefined / "provenance.parquet")["source"][0].as_py()
+    photograph = file.read_bytes()
+    file.write_bytes(photograph + b"more")
+    with pytest.raises(PydreamError, match="refined: anchors"):
+        refined(unrefined, observer, path, resume=True)
+    file.write_bytes(photograph)
+    table = pq.read_table(unrefined / "provenance.parquet")
+    shifted = table.set_column(table.schema.get_field_index("left"), "left", table["top"])
+    pq.write_table(shifted, unrefined / "provenance.parquet")
+    with pytest.raises(PydreamError, match="refined: anchors"):
+        refined(unrefined, observer, path, resume=True)
 
 
 def test_settings_of_a_refinement_without_one_are_refused(observer: Path) -> None:
