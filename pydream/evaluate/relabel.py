@@ -226,7 +226,7 @@ def _plan(
     return LabelPlan(
         images_sha256=distilled.images_sha256,
         class_names=list(distilled.class_names),
-        observer=observer.facts(),
+        observer={**observer.facts(), **observer.output_facts()},
         mean=list(observer.mean),
         std=list(observer.std),
         views=view_settings(recipe),
@@ -246,7 +246,8 @@ def _facts_beside(further: Observer, first: Observer) -> dict[str, str]:
     """Return the facts of a further observer, with its mean and std where they are others."""
     given = {"mean": further.mean, "std": further.std}
     own = {name: given[name] for name in given if given[name] != getattr(first, name)}
-    return {**further.facts(), **{name: " ".join(map(str, own[name])) for name in own}}
+    facts = {**further.facts(), **further.output_facts()}
+    return {**facts, **{name: " ".join(map(str, own[name])) for name in own}}
 
 
 def _store(

@@ -370,12 +370,14 @@ class Observer:
             "weights_sha256": self.weights_sha256,
             "precision": self.precision,
         }
-        if self.side != self.network_side:
-            facts["resized_to"] = str(self.network_side)
+        resized = self.side != self.network_side
+        return {**facts, "resized_to": str(self.network_side)} if resized else facts
+
+    def output_facts(self) -> dict[str, str]:
+        """Return the order of the outputs, ready for JSON; nothing if it is that of the weights."""
         order = [] if self._order is None else self._order.tolist()
-        if order != [*range(len(order))]:
-            facts["outputs"] = " ".join(map(str, order))
-        return facts
+        usual = order == [*range(len(order))]
+        return {} if usual else {"outputs": " ".join(map(str, order))}
 
     def identity(self) -> dict[str, Any]:
         """Return all that decides the logits of an image, ready for JSON.
@@ -383,7 +385,7 @@ class Observer:
         Side, mean and std are not in the hash of the weights: files tell them beside the weights.
         """
         reads = {"side": self.network_side, "mean": list(self.mean), "std": list(self.std)}
-        return {**self.facts(), **reads}
+        return {**self.facts(), **self.output_facts(), **reads}
 
     def input_facts(self) -> dict[str, Any]:
         """Return the input of the network and its origins, ready for JSON."""
