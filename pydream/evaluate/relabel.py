@@ -31,6 +31,7 @@ from pydream.students.recipe import ResolvedRecipe
 from pydream.students.recipe_tables import resolve
 from pydream.students.recipes import recipe_named
 from pydream.students.stored_labels import (
+    MOST_EPOCHS,
     LabelPlan,
     StoredLabels,
     epoch_file,
@@ -182,6 +183,8 @@ def _recipe(
         learned_rate=manifest.student_rate,
     )
     check_observers(recipe, len(observers))
+    if recipe.epochs > MOST_EPOCHS:
+        raise PydreamError(f"epochs must be at most {MOST_EPOCHS:,}, got {recipe.epochs}")
     if config.hard_epochs >= recipe.epochs:
         raise PydreamError(
             f"hard_epochs must be below the {recipe.epochs} epochs of the training, "

@@ -60,6 +60,8 @@ _VIEW_FIELDS = (
     "batch_statistics",
     "combine",
 )
+MOST_EPOCHS = 100_000
+"""Largest number of epochs with labels: each is looked for on the disk, in seconds for so many."""
 _REQUIRED = {
     "images_sha256": is_text,
     "class_names": list_of(is_text),
@@ -68,7 +70,7 @@ _REQUIRED = {
     "std": list_of(is_number),
     "views": is_mapping,
     "seed": is_whole,
-    "epochs": is_positive,
+    "epochs": lambda value: is_positive(value) and value <= MOST_EPOCHS,
     "every": is_positive,
     "top_k": or_none(is_positive),
     "temperature": lambda value: is_number(value) and value > 0,

@@ -194,6 +194,7 @@ def test_labels_of_something_else(digits: Digits, digits_set: Path) -> None:
         "no stored labels of seed 1: .*`pydream relabel --seeds 1`",
         dataclasses.replace(stored, seeds=(0, 1)),
     )
+    fails("epochs must be at most 100,000", config(digits_set, digits, epochs=100_001))
     fails("top_k must be at most the classes of the set, 10", config(digits_set, digits, top_k=11))
     fails(
         "labels are of the set alone: give --observer for the baselines",
@@ -205,7 +206,14 @@ def test_labels_of_something_else(digits: Digits, digits_set: Path) -> None:
     fails("labels of other images than the set's", stored)
     file.write_text(json.dumps({**content, "format": 99}))
     fails("format 99 is newer", stored)
-    wrong = ({"every": 0}, {"bits": 5}, {"top_k": 0}, {"class_names": None}, {"hard_epochs": "0"})
+    wrong = (
+        {"every": 0},
+        {"epochs": 2**40},
+        {"bits": 5},
+        {"top_k": 0},
+        {"class_names": None},
+        {"hard_epochs": "0"},
+    )
     for entry in wrong:
         file.write_text(json.dumps({**content, **entry}))
         fails("not what `pydream relabel` writes", stored)
