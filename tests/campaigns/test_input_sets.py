@@ -19,7 +19,7 @@ import torch
 from campaigns.conftest import Campaign
 from campaigns.file_trials import FileTrials, Look
 from campaigns.mutations import Blocks, pieces
-from campaigns.trials import expect_no_fault, make_trials
+from campaigns.trials import expect_no_fault, make_trials, one_thread
 from PIL import Image
 from plain_sets import observer_entry, write_set
 from rded_runs import hashes, settings, stopped_after, write_pictures
@@ -276,7 +276,8 @@ KINDS = {"sets": sets, "networks": networks, "stored labels": labels, "stopped r
 @pytest.mark.parametrize("kind", KINDS)
 def test_mutated_files(campaign: Campaign, tmp_path: Path, kind: str) -> None:
     (tmp_path / "base").mkdir()
-    files, targets, look = KINDS[kind](tmp_path / "base")
+    with one_thread():
+        files, targets, look = KINDS[kind](tmp_path / "base")
     count = campaign.trials(12 if kind == "stopped runs" else 40, 2000)
     trials = FileTrials(tmp_path, files, targets, look, SEED)
     outcomes = make_trials(trials, range(count))

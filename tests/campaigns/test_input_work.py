@@ -21,7 +21,7 @@ from campaigns.file_trials import FileTrials
 from campaigns.mutations import Blocks, pieces
 from campaigns.test_input_files import parquet, read_all, shard
 from campaigns.test_input_sets import Kind, files_below, printed
-from campaigns.trials import expect_no_fault, make_trials
+from campaigns.trials import expect_no_fault, make_trials, one_thread
 from ilsvrc import LABELS, PUTS, WNIDS, write_train
 from rded_runs import hashes
 from safetensors.torch import load_file
@@ -272,7 +272,8 @@ FEWER = {"labels of ImageNet": (18, 2000), "stopped runs of DREAM+": (8, 500)}
 @pytest.mark.parametrize("kind", KINDS)
 def test_mutated_files(campaign: Campaign, tmp_path: Path, kind: str) -> None:
     (tmp_path / "base").mkdir()
-    files, targets, look = KINDS[kind](tmp_path / "base")
+    with one_thread():
+        files, targets, look = KINDS[kind](tmp_path / "base")
     few, many = FEWER.get(kind, (40, 2000))
     count = campaign.trials(few, many)
     whole = in_whole_imagenet if kind == "labels of ImageNet" else None
