@@ -21,9 +21,9 @@ def default_dtype() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def threads() -> Iterator[None]:
+def threads(count: int = 3) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(3)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -63,17 +63,6 @@ class TooMuchMemoryError(Exception):
     """A trial has taken more memory than its input explains."""
 
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let PyTorch compute with one thread, as trials do: sums of more differ in their last bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def begin_peak() -> int:
     """Begin the peak of this process's memory anew; return the bytes that it has now."""
     ctypes.CDLL(None).malloc_trim(0)  # what is free already would hide what is taken from now on
