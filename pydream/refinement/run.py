@@ -27,6 +27,7 @@ from pydream.refinement.classes import (
     refinement_results,
 )
 from pydream.refinement.config import RefineConfig
+from pydream.refinement.steps import Refiner
 from pydream.sets.distilled import DistilledSet, load_set
 from pydream.sets.manifest import Manifest, with_images
 from pydream.sets.opening import check_image_files, exif_of, open_observer, open_real
@@ -95,17 +96,7 @@ def refine(
         anchors = AnchorReader(
             source, factor=manifest.factor, side=manifest.side, workers=config.workers
         )
-        identity = {
-            **(manifest.config or {}),
-            "refined": {
-                **config.identity(),
-                "device": device.type,
-                "layers": refiner.layers,
-                "observers": {str(n): one.identity() for n, one in enumerate(networks, 1)},
-                "set": distilled.images_sha256,
-                "anchors": anchors.fingerprint(distilled.provenance),
-            },
-        }
+        identity = _identity(config, distilled, networks, refiner, anchors)
     if config.resume and (finished := finished_manifest(out, identity)) is not None:
         return MadeSet(out, finished, {})
     writer = SetWriter(out, identity, resume=config.resume)
@@ -136,6 +127,27 @@ def refine(
             report.write_report(refined, write, refined=refinement_pictures(writer, read, refined))
 
         return finish_run(writer, manifest, watch, write_report)
+
+
+def _identity(
+    config: RefineConfig,
+    distilled: DistilledSet,
+    observers: Sequence[Observer],
+    refiner: Refiner,
+    anchors: AnchorReader,
+) -> dict[str, Any]:
+    """Return everything that decides the bytes of the refined set, ready for JSON."""
+    return {
+        **(distilled.manifest.config or {}),
+        "refined": {
+            **config.identity(),
+            "device": observers[0].device.type,
+            "layers": refiner.layers,
+            "observers": {str(n): one.identity() for n, one in enumerate(observers, 1)},
+            "set": distilled.images_sha256,
+            "anchors": anchors.fingerprint(distilled.provenance),
+        },
+    }
 
 
 def _check_refinable(distilled: DistilledSet) -> None:
