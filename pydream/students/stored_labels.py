@@ -165,6 +165,8 @@ class LabelPlan:
         content = {"format": FORMAT_VERSION, **dataclasses.asdict(self)}
         if not self.further_observers:
             del content["further_observers"]
+        if self.device == "cpu":  # as in the files of versions that did not tell it
+            del content["device"]
         return json.dumps(content, indent=2) + "\n"
 
 
