@@ -248,8 +248,9 @@ def _tracked_together(
                 show(*finished, note)
 
         def all_ended() -> bool:
-            count(0)
-            return ranks.count_together(ended, 0) == ranks.count
+            all_have = ranks.count_together(ended, 0) == ranks.count
+            count(0)  # afterwards: a rank counts its last work before it ends
+            return all_have
 
         advance = _telling(ranks, description, unit, count)
         _outer = unit, advance
