@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pydream.data.arrow_arrays import numbers, strings
 from pydream.errors import PydreamError, first_line
 
 _AT_ONCE = 65536
@@ -52,7 +53,7 @@ class ImageNames(Sequence[str]):
 
     def at(self, places: npt.NDArray[np.int64]) -> list[str]:
         """Return the names at some places, in their order."""
-        found: list[str] = self._names.take(pa.array(places)).to_pylist()
+        found: list[str] = self._names.take(numbers(places)).to_pylist()
         return found
 
     def check(self, description: str) -> None:
@@ -85,10 +86,10 @@ def joined_names(parts: Iterable[Sequence[str]], description: str) -> ImageNames
     PydreamError
         If a name cannot be encoded in UTF-8.
     """
-    arrays = [pa.array([], pa.large_string())]
+    arrays = [strings(())]
     for part in parts:
         try:
-            arrays.append(pa.array(part, pa.large_string()))
+            arrays.append(strings(part))
         except UnicodeEncodeError as error:
             raise _not_utf8(error, description) from error
     return ImageNames(pa.concat_arrays(arrays))

@@ -154,8 +154,14 @@ def images_below(tree: Tree, root: str, folder: str, ignored: Counter[str]) -> l
     while waiting:
         here = waiting.pop()
         folders, files = visible(tree, join(root, here), ignored)
-        found = [file for file in files if is_image(file)]
-        images += [join(here, file) for file in found]
+        # As `is_image` and `join`, without two calls for each of a million files.
+        lower, above = map(str.lower, files), f"{here}/" if here else ""
+        found = [
+            above + file
+            for file, name in zip(files, lower, strict=True)
+            if name.endswith(IMAGE_SUFFIXES)
+        ]
+        images += found
         if len(found) < len(files):
             ignored.update(file_kind(file) for file in files if not is_image(file))
         waiting += [join(here, inner) for inner in folders]

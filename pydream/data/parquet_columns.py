@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pydream.data.arrow_arrays import as_numpy, strings
 from pydream.data.label_tables import preferred_label_column
 from pydream.entry_types import is_unicode, parse_json
 from pydream.errors import PydreamError
@@ -213,12 +214,12 @@ def numbers_of(
         raise PydreamError(f"{description}: row {row} has no label in column {columns.label!r}")
     numbers: npt.NDArray[np.int64]
     if columns.class_names is not None and pa.types.is_integer(values.type):
-        numbers = values.to_numpy().astype(np.int64)
+        numbers = as_numpy(values).astype(np.int64)
         wrong = (numbers < 0) | (numbers >= len(names))
     else:
-        words = pa.array(names, pa.large_string())
+        words = strings(names)
         found = pc.index_in(values.cast(pa.large_string()), value_set=words)
-        numbers = pc.fill_null(found, -1).to_numpy().astype(np.int64)
+        numbers = as_numpy(pc.fill_null(found, -1)).astype(np.int64)
         wrong = numbers < 0
     if wrong.any():
         row = int(wrong.argmax())

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pydream.data.arrow_arrays import as_numpy
 from pydream.data.cache import kept_bytes
 from pydream.data.layout import MOST_BYTES, is_image
 from pydream.data.parquet_columns import Columns, names_of, numbers_of
@@ -90,7 +91,7 @@ class ShardSource(TableSource):
             split=split,
         )
         self._shard, self._offset, self._size = (
-            table[name].to_numpy() for name in ("shard", "offset", "size")
+            as_numpy(table[name]) for name in ("shard", "offset", "size")
         )
 
     def read(self, index: int) -> bytes:
@@ -245,7 +246,7 @@ def _numbers(labels: pa.ChunkedArray, description: str) -> pa.ChunkedArray:
 
 
 def _counts(shards: tuple[AnyPath, ...], table: pa.Table) -> Iterator[tuple[AnyPath, int]]:
-    counts = np.bincount(table["shard"].to_numpy(), minlength=len(shards))
+    counts = np.bincount(as_numpy(table["shard"]), minlength=len(shards))
     return zip(shards, counts.tolist(), strict=True)
 
 

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pydream.data.arrow_arrays import as_numpy, numbers
 from pydream.errors import printable
 from pydream.formatting import byte_words, count_words, score_words
 from pydream.inspection.measure_rows import measure_rows
@@ -247,7 +249,7 @@ def has_scores(provenance: pa.Table | None) -> bool:
 
 
 def overall_scores(provenance: pa.Table) -> ScoreSummary:
-    """Summarise the realism scores of all cells of a set."""
+    """Summarise the realism scores of the cells of a set, or of some of them."""
     scores = provenance["score"].cast(pa.float64())
     return ScoreSummary(
         mean=pc.mean(scores).as_py(),
@@ -260,32 +262,13 @@ def overall_scores(provenance: pa.Table) -> ScoreSummary:
 
 def class_scores(provenance: pa.Table, class_names: Sequence[str]) -> list[ClassScores]:
     """Summarise the realism scores of every class that has cells, in the order of the labels."""
-    summary = (
-        provenance.group_by("class", use_threads=False)
-        .aggregate(
-            [
-                ("score", "mean"),
-                ("score", "min"),
-                ("score", "max"),
-                ("score", "count"),
-                ("source", "count_distinct"),
-            ]
-        )
-        .sort_by("class")
-    )
+    order = np.argsort(as_numpy(provenance["class"]), kind="stable")
+    table = provenance.take(numbers(order))
+    labels, starts = np.unique(as_numpy(table["class"]), return_index=True)
+    sizes = np.diff(starts, append=len(order))
     return [
-        ClassScores(
-            row["class"],
-            class_names[row["class"]],
-            ScoreSummary(
-                mean=row["score_mean"],
-                min=row["score_min"],
-                max=row["score_max"],
-                cells=row["score_count"],
-                distinct_sources=row["source_count_distinct"],
-            ),
-        )
-        for row in summary.to_pylist()
+        ClassScores(label, class_names[label], overall_scores(table.slice(start, size)))
+        for label, start, size in zip(labels.tolist(), starts.tolist(), sizes.tolist(), strict=True)
     ]
 
 

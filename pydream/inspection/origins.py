@@ -6,13 +6,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from rich.table import Table
 from rich.text import Text
 
 from pydream.errors import PydreamError, printable
 from pydream.formatting import score_words
-from pydream.sets.distilled import DistilledSet
+from pydream.sets.distilled import DistilledSet, cells_of_class
 from pydream.sets.image_formats import image_files
 
 
@@ -110,9 +109,7 @@ def image_origin(distilled: DistilledSet, name: str) -> ImageOrigin:
 
 def class_origins(provenance: pa.Table, label: int) -> dict[int, list[CellOrigin]]:
     """Return the cells of each image of a class, in order, by the index of the image."""
-    own = provenance.filter(pc.equal(provenance["class"], label)).sort_by(
-        [("image", "ascending"), ("cell", "ascending")]
-    )
+    own = cells_of_class(provenance, label).sort_by([("image", "ascending"), ("cell", "ascending")])
     names = [field.name for field in fields(CellOrigin)]
     origins: dict[int, list[CellOrigin]] = {}
     for row in own.to_pylist():

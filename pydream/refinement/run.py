@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
 import torch
 from torch import nn
 
@@ -28,7 +27,7 @@ from pydream.refinement.classes import (
 )
 from pydream.refinement.config import RefineConfig
 from pydream.refinement.steps import Refiner
-from pydream.sets.distilled import DistilledSet, load_set
+from pydream.sets.distilled import DistilledSet, cells_of_class, load_set
 from pydream.sets.manifest import Manifest, with_images
 from pydream.sets.opening import check_image_files, exif_of, open_observer, open_real
 from pydream.sets.run import MadeSet, finish_run
@@ -195,8 +194,7 @@ def _before(distilled: DistilledSet, label: int) -> UnrefinedClass:
     own = (distilled.labels == label).nonzero().flatten()
     images = distilled.stored[int(own[0]) : int(own[-1]) + 1].stack()
     assert distilled.provenance is not None
-    table = distilled.provenance
-    rows = table.filter(pc.equal(table["class"], label)).to_pylist()
+    rows = cells_of_class(distilled.provenance, label).to_pylist()
     return UnrefinedClass(images.permute(0, 3, 1, 2).contiguous(), {"rows": rows})
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
+from pydream.data.arrow_arrays import as_numpy
 from pydream.formatting import byte_words, count_words, score_words
 from pydream.inspection.facts import (
     WHITENING_WORDS,
@@ -141,7 +142,7 @@ def _render(
     scored = provenance if has_scores(provenance) else None
     histogram = None
     if scored is not None:
-        histogram = Markup(score_histogram(scored["score"].to_numpy()))
+        histogram = Markup(score_histogram(as_numpy(scored["score"])))
     with reading_entries(distilled.path):
         facts = _facts(manifest)
     curves, refinement_curve = _curves(manifest)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from pydream.data.arrow_arrays import as_numpy, numbers
 from pydream.data.parquet_access import read_whole
 from pydream.errors import PydreamError, first_line
 from pydream.sets.image_formats import image_files
@@ -190,7 +191,7 @@ def _read_provenance(file: Path, manifest: Manifest) -> pa.Table:
     own = table.select(["class", "image", "cell", "source"])
     if own.num_rows == 0 or any(column.null_count for column in own.columns):
         raise PydreamError(f"{file}: not the provenance of a set: it has empty entries, or none")
-    label, image, cell = (own[name].to_numpy() for name in ("class", "image", "cell"))
+    label, image, cell = (as_numpy(own[name]) for name in ("class", "image", "cell"))
     counts = np.array(manifest.class_counts)
     known = (label >= 0) & (label < len(counts))
     known &= (image >= 0) & (image < counts[np.where(known, label, 0)])
@@ -201,7 +202,12 @@ def _read_provenance(file: Path, manifest: Manifest) -> pa.Table:
             f"{file}: row {row} is of cell {cell[row]} of image {image[row]} of class {label[row]},"
             " which the set does not have"
         )
-    scores = table["score"].drop_null().to_numpy()
+    scores = as_numpy(table["score"].drop_null())
     if not np.isfinite(scores).all():
         raise PydreamError(f"{file}: not the provenance of a set: a score is not a number")
     return table
+
+
+def cells_of_class(provenance: pa.Table, label: int) -> pa.Table:
+    """Return the rows of one class, in their order."""
+    return provenance.take(numbers(np.flatnonzero(as_numpy(provenance["class"]) == label)))

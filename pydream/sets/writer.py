@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
+from pydream.data.arrow_arrays import optional_numbers, strings
 from pydream.durable import make_folder, rename, sync, sync_tree
 from pydream.errors import PydreamError
 from pydream.files import RESUME, check_place, disk_errors
@@ -170,7 +171,14 @@ class SetWriter(PartialRun):
 
     def write_provenance(self, rows: list[dict[str, Any]]) -> None:
         """Write ``provenance.parquet``."""
-        table = pa.Table.from_pylist(rows, schema=PROVENANCE_SCHEMA)
+        columns = []
+        for field in PROVENANCE_SCHEMA:
+            values: list[Any] = [row.get(field.name) for row in rows]
+            if pa.types.is_string(field.type):
+                columns.append(strings(values).cast(field.type))
+            else:
+                columns.append(optional_numbers(values, field.type.to_pandas_dtype()))
+        table = pa.Table.from_arrays(columns, schema=PROVENANCE_SCHEMA)
         with disk_errors(self.set, RESUME):
             scratch = self._scratch / "provenance.parquet"
             pq.write_table(table, scratch, compression="zstd")
