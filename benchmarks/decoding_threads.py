@@ -4,8 +4,8 @@
 
 As many threads as a GPU's host has read photographs from class folders and "decode" them by a sleep
 of 2.4 ms, the time that libjpeg-turbo takes for a photograph of 205,000 pixels. Without any cost of
-Python's they would finish threads / 2.4 ms images a second. Recorded: images a second, and the
-process's own time for each.
+Python's they would finish threads / 2.4 ms images a second. Recorded: images a second, the time of
+the process for each, and the sleeps a second of as many threads that do nothing else.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -66,6 +67,20 @@ def measure(source: Source, workers: int, budget: int) -> tuple[float, float]:
     return count / (time.perf_counter() - begun), (time.process_time() - own) / count
 
 
+def sleeps_alone(workers: int, count: int) -> float:
+    """Sleeps a second of threads that only sleep."""
+    begun = time.perf_counter()
+    with ThreadPoolExecutor(workers) as pool:
+        for done in [pool.submit(_sleep_often, count // workers) for _ in range(workers)]:
+            done.result()
+    return count // workers * workers / (time.perf_counter() - begun)
+
+
+def _sleep_often(count: int) -> None:
+    for _ in range(count):
+        time.sleep(SLEEP)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the photographs")
@@ -85,6 +100,7 @@ def main() -> None:
             measure(source, arguments.workers, arguments.budget << 20)
             for _ in range(arguments.rounds)
         ]
+    alone = [sleeps_alone(arguments.workers, len(source)) for _ in range(arguments.rounds)]
     rates, costs = zip(*rounds, strict=True)
     most = arguments.workers / SLEEP
     results: dict[str, Any] = {
@@ -94,10 +110,16 @@ def main() -> None:
         "rates": rates,
         "images_per_second": median(rates),
         "share_of_what_sleep_allows": median(rates) / most,
+        "sleeps_per_second_alone": median(alone),
+        "share_of_sleeps_alone": median(rates) / median(alone),
         "process_seconds_per_image": median(costs),
     }
     path = write_record("decoding-threads", results, arguments.out)
-    print(f"{median(rates):,.0f} of {most:,.0f} images a second", path)
+    print(
+        f"{median(rates):,.0f} images a second; {most:,.0f} by arithmetic, {median(alone):,.0f} by "
+        "threads that only sleep",
+        path,
+    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@
 #include "casters.h"
 #include "cells/cells_cpu.h"
 #include "collage/collage.h"
+#include "common/files.h"
 #include "common/isa.h"
 #include "crop/crop_cpu.h"
 #include "draws/draws.h"
@@ -19,6 +20,49 @@
 #include "score/score.h"
 
 namespace py = pybind11;
+
+namespace {
+
+// The content of each file as bytes; or, as a number, the errno of what failed, or minus the size
+// of a file of more than `most` bytes.
+py::list read_files(const std::vector<std::string>& paths, int64_t most) {
+  std::vector<pydream::WholeFile> files;
+  {
+    py::gil_scoped_release released;
+    files.reserve(paths.size());
+    for (const std::string& path : paths) files.emplace_back(path);
+  }
+  std::vector<py::bytes> contents;
+  std::vector<char*> places;
+  for (const pydream::WholeFile& file : files) {
+    const bool wanted = file.error() == 0 && file.size() <= most;
+    contents.emplace_back(nullptr, wanted ? static_cast<size_t>(file.size()) : 0);
+    places.push_back(wanted ? PyBytes_AS_STRING(contents.back().ptr()) : nullptr);
+  }
+  {
+    py::gil_scoped_release released;
+    for (size_t each = 0; each < files.size(); ++each) {
+      if (places[each] != nullptr) files[each].read_to(places[each]);
+    }
+  }
+  py::list found;
+  for (size_t each = 0; each < files.size(); ++each) {
+    const pydream::WholeFile& file = files[each];
+    if (file.error() != 0) {
+      found.append(file.error());
+    } else if (places[each] == nullptr) {
+      found.append(-file.size());
+    } else if (file.count() < file.size() || !file.more().empty()) {  // it changed meanwhile
+      std::string whole(places[each], static_cast<size_t>(file.count()));
+      found.append(py::bytes(whole + file.more()));
+    } else {
+      found.append(contents[each]);
+    }
+  }
+  return found;
+}
+
+}  // namespace
 
 // Free of the interpreter's lock: the state of the module is the instruction set (atomic), the
 // pool (common/parallel.cpp, under its mutex) and scratch memory of each thread; the objects that
@@ -43,6 +87,9 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   py::module_ cuda = m.def_submodule("cuda", "The same on CUDA devices.");
   pydream::bind_cuda(cuda);
 #endif
+
+  // files
+  m.def("read_files", &read_files);
 
   // draws
   m.def("random_crop_boxes_cpu", &pydream::random_crop_boxes_cpu, release_gil());

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pydream import _C
 from pydream.data.archives import open_archive
 from pydream.data.class_folders import find_class_folders, places_of, refuse_parts
 from pydream.data.image_names import names_at
 from pydream.data.imagenet import find_imagenet, raised_root
 from pydream.data.imagenet_tars import TRAIN_TAR, join_shipped
 from pydream.data.label_files import find_label_files
-from pydream.data.layout import Layout, Splits, Tree, check_bytes, join, visible
+from pydream.data.layout import MOST_BYTES, Layout, Splits, Tree, join, too_large, visible
 from pydream.data.published_splits import FoldersAndTables, TableLayout, table_splits
 from pydream.data.remote import AnyPath, RemotePath, remote_tree
 from pydream.data.source import Source
@@ -87,6 +88,13 @@ class FileSource(Source):
         """Return what is known about the contents of some images, a line each."""
         paths = [join(self._root, key) for key in names_at(self.keys, places)]
         return "".join([f"\n{self._tree.mark(path)}" for path in paths]).encode()
+
+
+def _not_read(reason: int) -> ImageError:
+    """Return the error for a file of which the kernel returned an errno, or minus its size."""
+    if reason < 0:
+        return too_large(-reason)
+    return ImageError(f"cannot be read: {os.strerror(reason)}")
 
 
 def find_splits(tree: Tree, description: str, table: str | None = None) -> Splits:
@@ -202,12 +210,16 @@ class FolderTree(Tree):
 
     def read(self, path: str) -> bytes:
         """Content of a file; see `Tree.read`."""
-        try:
-            with open(join(self._path, path), "rb", buffering=0) as file:
-                check_bytes(os.fstat(file.fileno()).st_size)
-                return file.readall()
-        except OSError as error:
-            raise ImageError(f"cannot be read: {error.strerror}") from error
+        [content] = self.read_many([path])
+        if isinstance(content, ImageError):
+            raise content
+        return content
+
+    def read_many(self, paths: Sequence[str]) -> Sequence[bytes | ImageError]:
+        """Content of files, read without the interpreter's lock; see `Tree.read_many`."""
+        encoded = [os.fsencode(join(self._path, path)) for path in paths]
+        found = _C.read_files(encoded, MOST_BYTES)
+        return [file if isinstance(file, bytes) else _not_read(file) for file in found]
 
     def size(self, path: str) -> int:
         """Size of a file; see `Tree.size`."""

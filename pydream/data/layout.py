@@ -38,7 +38,12 @@ bits, has about as many."""
 def check_bytes(size: int) -> None:
     """Raise ImageError if a file is too large to be read whole."""
     if size > MOST_BYTES:
-        raise ImageError(f"has {size:,} bytes, above the limit of {MOST_BYTES:,}")
+        raise too_large(size)
+
+
+def too_large(size: int) -> ImageError:
+    """Return the error for a file that is not read whole."""
+    return ImageError(f"has {size:,} bytes, above the limit of {MOST_BYTES:,}")
 
 
 class Tree(ABC):
