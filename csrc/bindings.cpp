@@ -90,6 +90,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
 
   // files
   m.def("read_files", &read_files);
+  m.def("file_sizes", &pydream::file_sizes, release_gil());
 
   // draws
   m.def("random_crop_boxes_cpu", &pydream::random_crop_boxes_cpu, release_gil());

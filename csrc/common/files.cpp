@@ -40,6 +40,16 @@ WholeFile::WholeFile(std::string path) : path_(std::move(path)) {
   }
 }
 
+std::vector<int64_t> file_sizes(const std::vector<std::string>& paths) {
+  std::vector<int64_t> found;
+  found.reserve(paths.size());
+  for (const std::string& path : paths) {
+    const WholeFile file(path);
+    found.push_back(file.error() != 0 ? -file.error() : file.size());
+  }
+  return found;
+}
+
 void WholeFile::read_to(char* to) {
   const Descriptor descriptor(path_.c_str());
   if (descriptor.number < 0) {

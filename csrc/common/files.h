@@ -1,4 +1,4 @@
-// Whole files read without the interpreter's lock.
+// Whole files and sizes of files read without the interpreter's lock.
 //
 // Python takes and releases the lock eight times to read a file (open, stat, read, close, ...), and
 // threads that read wait for each other. Sixteen that read photographs of 110 kB and "decode" them
@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace pydream {
 
@@ -35,5 +36,8 @@ class WholeFile {
   int64_t count_ = 0;
   std::string more_;
 };
+
+// The size of each file in bytes, or minus the errno of what failed.
+std::vector<int64_t> file_sizes(const std::vector<std::string>& paths);
 
 }  // namespace pydream

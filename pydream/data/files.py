@@ -87,7 +87,7 @@ class FileSource(Source):
     def _marks(self, places: npt.NDArray[np.int64]) -> bytes:
         """Return what is known about the contents of some images, a line each."""
         paths = [join(self._root, key) for key in names_at(self.keys, places)]
-        return "".join([f"\n{self._tree.mark(path)}" for path in paths]).encode()
+        return "".join([f"\n{mark}" for mark in self._tree.marks(paths)]).encode()
 
 
 def _not_read(reason: int) -> ImageError:
@@ -230,10 +230,12 @@ class FolderTree(Tree):
 
     def mark(self, path: str) -> str:
         """Size of a file; see `Tree.mark`."""
-        try:
-            return str(self.size(path))
-        except ImageError:
-            return "missing"
+        return self.marks([path])[0]
+
+    def marks(self, paths: Sequence[str]) -> Sequence[str]:
+        """Sizes of files, asked for without the interpreter's lock; see `Tree.marks`."""
+        sizes = _C.file_sizes([os.fsencode(join(self._path, path)) for path in paths])
+        return ["missing" if size < 0 else str(size) for size in sizes]
 
     def _refuse_cycle(self, link: str) -> None:
         """Refuse a link to a folder above it, which would never end."""

@@ -77,6 +77,10 @@ class Tree(ABC):
     def mark(self, path: str) -> str:
         """Return the facts known about a file's content without reading it."""
 
+    def marks(self, paths: Sequence[str]) -> Sequence[str]:
+        """Return the same of files. Thread-safe."""
+        return [self.mark(path) for path in paths]
+
 
 @dataclass(frozen=True)
 class Layout:

@@ -1,4 +1,4 @@
-"""Files read without the interpreter's lock have the content that Python reads, or its error."""
+"""Files read without the interpreter's lock have the content and size that Python reads."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ def read(*paths: Path, most: int = MOST_BYTES) -> list[bytes | int]:
     return _C.read_files([os.fsencode(path) for path in paths], most)
 
 
+def sizes(*paths: Path) -> list[int]:
+    return _C.file_sizes([os.fsencode(path) for path in paths])
+
+
 def write_files(folder: Path) -> list[Path]:
     rng = np.random.default_rng(3)
     odd = os.fsdecode(b"\xff")  # no text
@@ -36,6 +40,8 @@ def test_many_files_at_once_are_read_whole_and_in_order(tmp_path: Path) -> None:
     backwards = [*paths[::-1], *paths]
     assert read(*backwards) == [path.read_bytes() for path in backwards]
     assert read() == []
+    assert sizes(*backwards) == [path.stat().st_size for path in backwards]
+    assert sizes() == []
 
 
 def test_what_cannot_be_read_is_a_number_among_the_others(tmp_path: Path) -> None:
@@ -45,6 +51,8 @@ def test_what_cannot_be_read_is_a_number_among_the_others(tmp_path: Path) -> Non
     found = read(tmp_path / "missing", path, tmp_path, looped, tmp_path / ("x" * 300))
     wrong = (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
     assert found == [wrong[0], path.read_bytes(), *wrong[1:]]
+    asked = sizes(tmp_path / "missing", path, looped, tmp_path / ("x" * 300))
+    assert asked == [-wrong[0], path.stat().st_size, *(-number for number in wrong[2:])]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -70,6 +78,10 @@ def test_errors_have_the_words_of_the_system(tmp_path: Path) -> None:
     (tmp_path / "a" / "0.png").touch()
     (tmp_path / "a" / "1.png").touch()
     source = open_source(tmp_path)
+    (tmp_path / "a" / "0.png").unlink()
+    with_all = source.fingerprint()
+    (tmp_path / "a" / "0.png").touch()
+    assert source.fingerprint() != with_all  # it was a missing file, not an empty one
     (tmp_path / "a" / "0.png").unlink()
     missing, empty = source.read_many([0, 1])
     assert str(missing) == f"cannot be read: {os.strerror(errno.ENOENT)}"
