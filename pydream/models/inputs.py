@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from pydream.errors import PydreamError
+from pydream.lazy import imported
 from pydream.models.names import OWN
 from pydream.models.recognise import recognise_side
 
@@ -173,10 +174,8 @@ def _of_architecture(arch: str) -> dict[str, Any]:
         return _of_timm(arch.removeprefix("timm/"))
     if OWN.fullmatch(arch):
         return {}
-    from torchvision.models import get_model_weights  # takes a second to import
-
     try:
-        preset = get_model_weights(arch).DEFAULT.transforms()
+        preset = imported("torchvision.models").get_model_weights(arch).DEFAULT.transforms()
     except (ValueError, AttributeError):  # no such model, or none pretrained
         return {}
     return {"side": preset.crop_size[0], "mean": preset.mean, "std": preset.std}

@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from pydream.errors import PydreamError
+from pydream.lazy import imported
 from pydream.models.convnet import NORMS
 from pydream.models.resnet_ap import BLOCKS
 
@@ -87,8 +88,7 @@ def _field_name(key: str) -> str | None:
 
 def torchvision_names() -> list[str]:
     """Return the names of torchvision's classifiers."""
-    from torchvision import models  # takes a second to import
-
+    models = imported("torchvision.models")
     names: list[str] = models.list_models(module=models)
     return names
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pydream.errors import PydreamError, first_line
+from pydream.lazy import imported
 from pydream.models.convnet import NORMS, ConvNet, Norm
 from pydream.models.names import canonical_arch, own_names, torchvision_names, unknown_arch
 from pydream.models.resnet_ap import BLOCKS, ResNetAP
@@ -80,8 +81,7 @@ def construct(arch: str, *, num_classes: int, side: int, channels: int = 3) -> n
     options: dict[str, Any] = dict(_OPTIONS.get(base, {}))
     if base.startswith("vit_"):
         options["image_size"] = side
-    from torchvision.models import get_model  # takes a second to import
-
+    get_model = imported("torchvision.models").get_model
     try:
         model: nn.Module = get_model(base, weights=None, num_classes=num_classes, **options)
     except (AssertionError, ValueError) as error:
@@ -148,9 +148,7 @@ def _parse_resnet_ap(arch: str) -> tuple[int, Norm]:
 
 def _modify_stem(model: nn.Module, arch: str) -> nn.Module:
     """Give a torchvision ResNet the stem for small images: 3×3, stride 1, no max-pool."""
-    from torchvision.models import ResNet
-
-    is_resnet = isinstance(model, ResNet)
+    is_resnet = isinstance(model, imported("torchvision.models").ResNet)
     if not is_resnet:
         raise PydreamError(f'{arch}: "-modified" is for torchvision\'s ResNets, e.g. resnet18')
     stem = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)

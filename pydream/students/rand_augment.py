@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from pydream.lazy import imported
 from pydream.seeds import own_random_numbers
 
 _GREATEST = 10
@@ -35,8 +36,7 @@ def rand_augment(
     Tensor
         (B, S, S, 3) uint8, on the device of the images.
     """
-    from torchvision.transforms import v2  # takes a second to import
-
+    v2 = imported("torchvision.transforms.v2")
     transform = v2.RandAugment(
         num_ops=operations,
         magnitude=magnitude,
