@@ -5,6 +5,8 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
+
 #include "augment/augment.h"
 #include "block/block.h"
 #include "casters.h"
@@ -23,6 +25,23 @@ namespace py = pybind11;
 
 namespace {
 
+// Bytes that are not written yet. (py::bytes turns a lack of memory into a RuntimeError.)
+py::bytes new_bytes(int64_t size) {
+  PyObject* made = PyBytes_FromStringAndSize(nullptr, size);
+  if (made == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::bytes>(made);
+}
+
+// The bytes of `begin`, then those of `more`.
+py::bytes joined(const char* begin, int64_t count, const std::string& more) {
+  const int64_t further = static_cast<int64_t>(more.size());
+  py::bytes whole = new_bytes(count + further);
+  char* to = PyBytes_AS_STRING(whole.ptr());
+  std::copy_n(begin, count, to);
+  std::copy_n(more.data(), further, to + count);
+  return whole;
+}
+
 // The content of each file as bytes; or, as a number, the errno of what failed, or minus the size
 // of a file of more than `most` bytes.
 py::list read_files(const std::vector<std::string>& paths, int64_t most) {
@@ -36,7 +55,7 @@ py::list read_files(const std::vector<std::string>& paths, int64_t most) {
   std::vector<char*> places;
   for (const pydream::WholeFile& file : files) {
     const bool wanted = file.error() == 0 && file.size() <= most;
-    contents.emplace_back(nullptr, wanted ? static_cast<size_t>(file.size()) : 0);
+    contents.push_back(new_bytes(wanted ? file.size() : 0));
     places.push_back(wanted ? PyBytes_AS_STRING(contents.back().ptr()) : nullptr);
   }
   {
@@ -53,8 +72,7 @@ py::list read_files(const std::vector<std::string>& paths, int64_t most) {
     } else if (places[each] == nullptr) {
       found.append(-file.size());
     } else if (file.count() < file.size() || !file.more().empty()) {  // it changed meanwhile
-      std::string whole(places[each], static_cast<size_t>(file.count()));
-      found.append(py::bytes(whole + file.more()));
+      found.append(joined(places[each], file.count(), file.more()));
     } else {
       found.append(contents[each]);
     }

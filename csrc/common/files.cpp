@@ -33,7 +33,9 @@ struct Descriptor {
 
 WholeFile::WholeFile(std::string path) : path_(std::move(path)) {
   struct stat status{};
-  if (::stat(path_.c_str(), &status) != 0) {
+  if (path_.find('\0') != std::string::npos) {
+    error_ = EINVAL;  // a name that the system would cut off there
+  } else if (::stat(path_.c_str(), &status) != 0) {
     error_ = errno;
   } else {
     size_ = std::max<int64_t>(status.st_size, 0);
@@ -51,6 +53,7 @@ std::vector<int64_t> file_sizes(const std::vector<std::string>& paths) {
 }
 
 void WholeFile::read_to(char* to) {
+  if (error_ != 0) return;
   const Descriptor descriptor(path_.c_str());
   if (descriptor.number < 0) {
     error_ = errno;

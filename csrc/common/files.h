@@ -2,8 +2,8 @@
 //
 // Python takes and releases the lock eight times to read a file (open, stat, read, close, ...), and
 // threads that read wait for each other. Sixteen that read photographs of 110 kB and "decode" them
-// by a sleep of 2.4 ms came to 5,500 a second; with the files of a run read here, to 6,100, where
-// sixteen that only sleep come to 6,400 (benchmarks/decoding_threads.py).
+// by a sleep of 2.4 ms came to 5,568 a second; with the files of a run read here, to 6,042, where
+// sixteen that only sleep come to 6,411 (benchmarks/decoding_threads.py).
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,7 @@ class WholeFile {
   int64_t count() const { return count_; }           // bytes in `to`
   const std::string& more() const { return more_; }  // what follows, of a longer file
 
-  // Reads it to `to` [size].
+  // Reads it to `to` [size], unless there was an error.
   void read_to(char* to);
 
  private:

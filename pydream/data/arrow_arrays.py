@@ -1,7 +1,7 @@
 """Arrays of Arrow from values and back, made without pandas.
 
-`pyarrow.array` and `Array.to_numpy` import pandas wherever it is installed, to find out whether
-their argument comes from it. The import takes a third of a second.
+`pyarrow.array`, `pyarrow.scalar` and `Array.to_numpy` import pandas wherever it is installed, to
+find out whether their argument comes from it. The import takes a third of a second.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def numbers(values: npt.NDArray[np.number], known: npt.NDArray[np.bool_] | None 
     Parameters
     ----------
     values
-        (n,) of any dtype of Arrow's.
+        (n,) integers or floats, in the byte order of the machine.
     known
         (n,) bool: False where the array has no number; by default it has all.
     """
@@ -55,13 +55,34 @@ def numbers(values: npt.NDArray[np.number], known: npt.NDArray[np.bool_] | None 
 
 
 def optional_numbers(values: Sequence[float | None], dtype: npt.DTypeLike) -> pa.Array:
-    """Return an array of numbers, some of which may be missing (None)."""
+    """Return an array of numbers, some of which may be missing (None).
+
+    Raises
+    ------
+    OverflowError
+        If `dtype` is one of integers, and does not hold a value as it is.
+    """
     known = np.array([value is not None for value in values], dtype=np.bool_)
-    data = np.array([0 if value is None else value for value in values], dtype=dtype)
+    given = np.array([0 if value is None else value for value in values])
+    with np.errstate(invalid="ignore"):  # what does not fit is found below
+        data = given.astype(dtype)
+    if np.issubdtype(dtype, np.integer) and (data != given).any():
+        raise OverflowError(f"{given[data != given][0]} does not fit into {np.dtype(dtype)}")
     return numbers(data, None if known.all() else known)
 
 
 def as_numpy(values: pa.Array | pa.ChunkedArray) -> npt.NDArray[Any]:
-    """Return the numbers of an array that has all of them; not to be written to."""
+    """Return the integers or floats of an array without missing ones; not to be written to.
+
+    Raises
+    ------
+    ValueError
+        If one is missing.
+    """
     whole = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    return np.from_dlpack(whole)
+    if whole.null_count:
+        raise ValueError(f"{whole.null_count} of {len(whole)} numbers are missing")
+    dtype = np.dtype(whole.type.to_pandas_dtype())
+    if len(whole) == 0:
+        return np.empty(0, dtype)
+    return np.frombuffer(whole.buffers()[1], dtype, len(whole), whole.offset * dtype.itemsize)

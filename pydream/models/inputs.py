@@ -174,8 +174,9 @@ def _of_architecture(arch: str) -> dict[str, Any]:
         return _of_timm(arch.removeprefix("timm/"))
     if OWN.fullmatch(arch):
         return {}
+    models = imported("torchvision.models")
     try:
-        preset = imported("torchvision.models").get_model_weights(arch).DEFAULT.transforms()
+        preset = models.get_model_weights(arch).DEFAULT.transforms()
     except (ValueError, AttributeError):  # no such model, or none pretrained
         return {}
     return {"side": preset.crop_size[0], "mean": preset.mean, "std": preset.std}

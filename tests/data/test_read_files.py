@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,19 @@ from pydream.data import open_source
 from pydream.data.layout import MOST_BYTES
 from pydream.errors import ImageError
 
+THROUGH_A_PIPE = """
+import sys, threading
+from pydream import _C
+content = bytes(range(256)) * 1000  # more than a pipe holds
+found = []
+paths = [sys.argv[1].encode()]
+reader = threading.Thread(target=lambda: found.extend(_C.read_files(paths, 1 << 30)))
+reader.start()
+with open(sys.argv[1], "wb") as pipe:
+    pipe.write(content)
+reader.join()
+assert found == [content]
+"""
 SIZES = (0, 1, 2, 4095, 4096, 4097, 65536, (1 << 20) + 3)
 
 
@@ -28,8 +42,7 @@ def sizes(*paths: Path) -> list[int]:
 
 def write_files(folder: Path) -> list[Path]:
     rng = np.random.default_rng(3)
-    odd = os.fsdecode(b"\xff")  # no text
-    paths = [folder / f"{size} ä\n{odd}" for size in SIZES]
+    paths = [folder / f"{size} ä\n日本" for size in SIZES]
     for path, size in zip(paths, SIZES, strict=True):
         path.write_bytes(rng.bytes(size))
     return paths
@@ -79,9 +92,9 @@ def test_errors_have_the_words_of_the_system(tmp_path: Path) -> None:
     (tmp_path / "a" / "1.png").touch()
     source = open_source(tmp_path)
     (tmp_path / "a" / "0.png").unlink()
-    with_all = source.fingerprint()
+    with_one_missing = source.fingerprint()
     (tmp_path / "a" / "0.png").touch()
-    assert source.fingerprint() != with_all  # it was a missing file, not an empty one
+    assert source.fingerprint() != with_one_missing  # it is no empty file
     (tmp_path / "a" / "0.png").unlink()
     missing, empty = source.read_many([0, 1])
     assert str(missing) == f"cannot be read: {os.strerror(errno.ENOENT)}"
@@ -101,14 +114,27 @@ def test_files_of_unknown_size_are_read_to_their_end(path: str) -> None:
 
 def test_other_threads_run_while_a_file_is_waited_for(tmp_path: Path) -> None:
     """A pipe opens once both ends are, so a reader that kept the lock would never return."""
-    content = bytes(range(256)) * 1000  # more than a pipe holds
     os.mkfifo(tmp_path / "pipe")
-    found: list[bytes | int] = []
-    reader = threading.Thread(target=lambda: found.extend(read(tmp_path / "pipe")), daemon=True)
-    reader.start()
-    (tmp_path / "pipe").write_bytes(content)
-    reader.join(60)
-    assert found == [content]
+    done = subprocess.run(
+        [sys.executable, "-c", THROUGH_A_PIPE, str(tmp_path / "pipe")], timeout=120, text=True
+    )
+    assert done.returncode == 0
+
+
+def test_a_name_that_is_no_text_is_read(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        path.write_bytes(b"coffee")
+    except OSError:
+        pytest.skip("this file system has only names that are text")
+    assert read(path) == [b"coffee"]
+    assert sizes(path) == [6]
+
+
+def test_a_name_is_not_cut_off(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    assert read(tmp_path / "a\0b") == [errno.EINVAL]
+    assert sizes(tmp_path / "a\0b") == [-errno.EINVAL]
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
