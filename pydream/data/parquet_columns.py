@@ -11,12 +11,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pydream.data.arrow_arrays import as_numpy, strings
+from pydream.data.arrow_arrays import as_numpy, optional_numbers, strings
 from pydream.data.label_tables import preferred_label_column
 from pydream.entry_types import is_unicode, parse_json
 from pydream.errors import PydreamError
 
 _LISTED = 12
+_NONE = optional_numbers([-1], np.int32)[0]  # instead of a class that is not known
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ def numbers_of(
     else:
         words = strings(names)
         found = pc.index_in(values.cast(pa.large_string()), value_set=words)
-        numbers = as_numpy(pc.fill_null(found, -1)).astype(np.int64)
+        numbers = as_numpy(pc.fill_null(found, _NONE)).astype(np.int64)
         wrong = numbers < 0
     if wrong.any():
         row = int(wrong.argmax())
@@ -235,4 +236,4 @@ def are_unlabelled(values: pa.ChunkedArray) -> bool:
     if values.null_count == len(values):
         return True
     signed = pa.types.is_signed_integer(values.type)
-    return signed and bool(pc.all(pc.equal(values, -1)).as_py())
+    return signed and bool((as_numpy(values.drop_null()) == -1).all())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rded_runs import write_pictures, write_random_observer
 
@@ -24,10 +25,11 @@ from pydream.dream import DreamConfig, distill as dream
 from pydream.inspection import inspect_set
 from pydream.rded import RdedConfig, distill as rded
 from pydream.sets import load_set
-source, weights, out = sys.argv[1:]
+source, table, weights, out = sys.argv[1:]
 made = [
-    rded(RdedConfig(source=source, observer=weights, out=Path(out, "rded"), ipc=2, factor=2,
-                    allow_weak_observer=True, device="cpu")),
+    *(rded(RdedConfig(source=given, observer=weights, out=Path(out, f"rded{number}"), ipc=2,
+                      factor=2, allow_weak_observer=True, device="cpu"))
+      for number, given in enumerate((source, table))),
     dream(DreamConfig(source=source, out=Path(out, "dream"), ipc=1, iterations=1, side=16,
                       arch="convnet2-w16", device="cpu")),
 ]
@@ -35,6 +37,15 @@ for each in made:
     inspect_set(load_set(each.path))
 print([name for name in ("pandas", "pyarrow.dataset") if name in sys.modules])
 """
+
+
+def write_table(pictures: Path, table: Path) -> Path:
+    """Write class folders as a table, with the classes by name."""
+    files = sorted(pictures.glob("*/*"))
+    images = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+    labels = [file.parent.name for file in files]
+    pq.write_table(pa.table({"image": images, "label": labels}), table)
+    return table
 
 
 @pytest.mark.parametrize(
@@ -100,7 +111,9 @@ def test_a_whole_run_imports_no_pandas(tmp_path: Path) -> None:
     (tmp_path / "site" / "pandas" / "__init__.py").write_text(FORBIDDEN)
     path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
     weights = write_random_observer(tmp_path / "observer.safetensors")
-    given = [str(write_pictures(tmp_path / "pictures")), str(weights), str(tmp_path)]
+    pictures = write_pictures(tmp_path / "pictures")
+    table = write_table(pictures, tmp_path / "table.parquet")
+    given = [str(path) for path in (pictures, table, weights, tmp_path)]
     done = subprocess.run(
         [sys.executable, "-c", WHOLE_RUNS, *given],
         env={**os.environ, "PYTHONPATH": path},
