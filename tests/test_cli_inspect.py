@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -137,3 +138,15 @@ def test_bad_input_is_one_line(
     assert captured.err.count("\n") == 1
     assert message in captured.err
     assert not list(tmp_path.iterdir())
+
+
+def test_without_a_page_nothing_is_imported_that_draws(made: tuple[Path, Path]) -> None:
+    script = (
+        "import sys; from pydream.cli import main; main(); "
+        "print([name for name in ('matplotlib', 'jinja2', 'torchvision') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "inspect", str(made[0])], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("[]\n")

@@ -71,6 +71,9 @@ for name, arguments in ARGUMENTS.items():
     getattr(ops, name)(**arguments)
     if name == "crop_resize":
         ops.crop_resize(**arguments, out=torch.empty(2, 3, 5, 5))
+from pydream.models import build_model, load_observer
+load_observer(build_model("convnet1-w1-none", num_classes=2, side=8), side=8, mean=(0.5,) * 3,
+              std=(0.5,) * 3, device="cpu", precision="float32")
 print([name for name in ("torch._dynamo", "sympy", "torchvision") if name in sys.modules])
 """
 

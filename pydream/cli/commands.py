@@ -281,7 +281,6 @@ def inspect_command(
     from pydream.cli.tables import console, print_json
     from pydream.inspection import image_origin, inspect, render_inspection, render_origin
     from pydream.ranks import ranks_of
-    from pydream.report import render_report
     from pydream.sets.opening import open_named_set
 
     if image is not None:
@@ -300,6 +299,8 @@ def inspect_command(
             check_free(page, _NEW_REPORT)
         found = inspect(config)
         if page is not None and ranks.first:
+            from pydream.report import render_report  # with matplotlib, which takes long to import
+
             write_new(page, render_report(found.distilled, found.measures).encode(), _NEW_REPORT)
     if json:
         print_json(found.facts.as_json())

@@ -121,7 +121,9 @@ def find_inputs(
     PydreamError
         If a value, or one in the metadata, is not a valid side, mean or standard deviation.
     """
-    own = {} if {"mean", "std", "side"} <= metadata.keys() else _of_architecture(arch)
+    given_here = {"side": side, "mean": mean, "std": std}
+    missing = {name for name, value in given_here.items() if value is None} - metadata.keys()
+    own = _of_architecture(arch) if missing else {}  # torchvision takes a second to import
     found_side, origin = _side(arch, weights, metadata, where, side, likely_side, own)
     origins = {"side": origin}
     numbers = {}
