@@ -137,6 +137,7 @@ def run_ours(case: Case, precision: Literal["auto", "float32"]) -> dict[str, Any
 
 def run_observer(case: Case, precision: Literal["auto", "float32"]) -> dict[str, Any]:
     """Time the observer as our pipeline prepares it, on as many patches, in its batches."""
+    from pydream.allocator import keep_freed_memory
     from pydream.data import open_source
     from pydream.models import load_observer
     from pydream.rded import RdedConfig
@@ -164,11 +165,12 @@ def run_observer(case: Case, precision: Literal["auto", "float32"]) -> dict[str,
     for start in range(0, len(selection.indices), step):
         indices = selection.indices[start : start + step].tolist()
         batches.append(maker.shown(indices, [source.image(index) for index in indices]))
-    observer.logits(batches[0])
-    begun = time.perf_counter()
-    for batch in batches:
-        observer.logits(batch)
-    seconds = time.perf_counter() - begun
+    with keep_freed_memory():  # as in a run
+        observer.logits(batches[0])
+        begun = time.perf_counter()
+        for batch in batches:
+            observer.logits(batch)
+        seconds = time.perf_counter() - begun
     return {"seconds": seconds, "patches": sum(len(batch) for batch in batches)}
 
 
