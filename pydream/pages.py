@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import jinja2
 from markupsafe import Markup
@@ -19,8 +19,8 @@ style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
 """What the head of every page begins with."""
 
 
-def page_templates(package: str) -> jinja2.Environment:
-    """Return the environment of a package's page templates, in which every text is escaped.
+def page_template(package: str, name: str, **filters: Callable[..., str]) -> jinja2.Template:
+    """Compile the template of a page, in which every text is escaped.
 
     Templates have `HEAD` as ``head``.
 
@@ -28,6 +28,10 @@ def page_templates(package: str) -> jinja2.Environment:
     ----------
     package
         Name of a package with a folder ``templates``.
+    name
+        File in that folder.
+    filters
+        Functions that the template applies to values, by their names there.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(package),
@@ -36,6 +40,5 @@ def page_templates(package: str) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    known: dict[str, Any] = environment.globals
-    known["head"] = HEAD
-    return environment
+    environment.filters |= filters
+    return environment.get_template(name, globals={"head": HEAD})

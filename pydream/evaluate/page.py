@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydream.formatting import percent_words
-from pydream.pages import page_templates
+from pydream.pages import page_template
 
 
 def results_page(
@@ -29,12 +29,11 @@ def results_page(
     str
         The page, which needs no other file.
     """
-    environment = page_templates("pydream.evaluate")
-    environment.filters |= {"percent": percent_words, "plain": _plain}
+    page = page_template("pydream.evaluate", "results.html", percent=percent_words, plain=_plain)
     recipes: dict[str, Any] = {}
     for row in rows:  # rows of one recipe differ in the numbers of its labels at most
         recipes.setdefault(row["recipe"]["name"], row["recipe"])
-    return environment.get_template("results.html").render(
+    return page.render(
         facts=facts,
         rows=rows,
         recipes=recipes,

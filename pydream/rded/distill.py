@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from pydream.collector import rare_full_collections
 from pydream.data import Source
 from pydream.lazy import imported_beside
 from pydream.progress import shared_with
@@ -21,6 +22,7 @@ from pydream.torch_state import usual_torch_state
 
 
 @usual_torch_state()
+@rare_full_collections()
 def distill(
     config: RdedConfig,
     *,

@@ -28,7 +28,7 @@ from pydream.inspection.facts import (
 from pydream.inspection.measure_rows import measure_rows
 from pydream.inspection.origins import CellOrigin, box_words, class_origins
 from pydream.inspection.realism import SetMeasures
-from pydream.pages import page_templates
+from pydream.pages import page_template
 from pydream.report.pictures import (
     contact_sheet,
     data_uri,
@@ -41,6 +41,9 @@ from pydream.sets.distilled import DistilledSet
 from pydream.sets.manifest import Manifest, reading_entries
 from pydream.sets.stored_images import SetImages
 from pydream.sets.writer import png
+
+# Compiled with the import of this module, which a run does while it scores: 0.03 s.
+_PAGE = page_template("pydream.report", "report.html", score=score_words)
 
 # Limits of a page, which keep it below about 10 MB.
 _MOST_IMAGES = 800
@@ -136,8 +139,6 @@ def _render(
     refined: Mapping[str, torch.Tensor] | None = None,
     maps: Mapping[str, Mapping[str, Sequence[Sequence[float]]]] | None = None,
 ) -> str:
-    environment = page_templates("pydream.report")
-    environment.filters["score"] = score_words
     manifest, provenance = distilled.manifest, distilled.provenance
     scored = provenance if has_scores(provenance) else None
     histogram = None
@@ -146,7 +147,7 @@ def _render(
     with reading_entries(distilled.path):
         facts = _facts(manifest)
     curves, refinement_curve = _curves(manifest)
-    page = environment.get_template("report.html").render(
+    page = _PAGE.render(
         manifest=manifest,
         classes=len(distilled.class_names),
         images=len(distilled.stored),

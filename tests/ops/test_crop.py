@@ -111,6 +111,18 @@ def test_far_down_and_far_up(isa: str, size: tuple[int, int]) -> None:
     torch.testing.assert_close(patches, expected, rtol=0, atol=FLOAT_TOLERANCE)
 
 
+def test_any_number_of_source_rows_under_an_output_row(isa: str) -> None:
+    """From twice as many on, output rows are summed in pairs, if rounding leaves no third one.
+
+    It does under 33 rows for 77, 93 and some more.
+    """
+    images = make_images(3, [(200, 21)])
+    boxes = torch.tensor([[200 - height, 1, height, 19] for height in range(30, 201)])
+    patches = ops.crop_resize(images, boxes, (33, 5))
+    expected = by_torchvision(images, boxes, torch.zeros(len(boxes)), (33, 5))
+    torch.testing.assert_close(patches, expected, rtol=0, atol=FLOAT_TOLERANCE)
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("size", [(16, 16), (19, 5)])
