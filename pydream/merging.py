@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydream.errors import PydreamError
-from pydream.partial import begun_identity, differences
+from pydream.files import check_place
+from pydream.partial import begun_identity, differences, partial_of
 from pydream.sets.config import MergeConfig
 from pydream.sets.run import DRAFT, MadeSet, kept_draft
 from pydream.sets.writer import SetWriter, finished_manifest
@@ -27,10 +30,12 @@ def merge(config: MergeConfig) -> MadeSet:
     Raises
     ------
     PydreamError
-        If a folder is no part of a set or has other settings, or a class is in no part or in two.
-        Nothing is written then.
+        If a folder is no part of a set or has other settings, a part is named twice or is where the
+        set would be made, or a class is in no part or in two. Nothing is written then.
     """
+    check_place(config.out, "name a new folder")
     parts = [_open(part) for part in config.parts]
+    _check_apart(config.out, parts)
     first = parts[0]
     identity = begun_identity(first.out)
     assert identity is not None  # else `_open` would have raised
@@ -59,6 +64,8 @@ def merge(config: MergeConfig) -> MadeSet:
 
 def _open(part: Path) -> SetWriter:
     """Open what a shard made."""
+    if part.name in ("", ".."):
+        part = Path(os.path.abspath(part))
     out = part.with_suffix("") if part.suffix == ".partial" else part
     if (out / "manifest.json").is_file():
         raise PydreamError(f"{out} is a whole set already: merge only what shards left unfinished")
@@ -69,6 +76,24 @@ def _open(part: Path) -> SetWriter:
     if writer.record(DRAFT) is None:
         raise PydreamError(f"{out} has no finished class: run its shard first")
     return writer
+
+
+def _check_apart(out: Path, parts: Sequence[SetWriter]) -> None:
+    """Raise PydreamError if the set would be made in the folder of a part, or two parts are one.
+
+    A folder is the same however it is spelled, also through links.
+    """
+    own = partial_of(out)
+    for part in parts:
+        if own.exists() and os.path.samefile(own, part.partial):
+            raise PydreamError(
+                f"{out} is also the part {part.out}, whose images are in {own}: name a new folder"
+            )
+    for first, second in itertools.combinations(parts, 2):
+        if os.path.samefile(first.partial, second.partial):
+            raise PydreamError(
+                f"{first.out} and {second.out} are the same part: name each part once"
+            )
 
 
 def _owners(parts: Sequence[SetWriter], class_names: Sequence[str]) -> dict[int, SetWriter]:

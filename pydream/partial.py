@@ -65,7 +65,7 @@ class PartialRun:
         check: Callable[[Path], None],
     ) -> None:
         self.out = out
-        self.partial = _partial_of(out)
+        self.partial = partial_of(out)
         self._state = self.partial / "state"
         self._begun = self.partial / _IDENTITY
         self._identity: dict[str, Any] = json.loads(json.dumps(identity))
@@ -227,7 +227,7 @@ def begun_identity(out: Path) -> dict[str, Any] | None:
     PydreamError
         If it cannot be read.
     """
-    file = _partial_of(out) / _IDENTITY
+    file = partial_of(out) / _IDENTITY
     if not file.is_file():
         return None
     return _read_identity(file)
@@ -248,7 +248,7 @@ def forget_finished(out: Path, identity: Mapping[str, Any]) -> None:
     PydreamError
         If another process is using the folder, or it cannot be removed.
     """
-    partial = _partial_of(out)
+    partial = partial_of(out)
     begun = partial / _IDENTITY
     if not begun.is_file() and not _is_unbegun_folder(partial):
         return
@@ -291,7 +291,8 @@ def _checksum(data: bytes) -> bytes:
     return b"\ncrc32 %08x\n" % zlib.crc32(data)
 
 
-def _partial_of(out: Path) -> Path:
+def partial_of(out: Path) -> Path:
+    """Return the folder of the unfinished run beside an output."""
     return out.with_name(out.name + ".partial")
 
 

@@ -109,14 +109,37 @@ def test_what_cannot_be_merged(parts: tuple[Path, list[Path]], tmp_path: Path) -
         ([*made[:1], other], r"other was made with other settings than .*seed 0 then, 1 now"),
         ([*made, whole], "whole is a whole set already"),
         ([*made, tmp_path / "nowhere"], "nowhere: no part of a set here"),
-        ([made[0], made[0]], "part-0 is named twice"),
-        ([out, *made], "set is named as the set and as a part"),
+        ([out, *made], "set: no part of a set here"),
         ([], "name the parts to merge"),
     ):
         with pytest.raises(PydreamError, match=message):
             merged(out, *given)
         assert not out.exists()
         assert not (tmp_path / "set.partial").exists()
+
+
+def test_a_part_is_known_by_any_name(
+    parts: tuple[Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The set would be made where the part is, and take the images of the part for leftovers."""
+    _, made = parts
+    part = tmp_path / "part"
+    partial = shutil.copytree(made[0].with_suffix(".partial"), tmp_path / "part.partial")
+    (tmp_path / "linked.partial").symlink_to(partial)
+    before = hashes(partial)
+    monkeypatch.chdir(partial)
+    names = (part, partial, Path("../part"), Path("../part.partial"), Path("."), Path("set/.."))
+    for name in (*names, tmp_path / "linked", Path("../linked.partial")):
+        for out in (part, Path("../part"), tmp_path / "linked", Path("set/../../part")):
+            with pytest.raises(PydreamError, match=r"is also the part .*: name a new folder"):
+                merged(out, name, *made[1:])
+        with pytest.raises(PydreamError, match="are the same part: name each part once"):
+            merged(tmp_path / "set", part, name, *made[1:])
+    for nameless in (Path("."), Path("..")):
+        with pytest.raises(PydreamError, match=r"does not name a new .*: name a new folder"):
+            merged(nameless, *made)
+    assert hashes(partial) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["linked.partial", "part.partial"]
 
 
 def test_a_merging_killed_before_it_removed_its_state(

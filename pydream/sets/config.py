@@ -108,7 +108,7 @@ class MergeConfig:
     Raises
     ------
     PydreamError
-        If there are no parts, one is named twice, or one is the whole set.
+        If there are no parts.
     """
 
     out: Annotated[marks.Positional[Path], marks.arg(metavar="SET")]
@@ -120,8 +120,3 @@ class MergeConfig:
         expand_settings(self, "out", "parts")
         if not self.parts:
             raise PydreamError("name the parts to merge: what the shards had as --out")
-        for part in self.parts:
-            if self.parts.count(part) > 1:
-                raise PydreamError(f"{part} is named twice: name each part once")
-        if self.out in self.parts:
-            raise PydreamError(f"{self.out} is named as the set and as a part: name a new folder")
