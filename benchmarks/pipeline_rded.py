@@ -153,7 +153,7 @@ def run_observer(case: Case, precision: Literal["auto", "float32"]) -> dict[str,
         observer,
         side=case.side,
         factor=case.factor,
-        crops=config.crops,
+        crops=config.method.crops,
         canvas=config.canvas,
         seed=config.seed,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 from pydream import checks, marks
 from pydream.errors import PydreamError
@@ -45,10 +45,29 @@ SelectionRule: TypeAlias = Literal["realistic", "median", "hard", "diverse", "re
 # Left out of the identity unless given, because older sets were made before these options.
 _OBSERVER = tuple(field.name for field in dataclasses.fields(ObserverSettings))
 
-# What `--preset best` takes instead of the published settings.
-_BEST = {"factor": 2, "crops": 0, "cells": "matched", "refine": 100}
-
 _PROPORTIONAL = "proportional:"
+
+Cells: TypeAlias = Literal["shrunk", "matched"]
+
+
+class Method(NamedTuple):
+    """Settings that a preset stands for.
+
+    Attributes
+    ----------
+    factor
+        The same as in `RdedConfig`; None for that of the side.
+    crops, cells, refine
+        The same as in `RdedConfig`.
+    """
+
+    factor: int | None
+    crops: int
+    cells: Cells
+    refine: int
+
+
+_PRESETS = {"published": Method(None, 5, "shrunk", 0), "best": Method(2, 0, "matched", 100)}
 
 
 @dataclass(frozen=True)
@@ -85,12 +104,13 @@ class RdedConfig(ObserverSettings, RefinementSettings):
     proportion to the numbers of real images."""
     factor: int | None = None
     """Number of patches along each side of a distilled image. By default 1 for sides of up to 64
-    pixels, and 2 for larger ones."""
+    pixels, and 2 for larger ones; 2 for all with --preset best."""
     preselect: int = 300
     """Number of real images considered per class, drawn at random. A class with fewer images
     contributes all of them."""
-    crops: int = 5
-    """Number of random crops scored per real image; 0 scores the whole image instead."""
+    crops: int | None = None
+    """Number of random crops scored per real image; 0 scores the whole image instead. By default 5,
+    or 0 with --preset best."""
     select: SelectionRule = "realistic"
     """Rule that chooses the key patches of a class among the best patches of its images: the most
     realistic ones, as published; those around the median score; hard, the least realistic;
@@ -105,13 +125,14 @@ class RdedConfig(ObserverSettings, RefinementSettings):
     small_classes: Literal["refuse", "reuse"] = "refuse"
     """Treatment of classes with fewer images than patches are needed: refuse stops the run; reuse
     takes several crops of an image that overlap by no more than half."""
-    cells: Literal["shrunk", "matched"] = "shrunk"
+    cells: Cells | None = None
     """Way to fit a patch into its cell: shrunk resizes it, as published; matched finds the cell
     whose enlargement, as students see it, comes nearest to the patch. Matched patches are scored
-    at full size."""
-    refine: int = 0
-    """Number of steps that refine the cells after the collage, none as published: each cell moves
-    until it shows the observer what its patch shows at full size."""
+    at full size. By default shrunk, or matched with --preset best."""
+    refine: int | None = None
+    """Number of steps that refine the cells after the collage: each cell moves until it shows the
+    observer what its patch shows at full size. By default 0, as published, or 100 with --preset
+    best."""
     side: int | None = None
     """Side of the distilled images in pixels, by default that of the observer's input."""
     seed: int = 0
@@ -163,11 +184,8 @@ class RdedConfig(ObserverSettings, RefinementSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.preset == "best":
-            usual = {setting.name: setting.default for setting in dataclasses.fields(self)}
-            for name, value in _BEST.items():
-                if getattr(self, name) == usual[name]:
-                    object.__setattr__(self, name, value)
+        if self.preset not in _PRESETS:
+            raise PydreamError(f"preset must be {' or '.join(_PRESETS)}, got {self.preset!r}")
         RefinementSettings.__post_init__(self)
         expand_settings(self, "source", "out", "observer")
         names = self.observers
@@ -175,7 +193,7 @@ class RdedConfig(ObserverSettings, RefinementSettings):
             raise PydreamError("rded: --observer needs a value; see `pydream rded --help`")
         checks.different(observer=names)
         object.__setattr__(self, "observer", names[0] if len(names) == 1 else names)
-        if not self.refine and self.refinement() != RefinementSettings().refinement():
+        if not self.method.refine and self.refinement() != RefinementSettings().refinement():
             raise PydreamError(
                 "layer, learning_rate and match are for the refinement: give refine, too"
             )
@@ -190,10 +208,10 @@ class RdedConfig(ObserverSettings, RefinementSettings):
         )
         _check_ipc(self)
         checks.at_least(0, crops=self.crops, refine=self.refine)
-        if self.small_classes == "reuse" and self.crops < 2:
+        if self.small_classes == "reuse" and self.method.crops < 2:
             raise PydreamError(
-                f"--small-classes reuse takes several crops of an image, and crops {self.crops} "
-                "gives one: give --crops 2 or more"
+                "--small-classes reuse takes several crops of an image, and crops "
+                f"{self.method.crops} gives one: give --crops 2 or more"
             )
         checks.share(allow_skipped=self.allow_skipped, realistic_share=self.realistic_share)
         checks.above_zero(realistic_share=self.realistic_share)
@@ -210,9 +228,16 @@ class RdedConfig(ObserverSettings, RefinementSettings):
         """The files of all observers."""
         return (self.observer,) if isinstance(self.observer, str) else tuple(self.observer)
 
+    @property
+    def method(self) -> Method:
+        """The settings of the preset, with those that are given in their place."""
+        given = {name: getattr(self, name) for name in Method._fields}
+        own = {name: value for name, value in given.items() if value is not None}
+        return _PRESETS[self.preset]._replace(**own)
+
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide the bytes of the set."""
-        settings = dataclasses.asdict(self)
+        settings = {**dataclasses.asdict(self), **self.method._asdict()}
         del settings["preset"]  # what it stands for is there
         if len(self.observers) > 1:
             settings["observer"] = list(self.observers)  # as JSON has them
@@ -222,7 +247,7 @@ class RdedConfig(ObserverSettings, RefinementSettings):
         for name in _OBSERVER:
             if settings[name] is None:
                 del settings[name]
-        if not self.refine:
+        if not self.method.refine:
             for name in self.refinement():
                 settings.pop(name, None)
         return {name: value for name, value in settings.items() if name not in _EXECUTION}

@@ -83,7 +83,7 @@ def _finish_class(
         keys = [key.candidate - scored.candidates.start for key in ranked]
         record["map"] = feature_map(scored.features[usable], np.isin(usable, keys))
     with run.watch("write"):
-        if run.config.refine:
+        if run.config.method.refine:
             keep_unrefined(run.writer, scored.label, UnrefinedClass(images, record))
             return
         run.writer.write_class(
@@ -167,7 +167,7 @@ class RdedRefinement:
         """Return ``refinement`` of the manifest as far as it is known before the first step."""
         config, layers = self.run_of.config, self.refinement.refiner.layers
         return refinement_facts(
-            config, self.observers, layers, steps=config.refine, seed=config.seed
+            config, self.observers, layers, steps=config.method.refine, seed=config.seed
         )
 
 
@@ -180,7 +180,7 @@ def open_refinement(run: RdedRun, given: nn.Module | Sequence[nn.Module] | None)
     refiner = make_refiner(
         observers,
         config,
-        steps=config.refine,
+        steps=config.method.refine,
         factor=run.factor,
         side=run.side,
         seed=config.seed,

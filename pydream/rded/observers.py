@@ -106,7 +106,7 @@ def measure_observers(
             held_out,
             among,
             observer,
-            patches=len(selection.indices) * max(config.crops, 1),
+            patches=len(selection.indices) * max(config.method.crops, 1),
             infer=config.class_order == "infer",
             allow_weak=config.allow_weak_observer,
             seed=config.seed,

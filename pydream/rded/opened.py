@@ -128,7 +128,7 @@ def open_run(
         decode = where_to_decode(config.decode, device)
         config = replace(config, decode=decode, device=device.type)
         side = config.side or observers[0].side
-        factor = config.factor or (1 if side <= _SMALL_SIDE else 2)
+        factor = config.method.factor or (1 if side <= _SMALL_SIDE else 2)
         check_sizes(source, config, counts, factor, side)
         selection = preselect(source, config.preselect, config.seed)
         fingerprint = ranks.once(partial(source.fingerprint, selection.indices.tolist()))

@@ -60,8 +60,8 @@ def check_sizes(
     factor, side
         Patches and pixels along each side of a distilled image.
     """
-    Tiling(side, factor, config.cells)
-    if config.refine and factor == 1:
+    Tiling(side, factor, config.method.cells)
+    if config.method.refine and factor == 1:
         raise PydreamError(
             "refine moves the cells of images towards whole patches, and factor 1 has no cells: "
             "give --factor 2 or more"
@@ -116,11 +116,11 @@ def _check_reuse(
 ) -> None:
     """Raise PydreamError if a class has too few crops, or images left while it reuses others."""
     needed = np.array(counts) * factor**2
-    least = int((sizes * config.crops - needed).argmin())
-    if sizes[least] * config.crops < needed[least]:
+    least = int((sizes * config.method.crops - needed).argmin())
+    if sizes[least] * config.method.crops < needed[least]:
         raise PydreamError(
             f"{source.description}: class {source.class_names[least]} has {sizes[least]} images of "
-            f"{config.crops} crops, fewer than the {needed[least]} patches that ipc "
+            f"{config.method.crops} crops, fewer than the {needed[least]} patches that ipc "
             f"{counts[least]} and factor {factor} take; raise --crops, or lower --ipc or --factor"
         )
     looked_at = np.minimum(needed, sizes)

@@ -30,7 +30,7 @@ def adds_floats(sample: Sample, counts: Sequence[int]) -> bool:
     counts
         Number of distilled images of each class of the run.
     """
-    refined = sample.run.config.refine > 0 and keeps_floats(counts, sample.run.side)
+    refined = sample.run.config.method.refine > 0 and keeps_floats(counts, sample.run.side)
     return refined and not sample.whole
 
 

@@ -134,9 +134,9 @@ def _predict(
     seconds.update(_scoring_seconds(samples, work))
     with sample.run.writer.begin():
         refining = None
-        if run.config.refine:
+        if run.config.method.refine:
             refined = measure_refinement(
-                sample, run.config.refine, run.counts, work.refined, observer
+                sample, run.config.method.refine, run.counts, work.refined, observer
             )
             seconds.update(refined.seconds)
             # The report shows the first classes before the refinement, too.

@@ -63,9 +63,10 @@ class RdedRun:
     @property
     def by_cells(self) -> bool:
         """Whether the images are made for students that see their cells."""
-        return self.factor > 1 and (self.config.cells == "matched" or self.config.refine > 0)
+        method = self.config.method
+        return self.factor > 1 and (method.cells == "matched" or method.refine > 0)
 
     def assembled(self, label: int) -> dict[str, Any] | None:
         """Return the record of a class whose patches have been tiled, or None."""
-        kept = unrefined_record if self.config.refine else SetWriter.finished_class
+        kept = unrefined_record if self.config.method.refine else SetWriter.finished_class
         return kept(self.writer, label)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rded_runs import hashes, settings
 from pydream import ops
 from pydream.data.resized import whole_view_box
 from pydream.errors import PydreamError
-from pydream.rded import distill
+from pydream.rded import RdedConfig, distill
 from pydream.sets.distilled import load_set
 
 SIDE = 32
@@ -130,9 +131,29 @@ def test_the_best_preset_stands_for_its_settings(
         folder, random_observer, tmp_path / "b", factor=2, crops=0, cells="matched", refine=100
     )
     assert best.identity() == spelt.identity()
-    own = settings(
-        folder, random_observer, tmp_path / "c", factor=3, crops=2, preset="best", refine=1
-    )
-    assert (own.factor, own.crops, own.cells, own.refine) == (3, 2, "matched", 1)
-    usual = settings(folder, random_observer, tmp_path / "d")
-    assert (usual.crops, usual.cells, usual.refine) == (5, "shrunk", 0)
+    assert dataclasses.replace(best, preset="published", factor=1).method == (1, 5, "shrunk", 0)
+
+
+@pytest.mark.parametrize(
+    ("preset", "given", "wanted"),
+    [
+        ("published", {}, (None, 5, "shrunk", 0)),
+        ("best", {}, (2, 0, "matched", 100)),
+        ("best", {"factor": 3, "crops": 2, "refine": 1}, (3, 2, "matched", 1)),
+        ("best", {"crops": 5, "cells": "shrunk", "refine": 0}, (2, 5, "shrunk", 0)),  # as published
+        ("published", {"cells": "matched", "refine": 100}, (None, 5, "matched", 100)),
+    ],
+)
+def test_given_values_replace_those_of_the_preset(
+    preset: Any, given: dict[str, Any], wanted: tuple[int | None, int, str, int]
+) -> None:
+    config = RdedConfig("x", "o", preset=preset, **given)
+    assert config.method == wanted
+    usual = {"cells": "shrunk", "refine": 0}  # left out, as in sets made before there was a choice
+    for name, value in zip(("factor", "crops", "cells", "refine"), wanted, strict=True):
+        assert config.identity().get(name, usual.get(name)) == value
+
+
+def test_an_unknown_preset_is_refused() -> None:
+    with pytest.raises(PydreamError, match=r"^preset must be published or best, got 'bset'$"):
+        RdedConfig("x", "o", preset="bset")  # type: ignore[arg-type]
