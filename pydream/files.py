@@ -95,11 +95,15 @@ def name_after(source: str) -> str:
     name, colon, _ = source.partition(":")
     if colon and len(name) > 1 and os.sep not in name and not os.path.lexists(path):
         return name  # one letter is a drive of Windows
-    if path.name in ("", ".."):
-        path = path.resolve()
+    path = with_own_name(path)
     if path.is_dir():
         return path.name or "images"
     return Path(path.stem).stem if path.stem.lower().endswith(".tar") else path.stem
+
+
+def with_own_name(path: Path) -> Path:
+    """Return a path that ends in a name: as it is, or resolved if it ends in ``.`` or ``..``."""
+    return path.resolve() if path.name in ("", "..") else path
 
 
 def check_place(path: Path, remedy: str = ANOTHER_OUT) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pydream.errors import PydreamError
-from pydream.files import check_place
+from pydream.files import check_place, with_own_name
 from pydream.partial import begun_identity, differences, partial_of
 from pydream.sets.config import MergeConfig
 from pydream.sets.run import DRAFT, MadeSet, kept_draft
@@ -64,8 +64,7 @@ def merge(config: MergeConfig) -> MadeSet:
 
 def _open(part: Path) -> SetWriter:
     """Open what a shard made."""
-    if part.name in ("", ".."):
-        part = Path(os.path.abspath(part))
+    part = with_own_name(part)
     out = part.with_suffix("") if part.suffix == ".partial" else part
     if (out / "manifest.json").is_file():
         raise PydreamError(f"{out} is a whole set already: merge only what shards left unfinished")

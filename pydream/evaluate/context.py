@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,7 @@ from pydream.models.loading import resolve_precision
 from pydream.ranks import Ranks
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.opening import check_class_names, open_real, open_set
+from pydream.sets.stored_images import StoredImages
 from pydream.students.config import RecipeName, with_views_of_set
 from pydream.students.recipe import ResolvedRecipe
 from pydream.tiling import CellFit, Tiling
@@ -149,6 +151,18 @@ def _cells(distilled: DistilledSet) -> CellFit:
     return "matched" if distilled.manifest.views == "dsa" else "shrunk"
 
 
+def _check_outside(folder: Path, distilled: DistilledSet) -> None:
+    """Raise PydreamError if the charts of the results would make the folder one more class."""
+    if not isinstance(distilled.stored, StoredImages):
+        return
+    classes = Path(os.path.commonpath(distilled.stored.files)).resolve()
+    if classes in folder.resolve().parents:
+        raise PydreamError(
+            f"{folder} is among the class folders of {distilled.path}, and charts there would be "
+            "taken for images: give another --out"
+        )
+
+
 def _check_tiled(config: EvaluateConfig, distilled: DistilledSet) -> None:
     """Raise PydreamError if a baseline is to be tiled, but the set has no cells, or none fit."""
     tiled = [name for name in config.baselines if is_tiled(name)]
@@ -200,6 +214,7 @@ def open_evaluation(
         config = by_recipe[config.recipe]
     folder = config.out or distilled.beside("results")
     check_place(folder)
+    _check_outside(folder, distilled)
     if "own" in config.labels and distilled.soft_labels is None:
         raise PydreamError(
             f"{distilled.path} came without soft labels; give --labels online, stored or hard"

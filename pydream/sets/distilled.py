@@ -15,6 +15,7 @@ import torch
 from pydream.data.arrow_arrays import as_numpy, numbers
 from pydream.data.parquet_access import read_whole
 from pydream.errors import PydreamError, first_line
+from pydream.files import with_own_name
 from pydream.sets.image_formats import image_files
 from pydream.sets.manifest import Manifest
 from pydream.sets.stored_images import ImagesInMemory, SetImages, SourceImages, StoredImages
@@ -130,8 +131,11 @@ class DistilledSet:
 
     def beside(self, name: str) -> Path:
         """Return the path of a derived file: in the set's folder if the set is pydream's."""
-        path = self.path
-        return path / name if self.is_ours else path.with_name(f"{path.stem}-{name}")
+        if self.is_ours:
+            return self.path / name
+        path = with_own_name(self.path)
+        own = path.name if path.is_dir() else path.stem
+        return path.parent / f"{own}-{name}"
 
 
 def load_set(path: str | os.PathLike[str]) -> DistilledSet:

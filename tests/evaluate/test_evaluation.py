@@ -419,6 +419,21 @@ def test_images_that_are_not_the_manifests(digits: Digits, digits_set: Path) -> 
     fails("not those its manifest describes", digits, digits_set)
 
 
+@pytest.mark.parametrize("layout", ["pydream", "rded"])
+def test_results_among_the_class_folders_of_the_set(
+    digits: Digits, digits_set: Path, tmp_path: Path, layout: str
+) -> None:
+    """Their charts would be the images of one more class."""
+    place, classes = digits_set, digits_set / "images"
+    if layout == "rded":
+        place = classes = tmp_path / "exported.1"
+        export_set(ExportConfig(digits_set, "rded", place))
+    (tmp_path / "linked").symlink_to(classes)
+    for out in (classes / "results", tmp_path / "linked" / "00001"):
+        message = "is among the class folders .*: give another --out"
+        fails(message, digits, place, out=out, source="digits")
+
+
 def test_finished_students_are_taken_on_resume(
     digits: Digits, digits_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,6 +115,26 @@ def test_what_is_made_of_anothers_set_lies_beside_it(tmp_path: Path) -> None:
     assert distilled.images_sha256 == hashlib.sha256(distilled.images.numpy().tobytes()).hexdigest()
 
 
+def test_each_folder_has_its_own_place_for_what_is_made_of_it(tmp_path: Path) -> None:
+    """Also if names differ only after a dot, or the folder is given by no name."""
+    for name in ("lr0.1", "lr0.01"):
+        folder = write_folders(tmp_path / name, ["a", "b"], levels(4))
+        assert open_distilled(folder).beside("labels") == tmp_path / f"{name}-labels"
+
+
+@pytest.mark.parametrize(("below", "typed"), [("", "."), ("a", ".."), ("a", "../../linked/b/..")])
+def test_a_set_without_a_name_in_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str, typed: str
+) -> None:
+    write_folders(tmp_path / "rded", ["a", "b"], levels(4))
+    (tmp_path / "linked").symlink_to(tmp_path / "rded")
+    monkeypatch.chdir(tmp_path / "rded" / below)
+    distilled = open_distilled(typed)
+    assert distilled.beside("results") == tmp_path / "rded-results"
+    assert distilled.labels_bytes == 0
+    assert str(distilled.path) == typed  # as messages have it
+
+
 def test_images_in_memory_are_a_sequence(tmp_path: Path) -> None:
     torch.save([levels(4) / 255, torch.tensor([0, 0, 1, 1])], tmp_path / "data.pth")
     distilled = open_distilled(tmp_path / "data.pth")
