@@ -110,7 +110,7 @@ class KMeans(
     def fit(
         self,
         X: Any,  # noqa: N803
-        y: None = None,
+        y: Any = None,
         centroids: Any = None,
         *,
         sample_weight: Any = None,
@@ -122,7 +122,8 @@ class KMeans(
         X
             (N, D) samples, a tensor or any input of scikit-learn; finite.
         y
-            Ignored; present for scikit-learn.
+            Ignored; present for scikit-learn. fast_pytorch_kmeans has the centroids in this place:
+            here they are given by name.
         centroids
             Initial centroids, (k, D), instead of `init_method`.
         sample_weight
@@ -136,6 +137,8 @@ class KMeans(
 
         Raises
         ------
+        TypeError
+            If `y` has the shape of centroids, (k, D), and `centroids` are not given.
         ValueError
             In the cases of `pydream.ops.kmeans`.
 
@@ -146,6 +149,12 @@ class KMeans(
         """
         samples = self._samples(X, reset=True)
         self._check(len(samples))
+        shape = (self.n_clusters, samples.shape[1])
+        if centroids is None and getattr(y, "shape", None) == shape:
+            raise TypeError(
+                f"y is ignored, and has the shape of centroids, {shape}: give them by name, as "
+                "centroids=…"
+            )
         weights = self._weights(sample_weight, samples)
         start = self._start(centroids, samples)
         seed, runs = self._seed(), self._runs(start)
@@ -172,7 +181,7 @@ class KMeans(
     def fit_predict(
         self,
         X: Any,  # noqa: N803
-        y: None = None,
+        y: Any = None,
         centroids: Any = None,
         *,
         sample_weight: Any = None,

@@ -69,6 +69,11 @@ def test_is_called_like_fast_pytorch_kmeans() -> None:
     labels = model.fit_predict(x, centroids=start)
     assert labels.equal(torch.arange(3).repeat(20))
     assert model.centroids.equal(ops.kmeans(x, 3, init=start).centroids)
+    for fit in (model.fit, model.fit_predict):  # its second argument, which scikit-learn ignores
+        with pytest.raises(TypeError, match=r"of centroids, \(3, 2\): give them by name, as centr"):
+            fit(x, start)
+        fit(x, torch.arange(60))
+        fit(x, start, start)
     kmeanspp = pydream.KMeans(3, init_method="kmeans++", random_state=0).fit(x)
     assert kmeanspp.labels_.equal(ops.kmeans(x, 3).labels)
 
