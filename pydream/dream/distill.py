@@ -62,9 +62,9 @@ def distill(
     test
         Test images for ``eval_every``, if they are neither a file nor a known set.
     make_network
-        Function that makes the networks to match, with weights from torch's global generator. A
-        network needs a method ``features(images)`` and a module ``classifier`` or ``fc``. By
-        default ``config.arch`` is built; with this function it is only their name.
+        Function that makes the networks to match, with weights from torch's global generator. Any
+        classifier of (B, 3, side, side) images will do; its features are the input of its last
+        linear layer. By default ``config.arch`` is built; with this function it is only their name.
 
     Returns
     -------

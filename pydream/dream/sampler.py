@@ -49,7 +49,8 @@ class RepresentativeSampler:
         calls between return the last choice.
     layer
         Name of the module whose output is the embedding, flattened. By default the network's method
-        ``features`` embeds, or in a network without one the input of the last linear layer.
+        ``features`` embeds. In a network without one, the embedding is the input of the last linear
+        layer; a module of that name, as torchvision's networks have, is not such a method.
     transform
         Function applied to a batch of images before the network, for example a normalisation. uint8
         images are first scaled to [0, 1].
@@ -327,10 +328,11 @@ def _class_offsets(value: TensorLike, count: int) -> list[int]:
 def _feature_function(network: nn.Module, layer: str | None) -> Callable[[Tensor], Tensor]:
     """Return the function that embeds a batch."""
     if layer is None:
-        features = getattr(
-            network, "features", lambda images: classify_and_embed(network, images)[1]
-        )
-        return features
+        features = getattr(network, "features", None)
+        if features is None or isinstance(features, nn.Module):
+            return lambda images: classify_and_embed(network, images)[1]
+        method: Callable[[Tensor], Tensor] = features
+        return method
     modules = dict(network.named_modules())
     if layer not in modules:
         raise PydreamError(

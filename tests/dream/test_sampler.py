@@ -251,6 +251,28 @@ def test_a_network_without_features_embeds_by_its_last_linear_layer() -> None:
     assert all(a.equal(b) for a, b in zip(found, wanted, strict=True))
 
 
+def test_a_module_named_features_does_not_embed() -> None:
+    """As in torchvision's VGG and MobileNet, where layers stand between it and the last one."""
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.Conv2d(1, 4, 3)
+            self.classifier = nn.Sequential(nn.Dropout(), nn.Linear(4, 3))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.classifier(self.features(images).mean((2, 3)))
+            return logits
+
+    torch.manual_seed(0)
+    images, labels = pictures()
+    network = Network()
+    found = RepresentativeSampler(images, labels).embed(network)
+    with torch.no_grad():
+        wanted = network.features(images).mean((2, 3))
+    torch.testing.assert_close(found, wanted)
+
+
 def test_embeddings_that_are_not_finite_are_named() -> None:
     images, labels = pictures()
     images[7, 0, 0, 0] = torch.nan
