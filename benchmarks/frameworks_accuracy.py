@@ -51,6 +51,8 @@ def main() -> None:
             str(arguments.data / "cifar10.zip"),
             framework=framework,
             out=arguments.work / framework,
+            arch="convnet3-w32-instance",
+            batch_real=64,
             device="cpu",
         )
         compare_and_record(framework, plain, record)

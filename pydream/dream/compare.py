@@ -45,8 +45,13 @@ _SMALL: dict[str, dict[str, Any]] = {
     "dm": {"iterations": 400},
     "mtt": {"iterations": 100, "student_steps": 10, "max_start": 5, "expert_epochs": 2},
 }
+_SMALL_IN_ALL: dict[str, Any] = {"arch": "convnet3-w32-instance", "batch_real": 64}
 _SMALL_EXPERTS = {"count": 4, "epochs": 6}
-_REDUCED = ("arch", "iterations", "inner_loop", "batch_real", "network_images", "learning_rate")
+# Settings of a run that replace the numbers above, or those of the recipe, if they are given.
+_GIVEN = (
+    *("factor", "arch", "iterations", "inner_loop", "batch_real", "network_images"),
+    "learning_rate",
+)
 _EVERY_IN_FULL = 25  # iterations from one measurement of students to the next
 _MEASUREMENTS = 4  # of students, after the one of the first images
 
@@ -114,6 +119,8 @@ def compare(
     if not config.full:
         chosen = range(min(config.classes or len(train.class_names), len(train.class_names)))
         train, test = Subset(train, chosen, config.images_per_class), Subset(test, chosen)
+        usual = {name: own for name, own in _SMALL_IN_ALL.items() if getattr(config, name) is None}
+        config = dataclasses.replace(config, **usual)
     named = config.device
     config = dataclasses.replace(config, device=str(resolve_device(named)))
     if config.framework == "mtt" and config.experts is None:
@@ -163,9 +170,10 @@ def compare(
 
 def _train_experts(config: CompareConfig, train: Source) -> Path:
     """Train the experts of the comparison, or what is left of them; return their folder."""
-    settings: dict[str, Any] = {} if config.full else {**_SMALL_EXPERTS, "arch": config.arch}
+    settings: dict[str, Any] = {} if config.full else _SMALL_EXPERTS
     experts = ExpertsConfig(
         config.source,
+        arch=config.arch,
         out=config.out / "experts",
         exif=config.exif,
         allow_skipped=config.allow_skipped,
@@ -193,7 +201,7 @@ def _settings(config: CompareConfig, matched: dict[str, Any], name: str, seed: i
     settings: dict[str, Any] = {"factor": _SMALL[config.framework].get("factor")}
     if not config.full:
         settings |= _SMALL[config.framework]
-    for setting in ("factor", *(() if config.full else _REDUCED)):
+    for setting in _GIVEN:
         if getattr(config, setting) is not None:
             settings[setting] = getattr(config, setting)
     if matched["sampler"] == "representative" and config.weights != "equal":

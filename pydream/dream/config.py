@@ -126,8 +126,8 @@ class DreamConfig:
     interval: int = 10
     """Number of matching steps between two selections of representatives."""
     network_images: int | None = None
-    """Number of real images that the network is trained on after each matching step. By default the
-    recipe's."""
+    """Number of real images that the network is trained on after each matching step (idc). By
+    default the recipe's."""
     network_epochs: int | None = None
     """Number of epochs that a network is trained for on all real images before it is used; in dm,
     whose networks are not trained, only the one that chooses representatives. By default 1 for
@@ -258,6 +258,7 @@ class DreamConfig:
             )
         if self.framework not in ("dc", "dsa") and self.synthetic_epochs:
             raise PydreamError(f"synthetic_epochs is for dc and dsa, not {self.framework}")
+        _check_network_images(self.network_images, self.framework)
         _check_weights(self.weights, self.framework)
         if self.weights == "clusters" and self.sampler != "representative":
             raise PydreamError(
@@ -279,7 +280,7 @@ class CompareConfig:
     """Settings of `compare`.
 
     The defaults suit two cores and a few minutes; they depend on the framework. ``full`` selects
-    the published numbers.
+    the published numbers in place of those that are not given.
 
     Raises
     ------
@@ -295,11 +296,12 @@ class CompareConfig:
     out: Path = Path("dream-comparison")
     """Folder for the distilled sets, figures and numbers. Finished runs in it are not repeated."""
     full: bool = False
-    """Use all classes and images with the published recipe, which takes days on a CPU."""
+    """Use all classes and images with the published recipe, which takes days on a CPU. Numbers that
+    are given, as iterations, replace the recipe's."""
     classes: int | None = 4
-    """Number of classes, the first of the source; at least two, or None for all."""
+    """Number of classes, the first of the source; at least two, or None for all. With full, all."""
     images_per_class: int | None = 500
-    """Number of images per class, the first of each; None for all."""
+    """Number of images per class, the first of each; None for all. With full, all."""
     framework: FrameworkName = "idc"
     """Published framework of matching: idc (the base of DREAM and DREAM+), dc, dsa, dm or mtt."""
     experts: Path | None = None
@@ -310,17 +312,21 @@ class CompareConfig:
     factor: int | None = None
     """Number of cells along each side of a distilled image. By default 2 in idc, and 1 in the
     others."""
-    arch: str | None = "convnet3-w32-instance"
-    """Network that images are matched in, and that students use."""
+    arch: str | None = None
+    """Network that images are matched in, and that students use. By default convnet3-w32-instance,
+    and the recipe's with full."""
     iterations: int | None = None
-    """Number of networks to match in, one after another. By default 8, 400 in dm and 100 in mtt."""
+    """Number of networks to match in, one after another. By default 8, 400 in dm and 100 in mtt,
+    and the recipe's with full."""
     inner_loop: int | None = None
-    """Number of matching steps per network. By default 10, and 1 in dm and mtt."""
-    batch_real: int | None = 64
-    """Number of real images of each class in a matching step."""
+    """Number of matching steps per network. By default 10, and 1 in dm and mtt; with full, the
+    recipe's."""
+    batch_real: int | None = None
+    """Number of real images of each class in a matching step. By default 64, and the recipe's with
+    full."""
     network_images: int | None = None
-    """Number of real images that the network is trained on after each matching step. By default 250
-    in idc, and 0 in the others."""
+    """Number of real images that the network is trained on after each matching step (idc). By
+    default 250, and the recipe's with full."""
     weights: Literal["equal", "clusters"] = "equal"
     """Weight of a representative in a step: the same for all, or in proportion to its cluster."""
     learning_rate: float | None = None
@@ -345,6 +351,7 @@ class CompareConfig:
         expand_settings(self, "source", "out", "experts")
         checks.at_least(2, classes=self.classes)
         _check_name(self.framework, self.experts)
+        _check_network_images(self.network_images, self.framework)
         _check_weights(self.weights, self.framework)
         checks.at_least(
             1,
@@ -361,6 +368,12 @@ def _check_name(framework: str, experts: Path | None) -> None:
         raise PydreamError(f"framework must be one of {', '.join(FRAMEWORKS)}, got {framework!r}")
     if framework != "mtt" and experts is not None:
         raise PydreamError(f"experts are for mtt: leave --experts out of {framework}")
+
+
+def _check_network_images(count: int | None, framework: str) -> None:
+    """Raise PydreamError if networks of a framework are trained on no real images between steps."""
+    if framework != "idc" and count:
+        raise PydreamError(f"network_images is for idc, not {framework}")
 
 
 def _check_weights(weights: str, framework: str) -> None:

@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from pydream.data import Source
 from pydream.data.subset import Subset
-from pydream.dream import CompareConfig, Comparison, Experts, compare
-from pydream.dream.compare import _SMALL_EXPERTS
+from pydream.dream import CompareConfig, Comparison, DreamConfig, Experts, compare
+from pydream.dream.compare import _IN_IDC, _SMALL_EXPERTS, _settings
 from pydream.dream.loop import MatchingLoop
 from pydream.errors import PydreamError
 
@@ -63,6 +64,42 @@ def test_three_methods_from_the_same_seeds(
     with pytest.raises(PydreamError, match=r"random-0 holds .* \(eval_epochs 1 then, 2 now\)"):
         compare(longer, train=digits, test=other_digits)
     assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == record
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_given_numbers_replace_the_usual_ones(full: bool) -> None:
+    given: dict[str, Any] = {
+        "iterations": 50, "inner_loop": 7, "learning_rate": 0.5, "network_images": 3,
+        "batch_real": 8, "arch": "convnet3-w16-instance", "factor": 1,
+    }  # fmt: skip
+    run = _settings(CompareConfig("digits", full=full, **given), _IN_IDC["DREAM"], "dream-0", 0)
+    assert {name: getattr(run, name) for name in given} == given
+
+
+def test_the_usual_numbers_of_a_full_comparison_are_the_recipes() -> None:
+    run = _settings(CompareConfig("digits", full=True), _IN_IDC["DREAM"], "dream-0", 0)
+    names = ("iterations", "inner_loop", "learning_rate", "network_images", "batch_real", "arch")
+    assert [getattr(run, name) for name in names] == [None] * 6
+
+
+def test_usual_network_and_batch_of_a_small_comparison(
+    tmp_path: Path, digits: Source, other_digits: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[DreamConfig] = []
+
+    def noted(run: DreamConfig, **_: Any) -> NoReturn:
+        seen.append(run)
+        raise PydreamError("enough")
+
+    monkeypatch.setattr(import_module("pydream.dream.compare"), "distill", noted)
+    for full in (False, True):
+        with pytest.raises(PydreamError, match="enough"):
+            compare(
+                CompareConfig("digits", out=tmp_path / "out", full=full),
+                train=digits, test=other_digits,
+            )  # fmt: skip
+    assert (seen[0].arch, seen[0].batch_real) == ("convnet3-w32-instance", 64)
+    assert (seen[1].arch, seen[1].batch_real) == (None, None)
 
 
 def test_experts_of_a_comparison(
@@ -128,6 +165,7 @@ def test_without_test_images(tmp_path: Path) -> None:
         ({"ipc": 10, "factor": 1}, "class 0 has 9 images, fewer than the 10"),
         ({"arch": "nothing"}, "nothing"),
         ({"framework": "dm", "experts": Path("x")}, "experts are for mtt"),
+        ({"framework": "dm"}, "network_images is for idc, not dm"),
     ],
 )
 def test_what_cannot_be_compared_leaves_nothing_behind(

@@ -329,6 +329,7 @@ def kind(row: torch.Tensor) -> str:
         ({"framework": "dm", "experts": Path("x")}, "leave --experts out of dm"),
         ({"framework": "dc", "match": "trajectory"}, "dc matches gradient or .* not trajectory"),
         ({"framework": "dm", "synthetic_epochs": 1}, "synthetic_epochs is for dc and dsa, not dm"),
+        ({"framework": "dm", "network_images": 100}, "network_images is for idc, not dm"),
         ({"framework": "dsa", "student_steps": 3}, "student_steps is for mtt: leave it out of dsa"),
         ({"sampler": "random", "weights": "clusters"}, "give --sampler representative"),
         ({"framework": "mtt", "experts": Path("x"), "weights": "clusters"}, "leave --weights out"),
