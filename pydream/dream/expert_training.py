@@ -17,7 +17,7 @@ from pydream.data.resized import side_of
 from pydream.devices import announce_device, resolve_device
 from pydream.dream.experts import (
     Experts,
-    file_of,
+    finished_experts,
     read_description,
     write_description,
     write_expert,
@@ -108,7 +108,7 @@ def _train_experts(config: ExpertsConfig, ranks: Ranks, source: Source | None) -
     if ranks.first:
         _begin(out, description, resume=config.resume)
     ranks.wait()
-    left = ranks.once(partial(_missing, out, config.count))
+    count, left = ranks.once(partial(_left, out))
     if left:
         real, _ = load_class_images(
             source,
@@ -119,8 +119,8 @@ def _train_experts(config: ExpertsConfig, ranks: Ranks, source: Source | None) -
             zca=config.zca,
         )
         announce_device(named)
-        with repeatable_float32(), track("training experts", config.count, "experts") as advance:
-            advance(config.count - len(left))
+        with repeatable_float32(), track("training experts", count, "experts") as advance:
+            advance(count - len(left))
             for turn in ranks.take_turns(len(left)):
                 ranks.tell(f"expert {left[turn]}")
                 write_expert(out, left[turn], _trajectory(config, real, network, left[turn]))
@@ -140,7 +140,10 @@ def _filled_in(config: ExpertsConfig, source: Source) -> ExpertsConfig:
 
 
 def _begin(out: Path, description: dict[str, Any], *, resume: bool) -> None:
-    """Write the description of a new folder, or check that of an old one."""
+    """Write the description of a new folder, or check that of an old one.
+
+    A smaller number of experts than before is taken, but none that is finished is left out.
+    """
     known = read_description(out)
     if known is None:
         if out.is_dir() and any(out.iterdir()):
@@ -151,18 +154,24 @@ def _begin(out: Path, description: dict[str, Any], *, resume: bool) -> None:
         raise PydreamError(
             f"{out} holds experts already: add --resume to continue, or give another --out"
         )
-    count, ours = max(known["count"], description["count"]), {**description, "format": 1}
-    changed = differences({**known, "count": count}, {**ours, "count": count})
+    ours = {**description, "format": known["format"], "count": known["count"]}
+    changed = differences(known, ours)
     if changed:
         raise PydreamError(
             f"{out} holds experts made with other settings ({changed[0]}): give another --out"
         )
-    if count > known["count"]:
-        write_description(out, description)
+    finished = [number + 1 for number in finished_experts(out) if number < known["count"]]
+    count = max([description["count"], *finished])
+    if count != known["count"]:
+        write_description(out, {**description, "count": count})
 
 
-def _missing(out: Path, count: int) -> list[int]:
-    return [number for number in range(count) if not file_of(out, number).is_file()]
+def _left(out: Path) -> tuple[int, list[int]]:
+    """Return the number of experts of a folder, and those that are not trained yet."""
+    description = read_description(out)
+    assert description is not None
+    count, finished = description["count"], finished_experts(out)
+    return count, [number for number in range(count) if number not in finished]
 
 
 def _trajectory(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ _FORMAT = 1
 _DESCRIPTION = "experts.json"
 _WEIGHTS = "weights"
 _SHA256 = "sha256"
+_FILE = re.compile(r"expert-(\d{5,})\.safetensors")
 _PART = 16 << 20  # bytes that are hashed at once
 _describes_experts = mapping_of(
     {
@@ -83,8 +85,8 @@ class Experts:
         missing = count - sum(file.name in names for file in files)
         if missing:
             raise PydreamError(
-                f"{path} lacks {missing} of {count} experts: run pydream experts again, with "
-                "--resume"
+                f"{path} lacks {missing} of {count} experts: run `pydream experts` again, with "
+                f"--resume --count {count}, or with a smaller count to do with fewer"
             )
         return cls(path, description, files)
 
@@ -241,6 +243,12 @@ def _hash_of(file: Path) -> bytes:
 def file_of(path: Path, number: int) -> Path:
     """Return the file of an expert."""
     return path / f"expert-{number:05d}.safetensors"
+
+
+def finished_experts(path: Path) -> set[int]:
+    """Return the numbers of the experts whose files are in a folder."""
+    found = (_FILE.fullmatch(file.name) for file in path.iterdir())
+    return {int(name[1]) for name in found if name}
 
 
 def write_expert(path: Path, number: int, weights: Tensor) -> None:

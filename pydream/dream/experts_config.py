@@ -72,7 +72,8 @@ class ExpertsConfig:
     workers: int = dataclasses.field(default_factory=usable_processors)
     """Number of threads that decode images."""
     resume: bool = False
-    """Continue an interrupted run, or add experts to a finished one: those that are there stay."""
+    """Continue an interrupted run, also with a smaller count than before, or add experts to a
+    finished one: those that are there stay."""
 
     def __post_init__(self) -> None:
         expand_settings(self, "source", "out")

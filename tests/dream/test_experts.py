@@ -133,7 +133,7 @@ def test_ranks_and_resumed_runs_make_the_same_bytes(
         patch.setattr(expert_training, "write_expert", dying)
         with pytest.raises(SystemError):
             train_experts(config(out), source=digits)
-    with pytest.raises(PydreamError, match="lacks 2 of 3 experts: run pydream experts again"):
+    with pytest.raises(PydreamError, match="lacks 2 of 3 experts: run `pydream experts` again"):
         Experts.open(out)
     kept = (out / "expert-00000.safetensors").stat().st_mtime_ns
     train_experts(config(out, resume=True, workers=2), source=digits)
@@ -144,6 +144,29 @@ def test_ranks_and_resumed_runs_make_the_same_bytes(
     assert digest(out).items() >= {
         (name, value) for name, value in digest(experts).items() if name != "experts.json"
     }
+
+
+@pytest.mark.parametrize(
+    ("kept", "asked", "count"), [((0,), 2, 2), ((0, 1), 1, 2), ((1,), 1, 2), ((), 1, 1)]
+)
+def test_a_stopped_run_settles_for_fewer_and_keeps_what_is_finished(
+    digits: Source,
+    experts: Path,
+    tmp_path: Path,
+    kept: tuple[int, ...],
+    asked: int,
+    count: int,
+) -> None:
+    out = tmp_path / "experts"
+    shutil.copytree(experts, out)
+    for number in {0, 1, 2} - {*kept}:
+        (out / f"expert-{number:05d}.safetensors").unlink()
+    with pytest.raises(PydreamError, match=r"with --resume --count 3, or with a smaller count"):
+        Experts.open(out)
+    made = train_experts(config(out, resume=True, count=asked), source=digits)
+    assert len(made.files) == made.description["count"] == count
+    train_experts(config(out, resume=True), source=digits)
+    assert digest(out) == digest(experts)
 
 
 def test_ranks_share_experts(tmp_path: Path) -> None:
