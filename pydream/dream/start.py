@@ -14,6 +14,7 @@ from pydream.dream.resolved import ResolvedConfig
 from pydream.errors import PydreamError
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.imported import open_distilled
+from pydream.sets.opening import check_image_files
 from pydream.sets.tensor_files import labels_beside
 
 
@@ -26,7 +27,7 @@ def start_fingerprint(config: ResolvedConfig, class_names: Sequence[str]) -> str
     Raises
     ------
     PydreamError
-        If it is no set.
+        If it is no set, or its image files do not match its manifest.
     """
     if config.starts_from in ("real", "noise"):
         return None
@@ -34,7 +35,9 @@ def start_fingerprint(config: ResolvedConfig, class_names: Sequence[str]) -> str
     named = [path / "images.pt", path / "data.pt"] if path.is_dir() else [path]
     tensors = next((file for file in named if file.is_file()), None)
     if tensors is None:
-        return open_distilled(path, class_names=class_names).images_sha256
+        distilled = open_distilled(path, class_names=class_names)
+        check_image_files(distilled)
+        return distilled.images_sha256
     digest = hashlib.sha256()
     for file in (tensors, *labels_beside(tensors)):
         try:

@@ -26,6 +26,7 @@ from pydream.sets.distilled import DistilledSet, load_set
 from pydream.sets.folder_exports import copy_images, write_patches
 from pydream.sets.opening import (
     check_fitted_on,
+    check_image_files,
     class_order,
     load_set_observer,
     open_real,
@@ -130,12 +131,14 @@ def export_set(config: ExportConfig) -> ExportedSet:
     Raises
     ------
     PydreamError
-        If the set, the observer or the folder cannot be used, the set records no mean and std where
+        If the set, the observer or the folder cannot be used, image files of the set are not those
+        that its manifest describes, the set records no mean and std where
         the layout needs them, or DD-Ranking has no network like the observer. Nothing is then
         left at ``config.out``.
     """
     check_free(config.out)
     distilled = load_set(config.set)
+    check_image_files(distilled)
     remove_leftovers(config.out.parent, config.out.name)
     with written_beside(config.out, ANOTHER_OUT) as folder:
         make_folder(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ _SHARD_BYTES = 256 << 20
 _GROUP_ROWS = 100  # of a row group, as the library `datasets` writes images
 _CARD = "README.md"
 _MANIFEST = "pydream: "  # a line of the card
+# In JSON of ASCII: an escaped backslash, which would begin no pair, or a surrogate pair.
+_PAIR = re.compile(r"(\\\\)|\\ud[89ab]..\\ud[c-f]..")
 
 
 def write_parquet(distilled: DistilledSet, folder: Path, label: str = "label") -> None:
@@ -38,11 +41,12 @@ def write_parquet(distilled: DistilledSet, folder: Path, label: str = "label") -
     """
     shards = list(_shards(image_files(distilled.path)))
     (folder / "data").mkdir()
+    num_bytes = 0
     for number, files in enumerate(shards):
         name = "-".join(("train", f"{number:05d}", "of", f"{len(shards):05d}"))
         place = folder / "data" / f"{name}.parquet"
-        _write_shard(place, files, distilled.class_names, label)
-    (folder / _CARD).write_text(_card(distilled, label), encoding="utf-8")
+        num_bytes += _write_shard(place, files, distilled.class_names, label)
+    (folder / _CARD).write_text(_card(distilled, label, num_bytes), encoding="utf-8")
 
 
 def _shards(files: Sequence[Path]) -> Iterator[list[Path]]:
@@ -59,9 +63,8 @@ def _shards(files: Sequence[Path]) -> Iterator[list[Path]]:
     yield shard
 
 
-def _write_shard(
-    place: Path, files: Sequence[Path], class_names: Sequence[str], label: str
-) -> None:
+def _write_shard(place: Path, files: Sequence[Path], class_names: Sequence[str], label: str) -> int:
+    """Write a shard, and return the bytes of its columns in memory."""
     features = {
         "image": {"_type": "Image"},
         label: {"names": list(class_names), "_type": "ClassLabel"},
@@ -71,6 +74,7 @@ def _write_shard(
         [("image", kind), (label, pa.int64())],
         {b"huggingface": json.dumps({"info": {"features": features}}).encode()},
     )
+    num_bytes = 0
     # Images are compressed already.
     with pq.ParquetWriter(place, schema, compression="none") as writer:
         for start in range(0, len(files), _GROUP_ROWS):
@@ -80,10 +84,13 @@ def _write_shard(
                 for file in group
             ]
             labels = [int(file.parent.name) for file in group]
-            writer.write_table(pa.table([pa.array(images, kind), labels], schema=schema))
+            table = pa.table([pa.array(images, kind), labels], schema=schema)
+            writer.write_table(table)
+            num_bytes += table.nbytes
+    return num_bytes
 
 
-def _card(distilled: DistilledSet, label: str) -> str:
+def _card(distilled: DistilledSet, label: str, num_bytes: int) -> str:
     """Return the text of the card. Its front matter is YAML, of which JSON is a part."""
     manifest = distilled.manifest
     names = {str(number): name for number, name in enumerate(distilled.class_names)}
@@ -98,17 +105,25 @@ def _card(distilled: DistilledSet, label: str) -> str:
                 {"name": "image", "dtype": "image"},
                 {"name": label, "dtype": {"class_label": {"names": names}}},
             ],
-            "splits": [{"name": "train", "num_examples": len(distilled.labels)}],
+            "splits": [
+                {"name": "train", "num_bytes": num_bytes, "num_examples": len(distilled.labels)}
+            ],
         },
     }
-    lines = [f"{name}: {json.dumps(value)}" for name, value in front.items()]
-    lines.append(_MANIFEST + json.dumps(manifest.as_json()))
+    lines = [f"{name}: {_yaml(value)}" for name, value in front.items()]
+    lines.append(_MANIFEST + _yaml(manifest.as_json()))
     text = (
         f"{len(distilled.labels)} images of {len(names)} classes, {manifest.side} pixels a side, "
         f"distilled by {manifest.method.upper()}. The front matter of this card has the manifest "
         "of the set (`pydream`)."
     )
     return "---\n" + "\n".join(lines) + f"\n---\n\n# A distilled set\n\n{text}\n"
+
+
+def _yaml(value: Any) -> str:
+    """Return a value as JSON that is YAML, too, in which a surrogate pair is no character."""
+    text = json.dumps(value)
+    return _PAIR.sub(lambda found: found[1] or str(json.loads(f'"{found[0]}"')), text)
 
 
 def manifest_of_card(folder: Path) -> Manifest | None:
@@ -118,7 +133,7 @@ def manifest_of_card(folder: Path) -> Manifest | None:
     except (OSError, UnicodeDecodeError):
         return None
     _, _, rest = text.partition("---\n")
-    for line in rest.partition("\n---")[0].splitlines():
+    for line in rest.partition("\n---")[0].split("\n"):
         if line.startswith(_MANIFEST):
             try:
                 return Manifest.from_json(parse_json(line.removeprefix(_MANIFEST)))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from plain_sets import write_set
 from played_graphs import play_captures
 from torch import nn
 
@@ -427,6 +429,20 @@ def test_sets_that_cannot_be_started_from(
     with pytest.raises(PydreamError, match=message):
         distill(config("dm", **values), source=digits)
     assert not (tmp_path / "set").exists()
+
+
+def test_images_that_are_not_the_manifests_are_no_start(tmp_path: Path) -> None:
+    """A run is known by the hash of the manifest, so they would pass for those of the set."""
+    write_set(tmp_path / "set", ["0", "1", "2"], side=8)
+    settings = fill_in(config("dm", start=str(tmp_path / "set")), 8, 3)
+    before = start_fingerprint(settings, ["0", "1", "2"])
+    images = tmp_path / "set" / "images"
+    shutil.copyfile(images / "00000/00000.png", images / "00001/00000.png")
+    with pytest.raises(PydreamError, match="set: the image files are not those its manifest"):
+        start_fingerprint(settings, ["0", "1", "2"])
+    write_set(tmp_path / "again", ["0", "1", "2"], side=8)
+    again = fill_in(config("dm", start=str(tmp_path / "again")), 8, 3)
+    assert start_fingerprint(again, ["0", "1", "2"]) == before
 
 
 def test_a_set_of_other_classes_is_no_start(tmp_path: Path, digits: Source) -> None:

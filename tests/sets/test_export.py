@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from plain_sets import observer_entry
+from plain_sets import observer_entry, write_set
 from torch import Tensor
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import Normalize
@@ -28,12 +28,15 @@ from pydream.sets import ExportConfig, export_set, parquet_sets, shard_sets
 from pydream.sets.distilled import load_set
 from pydream.sets.image_formats import hash_image_files
 from pydream.sets.imported import open_distilled
+from pydream.sets.parquet_sets import manifest_of_card
 
 MEAN, STD = (0.3, 0.4, 0.5), (0.2, 0.3, 0.4)
 # The observer's batch norm is folded into its convolutions, and its layout is channels last.
 FOLDED = 1e-4
 # Mean over the pixels of an image, in levels; two digits differ by forty and more.
 ROUNDED_BY_JPEG = 16
+# Bytes with a bit for each of up to 24 rows that has a value, which reading adds to a column.
+BITMAP = 3
 NAMES = [str(label) for label in range(10)]
 
 
@@ -194,6 +197,9 @@ def test_patches_of_a_set_of_jpeg_files_are_copied(tmp_path: Path, digits_set: P
     for file in digits_set.glob("images/*/*.png"):
         Image.open(file).convert("RGB").save(file.with_suffix(".jpg"), quality=30)
         file.unlink()
+    manifest = digits_set / "manifest.json"
+    facts = {**json.loads(manifest.read_text()), "images_sha256": hash_image_files(digits_set)}
+    manifest.write_text(json.dumps(facts))
     copies = sorted(export(digits_set, "patches", tmp_path / "out").rglob("*.jpg"))
     originals = sorted(digits_set.glob("images/*/*.jpg"))
     assert [file.read_bytes() for file in copies] == [file.read_bytes() for file in originals]
@@ -240,6 +246,28 @@ def test_parquet_files(
     assert source.class_names == tuple(NAMES)
     files = sorted(digits_set.glob("images/*/*.png"))
     assert [source.read(index) for index in range(50)] == [file.read_bytes() for file in files]
+
+
+def test_the_card_is_yaml_with_any_names(tmp_path: Path) -> None:
+    """As PyYAML reads it, which the libraries of the Hub use; and a card of earlier versions."""
+    names = ["\U0001f41c", "\\\U0001f41d", "\\ud83d\udc1d", "lone\udcff", "\x85 \u2028", "\u8681"]
+    write_set(tmp_path / "set", names, side=8, factor=2)
+    out = tmp_path / "out"
+    export_set(ExportConfig(tmp_path / "set", "parquet", out))
+    manifest = load_set(tmp_path / "set").manifest
+    assert manifest_of_card(out) == manifest
+    yaml = pytest.importorskip("yaml")
+    front = yaml.safe_load((out / "README.md").read_text(encoding="utf-8").split("---\n")[1])
+    info = front["dataset_info"]
+    assert [*info["features"][1]["dtype"]["class_label"]["names"].values()] == names
+    assert front["pydream"]["class_names"] == names
+    columns = pq.read_table(out / "data" / "train-00000-of-00001.parquet")
+    num_bytes = info["splits"][0].pop("num_bytes")
+    assert info["splits"] == [{"name": "train", "num_examples": 18}]
+    assert columns.nbytes - BITMAP <= num_bytes <= columns.nbytes
+    earlier = "---\npydream: " + json.dumps(manifest.as_json()) + "\n---\n"
+    (out / "README.md").write_text(earlier)
+    assert manifest_of_card(out) == manifest
 
 
 def test_shards(tmp_path: Path, digits_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,6 +429,17 @@ def test_nothing_is_overwritten_or_left_half(
     with pytest.raises(KeyboardInterrupt):
         export(digits_set, "rded", tmp_path / "new")
     assert {path.name for path in tmp_path.iterdir()} == there
+
+
+@pytest.mark.parametrize("to", ["tensors", "rded", "patches", "parquet", "webdataset"])
+def test_images_that_are_not_the_manifests(tmp_path: Path, digits_set: Path, to: str) -> None:
+    """One of another class, and one that is cut off: a set that `evaluate` refuses."""
+    file, other = digits_set / "images/00003/00001.png", digits_set / "images/00004/00000.png"
+    for content in (other.read_bytes(), file.read_bytes()[:-20]):
+        file.write_bytes(content)
+        with pytest.raises(PydreamError, match="set: the image files are not those its manifest"):
+            export(digits_set, to, tmp_path / "out")
+        assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def interrupt(*_: object) -> None:
