@@ -29,6 +29,7 @@ from pydream.data.parquet_columns import (
 from pydream.data.parquet_files import ParquetFiles, Parts
 from pydream.data.parquet_images import RowImages
 from pydream.data.remote import AnyPath
+from pydream.data.row_order import names_of_files
 from pydream.data.source_options import divided
 from pydream.data.table_source import TableSource
 from pydream.errors import MissingSplitError, PydreamError, first_line
@@ -68,7 +69,7 @@ class ParquetSource(TableSource):
             numbers_of(labels, columns, names, where),
             names,
             _joined((table["path"] for table in tables), where) if columns.has_paths else None,
-            [(file.stem, len(table)) for file, table in zip(parts.files, tables, strict=True)],
+            [*zip(names_of_files(parts.files), map(len, tables), strict=True)],
             description=description,
             split=split,
             ignored=_kinds(found.others),

@@ -99,7 +99,9 @@ def read_columns(
         raise pa.ArrowInvalid(f"it has {found} rows where its footer says {sum(counts)}")
     if not batches:
         return opened.read_row_groups([*groups], columns=[*columns])
-    return pa.Table.from_batches(batches).combine_chunks()
+    # Images stay in batches: a column of one piece has 2 GiB at most.
+    table = pa.Table.from_batches(batches)
+    return table.combine_chunks() if group is None else table
 
 
 def _decoded_bytes(column: pa.Array) -> int:

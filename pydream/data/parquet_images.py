@@ -77,7 +77,7 @@ class RowImages:
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._sizes = sizes
         self._order = order
-        self._held: OrderedDict[int, Future[pa.Array]] = OrderedDict()
+        self._held: OrderedDict[int, Future[pa.ChunkedArray]] = OrderedDict()
         self._held_bytes = 0
         self._lock = threading.Lock()
 
@@ -159,7 +159,7 @@ class RowImages:
         """The thread that reads row groups before they are asked for."""
         return ThreadPoolExecutor(1, thread_name_prefix="pydream-row-groups")
 
-    def _group(self, number: int) -> pa.Array:
+    def _group(self, number: int) -> pa.ChunkedArray:
         """Return the images of a row group; from a store, begin to read the following one."""
         if self._remote and (after := self._following.get(number)) is not None:
             with self._lock:
@@ -168,7 +168,7 @@ class RowImages:
                 self._ahead.submit(self._held_group, after)
         return self._held_group(number)
 
-    def _held_group(self, number: int) -> pa.Array:
+    def _held_group(self, number: int) -> pa.ChunkedArray:
         """Return the images of a row group, which one thread reads while others wait for it."""
         with self._lock:
             future = self._held.get(number)
@@ -184,10 +184,20 @@ class RowImages:
             try:
                 future.set_result(self._load(number))
             except BaseException as error:  # without it, the others would wait for ever
+                if not isinstance(error, ImageError):  # Ctrl-C or no memory, which pass
+                    self._let_go(number, future)
                 future.set_exception(error)
         return future.result()
 
-    def _load(self, number: int) -> pa.Array:
+    def _let_go(self, number: int, future: Future[pa.ChunkedArray]) -> None:
+        """Hold a row group no longer, unless another reading of it has taken its place."""
+        with self._lock:
+            if self._held.get(number) is future:
+                del self._held[number]
+                self._held_bytes -= self._sizes[number]
+
+    def _load(self, number: int) -> pa.ChunkedArray:
+        """Read the images of a row group, in chunks of which each has less than 2 GiB."""
         file, group = self._groups[number]
         try:
             table = read_columns(self._files[file], [self._column], group, self._metadata[file])
@@ -196,9 +206,7 @@ class RowImages:
                 f"row group {group} of {self._files[file]} cannot be read: {first_line(error)}"
             ) from error
         images = table[self._columns.image]
-        if self._columns.in_struct:
-            images = pc.struct_field(images, "bytes")
-        return images.combine_chunks() if images.num_chunks != 1 else images.chunk(0)
+        return pc.struct_field(images, "bytes") if self._columns.in_struct else images
 
 
 def _place_of(metadata: pq.FileMetaData, path: str) -> int:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from pydream.data.arrow_arrays import as_numpy, numbers, strings
 from pydream.data.image_names import ImageNames
+from pydream.data.remote import AnyPath
 
 _SLASH = strings("/")[0]
 
@@ -66,6 +67,19 @@ def order_rows(
         notes = ("two images have one path: images are named by file and row instead",)
     keys, rows = _sorted(_keys_of_places(files), labels)
     return OrderedRows(ImageNames(keys), labels[rows], rows, notes)
+
+
+def names_of_files(files: Sequence[AnyPath]) -> list[str]:
+    """Return the names of files without suffixes, with as many folders above them as tell them apart.
+
+    Those in ``train`` and ``training`` may have the same names.
+    """
+    parts = [(*str(file.parent).split("/"), file.stem) for file in files]
+    for depth in range(1, max(map(len, parts), default=1) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 
 def _sorted(

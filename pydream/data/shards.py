@@ -22,6 +22,7 @@ from pydream.data.cache import kept_bytes
 from pydream.data.layout import MOST_BYTES, is_image
 from pydream.data.parquet_columns import Columns, names_of, numbers_of
 from pydream.data.remote import AnyPath, RemotePath, read_together
+from pydream.data.row_order import names_of_files
 from pydream.data.shard_files import ShardFiles
 from pydream.data.stores import AT_ONCE
 from pydream.data.table_source import TableSource
@@ -86,7 +87,7 @@ class ShardSource(TableSource):
             numbers_of(labels, columns, names, description),
             names,
             table["name"],
-            [(shard.stem, count) for shard, count in _counts(self._shards, table)],
+            [*zip(names_of_files(self._shards), _counts(self._shards, table), strict=True)],
             description=description,
             split=split,
         )
@@ -245,9 +246,10 @@ def _numbers(labels: pa.ChunkedArray, description: str) -> pa.ChunkedArray:
         ) from error
 
 
-def _counts(shards: tuple[AnyPath, ...], table: pa.Table) -> Iterator[tuple[AnyPath, int]]:
-    counts = np.bincount(as_numpy(table["shard"]), minlength=len(shards))
-    return zip(shards, counts.tolist(), strict=True)
+def _counts(shards: tuple[AnyPath, ...], table: pa.Table) -> list[int]:
+    """Return the number of images of each shard."""
+    counts: list[int] = np.bincount(as_numpy(table["shard"]), minlength=len(shards)).tolist()
+    return counts
 
 
 def _names_beside(root: AnyPath) -> tuple[str, ...] | None:

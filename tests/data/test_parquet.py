@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import mmap
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -216,6 +217,16 @@ def test_equal_paths_are_told_apart_by_their_rows(tmp_path: Path) -> None:
     source = open_source(write(tmp_path / "train.parquet", given))
     assert len(set(source.keys)) == 9
     assert source.notes == ("two images have one path: images are named by file and row instead",)
+
+
+def test_files_of_one_name_in_two_folders_of_a_split_are_told_apart(tmp_path: Path) -> None:
+    given = [(label, None, content) for label, _, content in rows(12)]
+    for folder, some in (("train", given[:7]), ("training", given[7:])):
+        write(tmp_path / folder / "0000.parquet", some)
+    source = open_source(tmp_path)
+    assert len(set(source.keys)) == len(set(source.ids.tolist())) == 12
+    assert {key.rpartition("/")[0] for key in source.keys} == {"train/0000", "training/0000"}
+    assert sorted(pixels(source)) == [*range(12)]
 
 
 @pytest.mark.parametrize(
@@ -471,6 +482,43 @@ def test_an_error_of_any_kind_reaches_every_reader_of_a_row_group(
         reader.start()
         reader.join(timeout=30)
     assert found == ["read"] * 2
+
+
+def test_a_reading_that_was_stopped_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise MemoryError  # or Ctrl-C
+
+    source = open_source(write(tmp_path / "train.parquet", rows(9)))
+    with monkeypatch.context() as stopped, pytest.raises(MemoryError):
+        stopped.setattr(parquet_images, "read_columns", stop)
+        source.read(0)
+    assert sorted(pixels(source)) == [*range(9)]
+
+
+@pytest.mark.parametrize("in_struct", [True, False])
+def test_a_row_group_may_hold_more_than_one_piece_of_a_column_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_struct: bool
+) -> None:
+    """In every second row lies 1 GiB of memory that is never touched."""
+    given = [(label, None, content) for label, _, content in rows(6)]
+    contents = [content for *_, content in given]
+    file = write(tmp_path / "train.parquet", given, group=6)
+    if not in_struct:
+        pq.write_table(pa.table({"image": contents, "label": [row[0] for row in given]}), file)
+    pieces = []
+    for content in contents[::2]:
+        memory = mmap.mmap(-1, 1 << 30)
+        memory[: len(content)] = content
+        ends = pa.py_buffer(np.array([0, len(content), 1 << 30], np.int32).tobytes())
+        piece = pa.Array.from_buffers(pa.binary(), 2, [None, ends, pa.py_buffer(memory)])
+        pieces.append(pa.StructArray.from_arrays([piece], ["bytes"]) if in_struct else piece)
+    table = pa.table({"image": pa.chunked_array(pieces)})
+    source = open_source(file)
+    monkeypatch.setattr(parquet_images, "read_columns", lambda *_: table)
+    of_row = {int(key[-8:]): index for index, key in enumerate(source.keys)}
+    assert [source.read(of_row[row]) for row in (0, 2, 4)] == contents[::2]
 
 
 @pytest.mark.parametrize("place", [0, 500, -1, -20, -60], ids=str)
