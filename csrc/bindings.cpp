@@ -61,7 +61,7 @@ py::list read_files(const std::vector<std::string>& paths, int64_t most) {
   {
     py::gil_scoped_release released;
     for (size_t each = 0; each < files.size(); ++each) {
-      if (places[each] != nullptr) files[each].read_to(places[each]);
+      if (places[each] != nullptr) files[each].read_to(places[each], most);
     }
   }
   py::list found;
@@ -69,7 +69,7 @@ py::list read_files(const std::vector<std::string>& paths, int64_t most) {
     const pydream::WholeFile& file = files[each];
     if (file.error() != 0) {
       found.append(file.error());
-    } else if (places[each] == nullptr) {
+    } else if (file.size() > most) {
       found.append(-file.size());
     } else if (file.count() < file.size() || !file.more().empty()) {  // it changed meanwhile
       found.append(joined(places[each], file.count(), file.more()));

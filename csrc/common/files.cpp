@@ -52,7 +52,7 @@ std::vector<int64_t> file_sizes(const std::vector<std::string>& paths) {
   return found;
 }
 
-void WholeFile::read_to(char* to) {
+void WholeFile::read_to(char* to, int64_t most) {
   if (error_ != 0) return;
   const Descriptor descriptor(path_.c_str());
   if (descriptor.number < 0) {
@@ -68,6 +68,8 @@ void WholeFile::read_to(char* to) {
   char block[4096];
   for (int64_t got; (got = read_some(descriptor.number, block, sizeof block)) > 0;) {
     more_.append(block, static_cast<size_t>(got));
+    size_ = std::max(size_, count_ + static_cast<int64_t>(more_.size()));
+    if (size_ > most) return;
   }
 }
 

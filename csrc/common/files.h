@@ -20,12 +20,12 @@ class WholeFile {
   explicit WholeFile(std::string path);
 
   int error() const { return error_; }               // errno of what failed, or 0
-  int64_t size() const { return size_; }             // bytes, as the system knows it beforehand
+  int64_t size() const { return size_; }             // bytes: what the system says, or what it was
   int64_t count() const { return count_; }           // bytes in `to`
   const std::string& more() const { return more_; }  // what follows, of a longer file
 
-  // Reads it to `to` [size], unless there was an error.
-  void read_to(char* to);
+  // Reads it to `to` [size], unless there was an error; not far beyond `most` bytes.
+  void read_to(char* to, int64_t most);
 
  private:
   int64_t read_some(int descriptor, char* to, int64_t most);  // 0 at the end, or after an error

@@ -21,7 +21,7 @@ from pydream.collector import nothing_collected
 from pydream.data.cache import COMPRESSED, decompressed, fetched, kept_bytes
 from pydream.data.layout import Tree, check_bytes, is_image, join
 from pydream.data.remote import AnyPath, RemotePath, read_together
-from pydream.data.tar_ends import check_whole, find_appended, forwards
+from pydream.data.tar_ends import TAR_ERRORS, check_whole, find_appended, forwards
 from pydream.errors import ImageError, PydreamError, first_line, returned
 
 ARCHIVE_SUFFIXES = (
@@ -220,7 +220,9 @@ class ZipTree(_ArchiveTree):
             data += self._read_at(member.offset + len(start), header - member.header)
         if member.deflated:
             try:
-                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, member.size)
+                # One byte more than none: 0 would set no limit.
+                limit = max(1, member.size)
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, limit)
             except zlib.error as error:
                 raise ImageError(f"cannot be inflated: {error}") from error
         if len(data) != member.size or zlib.crc32(data) != member.crc:
@@ -321,7 +323,7 @@ class TarTree(_ArchiveTree):
                     self._folder_names.append(f"{folder}/")  # a class, even if it is empty
                     if member.size:
                         self._index(path, folder, member.offset, member.offset + member.size)
-        except (tarfile.TarError, ValueError, EOFError) as error:
+        except TAR_ERRORS as error:
             raise PydreamError(
                 f"{named}: not a readable tar archive: {first_line(error)}; it may be damaged or "
                 "cut off: fetch it again"

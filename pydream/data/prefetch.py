@@ -87,7 +87,10 @@ def read_ahead(
 
 @dataclass(frozen=True)
 class _Run(Generic[T]):
-    """Images from a position on: the size of each in memory, and the function that decodes it."""
+    """Images from a position on: the bytes of each, and the function that decodes it.
+
+    Its bytes are those of the file or those of the pixels, whichever are more.
+    """
 
     position: int
     prepared: list[tuple[int, Callable[[], T] | ImageError]]
@@ -159,6 +162,8 @@ class _Pipeline(Generic[T]):
                 self._closed = True
                 for waiting in self._waiting.values():
                     waiting.notify()
+            if self._turn is not None:  # out of turn, workers would wait for ever
+                self._turn.set()
             readers.shutdown(cancel_futures=True)
             for thread in threads:
                 if thread.ident is not None:
@@ -196,7 +201,7 @@ class _Pipeline(Generic[T]):
                         return
                 if self._turn is not None:
                     self._turn.wait()
-                if not self._decode_run(waiting.popleft()):
+                if self._closed or not self._decode_run(waiting.popleft()):
                     return
         except BaseException as error:
             with self._lock:
@@ -267,22 +272,24 @@ class _Pipeline(Generic[T]):
         if isinstance(content, ImageError):
             return 0, content
         try:
-            return self._prepare_content(content)
+            size, decode = self._prepare_content(content)
         except ImageError as error:
             return 0, error
+        return max(size, _size(content)), decode
 
     def _adapt(
         self,
         contents: Sequence[bytes | np.ndarray | ImageError],
         prepared: list[tuple[int, Callable[[], T] | ImageError]],
     ) -> None:
-        mean = sum(size for size, _ in prepared) // len(prepared)
+        files = [_size(content) for content in contents]  # also those that cannot be decoded
+        sizes = [max(size, file) for (size, _), file in zip(prepared, files, strict=True)]
+        mean = sum(sizes) // len(sizes)
         limit = _RUN_BYTES if self._turn is None else _RUN_BYTES_IN_TURN
         limit = min(limit, self._budget // (2 * self._workers))
         length = min(_RUN_IMAGES, limit // max(1, mean))
         if self._source.remote:
-            files = sum(_size(content) for content in contents)
-            mean = files // len(contents)
+            mean = sum(files) // len(files)
             length = max(length, min(_RUN_REMOTE, _RUN_REMOTE_BYTES // max(1, mean)))
         self._run_length = max(1, length)
 

@@ -70,9 +70,9 @@ def order_rows(
 
 
 def names_of_files(files: Sequence[AnyPath]) -> list[str]:
-    """Return the names of files without suffixes, with as many folders above them as tell them apart.
+    """Return the names of files without suffixes, and with as many folders as tell them apart.
 
-    Those in ``train`` and ``training`` may have the same names.
+    Those in ``train`` and those in ``training`` may have the same names.
     """
     parts = [(*str(file.parent).split("/"), file.stem) for file in files]
     for depth in range(1, max(map(len, parts), default=1) + 1):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pydream.data.remote import AnyPath, folders_and_files, located
 from pydream.data.split_names import preference, split_name
 from pydream.data.stores import AT_ONCE
+from pydream.data.tar_ends import TAR_ERRORS
 from pydream.errors import PydreamError
 from pydream.urls import without_secrets
 
@@ -114,6 +115,6 @@ def _has_labels(path: AnyPath) -> bool:
                 if member.isfile() and member.name.lower().endswith(".json"):
                     content = archive.extractfile(member)
                     return content is not None and b'"label"' in content.read(_MOST_TRIED)
-    except (tarfile.TarError, EOFError, OSError):
+    except (*TAR_ERRORS, OSError):
         pass
     return False

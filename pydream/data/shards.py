@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from pydream.data.row_order import names_of_files
 from pydream.data.shard_files import ShardFiles
 from pydream.data.stores import AT_ONCE
 from pydream.data.table_source import TableSource
-from pydream.data.tar_ends import forwards
+from pydream.data.tar_ends import TAR_ERRORS, forwards
 from pydream.entry_types import parse_json
 from pydream.errors import ImageError, MissingSplitError, PydreamError, first_line
 from pydream.processors import usable_processors
@@ -204,7 +204,7 @@ def index_shard(path: AnyPath) -> list[tuple[str, int, int, str]]:
                     sample.image = name, member.offset_data, member.size
             if file.seek(0, os.SEEK_END) < archive.offset:
                 raise tarfile.ReadError("unexpected end of data")
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    except (*TAR_ERRORS, OSError) as error:
         raise PydreamError(
             f"{path}: not a readable tar archive: {first_line(error)}; it may be damaged or cut "
             "off: fetch it again"

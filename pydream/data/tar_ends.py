@@ -8,6 +8,10 @@ from typing import IO
 
 from pydream.data.layout import join
 
+TAR_ERRORS = (tarfile.TarError, EOFError, ValueError, RecursionError)
+"""What `tarfile` raises for damaged archives: also for numbers that are none, and for headers of
+long names one after another, of which each calls the next."""
+
 _SCANNED_AT_ONCE = 1 << 20  # bytes; whole blocks
 
 

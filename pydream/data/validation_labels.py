@@ -14,7 +14,7 @@ from typing import Any
 from pydream.data.cache import unpacked
 from pydream.data.layout import WNID, Tree, join, visible
 from pydream.data.matlab import read_structs
-from pydream.data.tar_ends import forwards
+from pydream.data.tar_ends import TAR_ERRORS, forwards
 from pydream.errors import PydreamError, first_line
 
 _WNID_AS_WORD = re.compile(rf"\b{WNID.pattern}\b")
@@ -236,7 +236,7 @@ def _from_packed_devkit(path: str, content: bytes) -> ValidationLabels:
                     raise tarfile.ReadError(f"its member {member.name!r} is sparse")
                 if name in (_GROUND_TRUTH, _META) and (file := archive.extractfile(member)):
                     found[name] = file.read()
-    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
+    except (*TAR_ERRORS, OSError, zlib.error) as error:
         raise PydreamError(f"{path} cannot be unpacked: {first_line(error)}") from error
     if len(found) < 2:
         return ValidationLabels(path)

@@ -366,8 +366,8 @@ class _ScoringRun:
         if self._turn is None:
             yield
             return
-        self._turn.clear()
         try:
+            self._turn.clear()
             yield
         finally:
             self._turn.set()

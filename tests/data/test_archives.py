@@ -10,6 +10,7 @@ import lzma
 import os
 import tarfile
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from pictures import encode, make_pixels, write_class_folders
 
 from pydream.data import cache, has_split, open_source
 from pydream.data.archives import open_archive
-from pydream.errors import PydreamError
+from pydream.errors import ImageError, PydreamError
 
 CLASSES = {"ant": 2, "bee": 3}
 
@@ -246,6 +247,50 @@ def test_archives_inside_of_archives_that_are_not_read_are_named(tmp_path: Path)
     (tmp_path / "set.tar").write_bytes(tar_of({"ant.tar.gz": b"", "bee.tar.gz": b""}))
     assert "holds no image but archives (data/images.zip)" in refusal(tmp_path / "set.zip")
     assert "holds no image but archives (ant.tar.gz)" in refusal(tmp_path / "set.tar")
+
+
+def test_a_member_that_says_it_is_empty_is_not_inflated_without_end(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("a/1.png", "b/1.png"):
+            archive.writestr(name, bytes(32 << 20))
+    content = bytearray((tmp_path / "set.zip").read_bytes())
+    place = content.find(b"PK\1\2")
+    content[place + 16 : place + 20] = content[place + 24 : place + 28] = bytes(4)  # CRC and size
+    (tmp_path / "set.zip").write_bytes(content)
+    source = open_source(tmp_path / "set.zip")
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError, match="differs from the checksum"):
+            source.read(0)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert len(source.read(1)) == 32 << 20
+
+
+@pytest.mark.parametrize("record", ["GNU.sparse.map=1,x", "GNU.sparse.size=q", None])
+def test_tars_by_which_the_library_fails_are_not_readable(
+    tmp_path: Path, record: str | None
+) -> None:
+    """Numbers that are none; and headers of long names, each of which calls the next."""
+    if record is None:
+        header = tarfile.TarInfo("././@LongLink")
+        header.type, header.size = tarfile.GNUTYPE_LONGNAME, 2
+        content = 1200 * (header.tobuf() + b"a".ljust(tarfile.BLOCKSIZE, b"\0"))
+        content += tar_of({"a/1.png": b"", "b/1.png": b""})
+    else:
+        key, _, value = record.partition("=")
+        with tarfile.open(tmp_path / "pax.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+            member = tarfile.TarInfo("a/1.png")
+            member.pax_headers = {key: value}
+            archive.addfile(member)
+        content = (tmp_path / "pax.tar").read_bytes()
+    (tmp_path / "set.tar").write_bytes(content)
+    assert "not a readable tar archive" in refusal(tmp_path / "set.tar")
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    (folder / "train-000000.tar").write_bytes(content)
+    assert "not a readable tar archive" in refusal(folder / "train-{000000..000000}.tar")
 
 
 def test_the_kind_of_an_archive_goes_by_its_content(tmp_path: Path) -> None:

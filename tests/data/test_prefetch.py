@@ -268,3 +268,42 @@ def test_few_large_files_of_a_store_are_in_memory(
     check(source, range(60), list(decode_ahead(source, range(60), workers=1, budget=1 << 30)))
     assert most <= max(runs) <= 2 * most  # of pixels: 300 bytes, and 3 megabytes
     assert sum(runs) == 60
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_few_files_that_are_larger_than_their_pixels_are_in_memory(
+    readable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JPEG files with a megabyte of segments that hold no pixels, and what is no image at all."""
+    plain = encode(make_pixels(8, 8), "JPEG")
+    segments = b"\xff\xe5\xff\xff" + bytes(65533)
+    content = plain[:2] + 16 * segments + plain[2:] if readable else bytes(1 << 20)
+    source = Recorded([8] * 60)
+    runs: list[int] = []
+
+    def read_many(indices: Sequence[int]) -> list[bytes]:
+        runs.append(len(indices))
+        return [content] * len(indices)
+
+    monkeypatch.setattr(source, "read_many", read_many)
+    items = list(decode_ahead(source, range(60), workers=1, budget=1 << 30))
+    assert all(isinstance(item, torch.Tensor if readable else ImageError) for item in items)
+    assert sum(runs) == len(items) == 60
+    assert 3 <= max(runs) <= 4  # of 4 MiB in a run
+
+
+def test_closing_out_of_turn_stops_the_threads() -> None:
+    turn = threading.Event()
+    turn.set()
+    decoded = decode_ahead(Recorded([9] * 5000), range(5000), workers=2, budget=999, turn=turn)
+    for _ in range(60):
+        next(decoded)
+    turn.clear()
+    time.sleep(0.1)  # until the workers wait for their turn
+    closing = threading.Thread(target=decoded.close, daemon=True)
+    closing.start()
+    closing.join(timeout=20)
+    ended = not closing.is_alive()
+    turn.set()  # frees them, if they had to be
+    closing.join()
+    assert ended

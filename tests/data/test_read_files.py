@@ -112,6 +112,13 @@ def test_files_of_unknown_size_are_read_to_their_end(path: str) -> None:
     assert found.endswith(b"\n")
 
 
+def test_what_grows_beyond_the_limit_is_given_up() -> None:
+    """A device without an end, which says that it is empty."""
+    [found] = read(Path("/dev/zero"), most=100_000)
+    assert isinstance(found, int)
+    assert -110_000 < found < -100_000
+
+
 def test_other_threads_run_while_a_file_is_waited_for(tmp_path: Path) -> None:
     """A pipe opens once both ends are, so a reader that kept the lock would never return."""
     os.mkfifo(tmp_path / "pipe")
