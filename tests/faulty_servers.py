@@ -107,6 +107,9 @@ class _Files(SimpleHTTPRequestHandler):
             return
         content = path.read_bytes()
         first, _, last = span.removeprefix("bytes=").partition("-")
+        if int(first) >= len(content):
+            self.send_error(416)
+            return
         part = content[int(first) : int(last) + 1]
         self._count(len(part))
         self.send_response(206)

@@ -49,7 +49,7 @@ def within(
     budget
         Largest size in bytes.
     every, top_k, bits
-        Whether the number was given and must stay.
+        Whether the number must stay: it was given, or all logits are needed.
 
     Raises
     ------

@@ -190,6 +190,11 @@ def _recipe(
             f"hard_epochs must be below the {recipe.epochs} epochs of the training, "
             f"got {config.hard_epochs}"
         )
+    if recipe.compares_logits and (config.top_k is not None or config.hard_epochs):
+        raise PydreamError(
+            f"recipe {recipe.name} compares all logits of all epochs (loss {recipe.loss}): leave "
+            "out --top-k and --hard-epochs, or give --loss kl here and to `pydream evaluate`"
+        )
     return recipe
 
 
@@ -207,7 +212,7 @@ def _fitted(
         len(distilled.stored) * recipe.views_per_image,
         config.budget_bytes,
         every=config.every is not None,
-        top_k=config.top_k is not None,
+        top_k=config.top_k is not None or recipe.compares_logits,
         bits=config.bits is not None,
     )
     besides = ", besides what hard epochs cost" if chosen.hard_epochs else ""

@@ -415,6 +415,33 @@ def test_a_server_without_parts(photos: Path) -> None:
     server.server_close()
 
 
+@pytest.mark.parametrize("store", ["web", "s3"])
+def test_files_that_end_beside_the_end_of_a_part_are_read(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """One byte more is asked for, to see that they have not grown: a part may not begin there."""
+    monkeypatch.setattr(stores, "_PART", 500)
+    contents = {
+        f"{name}/{size:04d}.png": bytes(size)
+        for name in ("ant", "bee")
+        for size in (1, 499, 500, 501, 999, 1000, 1001)
+    }
+    if store == "web":
+        for name, content in contents.items():
+            (tmp_path / "parts" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "parts" / name).write_bytes(content)
+        server = WebServer(tmp_path)
+        request.addfinalizer(server.server_close)
+        request.addfinalizer(server.shutdown)
+        root = server.url("parts")
+    else:
+        root = request.getfixturevalue("s3") + "/parts"
+        for name, content in contents.items():
+            fsspec.filesystem("s3").pipe(f"{root}/{name}", content)
+    source = open_source(root)
+    assert {key: source.read(index) for index, key in enumerate(source.keys)} == contents
+
+
 def test_secrets_are_written_nowhere(
     web: WebServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
