@@ -8,6 +8,7 @@ whole set or does not exist.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -125,9 +126,12 @@ class SetWriter(PartialRun):
             returns. Those that are encoded are brought to the disk and recorded meanwhile. `settle`
             waits for all of that, and so does the end of `begin`. By default the call does, too.
         """
-        # Another process that shares the run may write the same class, to the same bytes.
+        # Another process that shares the run may write the same class, to the same bytes, or have
+        # written it already.
         scratch = self._scratch / f"{label:05d}-{platform.node()}-{os.getpid()}"
         place, suffix = self._images_of(label), SUFFIXES[image_format]
+        if self.finished_class(label) is not None:
+            return
         with disk_errors(scratch, RESUME):
             for leftover in (scratch, place):  # of a run killed before it recorded the class
                 if leftover.exists():
@@ -142,7 +146,7 @@ class SetWriter(PartialRun):
                 for image in saved:
                     image.result()
                 sync_tree(scratch)
-                rename(scratch, place)
+                _put(scratch, place)
             self.keep(f"{label:05d}", record)
 
         self._encoders.submit(save, images, end)
@@ -288,6 +292,16 @@ def png(image: torch.Tensor) -> bytes:
     stream = io.BytesIO()
     _picture(image).save(stream, "PNG", compress_type=_PNG_STRATEGY)
     return stream.getvalue()
+
+
+def _put(scratch: Path, place: Path) -> None:
+    """Move the images of a class to their place, unless another process has put the same there."""
+    try:
+        rename(scratch, place)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not place.is_dir():
+            raise
+        shutil.rmtree(scratch)
 
 
 def save_image(image: torch.Tensor, file: Path, quality: int) -> None:

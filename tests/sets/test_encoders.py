@@ -12,6 +12,7 @@ import torch
 
 from pydream.durable import sync_tree
 from pydream.errors import PydreamError
+from pydream.ranks import Ranks
 from pydream.sets import writer as writer_module
 from pydream.sets.writer import SetWriter
 
@@ -119,3 +120,24 @@ def test_a_class_with_a_file_that_cannot_be_written_is_not_finished(
     with fails, writer.begin():
         write(writer, 0, LARGE, waiting=0)
     assert writer.finished_class(0) is None
+
+
+def test_a_class_that_two_processes_write_is_that_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two shards of one number do; here in one process that has two names."""
+    writers = [SetWriter(tmp_path / "set", {"seed": 0}, resume=True) for _ in range(2)]
+    held = _Held(monkeypatch)
+    with writers[0].begin(Ranks(0, 2)), writers[1].begin(Ranks(0, 2)):
+        for number, writer in enumerate(writers):
+            monkeypatch.setattr("platform.node", lambda number=number: f"machine-{number}")
+            write(writer, 0, SMALL, waiting=1 << 20)
+        held.go.set()
+        for writer in writers:
+            writer.settle()
+        [first, second] = (writers[0].set / "images" / "00000").iterdir()
+        before = first.stat().st_mtime_ns, second.stat().st_mtime_ns
+        write(writers[1], 0, SMALL, waiting=None)  # which does not know that it is finished
+        assert (first.stat().st_mtime_ns, second.stat().st_mtime_ns) == before
+        assert writers[1].finished_class(0) == {"label": 0}
+        assert not [*writers[0].partial.glob("scratch/*")]
