@@ -12,6 +12,7 @@ from operator import itemgetter
 from pydream.data.layout import Tree, join
 from pydream.data.split_names import split_name
 from pydream.entry_types import parse_json
+from pydream.errors import ImageError
 
 _SUFFIXES = (".csv", ".tsv", ".jsonl")
 _TEXT_WORDS = re.compile(r"label|annot|list|class")  # in the name of a .txt file
@@ -27,6 +28,7 @@ _SPLIT_COLUMNS = ("split", "set", "subset", "dataset", "partition", "usage", "fo
 _TRIED = 200  # rows that decide the column of files
 _MATCHING = 0.5  # share of these that must name files
 _LISTED = 8
+_FREE_CELLS, _MOST_PADDED = 10**6, 16  # of a table, and times the cells that it has
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,17 @@ def read_table(
     -------
     LabelTable or None
         None if no column names files. Labels are empty if their column cannot be identified.
+
+    Raises
+    ------
+    ImageError
+        If its rows are so uneven that it would take many times its size in memory.
     """
     rows = _read_rows(path, tree.read(join(root, path)), names_file)
     if not rows:
         return None
     width = max(map(len, rows))
+    _check_even(width, [*map(len, rows)])
     rows = [row + [""] * (width - len(row)) for row in rows]
     tried = (rows[1:] or rows)[:: max(1, len(rows) // _TRIED)]
     named = [
@@ -119,6 +127,14 @@ def _read_rows(path: str, content: bytes, names_file: Callable[[str], bool]) -> 
     return [[cell.strip() for cell in row] for row in rows if any(map(str.strip, row))]
 
 
+def _check_even(width: int, cells: Sequence[int]) -> None:
+    """Raise ImageError if rows of so many cells would grow too much when all are as wide as one."""
+    if width * len(cells) > _FREE_CELLS + _MOST_PADDED * sum(cells):
+        raise ImageError(
+            f"has rows of {min(cells):,} to {width:,} cells and was not read: is it a table?"
+        )
+
+
 def _decoded(content: bytes) -> str:
     """Decode UTF-8, UTF-16 with a byte-order mark, or the encoding of Windows programs."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -137,6 +153,7 @@ def _json_rows(text: str) -> list[list[str]]:
     if not records or not all(isinstance(record, dict) for record in records):
         return []
     header = list(records[0])
+    _check_even(len(header), [*map(len, records)])
     return [header, *([str(record.get(name, "")) for name in header] for record in records)]
 
 

@@ -6,10 +6,12 @@ docs/security.md says what is promised here.
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -316,6 +318,26 @@ def test_the_provenance_of_a_set_does_not_grow(
 def chunk(name: bytes, content: bytes) -> bytes:
     body = name + content
     return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_table_whose_rows_are_too_uneven_is_not_read(kind: str, tmp_path: Path) -> None:
+    """20,000 rows of one cell would take 3 GB if all were as wide as the first."""
+    for name in ("cat/0.png", "dog/1.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(PNG)
+    first, row = "x" + "," * 20_000, "a"
+    if kind == "jsonl":
+        first, row = json.dumps({str(number): 0 for number in range(20_001)}), '{"0": 1}'
+    (tmp_path / f"labels.{kind}").write_text("\n".join([first, *[row] * 20_000]))
+    tracemalloc.start()
+    try:
+        assert open_source(tmp_path).class_names == ("cat", "dog")
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(PydreamError, match=rf"labels\.{kind} has rows of 1 to 20,001 cells and"):
+        open_source(tmp_path / f"labels.{kind}")
 
 
 @pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt"])
