@@ -76,7 +76,7 @@ def _distill(
         return opened
     run, selection, writer = opened.run, opened.selection, opened.run.writer
     with writer.begin(ranks):
-        refining = open_refinement(run, observer) if config.refine else None
+        refining = open_refinement(run, observer) if config.method.refine else None
         if ranks.first:
             opened.keep_facts(writer, refining)
         groups = single_classes(run.counts) if refining is None else refining.groups

@@ -15,6 +15,7 @@ from pydream import ops
 from pydream.data.resized import whole_view_box
 from pydream.errors import PydreamError
 from pydream.rded import RdedConfig, distill
+from pydream.rded.config import _PRESETS
 from pydream.sets.distilled import load_set
 
 SIDE = 32
@@ -132,6 +133,20 @@ def test_the_best_preset_stands_for_its_settings(
     )
     assert best.identity() == spelt.identity()
     assert dataclasses.replace(best, preset="published", factor=1).method == (1, 5, "shrunk", 0)
+
+
+def test_a_run_by_the_best_preset_makes_the_set_of_its_settings(
+    folder: Path, random_observer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = _PRESETS["best"]._replace(refine=2)
+    monkeypatch.setitem(_PRESETS, "best", few)
+    made = [
+        distill(settings(folder, random_observer, tmp_path / "a", factor=None, preset="best")),
+        distill(settings(folder, random_observer, tmp_path / "b", **few._asdict())),
+    ]
+    assert hashes(made[0].path) == hashes(made[1].path)
+    assert made[0].manifest.refinement is not None
+    assert made[0].manifest.refinement["steps"] == 2
 
 
 @pytest.mark.parametrize(
