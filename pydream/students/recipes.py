@@ -7,8 +7,9 @@ others come from the paper or from what others say of it.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from pydream.errors import PydreamError
 from pydream.students.recipe_tables import MixRule, Recipe, SpecialCase
@@ -195,6 +196,38 @@ DELT = dataclasses.replace(
 )
 """Recipe of DELT."""
 
+# Least area of a crop, and batch size, by images per class; for classes and sides of image sets.
+_BPS_NUMBERS: Mapping[tuple[int, int], Mapping[int, tuple[float, int]]] = {
+    (10, 32): {
+        10: (0.1, 16),
+        50: (0.2, 16),
+        100: (0.2, 32),
+        250: (0.4, 32),
+        500: (0.6, 64),
+        1000: (0.9, 128),
+        1500: (1.0, 128),
+    },
+    (100, 32): {10: (0.2, 32), 25: (0.4, 32), 50: (0.6, 64), 100: (0.9, 128), 150: (1.0, 128)},
+    (200, 64): {10: (0.2, 32), 50: (0.6, 64), 100: (0.9, 128)},
+    (1000, 224): {10: (0.2, 128), 50: (0.2, 256), 100: (0.2, 512)},
+}
+
+
+def _bps_cases() -> Iterator[SpecialCase]:
+    """Yield the numbers of BPS, each for the numbers of images per class nearest to it in ratio."""
+    for (num_classes, side), by_count in _BPS_NUMBERS.items():
+        halfway = (math.sqrt(one * next_one) for one, next_one in itertools.pairwise(by_count))
+        ranges = itertools.pairwise((0.0, *halfway, math.inf))
+        for per_class, (least, batch_size) in zip(ranges, by_count.values(), strict=True):
+            yield SpecialCase(
+                num_classes=num_classes,
+                side=side,
+                per_class=per_class,
+                crop_scale=(least, 1.0),
+                batch_size=batch_size,
+            )
+
+
 BPS = dataclasses.replace(
     SRE2L,
     name="bps",
@@ -204,39 +237,14 @@ BPS = dataclasses.replace(
     remarks="a ViT on ImageNet-1K sees whole images",
     epochs=500,
     batch_sizes={1: 128},
-    special_cases=tuple(
-        SpecialCase(
-            num_classes=num_classes,
-            side=side,
-            per_class=between,
-            crop_scale=(least, 1.0),
-            batch_size=batch_size,
-        )
-        for num_classes, side, between, least, batch_size in (
-            (10, 32, (0, 22), 0.1, 16),
-            (10, 32, (23, 70), 0.2, 16),
-            (10, 32, (71, 158), 0.2, 32),
-            (10, 32, (159, 353), 0.4, 32),
-            (10, 32, (354, 707), 0.6, 64),
-            (100, 32, (0, 15), 0.2, 32),
-            (100, 32, (16, 35), 0.4, 32),
-            (100, 32, (36, 70), 0.6, 64),
-            (100, 32, (71, 122), 0.9, 128),
-            (200, 64, (0, 22), 0.2, 32),
-            (200, 64, (23, 70), 0.6, 64),
-            (200, 64, (71, 150), 0.9, 128),
-            (1000, 224, (0, 22), 0.2, 128),
-            (1000, 224, (23, 70), 0.2, 256),
-            (1000, 224, (71, 150), 0.2, 512),
-        )
-    ),
+    special_cases=tuple(_bps_cases()),
     schedule="half-cosine",
     decayed="all",
     crop_scale=(0.2, 1.0),
     loss="kl-t2",
     best_of_last=21 / 500,
 )
-"""Recipe of BPS. Between its numbers of images per class, the nearest in ratio counts."""
+"""Recipe of BPS. Sets of other sizes take the numbers of the images per class nearest in ratio."""
 
 CIM = dataclasses.replace(
     RDED,

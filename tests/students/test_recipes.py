@@ -92,6 +92,32 @@ def test_numbers_follow_set_and_student(
     assert getattr(resolved(name, **shape), field) == wanted
 
 
+# Least area of a crop and batch size by images per class: `get_training_config` in the code of BPS.
+BPS_CONFIGS = {
+    (10, 32): {
+        **{10: (0.1, 16), 50: (0.2, 16), 100: (0.2, 32), 250: (0.4, 32), 500: (0.6, 64)},
+        **{1000: (0.9, 128), 1500: (1.0, 128)},
+    },
+    (100, 32): {10: (0.2, 32), 25: (0.4, 32), 50: (0.6, 64), 100: (0.9, 128), 150: (1.0, 128)},
+    (200, 64): {10: (0.2, 32), 50: (0.6, 64), 100: (0.9, 128)},
+    (1000, 224): {10: (0.2, 128), 50: (0.2, 256), 100: (0.2, 512)},
+}
+
+
+@pytest.mark.parametrize(("classes", "side"), BPS_CONFIGS)
+def test_bps_takes_the_numbers_nearest_in_ratio(classes: int, side: int) -> None:
+    """Also of sets whose classes are unequal, and of more images than any of the table."""
+    table = BPS_CONFIGS[classes, side]
+    fractions = [math.floor(size * classes) for size in (0.5, 22.4, 35.7, 70.5, 122.4, 707.5, 4000)]
+    for num_images in [*(count * classes for count in table), *fractions]:
+        ratio = num_images / classes
+        nearest = min(table, key=lambda count: max(count / ratio, ratio / count))
+        found = resolved("bps", num_classes=classes, side=side, num_images=num_images)
+        least, batch_size = table[nearest]
+        assert found.crop_scale == (least, 1.0)
+        assert found.batch_size == min(batch_size, num_images)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_names_its_source_and_what_its_authors_report(name: str) -> None:
     recipe = RECIPES[name]
