@@ -254,8 +254,14 @@ class Observer:
         Raises
         ------
         PydreamError
-            If the tile has only one row.
+            If the tile has only one row, or is a batch that norms normalise over.
         """
+        if not self._padded:
+            raise PydreamError(
+                f"{self.device} has too little memory for {self.arch} on {self.tile} images at "
+                "once, and labels of batch statistics depend on the whole batch: another program "
+                "may hold it; else take --device cpu, or lower --batch-size, which changes labels"
+            ) from error
         if self.tile == 1:
             raise PydreamError(
                 f"{self.device} has too little memory for {self.arch}: another program may hold "

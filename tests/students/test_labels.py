@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from pydream.errors import PydreamError
 from pydream.models import Observer, build_model, load_observer
 from pydream.students.labels import hard_targets, online_targets, own_targets
 from pydream.students.losses import soft_loss
@@ -144,6 +145,25 @@ def test_batch_statistics_are_those_of_training(count: int) -> None:
     assert torch.equal(targets(batch), found)
     assert torch.equal(observer.logits(batch.images), before)
     assert not torch.allclose(found, before, atol=1e-2)
+
+
+def test_batch_statistics_are_never_those_of_part_of_a_batch() -> None:
+    """Too little memory stops a run: labels of halved batches would be other labels."""
+    model = build_model("convnet2-w8-batch", num_classes=5, side=8)
+
+    def run_out(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if len(inputs[0]) > 4:
+            raise torch.OutOfMemoryError
+
+    observer = load_observer(model, side=8, **USUAL).with_batch_statistics()
+    targets, seen = online_targets(observer, None, 8), batch_of(8)
+    handle = nn.modules.module.register_module_forward_pre_hook(run_out)
+    try:
+        with pytest.raises(PydreamError, match=r"on 8 images at once.*lower --batch-size") as caught:
+            targets(seen)
+    finally:
+        handle.remove()
+    assert "\n" not in str(caught.value)
 
 
 def test_own_labels_may_be_logits() -> None:
