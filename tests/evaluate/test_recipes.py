@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -209,11 +210,31 @@ def test_stored_labels_also_serve_recipes_that_compare_logits(
 
 def test_recipes_that_compare_logits_need_all_of_them(digits: Digits, digits_set: Path) -> None:
     asked: dict[str, Any] = {"recipe": "cim", "epochs": 2}
-    relabel(RelabelConfig(set=digits_set, observer=str(digits.observer), top_k=3, **asked))
+    given: dict[str, Any] = {"set": digits_set, "observer": str(digits.observer), **asked}
+    for loss, fewer in itertools.product((None, "gift"), ({"top_k": 3}, {"hard_epochs": 1})):
+        message = f"recipe cim compares all logits .*loss {loss or 'mse'}.*--loss kl here and"
+        with pytest.raises(PydreamError, match=message):
+            relabel(RelabelConfig(**given, loss=loss, **fewer))
+    assert not (digits_set / "labels").exists()
+    relabel(RelabelConfig(**given, loss="kl", top_k=3))
     with pytest.raises(PydreamError, match=r"does not hold all logits .* or give --loss kl"):
         evaluate_set(config(digits_set, digits, recipes=(), labels=("stored",), **asked))
     kl = config(digits_set, digits, recipes=(), labels=("stored",), loss="kl", **asked)
     assert evaluate_set(kl).rows[0].recipe.loss == "kl"
+
+
+def test_a_budget_keeps_all_logits_for_a_recipe_that_compares_them(
+    digits: Digits, digits_set: Path
+) -> None:
+    """A budget that keeps one logit of each label under kl is too small for mse."""
+    asked: dict[str, Any] = {"epochs": 4, "every": 1}
+    given: dict[str, Any] = {"set": digits_set, "observer": str(digits.observer), **asked}
+    assert relabel(RelabelConfig(**given, budget="3.4KB")).top_k == 1
+    with pytest.raises(PydreamError, match=r"the least is .*all classes, 4 bits\); give --budget"):
+        relabel(RelabelConfig(**given, budget="3.4KB", loss="mse"))
+    assert relabel(RelabelConfig(**given, budget="8KB", loss="mse")).top_k is None
+    how = config(digits_set, digits, recipes=(), labels=("stored@8KB",), loss="mse", epochs=4)
+    assert evaluate_set(how).rows[0].recipe.loss == "mse"
 
 
 def test_labels_of_batch_statistics_are_stored_and_taken(digits: Digits, digits_set: Path) -> None:
