@@ -99,6 +99,29 @@ def test_no_other_labels_that_fit_are_expected_to_lose_less(
             assert expected_loss(chosen) <= expected_loss(other)
 
 
+@pytest.mark.parametrize("budget", [200_000, 12_000_000, 20_000_000, 90_000_000, 120_000_000])
+def test_epochs_are_not_given_up_for_bits(budget: int) -> None:
+    """4 bits cost nothing, and more epochs something, also beyond the ends of the tables."""
+    rows, plan = 10_000, plan_of(1000, 300)
+    chosen = within(plan, rows, budget, every=False, top_k=False, bits=False)
+    for every, bits in itertools.product(range(1, chosen.every), BITS):
+        other = dataclasses.replace(chosen, every=every, bits=bits)
+        data = sum(tensor.nbytes for tensor in other.form.layout(rows, 1000).values())
+        assert len(other.text()) + len(other.stored_epochs()) * data > budget
+    if budget == 12_000_000:  # two epochs of 4 bits, or one of 8
+        assert (chosen.every, chosen.top_k, chosen.bits) == (150, None, 4)
+
+
+def test_labels_that_say_less_are_expected_to_lose_more() -> None:
+    plan = plan_of(1000, 1000)
+    fewer_epochs = [dataclasses.replace(plan, every=every) for every in (1, 2, 30, 100, 150, 1000)]
+    fewer_classes = [dataclasses.replace(plan, top_k=kept) for kept in (None, 500, 50, 10, 5, 1)]
+    for plans in (fewer_epochs, fewer_classes):
+        losses = [expected_loss(one) for one in plans]
+        assert losses[0] == 0
+        assert losses == sorted(set(losses))
+
+
 def test_what_is_given_stays(digits: Digits, digits_set: Path) -> None:
     given = {"every": 3, "top_k": 2, "bits": 8}
     for size, (name, value) in enumerate(given.items(), start=4):
