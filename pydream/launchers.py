@@ -31,20 +31,29 @@ def place_of_rank() -> Place | None:
     """
     given = os.environ
     address = given.get("MASTER_ADDR")
-    if _number("WORLD_SIZE", 1) > 1 and "RANK" in given:
+    if "RANK" in given and _number("WORLD_SIZE", 1) > 1:
         if address is None:
             raise PydreamError(
                 "RANK and WORLD_SIZE are set, but not MASTER_ADDR: start the ranks by torchrun"
             )
         rank, port = _number("RANK"), _number("MASTER_PORT", _PORT)
         return Place(rank, _number("WORLD_SIZE"), _number("LOCAL_RANK", rank), address, port)
-    if _number("SLURM_NTASKS", 1) > 1 and "SLURM_STEP_ID" in given:
+    if "SLURM_STEP_ID" in given and (count := _tasks_of_step()) > 1:
         first = first_host(given.get("SLURM_STEP_NODELIST", "localhost"))
         # Several jobs may share a node.
         port = _number("MASTER_PORT", _PORT + _number("SLURM_JOB_ID", 0) % 1000)
-        rank, count = _number("SLURM_PROCID"), _number("SLURM_NTASKS")
+        rank = _number("SLURM_PROCID")
         return Place(rank, count, _number("SLURM_LOCALID", rank), address or first, port)
     return None
+
+
+def _tasks_of_step() -> int:
+    """Return the number of tasks of this step of Slurm.
+
+    In the shell of an allocation SLURM_NTASKS is that of the allocation, of which the shell is one.
+    """
+    given = "SLURM_STEP_NUM_TASKS" in os.environ
+    return _number("SLURM_STEP_NUM_TASKS" if given else "SLURM_NTASKS", 1)
 
 
 def _number(name: str, default: int | None = None) -> int:

@@ -512,6 +512,22 @@ def test_a_closed_pipe_and_a_terminal_without_the_characters_end_quietly() -> No
     assert "there is no command" in done.stdout
 
 
+def test_an_unknown_instruction_set_is_named_before_the_work() -> None:
+    """By commands that do work; help needs no kernels."""
+    script = f"""
+        {sys.executable} -m pydream inspect nowhere || echo $?
+        {sys.executable} -m pydream inspect --help | head -1
+    """
+    environment = {**os.environ, "PYDREAM_ISA": "mmx"}
+    done = subprocess.run(
+        ["sh", "-c", script], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout.startswith("2\nusage: pydream inspect")
+    assert done.stderr.startswith("pydream: PYDREAM_ISA: instruction set 'mmx' is not available")
+    assert done.stderr.endswith("; unset it\n")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device here plays a full disk")
 def test_a_full_disk_under_standard_output_is_one_line() -> None:
     """Found when a short output is flushed at the end, and amid a long one."""

@@ -321,7 +321,28 @@ def test_an_array_is_needed_for_auto(monkeypatch: pytest.MonkeyPatch) -> None:
             {"WORLD_SIZE": "4", "RANK": "3", "MASTER_ADDR": "a", "MASTER_PORT": "7"},
             (3, 4, 3, "a", 7),
         ),
+        ({"WORLD_SIZE": "two"}, None),  # of another program
         ({"SLURM_NTASKS": "8"}, None),  # a batch script, not a step of srun
+        (  # the shell of an allocation, a step of one task
+            {
+                "SLURM_NTASKS": "8",
+                "SLURM_STEP_ID": "4294967290",
+                "SLURM_STEP_NUM_TASKS": "1",
+                "SLURM_PROCID": "0",
+            },
+            None,
+        ),
+        (  # four tasks that srun starts from there
+            {
+                "SLURM_NTASKS": "8",
+                "SLURM_STEP_ID": "0",
+                "SLURM_STEP_NUM_TASKS": "4",
+                "SLURM_PROCID": "3",
+                "SLURM_LOCALID": "1",
+                "SLURM_STEP_NODELIST": "a,b",
+            },
+            (3, 4, 1, "a", 29500),
+        ),
         (
             {
                 "SLURM_NTASKS": "8",
@@ -349,7 +370,7 @@ def test_the_place_among_ranks(
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ({"WORLD_SIZE": "two"}, "WORLD_SIZE must be a number, got 'two'"),
+        ({"WORLD_SIZE": "two", "RANK": "0"}, "WORLD_SIZE must be a number, got 'two'"),
         ({"WORLD_SIZE": "2", "RANK": ""}, "RANK must be a number, got ''"),
         ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK must be a number, got '-1'"),
         ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_PORT": "tcp://a:1"}, "MASTER_PORT must be"),
