@@ -34,15 +34,15 @@ class ParquetFiles:
 def find_parquet(path: AnyPath) -> ParquetFiles | None:
     """Find the parquet files of a source; None if it is another kind of source.
 
-    They lie in the named folder, in ``data`` below it or in folders of splits, as on the Hugging
-    Face Hub; a folder that only wraps another is skipped.
+    They are the named file, or lie in the named folder, in ``data`` below it or in folders of
+    splits, as on the Hugging Face Hub; a folder that only wraps another is skipped.
 
     Raises
     ------
     PydreamError
         If the folder holds several sets.
     """
-    files = [(path, "")] if path.suffix.lower() == SUFFIX else _below(path)
+    files = _below(path) if path.is_dir() else [(path, "")]
     if not files:
         return None
     words: dict[str, dict[str, list[AnyPath]]] = {}

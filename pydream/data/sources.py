@@ -295,9 +295,10 @@ def open_parquet(
 def _parquet(path: AnyPath, columns: Mapping[str, str]) -> ParquetFiles | None:
     """Find the parquet files of a source; None if it has none, or only tables without images."""
     with _unreadable_as_error(path):
+        is_folder = path.is_dir()
         is_file = path.suffix.lower() == PARQUET and path.is_file()
-        found = find_parquet(path) if path.is_dir() or is_file else None
-    if found is not None and path.is_dir():
+        found = find_parquet(path) if is_folder or is_file else None
+    if found is not None and is_folder:
         from pydream.data.parquet import has_images
 
         found = found if has_images(found) else None

@@ -130,6 +130,17 @@ def test_files_without_the_name_of_a_split_are_all_train(tmp_path: Path) -> None
         open_source(tmp_path, "test")
 
 
+def test_a_folder_may_be_named_like_a_file(tmp_path: Path) -> None:
+    """As Spark writes a table: a folder of parts."""
+    table, photos = tmp_path / "set.parquet", tmp_path / "photos.parquet"
+    write(table / "part-0.parquet", rows(9)[:4])
+    write(table / "part-1.parquet", rows(9)[4:])
+    (table / "_SUCCESS").touch()
+    assert len(open_source(table)) == 9
+    assert not has_split(table, "test")
+    assert pixels(open_source(folders(photos, rows(9)))) == pixels(open_source(table))
+
+
 def test_files_of_no_split_beside_splits_are_counted(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", rows(9))
     write(tmp_path / "extra.parquet", rows(9))
