@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -11,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pydream.data.formats import IMAGE_SUFFIXES
-from pydream.data.image_names import joined_names
+from pydream.data.image_names import composed, joined_names
 from pydream.data.layout import (
     Layout,
     Splits,
@@ -255,14 +254,6 @@ def _labels_of(
     folders: Sequence[str], names: Sequence[str], where: str, train: str | None
 ) -> dict[str, int]:
     """Find the label of each class folder."""
-    twice = Counter(_normal(name) for name in names)
-    for name in names:
-        if twice[_normal(name)] > 1:
-            same = [other for other in names if _normal(other) == _normal(name)]
-            raise PydreamError(
-                f"{where}: the class folders {' and '.join(map(ascii, same))} have the same name, "
-                "encoded in two ways (Unicode NFC and NFD); join them"
-            )
     labels = places_of(folders, names)
     strange = [folder for folder in folders if folder not in labels]
     if strange:
@@ -282,22 +273,18 @@ def places_of(folders: Sequence[str], names: Sequence[str]) -> dict[str, int]:
         The index in `names` of each folder found there.
     """
     exact = {name: place for place, name in enumerate(names)}
-    normal = {_normal(name): place for place, name in enumerate(names)}
+    normal = {composed(name): place for place, name in enumerate(names)}
     folded = Counter(_folded(name) for name in names)
     loose = {_folded(name): place for place, name in enumerate(names) if folded[_folded(name)] == 1}
     found = {
-        folder: exact.get(folder, normal.get(_normal(folder), loose.get(_folded(folder))))
+        folder: exact.get(folder, normal.get(composed(folder), loose.get(_folded(folder))))
         for folder in folders
     }
     return {folder: place for folder, place in found.items() if place is not None}
 
 
-def _normal(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
 def _folded(name: str) -> str:
-    return _normal(_normal(name).casefold())
+    return composed(composed(name).casefold())
 
 
 def _lying(files: Sequence[str], ignored: Counter[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
@@ -93,6 +94,22 @@ def joined_names(parts: Iterable[Sequence[str]], description: str) -> ImageNames
         except UnicodeEncodeError as error:
             raise _not_utf8(error, description) from error
     return ImageNames(pa.concat_arrays(arrays))
+
+
+def composed(name: str) -> str:
+    """Return a name in the composed form of Unicode (NFC)."""
+    return unicodedata.normalize("NFC", name)
+
+
+def check_told_apart(names: Sequence[str], description: str) -> None:
+    """Raise PydreamError if two names of classes differ only in their Unicode normalisation."""
+    first: dict[str, str] = {}
+    for name in names:
+        if (other := first.setdefault(composed(name), name)) != name:
+            raise PydreamError(
+                f"{description}: the classes {other!a} and {name!a} have the same name, encoded in "
+                "two ways (Unicode NFC and NFD); join them"
+            )
 
 
 def check_utf8(names: Sequence[str], description: str) -> None:

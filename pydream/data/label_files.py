@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import posixpath
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
+from pydream.data.image_names import composed
 from pydream.data.label_tables import is_table, read_table
 from pydream.data.layout import Tree, images_below, is_image, join, visible, wrappers
 from pydream.data.split_names import (
@@ -120,7 +121,10 @@ class LabelFiles:
 
 
 class _Images:
-    """The images below a folder, found by the names in a table."""
+    """The images below a folder, found by the names in a table.
+
+    A name in another Unicode normalisation than on the disk is found, too, if it is unique.
+    """
 
     def __init__(self, keys: Sequence[str]) -> None:
         self.keys = keys
@@ -138,6 +142,24 @@ class _Images:
 
     def find(self, cell: str, folders: Sequence[str]) -> str | None:
         """Return the key for a cell: a path from one of the folders, or a name that is unique."""
+        found = self._find(cell, folders)
+        if found is not None or cell.isascii() or not self._normalised:
+            return found
+        images, keys_of = self._normalised
+        names = keys_of.get(images._find(composed(cell), [*map(composed, folders)]) or "", ())
+        return names[0] if len(names) == 1 else None
+
+    @cached_property
+    def _normalised(self) -> tuple[_Images, Mapping[str, Sequence[str]]] | None:
+        """The images by their normalised keys, and the keys of each; None if all are ASCII."""
+        if all(map(str.isascii, self.keys)):
+            return None
+        keys_of: dict[str, list[str]] = defaultdict(list)
+        for key in self.keys:
+            keys_of[composed(key)].append(key)
+        return _Images([*map(composed, self.keys)]), keys_of
+
+    def _find(self, cell: str, folders: Sequence[str]) -> str | None:
         path = cell.replace("\\", "/").removeprefix("./").lstrip("/")
         for folder in folders:
             if (exact := join(folder, path)) in self._exact:

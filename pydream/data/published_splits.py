@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 
 from pydream.data.class_folders import places_of
+from pydream.data.image_names import composed
 from pydream.data.label_files import LabelFiles, Row, TableRows
 from pydream.data.layout import Layout, Splits, by_class, file_kind, join
 from pydream.errors import PydreamError
@@ -44,7 +45,7 @@ class TableLayout:
         """List the images that the rows name."""
         path = join(self.files.level, self.table.path)
         where = self.description if self.chosen else f"{self.description}: {path}"
-        places = {name: place for place, name in enumerate(self.names)}
+        places = {composed(name): place for place, name in enumerate(self.names)}
         labels: dict[str, int] = {}
         ignored = Counter(self.ignored or {})
         without: list[str] = []
@@ -58,11 +59,11 @@ class TableLayout:
             label = self.label_of(row)
             if not label:
                 ignored["images without a label"] += 1
-            elif label not in places:
+            elif (place := places.get(composed(label))) is None:
                 raise PydreamError(
                     f"{where}: {label!r}, of {row.cell}, is not a label of the train split"
                 )
-            elif labels.setdefault(row.key, places[label]) != places[label]:
+            elif labels.setdefault(row.key, place) != place:
                 raise PydreamError(
                     f"{where}: {row.cell} has two labels, {self.names[labels[row.key]]!r} and "
                     f"{label!r}; keep one row for each image"

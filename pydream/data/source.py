@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from pydream.data.decode import prepare
-from pydream.data.image_names import check_utf8, in_parts
+from pydream.data.image_names import check_told_apart, check_utf8, in_parts
 from pydream.errors import ImageError, returned
 
 
@@ -60,6 +60,7 @@ class Source(ABC):
         notes: Sequence[str] = (),
     ) -> None:
         check_utf8(class_names, description)
+        check_told_apart(class_names, description)
         check_utf8(keys, description)
         self.description = description
         self.split = split

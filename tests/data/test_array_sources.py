@@ -275,6 +275,13 @@ def test_labels_in_other_forms_are_the_same_labels(
     check(open_source((images, form(labels))), images, labels, list(names))
 
 
+def test_one_label_in_two_encodings_is_refused() -> None:
+    images, labels = some_arrays()
+    names = np.array(["caf\u00e9", "cafe\u0301", "c", "d"])
+    with pytest.raises(PydreamError, match="have the same name, encoded in two ways"):
+        open_source((images, names[labels]))
+
+
 @pytest.mark.parametrize(
     ("train", "test"),
     [

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -226,6 +227,53 @@ def test_two_labels_of_one_image_are_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows, "3.png,dog"]))
     with pytest.raises(PydreamError, match=r"3\.png has two labels, 'cat' and 'dog'"):
         open_source(tmp_path)
+
+
+def spelled(form: str, text: str) -> str:
+    return unicodedata.normalize(form, text)
+
+
+def test_one_label_in_two_encodings_is_refused(tmp_path: Path) -> None:
+    write_images(tmp_path, LABELS)
+    labels = {**LABELS, "0.png": spelled("NFC", "café"), "1.png": spelled("NFD", "café")}
+    write_table(tmp_path / "labels.csv", "file,label", labels)
+    with pytest.raises(PydreamError, match=r"'cafe\\u0301' and 'caf\\xe9' have the same name, enc"):
+        open_source(tmp_path)
+
+
+def test_labels_of_test_may_be_encoded_in_another_way(tmp_path: Path) -> None:
+    write_images(tmp_path, LABELS)
+    train = {"0.png": spelled("NFC", "café"), "1.png": "dog"}
+    write_table(tmp_path / "train.csv", "file,label", train)
+    write_table(tmp_path / "test.csv", "file,label", {"2.png": spelled("NFD", "café")})
+    assert labels_by_name(open_source(tmp_path, "test")) == {"2.png": spelled("NFC", "café")}
+
+
+@pytest.mark.parametrize("row", ["{file},{label}", "{stem},{label}", "elsewhere/{file},{label}"])
+def test_files_encoded_in_another_way_than_in_the_table(row: str, tmp_path: Path) -> None:
+    on_disk = {f"é/{spelled('NFD', 'ü')}{file}": label for file, label in LABELS.items()}
+    write_images(tmp_path, on_disk)
+    listed = {f"{spelled('NFC', 'ü')}{file}": label for file, label in LABELS.items()}
+    write_table(tmp_path / "é" / "labels.csv", "file,label", listed, row=row)
+    for table in (tmp_path / "é", tmp_path / "é" / "labels.csv"):
+        source = open_source(table)
+        assert source.class_names == ("cat", "dog", "emu")
+        assert len(source) == len(LABELS)
+        assert not source.ignored
+
+
+def test_files_whose_names_differ_in_their_encoding_alone(tmp_path: Path) -> None:
+    """Each is found as it is written, and neither by a name of a third form."""
+    both = {spelled("NFC", "ấ.png"): "cat", spelled("NFD", "ấ.png"): "dog"}
+    write_images(tmp_path, [*both, *LABELS])
+    if len(list(tmp_path.iterdir())) < len(both) + len(LABELS):
+        pytest.skip("this disk does not tell encodings apart")
+    write_table(
+        tmp_path / "labels.csv", "file,label", {**LABELS, **both, "\u00e2\u0301.png": "emu"}
+    )
+    source = open_source(tmp_path)
+    assert labels_by_name(source) == {**LABELS, **both}
+    assert source.ignored_kinds == {"rows without an image": 1}
 
 
 def test_a_label_that_train_lacks_is_refused(tmp_path: Path) -> None:
