@@ -1,4 +1,4 @@
-"""float32 products on a GPU: in float32 instead of TF32, and the same in every run."""
+"""Arithmetic on a GPU: float32 without TF32, and the same algorithms in every run."""
 
 from __future__ import annotations
 
@@ -33,19 +33,25 @@ def ieee_float32() -> Iterator[None]:
 
 
 @contextmanager
-def repeatable_float32() -> Iterator[None]:
-    """Make cuDNN choose the same deterministic algorithms in every run, without TF32.
+def repeatable_arithmetic_of(precision: str) -> Iterator[None]:
+    """Make cuDNN choose the same deterministic algorithms in every run; as `arithmetic_of`, too.
 
     The switches belong to the whole process, so other threads see them, too; the block restores
-    them. Whether cuDNN is used at all does not change.
+    them. Whether cuDNN is used at all does not change. PyTorch's own kernels are not switched:
+    `torch.use_deterministic_algorithms` lists those that sum in no fixed order on a GPU.
     """
     # Benchmark mode chooses by time, which varies.
     values = [
         (_attribute(cudnn, "deterministic"), True),
         (_attribute(cudnn, "benchmark"), False),
     ]
-    with _set(values), ieee_float32():
+    with _set(values), arithmetic_of(precision):
         yield
+
+
+def repeatable_float32() -> AbstractContextManager[None]:
+    """Return `repeatable_arithmetic_of` float32."""
+    return repeatable_arithmetic_of("float32")
 
 
 def arithmetic_of(precision: str) -> AbstractContextManager[None]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pydream.arithmetic import arithmetic_of
+from pydream.arithmetic import repeatable_arithmetic_of
 from pydream.data import Source, check_classes, has_split, open_source
 from pydream.data.resized import side_of
 from pydream.data_parallel import DataParallel, data_parallel
@@ -183,7 +183,7 @@ def _train_observer(config: ObserverConfig, ranks: Ranks, source: Source | None)
         if ranks.first:
             run = _partial_run(out, identity, config.resume)
         announce_device(config.device)
-        with own_random_numbers(config.seed, device), arithmetic_of(precision):
+        with own_random_numbers(config.seed, device), repeatable_arithmetic_of(precision):
             model, images = _prepare(config, source, train_indices, side, device, parallel)
             if ranks.first:
                 begun.enter_context(run.begin())

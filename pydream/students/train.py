@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pydream.allocator import keep_freed_memory
-from pydream.arithmetic import arithmetic_of
+from pydream.arithmetic import repeatable_arithmetic_of
 from pydream.data.resized import LabelledImages
 from pydream.data_parallel import ALONE, DataParallel
 from pydream.errors import PydreamError
@@ -138,7 +138,7 @@ def train_student(
         trained by these ranks, or the loss is no longer finite.
     """
     side, device = images.shape[1], images.device
-    with own_random_numbers(seed, device), keep_freed_memory(), arithmetic_of(precision):
+    with own_random_numbers(seed, device), keep_freed_memory(), repeatable_arithmetic_of(precision):
         model = build_model(student, num_classes=num_classes, side=side)
         model = parallel.prepare(model, student, device)
         model = model.to(memory_format=torch.channels_last).to(device)

@@ -211,8 +211,9 @@ def test_stored_labels_also_serve_recipes_that_compare_logits(
 def test_recipes_that_compare_logits_need_all_of_them(digits: Digits, digits_set: Path) -> None:
     asked: dict[str, Any] = {"recipe": "cim", "epochs": 2}
     given: dict[str, Any] = {"set": digits_set, "observer": str(digits.observer), **asked}
-    fewer: dict[str, Any]
-    for loss, fewer in itertools.product((None, "gift"), ({"top_k": 3}, {"hard_epochs": 1})):
+    fewer_logits: tuple[dict[str, Any], ...] = ({"top_k": 3}, {"hard_epochs": 1})
+    losses: tuple[Any, ...] = (None, "gift")
+    for loss, fewer in itertools.product(losses, fewer_logits):
         message = f"recipe cim compares all logits .*loss {loss or 'mse'}.*--loss kl here and"
         with pytest.raises(PydreamError, match=message):
             relabel(RelabelConfig(**given, loss=loss, **fewer))
