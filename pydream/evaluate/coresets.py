@@ -45,9 +45,7 @@ def herding(features: Tensor, offsets: Sequence[int], count: int | Sequence[int]
     """
     labels = _labels(features, offsets)
     unit = torch.nn.functional.normalize(features, dim=1)
-    lengths = labels.bincount().float()[:, None]
-    mean = torch.zeros(len(lengths), features.shape[1], device=features.device)
-    mean = mean.index_add_(0, labels, unit) / lengths
+    mean = _class_means(unit, labels)
     wanted = mean.clone()
 
     def scores(newest: Tensor | None) -> Tensor:
@@ -81,10 +79,8 @@ def k_centre(features: Tensor, offsets: Sequence[int], count: int | Sequence[int
     and Savarese, ICLR 2018 (algorithm 1).
     """
     labels = _labels(features, offsets)
-    lengths = labels.bincount()
-    means = torch.zeros(len(lengths), features.shape[1], device=features.device)
-    means = means.index_add_(0, labels, features) / lengths[:, None]
-    first = nearest_samples(features, means, 1, offsets, [1] * len(lengths)).flatten()
+    means = _class_means(features, labels)
+    first = nearest_samples(features, means, 1, offsets, [1] * len(means)).flatten()
     nearest = torch.full((len(features),), torch.inf, device=features.device)
 
     def scores(newest: Tensor | None) -> Tensor:
@@ -136,6 +132,17 @@ def _by_rows(
         torch.split(features, _ROWS_AT_ONCE), torch.split(labels, _ROWS_AT_ONCE), strict=True
     )
     return torch.cat([combine(rows, of_classes[own]) for rows, own in parts])
+
+
+def _class_means(features: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean of the rows of each class, (K, D), which the CPU sums in their order.
+
+    On a GPU, `index_add_` would sum in another order in every run, and ranks choose for themselves.
+    """
+    rows, classes = features.cpu(), labels.cpu()
+    lengths = classes.bincount()
+    sums = torch.zeros(len(lengths), rows.shape[1]).index_add_(0, classes, rows)
+    return (sums / lengths[:, None]).to(features.device)
 
 
 def _lengths(offsets: Sequence[int]) -> list[int]:

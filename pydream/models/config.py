@@ -109,7 +109,8 @@ class ObserverConfig:
     horizontal_flip: bool = True
     """Random mirroring of half of the images, which is wrong for digits and letters."""
     seed: int = 0
-    """Random seed. The same seed gives the same weights, byte for byte."""
+    """Random seed. The same seed gives the same weights, byte for byte; on a GPU, if its layers
+    sum in a fixed order."""
     precision: str = "auto"
     """Arithmetic: auto, float32 or bfloat16; auto selects bfloat16 if the processor supports it
     natively."""
@@ -124,8 +125,8 @@ class ObserverConfig:
     workers: int = dataclasses.field(default_factory=usable_processors)
     """Number of threads that decode images."""
     resume: bool = False
-    """Continue an interrupted training. The result is byte-identical to that of an uninterrupted
-    one."""
+    """Continue an interrupted training. The result is that of an uninterrupted one, byte for byte
+    as far as the same seed gives the same weights."""
 
     def __post_init__(self) -> None:
         expand_settings(self, "source", "out")

@@ -260,7 +260,7 @@ class Observer:
             raise PydreamError(
                 f"{self.device} has too little memory for {self.arch} on {self.tile} images at "
                 "once, and labels of batch statistics depend on the whole batch: another program "
-                "may hold it; else take --device cpu, or lower --batch-size, which changes labels"
+                "may hold it; else take --device cpu, or a lower batch size, which changes labels"
             ) from error
         if self.tile == 1:
             raise PydreamError(

@@ -122,7 +122,8 @@ def train_observer(config: ObserverConfig, *, source: Source | None = None) -> T
     each class.
 
     Every half minute and at Ctrl-C, the state is written to ``<out>.partial``; a run with `resume`
-    continues from it to the same bytes.
+    continues from it to the same bytes; on a GPU, if no layer of the network sums in another order
+    in every run (`torch.use_deterministic_algorithms` lists those that do).
 
     Parameters
     ----------

@@ -54,6 +54,27 @@ def test_every_class_as_if_it_were_alone(
         assert (chosen - begin).tolist() == plain(rows[begin : begin + size], count)
 
 
+class OnDevice(torch.Tensor):
+    """Stands for a tensor on a GPU, where sums by index have no fixed order."""
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        assert not func.__name__.startswith(("index_add", "scatter_add"))
+        answer: Callable[..., Any] = super().__torch_function__
+        found = answer(func, types, args, kwargs or {})
+        return found.as_subclass(torch.Tensor) if func is torch.Tensor.cpu else found
+
+
+@pytest.mark.parametrize("choose", [herding, k_centre])
+def test_sums_have_a_fixed_order_on_every_device(choose: Callable[..., Any]) -> None:
+    rows, places = features(), offsets()
+    found = choose(rows.as_subclass(OnDevice), places, 5)
+    for chosen, wanted in zip(found, choose(rows, places, 5), strict=True):
+        assert chosen.tolist() == wanted.tolist()
+
+
 @pytest.mark.parametrize("choose", [herding, k_centre])
 def test_equal_rows_are_chosen_once_each(choose: Callable[..., Any]) -> None:
     rows = torch.ones(6, 3)

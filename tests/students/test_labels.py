@@ -159,7 +159,7 @@ def test_batch_statistics_are_never_those_of_part_of_a_batch() -> None:
     targets, seen = online_targets(observer, None, 8), batch_of(8)
     handle = nn.modules.module.register_module_forward_pre_hook(run_out)
     try:
-        with pytest.raises(PydreamError, match=r"on 8 images at .*--batch-size") as caught:
+        with pytest.raises(PydreamError, match=r"on 8 images at .*a lower batch size") as caught:
             targets(seen)
     finally:
         handle.remove()
