@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from trees import labels_by_name, pack, write_images
@@ -229,7 +230,7 @@ def test_two_labels_of_one_image_are_refused(tmp_path: Path) -> None:
         open_source(tmp_path)
 
 
-def spelled(form: str, text: str) -> str:
+def spelled(form: Literal["NFC", "NFD"], text: str) -> str:
     return unicodedata.normalize(form, text)
 
 
