@@ -293,6 +293,8 @@ def test_a_warning_of_ours_is_one_line_and_others_are_as_python_has_them(
         (("evalute", "x"), "there is no command 'evalute'; the nearest is evaluate; see "),
         (("xyzzy",), "there is no command 'xyzzy'; see "),
         (("--json", "doctor"), "options come after the command; got --json before it; see "),
+        (("--ipc", "3", "rded"), "options come after the command; got --ipc before it; see "),
+        (("--ipc=3", "rded", "x"), "options come after the command; got --ipc before it; see "),
         (("rded", "x", "y", "--observer", "z"), "rded: 'y' is one word too many"),
         (("rded", "--ipc", "3"), "rded needs SOURCE and --observer"),
         (

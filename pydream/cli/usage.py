@@ -73,10 +73,11 @@ def _unknown(event: ParseErrorEvent, command: Sequence[str], commands: Commands)
 
     tokens: list[str] = getattr(event, "tokens", [])
     if not command:
+        first = "".join(sys.argv[1:2]).partition("=")[0]
+        if first.startswith("-"):
+            return f"options come after the command; got {first} before it"
         if not isinstance(event, _errors.UnrecognizedArgs):
             return None
-        if tokens[0].startswith("-"):
-            return f"options come after the command; got {tokens[0]} before it"
         return f"there is no command {tokens[0]!r}{_nearest(tokens[0], commands)}"
     words, options = " ".join(command), option_names(command, commands)
     for argument in sys.argv[1:]:

@@ -13,7 +13,7 @@ from pydream.dream.real import ClassImages
 from pydream.dream.resolved import ResolvedConfig
 from pydream.errors import PydreamError
 from pydream.sets.distilled import DistilledSet
-from pydream.sets.imported import open_distilled
+from pydream.sets.imported import find_tensors, open_distilled
 from pydream.sets.opening import check_image_files
 from pydream.sets.tensor_files import labels_beside
 
@@ -32,9 +32,8 @@ def start_fingerprint(config: ResolvedConfig, class_names: Sequence[str]) -> str
     if config.starts_from in ("real", "noise"):
         return None
     path = Path(config.starts_from)
-    named = [path / "images.pt", path / "data.pt"] if path.is_dir() else [path]
-    tensors = next((file for file in named if file.is_file()), None)
-    if tensors is None:
+    tensors = find_tensors(path) if path.is_dir() else path
+    if tensors is None or not tensors.is_file():
         distilled = open_distilled(path, class_names=class_names)
         check_image_files(distilled)
         return distilled.images_sha256

@@ -32,6 +32,7 @@ Baseline: TypeAlias = Literal[
 
 _TILED = "-tiled"
 _WITHIN = "stored@"
+_LABELS = "online, stored, stored@SIZE, own, hard or published"
 
 
 def is_tiled(baseline: str) -> bool:
@@ -68,7 +69,7 @@ def _known_labels(word: str) -> str:
         If there is no such source.
     """
     if word not in get_args(LabelKind) and not word.startswith(_WITHIN):
-        raise PydreamError(f"labels must be online, stored, stored@SIZE, own or hard, got {word!r}")
+        raise PydreamError(f"labels must be {_LABELS}, got {word!r}")
     budget = budget_of(word)
     return word if budget is None else f"{_WITHIN}{size_words(budget)}"
 
@@ -150,7 +151,7 @@ class EvaluateConfig(SetSettings, RecipeSettings):
             object.__setattr__(self, field, tuple(names))
         checks.seeds(self.seeds)
         if not self.labels:
-            raise PydreamError("labels must be online, stored, own or hard, got none")
+            raise PydreamError(f"labels must be {_LABELS}, got none")
         object.__setattr__(self, "labels", tuple(map(_known_labels, self.labels)))
         checks.different(students=self.students, labels=self.labels, baselines=self.baselines)
         checks.different(recipes=self.recipes)

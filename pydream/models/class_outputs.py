@@ -21,6 +21,7 @@ def class_outputs(
     *,
     measured: bool,
     called: str = "the observer",
+    otherwise: str = "",
 ) -> list[int]:
     """Find the outputs of an observer for the classes of an image set.
 
@@ -41,6 +42,8 @@ def class_outputs(
         wrong order. If so, as many classes with other names are assumed to be in order.
     called
         The observer in messages.
+    otherwise
+        Other advice than another observer where it lacks classes.
 
     Returns
     -------
@@ -71,7 +74,7 @@ def class_outputs(
     if missing:
         raise PydreamError(
             f"{called} does not know the classes {listed(missing)} of {where}; give one "
-            "trained on them"
+            f"trained on them{otherwise}"
         )
     places = {name: place for place, name in enumerate(known)}
     return [places[name] for name in class_names]

@@ -49,13 +49,14 @@ from pydream.versions import PACKAGE
 _NUMBERED = re.compile(r"\d{5}")  # names of class folders in RDED and DD-Ranking
 _NUMBER = re.compile(r"\d+")
 _SUFFIXES = (".pt", ".pth")
+_TENSORS = ("images.pt", "data.pt", "res.pt", "images_best.pt")  # the last two as exports have them
 _MOST_CLASSES = 1_000_000  # a damaged label may be of any size
 _FACTS = {"class_names": list_of(is_text), "factor": is_positive}
 _OTHER_FACTS = {"views": or_none(one_of("crop", "dsa")), "whitening": or_none(is_mapping)}
 _is_ours = mapping_of({"package": mapping_of({"name": one_of(PACKAGE)}), **_FACTS}, _OTHER_FACTS)
 _KINDS = (
     "a set of pydream, a folder of class folders or of parquet files, a .pt or .pth file of "
-    "[images, labels], or a folder with images.pt or data.pt"
+    f"[images, labels], or a folder with {', '.join(_TENSORS[:-1])} or {_TENSORS[-1]}"
 )
 
 
@@ -85,7 +86,8 @@ def open_distilled(
         - such a file with images alone, their labels beside it in a file of the same name with
           ``labels`` for ``images`` (MTT, DATM); without any labels the images are taken class by
           class;
-        - a folder with such an ``images.pt`` or ``data.pt``;
+        - a folder with such an ``images.pt``, ``data.pt``, ``res.pt`` or ``images_best.pt``,
+          the first of them;
         - a ``.parquet`` file or a folder of them, with images and labels, as for `open_source`.
 
         Images in a file are (N, C, S, S), with one channel or three: uint8, or floating point in
@@ -100,7 +102,8 @@ def open_distilled(
         set itself names its classes, as ``info.json`` beside the tensors of `pydream export` does.
     classes
         Text file with the name of each class on its own line, in the order of the numbers or, in
-        natural order, of the folders. It takes precedence over all other names.
+        natural order, of the folders. It takes precedence over all other names. A set of pydream
+        names its own classes and takes no such file.
     mean, std
         Mean and standard deviation that the images of a file were normalised with, per channel.
     zca
@@ -132,6 +135,10 @@ def open_distilled(
     """
     path = Path(path)
     if (path / "manifest.json").is_file():
+        if classes is not None:
+            raise PydreamError(
+                f"{path} is a set of pydream and names its classes: leave out --classes"
+            )
         return load_set(path)
     given = None if classes is None else read_class_names(classes)
     if (source := open_parquet(path)) is not None:
@@ -140,10 +147,10 @@ def open_distilled(
         for folder in (path, path / "images", path / "medium"):
             if _has_numbered_folders(folder):
                 return _open_folders(path, folder, class_names, given)
-        tensors = [path / name for name in ("images.pt", "data.pt") if (path / name).is_file()]
-        if not tensors:
+        found = find_tensors(path)
+        if found is None:
             return _open_folders(path, path, class_names, given)
-        file = tensors[0]
+        file = found
     else:
         file = path
     if not file.is_file():
@@ -164,6 +171,11 @@ def open_distilled(
         return _whitened(path, values, labels, names, info, soft)
     pixels = to_pixels(held, file, mean, std)[order]
     return _imported(path, ImagesInMemory(pixels), labels, names, info, soft)
+
+
+def find_tensors(folder: Path) -> Path | None:
+    """Return the file of images in a folder, by the names that tools give it; None without one."""
+    return next((folder / name for name in _TENSORS if (folder / name).is_file()), None)
 
 
 def read_class_names(file: str | os.PathLike[str]) -> list[str]:
@@ -304,7 +316,13 @@ def _open_folders(
     path: Path, root: Path, class_names: Sequence[str] | None, given: Sequence[str] | None
 ) -> DistilledSet:
     """Open a folder of class folders."""
-    layout = find_class_folders(FolderTree(root), str(root)).open("train", str(root))
+    try:
+        layout = find_class_folders(FolderTree(root), str(root)).open("train", str(root))
+    except PydreamError as error:
+        tensors = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES)
+        if not tensors:
+            raise
+        raise PydreamError(f"{error}; or name the file of images: {tensors[0]}") from error
     order, names = _name_folders(layout, root, class_names, given)
     place = np.argsort(order)  # number in the set, by class in the order of the sorted folders
     rows = np.argsort(place[layout.labels], kind="stable")
@@ -347,7 +365,7 @@ def _name_folders(
         return order, given
     if class_names is not None and {*class_names} == {*folders}:
         return [folders.index(name) for name in class_names], class_names
-    numbers = _numbers(natural)
+    numbers = numbers_of(natural)
     if class_names is None or numbers is None:
         return order, natural
     count = len(class_names)
@@ -367,7 +385,7 @@ def _name_folders(
     return order, class_names
 
 
-def _numbers(names: Sequence[str]) -> list[int] | None:
+def numbers_of(names: Sequence[str]) -> list[int] | None:
     """Return the number in each name if the names differ in nothing else (new000, new001)."""
     found = [_NUMBER.findall(name) for name in names]
     frames = {_NUMBER.sub("#", name) for name in names}

@@ -18,7 +18,7 @@ from pydream.models.loading import load_configured_observer
 from pydream.sets.config import SetSettings
 from pydream.sets.distilled import DistilledSet
 from pydream.sets.image_formats import hash_image_files
-from pydream.sets.imported import open_distilled
+from pydream.sets.imported import numbers_of, open_distilled
 from pydream.urls import is_url, without_secrets
 
 
@@ -236,4 +236,7 @@ def class_order(observer: Observer, distilled: DistilledSet) -> list[int]:
                 f"{len(names)} classes of the set"
             )
         return order
-    return class_outputs(observer, names, str(distilled.path), measured=False)
+    unnamed = not distilled.is_ours and numbers_of(names) is not None
+    otherwise = ", or name the classes of the set with --source or --classes" if unnamed else ""
+    where = str(distilled.path)
+    return class_outputs(observer, names, where, measured=False, otherwise=otherwise)

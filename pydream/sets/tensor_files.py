@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import warnings
 from collections.abc import Sequence
@@ -231,9 +232,10 @@ def _undo(
             f"{values}: give the mean and std they were normalised with (--image-mean, "
             f"--image-std), {channels} numbers each"
         )
-    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+    finite = all(map(math.isfinite, (*mean, *std)))
+    if len(mean) != channels or len(std) != channels or not finite or min(std) <= 0:
         raise PydreamError(
-            f"{values}: mean and std must be {channels} numbers each, std above 0, got "
+            f"{values}: mean and std must be {channels} numbers each, all finite, std above 0, got "
             f"{tuple(mean)} and {tuple(std)}"
         )
     if whitened:

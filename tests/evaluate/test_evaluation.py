@@ -289,7 +289,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"eval_every": 0}, "eval_every must be at least 1, got 0"),
     ({"workers": 0}, "workers must be at least 1, got 0"),
     ({"full_steps": 0}, "full_steps must be at least 1, got 0"),
-    ({"labels": ()}, "labels must be online, stored, own or hard, got none"),
+    ({"labels": ()}, "stored@SIZE, own, hard or published, got none"),
     ({"labels": ("hard", "hard")}, "labels must differ, got hard hard"),
     ({"students": ("a,b", "a")}, "students must differ, got a b a"),
 ]

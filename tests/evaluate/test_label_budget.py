@@ -222,7 +222,7 @@ def test_labels_that_cannot_be(digits: Digits, digits_set: Path) -> None:
             config(digits_set, digits, budget=size)
         with pytest.raises(PydreamError, match="stored takes a size such as 300MB"):
             evaluation(digits_set, digits, f"stored@{size}")
-    with pytest.raises(PydreamError, match=r"labels must be online, .* got 'soft'"):
+    with pytest.raises(PydreamError, match=r"labels must be online, .* or published, got 'soft'"):
         evaluation(digits_set, digits, "hard,soft")
     with pytest.raises(PydreamError, match="labels must differ"):
         evaluation(digits_set, digits, "stored@1KB", "stored@1000B")

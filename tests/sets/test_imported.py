@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,11 @@ import torch
 from PIL import Image
 
 from pydream.errors import PydreamError
-from pydream.sets.imported import open_distilled
+from pydream.sets import ExportConfig, export_set
+from pydream.sets.config import Layout
+from pydream.sets.imported import find_tensors, open_distilled
 from pydream.sets.manifest import Manifest
+from pydream.sets.opening import class_order
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # of CIFAR-10, as MTT has them
 SIDE = 5
@@ -490,7 +495,15 @@ def test_files_that_hold_no_set(
 
 
 @pytest.mark.parametrize(
-    ("mean", "std"), [(MEAN[:1], STD), (MEAN, STD[:1]), (MEAN, (0.2, 0.2, 0.0)), (MEAN, None)]
+    ("mean", "std"),
+    [
+        (MEAN[:1], STD),
+        (MEAN, STD[:1]),
+        (MEAN, (0.2, 0.2, 0.0)),
+        (MEAN, None),
+        ((float("nan"),) * 3, STD),
+        (MEAN, (0.2, 0.2, float("inf"))),
+    ],
 )
 def test_a_normalisation_that_cannot_be(
     tmp_path: Path, mean: tuple[float, ...], std: tuple[float, ...] | None
@@ -530,3 +543,45 @@ def test_paths_that_lead_to_no_set(tmp_path: Path) -> None:
         with pytest.raises(PydreamError, match=message) as refused:
             open_distilled(tmp_path / name)
         assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("to", ["dc", "mtt"])
+def test_folders_of_tensors_that_exports_write(
+    tmp_path: Path, make_set: Callable[..., Any], to: Layout
+) -> None:
+    ours = make_set(side=SIDE)
+    folder = export_set(ExportConfig(ours.path, to, tmp_path / "out")).path
+    mean, std = ours.manifest.mean, ours.manifest.std
+    for path in (folder, find_tensors(folder)):
+        assert path is not None
+        assert torch.equal(open_distilled(path, mean=mean, std=std).images, ours.images)
+    assert find_tensors(tmp_path) is None
+
+
+def test_other_files_of_tensors_in_a_folder_are_to_be_named(tmp_path: Path) -> None:
+    torch.save([levels(4), torch.tensor([0, 0, 1, 1])], tmp_path / "res_DC_ConvNet.pt")
+    with pytest.raises(PydreamError, match=r"name the file of images: .*res_DC_ConvNet\.pt$"):
+        open_distilled(tmp_path)
+    assert len(open_distilled(tmp_path / "res_DC_ConvNet.pt").images) == 4
+
+
+def test_a_set_of_pydream_takes_no_other_names(
+    tmp_path: Path, make_set: Callable[..., Any]
+) -> None:
+    with pytest.raises(PydreamError, match="names its classes: leave out --classes"):
+        open_distilled(make_set().path, classes=tmp_path / "nowhere.txt")
+
+
+@pytest.mark.parametrize(
+    ("names", "advised"), [(("00000", "00001"), True), (("ant", "bee"), False)]
+)
+def test_an_observer_of_named_classes_for_numbered_folders(
+    tmp_path: Path, names: tuple[str, str], advised: bool
+) -> None:
+    write_folders(tmp_path / "set", [*names], levels(4))
+    distilled = open_distilled(tmp_path / "set")
+    observer: Any = SimpleNamespace(num_classes=2, class_names=("cat", "dog"), weights_sha256="")
+    with pytest.raises(PydreamError, match=r"does not know the classes .*; give one tr") as error:
+        class_order(observer, distilled)
+    advice = ", or name the classes of the set with --source or --classes"
+    assert str(error.value).endswith(advice) == advised
