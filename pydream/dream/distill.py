@@ -63,8 +63,10 @@ def distill(
         Test images for ``eval_every``, if they are neither a file nor a known set.
     make_network
         Function that makes the networks to match, with weights from torch's global generator. Any
-        classifier of (B, 3, side, side) images will do; its features are the input of its last
-        linear layer. By default ``config.arch`` is built; with this function it is only their name.
+        classifier of (B, 3, side, side) images will do. Its features are the input of its last
+        linear layer; if it has a method ``features``, this embeds the images that representatives
+        are chosen from. By default ``config.arch`` is built; with this function it is only their
+        name.
 
     Returns
     -------
