@@ -83,8 +83,10 @@ class RemotePath:
 
     @property
     def name(self) -> str:
-        """The last part of the path."""
-        return self._shown.rpartition("/")[2]
+        """The last part of the path; empty for the root of a web server."""
+        place = self._shown.partition("://")[2] if self._store.is_web else self._shown
+        _, slash, name = place.rpartition("/")
+        return name if slash else ""
 
     @property
     def stem(self) -> str:

@@ -238,6 +238,18 @@ def test_a_web_server_does(web: WebServer, photos: Path, name: str) -> None:
     assert_same(open_source(web.url(name)), open_source(photos / "photos"))
 
 
+@pytest.mark.parametrize("end", ["", "/"])
+def test_the_root_of_a_web_server_is_a_folder(photos: Path, end: str) -> None:
+    """Also where the host's name ends as that of a file would: 127.0.0.1:8000."""
+    server = WebServer(photos / "photos")
+    try:
+        found = open_source(server.url("").rstrip("/") + end)
+        assert_same(found, open_source(photos / "photos"))
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def test_files_of_the_disk_have_urls(photos: Path) -> None:
     found = open_source(f"file://{photos}/photos")
     assert not found.remote
