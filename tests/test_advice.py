@@ -25,6 +25,7 @@ WITH_OBSERVER = ("rded", "evaluate", "relabel", "export", "inspect")
 COMMANDS_OF = {
     "cli/": (),
     "data/resized.py": ("rded", "dream", "observer"),
+    "data/sources.py": ("rded", "dream", "dream-compare", "experts", "observer"),
     "data/unreadable.py": ("rded", "dream", "observer", "evaluate"),
     "devices.py": (),
     "dream/": ("dream",),

@@ -514,6 +514,32 @@ def test_a_closed_pipe_and_a_terminal_without_the_characters_end_quietly() -> No
     assert "there is no command" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("rded", "--observer", "x.safetensors"),
+        ("dream", "--arch", "convnet2-w8"),
+        ("observer", "--arch", "convnet2-w8", "--epochs", "1"),
+        ("experts", "--arch", "convnet2-w8", "--epochs", "1", "--count", "1"),
+    ],
+)
+def test_what_is_made_of_class_folders_lies_outside_of_them(
+    arguments: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tiny: Path,
+) -> None:
+    """Its folder would be one more class, for which a killed run could not go on."""
+    monkeypatch.chdir(tiny)
+    (tiny.parent / "linked").symlink_to(tiny)
+    command, *options = arguments
+    for source, out in ((".", ()), ("../tiny", ("--out", "a/x")), ("../linked", ("--out", "x"))):
+        assert run(monkeypatch, command, source, *options, "--device", "cpu", *out) == 2
+        assert "is among the class folders of" in capsys.readouterr().err
+        assert sorted(path.name for path in tiny.iterdir()) == ["a", "b"]
+        assert len(list((tiny / "a").iterdir())) == 3
+
+
 def test_an_unknown_instruction_set_is_named_before_the_work() -> None:
     """By commands that do work; help needs no kernels."""
     script = f"""

@@ -159,6 +159,23 @@ def check_classes(source: Source) -> None:
     )
 
 
+def check_outside(source: Source, out: Path) -> None:
+    """Raise PydreamError if an output would lie among the class folders that it is made of.
+
+    What a run writes there would be one more class, also for the run itself if it is killed.
+    """
+    if not os.path.isdir(source.description):
+        return
+    root = Path(source.description).resolve()
+    for folder in out.resolve().parents:
+        among = folder == root or root in folder.parents
+        if among and all(os.path.isdir(folder / name) for name in source.class_names):
+            raise PydreamError(
+                f"{out} is among the class folders of {source.description}, and would be one more: "
+                "give an --out outside of them"
+            )
+
+
 def _report(source: Source) -> None:
     """Report how images were found, in a line or two."""
     where = f"{source.description} ({source.split})"

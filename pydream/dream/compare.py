@@ -13,6 +13,7 @@ import matplotlib.style
 from matplotlib.figure import Figure
 
 from pydream.data import Source, check_classes, has_split, open_source
+from pydream.data.sources import check_outside
 from pydream.data.subset import Subset
 from pydream.devices import announce_device, resolve_device
 from pydream.dream.config import CompareConfig, DreamConfig
@@ -116,6 +117,7 @@ def compare(
         train = open_source(config.source, exif=config.exif)
         test = open_source(config.source, "test", exif=config.exif)
     check_classes(train)
+    check_outside(train, config.out)
     if not config.full:
         chosen = range(min(config.classes or len(train.class_names), len(train.class_names)))
         train, test = Subset(train, chosen, config.images_per_class), Subset(test, chosen)

@@ -15,6 +15,7 @@ from torch import nn
 from pydream.arithmetic import repeatable_float32
 from pydream.data import Source, check_classes, has_split, open_source
 from pydream.data.resized import LabelledImages, load_split, side_of
+from pydream.data.sources import check_outside
 from pydream.data.whitening import whitening_record
 from pydream.devices import announce_device, resolve_device
 from pydream.dream.config import DreamConfig
@@ -119,6 +120,7 @@ def _distill(
         if not config.eval_every:
             test = None
         check_classes(source)
+        check_outside(source, out)
         if config.eval_every and test is None:
             raise PydreamError(
                 f"{source.description} has no test split to measure students on: give "

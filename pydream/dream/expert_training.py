@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pydream.arithmetic import repeatable_float32
 from pydream.data import Source, check_classes, open_source
 from pydream.data.resized import side_of
+from pydream.data.sources import check_outside
 from pydream.devices import announce_device, resolve_device
 from pydream.dream.experts import (
     Experts,
@@ -86,6 +87,7 @@ def _train_experts(config: ExpertsConfig, ranks: Ranks, source: Source | None) -
         check_place(out)
     source = source or open_source(config.source, exif=config.exif)
     check_classes(source)
+    check_outside(source, out)
     config = _filled_in(dataclasses.replace(config, device=device.type), source)
     arch, side, classes = config.arch, config.side, len(source.class_names)
     assert arch is not None

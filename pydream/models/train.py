@@ -20,6 +20,7 @@ from torch import nn
 from pydream.arithmetic import repeatable_arithmetic_of
 from pydream.data import Source, check_classes, has_split, open_source
 from pydream.data.resized import side_of
+from pydream.data.sources import check_outside
 from pydream.data_parallel import DataParallel, data_parallel
 from pydream.devices import announce_device, resolve_device
 from pydream.entry_types import (
@@ -169,6 +170,7 @@ def _train_observer(config: ObserverConfig, ranks: Ranks, source: Source | None)
     else:
         test = None
     check_classes(source)
+    check_outside(source, out)
     side = config.side or side_of(source)
     train_indices, test_indices, held_out = hold_out(source, test, config.seed)
     identity = {

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from pydream.data import Source
+from pydream.data.sources import check_outside
 from pydream.devices import announce_device, resolve_device
 from pydream.files import name_after
 from pydream.ranks import Ranks
@@ -123,6 +124,7 @@ def open_run(
         opened = beside.submit(open_images, config, source)
         device = resolve_device(named)  # meanwhile: a GPU takes seconds to start
         given, source = source, opened.result()
+        check_outside(source, out)
         counts = class_counts(config.ipc, source)
         observers = open_observers(config, observer, source, device)
         decode = where_to_decode(config.decode, device)

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from pictures import decode_with_pillow, encode, make_pixels, write_class_folders
+from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from pydream.data import ImageError, Source, has_split, open_source
+from pydream.data.sources import check_outside
 from pydream.errors import PydreamError
 
 CLASSES = {"zebra": 2, "ant eater": 3, "Käfer": 1, "01": 2}
@@ -534,3 +536,18 @@ def test_rewritten_archive_is_indexed_again(tmp_path: Path) -> None:
     write_class_folders(tmp_path / "root", {"a": 3})
     pack_zip(tmp_path / "root", tmp_path / "packed")
     assert len(open_source(path)) == 3
+
+
+def test_what_may_lie_beside_class_folders(tmp_path: Path) -> None:
+    """Outputs beside folders of splits, above the classes or of other images."""
+    for folder in ("set/train/a", "set/train/b", "set/val/a", "set/val/b", "other/a", "other/b"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / folder / "0.png")
+    source = open_source(tmp_path / "set")
+    for out in ("set/new", "new", "other/new"):
+        check_outside(source, tmp_path / out)
+    for out in ("set/train/new", "set/train/a/new", "set/new/../val/new"):
+        with pytest.raises(PydreamError, match="is among the class folders of"):
+            check_outside(source, tmp_path / out)
+    arrays = (np.zeros((2, 4, 4, 3), np.uint8), np.array(["a", "b"]))
+    check_outside(open_source(arrays), tmp_path / "other" / "new")
