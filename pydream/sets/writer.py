@@ -126,12 +126,12 @@ class SetWriter(PartialRun):
             returns. Those that are encoded are brought to the disk and recorded meanwhile. `settle`
             waits for all of that, and so does the end of `begin`. By default the call does, too.
         """
-        # Another process that shares the run may write the same class, to the same bytes, or have
-        # written it already.
-        scratch = self._scratch / f"{label:05d}-{platform.node()}-{os.getpid()}"
-        place, suffix = self._images_of(label), SUFFIXES[image_format]
+        # Another process that shares the run may have written the same class, or write it now, to
+        # the same bytes.
         if self.finished_class(label) is not None:
             return
+        scratch = self._scratch / f"{label:05d}-{platform.node()}-{os.getpid()}"
+        place, suffix = self._images_of(label), SUFFIXES[image_format]
         with disk_errors(scratch, RESUME):
             for leftover in (scratch, place):  # of a run killed before it recorded the class
                 if leftover.exists():
